@@ -1,9 +1,9 @@
 //! The credentials and the HTTP client for calls to AWS.
 
-mod held;
+mod credentials_cache;
 mod http;
 mod profiles;
 
-pub(crate) use held::{Bridge, NoCredentials};
+pub(crate) use credentials_cache::{NoCredentials, ObjectStoreCredentials};
 pub(crate) use http::connector;
-pub use profiles::{AssumeRole, Credentials, Profile, ProfileError, Profiles};
+pub use profiles::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileError, AwsProfileSet};

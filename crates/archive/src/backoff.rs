@@ -7,17 +7,17 @@ use rand::{Rng, SeedableRng};
 
 /// Growing delays, with a random part so that clients do not retry at the same time.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct RetryDelays {
     first: Duration,
     last: Duration,
     failures: u32,
     random: StdRng,
 }
 
-impl Backoff {
+impl RetryDelays {
     /// Creates delays from `first` to `last`. `seed` makes them repeatable.
-    pub(crate) fn new(first: Duration, last: Duration, seed: u64) -> Backoff {
-        Backoff { first, last, failures: 0, random: StdRng::seed_from_u64(seed) }
+    pub(crate) fn new(first: Duration, last: Duration, seed: u64) -> RetryDelays {
+        RetryDelays { first, last, failures: 0, random: StdRng::seed_from_u64(seed) }
     }
 
     /// Resets to the first delay after a success.
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn waits_grow_to_a_bound() {
         let (first, last) = (Duration::from_millis(100), Duration::from_secs(30));
-        let mut backoff = Backoff::new(first, last, 7);
+        let mut backoff = RetryDelays::new(first, last, 7);
         let waits: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
         assert!(waits[0] <= first && waits[0] >= first / 2, "{waits:?}");
         assert!(waits[19] <= last && waits[19] >= last / 2, "{waits:?}");

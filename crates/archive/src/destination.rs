@@ -5,7 +5,7 @@ mod direct;
 mod local;
 #[cfg(feature = "aws")]
 mod s3;
-pub(crate) mod staged;
+pub(crate) mod staging;
 
 use std::fmt;
 use std::io::Read;
@@ -14,10 +14,10 @@ use std::time::SystemTime;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-pub use local::Local;
+pub use local::FolderDestination;
 #[cfg(feature = "aws")]
-pub use s3::{Encryption, S3, S3Options};
-pub use staged::{Staged, Stager};
+pub use s3::{S3Destination, S3Encryption, S3Options};
+pub use staging::{ArtifactStager, StagedArtifact};
 
 /// A place that holds one table's archive. All names are relative to its prefix.
 ///
@@ -33,10 +33,10 @@ pub trait Destination: fmt::Debug + Send + Sync {
 
     /// Creates an artifact's object. Succeeds also if the object exists already with the same
     /// bytes.
-    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>>;
+    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>>;
 
     /// Returns the manifest, if there is one.
-    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>>;
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>>;
 
     /// Replaces the manifest that has the tag `over`, or creates it if `over` is `None`. Succeeds
     /// also if the manifest already has these bytes: an earlier call may have failed after it took
@@ -44,15 +44,18 @@ pub trait Destination: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`DestinationError::Moved`] if the current manifest is a different one.
-    fn publish<'a>(&'a self, manifest: &'a [u8], over: Option<&'a Tag>)
-    -> BoxFuture<'a, Result<Tag, DestinationError>>;
+    fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+        over: Option<&'a ManifestTag>,
+    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>>;
 
     /// Opens an object for reading from its beginning, on a thread that may block.
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>>;
 
     /// Lists all objects of artifacts, including those that no manifest names, but not the
     /// manifest.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>>;
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>>;
 
     /// Deletes objects with as few calls as possible. Missing objects are not an error.
     fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>>;
@@ -68,20 +71,20 @@ pub trait Destination: fmt::Debug + Send + Sync {
 
 /// The version of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tag(pub String);
+pub struct ManifestTag(pub String);
 
 /// A manifest as it was read, with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versioned {
+pub struct VersionedManifest {
     /// The manifest's text.
     pub bytes: Vec<u8>,
     /// The manifest's version.
-    pub tag: Tag,
+    pub tag: ManifestTag,
 }
 
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// The object's name, relative to the prefix.
     pub object: String,
     /// The object's size in bytes.

@@ -9,14 +9,14 @@ use std::thread;
 
 use laredo_core::{ArchivedChecksums, Cell, Checksum, HexCells, KeyColumns, ProjectError, TableState, Tuple, TupleRef};
 
-use crate::destination::{Staged, Stager};
-use crate::format::{Format, FormatError, LineWriter};
-use crate::net::Net;
+use crate::destination::{ArtifactStager, StagedArtifact};
+use crate::format::{ArtifactFormat, ArtifactWriter, FormatError};
+use crate::net_changes::NetChangeSet;
 
 /// An artifact in all its formats, before it is sent to the destinations.
 #[derive(Debug, Default)]
-pub(crate) struct Encoded {
-    pub(crate) objects: Vec<Staged>,
+pub(crate) struct EncodedArtifact {
+    pub(crate) objects: Vec<StagedArtifact>,
     /// The number of rows of a snapshot, or of changes of a diff.
     pub(crate) count: u64,
     /// The cells that were written in hex because they do not have the form of their type.
@@ -25,7 +25,7 @@ pub(crate) struct Encoded {
     pub(crate) checksum: Checksum,
 }
 
-impl Encoded {
+impl EncodedArtifact {
     /// Returns the size in bytes of the largest object.
     pub(crate) fn bytes(&self) -> u64 {
         self.objects.iter().map(|staged| staged.size_bytes).max().unwrap_or(0)
@@ -38,18 +38,18 @@ impl Encoded {
 /// # Errors
 /// If the disk cannot be written, or if a row has a value that is invalid for its column.
 pub(crate) fn base(
-    stager: &Stager,
-    formats: &[Format],
+    stager: &ArtifactStager,
+    formats: &[ArtifactFormat],
     before: &TableState,
-    net: &Net,
-) -> Result<Encoded, FormatError> {
+    net: &NetChangeSet,
+) -> Result<EncodedArtifact, FormatError> {
     let rows = net.rows(before).map(|row| (0, row.as_ref()));
-    let mut rows: Vec<Keyed<'_>> = rows.collect();
-    let mut encoded = Encoded { count: rows.len() as u64, ..Encoded::default() };
+    let mut rows: Vec<KeyPrefixedRow<'_>> = rows.collect();
+    let mut encoded = EncodedArtifact { count: rows.len() as u64, ..EncodedArtifact::default() };
     let parts = sorted_parts(before.schema().key(), &mut rows);
     let chunks = chunks(&parts);
     for format in formats {
-        let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
+        let mut writer = ArtifactWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
         write_all(&mut writer, &chunks)?;
         encoded.hex = writer.hex_cells().clone();
         encoded.objects.push(writer.finish()?.finish()?);
@@ -82,17 +82,17 @@ pub(crate) fn checksum<'a>(
 
 /// The first bytes of a row's key, and the row. Most keys differ in these bytes, and comparing
 /// numbers does not access the rows.
-type Keyed<'a> = (u64, TupleRef<'a>);
+type KeyPrefixedRow<'a> = (u64, TupleRef<'a>);
 
 /// Compares two rows in the order of a snapshot: by the first bytes of their keys, then by all
 /// bytes of the rows.
-fn order(one: &Keyed<'_>, other: &Keyed<'_>) -> Ordering {
+fn order(one: &KeyPrefixedRow<'_>, other: &KeyPrefixedRow<'_>) -> Ordering {
     one.0.cmp(&other.0).then_with(|| one.1.bytes().cmp(other.1.bytes()))
 }
 
 /// Sorts the rows in as many parts as there are threads, each part separately. Consecutive rows are
 /// far apart in memory, and accessing them takes most of the time.
-fn sorted_parts<'a, 'b>(key: &KeyColumns, rows: &'b mut [Keyed<'a>]) -> Vec<&'b [Keyed<'a>]> {
+fn sorted_parts<'a, 'b>(key: &KeyColumns, rows: &'b mut [KeyPrefixedRow<'a>]) -> Vec<&'b [KeyPrefixedRow<'a>]> {
     let each = rows.len().div_ceil(threads()).max(1);
     thread::scope(|scope| {
         for part in rows.chunks_mut(each) {
@@ -116,30 +116,31 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS_WAITING: usize = 3;
 
 /// The rows between two keys, with one slice for each part.
-type Chunk<'a, 'b> = Vec<&'b [Keyed<'a>]>;
+type EncodingChunk<'a, 'b> = Vec<&'b [KeyPrefixedRow<'a>]>;
 
 /// Splits all parts at the same keys, so that the chunks follow each other. Each part proposes
 /// cuts, and of every `parts.len()` proposals one is used. A chunk has about [`CHUNK_BYTES`], and
 /// never more than twice that and a few rows.
-fn chunks<'a, 'b>(parts: &[&'b [Keyed<'a>]]) -> Vec<Chunk<'a, 'b>> {
+fn chunks<'a, 'b>(parts: &[&'b [KeyPrefixedRow<'a>]]) -> Vec<EncodingChunk<'a, 'b>> {
     let count = parts.len().max(1);
-    let mut cuts: Vec<&Keyed<'_>> = parts.iter().flat_map(|part| possible_cuts(part, CHUNK_BYTES / count)).collect();
+    let mut cuts: Vec<&KeyPrefixedRow<'_>> =
+        parts.iter().flat_map(|part| possible_cuts(part, CHUNK_BYTES / count)).collect();
     cuts.sort_unstable_by(|one, other| order(one, other));
     let mut rest = parts.to_vec();
-    let before = |cut: &Keyed<'_>, part: &mut &'b [Keyed<'a>]| {
+    let before = |cut: &KeyPrefixedRow<'_>, part: &mut &'b [KeyPrefixedRow<'a>]| {
         let (before, after) = part.split_at(part.partition_point(|row| order(row, cut) == Ordering::Less));
         *part = after;
         before
     };
     let made = cuts.into_iter().skip(count - 1).step_by(count);
-    let mut chunks: Vec<Chunk<'_, '_>> =
+    let mut chunks: Vec<EncodingChunk<'_, '_>> =
         made.map(|cut| rest.iter_mut().map(|part| before(cut, part)).collect()).collect();
     chunks.push(rest);
     chunks
 }
 
 /// Returns the rows of a part that have at least `bytes` bytes between each other.
-fn possible_cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<Item = &'b Keyed<'a>> {
+fn possible_cuts<'a, 'b>(part: &'b [KeyPrefixedRow<'a>], bytes: usize) -> impl Iterator<Item = &'b KeyPrefixedRow<'a>> {
     let mut before = 0;
     part.iter().filter(move |(_, row)| {
         let is_cut = before >= bytes;
@@ -149,7 +150,7 @@ fn possible_cuts<'a, 'b>(part: &'b [Keyed<'a>], bytes: usize) -> impl Iterator<I
 }
 
 /// Returns the rows of a chunk in order.
-fn merged<'a>(chunk: &[&[Keyed<'a>]]) -> Vec<Keyed<'a>> {
+fn merged<'a>(chunk: &[&[KeyPrefixedRow<'a>]]) -> Vec<KeyPrefixedRow<'a>> {
     let mut rows = chunk.concat();
     // The stable sort recognizes sorted runs and merges them.
     rows.sort_by(order);
@@ -157,7 +158,7 @@ fn merged<'a>(chunk: &[&[Keyed<'a>]]) -> Vec<Keyed<'a>> {
 }
 
 /// Encodes on all threads of the machine, and writes in order on the current one.
-fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> Result<(), FormatError> {
+fn write_all<W: Write>(writer: &mut ArtifactWriter<W>, chunks: &[EncodingChunk<'_, '_>]) -> Result<(), FormatError> {
     let threads = threads().min(chunks.len());
     let encoder = writer.encoder().clone();
     thread::scope(|scope| {
@@ -191,14 +192,14 @@ fn write_all<W: Write>(writer: &mut LineWriter<W>, chunks: &[Chunk<'_, '_>]) -> 
 /// # Errors
 /// The errors of [`base`].
 pub(crate) fn diff(
-    stager: &Stager,
-    formats: &[Format],
+    stager: &ArtifactStager,
+    formats: &[ArtifactFormat],
     before: &TableState,
-    net: &Net,
-) -> Result<Encoded, FormatError> {
-    let mut encoded = Encoded::default();
+    net: &NetChangeSet,
+) -> Result<EncodedArtifact, FormatError> {
+    let mut encoded = EncodedArtifact::default();
     for format in formats {
-        let mut writer = LineWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
+        let mut writer = ArtifactWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
         encoded.count = 0;
         for change in net.changes(before) {
             writer.change(&change)?;
@@ -238,11 +239,11 @@ mod tests {
             let large = large.into_iter().map(|length| "x".repeat(length));
             let row = |text: String| [Cell::Value(text.as_bytes())].into_iter().collect::<TupleBuf>().as_ref().to_tuple();
             let rows: Vec<Tuple> = keys.into_iter().chain(large).map(row).collect();
-            let mut keyed: Vec<Keyed<'_>> = rows.iter().map(|row| (0, row.as_ref())).collect();
+            let mut keyed: Vec<KeyPrefixedRow<'_>> = rows.iter().map(|row| (0, row.as_ref())).collect();
             let parts = sorted_parts(&key, &mut keyed);
             let chunks = chunks(&parts);
-            let ours: Vec<Keyed<'_>> = chunks.iter().flat_map(|chunk| merged(chunk)).collect();
-            let mut expected: Vec<Keyed<'_>> = rows.iter().map(|row| (leading(&key, row.as_ref()), row.as_ref())).collect();
+            let ours: Vec<KeyPrefixedRow<'_>> = chunks.iter().flat_map(|chunk| merged(chunk)).collect();
+            let mut expected: Vec<KeyPrefixedRow<'_>> = rows.iter().map(|row| (leading(&key, row.as_ref()), row.as_ref())).collect();
             expected.sort_by(order);
             prop_assert_eq!(ours, expected);
             for chunk in chunks {

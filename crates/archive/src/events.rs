@@ -10,19 +10,19 @@ use std::fmt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::Kind;
+use crate::manifest::ArtifactKind;
 
 #[cfg(feature = "aws")]
-pub use aws::{Kinesis, SinkOptions, Sns, Sqs};
-pub use publisher::{Publisher, PublisherOptions, Publishing, SinkCounts};
+pub use aws::{AwsSinkOptions, KinesisSink, SnsSink, SqsSink};
+pub use publisher::{EventPublisher, PublisherOptions, PublisherTask, SinkCounts};
 
 /// The notification of a new artifact, sent after the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct ArtifactEvent {
     /// `schema.table`.
     pub table: String,
     /// The kind of the artifact.
-    pub kind: Kind,
+    pub kind: ArtifactKind,
     /// The artifact's epoch.
     pub epoch: u64,
     /// The position where a diff begins; `None` for a snapshot.
@@ -40,13 +40,13 @@ pub struct Event {
 }
 
 /// A receiver of events, such as a queue or a topic.
-pub trait Sink: fmt::Debug + Send + Sync {
+pub trait EventSink: fmt::Debug + Send + Sync {
     /// Returns the name for people and for metrics: `sns arn:aws:sns:…`.
     fn name(&self) -> &str;
 
     /// Tries once to send an event. After an error the event may have arrived nevertheless; the
     /// publisher then sends it again.
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>>;
+    fn send<'a>(&'a self, event: &'a ArtifactEvent) -> BoxFuture<'a, Result<(), SinkError>>;
 }
 
 /// An error in sending an event.

@@ -12,7 +12,7 @@ use crate::manifest::{PositionMark, SourceId};
 pub trait Feed: Send {
     /// Waits for the next update and returns it. The future may be dropped while it waits, without
     /// losing an update.
-    fn next(&mut self) -> impl Future<Output = Update> + Send;
+    fn next(&mut self) -> impl Future<Output = FeedUpdate> + Send;
 
     /// Returns the definition version of the rows after all delivered updates.
     fn definition(&self) -> DefinitionVersion;
@@ -25,14 +25,14 @@ pub trait Feed: Send {
     fn start_over(&mut self, error: StateError);
 
     /// Compares the checksum of the rows at a position with the source's, which came with
-    /// [`Update::Current`]. Returns true if they differ, in which case the feed sends all rows
+    /// [`FeedUpdate::Current`]. Returns true if they differ, in which case the feed sends all rows
     /// again.
     fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool;
 }
 
 /// An update from a feed.
 #[derive(Debug)]
-pub enum Update {
+pub enum FeedUpdate {
     /// All rows will be sent again, and the previous ones are obsolete, so the receiver may free
     /// their memory.
     Restart {
@@ -55,7 +55,7 @@ pub enum Update {
     /// The stream has resumed from the position with which it was started. The following updates
     /// are from this database.
     Resumed {
-        /// The database and history, as in [`Update::State`].
+        /// The database and history, as in [`FeedUpdate::State`].
         source: Option<SourceId>,
     },
     /// The changes of one commit.

@@ -18,20 +18,20 @@ use std::sync::Arc;
 
 use laredo_core::{Column, ProjectError, Schema, Tuple, UnprojectError, Value, unproject_row};
 
-use crate::manifest::Kind;
+use crate::manifest::ArtifactKind;
 
-use literal::Literals;
-pub use write::LineWriter;
+use literal::LiteralParser;
+pub use write::ArtifactWriter;
 
 /// The format of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Format {
-    line: Line,
+pub struct ArtifactFormat {
+    line: EntryEncoding,
     is_packed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Line {
+enum EntryEncoding {
     Jsonl,
     Protobuf,
 }
@@ -41,26 +41,26 @@ enum Line {
 #[error("there is no format `{0}`; use jsonl, jsonl.zst, protobuf or protobuf.zst")]
 pub struct UnknownFormat(pub String);
 
-impl Format {
+impl ArtifactFormat {
     /// All formats.
-    pub const ALL: [Format; 4] = [
-        Format { line: Line::Jsonl, is_packed: false },
-        Format { line: Line::Jsonl, is_packed: true },
-        Format { line: Line::Protobuf, is_packed: false },
-        Format { line: Line::Protobuf, is_packed: true },
+    pub const ALL: [ArtifactFormat; 4] = [
+        ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: false },
+        ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: true },
+        ArtifactFormat { line: EntryEncoding::Protobuf, is_packed: false },
+        ArtifactFormat { line: EntryEncoding::Protobuf, is_packed: true },
     ];
 
     /// Uncompressed lines of JSON.
-    pub const JSONL: Format = Format { line: Line::Jsonl, is_packed: false };
+    pub const JSONL: ArtifactFormat = ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: false };
 
     /// Returns the format's ID in manifests and configurations.
     #[must_use]
     pub fn id(self) -> &'static str {
         match (self.line, self.is_packed) {
-            (Line::Jsonl, false) => "jsonl",
-            (Line::Jsonl, true) => "jsonl.zst",
-            (Line::Protobuf, false) => "protobuf",
-            (Line::Protobuf, true) => "protobuf.zst",
+            (EntryEncoding::Jsonl, false) => "jsonl",
+            (EntryEncoding::Jsonl, true) => "jsonl.zst",
+            (EntryEncoding::Protobuf, false) => "protobuf",
+            (EntryEncoding::Protobuf, true) => "protobuf.zst",
         }
     }
 
@@ -68,25 +68,25 @@ impl Format {
     #[must_use]
     pub fn extension(self) -> &'static str {
         match (self.line, self.is_packed) {
-            (Line::Jsonl, false) => "jsonl",
-            (Line::Jsonl, true) => "jsonl.zst",
-            (Line::Protobuf, false) => "pb",
-            (Line::Protobuf, true) => "pb.zst",
+            (EntryEncoding::Jsonl, false) => "jsonl",
+            (EntryEncoding::Jsonl, true) => "jsonl.zst",
+            (EntryEncoding::Protobuf, false) => "pb",
+            (EntryEncoding::Protobuf, true) => "pb.zst",
         }
     }
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for ArtifactFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.id())
     }
 }
 
-impl FromStr for Format {
+impl FromStr for ArtifactFormat {
     type Err = UnknownFormat;
 
-    fn from_str(id: &str) -> Result<Format, UnknownFormat> {
-        Format::ALL.into_iter().find(|format| format.id() == id).ok_or_else(|| UnknownFormat(id.to_owned()))
+    fn from_str(id: &str) -> Result<ArtifactFormat, UnknownFormat> {
+        ArtifactFormat::ALL.into_iter().find(|format| format.id() == id).ok_or_else(|| UnknownFormat(id.to_owned()))
     }
 }
 
@@ -118,34 +118,34 @@ pub enum FormatError {
 }
 
 /// The values of a row with their names.
-type Fields = Vec<(String, Value)>;
+type NamedValues = Vec<(String, Value)>;
 
 /// A change in a diff, whose rows are not converted yet.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Entry {
+struct DiffEntry {
     action: String,
     key: String,
-    old: Option<Fields>,
-    new: Option<Fields>,
+    old: Option<NamedValues>,
+    new: Option<NamedValues>,
 }
 
 /// The reader of one artifact.
-pub struct LineReader<R: Read> {
-    line: Line,
+pub struct ArtifactReader<R: Read> {
+    line: EntryEncoding,
     schema: Arc<Schema>,
-    literals: Literals,
-    input: In<R>,
+    literals: LiteralParser,
+    input: ArtifactInput<R>,
     number: u64,
 }
 
-enum In<R: Read> {
+enum ArtifactInput<R: Read> {
     Plain(BufReader<R>),
     Packed(BufReader<zstd::Decoder<'static, BufReader<R>>>),
 }
 
 /// A change that was read from a diff.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadChange {
+pub enum ArchivedChange {
     /// All rows are removed.
     Truncate,
     /// A row is added, or replaces the one with the same key.
@@ -161,18 +161,18 @@ pub enum ReadChange {
     Delete(Tuple),
 }
 
-impl<R: Read> LineReader<R> {
+impl<R: Read> ArtifactReader<R> {
     /// Begins reading an artifact with rows of `schema`.
     ///
     /// # Errors
     /// If zstd cannot be initialized.
-    pub fn new(format: Format, schema: Arc<Schema>, input: R) -> Result<LineReader<R>, FormatError> {
+    pub fn new(format: ArtifactFormat, schema: Arc<Schema>, input: R) -> Result<ArtifactReader<R>, FormatError> {
         let input = match format.is_packed {
-            true => In::Packed(BufReader::new(zstd::Decoder::new(input)?)),
-            false => In::Plain(BufReader::new(input)),
+            true => ArtifactInput::Packed(BufReader::new(zstd::Decoder::new(input)?)),
+            false => ArtifactInput::Plain(BufReader::new(input)),
         };
-        let literals = Literals::of(&schema);
-        Ok(LineReader { line: format.line, schema, literals, input, number: 0 })
+        let literals = LiteralParser::of(&schema);
+        Ok(ArtifactReader { line: format.line, schema, literals, input, number: 0 })
     }
 
     /// Returns the next row of a snapshot, or `None` at its end.
@@ -181,22 +181,22 @@ impl<R: Read> LineReader<R> {
     /// [`FormatError`] if the row is invalid or cannot be read.
     pub fn row(&mut self) -> Result<Option<Tuple>, FormatError> {
         let Some(row) = self.next_row()? else { return Ok(None) };
-        self.whole(&row).map(Some)
+        self.tuple_of_row(&row).map(Some)
     }
 
     /// Returns the next change of a diff, or `None` at its end.
     ///
     /// # Errors
     /// [`FormatError`] if the change is invalid or cannot be read.
-    pub fn change(&mut self) -> Result<Option<ReadChange>, FormatError> {
-        let Some(Entry { action, old, new, .. }) = self.next_entry()? else { return Ok(None) };
+    pub fn change(&mut self) -> Result<Option<ArchivedChange>, FormatError> {
+        let Some(DiffEntry { action, old, new, .. }) = self.next_entry()? else { return Ok(None) };
         Ok(Some(match (action.as_str(), old, new) {
-            ("TRUNCATE", _, _) => ReadChange::Truncate,
+            ("TRUNCATE", _, _) => ArchivedChange::Truncate,
             ("UPDATE", Some(old), Some(new)) if self.moves(&old, &new) => {
-                ReadChange::Move { from: self.key(&old)?, to: self.whole(&new)? }
+                ArchivedChange::Move { from: self.tuple_of_key(&old)?, to: self.tuple_of_row(&new)? }
             }
-            ("INSERT" | "UPDATE", _, Some(new)) => ReadChange::Put(self.whole(&new)?),
-            ("DELETE", Some(old), _) => ReadChange::Delete(self.key(&old)?),
+            ("INSERT" | "UPDATE", _, Some(new)) => ArchivedChange::Put(self.tuple_of_row(&new)?),
+            ("DELETE", Some(old), _) => ArchivedChange::Delete(self.tuple_of_key(&old)?),
             _ => {
                 let problem = format!("the action `{action}` does not go with the rows that it has");
                 return Err(FormatError::Entry { number: self.number, problem });
@@ -209,14 +209,14 @@ impl<R: Read> LineReader<R> {
     ///
     /// # Errors
     /// [`FormatError`] if the entry is invalid or cannot be read.
-    pub fn line(&mut self, kind: Kind, to: &mut Vec<u8>) -> Result<bool, FormatError> {
+    pub fn push_json_line(&mut self, kind: ArtifactKind, to: &mut Vec<u8>) -> Result<bool, FormatError> {
         match kind {
-            Kind::Snapshot => {
+            ArtifactKind::Snapshot => {
                 let Some(row) = self.next_row()? else { return Ok(false) };
                 let row = self.in_order(row);
                 jsonl::row(&row, to)?;
             }
-            Kind::Diff => {
+            ArtifactKind::Diff => {
                 let Some(mut entry) = self.next_entry()? else { return Ok(false) };
                 entry.old = entry.old.map(|row| self.in_order(row));
                 entry.new = entry.new.map(|row| self.in_order(row));
@@ -230,10 +230,12 @@ impl<R: Read> LineReader<R> {
     ///
     /// # Errors
     /// [`FormatError`] if the entry is invalid or cannot be read.
-    pub(crate) fn names(&mut self, kind: Kind, to: &mut BTreeSet<String>) -> Result<bool, FormatError> {
+    pub(crate) fn names(&mut self, kind: ArtifactKind, to: &mut BTreeSet<String>) -> Result<bool, FormatError> {
         let rows = match kind {
-            Kind::Snapshot => [self.next_row()?, None],
-            Kind::Diff => self.next_entry()?.map_or([None, None], |entry| [entry.old.or(Some(Vec::new())), entry.new]),
+            ArtifactKind::Snapshot => [self.next_row()?, None],
+            ArtifactKind::Diff => {
+                self.next_entry()?.map_or([None, None], |entry| [entry.old.or(Some(Vec::new())), entry.new])
+            }
         };
         let is_entry = rows[0].is_some();
         for (name, _) in rows.into_iter().flatten().flatten() {
@@ -244,52 +246,55 @@ impl<R: Read> LineReader<R> {
         Ok(is_entry)
     }
 
-    fn next_row(&mut self) -> Result<Option<Fields>, FormatError> {
+    fn next_row(&mut self) -> Result<Option<NamedValues>, FormatError> {
         match self.line {
-            Line::Jsonl => self.next(jsonl::read_row),
-            Line::Protobuf => self.next(|input, _| protobuf::read_row(input)),
+            EntryEncoding::Jsonl => self.next(jsonl::read_row),
+            EntryEncoding::Protobuf => self.next(|input, _| protobuf::read_row(input)),
         }
     }
 
-    fn next_entry(&mut self) -> Result<Option<Entry>, FormatError> {
+    fn next_entry(&mut self) -> Result<Option<DiffEntry>, FormatError> {
         match self.line {
-            Line::Jsonl => self.next(jsonl::read_entry),
-            Line::Protobuf => self.next(|input, _| protobuf::read_entry(input)),
+            EntryEncoding::Jsonl => self.next(jsonl::read_entry),
+            EntryEncoding::Protobuf => self.next(|input, _| protobuf::read_entry(input)),
         }
     }
 
     /// Returns the values of a row in the order of the columns, which no format preserves.
-    fn in_order(&self, mut row: Fields) -> Fields {
+    fn in_order(&self, mut row: NamedValues) -> NamedValues {
         row.sort_by_cached_key(|(name, _)| self.schema.position_of(name).unwrap_or(usize::MAX));
         row
     }
 
     fn next<T>(
         &mut self,
-        read: impl FnOnce(&mut dyn BufRead, &Literals) -> Result<T, ReadError>,
+        read: impl FnOnce(&mut dyn BufRead, &LiteralParser) -> Result<T, EntryReadError>,
     ) -> Result<T, FormatError> {
         self.number += 1;
         let read = match &mut self.input {
-            In::Plain(input) => read(input, &self.literals),
-            In::Packed(input) => read(input, &self.literals),
+            ArtifactInput::Plain(input) => read(input, &self.literals),
+            ArtifactInput::Packed(input) => read(input, &self.literals),
         };
         read.map_err(|error| match error {
-            ReadError::Io(error) => FormatError::Io(error),
-            ReadError::Entry(problem) => FormatError::Entry { number: self.number, problem },
+            EntryReadError::Io(error) => FormatError::Io(error),
+            EntryReadError::Entry(problem) => FormatError::Entry { number: self.number, problem },
         })
     }
 
     /// Converts a row of the table. Only columns that accept NULL may be missing.
-    fn whole(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
+    fn tuple_of_row(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
         let is_key = |place: usize| self.schema.key().columns().contains(&place);
         let columns = self.schema.columns().iter().enumerate();
-        self.back(row, columns.filter(|(place, column)| column.not_null || is_key(*place)).map(|(_, column)| column))
+        self.unproject(
+            row,
+            columns.filter(|(place, column)| column.not_null || is_key(*place)).map(|(_, column)| column),
+        )
     }
 
     /// Converts a row of which only the key is used. Other writers may write only the key.
-    fn key(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
+    fn tuple_of_key(&self, row: &[(String, Value)]) -> Result<Tuple, FormatError> {
         let key = self.schema.key().columns().iter();
-        self.back(row, key.filter_map(|place| self.schema.columns().get(*place)))
+        self.unproject(row, key.filter_map(|place| self.schema.columns().get(*place)))
     }
 
     /// Returns true if the old and the new row of a change have different keys.
@@ -304,7 +309,7 @@ impl<R: Read> LineReader<R> {
         })
     }
 
-    fn back<'a>(
+    fn unproject<'a>(
         &self,
         row: &[(String, Value)],
         mut required: impl Iterator<Item = &'a Column>,
@@ -332,19 +337,19 @@ impl<R: Read> LineReader<R> {
     }
 }
 
-enum ReadError {
+enum EntryReadError {
     Io(io::Error),
     Entry(String),
 }
 
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> ReadError {
-        ReadError::Io(error)
+impl From<io::Error> for EntryReadError {
+    fn from(error: io::Error) -> EntryReadError {
+        EntryReadError::Io(error)
     }
 }
 
-impl From<serde_json::Error> for ReadError {
-    fn from(error: serde_json::Error) -> ReadError {
-        ReadError::Entry(error.to_string())
+impl From<serde_json::Error> for EntryReadError {
+    fn from(error: serde_json::Error) -> EntryReadError {
+        EntryReadError::Entry(error.to_string())
     }
 }

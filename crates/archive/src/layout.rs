@@ -2,8 +2,8 @@
 
 use laredo_core::Lsn;
 
-use crate::format::Format;
-use crate::manifest::Kind;
+use crate::format::ArtifactFormat;
+use crate::manifest::ArtifactKind;
 
 /// The manifest's name.
 pub const MANIFEST: &str = "manifest.json";
@@ -17,16 +17,28 @@ pub fn file_position(position: Lsn) -> String {
 /// Returns an artifact's name, such as `epoch=1/snapshot-0_19F000.jsonl` or
 /// `epoch=1/diff-0_19F000-0_1A2B3C.jsonl`. Returns `None` for a diff without `from`.
 #[must_use]
-pub fn artifact_name(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, format: Format) -> Option<String> {
+pub fn artifact_name(
+    kind: ArtifactKind,
+    epoch: u64,
+    from: Option<Lsn>,
+    to: Lsn,
+    format: ArtifactFormat,
+) -> Option<String> {
     spelled_name(kind, epoch, from.map(|from| from.to_string()).as_deref(), &to.to_string(), format)
 }
 
 /// Returns an artifact's name for positions as a manifest spells them.
-pub(crate) fn spelled_name(kind: Kind, epoch: u64, from: Option<&str>, to: &str, format: Format) -> Option<String> {
+pub(crate) fn spelled_name(
+    kind: ArtifactKind,
+    epoch: u64,
+    from: Option<&str>,
+    to: &str,
+    format: ArtifactFormat,
+) -> Option<String> {
     let (to, extension) = (to.replace('/', "_"), format.extension());
     Some(match kind {
-        Kind::Diff => format!("epoch={epoch}/diff-{}-{to}.{extension}", from?.replace('/', "_")),
-        Kind::Snapshot => format!("epoch={epoch}/snapshot-{to}.{extension}"),
+        ArtifactKind::Diff => format!("epoch={epoch}/diff-{}-{to}.{extension}", from?.replace('/', "_")),
+        ArtifactKind::Snapshot => format!("epoch={epoch}/snapshot-{to}.{extension}"),
     })
 }
 
@@ -37,12 +49,15 @@ mod tests {
     #[test]
     fn names_are_those_of_the_contract() {
         let (from, to) = (Lsn(0x0019_F000), Lsn(0x001A_2B3C));
-        let jsonl: Format = "jsonl".parse().unwrap();
-        let packed: Format = "protobuf.zst".parse().unwrap();
+        let jsonl: ArtifactFormat = "jsonl".parse().unwrap();
+        let packed: ArtifactFormat = "protobuf.zst".parse().unwrap();
         let name = |kind, epoch, from, to, format| artifact_name(kind, epoch, from, to, format).unwrap();
-        assert_eq!(name(Kind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
-        assert_eq!(name(Kind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
-        assert_eq!(artifact_name(Kind::Diff, 1, None, to, jsonl), None);
-        assert_eq!(name(Kind::Snapshot, 2, None, Lsn(0x16_B374_D848), packed), "epoch=2/snapshot-16_B374D848.pb.zst");
+        assert_eq!(name(ArtifactKind::Snapshot, 1, None, from, jsonl), "epoch=1/snapshot-0_19F000.jsonl");
+        assert_eq!(name(ArtifactKind::Diff, 1, Some(from), to, jsonl), "epoch=1/diff-0_19F000-0_1A2B3C.jsonl");
+        assert_eq!(artifact_name(ArtifactKind::Diff, 1, None, to, jsonl), None);
+        assert_eq!(
+            name(ArtifactKind::Snapshot, 2, None, Lsn(0x16_B374_D848), packed),
+            "epoch=2/snapshot-16_B374D848.pb.zst"
+        );
     }
 }

@@ -15,19 +15,19 @@ use std::time::SystemTime;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::format::Format;
+use crate::format::ArtifactFormat;
 use crate::layout::spelled_name;
 
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
 pub(crate) use columns::untyped;
-pub(crate) use histories::Unlocated;
+pub(crate) use histories::LocateError;
 pub use histories::{ArchivedHistory, EpochHistory};
 pub use marks::PositionMark;
-pub use rules::Broken;
+pub use rules::ManifestViolation;
 pub use sealed::SealedLink;
 pub(crate) use sealed::SealedManifest;
-use spelling::Spelling;
+use spelling::PositionSpelling;
 
 /// The only manifest version so far.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -111,7 +111,7 @@ pub struct TimelineSwitch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// The kind of the artifact.
-    pub kind: Kind,
+    pub kind: ArtifactKind,
     /// The epoch that the artifact belongs to.
     pub epoch: u64,
     /// The position where a diff begins; `None` for a snapshot.
@@ -140,19 +140,19 @@ pub struct Artifact {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Box<EpochHistory>>,
     /// The objects with the artifact's contents, by the ID of their format.
-    pub formats: BTreeMap<String, Stored>,
+    pub formats: BTreeMap<String, ArtifactObject>,
     /// The schema of a snapshot's epoch with all its types, which allow reading values back exactly
     /// (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schema: Option<Box<SchemaEntry>>,
     #[serde(skip)]
-    spelling: Spelling,
+    spelling: PositionSpelling,
 }
 
 /// The kind of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum ArtifactKind {
     /// All rows at a position.
     Snapshot,
     /// The net changes between two positions.
@@ -161,7 +161,7 @@ pub enum Kind {
 
 /// An object at a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
+pub struct ArtifactObject {
     /// The object's address.
     pub uri: String,
     /// The object's size in bytes.
@@ -190,7 +190,7 @@ pub enum ManifestError {
     },
     /// The manifest breaks a rule that every manifest keeps.
     #[error("the manifest breaks a rule: {0}")]
-    Broken(#[from] Broken),
+    Broken(#[from] ManifestViolation),
 }
 
 impl Manifest {
@@ -220,10 +220,10 @@ impl Manifest {
     /// [`ManifestError`] if it cannot be used.
     pub fn parse(bytes: &[u8], table: Option<&str>) -> Result<Manifest, ManifestError> {
         #[derive(Deserialize)]
-        struct Version {
+        struct ManifestVersion {
             manifest_version: u64,
         }
-        let Version { manifest_version } = serde_json::from_slice(bytes)?;
+        let ManifestVersion { manifest_version } = serde_json::from_slice(bytes)?;
         if manifest_version != u64::from(MANIFEST_VERSION) {
             return Err(ManifestError::Version(manifest_version));
         }
@@ -297,8 +297,9 @@ impl Manifest {
     ///
     /// # Errors
     /// If the columns are not those of a table, or if `key` contradicts them.
-    pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, Broken> {
-        let opening = self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == Kind::Snapshot);
+    pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, ManifestViolation> {
+        let opening =
+            self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == ArtifactKind::Snapshot);
         let schema = match opening.and_then(|opening| opening.schema.as_deref()) {
             Some(schema) => schema.to_schema()?,
             None if self.columns.is_empty() => return Ok(None),
@@ -327,7 +328,7 @@ impl Manifest {
     /// Returns the artifacts that lead to the end of the artifact at index `last`.
     pub(crate) fn chain_to(&self, last: usize) -> &[Artifact] {
         let until = self.artifacts.get(..=last).unwrap_or_default();
-        let begin = until.iter().rposition(|artifact| artifact.kind == Kind::Snapshot).unwrap_or(until.len());
+        let begin = until.iter().rposition(|artifact| artifact.kind == ArtifactKind::Snapshot).unwrap_or(until.len());
         until.get(begin..).unwrap_or_default()
     }
 }
@@ -335,7 +336,7 @@ impl Manifest {
 impl Artifact {
     /// Creates an artifact without objects.
     #[must_use]
-    pub fn new(kind: Kind, epoch: u64, from: Option<Lsn>, to: Lsn, created_at: &str) -> Artifact {
+    pub fn new(kind: ArtifactKind, epoch: u64, from: Option<Lsn>, to: Lsn, created_at: &str) -> Artifact {
         Artifact {
             kind,
             epoch,
@@ -349,7 +350,7 @@ impl Artifact {
             history: None,
             formats: BTreeMap::new(),
             schema: None,
-            spelling: Spelling::default(),
+            spelling: PositionSpelling::default(),
         }
     }
 
@@ -357,7 +358,7 @@ impl Artifact {
     /// format. The name follows from the positions. If another writer left them out, it is the end
     /// of the address.
     #[must_use]
-    pub fn object(&self, format: Format) -> Option<String> {
+    pub fn object(&self, format: ArtifactFormat) -> Option<String> {
         let stored = self.formats.get(format.id())?;
         let from = self.spelled_from();
         let named = self.to_spelled().and_then(|to| spelled_name(self.kind, self.epoch, from.as_deref(), &to, format));
@@ -385,7 +386,7 @@ impl Artifact {
     }
 
     /// Returns the artifact's formats that laredo knows.
-    pub fn known_formats(&self) -> impl Iterator<Item = Format> {
+    pub fn known_formats(&self) -> impl Iterator<Item = ArtifactFormat> {
         self.formats.keys().filter_map(|id| id.parse().ok())
     }
 }

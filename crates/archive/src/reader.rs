@@ -2,8 +2,8 @@
 //! objects.
 
 mod apply;
+mod checked_table;
 mod columns;
-mod contents;
 mod object;
 pub(crate) mod sealed;
 mod verify;
@@ -14,15 +14,15 @@ use std::time::SystemTime;
 use laredo_core::{Checksum, Lsn, TableState};
 
 use crate::destination::{Destination, DestinationError};
-use crate::format::{Format, FormatError};
+use crate::format::{ArtifactFormat, FormatError};
 use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, Broken, Kind, Manifest, ManifestError, PositionMark, Unlocated};
-use apply::{Changes, fill};
-use contents::CheckedTable;
-use object::{Entries, read};
+use crate::manifest::{Artifact, ArtifactKind, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark};
+use apply::{ArchivedDiff, fill};
+use checked_table::CheckedTable;
+use object::{ObjectEntries, read_object};
 
 pub use object::ReadProgress;
-pub use verify::Damage;
+pub use verify::ArtifactDamage;
 
 /// An archive, as its manifest was when it was opened.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Archive {
 
 /// The selection of one of an archive's states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum ArchivePoint {
     /// The newest state.
     Latest,
     /// The newest state at or before a position.
@@ -46,7 +46,7 @@ pub enum At {
 
 /// A state that an archive has: the end of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Boundary {
+pub struct ArchiveBoundary {
     /// The artifact's epoch.
     pub epoch: u64,
     /// The position of the state. Archives of other writers may lack that of a snapshot.
@@ -65,18 +65,18 @@ pub struct Boundary {
 
 /// A rebuilt table.
 #[derive(Debug)]
-pub struct Rebuilt {
+pub struct RebuiltTable {
     /// The rows.
     pub table: TableState,
     /// The checksum of the rows as archives compute it.
     pub checksum: Checksum,
     /// The state that the rows are of.
-    pub boundary: Boundary,
+    pub boundary: ArchiveBoundary,
 }
 
 /// An error that prevents reading an archive. Each variant names the object.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ArchiveReadError {
     /// The manifest is missing.
     #[error("there is no archive: {at} is not there")]
     NoManifest {
@@ -233,7 +233,7 @@ pub enum ReadError {
         /// The manifest's address.
         at: String,
         /// The error in the columns.
-        error: Broken,
+        error: ManifestViolation,
     },
     /// The manifest names no columns, and the key is not known.
     #[error(
@@ -253,33 +253,33 @@ pub enum ReadError {
     },
 }
 
-impl ReadError {
+impl ArchiveReadError {
     /// Returns true if the archive itself is damaged, so that retrying, or asking for something
     /// else, does not help.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            ReadError::Destination(error) => matches!(error, DestinationError::Missing { .. }),
-            ReadError::NoManifest { .. }
-            | ReadError::Empty { .. }
-            | ReadError::TooEarly { .. }
-            | ReadError::NotExact { .. }
-            | ReadError::OtherHistory { .. }
-            | ReadError::NoHistory { .. }
-            | ReadError::NoObject { .. }
-            | ReadError::NoColumns { .. }
-            | ReadError::BrokenOff { .. } => false,
-            ReadError::Manifest { .. }
-            | ReadError::History { .. }
-            | ReadError::Size { .. }
-            | ReadError::Altered { .. }
-            | ReadError::Entry { .. }
-            | ReadError::Count { .. }
-            | ReadError::Contents { .. }
-            | ReadError::Formats { .. }
-            | ReadError::Format { .. }
-            | ReadError::Outside { .. }
-            | ReadError::Columns { .. } => true,
+            ArchiveReadError::Destination(error) => matches!(error, DestinationError::Missing { .. }),
+            ArchiveReadError::NoManifest { .. }
+            | ArchiveReadError::Empty { .. }
+            | ArchiveReadError::TooEarly { .. }
+            | ArchiveReadError::NotExact { .. }
+            | ArchiveReadError::OtherHistory { .. }
+            | ArchiveReadError::NoHistory { .. }
+            | ArchiveReadError::NoObject { .. }
+            | ArchiveReadError::NoColumns { .. }
+            | ArchiveReadError::BrokenOff { .. } => false,
+            ArchiveReadError::Manifest { .. }
+            | ArchiveReadError::History { .. }
+            | ArchiveReadError::Size { .. }
+            | ArchiveReadError::Altered { .. }
+            | ArchiveReadError::Entry { .. }
+            | ArchiveReadError::Count { .. }
+            | ArchiveReadError::Contents { .. }
+            | ArchiveReadError::Formats { .. }
+            | ArchiveReadError::Format { .. }
+            | ArchiveReadError::Outside { .. }
+            | ArchiveReadError::Columns { .. } => true,
         }
     }
 }
@@ -290,21 +290,25 @@ impl Archive {
     ///
     /// # Errors
     /// If the archive is missing, or if its manifest or a sealed manifest cannot be used.
-    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
+    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ArchiveReadError> {
         let Archive { destination, manifest, key } = Archive::open_newest(destination, table).await?;
         let manifest = sealed::with_all_epochs(&destination, manifest).await?;
         Ok(Archive { destination, manifest, key })
     }
 
     /// Opens an archive with only the epochs that `manifest.json` names. This is enough for
-    /// [`At::Latest`]; other states may be in older epochs.
+    /// [`ArchivePoint::Latest`]; other states may be in older epochs.
     ///
     /// # Errors
     /// If the archive is missing, or its manifest cannot be used.
-    pub async fn open_newest(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ReadError> {
+    pub async fn open_newest(
+        destination: Arc<dyn Destination>,
+        table: Option<&str>,
+    ) -> Result<Archive, ArchiveReadError> {
         let at = destination.uri(MANIFEST);
-        let Some(there) = destination.manifest().await? else { return Err(ReadError::NoManifest { at }) };
-        let manifest = Manifest::parse(&there.bytes, table).map_err(|error| ReadError::Manifest { at, error })?;
+        let Some(there) = destination.manifest().await? else { return Err(ArchiveReadError::NoManifest { at }) };
+        let manifest =
+            Manifest::parse(&there.bytes, table).map_err(|error| ArchiveReadError::Manifest { at, error })?;
         Ok(Archive::of(destination, manifest))
     }
 
@@ -332,11 +336,11 @@ impl Archive {
     ///
     /// # Errors
     /// If the archive has no such history.
-    pub fn of_history(&self, id: u64) -> Result<Archive, ReadError> {
+    pub fn of_history(&self, id: u64) -> Result<Archive, ArchiveReadError> {
         let manifest = self.manifest.of_history(id).ok_or_else(|| {
             let known: Vec<String> = self.manifest.histories().iter().map(|history| history.id.to_string()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            ReadError::NoHistory { at: self.manifest_uri(), asked: id, known }
+            ArchiveReadError::NoHistory { at: self.manifest_uri(), asked: id, known }
         })?;
         Ok(Archive { manifest, ..self.clone() })
     }
@@ -346,10 +350,10 @@ impl Archive {
     /// # Errors
     /// If the archive begins later or has no artifact yet, or if only another history has such a
     /// state.
-    pub fn boundary(&self, at: At) -> Result<Boundary, ReadError> {
+    pub fn boundary(&self, at: ArchivePoint) -> Result<ArchiveBoundary, ArchiveReadError> {
         let chain = self.chain(at)?;
-        let Some(last) = chain.last() else { return Err(ReadError::Empty { at: self.manifest_uri() }) };
-        Ok(Boundary {
+        let Some(last) = chain.last() else { return Err(ArchiveReadError::Empty { at: self.manifest_uri() }) };
+        Ok(ArchiveBoundary {
             epoch: last.epoch,
             position: last.to_position,
             created_at: last.created_at.clone(),
@@ -363,22 +367,22 @@ impl Archive {
     /// Returns the boundary that is exactly at a position.
     ///
     /// # Errors
-    /// The errors of [`Archive::boundary`], and [`ReadError::NotExact`] if no boundary is at the
-    /// position.
-    pub fn exactly(&self, asked: Lsn) -> Result<Boundary, ReadError> {
-        let boundary = self.boundary(At::Position(asked))?;
+    /// The errors of [`Archive::boundary`], and [`ArchiveReadError::NotExact`] if no boundary is at
+    /// the position.
+    pub fn exactly(&self, asked: Lsn) -> Result<ArchiveBoundary, ArchiveReadError> {
+        let boundary = self.boundary(ArchivePoint::Position(asked))?;
         if boundary.position == Some(asked) {
             return Ok(boundary);
         }
         let before = boundary.position.map_or_else(|| "unknown".to_owned(), |position| position.to_string());
-        Err(ReadError::NotExact { asked, before })
+        Err(ArchiveReadError::NotExact { asked, before })
     }
 
     /// Rebuilds the table from a snapshot and the diffs after it. Every object is checked.
     ///
     /// # Errors
-    /// [`ReadError`] if anything is wrong; no rows are returned then.
-    pub async fn rebuild(&self, at: At, progress: &ReadProgress) -> Result<Rebuilt, ReadError> {
+    /// [`ArchiveReadError`] if anything is wrong; no rows are returned then.
+    pub async fn rebuild(&self, at: ArchivePoint, progress: &ReadProgress) -> Result<RebuiltTable, ArchiveReadError> {
         let boundary = self.boundary(at)?;
         let mut table = CheckedTable::new(self.schema(self.chain(at)?).await?);
         for artifact in self.chain(at)? {
@@ -386,35 +390,36 @@ impl Archive {
             let found = table.checksum();
             if let Some(expected) = artifact.checksum.filter(|expected| *expected != found) {
                 let at = self.object_uri(artifact, self.format_of(artifact)?);
-                return Err(ReadError::Contents { at, expected, found });
+                return Err(ArchiveReadError::Contents { at, expected, found });
             }
         }
         let checksum = table.checksum();
-        Ok(Rebuilt { table: table.into_table(), checksum, boundary })
+        Ok(RebuiltTable { table: table.into_table(), checksum, boundary })
     }
 
     /// Returns one object's entries as lines of JSON. The object is checked to its end.
     ///
     /// # Errors
-    /// [`ReadError`] if the manifest does not name the object, or if the object cannot be read.
-    pub async fn lines_of(&self, object: &str, progress: &ReadProgress) -> Result<Vec<u8>, ReadError> {
+    /// [`ArchiveReadError`] if the manifest does not name the object, or if the object cannot be
+    /// read.
+    pub async fn lines_of(&self, object: &str, progress: &ReadProgress) -> Result<Vec<u8>, ArchiveReadError> {
         let mut all = self.manifest.artifacts.iter().flat_map(|artifact| {
             artifact.known_formats().map(move |format| (artifact, format, artifact.object(format)))
         });
         let found = all.find(|(_, _, name)| name.as_deref() == Some(object));
         let Some((artifact, format, _)) = found else {
-            return Err(ReadError::NoObject { at: self.manifest_uri(), object: object.to_owned() });
+            return Err(ArchiveReadError::NoObject { at: self.manifest_uri(), object: object.to_owned() });
         };
         // The lines can be shown even if the key is unknown.
         let (schema, kind) = (self.known_schema(artifact.epoch)?.unwrap_or_else(columns::none), artifact.kind);
-        let lines = move |entries: &mut Entries<'_>| {
+        let lines = move |entries: &mut ObjectEntries<'_>| {
             let (mut lines, mut count) = (Vec::new(), 0);
-            while entries.line(kind, &mut lines)? {
+            while entries.push_json_line(kind, &mut lines)? {
                 count += 1;
             }
             Ok((lines, count))
         };
-        read(self, artifact, format, schema, progress, lines).await
+        read_object(self, artifact, format, schema, progress, lines).await
     }
 
     async fn apply(
@@ -422,27 +427,27 @@ impl Archive {
         artifact: &Artifact,
         table: CheckedTable,
         progress: &ReadProgress,
-    ) -> Result<CheckedTable, ReadError> {
+    ) -> Result<CheckedTable, ArchiveReadError> {
         let (format, schema, kind) = (self.format_of(artifact)?, table.schema().clone(), artifact.kind);
-        let apply = move |entries: &mut Entries<'_>| match kind {
-            Kind::Snapshot => fill(table, entries),
-            Kind::Diff => {
-                let changes = Changes::read(entries)?;
+        let apply = move |entries: &mut ObjectEntries<'_>| match kind {
+            ArtifactKind::Snapshot => fill(table, entries),
+            ArtifactKind::Diff => {
+                let changes = ArchivedDiff::read(entries)?;
                 let count = changes.count();
                 Ok((changes.apply_to(table)?, count))
             }
         };
-        read(self, artifact, format, schema, progress, apply).await
+        read_object(self, artifact, format, schema, progress, apply).await
     }
 
-    fn chain(&self, at: At) -> Result<&[Artifact], ReadError> {
+    fn chain(&self, at: ArchivePoint) -> Result<&[Artifact], ArchiveReadError> {
         if self.manifest.artifacts.is_empty() {
-            return Err(ReadError::Empty { at: self.manifest_uri() });
+            return Err(ArchiveReadError::Empty { at: self.manifest_uri() });
         }
         let (located, asked) = match at {
-            At::Latest => return Ok(self.manifest.chain()),
-            At::Position(position) => (self.manifest.locate(position), position.to_string()),
-            At::Time(time) => {
+            ArchivePoint::Latest => return Ok(self.manifest.chain()),
+            ArchivePoint::Position(position) => (self.manifest.locate(position), position.to_string()),
+            ArchivePoint::Time(time) => {
                 let shown = prost_types::Timestamp::from(time).to_string();
                 let is_before = |artifact: &Artifact| artifact.written_at().is_some_and(|at| at <= time);
                 (self.manifest.locate_where(is_before), shown)
@@ -456,21 +461,21 @@ impl Archive {
         };
         match located {
             Ok(number) => Ok(self.manifest.chain_to(number)),
-            Err(Unlocated::TooEarly) => Err(ReadError::TooEarly { asked, oldest: shown(0) }),
-            Err(Unlocated::OtherHistory { history, number, newest }) => {
+            Err(LocateError::TooEarly) => Err(ArchiveReadError::TooEarly { asked, oldest: shown(0) }),
+            Err(LocateError::OtherHistory { history, number, newest }) => {
                 let histories = self.manifest.histories();
                 let begin = shown(histories.last().map_or(0, |newest| newest.artifacts.start));
-                Err(ReadError::OtherHistory { asked, found: shown(number), history, newest, begin })
+                Err(ArchiveReadError::OtherHistory { asked, found: shown(number), history, newest, begin })
             }
         }
     }
 
-    fn format_of(&self, artifact: &Artifact) -> Result<Format, ReadError> {
+    fn format_of(&self, artifact: &Artifact) -> Result<ArtifactFormat, ArchiveReadError> {
         let to = artifact.to_position.map_or_else(|| "an unknown position".to_owned(), |to| to.to_string());
-        chosen(artifact).map(|(format, _)| format).ok_or(ReadError::Format { to })
+        chosen(artifact).map(|(format, _)| format).ok_or(ArchiveReadError::Format { to })
     }
 
-    fn object_uri(&self, artifact: &Artifact, format: Format) -> String {
+    fn object_uri(&self, artifact: &Artifact, format: ArtifactFormat) -> String {
         artifact.object(format).map_or_else(|| self.manifest_uri(), |object| self.destination.uri(&object))
     }
 
@@ -480,7 +485,7 @@ impl Archive {
 }
 
 /// Returns the smallest of an artifact's known formats, with its size in bytes.
-fn chosen(artifact: &Artifact) -> Option<(Format, u64)> {
+fn chosen(artifact: &Artifact) -> Option<(ArtifactFormat, u64)> {
     let known = artifact.known_formats();
     let sized = known.filter_map(|format| Some((format, artifact.formats.get(format.id())?.size_bytes)));
     sized.min_by_key(|(_, bytes)| *bytes)

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The thresholds at which a snapshot is written instead of a diff. An absent threshold never
 /// applies, except that `max_diffs` has a default.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Thresholds {
+pub struct RebaseThresholds {
     /// The minimum time between two snapshots.
     pub min_interval: Option<Duration>,
     /// The maximum time between two snapshots.
@@ -19,7 +19,7 @@ pub struct Thresholds {
     /// The number of changed rows, as a fraction of the snapshot's rows.
     pub max_churn_fraction: Option<f64>,
     /// The maximum number of diffs in a chain. A snapshot replaces the next one. If absent, see
-    /// [`Thresholds::diffs_max`].
+    /// [`RebaseThresholds::diffs_max`].
     pub max_diffs: Option<u64>,
 }
 
@@ -34,13 +34,13 @@ const BASE_FACTOR: u64 = 4;
 
 /// The progress of an archive since its newest snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Progress {
+pub struct ChainProgress {
     /// The time since the snapshot was written; `None` if there is none.
     pub since_base: Option<Duration>,
     /// The time since the last artifact was written.
     pub since_artifact: Duration,
     /// The bytes of the diffs since the snapshot, in their largest format. The buffer is not
-    /// encoded yet; see [`Thresholds::diff_bytes_left`].
+    /// encoded yet; see [`RebaseThresholds::diff_bytes_left`].
     pub diff_bytes: u64,
     /// The bytes of the snapshot, in its largest format.
     pub base_bytes: u64,
@@ -56,18 +56,18 @@ pub struct Progress {
 
 /// The artifact that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum RebaseDecision {
     /// No artifact is due.
     Nothing,
     /// A diff is due.
     Diff,
     /// A snapshot is due, for this reason.
-    Base(Reason),
+    Base(RebaseReason),
 }
 
 /// The reason for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RebaseReason {
     /// The archive has no snapshot yet.
     First,
     /// `max_interval` has passed.
@@ -80,7 +80,7 @@ pub enum Reason {
     ChurnRecords,
     /// `max_churn_fraction` is reached.
     ChurnFraction,
-    /// The chain has [`Thresholds::diffs_max`] diffs.
+    /// The chain has [`RebaseThresholds::diffs_max`] diffs.
     Diffs,
     /// A client requested a snapshot.
     Asked,
@@ -92,26 +92,26 @@ pub enum Reason {
     Occupied,
 }
 
-impl Thresholds {
+impl RebaseThresholds {
     /// Returns the artifact that is due, with a diff every `diff_interval`.
     #[must_use]
-    pub fn due(&self, progress: &Progress, diff_interval: Duration) -> Due {
-        let Some(since_base) = progress.since_base else { return Due::Base(Reason::First) };
+    pub fn due(&self, progress: &ChainProgress, diff_interval: Duration) -> RebaseDecision {
+        let Some(since_base) = progress.since_base else { return RebaseDecision::Base(RebaseReason::First) };
         if progress.since_artifact < diff_interval {
-            return Due::Nothing;
+            return RebaseDecision::Nothing;
         }
         let is_too_early = self.min_interval.is_some_and(|least| since_base < least);
         match self.reached(progress, since_base).filter(|_| !is_too_early) {
-            Some(reason) => Due::Base(reason),
-            None if progress.has_changes => Due::Diff,
-            None => Due::Nothing,
+            Some(reason) => RebaseDecision::Base(reason),
+            None if progress.has_changes => RebaseDecision::Diff,
+            None => RebaseDecision::Nothing,
         }
     }
 
     /// Returns the size in bytes from which on a snapshot replaces the next diff; `None` if no size
     /// does.
     #[must_use]
-    pub fn diff_bytes_left(&self, progress: &Progress) -> Option<u64> {
+    pub fn diff_bytes_left(&self, progress: &ChainProgress) -> Option<u64> {
         let since_base = progress.since_base?;
         if self.min_interval.is_some_and(|least| since_base < least) {
             return None;
@@ -138,21 +138,21 @@ impl Thresholds {
         self.max_diffs.unwrap_or_else(affordable)
     }
 
-    fn reached(&self, progress: &Progress, since_base: Duration) -> Option<Reason> {
-        let Progress { diff_bytes, base_bytes, churn_records, base_rows, diffs, has_changes, .. } = *progress;
+    fn reached(&self, progress: &ChainProgress, since_base: Duration) -> Option<RebaseReason> {
+        let ChainProgress { diff_bytes, base_bytes, churn_records, base_rows, diffs, has_changes, .. } = *progress;
         let at_least = |count: u64, limit: Option<u64>| limit.is_some_and(|limit| count > 0 && count >= limit);
         #[expect(clippy::cast_precision_loss, reason = "a threshold need not be exact beyond 2^53")]
         let fraction = |count: u64, of: u64, limit: Option<f64>| {
             limit.is_some_and(|limit| count > 0 && count as f64 >= limit * of as f64)
         };
         let reasons = [
-            (Reason::MaxInterval, self.max_interval.is_some_and(|most| since_base >= most)),
-            (Reason::DiffBytes, at_least(diff_bytes, self.max_diff_bytes)),
-            (Reason::DiffFraction, fraction(diff_bytes, base_bytes, self.max_diff_fraction)),
-            (Reason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
-            (Reason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
+            (RebaseReason::MaxInterval, self.max_interval.is_some_and(|most| since_base >= most)),
+            (RebaseReason::DiffBytes, at_least(diff_bytes, self.max_diff_bytes)),
+            (RebaseReason::DiffFraction, fraction(diff_bytes, base_bytes, self.max_diff_fraction)),
+            (RebaseReason::ChurnRecords, at_least(churn_records, self.max_churn_records)),
+            (RebaseReason::ChurnFraction, fraction(churn_records, base_rows, self.max_churn_fraction)),
             // An idle chain costs nothing more.
-            (Reason::Diffs, has_changes && diffs >= self.diffs_max(base_bytes)),
+            (RebaseReason::Diffs, has_changes && diffs >= self.diffs_max(base_bytes)),
         ];
         reasons.into_iter().find_map(|(reason, is_reached)| is_reached.then_some(reason))
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn each_threshold_is_a_reason_of_its_own() {
         let seconds = Duration::from_secs;
-        let far = Progress {
+        let far = ChainProgress {
             since_base: Some(seconds(100)),
             since_artifact: seconds(30),
             diff_bytes: 1000,
@@ -175,60 +175,85 @@ mod tests {
             diffs: 7,
             has_changes: true,
         };
-        let none = Thresholds::default();
+        let none = RebaseThresholds::default();
         let cases = [
-            (none.clone(), Due::Diff),
-            (Thresholds { max_interval: Some(seconds(100)), ..none.clone() }, Due::Base(Reason::MaxInterval)),
-            (Thresholds { max_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
-            (Thresholds { max_diff_bytes: Some(1000), ..none.clone() }, Due::Base(Reason::DiffBytes)),
-            (Thresholds { max_diff_bytes: Some(1001), ..none.clone() }, Due::Diff),
-            (Thresholds { max_diff_fraction: Some(0.1), ..none.clone() }, Due::Base(Reason::DiffFraction)),
-            (Thresholds { max_diff_fraction: Some(0.11), ..none.clone() }, Due::Diff),
-            (Thresholds { max_churn_records: Some(50), ..none.clone() }, Due::Base(Reason::ChurnRecords)),
-            (Thresholds { max_churn_fraction: Some(0.05), ..none.clone() }, Due::Base(Reason::ChurnFraction)),
-            (Thresholds { max_diffs: Some(7), ..none.clone() }, Due::Base(Reason::Diffs)),
-            (Thresholds { max_diffs: Some(8), ..none.clone() }, Due::Diff),
-            (Thresholds { max_diffs: Some(1000), ..none.clone() }, Due::Diff),
-            (Thresholds { max_diffs: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
-            (Thresholds { max_churn_records: Some(1), min_interval: Some(seconds(101)), ..none.clone() }, Due::Diff),
+            (none.clone(), RebaseDecision::Diff),
+            (
+                RebaseThresholds { max_interval: Some(seconds(100)), ..none.clone() },
+                RebaseDecision::Base(RebaseReason::MaxInterval),
+            ),
+            (RebaseThresholds { max_interval: Some(seconds(101)), ..none.clone() }, RebaseDecision::Diff),
+            (
+                RebaseThresholds { max_diff_bytes: Some(1000), ..none.clone() },
+                RebaseDecision::Base(RebaseReason::DiffBytes),
+            ),
+            (RebaseThresholds { max_diff_bytes: Some(1001), ..none.clone() }, RebaseDecision::Diff),
+            (
+                RebaseThresholds { max_diff_fraction: Some(0.1), ..none.clone() },
+                RebaseDecision::Base(RebaseReason::DiffFraction),
+            ),
+            (RebaseThresholds { max_diff_fraction: Some(0.11), ..none.clone() }, RebaseDecision::Diff),
+            (
+                RebaseThresholds { max_churn_records: Some(50), ..none.clone() },
+                RebaseDecision::Base(RebaseReason::ChurnRecords),
+            ),
+            (
+                RebaseThresholds { max_churn_fraction: Some(0.05), ..none.clone() },
+                RebaseDecision::Base(RebaseReason::ChurnFraction),
+            ),
+            (RebaseThresholds { max_diffs: Some(7), ..none.clone() }, RebaseDecision::Base(RebaseReason::Diffs)),
+            (RebaseThresholds { max_diffs: Some(8), ..none.clone() }, RebaseDecision::Diff),
+            (RebaseThresholds { max_diffs: Some(1000), ..none.clone() }, RebaseDecision::Diff),
+            (
+                RebaseThresholds { max_diffs: Some(1), min_interval: Some(seconds(101)), ..none.clone() },
+                RebaseDecision::Diff,
+            ),
+            (
+                RebaseThresholds { max_churn_records: Some(1), min_interval: Some(seconds(101)), ..none.clone() },
+                RebaseDecision::Diff,
+            ),
         ];
         for (thresholds, due) in cases {
             assert_eq!(thresholds.due(&far, seconds(30)), due, "{thresholds:?}");
         }
-        let both = Thresholds { max_diff_bytes: Some(1500), max_diff_fraction: Some(0.12), ..none.clone() };
+        let both = RebaseThresholds { max_diff_bytes: Some(1500), max_diff_fraction: Some(0.12), ..none.clone() };
         assert_eq!(both.diff_bytes_left(&far), Some(200), "the nearer of both, without what is written already");
-        let early = Thresholds { min_interval: Some(seconds(101)), ..both };
+        let early = RebaseThresholds { min_interval: Some(seconds(101)), ..both };
         assert_eq!((early.diff_bytes_left(&far), none.diff_bytes_left(&far)), (None, None));
-        assert_eq!(none.due(&Progress::default(), seconds(30)), Due::Base(Reason::First));
-        assert_eq!(none.due(&far, seconds(31)), Due::Nothing, "the last artifact is not that old");
-        let idle = Progress { has_changes: false, diff_bytes: 0, churn_records: 0, ..far };
-        assert_eq!(none.due(&idle, seconds(30)), Due::Nothing);
-        let bounded = Thresholds { max_diffs: Some(7), ..none.clone() };
-        assert_eq!(bounded.due(&idle, seconds(30)), Due::Nothing, "an idle chain does not grow");
-        let eager = Thresholds { max_interval: Some(seconds(100)), max_churn_records: Some(0), ..none };
-        assert_eq!(eager.due(&idle, seconds(30)), Due::Base(Reason::MaxInterval), "an idle table is re-based, too");
+        assert_eq!(none.due(&ChainProgress::default(), seconds(30)), RebaseDecision::Base(RebaseReason::First));
+        assert_eq!(none.due(&far, seconds(31)), RebaseDecision::Nothing, "the last artifact is not that old");
+        let idle = ChainProgress { has_changes: false, diff_bytes: 0, churn_records: 0, ..far };
+        assert_eq!(none.due(&idle, seconds(30)), RebaseDecision::Nothing);
+        let bounded = RebaseThresholds { max_diffs: Some(7), ..none.clone() };
+        assert_eq!(bounded.due(&idle, seconds(30)), RebaseDecision::Nothing, "an idle chain does not grow");
+        let eager = RebaseThresholds { max_interval: Some(seconds(100)), max_churn_records: Some(0), ..none };
+        assert_eq!(
+            eager.due(&idle, seconds(30)),
+            RebaseDecision::Base(RebaseReason::MaxInterval),
+            "an idle table is re-based, too"
+        );
     }
 
     #[test]
     fn a_chain_ends_where_a_base_is_cheaper_than_its_names() {
-        let none = Thresholds::default();
+        let none = RebaseThresholds::default();
         for (base_bytes, diffs) in
             [(0, 128), (1 << 20, 128), (10 << 20, 373), (64 << 20, 945), (1 << 30, 1000), (u64::MAX, 1000)]
         {
             assert_eq!(none.diffs_max(base_bytes), diffs, "{base_bytes}");
         }
-        let set = Thresholds { max_diffs: Some(5000), ..none.clone() };
+        let set = RebaseThresholds { max_diffs: Some(5000), ..none.clone() };
         assert_eq!((set.diffs_max(0), set.diffs_max(1 << 40)), (5000, 5000));
-        let at = |diffs, base_bytes| Progress {
+        let at = |diffs, base_bytes| ChainProgress {
             since_base: Some(Duration::from_secs(9)),
             since_artifact: Duration::from_secs(9),
             diffs,
             base_bytes,
             has_changes: true,
-            ..Progress::default()
+            ..ChainProgress::default()
         };
-        assert_eq!(none.due(&at(127, 1000), Duration::ZERO), Due::Diff);
-        assert_eq!(none.due(&at(128, 1000), Duration::ZERO), Due::Base(Reason::Diffs));
-        assert_eq!(none.due(&at(128, 10 << 20), Duration::ZERO), Due::Diff);
+        assert_eq!(none.due(&at(127, 1000), Duration::ZERO), RebaseDecision::Diff);
+        assert_eq!(none.due(&at(128, 1000), Duration::ZERO), RebaseDecision::Base(RebaseReason::Diffs));
+        assert_eq!(none.due(&at(128, 10 << 20), Duration::ZERO), RebaseDecision::Diff);
     }
 }

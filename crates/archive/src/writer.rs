@@ -9,14 +9,14 @@
 //! job writes from both while neither changes: changes that arrive meanwhile go into a second
 //! buffer. The job's buffer is applied to the state only after the manifest is published.
 
+mod buffered_state;
 mod chain;
-mod collect;
-mod held;
+mod collection;
 mod job;
 mod ledger;
 mod report;
 mod status;
-mod work;
+mod tasks;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,22 +27,22 @@ use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
-use crate::destination::{Destination, DestinationError, Stager};
-use crate::events::Event;
-use crate::feed::{Feed, Update};
-use crate::format::Format;
-use crate::manifest::{Artifact, Kind, ManifestError, PositionMark, SourceId, WriterId};
-use crate::reader::{Archive, At, ReadProgress};
-use crate::rebase::{Due, Reason, Thresholds};
-use chain::Chain;
-use held::{Held, RowsVersion, Taken};
-use job::{JobEnd, JobError};
-use ledger::Ledger;
-use report::Report;
-use work::{Done, Work};
+use crate::backoff::RetryDelays;
+use crate::destination::{ArtifactStager, Destination, DestinationError};
+use crate::events::ArtifactEvent;
+use crate::feed::{Feed, FeedUpdate};
+use crate::format::ArtifactFormat;
+use crate::manifest::{Artifact, ArtifactKind, ManifestError, PositionMark, SourceId, WriterId};
+use crate::reader::{Archive, ArchivePoint, ReadProgress};
+use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
+use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion};
+use chain::NewestChain;
+use job::{ArtifactJobEnd, ArtifactJobError};
+use ledger::ManifestLedger;
+use report::WriterReport;
+use tasks::{WriterTaskResult, WriterTasks};
 
-pub use status::{DestinationStatus, Phase, Status, Written};
+pub use status::{DestinationStatus, WriterPhase, WriterStatus, WrittenArtifact};
 
 /// The longest time between two checks of whether an artifact is due.
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ pub const MANIFEST_EPOCHS: u32 = 8;
 
 /// The settings of a writer.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct WriterOptions {
     /// `schema.table`.
     pub table: String,
     /// The columns that `key_fields` requires as the table's key, in any order. If empty, any key
@@ -67,13 +67,13 @@ pub struct Options {
     /// earlier runs in the same process.
     pub writer_id: String,
     /// The formats of a snapshot; at least one.
-    pub snapshot_formats: Vec<Format>,
+    pub snapshot_formats: Vec<ArtifactFormat>,
     /// The formats of a diff; at least one.
-    pub diff_formats: Vec<Format>,
+    pub diff_formats: Vec<ArtifactFormat>,
     /// The interval between diffs. No diff is written if nothing has changed.
     pub diff_interval: Duration,
     /// The limits at which a snapshot is written instead of a diff.
-    pub thresholds: Thresholds,
+    pub thresholds: RebaseThresholds,
     /// The number of epochs to keep; all if `None`.
     pub keep_epochs: Option<usize>,
     /// The maximum number of epochs that `manifest.json` names: the newest ones. Older epochs are
@@ -82,33 +82,33 @@ pub struct Options {
     /// The time that an object is kept although no manifest names it. [`GRACE`] is a reasonable
     /// value.
     pub grace: Duration,
-    /// True if [`Writer::open`] retries while the first destination is unavailable or refuses
-    /// calls. Otherwise it fails at once.
+    /// True if [`ArchiveWriter::open`] retries while the first destination is unavailable or
+    /// refuses calls. Otherwise it fails at once.
     pub waits_at_start: bool,
     /// The seed of the random retry delays, which makes them repeatable.
     pub seed: u64,
 }
 
 /// The settings and resources that the tasks of a writer share.
-pub(crate) struct Tools {
-    options: Options,
-    stager: Stager,
+pub(crate) struct WriterContext {
+    options: WriterOptions,
+    stager: ArtifactStager,
     wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    publish: Box<dyn Fn(Event) + Send + Sync>,
+    publish: Box<dyn Fn(ArtifactEvent) + Send + Sync>,
 }
 
-/// The resources that [`Writer::open`] needs.
-pub struct Surroundings {
+/// The resources that [`ArchiveWriter::open`] needs.
+pub struct WriterResources {
     /// The destinations; at least one. The manifest at the first one is authoritative.
     pub destinations: Vec<Arc<dyn Destination>>,
     /// The local storage for artifacts that are not yet at a destination.
-    pub stager: Stager,
+    pub stager: ArtifactStager,
     /// The wall clock for the times in manifests.
     pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     /// Publishes the event about a new artifact. The function must not block.
-    pub publish: Box<dyn Fn(Event) + Send + Sync>,
+    pub publish: Box<dyn Fn(ArtifactEvent) + Send + Sync>,
     /// The channel for the writer's status, from its opening on.
-    pub status: watch::Sender<Status>,
+    pub status: watch::Sender<WriterStatus>,
 }
 
 /// An error that ends a writer or prevents its start.
@@ -178,7 +178,7 @@ pub enum WriterError {
 
 /// The state from which a feed resumes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Start {
+pub struct FeedStart {
     /// The schema of the archived rows.
     pub schema: Arc<Schema>,
     /// The position of the archive's head.
@@ -192,20 +192,20 @@ pub struct Start {
 }
 
 /// The writer of one table's archive.
-pub struct Writer {
-    tools: Arc<Tools>,
-    report: Report,
-    held: Option<Held>,
-    chain: Chain,
-    work: Work,
-    asks: mpsc::UnboundedReceiver<Ask>,
-    ask: mpsc::UnboundedSender<Ask>,
+pub struct ArchiveWriter {
+    tools: Arc<WriterContext>,
+    report: WriterReport,
+    held: Option<BufferedState>,
+    chain: NewestChain,
+    work: WriterTasks,
+    asks: mpsc::UnboundedReceiver<SnapshotReplySender>,
+    ask: mpsc::UnboundedSender<SnapshotReplySender>,
     /// The requests for the next snapshot. `answering` has the requests that the snapshot being
     /// written answers.
-    waiting: Vec<Ask>,
-    answering: Vec<Ask>,
+    waiting: Vec<SnapshotReplySender>,
+    answering: Vec<SnapshotReplySender>,
     /// The reason for a snapshot that is due regardless of the thresholds.
-    due: Option<Reason>,
+    due: Option<RebaseReason>,
     /// The lowest epoch for the next snapshot. Other objects may occupy the names of lower epochs.
     epoch_least: u64,
     /// The position that rows received after a restart must reach before they are written.
@@ -215,11 +215,11 @@ pub struct Writer {
     shared_until: Lsn,
 }
 
-type Ask = oneshot::Sender<Result<Written, NoSnapshot>>;
+type SnapshotReplySender = oneshot::Sender<Result<WrittenArtifact, SnapshotRequestError>>;
 
 /// The reason why a requested snapshot was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoSnapshot {
+pub enum SnapshotRequestError {
     /// The writer has no rows yet.
     #[error("there are no rows to write yet")]
     NoRows,
@@ -230,55 +230,58 @@ pub enum NoSnapshot {
 
 /// A handle for requests to a writer and for its status.
 #[derive(Clone, Debug)]
-pub struct Handle {
-    ask: mpsc::UnboundedSender<Ask>,
-    status: watch::Receiver<Status>,
+pub struct WriterHandle {
+    ask: mpsc::UnboundedSender<SnapshotReplySender>,
+    status: watch::Receiver<WriterStatus>,
 }
 
-impl Handle {
+impl WriterHandle {
     /// Requests a snapshot and waits until the manifest names it.
     ///
     /// # Errors
-    /// [`NoSnapshot`] if the writer has no rows yet or has ended.
-    pub async fn snapshot(&self) -> Result<Written, NoSnapshot> {
+    /// [`SnapshotRequestError`] if the writer has no rows yet or has ended.
+    pub async fn snapshot(&self) -> Result<WrittenArtifact, SnapshotRequestError> {
         let (ask, answer) = oneshot::channel();
-        self.ask.send(ask).map_err(|_| NoSnapshot::Ended)?;
-        answer.await.map_err(|_| NoSnapshot::Ended)?
+        self.ask.send(ask).map_err(|_| SnapshotRequestError::Ended)?;
+        answer.await.map_err(|_| SnapshotRequestError::Ended)?
     }
 
     /// Returns the current status of the writer.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> WriterStatus {
         self.status.borrow().clone()
     }
 }
 
-impl Writer {
+impl ArchiveWriter {
     /// Takes over an archive and rebuilds its newest state. Also returns the state from which the
     /// feed has to resume, or `None` if the archive is empty or cannot be read.
     ///
     /// # Errors
     /// [`WriterError`] if the first destination cannot be used or has something other than an
     /// archive of this table.
-    pub async fn open(options: Options, surroundings: Surroundings) -> Result<(Writer, Option<Start>), WriterError> {
-        let Surroundings { destinations, stager, wall, publish, status } = surroundings;
-        let tools = Arc::new(Tools { options, stager, wall, publish });
-        let report = Report::new(&tools.options.table, status, &destinations);
-        let Options { table, writer_id, .. } = &tools.options;
-        let ledger = Ledger::claim(destinations, table, writer_id, &tools, &report).await?;
-        let held = rebuilt(&ledger, &report).await;
-        let start = held.as_ref().map(|held| Start {
+    pub async fn open(
+        options: WriterOptions,
+        surroundings: WriterResources,
+    ) -> Result<(ArchiveWriter, Option<FeedStart>), WriterError> {
+        let WriterResources { destinations, stager, wall, publish, status } = surroundings;
+        let tools = Arc::new(WriterContext { options, stager, wall, publish });
+        let report = WriterReport::new(&tools.options.table, status, &destinations);
+        let WriterOptions { table, writer_id, .. } = &tools.options;
+        let ledger = ManifestLedger::claim(destinations, table, writer_id, &tools, &report).await?;
+        let held = rebuild_newest_state(&ledger, &report).await;
+        let start = held.as_ref().map(|held| FeedStart {
             schema: held.schema().clone(),
             position: held.position(),
             source: held.source().cloned(),
             definition: held.definition(),
             mark: held.mark(),
         });
-        let chain = Chain::of(ledger.manifest(), (tools.wall)());
+        let chain = NewestChain::of(ledger.manifest(), (tools.wall)());
         let has_other_formats = held.is_some() && !tools.options.formats_are_of(ledger.manifest().chain());
-        let work = Work::new(ledger, tools.options.grace);
+        let work = WriterTasks::new(ledger, tools.options.grace);
         let (ask, asks) = mpsc::unbounded_channel();
-        let writer = Writer {
+        let writer = ArchiveWriter {
             tools,
             report,
             held,
@@ -288,19 +291,19 @@ impl Writer {
             ask,
             waiting: Vec::new(),
             answering: Vec::new(),
-            due: has_other_formats.then_some(Reason::Formats),
+            due: has_other_formats.then_some(RebaseReason::Formats),
             epoch_least: 0,
             least: None,
             shared_until: Lsn(u64::MAX),
         };
-        writer.tell();
+        writer.report_status();
         Ok((writer, start))
     }
 
     /// Returns a handle for requests to this writer.
     #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle { ask: self.ask.clone(), status: self.report.subscribe() }
+    pub fn handle(&self) -> WriterHandle {
+        WriterHandle { ask: self.ask.clone(), status: self.report.subscribe() }
     }
 
     /// Runs the writer until `stop` is cancelled, and then writes the changes that it has
@@ -312,13 +315,13 @@ impl Writer {
     pub async fn run(mut self, mut feed: impl Feed, stop: CancellationToken) -> Result<(), WriterError> {
         let mut ended = self.serve(&mut feed, &stop).await;
         if ended.is_ok() {
-            self.report.update(|status| status.phase = Phase::Stopping);
+            self.report.update(|status| status.phase = WriterPhase::Stopping);
             ended = self.flush().await;
         }
         if let Err(error) = &ended {
-            self.report.failed_with(error);
+            self.report.record_error(error);
         }
-        self.report.update(|status| status.phase = Phase::Stopped);
+        self.report.update(|status| status.phase = WriterPhase::Stopped);
         ended
     }
 
@@ -328,29 +331,29 @@ impl Writer {
         loop {
             self.plan(feed)?;
             self.work.collect(&self.tools, &self.report);
-            self.tell();
-            let takes = self.held.as_ref().is_none_or(Held::takes);
+            self.report_status();
+            let takes = self.held.as_ref().is_none_or(BufferedState::accepts_transactions);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                done = self.work.done() => self.finish(done)?,
-                Some(ask) = self.asks.recv() => self.asked(ask),
-                update = feed.next(), if takes => self.take(update, feed)?,
+                done = self.work.next_finished() => self.finish(done)?,
+                Some(ask) = self.asks.recv() => self.queue_snapshot_request(ask),
+                update = feed.next(), if takes => self.apply_update(update, feed)?,
                 () = tokio::time::sleep(look) => {}
             }
         }
     }
 
-    fn take(&mut self, update: Update, feed: &mut impl Feed) -> Result<(), WriterError> {
+    fn apply_update(&mut self, update: FeedUpdate, feed: &mut impl Feed) -> Result<(), WriterError> {
         match update {
-            Update::Restart { reason, shared_until } => {
+            FeedUpdate::Restart { reason, shared_until } => {
                 tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
                 self.shared_until = self.shared_until.min(shared_until);
                 let held = self.held.take();
                 self.note_dropped(held.as_ref());
-                self.held = held.and_then(Held::without_rows);
+                self.held = held.and_then(BufferedState::without_rows);
             }
-            Update::State { table, position, source } => {
+            FeedUpdate::State { table, position, source } => {
                 // Within one history, the archive never moves back in time. A server may send rows
                 // that are older than the archive's head, and the later transactions after them.
                 let shared_until = std::mem::replace(&mut self.shared_until, Lsn(u64::MAX));
@@ -358,26 +361,26 @@ impl Writer {
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.tools.options.check_key(table.schema())?;
                 let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
-                self.held = Some(Held::new(*table, position, source, rows, shared_until));
-                self.due = Some(if self.chain.epoch > 0 { Reason::NewRows } else { Reason::First });
+                self.held = Some(BufferedState::new(*table, position, source, rows, shared_until));
+                self.due = Some(if self.chain.epoch > 0 { RebaseReason::NewRows } else { RebaseReason::First });
             }
-            Update::Resumed { source } => {
+            FeedUpdate::Resumed { source } => {
                 let definition = feed.definition();
-                self.held.iter_mut().for_each(|held| held.is_of(source.clone(), definition));
+                self.held.iter_mut().for_each(|held| held.set_source(source.clone(), definition));
             }
-            Update::Transaction(transaction) => {
+            FeedUpdate::Transaction(transaction) => {
                 if let Some(held) = &mut self.held
-                    && let Err(error) =
-                        held.take(transaction, RowsVersion { definition: feed.definition(), mark: feed.mark() })
+                    && let Err(error) = held
+                        .add_transaction(transaction, RowsVersion { definition: feed.definition(), mark: feed.mark() })
                 {
-                    self.misfit(error, feed);
+                    self.request_rows_again(error, feed);
                 }
             }
-            Update::Current { at, position, checksum } => {
+            FeedUpdate::Current { at, position, checksum } => {
                 self.report.update(|status| status.current_at = Some(at));
                 checksum.into_iter().for_each(|theirs| self.compare(position, theirs, feed));
             }
-            Update::Ended { reason } => return Err(WriterError::Feed(reason)),
+            FeedUpdate::Ended { reason } => return Err(WriterError::Feed(reason)),
         }
         Ok(())
     }
@@ -389,7 +392,7 @@ impl Writer {
         let Some(ours) = held.checksum() else { return };
         if feed.compare(position, ours, theirs) {
             let table = &self.tools.options.table;
-            let error = Differs { position, ours, theirs };
+            let error = ChecksumMismatch { position, ours, theirs };
             tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
             self.report.retried(&error);
             self.drop_rows();
@@ -403,14 +406,14 @@ impl Writer {
 
     /// Records how dropped rows that are in no archive relate to the archive's history. The next
     /// rows inherit that relation.
-    fn note_dropped(&mut self, held: Option<&Held>) {
-        let shared = held.map_or(Lsn(u64::MAX), Held::shared_until);
+    fn note_dropped(&mut self, held: Option<&BufferedState>) {
+        let shared = held.map_or(Lsn(u64::MAX), BufferedState::shared_until);
         self.shared_until = self.shared_until.min(shared);
     }
 
     /// Drops rows that do not match the table, and requests all rows again. The archive does not
     /// change.
-    fn misfit(&mut self, error: StateError, feed: &mut impl Feed) {
+    fn request_rows_again(&mut self, error: StateError, feed: &mut impl Feed) {
         self.report.retried(&error);
         self.drop_rows();
         feed.start_over(error);
@@ -424,14 +427,14 @@ impl Writer {
         if !self.work.is_idle() {
             return Ok(());
         }
-        match self.held.as_mut().map_or(Ok(Taken::All), Held::advance) {
-            Ok(Taken::All) => {}
-            Ok(Taken::Schema) => {
+        match self.held.as_mut().map_or(Ok(AdvanceOutcome::All), BufferedState::advance) {
+            Ok(AdvanceOutcome::All) => {}
+            Ok(AdvanceOutcome::Schema) => {
                 self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
-                self.due = Some(Reason::NewRows);
+                self.due = Some(RebaseReason::NewRows);
             }
-            Ok(Taken::Gone) => self.drop_rows(),
-            Err(error) => self.misfit(error, feed),
+            Ok(AdvanceOutcome::Gone) => self.drop_rows(),
+            Err(error) => self.request_rows_again(error, feed),
         }
         self.begin_due();
         Ok(())
@@ -445,35 +448,37 @@ impl Writer {
         let options = &self.tools.options;
         let progress = self.chain.progress(held.depth());
         let due = match self.due {
-            Some(reason) => Due::Base(reason),
-            None if !self.waiting.is_empty() => Due::Base(Reason::Asked),
+            Some(reason) => RebaseDecision::Base(reason),
+            None if !self.waiting.is_empty() => RebaseDecision::Base(RebaseReason::Asked),
             // An update that waits for the end of the epoch is let through at once.
-            None if !held.takes() => Due::Diff,
+            None if !held.accepts_transactions() => RebaseDecision::Diff,
             None => options.thresholds.due(&progress, options.diff_interval),
         };
         match due {
-            Due::Nothing => self.work.tidy(&self.tools, &self.report),
-            Due::Diff => self.begin(Plan::Diff { bytes_left: options.thresholds.diff_bytes_left(&progress) }),
-            Due::Base(reason) => {
+            RebaseDecision::Nothing => self.work.tidy(&self.tools, &self.report),
+            RebaseDecision::Diff => {
+                self.begin_job(ArtifactPlan::Diff { bytes_left: options.thresholds.diff_bytes_left(&progress) })
+            }
+            RebaseDecision::Base(reason) => {
                 tracing::info!(table = %options.table, ?reason, "a new base is written");
-                self.begin(Plan::Base { epoch_least: self.epoch_least.max(self.chain.epoch + 1) });
+                self.begin_job(ArtifactPlan::Base { epoch_least: self.epoch_least.max(self.chain.epoch + 1) });
             }
         }
     }
 
-    fn begin(&mut self, plan: Plan) {
+    fn begin_job(&mut self, plan: ArtifactPlan) {
         let Some(held) = &mut self.held else { return };
-        if let Plan::Base { .. } = plan {
+        if let ArtifactPlan::Base { .. } = plan {
             self.answering.append(&mut self.waiting);
         }
         let job = held.seal(plan);
         self.work.begin(job, &self.tools, &self.report);
     }
 
-    fn finish(&mut self, done: Done) -> Result<(), WriterError> {
-        let JobEnd { ledger, result } = match done {
-            Done::Job(end) => *end,
-            Done::Tidied(tidied) => return tidied,
+    fn finish(&mut self, done: WriterTaskResult) -> Result<(), WriterError> {
+        let ArtifactJobEnd { ledger, result } = match done {
+            WriterTaskResult::Job(end) => *end,
+            WriterTaskResult::Tidied(tidied) => return tidied,
         };
         match result {
             Ok(written) => {
@@ -483,28 +488,28 @@ impl Writer {
                 {
                     self.due = None;
                 }
-                self.written(&written);
+                self.record_artifact(&written);
             }
-            Err(JobError::Occupied { epoch }) => {
+            Err(ArtifactJobError::Occupied { epoch }) => {
                 self.epoch_least = epoch + 1;
-                self.due = Some(Reason::Occupied);
+                self.due = Some(RebaseReason::Occupied);
                 self.held.iter_mut().for_each(|held| {
                     held.unseal(None);
                 });
                 // The next snapshot answers the requests for this one.
                 self.waiting.append(&mut self.answering);
             }
-            Err(JobError::Writer(error)) => return Err(error),
+            Err(ArtifactJobError::Writer(error)) => return Err(error),
         }
-        self.work.rest(ledger);
+        self.work.return_ledger(ledger);
         Ok(())
     }
 
-    fn written(&mut self, written: &Written) {
-        let Written { kind, epoch, to_position, count, bytes, .. } = written;
+    fn record_artifact(&mut self, written: &WrittenArtifact) {
+        let WrittenArtifact { kind, epoch, to_position, count, bytes, .. } = written;
         let table = &self.tools.options.table;
         tracing::info!(%table, ?kind, epoch, to = %to_position, count, bytes, "written");
-        if *kind == Kind::Snapshot {
+        if *kind == ArtifactKind::Snapshot {
             for ask in self.answering.drain(..) {
                 // The requester may be gone.
                 let _ = ask.send(Ok(written.clone()));
@@ -512,18 +517,18 @@ impl Writer {
         }
         self.report.update(|status| {
             let newest = match written.kind {
-                Kind::Snapshot => &mut status.last_snapshot,
-                Kind::Diff => &mut status.last_diff,
+                ArtifactKind::Snapshot => &mut status.last_snapshot,
+                ArtifactKind::Diff => &mut status.last_diff,
             };
             *newest = Some(written.clone());
         });
     }
 
-    fn asked(&mut self, ask: Ask) {
+    fn queue_snapshot_request(&mut self, ask: SnapshotReplySender) {
         match self.held {
             Some(_) => self.waiting.push(ask),
             // The requester may be gone.
-            None => drop(ask.send(Err(NoSnapshot::NoRows))),
+            None => drop(ask.send(Err(SnapshotRequestError::NoRows))),
         }
     }
 
@@ -532,33 +537,33 @@ impl Writer {
     async fn flush(&mut self) -> Result<(), WriterError> {
         self.end_work().await?;
         if self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0) {
-            self.begin(Plan::Diff { bytes_left: None });
+            self.begin_job(ArtifactPlan::Diff { bytes_left: None });
             self.end_work().await?;
         }
-        self.tell();
+        self.report_status();
         Ok(())
     }
 
     /// Waits until no task is running.
     async fn end_work(&mut self) -> Result<(), WriterError> {
         while !self.work.is_idle() {
-            let done = self.work.done().await;
+            let done = self.work.next_finished().await;
             self.finish(done)?;
         }
         Ok(())
     }
 
-    fn tell(&self) {
-        let progress = self.chain.progress(self.held.as_ref().map_or(0, Held::depth));
+    fn report_status(&self) {
+        let progress = self.chain.progress(self.held.as_ref().map_or(0, BufferedState::depth));
         let (head_position, epoch) = (self.chain.head, self.chain.epoch);
         self.report.update(|status| {
             status.phase = match &self.held {
-                _ if status.phase == Phase::Stopping => Phase::Stopping,
-                Some(_) => Phase::Running,
-                None => Phase::Waiting,
+                _ if status.phase == WriterPhase::Stopping => WriterPhase::Stopping,
+                Some(_) => WriterPhase::Running,
+                None => WriterPhase::Waiting,
             };
-            status.position = self.held.as_ref().map(Held::reached);
-            status.buffer_depth = self.held.as_ref().map_or(0, Held::depth);
+            status.position = self.held.as_ref().map(BufferedState::reached);
+            status.buffer_depth = self.held.as_ref().map_or(0, BufferedState::depth);
             (status.progress, status.head_position, status.epoch) = (progress, head_position, epoch);
         });
     }
@@ -567,7 +572,7 @@ impl Writer {
 /// A difference between the checksums of the rows here and of the source's rows.
 #[derive(Debug, thiserror::Error)]
 #[error("at {position} the rows have the checksum {ours} and the server's have {theirs}")]
-struct Differs {
+struct ChecksumMismatch {
     position: Lsn,
     ours: Checksum,
     theirs: Checksum,
@@ -575,7 +580,7 @@ struct Differs {
 
 /// The artifact to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum ArtifactPlan {
     /// A snapshot that opens the epoch `epoch_least`.
     Base { epoch_least: u64 },
     /// A diff, or a snapshot if the diff would have at least `bytes_left` bytes.
@@ -583,31 +588,31 @@ pub(crate) enum Plan {
 }
 
 /// Rebuilds the newest state of the archive. Returns `None` if it is empty or cannot be read.
-async fn rebuilt(ledger: &Ledger, report: &Report) -> Option<Held> {
+async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) -> Option<BufferedState> {
     let manifest = ledger.manifest();
     let (position, first) = (manifest.head_position?, ledger.first()?);
     let archive = Archive::of(first.clone(), manifest.clone());
-    match archive.rebuild(At::Latest, &ReadProgress::default()).await {
+    match archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await {
         Ok(rebuilt) => {
             let rows = RowsVersion { definition: manifest.definition.unwrap_or_default(), mark: rebuilt.boundary.mark };
-            Some(Held::archived(rebuilt, position, manifest.source.clone(), rows))
+            Some(BufferedState::archived(rebuilt, position, manifest.source.clone(), rows))
         }
         Err(error) => {
             tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
-            report.failed_with(&error);
+            report.record_error(&error);
             None
         }
     }
 }
 
-impl Options {
+impl WriterOptions {
     /// Returns true if the configured formats can continue this chain, so that readers of each
     /// format find every artifact of an epoch.
     fn formats_are_of(&self, chain: &[Artifact]) -> bool {
         chain.iter().all(|artifact| {
             let formats = match artifact.kind {
-                Kind::Snapshot => &self.snapshot_formats,
-                Kind::Diff => &self.diff_formats,
+                ArtifactKind::Snapshot => &self.snapshot_formats,
+                ArtifactKind::Diff => &self.diff_formats,
             };
             let ids: BTreeSet<&str> = formats.iter().map(|format| format.id()).collect();
             ids.into_iter().eq(artifact.formats.keys().map(String::as_str))
@@ -629,18 +634,18 @@ impl Options {
     }
 }
 
-impl Tools {
+impl WriterContext {
     /// Returns the current time as RFC 3339, UTC.
     pub(crate) fn now(&self) -> String {
         prost_types::Timestamp::from((self.wall)()).to_string()
     }
 
-    pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(RETRY_FIRST, RETRY_LAST, self.options.seed)
+    pub(crate) fn backoff(&self) -> RetryDelays {
+        RetryDelays::new(RETRY_FIRST, RETRY_LAST, self.options.seed)
     }
 }
 
-impl fmt::Debug for Writer {
+impl fmt::Debug for ArchiveWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("table", &self.tools.options.table).finish_non_exhaustive()
     }

@@ -10,21 +10,21 @@ use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, Transaction};
 use laredo_proto::replication::CommitMark;
 use tokio::sync::mpsc;
 
-use crate::changes::{CommittedTransaction, Hub, RowChange, difference};
-use crate::health::Health;
-use crate::intake::{Feedback, Input, Intake, Resume, Taken};
-use crate::keeper::Keeper;
-use crate::local_snapshot::{Rows, Saved};
-use crate::publish::{Front, Side, WriteError, Writer};
+use crate::changes::{ChangeHub, CommittedTransaction, RowChange, difference};
+use crate::health::SessionHealth;
+use crate::local_snapshot::{LocalSnapshotRows, ResumableTable};
+use crate::local_snapshot_saver::LocalSnapshotSaver;
+use crate::publish::{ReplicaFront, ReplicaTable, ReplicaWriteError, ReplicaWriter};
+use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
 
 /// The number of messages that are applied before their result is shown, while more messages wait.
 const MESSAGES_PER_STATE: usize = 16;
 
 /// The state that all parts of a replica share.
-pub(crate) struct Shared {
-    pub(crate) front: Arc<Front>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) health: Arc<Health>,
+pub(crate) struct ReplicaState {
+    pub(crate) front: Arc<ReplicaFront>,
+    pub(crate) hub: Arc<ChangeHub>,
+    pub(crate) health: Arc<SessionHealth>,
     started: Instant,
     /// The time at which the replica was last known to be at the server's head, as nanoseconds
     /// since `started` plus one. 0 means never.
@@ -33,11 +33,11 @@ pub(crate) struct Shared {
     restored_at: OnceLock<Instant>,
 }
 
-pub(crate) struct Applier {
-    shared: Arc<Shared>,
-    inputs: mpsc::UnboundedReceiver<Input>,
-    intake: Intake,
-    writer: Writer,
+pub(crate) struct ReplicaApplier {
+    shared: Arc<ReplicaState>,
+    inputs: mpsc::UnboundedReceiver<SessionInput>,
+    intake: SyncReceiver,
+    writer: ReplicaWriter,
     /// The time at which everything applied was all that the server had. `None` if nothing newer is
     /// known.
     fresh_at: Option<Instant>,
@@ -45,15 +45,15 @@ pub(crate) struct Applier {
     /// when the first was applied.
     outbox: Vec<CommittedTransaction>,
     is_collecting: bool,
-    keeper: Option<Keeper>,
+    keeper: Option<LocalSnapshotSaver>,
     /// The local snapshot, which is not shown until a server has continued from it.
-    restored: Option<Box<Side>>,
+    restored: Option<Box<ReplicaTable>>,
 }
 
-impl Shared {
-    pub(crate) fn new(front: Arc<Front>, hub: Arc<Hub>, health: Arc<Health>) -> Shared {
+impl ReplicaState {
+    pub(crate) fn new(front: Arc<ReplicaFront>, hub: Arc<ChangeHub>, health: Arc<SessionHealth>) -> ReplicaState {
         let (started, at_head) = ((health.now)(), AtomicU64::new(0));
-        Shared { front, hub, health, started, at_head, restored_at: OnceLock::new() }
+        ReplicaState { front, hub, health, started, at_head, restored_at: OnceLock::new() }
     }
 
     /// Returns the time at which the replica was last known to be at the server's head.
@@ -71,17 +71,17 @@ impl Shared {
     }
 }
 
-impl Applier {
+impl ReplicaApplier {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<ReplicaState>,
         indexes: Vec<IndexSpec>,
-        keeper: Option<Keeper>,
-        inputs: mpsc::UnboundedReceiver<Input>,
-        feedback: mpsc::UnboundedSender<Feedback>,
-    ) -> Applier {
-        Applier {
-            writer: Writer::new(shared.front.clone()),
-            intake: Intake::new(shared.health.clone(), feedback, indexes),
+        keeper: Option<LocalSnapshotSaver>,
+        inputs: mpsc::UnboundedReceiver<SessionInput>,
+        feedback: mpsc::UnboundedSender<SessionFeedback>,
+    ) -> ReplicaApplier {
+        ReplicaApplier {
+            writer: ReplicaWriter::new(shared.front.clone()),
+            intake: SyncReceiver::new(shared.health.clone(), feedback, indexes),
             keeper,
             restored: None,
             shared,
@@ -94,34 +94,34 @@ impl Applier {
 
     /// Processes inputs until the session has dropped its end of the channel.
     pub(crate) fn run(mut self) {
-        let _ended = Ended(self.shared.clone());
+        let _ended = ApplierEndGuard(self.shared.clone());
         self.restore();
         while let Some(input) = self.inputs.blocking_recv() {
-            self.take(input);
+            self.process_input(input);
             for _ in 1..MESSAGES_PER_STATE {
                 let Ok(next) = self.inputs.try_recv() else { break };
-                self.take(next);
+                self.process_input(next);
             }
-            self.show();
+            self.publish_applied();
             self.intake.note_ready();
             if self.inputs.is_empty() {
                 self.writer.catch_up();
             }
-            self.save(Keeper::is_due);
+            self.save(LocalSnapshotSaver::is_due);
         }
         self.save(|keeper, position, _| keeper.lacks(position));
-        self.keeper.iter_mut().for_each(Keeper::finish);
+        self.keeper.iter_mut().for_each(LocalSnapshotSaver::finish);
     }
 
     fn restore(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
         let Some(saved) = keeper.load(self.intake.indexes()) else { return };
         let (age, serves) = (keeper.age(&saved), keeper.serves);
-        let Saved { table, resume, .. } = saved;
+        let ResumableTable { table, resume, .. } = saved;
         let position = resume.position;
         tracing::info!(rows = table.len(), %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
         self.intake.begin(table.schema().clone(), resume, if serves { position } else { Lsn::ZERO });
-        let side = Side::of(table, position, None);
+        let side = ReplicaTable::of(table, position, None);
         if !serves {
             self.restored = Some(Box::new(side));
             return;
@@ -135,12 +135,15 @@ impl Applier {
     }
 
     /// Replaces the state that readers see with another one, and returns the old state.
-    fn replace(&mut self, side: Side) -> Arc<Side> {
+    fn replace(&mut self, side: ReplicaTable) -> Arc<ReplicaTable> {
         let old = self.writer.current().clone();
         let (writer, position) = (&mut self.writer, side.position);
         self.shared.hub.publish(|followed| {
-            let told =
-                followed.then(|| CommittedTransaction { position, committed_at: None, changes: between(&old, &side) });
+            let told = followed.then(|| CommittedTransaction {
+                position,
+                committed_at: None,
+                changes: changes_between(&old, &side),
+            });
             writer.replace(side);
             told.into_iter().collect()
         });
@@ -149,7 +152,7 @@ impl Applier {
 
     /// Saves the state that readers see if `when` returns true. That state has everything that was
     /// applied.
-    fn save(&mut self, when: impl FnOnce(&Keeper, Lsn, Instant) -> bool) {
+    fn save(&mut self, when: impl FnOnce(&LocalSnapshotSaver, Lsn, Instant) -> bool) {
         let now = (self.shared.health.now)();
         let is_whole = self.intake.is_sound() && self.writer.unpublished().is_none();
         let Some(keeper) = self.keeper.as_mut().filter(|_| is_whole) else { return };
@@ -158,58 +161,62 @@ impl Applier {
         let age = self.shared.at_head().map(|at| now.saturating_duration_since(at));
         let resume = self.intake.resume().clone();
         let mark = resume.mark.filter(|_| resume.position == front.position);
-        let resume = Resume { position: front.position, mark, ..resume };
+        let resume = ResumeState { position: front.position, mark, ..resume };
         let rows = table.rows().cloned().collect();
-        let rows = Rows { schema: table.schema().clone(), rows, checksum: table.checksum() };
+        let rows = LocalSnapshotRows { schema: table.schema().clone(), rows, checksum: table.checksum() };
         let at_head = age.and_then(|age| keeper.ago(age));
         drop(front);
-        keeper.save(Saved { table: rows, resume, at_head }, now);
+        keeper.save(ResumableTable { table: rows, resume, at_head }, now);
     }
 
-    fn take(&mut self, input: Input) {
-        if !matches!(input, Input::Message(..)) {
-            self.show();
+    fn process_input(&mut self, input: SessionInput) {
+        if !matches!(input, SessionInput::Message(..)) {
+            self.publish_applied();
         }
         #[cfg(debug_assertions)]
-        if let Input::Plant(canary, answer) = input {
+        if let SessionInput::Plant(canary, answer) = input {
             // Sending fails only if the test has ended without waiting for the answer.
             let _ = answer.send(self.plant(canary));
             return;
         }
-        self.intake.take(input);
-        while let Some(taken) = self.intake.pop() {
+        self.intake.accept_input(input);
+        while let Some(taken) = self.intake.pop_event() {
             match taken {
-                Taken::Promised { .. } => {}
-                Taken::Resumed => {
+                ReceiverEvent::Promised { .. } => {}
+                ReceiverEvent::Resumed => {
                     if let Some(side) = self.restored.take() {
                         self.replace(*side);
                     }
                 }
-                Taken::State { table, position, committed_at } => self.reveal(Side::of(*table, position, committed_at)),
-                Taken::Transaction { transaction, reached } => {
+                ReceiverEvent::State { table, position, committed_at } => {
+                    self.show_snapshot(ReplicaTable::of(*table, position, committed_at))
+                }
+                ReceiverEvent::Transaction { transaction, reached } => {
                     let committed_at = transaction.committed_at;
                     if self.apply(transaction, Some(committed_at)) {
                         self.intake.applied(reached);
                     }
                 }
-                Taken::Current { position, at, mark, checksum } => self.current(position, at, (mark, checksum)),
-                Taken::GivenUp { starts_over } => self.give_up(starts_over),
+                ReceiverEvent::Current { position, at, mark, checksum } => {
+                    self.note_current(position, at, (mark, checksum))
+                }
+                ReceiverEvent::GivenUp { starts_over } => self.give_up(starts_over),
             }
         }
     }
 
     /// Makes a row that is shown wrong. Returns false if no row allows it.
     #[cfg(debug_assertions)]
-    fn plant(&mut self, canary: laredo_core::Canary) -> bool {
-        let mut side = Side::clone(&self.writer.current());
+    fn plant(&mut self, canary: laredo_core::CanaryFault) -> bool {
+        let mut side = ReplicaTable::clone(&self.writer.current());
         let planted = side.table.as_mut().is_some_and(|table| table.plant(canary));
         self.replace(side);
         planted
     }
 
     /// Shows a complete snapshot in place of the old rows, in one step.
-    fn reveal(&mut self, side: Side) {
-        self.show();
+    fn show_snapshot(&mut self, side: ReplicaTable) {
+        self.publish_applied();
         self.restored = None;
         let old = self.replace(side);
         if old.table.is_some() {
@@ -229,16 +236,16 @@ impl Applier {
                 self.outbox.push(CommittedTransaction { position, committed_at, changes });
                 return true;
             }
-            Err(WriteError::State(error)) => self.intake.start_over(error.into()),
+            Err(ReplicaWriteError::State(error)) => self.intake.start_over(error.into()),
             // Further inputs are ignored, because the replica is being stopped.
-            Err(WriteError::Closing) => self.intake.close(),
+            Err(ReplicaWriteError::Closing) => self.intake.close(),
         }
         false
     }
 
     /// Notes that no more changes happened up to `position`, where the server's rows have this
     /// checksum.
-    fn current(&mut self, position: Lsn, at: Instant, (mark, checksum): (Option<CommitMark>, Option<Checksum>)) {
+    fn note_current(&mut self, position: Lsn, at: Instant, (mark, checksum): (Option<CommitMark>, Option<Checksum>)) {
         if position > self.intake.resume().position {
             let nothing =
                 Transaction { position, span_from: None, committed_at: CommitTime::default(), changes: Vec::new() };
@@ -246,7 +253,7 @@ impl Applier {
                 return;
             }
         }
-        self.intake.moved(position, mark);
+        self.intake.advance_position(position, mark);
         self.fresh_at = Some(at);
         let Some(theirs) = checksum else { return };
         let ours = {
@@ -261,7 +268,7 @@ impl Applier {
 
     fn give_up(&mut self, starts_over: bool) {
         self.fresh_at = None;
-        self.show();
+        self.publish_applied();
         self.outbox.clear();
         if starts_over {
             self.restored = None;
@@ -269,7 +276,7 @@ impl Applier {
     }
 
     /// Shows everything applied since the last call in one step, in whole transactions.
-    fn show(&mut self) {
+    fn publish_applied(&mut self) {
         let fresh_at = self.fresh_at.take();
         if self.writer.unpublished().is_none() {
             fresh_at.into_iter().for_each(|at| self.shared.set_at_head(at));
@@ -285,7 +292,7 @@ impl Applier {
             {
                 // The first follower came after the changes had been applied without collecting
                 // them.
-                let changes = between(&writer.current(), next);
+                let changes = changes_between(&writer.current(), next);
                 told = vec![CommittedTransaction { changes, ..last }];
             }
             writer.publish();
@@ -297,16 +304,16 @@ impl Applier {
     }
 }
 
-fn between(old: &Side, new: &Side) -> Vec<RowChange> {
+fn changes_between(old: &ReplicaTable, new: &ReplicaTable) -> Vec<RowChange> {
     let Some(table) = &new.table else { return Vec::new() };
     difference(old.table.as_ref().map(|t| (t, &old.layout)), (table, &new.layout))
 }
 
 /// Reports that the applier has ended, even by a panic. Otherwise callers that wait for the replica
 /// would wait forever.
-struct Ended(Arc<Shared>);
+struct ApplierEndGuard(Arc<ReplicaState>);
 
-impl Drop for Ended {
+impl Drop for ApplierEndGuard {
     fn drop(&mut self) {
         self.0.hub.close();
         self.0.health.stopped();

@@ -1,33 +1,34 @@
 use super::*;
 use crate::fixtures::{greeting, snapshot, two_columns};
-use crate::layout::Layout;
-use laredo_core::{Canary, Cell, KeyColumns, Schema, TableState, TupleBuf};
+use crate::layout::RowLayout;
+use laredo_core::{CanaryFault, Cell, KeyColumns, Schema, TableState, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{Heartbeat, RowBatch, SyncMode, SyncResponse};
 use prost_types::Timestamp;
 use std::sync::Mutex;
 
 /// An applier that receives its inputs from the test, on a clock that only the test moves.
-struct Rig {
-    applier: Applier,
+struct ApplierRig {
+    applier: ReplicaApplier,
     started: Instant,
     now: Arc<Mutex<Duration>>,
     position: u64,
-    _inputs: mpsc::UnboundedSender<Input>,
+    _inputs: mpsc::UnboundedSender<SessionInput>,
 }
 
-impl Rig {
+impl ApplierRig {
     /// Returns a rig at position 1, without rows.
-    fn new() -> Rig {
-        let layout = Arc::new(Layout::new(Arc::new(Schema::new(vec![], KeyColumns::new([]), Default::default()))));
+    fn new() -> ApplierRig {
+        let layout = Arc::new(RowLayout::new(Arc::new(Schema::new(vec![], KeyColumns::new([]), Default::default()))));
         let (started, now) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
         let clock = now.clone();
         let clock = Box::new(move || started + *clock.lock().unwrap());
-        let health = Arc::new(Health::new(laredo_core::TableName::new("public", "t"), clock));
-        let shared = Arc::new(Shared::new(Front::new(Side::empty(layout)), Hub::new(1), health));
+        let health = Arc::new(SessionHealth::new(laredo_core::TableName::new("public", "t"), clock));
+        let shared =
+            Arc::new(ReplicaState::new(ReplicaFront::new(ReplicaTable::empty(layout)), ChangeHub::new(1), health));
         let (inputs, waiting) = mpsc::unbounded_channel();
-        let applier = Applier::new(shared, vec![], None, waiting, mpsc::unbounded_channel().0);
-        let mut rig = Rig { applier, started, now, position: 1, _inputs: inputs };
+        let applier = ReplicaApplier::new(shared, vec![], None, waiting, mpsc::unbounded_channel().0);
+        let mut rig = ApplierRig { applier, started, now, position: 1, _inputs: inputs };
         rig.receive(0, Message::Handshake(greeting(SyncMode::FullSnapshot, 1)));
         snapshot(1, &[]).into_iter().for_each(|message| rig.receive(0, message));
         rig
@@ -36,14 +37,18 @@ impl Rig {
     fn receive(&mut self, second: u64, message: Message) {
         let share = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
         let received = self.started + Duration::from_secs(second);
-        self.applier.take(Input::Message(Box::new(SyncResponse { message: Some(message) }), received, share));
+        self.applier.process_input(SessionInput::Message(
+            Box::new(SyncResponse { message: Some(message) }),
+            received,
+            share,
+        ));
     }
 
     fn transaction(&mut self, second: u64) {
         self.position += 1;
         let batch = RowBatch { position: self.position, ends: true, ..RowBatch::default() };
         self.receive(second, Message::Batch(batch));
-        self.applier.show();
+        self.applier.publish_applied();
         self.applier.intake.note_ready();
     }
 
@@ -51,7 +56,7 @@ impl Rig {
         let server_time = Some(Timestamp { seconds: sent.try_into().unwrap(), nanos: 0 });
         let source_position = Lsn(self.position).to_string();
         self.receive(second, Message::Heartbeat(Heartbeat { server_time, source_position, ..Heartbeat::default() }));
-        self.applier.show();
+        self.applier.publish_applied();
     }
 
     /// Returns the age in seconds, at this second.
@@ -64,7 +69,7 @@ impl Rig {
 
 #[test]
 fn transactions_say_nothing_of_the_age() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     assert!(rig.applier.shared.at_head().is_none());
     rig.heartbeat(0, 1000);
     for second in 1..10 {
@@ -76,7 +81,7 @@ fn transactions_say_nothing_of_the_age() {
 
 #[test]
 fn a_client_at_the_head_stays_young_under_steady_traffic() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     for second in 0..10 {
         rig.transaction(second);
         rig.heartbeat(second, 1000 + second);
@@ -86,7 +91,7 @@ fn a_client_at_the_head_stays_young_under_steady_traffic() {
 
 #[test]
 fn a_client_on_a_line_that_is_too_slow_says_how_far_it_lags() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     for step in 0..10 {
         rig.transaction(2 * step);
         rig.heartbeat(2 * step, 1000 + step);
@@ -96,7 +101,7 @@ fn a_client_on_a_line_that_is_too_slow_says_how_far_it_lags() {
 
 #[test]
 fn a_heartbeat_that_waits_to_be_applied_counts_from_when_it_came() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     rig.transaction(3);
     *rig.now.lock().unwrap() = Duration::from_secs(10);
     rig.heartbeat(3, 1000);
@@ -105,10 +110,10 @@ fn a_heartbeat_that_waits_to_be_applied_counts_from_when_it_came() {
 
 #[test]
 fn a_heartbeat_without_a_position_says_nothing_of_the_age() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     rig.heartbeat(0, 1000);
     rig.receive(5, Message::Heartbeat(Heartbeat::default()));
-    rig.applier.show();
+    rig.applier.publish_applied();
     assert_eq!(rig.age(5), 5.0);
 }
 
@@ -126,29 +131,29 @@ fn keyed(position: u64, keys: &[&str]) -> (Checksum, [Message; 3]) {
     (table.checksum(), messages)
 }
 
-impl Rig {
+impl ApplierRig {
     /// Loads a snapshot at the rig's position.
     fn load(&mut self, messages: [Message; 3]) {
         self.open();
         self.receive(0, Message::Handshake(greeting(SyncMode::FullSnapshot, self.position)));
         messages.into_iter().for_each(|message| self.receive(0, message));
-        self.applier.show();
+        self.applier.publish_applied();
     }
 
     fn heartbeat_with(&mut self, position: u64, checksum: Checksum) {
         let (source_position, checksum) = (Lsn(position).to_string(), checksum.to_bytes().to_vec());
         self.receive(0, Message::Heartbeat(Heartbeat { source_position, checksum, ..Heartbeat::default() }));
-        self.applier.show();
+        self.applier.publish_applied();
     }
 
     /// Opens a stream, and returns the state that it resumes from.
-    fn open(&mut self) -> Resume {
+    fn open(&mut self) -> ResumeState {
         let (answer, mut resume) = tokio::sync::oneshot::channel();
-        self.applier.take(Input::Open(answer));
+        self.applier.process_input(SessionInput::Open(answer));
         resume.try_recv().unwrap()
     }
 
-    fn status(&self) -> crate::status::Status {
+    fn status(&self) -> crate::status::ReplicaStatus {
         self.applier.shared.health.status.borrow().clone()
     }
 
@@ -162,8 +167,8 @@ const KEYS: [&str; 3] = ["k", "l", "m"];
 /// The faults are a wrong cell, a missing row and an extra row.
 #[test]
 fn a_row_that_is_wrong_is_found_and_all_rows_are_loaded_again() {
-    for canary in Canary::ALL {
-        let mut rig = Rig::new();
+    for canary in CanaryFault::ALL {
+        let mut rig = ApplierRig::new();
         let (theirs, messages) = keyed(1, &KEYS);
         rig.load(messages.clone());
         rig.heartbeat_with(1, theirs);
@@ -172,7 +177,7 @@ fn a_row_that_is_wrong_is_found_and_all_rows_are_loaded_again() {
         assert_ne!(rig.checksum(), theirs, "{canary:?}");
         rig.heartbeat_with(1, theirs);
         assert_eq!(rig.status().checksum_mismatches, 1, "{canary:?}");
-        assert_eq!(rig.open(), Resume { contents_differed: true, ..Resume::default() }, "{canary:?}");
+        assert_eq!(rig.open(), ResumeState { contents_differed: true, ..ResumeState::default() }, "{canary:?}");
         assert_ne!(rig.checksum(), theirs, "{canary:?}: what there was is shown until there is something better");
         rig.load(messages);
         rig.heartbeat_with(1, theirs);
@@ -183,7 +188,7 @@ fn a_row_that_is_wrong_is_found_and_all_rows_are_loaded_again() {
 
 #[test]
 fn only_rows_at_the_same_position_are_compared() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     let (theirs, messages) = keyed(1, &KEYS);
     rig.load(messages);
     rig.position = 1;
@@ -197,7 +202,7 @@ fn only_rows_at_the_same_position_are_compared() {
 
 #[test]
 fn what_was_applied_and_is_not_shown_yet_is_compared() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     let (_, messages) = keyed(1, &KEYS);
     rig.load(messages);
     let (theirs, _) = keyed(2, &["k", "l", "m", "n"]);
@@ -210,7 +215,7 @@ fn what_was_applied_and_is_not_shown_yet_is_compared() {
 /// error.
 #[test]
 fn a_snapshot_without_its_checksum_is_refused_once() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     let (right, messages) = keyed(1, &KEYS);
     rig.load(messages);
     let (wrong, mut other) = keyed(1, &["k", "x"]);
@@ -231,8 +236,8 @@ fn a_snapshot_without_its_checksum_is_refused_once() {
 
 #[test]
 fn a_checksum_of_another_length_breaks_the_protocol() {
-    let mut rig = Rig::new();
+    let mut rig = ApplierRig::new();
     let (source_position, checksum) = (Lsn(1).to_string(), vec![1, 2, 3]);
     rig.receive(0, Message::Heartbeat(Heartbeat { source_position, checksum, ..Heartbeat::default() }));
-    assert_eq!(rig.open(), Resume::default());
+    assert_eq!(rig.open(), ResumeState::default());
 }

@@ -7,7 +7,7 @@ use laredo_core::{
     Change, Checksum, ChecksumError, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError,
     TableState, Transaction,
 };
-use laredo_proto::batch::{Action, BatchError, BatchHeader, Entries};
+use laredo_proto::batch::{BatchEntries, BatchError, BatchHeader, EntryAction};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     CommitMark, Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
@@ -20,7 +20,7 @@ const ROWS_EXPECTED_MAX: usize = 1 << 20;
 
 /// A complete item of a stream.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum AssemblerEvent {
     /// No item is complete yet.
     Nothing,
     /// The beginning of the stream.
@@ -109,7 +109,7 @@ pub enum ProtocolError {
 
 /// An error that makes a stream unusable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum AssembleError {
+pub(crate) enum StreamAssemblyError {
     /// The server violates the protocol.
     Protocol(ProtocolError),
     /// The server cannot send binary rows.
@@ -122,31 +122,31 @@ pub(crate) enum AssembleError {
 
 /// Assembles the messages of one stream after another.
 #[derive(Debug)]
-pub(crate) struct Assembler {
+pub(crate) struct StreamAssembler {
     indexes: Vec<IndexSpec>,
-    phase: Phase,
+    phase: AssemblerPhase,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum AssemblerPhase {
     /// No message of this stream has arrived.
     New,
     /// A snapshot is announced and has not begun.
     Promised(Arc<Schema>),
     /// A snapshot is arriving.
-    Snapshot(Box<Snapshot>),
+    Snapshot(Box<PartialSnapshot>),
     /// Changes are arriving.
-    Live(Live),
+    Live(LiveStream),
 }
 
 #[derive(Debug)]
-struct Snapshot {
+struct PartialSnapshot {
     table: TableState,
     begin: SnapshotBegin,
 }
 
 #[derive(Debug)]
-struct Live {
+struct LiveStream {
     /// The schema of the next entry.
     schema: Arc<Schema>,
     /// The position of the table when the stream began. Transactions up to here are repeats.
@@ -160,9 +160,9 @@ struct Live {
     definition: DefinitionVersion,
 }
 
-impl Assembler {
-    pub(crate) fn new(indexes: Vec<IndexSpec>) -> Assembler {
-        Assembler { indexes, phase: Phase::New }
+impl StreamAssembler {
+    pub(crate) fn new(indexes: Vec<IndexSpec>) -> StreamAssembler {
+        StreamAssembler { indexes, phase: AssemblerPhase::New }
     }
 
     /// Returns the indexes that each table must have.
@@ -172,27 +172,27 @@ impl Assembler {
 
     /// Discards what was received in part.
     pub(crate) fn reset(&mut self) {
-        self.phase = Phase::New;
+        self.phase = AssemblerPhase::New;
     }
 
     /// Returns true if the table follows this stream: a snapshot is complete, or none was needed.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live(_))
+        matches!(self.phase, AssemblerPhase::Live(_))
     }
 
     /// Accepts the next message. `state` is the schema and the position of the client's table.
     ///
     /// # Errors
-    /// When the stream is unusable. The caller must then call [`Assembler::reset`].
+    /// When the stream is unusable. The caller must then call [`StreamAssembler::reset`].
     pub(crate) fn feed(
         &mut self,
         response: SyncResponse,
         state: Option<(&Arc<Schema>, Lsn)>,
-    ) -> Result<Event, AssembleError> {
+    ) -> Result<AssemblerEvent, StreamAssemblyError> {
         let Some(message) = response.message else {
-            return Ok(Event::Nothing);
+            return Ok(AssemblerEvent::Nothing);
         };
-        if matches!(self.phase, Phase::New) && !matches!(message, Message::Handshake(_)) {
+        if matches!(self.phase, AssemblerPhase::New) && !matches!(message, Message::Handshake(_)) {
             return unexpected(name_of(&message), "a handshake");
         }
         match message {
@@ -200,8 +200,8 @@ impl Assembler {
             Message::SnapshotBegin(begin) => self.snapshot_begin(begin),
             Message::SnapshotEnd(end) => self.snapshot_end(&end),
             Message::Batch(batch) => self.batch(&batch),
-            Message::Heartbeat(heartbeat) => heartbeat_event(&heartbeat).map_err(AssembleError::Protocol),
-            Message::GoAway(_) => Ok(Event::Nothing),
+            Message::Heartbeat(heartbeat) => heartbeat_event(&heartbeat).map_err(StreamAssemblyError::Protocol),
+            Message::GoAway(_) => Ok(AssemblerEvent::Nothing),
             other @ (Message::SnapshotRow(_) | Message::JournalEntry(_) | Message::SchemaChange(_)) => {
                 unexpected(name_of(&other), "a batch of binary rows")
             }
@@ -212,100 +212,107 @@ impl Assembler {
         &mut self,
         mut handshake: SyncHandshake,
         state: Option<(&Arc<Schema>, Lsn)>,
-    ) -> Result<Event, AssembleError> {
-        if !matches!(self.phase, Phase::New) {
+    ) -> Result<AssemblerEvent, StreamAssemblyError> {
+        if !matches!(self.phase, AssemblerPhase::New) {
             return unexpected("a handshake", "a batch");
         }
         let encoding = handshake.encoding.take();
         let encoding = encoding.filter(|e| e.format() == RowEncoding::PostgresBinary);
-        let schema = encoding.and_then(|e| e.schema).ok_or(AssembleError::Encoding)?;
+        let schema = encoding.and_then(|e| e.schema).ok_or(StreamAssemblyError::Encoding)?;
         self.phase = match (handshake.mode(), state) {
-            (SyncMode::FullSnapshot, _) => Phase::Promised(new_schema(schema)?),
+            (SyncMode::FullSnapshot, _) => AssemblerPhase::Promised(new_schema(schema)?),
             // The rows that follow are of the handshake's schema. If the client's schema differs,
             // servers disagree on when the definition changed. The same bytes would then be read as
             // other columns.
             (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((ours, position))) => {
                 if *new_schema(schema)? != **ours {
-                    return Err(AssembleError::Schema(position));
+                    return Err(StreamAssemblyError::Schema(position));
                 }
-                Phase::Live(Live::new(ours.clone(), position))
+                AssemblerPhase::Live(LiveStream::new(ours.clone(), position))
             }
             (SyncMode::Delta | SyncMode::DeltaFromSnapshot, None) => {
                 return unexpected("changes only", "a snapshot");
             }
             _ => return unexpected("an unknown mode", "a snapshot or changes"),
         };
-        Ok(Event::Opened(Box::new(handshake)))
+        Ok(AssemblerEvent::Opened(Box::new(handshake)))
     }
 
-    fn snapshot_begin(&mut self, begin: SnapshotBegin) -> Result<Event, AssembleError> {
+    fn snapshot_begin(&mut self, begin: SnapshotBegin) -> Result<AssemblerEvent, StreamAssemblyError> {
         let schema = match &self.phase {
-            Phase::Promised(schema) => schema.clone(),
-            Phase::Live(live) if live.pending.is_empty() => live.schema.clone(),
+            AssemblerPhase::Promised(schema) => schema.clone(),
+            AssemblerPhase::Live(live) if live.pending.is_empty() => live.schema.clone(),
             _ => return unexpected("the beginning of a snapshot", "a batch"),
         };
         let rows = usize::try_from(begin.row_count).unwrap_or(0).min(ROWS_EXPECTED_MAX);
-        let table = TableState::new(schema, &self.indexes, rows).map_err(AssembleError::Index)?;
-        self.phase = Phase::Snapshot(Box::new(Snapshot { table, begin }));
-        Ok(Event::Nothing)
+        let table = TableState::new(schema, &self.indexes, rows).map_err(StreamAssemblyError::Index)?;
+        self.phase = AssemblerPhase::Snapshot(Box::new(PartialSnapshot { table, begin }));
+        Ok(AssemblerEvent::Nothing)
     }
 
-    fn snapshot_end(&mut self, end: &SnapshotEnd) -> Result<Event, AssembleError> {
-        let Phase::Snapshot(snapshot) = std::mem::replace(&mut self.phase, Phase::New) else {
+    fn snapshot_end(&mut self, end: &SnapshotEnd) -> Result<AssemblerEvent, StreamAssemblyError> {
+        let AssemblerPhase::Snapshot(snapshot) = std::mem::replace(&mut self.phase, AssemblerPhase::New) else {
             return unexpected("the end of a snapshot", "its beginning");
         };
-        let Snapshot { table, begin } = *snapshot;
+        let PartialSnapshot { table, begin } = *snapshot;
         if usize::try_from(end.rows_sent) != Ok(table.len()) {
             let (expected, found) = (end.rows_sent, table.len());
-            return Err(AssembleError::Protocol(ProtocolError::SnapshotRows { expected, found }));
+            return Err(StreamAssemblyError::Protocol(ProtocolError::SnapshotRows { expected, found }));
         }
         let position = match (position(&end.source_position)?, position(&begin.source_position)?) {
             (Some(position), _) | (None, Some(position)) => position,
             (None, None) => Lsn::ZERO,
         };
-        let checksum = Checksum::from_wire(&end.checksum).map_err(|e| AssembleError::Protocol(e.into()))?;
-        self.phase = Phase::Live(Live::new(table.schema().clone(), position));
+        let checksum = Checksum::from_wire(&end.checksum).map_err(|e| StreamAssemblyError::Protocol(e.into()))?;
+        self.phase = AssemblerPhase::Live(LiveStream::new(table.schema().clone(), position));
         let (sequence, definition) = (Sequence::from_wire(end.sequence), DefinitionVersion(end.definition));
-        Ok(Event::Snapshot { table: Box::new(table), position, sequence, mark: end.mark, definition, checksum })
+        Ok(AssemblerEvent::Snapshot {
+            table: Box::new(table),
+            position,
+            sequence,
+            mark: end.mark,
+            definition,
+            checksum,
+        })
     }
 
-    fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
+    fn batch(&mut self, batch: &RowBatch) -> Result<AssemblerEvent, StreamAssemblyError> {
         match &mut self.phase {
-            Phase::Snapshot(snapshot) => snapshot.batch(batch),
-            Phase::Live(live) => live.batch(batch).map_err(AssembleError::Protocol),
-            Phase::New | Phase::Promised(_) => unexpected("a batch", "the beginning of a snapshot"),
+            AssemblerPhase::Snapshot(snapshot) => snapshot.batch(batch),
+            AssemblerPhase::Live(live) => live.batch(batch).map_err(StreamAssemblyError::Protocol),
+            AssemblerPhase::New | AssemblerPhase::Promised(_) => unexpected("a batch", "the beginning of a snapshot"),
         }
     }
 }
 
-impl Snapshot {
-    fn batch(&mut self, batch: &RowBatch) -> Result<Event, AssembleError> {
+impl PartialSnapshot {
+    fn batch(&mut self, batch: &RowBatch) -> Result<AssemblerEvent, StreamAssemblyError> {
         if let Some(schema) = &batch.schema {
             let schema = new_schema(schema.clone())?;
-            self.table.cast_to(schema).map_err(AssembleError::Index)?;
+            self.table.cast_to(schema).map_err(StreamAssemblyError::Index)?;
         }
         let schema = self.table.schema().clone();
         let mut found = 0;
-        for entry in Entries::new(&batch.entries, &schema) {
-            let entry = entry.map_err(|e| AssembleError::Protocol(e.into()))?;
-            if entry.action != Action::Insert {
+        for entry in BatchEntries::new(&batch.entries, &schema) {
+            let entry = entry.map_err(|e| StreamAssemblyError::Protocol(e.into()))?;
+            if entry.action != EntryAction::Insert {
                 return unexpected("a change", "a row of the snapshot");
             }
             self.table.put(entry.row.to_tuple());
             found += 1;
         }
-        check_count(batch, found).map_err(AssembleError::Protocol)?;
-        Ok(Event::Nothing)
+        check_count(batch, found).map_err(StreamAssemblyError::Protocol)?;
+        Ok(AssemblerEvent::Nothing)
     }
 }
 
-impl Live {
-    fn new(schema: Arc<Schema>, position: Lsn) -> Live {
+impl LiveStream {
+    fn new(schema: Arc<Schema>, position: Lsn) -> LiveStream {
         let definition = DefinitionVersion::UNKNOWN;
-        Live { schema, floor: position, position, pending: Vec::new(), definition }
+        LiveStream { schema, floor: position, position, pending: Vec::new(), definition }
     }
 
-    fn batch(&mut self, batch: &RowBatch) -> Result<Event, ProtocolError> {
+    fn batch(&mut self, batch: &RowBatch) -> Result<AssemblerEvent, ProtocolError> {
         let header = BatchHeader::of(batch);
         let is_empty = batch.count == 0 && batch.schema.is_none() && self.pending.is_empty() && header.ends;
         let is_known = header.position <= self.floor || (is_empty && header.position == self.position);
@@ -315,7 +322,11 @@ impl Live {
             // An older transaction does not determine the current definition.
             let is_newest = header.position == self.position;
             let definition = DefinitionVersion(if is_newest { batch.definition } else { 0 });
-            return Ok(if header.ends { Event::Repeated { sequence, definition } } else { Event::Nothing });
+            return Ok(if header.ends {
+                AssemblerEvent::Repeated { sequence, definition }
+            } else {
+                AssemblerEvent::Nothing
+            });
         }
         if let Some(from) = header.span_from
             && from < self.floor
@@ -337,15 +348,15 @@ impl Live {
         }
         self.pending.reserve(capacity(batch));
         let before = self.pending.len();
-        for entry in Entries::new(&batch.entries, &self.schema) {
+        for entry in BatchEntries::new(&batch.entries, &self.schema) {
             self.pending.push(entry?.to_change());
         }
         check_count(batch, self.pending.len() - before)?;
         if !header.ends {
-            return Ok(Event::Nothing);
+            return Ok(AssemblerEvent::Nothing);
         }
         self.position = header.position;
-        Ok(Event::Transaction {
+        Ok(AssemblerEvent::Transaction {
             transaction: Transaction {
                 position: header.position,
                 span_from: header.span_from,
@@ -375,11 +386,11 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
     }
 }
 
-fn heartbeat_event(heartbeat: &Heartbeat) -> Result<Event, ProtocolError> {
+fn heartbeat_event(heartbeat: &Heartbeat) -> Result<AssemblerEvent, ProtocolError> {
     let Heartbeat { server_time, source_position, earlier_source_position, mark, checksum, .. } = heartbeat;
     // Older servers send the position only in the second field.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
-    Ok(Event::Heartbeat {
+    Ok(AssemblerEvent::Heartbeat {
         check: Some(heartbeat.check.clone()).filter(|check| !check.is_empty()),
         server_time: *server_time,
         position: parse_position(position)?,
@@ -401,17 +412,17 @@ fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {
     }
 }
 
-fn position(text: &str) -> Result<Option<Lsn>, AssembleError> {
-    parse_position(text).map_err(|e| AssembleError::Protocol(e.into()))
+fn position(text: &str) -> Result<Option<Lsn>, StreamAssemblyError> {
+    parse_position(text).map_err(|e| StreamAssemblyError::Protocol(e.into()))
 }
 
-fn new_schema(wire: laredo_proto::replication::TypedSchema) -> Result<Arc<Schema>, AssembleError> {
-    let schema = schema::from_wire(wire).map_err(|e| AssembleError::Protocol(e.into()))?;
+fn new_schema(wire: laredo_proto::replication::TypedSchema) -> Result<Arc<Schema>, StreamAssemblyError> {
+    let schema = schema::from_wire(wire).map_err(|e| StreamAssemblyError::Protocol(e.into()))?;
     Ok(Arc::new(schema))
 }
 
-fn unexpected(found: &'static str, expected: &'static str) -> Result<Event, AssembleError> {
-    Err(AssembleError::Protocol(ProtocolError::Unexpected { found, expected }))
+fn unexpected(found: &'static str, expected: &'static str) -> Result<AssemblerEvent, StreamAssemblyError> {
+    Err(StreamAssemblyError::Protocol(ProtocolError::Unexpected { found, expected }))
 }
 
 fn name_of(message: &Message) -> &'static str {

@@ -8,7 +8,12 @@ fn handshake(mode: SyncMode) -> Message {
 }
 
 fn bytes_of_entries() -> impl Strategy<Value = bytes::Bytes> {
-    let action = prop_oneof![Just(Action::Insert), Just(Action::Update), Just(Action::Delete), Just(Action::Truncate)];
+    let action = prop_oneof![
+        Just(EntryAction::Insert),
+        Just(EntryAction::Update),
+        Just(EntryAction::Delete),
+        Just(EntryAction::Truncate)
+    ];
     let cells = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3), 0..4);
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..40).prop_map(bytes::Bytes::from),
@@ -63,7 +68,7 @@ proptest! {
         messages in prop::collection::vec(any_message(), 0..20),
         resumes: bool,
     ) {
-        let mut assembler = Assembler::new(vec![IndexSpec {
+        let mut assembler = StreamAssembler::new(vec![IndexSpec {
             name: "i".to_owned(),
             columns: vec!["b".to_owned()],
             unique: true,
@@ -74,11 +79,11 @@ proptest! {
         let mut last = Lsn::ZERO;
         for message in [handshake(opening)].into_iter().chain(messages) {
             match assembler.feed(SyncResponse { message: Some(message) }, state) {
-                Ok(Event::Transaction { transaction, .. }) => {
+                Ok(AssemblerEvent::Transaction { transaction, .. }) => {
                     prop_assert!(transaction.position >= last && transaction.position > Lsn::ZERO);
                     last = transaction.position;
                 }
-                Ok(Event::Snapshot { position, .. }) => last = position,
+                Ok(AssemblerEvent::Snapshot { position, .. }) => last = position,
                 Ok(_) => {}
                 Err(_) => assembler.reset(),
             }
@@ -91,8 +96,8 @@ proptest! {
 
 #[test]
 fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
-    let rows = [(Action::Insert, vec![vec![1], vec![2]]), (Action::Insert, vec![vec![1], vec![3]])];
-    let mut assembler = Assembler::new(Vec::new());
+    let rows = [(EntryAction::Insert, vec![vec![1], vec![2]]), (EntryAction::Insert, vec![vec![1], vec![3]])];
+    let mut assembler = StreamAssembler::new(Vec::new());
     let batch = RowBatch { count: 2, entries: entries(&rows), ..RowBatch::default() };
     for message in
         [handshake(SyncMode::FullSnapshot), Message::SnapshotBegin(SnapshotBegin::default()), Message::Batch(batch)]
@@ -101,7 +106,7 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
     }
     let end = Message::SnapshotEnd(SnapshotEnd { rows_sent: 2, ..SnapshotEnd::default() });
     let error = assembler.feed(SyncResponse { message: Some(end) }, None).unwrap_err();
-    assert_eq!(error, AssembleError::Protocol(ProtocolError::SnapshotRows { expected: 2, found: 1 }));
+    assert_eq!(error, StreamAssemblyError::Protocol(ProtocolError::SnapshotRows { expected: 2, found: 1 }));
 }
 
 /// This happens if a replica moved on by another stream after it had requested this one.
@@ -109,21 +114,21 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
 fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
     let ours = two_columns();
     let told = |from: u64, at: Lsn| {
-        let mut assembler = Assembler::new(Vec::new());
+        let mut assembler = StreamAssembler::new(Vec::new());
         let state = Some((&ours, at));
         let begin = SyncResponse { message: Some(handshake(SyncMode::Delta)) };
-        assert!(matches!(assembler.feed(begin, state), Ok(Event::Opened(_))));
+        assert!(matches!(assembler.feed(begin, state), Ok(AssemblerEvent::Opened(_))));
         let span = RowBatch { position: 0x300, span_from: from, ends: true, ..RowBatch::default() };
         assembler.feed(SyncResponse { message: Some(Message::Batch(span)) }, state)
     };
     let inside = told(0x100, Lsn(0x200));
     let expected = ProtocolError::Span { from: Lsn(0x100), to: Lsn(0x300), ours: Lsn(0x200) };
-    assert!(matches!(&inside, Err(AssembleError::Protocol(error)) if *error == expected), "{inside:?}");
+    assert!(matches!(&inside, Err(StreamAssemblyError::Protocol(error)) if *error == expected), "{inside:?}");
     for (from, at) in [(0x100, 0x100), (0x200, 0x100)] {
-        assert!(matches!(told(from, Lsn(at)), Ok(Event::Transaction { .. })), "{from:x} {at:x}");
+        assert!(matches!(told(from, Lsn(at)), Ok(AssemblerEvent::Transaction { .. })), "{from:x} {at:x}");
     }
     // The client already has the whole span.
-    assert!(matches!(told(0x100, Lsn(0x300)), Ok(Event::Repeated { .. })));
+    assert!(matches!(told(0x100, Lsn(0x300)), Ok(AssemblerEvent::Repeated { .. })));
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn a_heartbeat_has_its_position_in_either_field() {
         let (source_position, earlier) = (source_position.to_owned(), earlier.to_owned());
         let heartbeat = Heartbeat { source_position, earlier_source_position: earlier, ..Heartbeat::default() };
         match heartbeat_event(&heartbeat) {
-            Ok(Event::Heartbeat { position, .. }) => position,
+            Ok(AssemblerEvent::Heartbeat { position, .. }) => position,
             other => panic!("{other:?}"),
         }
     };

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
-use laredo_core::{CommitTime, Effect, Lsn, TableState};
+use laredo_core::{CommitTime, Lsn, RowEffect, TableState};
 
-use crate::layout::Layout;
+use crate::layout::RowLayout;
 use crate::row::Row;
 
 /// The changes of one transaction to the table. After a full snapshot replaced the table: all
@@ -43,7 +43,7 @@ pub struct RowChange {
 #[error(
     "{transactions} transactions were left out because their consumer was too slow; take a new view and go on from there"
 )]
-pub struct Lagged {
+pub struct LagError {
     /// The number of transactions that were left out.
     pub transactions: u64,
 }
@@ -52,38 +52,39 @@ pub struct Lagged {
 /// the replica stops.
 ///
 /// The stream is bounded. When more than [`crate::ReplicaBuilder::pending_changes_max`] row changes
-/// wait to be read, the waiting transactions are left out. The stream then returns one [`Lagged`].
+/// wait to be read, the waiting transactions are left out. The stream then returns one
+/// [`LagError`].
 #[derive(Debug)]
 pub struct Transactions {
-    queue: Arc<Mutex<Queue>>,
+    queue: Arc<Mutex<TransactionQueue>>,
 }
 
 /// The registration of a listener, which ends when this handle is dropped.
 #[must_use = "dropping it ends the listener"]
 pub struct ListenerHandle {
-    hub: Weak<Hub>,
+    hub: Weak<ChangeHub>,
     id: u64,
 }
 
 /// A listener's function, called with the old and the new row.
-type Listener = Arc<Mutex<dyn FnMut(Option<&Row>, Option<&Row>) + Send>>;
+type ChangeListener = Arc<Mutex<dyn FnMut(Option<&Row>, Option<&Row>) + Send>>;
 
 /// The streams and listeners of a replica.
-pub(crate) struct Hub {
+pub(crate) struct ChangeHub {
     pending_changes_max: usize,
     next_id: AtomicU64,
-    followers: Mutex<Followers>,
+    followers: Mutex<ChangeFollowers>,
 }
 
 #[derive(Default)]
-struct Followers {
-    queues: Vec<Weak<Mutex<Queue>>>,
-    listeners: Vec<(u64, Listener)>,
+struct ChangeFollowers {
+    queues: Vec<Weak<Mutex<TransactionQueue>>>,
+    listeners: Vec<(u64, ChangeListener)>,
     closed: bool,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct TransactionQueue {
     waiting: VecDeque<Arc<CommittedTransaction>>,
     changes: usize,
     left_out: u64,
@@ -96,7 +97,7 @@ impl RowChange {
         RowChange { old: Some(row), new: None }
     }
 
-    pub(crate) fn of(effect: Effect, layout: &Arc<Layout>) -> Option<RowChange> {
+    pub(crate) fn of(effect: RowEffect, layout: &Arc<RowLayout>) -> Option<RowChange> {
         let row = |tuple| Row::new(tuple, layout.clone());
         let (old, new) = (effect.old.map(row), effect.new.map(row));
         (old.is_some() || new.is_some()).then_some(RowChange { old, new })
@@ -104,7 +105,10 @@ impl RowChange {
 }
 
 /// Returns the changes that turn one state into another.
-pub(crate) fn difference(old: Option<(&TableState, &Arc<Layout>)>, new: (&TableState, &Arc<Layout>)) -> Vec<RowChange> {
+pub(crate) fn difference(
+    old: Option<(&TableState, &Arc<RowLayout>)>,
+    new: (&TableState, &Arc<RowLayout>),
+) -> Vec<RowChange> {
     let (new_table, new_layout) = new;
     let added = |tuple: &_| RowChange { old: None, new: Some(Row::new(Clone::clone(tuple), new_layout.clone())) };
     let Some((old_table, old_layout)) = old else {
@@ -130,13 +134,13 @@ pub(crate) fn difference(old: Option<(&TableState, &Arc<Layout>)>, new: (&TableS
     gone.map(|tuple| RowChange::gone(row(tuple))).chain(there).collect()
 }
 
-impl Hub {
-    pub(crate) fn new(pending_changes_max: usize) -> Arc<Hub> {
-        Arc::new(Hub { pending_changes_max, next_id: AtomicU64::new(0), followers: Mutex::default() })
+impl ChangeHub {
+    pub(crate) fn new(pending_changes_max: usize) -> Arc<ChangeHub> {
+        Arc::new(ChangeHub { pending_changes_max, next_id: AtomicU64::new(0), followers: Mutex::default() })
     }
 
     pub(crate) fn follow(&self) -> Transactions {
-        let queue = Arc::new(Mutex::new(Queue::default()));
+        let queue = Arc::new(Mutex::new(TransactionQueue::default()));
         let mut followers = locked(&self.followers);
         locked(&queue).closed = followers.closed;
         followers.queues.push(Arc::downgrade(&queue));
@@ -176,12 +180,12 @@ impl Hub {
         // Listeners are called without the lock, so that they may add and end listeners.
         for transaction in &transactions {
             for (id, listener) in &listeners {
-                self.call(*id, listener, transaction);
+                self.call_listener(*id, listener, transaction);
             }
         }
     }
 
-    fn call(&self, id: u64, listener: &Listener, transaction: &CommittedTransaction) {
+    fn call_listener(&self, id: u64, listener: &ChangeListener, transaction: &CommittedTransaction) {
         let mut listener = locked(listener);
         let told = catch_unwind(AssertUnwindSafe(|| {
             for change in &transaction.changes {
@@ -190,7 +194,7 @@ impl Hub {
         }));
         if told.is_err() {
             tracing::error!("a listener panicked, and is not called again");
-            self.end(id);
+            self.remove_listener(id);
         }
     }
 
@@ -204,7 +208,7 @@ impl Hub {
         }
     }
 
-    fn end(&self, id: u64) {
+    fn remove_listener(&self, id: u64) {
         let ended = {
             let mut followers = locked(&self.followers);
             let place = followers.listeners.iter().position(|(other, _)| *other == id);
@@ -216,14 +220,14 @@ impl Hub {
     }
 }
 
-impl Followers {
+impl ChangeFollowers {
     fn are_there(&mut self) -> bool {
         self.queues.retain(|queue| queue.strong_count() > 0);
         !self.queues.is_empty() || !self.listeners.is_empty()
     }
 }
 
-impl Queue {
+impl TransactionQueue {
     fn push(&mut self, transaction: &Arc<CommittedTransaction>, changes_max: usize) {
         // An empty transaction only moves the position. It counts as one change, so that the queue
         // stays bounded.
@@ -252,13 +256,13 @@ impl Queue {
 }
 
 impl Stream for Transactions {
-    type Item = Result<Arc<CommittedTransaction>, Lagged>;
+    type Item = Result<Arc<CommittedTransaction>, LagError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = locked(&self.queue);
         if queue.left_out > 0 {
             let transactions = std::mem::take(&mut queue.left_out);
-            return Poll::Ready(Some(Err(Lagged { transactions })));
+            return Poll::Ready(Some(Err(LagError { transactions })));
         }
         match queue.waiting.pop_front() {
             Some(transaction) => {
@@ -277,7 +281,7 @@ impl Stream for Transactions {
 impl Drop for ListenerHandle {
     fn drop(&mut self) {
         if let Some(hub) = self.hub.upgrade() {
-            hub.end(self.id);
+            hub.remove_listener(self.id);
         }
     }
 }

@@ -9,7 +9,7 @@ const PAUSE_LAST: Duration = Duration::from_secs(3600);
 
 /// The consequence of comparing a checksum with the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ChecksumVerdict {
     /// The rows equal the server's.
     Same,
     /// The rows differ, and all of them must be loaded again.
@@ -24,7 +24,7 @@ pub(crate) enum Verdict {
 /// The history of comparisons. It limits how often a server whose rows and checksums never agree is
 /// asked for a snapshot.
 #[derive(Debug, Default)]
-pub(crate) struct Comparison {
+pub(crate) struct ChecksumComparison {
     /// The number of consecutive loads that did not help.
     loads: u32,
     /// The time before which no load is requested.
@@ -32,24 +32,24 @@ pub(crate) struct Comparison {
     is_said: bool,
 }
 
-impl Comparison {
-    pub(crate) fn judge(&mut self, is_same: bool, now: Instant) -> Verdict {
+impl ChecksumComparison {
+    pub(crate) fn judge(&mut self, is_same: bool, now: Instant) -> ChecksumVerdict {
         let left = self.pause_ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
         match (is_same, left) {
             (true, left) => {
                 if left.is_none() {
                     self.loads = 0;
                 }
-                Verdict::Same
+                ChecksumVerdict::Same
             }
             (false, None) => {
                 let pause = PAUSE_LAST.min(PAUSE_FIRST.saturating_mul(1 << self.loads.min(10)));
                 self.loads = self.loads.saturating_add(1);
                 (self.pause_ends, self.is_said) = (now.checked_add(pause), false);
-                Verdict::LoadAgain
+                ChecksumVerdict::LoadAgain
             }
-            (false, Some(_)) if std::mem::replace(&mut self.is_said, true) => Verdict::Known,
-            (false, Some(left)) => Verdict::Tolerated(left),
+            (false, Some(_)) if std::mem::replace(&mut self.is_said, true) => ChecksumVerdict::Known,
+            (false, Some(left)) => ChecksumVerdict::Tolerated(left),
         }
     }
 }
@@ -60,24 +60,24 @@ mod tests {
 
     #[test]
     fn a_copy_that_always_differs_is_loaded_less_and_less_often() {
-        let (mut comparison, start) = (Comparison::default(), Instant::now());
+        let (mut comparison, start) = (ChecksumComparison::default(), Instant::now());
         let mut at = |second: u64, is_same| comparison.judge(is_same, start + Duration::from_secs(second));
-        let tolerated = |seconds| Verdict::Tolerated(Duration::from_secs(seconds));
-        assert_eq!(at(0, true), Verdict::Same);
-        assert_eq!(at(10, false), Verdict::LoadAgain);
+        let tolerated = |seconds| ChecksumVerdict::Tolerated(Duration::from_secs(seconds));
+        assert_eq!(at(0, true), ChecksumVerdict::Same);
+        assert_eq!(at(10, false), ChecksumVerdict::LoadAgain);
         assert_eq!(at(11, false), tolerated(59));
-        assert_eq!(at(12, false), Verdict::Known);
-        assert_eq!(at(70, false), Verdict::LoadAgain);
+        assert_eq!(at(12, false), ChecksumVerdict::Known);
+        assert_eq!(at(70, false), ChecksumVerdict::LoadAgain);
         assert_eq!(at(71, false), tolerated(119));
-        assert_eq!(at(189, false), Verdict::Known);
-        assert_eq!(at(190, false), Verdict::LoadAgain);
+        assert_eq!(at(189, false), ChecksumVerdict::Known);
+        assert_eq!(at(190, false), ChecksumVerdict::LoadAgain);
         // A load counts as successful only if the rows still agree after the pause.
-        assert_eq!(at(200, true), Verdict::Same);
+        assert_eq!(at(200, true), ChecksumVerdict::Same);
         assert_eq!(at(210, false), tolerated(220));
-        assert_eq!(at(430, true), Verdict::Same);
-        assert_eq!(at(431, false), Verdict::LoadAgain);
+        assert_eq!(at(430, true), ChecksumVerdict::Same);
+        assert_eq!(at(431, false), ChecksumVerdict::LoadAgain);
         assert_eq!(at(432, false), tolerated(59));
         let hours = (0..40).map(|hour| at(10_000 + 3600 * hour, false));
-        assert!(hours.skip(8).all(|verdict| verdict == Verdict::LoadAgain), "no less than once an hour");
+        assert!(hours.skip(8).all(|verdict| verdict == ChecksumVerdict::LoadAgain), "no less than once an hour");
     }
 }

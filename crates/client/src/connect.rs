@@ -10,10 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::health::{Clock, Health};
-use crate::intake::{Feedback, Input};
-use crate::session::{Options, Session};
+use crate::health::{MonotonicClock, SessionHealth};
+use crate::session::{ClientSession, ClientSessionOptions};
 use crate::status::deepest;
+use crate::sync_receiver::{SessionFeedback, SessionInput};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -28,7 +28,7 @@ const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const PENDING_BYTES_MAX: u32 = 64 << 20;
 
 /// The settings that every builder has.
-pub(crate) struct Connect {
+pub(crate) struct ConnectSettings {
     pub(crate) server: String,
     pub(crate) table: TableName,
     pub(crate) client_id: String,
@@ -37,20 +37,20 @@ pub(crate) struct Connect {
     pub(crate) token: Option<String>,
     pub(crate) message_bytes_max: usize,
     pub(crate) pending_bytes_max: u32,
-    pub(crate) now: Clock,
+    pub(crate) now: MonotonicClock,
     pub(crate) seed: Option<u64>,
 }
 
 /// A session that does not run yet, and the other ends of its channels.
-pub(crate) struct Line {
+pub(crate) struct PreparedSession {
     pub(crate) runtime: Handle,
-    pub(crate) session: Session,
-    pub(crate) health: Arc<Health>,
-    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
-    pub(crate) feedback: mpsc::UnboundedSender<Feedback>,
+    pub(crate) session: ClientSession,
+    pub(crate) health: Arc<SessionHealth>,
+    pub(crate) inputs: mpsc::UnboundedReceiver<SessionInput>,
+    pub(crate) feedback: mpsc::UnboundedSender<SessionFeedback>,
     /// A weak sender for canaries, so that it does not keep the replica's thread alive.
     #[cfg(debug_assertions)]
-    pub(crate) plants: mpsc::WeakUnboundedSender<Input>,
+    pub(crate) plants: mpsc::WeakUnboundedSender<SessionInput>,
 }
 
 /// An error that prevents a replica or a subscription from starting.
@@ -78,9 +78,9 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-impl Connect {
-    pub(crate) fn new(server: String, table: TableName) -> Connect {
-        Connect {
+impl ConnectSettings {
+    pub(crate) fn new(server: String, table: TableName) -> ConnectSettings {
+        ConnectSettings {
             server,
             table,
             client_id: String::new(),
@@ -99,15 +99,15 @@ impl Connect {
     /// # Errors
     /// When the server address or the token is invalid, or when the caller is not inside a tokio
     /// runtime.
-    pub(crate) fn line(self, filters: Vec<FieldPredicate>) -> Result<Line, StartError> {
+    pub(crate) fn prepare_session(self, filters: Vec<FieldPredicate>) -> Result<PreparedSession, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let endpoint = self.endpoint()?;
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let authorization = authorization.transpose().map_err(|_| StartError::Token)?;
-        let health = Arc::new(Health::new(self.table.clone(), self.now));
+        let health = Arc::new(SessionHealth::new(self.table.clone(), self.now));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (feedback, heard) = mpsc::unbounded_channel();
-        let options = Options {
+        let options = ClientSessionOptions {
             server: self.server,
             endpoint,
             authorization,
@@ -120,8 +120,8 @@ impl Connect {
         };
         #[cfg(debug_assertions)]
         let plants = inputs.downgrade();
-        let session = Session::new(options, health.clone(), inputs, heard);
-        Ok(Line {
+        let session = ClientSession::new(options, health.clone(), inputs, heard);
+        Ok(PreparedSession {
             runtime,
             session,
             health,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use laredo_core::{Cell, Column, KeyColumns, Lsn, Schema, TupleBuf};
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     Encoding, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
@@ -40,7 +40,7 @@ pub(crate) fn greeting(mode: SyncMode, head: u64) -> SyncHandshake {
     }
 }
 
-pub(crate) fn entries(rows: &[(Action, Vec<Vec<u8>>)]) -> bytes::Bytes {
+pub(crate) fn entries(rows: &[(EntryAction, Vec<Vec<u8>>)]) -> bytes::Bytes {
     let mut builder = BatchBuilder::default();
     for (action, cells) in rows {
         let row: TupleBuf = cells.iter().map(|c| Cell::Value(c)).collect();
@@ -55,7 +55,8 @@ pub(crate) fn entries(rows: &[(Action, Vec<Vec<u8>>)]) -> bytes::Bytes {
 
 /// Returns a batch of rows with these keys. Each row has `b` in its other column.
 pub(crate) fn batch(position: u64, keys: &[&str]) -> RowBatch {
-    let rows: Vec<_> = keys.iter().map(|key| (Action::Insert, vec![key.as_bytes().to_vec(), b"b".to_vec()])).collect();
+    let rows: Vec<_> =
+        keys.iter().map(|key| (EntryAction::Insert, vec![key.as_bytes().to_vec(), b"b".to_vec()])).collect();
     let count = keys.len().try_into().unwrap();
     RowBatch { position, count, entries: entries(&rows), ends: true, ..RowBatch::default() }
 }

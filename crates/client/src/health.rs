@@ -6,22 +6,22 @@ use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncHandshake, SyncMode};
 use tokio::sync::watch;
 
-use crate::status::{ReplicaError, Status};
+use crate::status::{ReplicaError, ReplicaStatus};
 
 /// A clock that never goes back.
-pub(crate) type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
+pub(crate) type MonotonicClock = Box<dyn Fn() -> Instant + Send + Sync>;
 
 /// The status of a session, and the clock for it.
-pub(crate) struct Health {
+pub(crate) struct SessionHealth {
     /// The table's name, for the log.
     pub(crate) table: TableName,
-    pub(crate) status: watch::Sender<Status>,
-    pub(crate) now: Clock,
+    pub(crate) status: watch::Sender<ReplicaStatus>,
+    pub(crate) now: MonotonicClock,
 }
 
-impl Health {
-    pub(crate) fn new(table: TableName, now: Clock) -> Health {
-        Health { table, status: watch::Sender::default(), now }
+impl SessionHealth {
+    pub(crate) fn new(table: TableName, now: MonotonicClock) -> SessionHealth {
+        SessionHealth { table, status: watch::Sender::default(), now }
     }
 
     /// Notes that a stream is open.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use laredo_core::{Cell, KeyColumns, TupleBuf};
 use postgres_types::{IsNull, Kind, ToSql, Type, WrongType};
 
-use crate::layout::Layout;
+use crate::layout::RowLayout;
 
 /// The reason why values are not a key of an index.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub trait KeyValues {
 pub struct Sql<T>(pub T);
 
 /// Returns the values as cells of these columns.
-pub(crate) fn encode(values: &dyn KeyValues, columns: &KeyColumns, layout: &Layout) -> Result<TupleBuf, KeyError> {
+pub(crate) fn encode(values: &dyn KeyValues, columns: &KeyColumns, layout: &RowLayout) -> Result<TupleBuf, KeyError> {
     let mut cells = TupleBuf::new();
     let mut bytes = BytesMut::new();
     let mut found = 0;

@@ -12,7 +12,7 @@ const DEPTH_MAX: usize = 32;
 
 /// A schema with the types of its columns.
 #[derive(Debug)]
-pub(crate) struct Layout {
+pub(crate) struct RowLayout {
     schema: Arc<Schema>,
     columns: Vec<ColumnType>,
 }
@@ -25,10 +25,10 @@ pub(crate) struct ColumnType {
     pub(crate) plain: Type,
 }
 
-impl Layout {
-    pub(crate) fn new(schema: Arc<Schema>) -> Layout {
-        let mut declared = Types::new(&schema, false);
-        let mut plain = Types::new(&schema, true);
+impl RowLayout {
+    pub(crate) fn new(schema: Arc<Schema>) -> RowLayout {
+        let mut declared = ColumnTypeBuilder::new(&schema, false);
+        let mut plain = ColumnTypeBuilder::new(&schema, true);
         let columns = schema.columns().iter().map(|column| match column.is_text {
             true => ColumnType { declared: Type::TEXT, plain: Type::TEXT },
             false => ColumnType {
@@ -37,7 +37,7 @@ impl Layout {
             },
         });
         let columns = columns.collect();
-        Layout { schema, columns }
+        RowLayout { schema, columns }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -49,7 +49,7 @@ impl Layout {
     }
 }
 
-struct Types<'a> {
+struct ColumnTypeBuilder<'a> {
     schema: &'a Schema,
     /// The types that are built. `None` while a type is being built, so that a type that contains
     /// itself ends there.
@@ -57,9 +57,9 @@ struct Types<'a> {
     plain: bool,
 }
 
-impl<'a> Types<'a> {
-    fn new(schema: &'a Schema, plain: bool) -> Types<'a> {
-        Types { schema, known: HashMap::new(), plain }
+impl<'a> ColumnTypeBuilder<'a> {
+    fn new(schema: &'a Schema, plain: bool) -> ColumnTypeBuilder<'a> {
+        ColumnTypeBuilder { schema, known: HashMap::new(), plain }
     }
 
     fn get(&mut self, oid: Oid, depth: usize) -> Type {
@@ -110,7 +110,7 @@ mod tests {
     use laredo_core::{Column, KeyColumns, TypeDef};
     use std::collections::BTreeMap;
 
-    fn layout(oid: Oid, types: &[(Oid, TypeKind)]) -> Layout {
+    fn layout(oid: Oid, types: &[(Oid, TypeKind)]) -> RowLayout {
         let def = |(oid, kind): &(Oid, TypeKind)| {
             let name = format!("t{oid}");
             (*oid, TypeDef { name, kind: kind.clone() })
@@ -124,7 +124,7 @@ mod tests {
             is_text: false,
         };
         let types: BTreeMap<_, _> = types.iter().map(def).collect();
-        Layout::new(Arc::new(Schema::new(vec![column], KeyColumns::new([0]), types)))
+        RowLayout::new(Arc::new(Schema::new(vec![column], KeyColumns::new([0]), types)))
     }
 
     #[test]

@@ -94,22 +94,21 @@
 //! # }
 //! ```
 
-mod activity;
 mod applier;
 mod assembler;
 mod changes;
 mod comparison;
 mod connect;
+mod counting_channel;
 #[cfg(test)]
 mod fixtures;
 mod health;
-mod holders;
-mod incoming;
-mod intake;
-mod keeper;
 mod key;
 mod layout;
 mod local_snapshot;
+mod local_snapshot_saver;
+mod message_delay;
+mod pending_snapshot;
 mod predicate;
 mod publish;
 mod replica;
@@ -117,11 +116,12 @@ mod row;
 mod session;
 mod status;
 mod subscription;
-mod transit;
+mod sync_receiver;
 mod view;
+mod view_holders;
 
 pub use assembler::ProtocolError;
-pub use changes::{CommittedTransaction, Lagged, ListenerHandle, RowChange, Transactions};
+pub use changes::{CommittedTransaction, LagError, ListenerHandle, RowChange, Transactions};
 pub use connect::StartError;
 pub use key::{KeyError, KeyValue, KeyValues, Sql};
 pub use laredo_core::{
@@ -129,9 +129,9 @@ pub use laredo_core::{
 };
 pub use laredo_proto::replication::{SourceIdentity, SyncMode, TimelineSwitch};
 pub use postgres_types;
-pub use predicate::{Predicate, PredicateValue};
+pub use predicate::{ColumnPredicate, PredicateValue};
 pub use replica::{Replica, ReplicaBuilder, Unique};
 pub use row::{CellError, ColumnIndex, Row, RowRef};
-pub use status::{NotReady, ReplicaError, Status};
+pub use status::{NotReady, ReplicaError, ReplicaStatus};
 pub use subscription::{ResumePoint, Subscription, SubscriptionBuilder, SubscriptionEvent};
 pub use view::{IndexRows, View};

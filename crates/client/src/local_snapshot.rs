@@ -1,9 +1,9 @@
 //! The local snapshot: the table on disk, so that a restarted process need not load it again.
 //!
-//! The file contains the messages of a stream as a server would send them, so the [`Assembler`]
-//! reads it too. It begins with eight bytes of magic and a version. The request that the file
-//! answers follows, then the handshake, the snapshot and a heartbeat. Each message has the
-//! five-byte prefix of gRPC. The file ends with a CRC-32 of everything before it.
+//! The file contains the messages of a stream as a server would send them, so the
+//! [`StreamAssembler`] reads it too. It begins with eight bytes of magic and a version. The request
+//! that the file answers follows, then the handshake, the snapshot and a heartbeat. Each message
+//! has the five-byte prefix of gRPC. The file ends with a CRC-32 of everything before it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use laredo_core::{Checksum, DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
 use laredo_proto::replication::sync_response::Message as Said;
 use laredo_proto::replication::{
     Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncRequest, SyncResponse,
@@ -19,8 +19,8 @@ use laredo_proto::replication::{
 use laredo_proto::{frame, schema};
 use prost::Message;
 
-use crate::assembler::{Assembler, Event};
-use crate::intake::Resume;
+use crate::assembler::{AssemblerEvent, StreamAssembler};
+use crate::sync_receiver::ResumeState;
 
 const MAGIC: &[u8; 8] = b"LAREDOLS";
 /// The version of the format. A file of another version is not read.
@@ -29,7 +29,7 @@ const CRC_BYTES: u64 = 4;
 
 /// The file of a local snapshot, and the request that it must answer.
 #[derive(Clone, Debug)]
-pub(crate) struct LocalSnapshot {
+pub(crate) struct LocalSnapshotFile {
     path: PathBuf,
     /// The table and the filters. A file with another request is not used.
     request: SyncRequest,
@@ -37,15 +37,15 @@ pub(crate) struct LocalSnapshot {
 
 /// A table with the state that a stream may resume from.
 #[derive(Clone, Debug)]
-pub(crate) struct Saved<T> {
+pub(crate) struct ResumableTable<T> {
     pub(crate) table: T,
-    pub(crate) resume: Resume,
+    pub(crate) resume: ResumeState,
     /// The time at which the table was last known to be all that the server had.
     pub(crate) at_head: Option<SystemTime>,
 }
 
 /// A copy of the rows, taken while the replica continues to change.
-pub(crate) struct Rows {
+pub(crate) struct LocalSnapshotRows {
     pub(crate) schema: std::sync::Arc<laredo_core::Schema>,
     pub(crate) rows: Vec<Tuple>,
     /// The checksum of these rows.
@@ -54,7 +54,7 @@ pub(crate) struct Rows {
 
 /// The reason why a file is unusable.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
+pub(crate) enum LocalSnapshotError {
     /// The file is of another replica or of another format version.
     #[error("it is not a snapshot of this replica: {0}")]
     Foreign(&'static str),
@@ -66,21 +66,21 @@ pub(crate) enum LoadError {
     Io(#[from] io::Error),
 }
 
-impl LocalSnapshot {
-    pub(crate) fn new(path: PathBuf, request: SyncRequest) -> LocalSnapshot {
-        LocalSnapshot { path, request }
+impl LocalSnapshotFile {
+    pub(crate) fn new(path: PathBuf, request: SyncRequest) -> LocalSnapshotFile {
+        LocalSnapshotFile { path, request }
     }
 
     /// Loads the saved table. Returns `None` if there is no file, or if the file is unusable. An
     /// unusable file is set aside and logged.
-    pub(crate) fn load(&self, indexes: &[IndexSpec]) -> Option<Saved<TableState>> {
+    pub(crate) fn load(&self, indexes: &[IndexSpec]) -> Option<ResumableTable<TableState>> {
         let path = self.path.display();
         let error = match self.read(indexes) {
             Ok(saved) => return Some(saved),
-            Err(LoadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(LocalSnapshotError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => error,
         };
-        let aside = beside(&self.path, "unusable");
+        let aside = suffixed_path(&self.path, "unusable");
         match std::fs::rename(&self.path, &aside) {
             Ok(()) => {
                 tracing::warn!(%path, %error, aside = %aside.display(), "the local snapshot is not used, and set aside")
@@ -92,40 +92,46 @@ impl LocalSnapshot {
         None
     }
 
-    fn read(&self, indexes: &[IndexSpec]) -> Result<Saved<TableState>, LoadError> {
+    fn read(&self, indexes: &[IndexSpec]) -> Result<ResumableTable<TableState>, LocalSnapshotError> {
         let file = File::open(&self.path)?;
-        let left = file.metadata()?.len().checked_sub(CRC_BYTES).ok_or(LoadError::Foreign("it is too short"))?;
-        let mut reader = Frames { file: BufReader::with_capacity(1 << 20, file), left, crc: crc32fast::Hasher::new() };
+        let left =
+            file.metadata()?.len().checked_sub(CRC_BYTES).ok_or(LocalSnapshotError::Foreign("it is too short"))?;
+        let mut reader =
+            CrcFrameReader { file: BufReader::with_capacity(1 << 20, file), left, crc: crc32fast::Hasher::new() };
         let mut magic = [0; 12];
         reader.exactly(&mut magic)?;
         if !magic.starts_with(MAGIC) {
-            return Err(LoadError::Foreign("it does not begin like one"));
+            return Err(LocalSnapshotError::Foreign("it does not begin like one"));
         }
         if !magic.ends_with(&VERSION.to_be_bytes()) {
-            return Err(LoadError::Foreign("it has the format of another version"));
+            return Err(LocalSnapshotError::Foreign("it has the format of another version"));
         }
         if reader.next::<SyncRequest>()?.as_ref() != Some(&self.request) {
-            return Err(LoadError::Foreign("it is of another table, or of other filters"));
+            return Err(LocalSnapshotError::Foreign("it is of another table, or of other filters"));
         }
-        let damaged = |problem: &str| LoadError::Damaged(problem.to_owned());
-        let mut assembler = Assembler::new(indexes.to_vec());
+        let damaged = |problem: &str| LocalSnapshotError::Damaged(problem.to_owned());
+        let mut assembler = StreamAssembler::new(indexes.to_vec());
         let (mut opened, mut loaded, mut newest, mut at_head) = (None, None, None, None);
         while let Some(response) = reader.next::<SyncResponse>()? {
             match assembler.feed(response, None) {
-                Ok(Event::Opened(handshake)) => opened = Some(handshake),
-                Ok(Event::Snapshot { table, checksum, .. }) if checksum.is_some_and(|sum| sum != table.checksum()) => {
+                Ok(AssemblerEvent::Opened(handshake)) => opened = Some(handshake),
+                Ok(AssemblerEvent::Snapshot { table, checksum, .. })
+                    if checksum.is_some_and(|sum| sum != table.checksum()) =>
+                {
                     return Err(damaged("its rows do not have the checksum that was saved with them"));
                 }
-                Ok(Event::Snapshot { table, position, sequence, mark, .. }) => {
+                Ok(AssemblerEvent::Snapshot { table, position, sequence, mark, .. }) => {
                     loaded = Some((*table, position, sequence));
                     newest = mark;
                 }
-                Ok(Event::Heartbeat { server_time, .. }) => at_head = server_time.and_then(|time| time.try_into().ok()),
-                Ok(Event::Nothing) => {}
-                Ok(Event::Transaction { .. } | Event::Repeated { .. }) => {
+                Ok(AssemblerEvent::Heartbeat { server_time, .. }) => {
+                    at_head = server_time.and_then(|time| time.try_into().ok())
+                }
+                Ok(AssemblerEvent::Nothing) => {}
+                Ok(AssemblerEvent::Transaction { .. } | AssemblerEvent::Repeated { .. }) => {
                     return Err(damaged("it has more than a snapshot"));
                 }
-                Err(error) => return Err(LoadError::Damaged(format!("{error:?}"))),
+                Err(error) => return Err(LocalSnapshotError::Damaged(format!("{error:?}"))),
             }
         }
         reader.check()?;
@@ -136,8 +142,8 @@ impl LocalSnapshot {
         let SyncHandshake { instance_id, source, definition, .. } = *handshake;
         let definition = DefinitionVersion(definition);
         let (mark, contents_differed) = (newest, false);
-        let resume = Resume { instance_id, sequence, position, source, mark, definition, contents_differed };
-        Ok(Saved { table, resume, at_head })
+        let resume = ResumeState { instance_id, sequence, position, source, mark, definition, contents_differed };
+        Ok(ResumableTable { table, resume, at_head })
     }
 
     /// Writes a new file next to the old one and then replaces it, so that there is always a
@@ -146,10 +152,10 @@ impl LocalSnapshot {
     /// # Errors
     /// When the file cannot be written; the old one then stays. Also when the folder cannot be
     /// synced after the replacement.
-    pub(crate) fn save(&self, saved: &Saved<Rows>) -> io::Result<()> {
+    pub(crate) fn save(&self, saved: &ResumableTable<LocalSnapshotRows>) -> io::Result<()> {
         // The name has the process ID, so that a process that shares the path by mistake does not
         // write to the same file.
-        let new = beside(&self.path, &format!("{}.new", std::process::id()));
+        let new = suffixed_path(&self.path, &format!("{}.new", std::process::id()));
         let written = self.write(&new, saved).and_then(|()| std::fs::rename(&new, &self.path));
         if written.is_err() {
             // The partial file is unusable. A failure to remove it is not reported in addition to
@@ -161,16 +167,16 @@ impl LocalSnapshot {
         File::open(folder)?.sync_all()
     }
 
-    fn write(&self, path: &Path, saved: &Saved<Rows>) -> io::Result<()> {
-        let Saved { table: Rows { schema: of, rows, checksum }, resume, at_head } = saved;
+    fn write(&self, path: &Path, saved: &ResumableTable<LocalSnapshotRows>) -> io::Result<()> {
+        let ResumableTable { table: LocalSnapshotRows { schema: of, rows, checksum }, resume, at_head } = saved;
         // Rows that differed from the server's are not saved.
-        let Resume { instance_id, sequence, position, source, mark, definition, contents_differed: _ } = resume;
-        let mut out = Summed { file: File::create(path)?, crc: crc32fast::Hasher::new() };
+        let ResumeState { instance_id, sequence, position, source, mark, definition, contents_differed: _ } = resume;
+        let mut out = CrcFileWriter { file: File::create(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
         frame::encode(&self.request, &mut bytes);
         let sequence = sequence.unwrap_or_default().to_wire();
-        say(
+        push_message(
             &mut bytes,
             Said::Handshake(SyncHandshake {
                 mode: SyncMode::FullSnapshot.into(),
@@ -186,13 +192,13 @@ impl LocalSnapshot {
         );
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let (source_position, snapshot_id) = (position.to_string(), String::new());
-        say(
+        push_message(
             &mut bytes,
             Said::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
         );
         let mut batch = BatchBuilder::default();
         for row in rows {
-            batch.push(Action::Insert, row.as_ref());
+            batch.push(EntryAction::Insert, row.as_ref());
             if batch.is_full() {
                 batch.finish(&BatchHeader::default(), &mut bytes);
                 out.write(&mut bytes)?;
@@ -204,32 +210,32 @@ impl LocalSnapshot {
         let source_position = position.to_string();
         let (rows_sent, mark, checksum) = (count, *mark, checksum.to_bytes().to_vec());
         let end = SnapshotEnd { sequence, rows_sent, source_position, checksum, mark, ..SnapshotEnd::default() };
-        say(&mut bytes, Said::SnapshotEnd(end));
+        push_message(&mut bytes, Said::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
-        say(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
+        push_message(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;
         out.end()
     }
 }
 
-fn say(bytes: &mut Vec<u8>, said: Said) {
+fn push_message(bytes: &mut Vec<u8>, said: Said) {
     frame::encode(&SyncResponse { message: Some(said) }, bytes);
 }
 
 /// Returns `path.suffix`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn suffixed_path(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
     name.into()
 }
 
-struct Summed {
+struct CrcFileWriter {
     file: File,
     crc: crc32fast::Hasher,
 }
 
-impl Summed {
+impl CrcFileWriter {
     fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.crc.update(bytes);
         self.file.write_all(bytes)?;
@@ -243,23 +249,23 @@ impl Summed {
     }
 }
 
-struct Frames {
+struct CrcFrameReader {
     file: BufReader<File>,
     /// The bytes that are left before the CRC.
     left: u64,
     crc: crc32fast::Hasher,
 }
 
-impl Frames {
-    fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), LoadError> {
-        let cut = || LoadError::Damaged("it ends in the middle".to_owned());
+impl CrcFrameReader {
+    fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), LocalSnapshotError> {
+        let cut = || LocalSnapshotError::Damaged("it ends in the middle".to_owned());
         self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(cut)?;
         self.file.read_exact(bytes)?;
         self.crc.update(bytes);
         Ok(())
     }
 
-    fn next<M: Message + Default>(&mut self) -> Result<Option<M>, LoadError> {
+    fn next<M: Message + Default>(&mut self) -> Result<Option<M>, LocalSnapshotError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -267,20 +273,20 @@ impl Frames {
         self.exactly(&mut prefix)?;
         let length = frame::length(&prefix).unwrap_or_default();
         if length as u64 > self.left {
-            return Err(LoadError::Damaged("it ends in the middle".to_owned()));
+            return Err(LocalSnapshotError::Damaged("it ends in the middle".to_owned()));
         }
         let mut message = vec![0; length];
         self.exactly(&mut message)?;
         // The entries of a batch share this memory.
-        M::decode(bytes::Bytes::from(message)).map(Some).map_err(|error| LoadError::Damaged(error.to_string()))
+        M::decode(bytes::Bytes::from(message)).map(Some).map_err(|error| LocalSnapshotError::Damaged(error.to_string()))
     }
 
-    fn check(mut self) -> Result<(), LoadError> {
+    fn check(mut self) -> Result<(), LocalSnapshotError> {
         let mut crc = [0; CRC_BYTES as usize];
         self.file.read_exact(&mut crc)?;
         match u32::from_be_bytes(crc) == self.crc.finalize() {
             true => Ok(()),
-            false => Err(LoadError::Damaged("its checksum is wrong".to_owned())),
+            false => Err(LocalSnapshotError::Damaged("its checksum is wrong".to_owned())),
         }
     }
 }

@@ -30,19 +30,19 @@ fn rows(texts: &[Option<Vec<u8>>]) -> Vec<Tuple> {
     texts.iter().enumerate().map(row).collect()
 }
 
-fn saved(rows: Vec<Tuple>) -> Saved<Rows> {
+fn saved(rows: Vec<Tuple>) -> ResumableTable<LocalSnapshotRows> {
     let sum = |sum: Checksum, row: &Tuple| sum.plus(Checksum::of_row(row.as_ref()));
     let checksum = rows.iter().fold(Checksum::default(), sum);
-    Saved {
-        table: Rows { schema: schema(), rows, checksum },
-        resume: Resume {
+    ResumableTable {
+        table: LocalSnapshotRows { schema: schema(), rows, checksum },
+        resume: ResumeState {
             position: Lsn(0x300),
             sequence: Some(Sequence(7)),
             instance_id: "one".to_owned(),
             mark: Some(CommitMark { end: 5, xid: 7, committed_at_us: 9, scope: 3 }),
             source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
             definition: DefinitionVersion(9),
-            ..Resume::default()
+            ..ResumeState::default()
         },
         at_head: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
     }
@@ -52,16 +52,16 @@ fn request(table: &str) -> SyncRequest {
     SyncRequest { schema: "public".to_owned(), table: table.to_owned(), ..SyncRequest::default() }
 }
 
-struct Place {
+struct LocalSnapshotFolder {
     folder: tempfile::TempDir,
-    file: LocalSnapshot,
+    file: LocalSnapshotFile,
 }
 
-impl Place {
-    fn new() -> Place {
+impl LocalSnapshotFolder {
+    fn new() -> LocalSnapshotFolder {
         let folder = tempfile::tempdir().unwrap();
-        let file = LocalSnapshot::new(folder.path().join("cache"), request("t"));
-        Place { folder, file }
+        let file = LocalSnapshotFile::new(folder.path().join("cache"), request("t"));
+        LocalSnapshotFolder { folder, file }
     }
 
     fn names(&self) -> Vec<String> {
@@ -72,13 +72,13 @@ impl Place {
     }
 
     /// Writes these bytes to the file and loads it.
-    fn load(&self, bytes: &[u8]) -> Option<Saved<TableState>> {
+    fn load(&self, bytes: &[u8]) -> Option<ResumableTable<TableState>> {
         std::fs::write(&self.file.path, bytes).unwrap();
         self.file.load(&[])
     }
 }
 
-fn is_same(loaded: &Saved<TableState>, saved: &Saved<Rows>) -> bool {
+fn is_same(loaded: &ResumableTable<TableState>, saved: &ResumableTable<LocalSnapshotRows>) -> bool {
     let rows = |rows: &mut dyn Iterator<Item = &Tuple>| {
         let mut rows: Vec<_> = rows.map(|row| row.as_ref().bytes().to_vec()).collect();
         rows.sort();
@@ -92,7 +92,7 @@ fn is_same(loaded: &Saved<TableState>, saved: &Saved<Rows>) -> bool {
 proptest! {
     #[test]
     fn what_was_saved_is_loaded(texts in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), 0..50)) {
-        let place = Place::new();
+        let place = LocalSnapshotFolder::new();
         let saved = saved(rows(&texts));
         place.file.save(&saved).unwrap();
         prop_assert!(is_same(&place.file.load(&[]).unwrap(), &saved));
@@ -102,7 +102,7 @@ proptest! {
 
 #[test]
 fn a_large_one_takes_several_batches() {
-    let place = Place::new();
+    let place = LocalSnapshotFolder::new();
     let saved = saved(rows(&vec![Some(vec![7; 100_000]); 20]));
     place.file.save(&saved).unwrap();
     assert!(is_same(&place.file.load(&[]).unwrap(), &saved));
@@ -110,7 +110,7 @@ fn a_large_one_takes_several_batches() {
 
 #[test]
 fn a_file_that_was_cut_or_changed_anywhere_is_set_aside() {
-    let place = Place::new();
+    let place = LocalSnapshotFolder::new();
     place.file.save(&saved(rows(&[Some(b"a".to_vec()), None]))).unwrap();
     let whole = std::fs::read(&place.file.path).unwrap();
     assert!(place.load(&whole).is_some());
@@ -134,11 +134,11 @@ fn a_file_that_was_cut_or_changed_anywhere_is_set_aside() {
 #[test]
 fn rows_without_the_checksum_of_their_state_are_set_aside() {
     let right = || saved(rows(&[Some(b"a".to_vec()), Some(b"b".to_vec()), None]));
-    for canary in laredo_core::Canary::ALL {
+    for canary in laredo_core::CanaryFault::ALL {
         let mut table = TableState::new(schema(), &[], 0).unwrap();
         right().table.rows.into_iter().for_each(|row| drop(table.put(row)));
         assert!(table.plant(canary));
-        let place = Place::new();
+        let place = LocalSnapshotFolder::new();
         let mut wrong = right();
         wrong.table.rows = table.rows().cloned().collect();
         place.file.save(&wrong).unwrap();
@@ -149,28 +149,28 @@ fn rows_without_the_checksum_of_their_state_are_set_aside() {
 
 #[test]
 fn a_file_of_another_table_or_other_filters_is_set_aside() {
-    let place = Place::new();
+    let place = LocalSnapshotFolder::new();
     place.file.save(&saved(rows(&[None]))).unwrap();
-    let other = LocalSnapshot::new(place.file.path.clone(), request("u"));
-    assert!(matches!(other.read(&[]), Err(LoadError::Foreign(_))));
+    let other = LocalSnapshotFile::new(place.file.path.clone(), request("u"));
+    assert!(matches!(other.read(&[]), Err(LocalSnapshotError::Foreign(_))));
     let filtered = SyncRequest { filters: vec![Default::default()], ..request("t") };
-    assert!(LocalSnapshot::new(place.file.path.clone(), filtered).load(&[]).is_none());
+    assert!(LocalSnapshotFile::new(place.file.path.clone(), filtered).load(&[]).is_none());
     assert_eq!(place.names(), ["cache.unusable"]);
 }
 
 #[test]
 fn without_a_file_there_is_nothing_to_tell() {
-    let place = Place::new();
+    let place = LocalSnapshotFolder::new();
     assert!(place.file.load(&[]).is_none());
     assert!(place.names().is_empty());
 }
 
 #[test]
 fn what_cannot_be_saved_leaves_the_old_one() {
-    let place = Place::new();
+    let place = LocalSnapshotFolder::new();
     place.file.save(&saved(rows(&[None]))).unwrap();
     // A folder is in the place of the new file, so writing fails.
-    std::fs::create_dir(beside(&place.file.path, &format!("{}.new", std::process::id()))).unwrap();
+    std::fs::create_dir(suffixed_path(&place.file.path, &format!("{}.new", std::process::id()))).unwrap();
     assert!(place.file.save(&saved(rows(&[None, None]))).is_err());
     assert_eq!(place.file.load(&[]).unwrap().table.len(), 1);
 }

@@ -8,7 +8,7 @@ use prost_types::{ListValue, Value};
 /// A condition on one column, which the server tests so that other rows are never sent. A row must
 /// satisfy all predicates of a replica.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Predicate(FieldPredicate);
+pub struct ColumnPredicate(FieldPredicate);
 
 /// A value to compare a column with: a number, a boolean, or a text. A text must have the form that
 /// SQL reads as a value of the column's type. The server refuses a value that it cannot read.
@@ -19,32 +19,32 @@ pub struct PredicateValue(Value);
 /// cannot represent all of them.
 const EXACT_MAX: u64 = 1 << 53;
 
-impl Predicate {
+impl ColumnPredicate {
     /// Requires that the column equals this value, by SQL's `=` for the column's type.
-    pub fn equals(column: impl Into<String>, value: impl Into<PredicateValue>) -> Predicate {
-        Predicate::new(column, Match::Equals(value.into().0))
+    pub fn equals(column: impl Into<String>, value: impl Into<PredicateValue>) -> ColumnPredicate {
+        ColumnPredicate::new(column, Match::Equals(value.into().0))
     }
 
     /// Requires that the column is a text that begins with this prefix, as SQL's `LIKE` would.
-    pub fn prefix(column: impl Into<String>, prefix: impl Into<String>) -> Predicate {
-        Predicate::new(column, Match::Prefix(prefix.into()))
+    pub fn prefix(column: impl Into<String>, prefix: impl Into<String>) -> ColumnPredicate {
+        ColumnPredicate::new(column, Match::Prefix(prefix.into()))
     }
 
     /// Requires that the column equals one of these values.
     pub fn any_of<V: Into<PredicateValue>>(
         column: impl Into<String>,
         values: impl IntoIterator<Item = V>,
-    ) -> Predicate {
+    ) -> ColumnPredicate {
         let values = values.into_iter().map(|value| value.into().0).collect();
-        Predicate::new(column, Match::In(ListValue { values }))
+        ColumnPredicate::new(column, Match::In(ListValue { values }))
     }
 
     pub(crate) fn into_wire(self) -> FieldPredicate {
         self.0
     }
 
-    fn new(column: impl Into<String>, condition: Match) -> Predicate {
-        Predicate(FieldPredicate { field: column.into(), r#match: Some(condition) })
+    fn new(column: impl Into<String>, condition: Match) -> ColumnPredicate {
+        ColumnPredicate(FieldPredicate { field: column.into(), r#match: Some(condition) })
     }
 }
 

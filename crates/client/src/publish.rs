@@ -15,9 +15,9 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use laredo_core::{Change, CommitTime, Lsn, StateError, TableState, Transaction};
 
 use crate::changes::RowChange;
-use crate::holders::Holders;
-use crate::layout::Layout;
+use crate::layout::RowLayout;
 use crate::row::Row;
+use crate::view_holders::ViewHolders;
 
 /// The time after which the writer logs which views make it wait.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,10 +29,10 @@ const PARK_MIN: Duration = Duration::from_millis(1);
 
 /// A copy of the table.
 #[derive(Clone, Debug)]
-pub(crate) struct Side {
+pub(crate) struct ReplicaTable {
     /// The rows; `None` before the first snapshot.
     pub(crate) table: Option<TableState>,
-    pub(crate) layout: Arc<Layout>,
+    pub(crate) layout: Arc<RowLayout>,
     pub(crate) position: Lsn,
     /// The commit time of the newest transaction, or `None` if all rows came in a snapshot.
     pub(crate) committed_at: Option<CommitTime>,
@@ -40,11 +40,11 @@ pub(crate) struct Side {
 
 /// The state that readers and the writer share.
 #[derive(Debug)]
-pub(crate) struct Front {
-    side: ArcSwap<Side>,
+pub(crate) struct ReplicaFront {
+    side: ArcSwap<ReplicaTable>,
     /// The number of times that the copies changed places.
     generation: AtomicU64,
-    holders: Holders,
+    holders: ViewHolders,
     writer_waits: AtomicBool,
     /// The thread that waits, or the last one that did.
     writer: ArcSwapOption<Thread>,
@@ -53,24 +53,24 @@ pub(crate) struct Front {
 
 /// A reader's hold on one state. The field order matters: the side is dropped first, then the
 /// writer is woken.
-pub(crate) struct Held<'a> {
-    side: Guard<Arc<Side>>,
-    _leaving: Leaving<'a>,
+pub(crate) struct ViewHold<'a> {
+    side: Guard<Arc<ReplicaTable>>,
+    _leaving: ViewHoldRelease<'a>,
 }
 
-struct Leaving<'a> {
-    front: &'a Front,
+struct ViewHoldRelease<'a> {
+    front: &'a ReplicaFront,
     slot: Option<usize>,
 }
 
-impl Side {
-    pub(crate) fn empty(layout: Arc<Layout>) -> Side {
-        Side { table: None, layout, position: Lsn::ZERO, committed_at: None }
+impl ReplicaTable {
+    pub(crate) fn empty(layout: Arc<RowLayout>) -> ReplicaTable {
+        ReplicaTable { table: None, layout, position: Lsn::ZERO, committed_at: None }
     }
 
-    pub(crate) fn of(table: TableState, position: Lsn, committed_at: Option<CommitTime>) -> Side {
-        let layout = Arc::new(Layout::new(table.schema().clone()));
-        Side { table: Some(table), layout, position, committed_at }
+    pub(crate) fn of(table: TableState, position: Lsn, committed_at: Option<CommitTime>) -> ReplicaTable {
+        let layout = Arc::new(RowLayout::new(table.schema().clone()));
+        ReplicaTable { table: Some(table), layout, position, committed_at }
     }
 
     /// Applies a transaction. The changed rows are appended to `effects`.
@@ -87,7 +87,7 @@ impl Side {
                 }
                 let effect = table.apply_change(change)?;
                 if let Change::Schema(schema) = change {
-                    self.layout = Arc::new(Layout::new(schema.clone()));
+                    self.layout = Arc::new(RowLayout::new(schema.clone()));
                 }
                 if let Some(effects) = &mut effects {
                     effects.extend(RowChange::of(effect, &self.layout));
@@ -102,26 +102,26 @@ impl Side {
     }
 }
 
-impl Front {
-    pub(crate) fn new(side: Side) -> Arc<Front> {
-        Arc::new(Front {
+impl ReplicaFront {
+    pub(crate) fn new(side: ReplicaTable) -> Arc<ReplicaFront> {
+        Arc::new(ReplicaFront {
             side: ArcSwap::from_pointee(side),
             generation: AtomicU64::new(0),
-            holders: Holders::new(),
+            holders: ViewHolders::new(),
             writer_waits: AtomicBool::new(false),
             writer: ArcSwapOption::empty(),
             closing: AtomicBool::new(false),
         })
     }
 
-    pub(crate) fn hold(&self, place: &'static Location<'static>) -> Held<'_> {
+    pub(crate) fn hold(&self, place: &'static Location<'static>) -> ViewHold<'_> {
         let slot = self.holders.enter(place, self.generation.load(Ordering::Relaxed));
-        let leaving = Leaving { front: self, slot };
+        let leaving = ViewHoldRelease { front: self, slot };
         let side = self.side.load();
         // While it loaded the side, this reader may have briefly held the other copy without a
         // slot.
         self.wake_writer();
-        Held { side, _leaving: leaving }
+        ViewHold { side, _leaving: leaving }
     }
 
     /// Makes the writer stop waiting for readers. No newer state will be published.
@@ -146,7 +146,7 @@ impl Front {
     }
 
     /// Waits until every reader has left a copy. Returns false if the replica is being stopped.
-    fn wait_for(&self, side: &mut Arc<Side>) -> bool {
+    fn wait_for(&self, side: &mut Arc<ReplicaTable>) -> bool {
         for _ in 0..SPINS {
             if Arc::get_mut(side).is_some() {
                 return true;
@@ -189,13 +189,13 @@ impl Front {
     }
 }
 
-impl Held<'_> {
-    pub(crate) fn side(&self) -> &Side {
+impl ViewHold<'_> {
+    pub(crate) fn side(&self) -> &ReplicaTable {
         &self.side
     }
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for ViewHoldRelease<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
             self.front.holders.leave(slot);
@@ -206,7 +206,7 @@ impl Drop for Leaving<'_> {
 
 /// The reason why a transaction could not be applied.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum WriteError {
+pub(crate) enum ReplicaWriteError {
     /// The transaction does not fit the table.
     State(StateError),
     /// The replica is being stopped.
@@ -215,23 +215,23 @@ pub(crate) enum WriteError {
 
 /// The writer of both copies.
 #[derive(Debug)]
-pub(crate) struct Writer {
-    front: Arc<Front>,
+pub(crate) struct ReplicaWriter {
+    front: Arc<ReplicaFront>,
     /// The copy to change. `None` if it must first be cloned from the front.
-    back: Option<Arc<Side>>,
+    back: Option<Arc<ReplicaTable>>,
     /// The transactions that the front has and the back does not.
     behind: Vec<Transaction>,
     /// The transactions that the back has and the front does not.
     unpublished: Vec<Transaction>,
 }
 
-impl Writer {
-    pub(crate) fn new(front: Arc<Front>) -> Writer {
-        Writer { front, back: None, behind: Vec::new(), unpublished: Vec::new() }
+impl ReplicaWriter {
+    pub(crate) fn new(front: Arc<ReplicaFront>) -> ReplicaWriter {
+        ReplicaWriter { front, back: None, behind: Vec::new(), unpublished: Vec::new() }
     }
 
     /// Returns the state that readers see.
-    pub(crate) fn current(&self) -> Guard<Arc<Side>> {
+    pub(crate) fn current(&self) -> Guard<Arc<ReplicaTable>> {
         self.front.side.load()
     }
 
@@ -244,17 +244,17 @@ impl Writer {
         &mut self,
         transaction: Transaction,
         effects: Option<&mut Vec<RowChange>>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), ReplicaWriteError> {
         if let Some(back) = &mut self.back
             && !self.front.wait_for(back)
         {
-            return Err(WriteError::Closing);
+            return Err(ReplicaWriteError::Closing);
         }
         self.catch_up();
         if self.back.is_none() {
             self.catch_up();
         }
-        let back = self.back.as_mut().and_then(Arc::get_mut).ok_or(WriteError::Closing)?;
+        let back = self.back.as_mut().and_then(Arc::get_mut).ok_or(ReplicaWriteError::Closing)?;
         match back.apply(&transaction, effects) {
             Ok(()) => {
                 self.unpublished.push(transaction);
@@ -263,19 +263,20 @@ impl Writer {
             Err(error) => {
                 self.back = None;
                 self.unpublished.clear();
-                Err(WriteError::State(error))
+                Err(ReplicaWriteError::State(error))
             }
         }
     }
 
-    /// Returns the state that [`Writer::publish`] would show, if it differs from the current one.
-    pub(crate) fn unpublished(&self) -> Option<&Side> {
+    /// Returns the state that [`ReplicaWriter::publish`] would show, if it differs from the current
+    /// one.
+    pub(crate) fn unpublished(&self) -> Option<&ReplicaTable> {
         let back = self.back.as_deref();
         back.filter(|_| !self.unpublished.is_empty())
     }
 
     /// Returns the state with everything applied, published or not.
-    pub(crate) fn newest(&self) -> Arc<Side> {
+    pub(crate) fn newest(&self) -> Arc<ReplicaTable> {
         match &self.back {
             Some(back) if !self.unpublished.is_empty() => back.clone(),
             _ => self.current().clone(),
@@ -293,7 +294,7 @@ impl Writer {
     }
 
     /// Shows an entirely different state. Never waits.
-    pub(crate) fn replace(&mut self, side: Side) {
+    pub(crate) fn replace(&mut self, side: ReplicaTable) {
         self.unpublished.clear();
         self.swap(Arc::new(side));
         self.back = None;
@@ -304,7 +305,7 @@ impl Writer {
     pub(crate) fn catch_up(&mut self) {
         let back = self.back.get_or_insert_with(|| {
             self.behind.clear();
-            Arc::new(Side::clone(&self.front.side.load()))
+            Arc::new(ReplicaTable::clone(&self.front.side.load()))
         });
         let Some(side) = Arc::get_mut(back) else { return };
         for transaction in self.behind.drain(..) {
@@ -318,7 +319,7 @@ impl Writer {
         }
     }
 
-    fn swap(&mut self, side: Arc<Side>) {
+    fn swap(&mut self, side: Arc<ReplicaTable>) {
         self.front.generation.fetch_add(1, Ordering::Relaxed);
         self.back = Some(self.front.side.swap(side));
     }

@@ -22,18 +22,18 @@ fn row(id: i64, amount: i64) -> Tuple {
     row.as_ref().to_tuple()
 }
 
-fn side(rows: i64) -> Side {
+fn side(rows: i64) -> ReplicaTable {
     let index = IndexSpec { name: "amount".to_owned(), columns: vec!["amount".to_owned()], unique: false };
     let mut table = TableState::new(schema(), &[index], 0).unwrap();
     (0..rows).for_each(|id| drop(table.put(row(id, 100))));
-    Side { table: Some(table), ..Side::empty(Arc::new(Layout::new(schema()))) }
+    ReplicaTable { table: Some(table), ..ReplicaTable::empty(Arc::new(RowLayout::new(schema()))) }
 }
 
 fn transaction(position: u64, changes: Vec<Change>) -> Transaction {
     Transaction { position: Lsn(position), span_from: None, committed_at: CommitTime(0), changes }
 }
 
-fn amounts(side: &Side) -> Vec<i64> {
+fn amounts(side: &ReplicaTable) -> Vec<i64> {
     let table = side.table.as_ref().unwrap();
     let amount = |t: &Tuple| i64::from_be_bytes(t.as_ref().cell(1).value().unwrap().try_into().unwrap());
     table.rows().map(amount).collect()
@@ -43,7 +43,7 @@ fn amounts(side: &Side) -> Vec<i64> {
 fn readers_on_many_threads_see_whole_transfers_only() {
     const ROWS: i64 = 10;
     const TRANSFERS: u64 = 20_000;
-    let front = Front::new(side(ROWS));
+    let front = ReplicaFront::new(side(ROWS));
     let seen = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -65,7 +65,7 @@ fn readers_on_many_threads_see_whole_transfers_only() {
                 }
             });
         }
-        let mut writer = Writer::new(front.clone());
+        let mut writer = ReplicaWriter::new(front.clone());
         let mut amounts = [100; ROWS as usize];
         for n in 1..=TRANSFERS {
             let (from, to) = (n as usize % amounts.len(), (n as usize * 7 + 3) % amounts.len());
@@ -84,8 +84,8 @@ fn readers_on_many_threads_see_whole_transfers_only() {
 
 #[test]
 fn a_held_view_stays_as_it_was_and_delays_only_the_second_state_after_it() {
-    let front = Front::new(side(1));
-    let mut writer = Writer::new(front.clone());
+    let front = ReplicaFront::new(side(1));
+    let mut writer = ReplicaWriter::new(front.clone());
     let update = |amount| vec![Change::Update(row(0, amount))];
     writer.apply(transaction(1, update(1)), None).unwrap();
     writer.publish();
@@ -118,7 +118,7 @@ fn a_held_view_stays_as_it_was_and_delays_only_the_second_state_after_it() {
 fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
     const ROUNDS: u64 = 100;
     const READERS: usize = 8;
-    let front = Front::new(side(1));
+    let front = ReplicaFront::new(side(1));
     let (done, waits) = (AtomicBool::new(false), AtomicUsize::new(0));
     let begin = std::sync::Barrier::new(READERS + 1);
     std::thread::scope(|scope| {
@@ -147,7 +147,7 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
         while waits.load(Ordering::Relaxed) == 0 {
             std::thread::yield_now();
         }
-        let mut writer = Writer::new(front.clone());
+        let mut writer = ReplicaWriter::new(front.clone());
         for n in 1..=ROUNDS {
             let amount = i64::try_from(n).unwrap();
             writer.apply(transaction(n, vec![Change::Update(row(0, amount))]), None).unwrap();
@@ -160,8 +160,8 @@ fn a_writer_that_waits_stops_no_reader_and_hears_of_all_who_leave() {
 
 #[test]
 fn a_log_that_blocks_blocks_no_reader() {
-    let front = Front::new(side(1));
-    let mut writer = Writer::new(front.clone());
+    let front = ReplicaFront::new(side(1));
+    let mut writer = ReplicaWriter::new(front.clone());
     for n in 1..=2 {
         writer.apply(transaction(n, vec![]), None).unwrap();
         writer.publish();
@@ -173,7 +173,7 @@ fn a_log_that_blocks_blocks_no_reader() {
     writer.publish();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let log = Blocking { said, waiting: std::sync::Mutex::new(waiting) };
+            let log = BlockingSubscriber { said, waiting: std::sync::Mutex::new(waiting) };
             tracing::subscriber::with_default(log, || writer.apply(transaction(4, vec![]), None)).unwrap();
         });
         told.recv().unwrap();
@@ -187,12 +187,12 @@ fn a_log_that_blocks_blocks_no_reader() {
 }
 
 /// A log writer that notifies the test of each write, and then blocks.
-struct Blocking {
+struct BlockingSubscriber {
     said: std::sync::mpsc::Sender<()>,
     waiting: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
-impl tracing::Subscriber for Blocking {
+impl tracing::Subscriber for BlockingSubscriber {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         *metadata.level() == tracing::Level::WARN
     }
@@ -218,24 +218,24 @@ impl tracing::Subscriber for Blocking {
 
 #[test]
 fn closing_ends_the_wait_for_a_held_view() {
-    let front = Front::new(side(1));
-    let mut writer = Writer::new(front.clone());
+    let front = ReplicaFront::new(side(1));
+    let mut writer = ReplicaWriter::new(front.clone());
     writer.apply(transaction(1, vec![]), None).unwrap();
     writer.publish();
     let _held = front.hold(Location::caller());
     writer.apply(transaction(2, vec![]), None).unwrap();
     writer.publish();
     front.close();
-    assert_eq!(writer.apply(transaction(3, vec![]), None), Err(WriteError::Closing));
+    assert_eq!(writer.apply(transaction(3, vec![]), None), Err(ReplicaWriteError::Closing));
 }
 
 #[test]
 fn what_does_not_fit_is_never_seen_and_takes_what_was_not_shown_with_it() {
-    let front = Front::new(side(2));
-    let mut writer = Writer::new(front.clone());
+    let front = ReplicaFront::new(side(2));
+    let mut writer = ReplicaWriter::new(front.clone());
     writer.apply(transaction(1, vec![Change::Update(row(0, 7))]), None).unwrap();
     let bad = transaction(2, vec![Change::Update(row(1, 8)), Change::Insert(row(1, 9))]);
-    assert_eq!(writer.apply(bad, None), Err(WriteError::State(StateError::KeyExists)));
+    assert_eq!(writer.apply(bad, None), Err(ReplicaWriteError::State(StateError::KeyExists)));
     writer.publish();
     assert_eq!(amounts(front.hold(Location::caller()).side()), [100, 100]);
     writer.apply(transaction(3, vec![Change::Update(row(0, 5))]), None).unwrap();
@@ -250,8 +250,8 @@ fn what_does_not_fit_is_never_seen_and_takes_what_was_not_shown_with_it() {
 
 #[test]
 fn a_truncate_tells_of_every_row() {
-    let front = Front::new(side(3));
-    let mut writer = Writer::new(front);
+    let front = ReplicaFront::new(side(3));
+    let mut writer = ReplicaWriter::new(front);
     let mut changes = Vec::new();
     let truncate = vec![Change::Truncate, Change::Insert(row(1, 1))];
     writer.apply(transaction(1, truncate), Some(&mut changes)).unwrap();

@@ -11,18 +11,18 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Identity;
 
-use crate::applier::{Applier, Shared};
-use crate::changes::{Hub, ListenerHandle, Transactions};
-use crate::connect::{Connect, Line, StartError};
-use crate::keeper::{Keeper, WallClock};
+use crate::applier::{ReplicaApplier, ReplicaState};
+use crate::changes::{ChangeHub, ListenerHandle, Transactions};
+use crate::connect::{ConnectSettings, PreparedSession, StartError};
 use crate::key::KeyValues;
-use crate::layout::Layout;
-use crate::local_snapshot::LocalSnapshot;
-use crate::predicate::Predicate;
-use crate::publish::{Front, Side};
+use crate::layout::RowLayout;
+use crate::local_snapshot::LocalSnapshotFile;
+use crate::local_snapshot_saver::{LocalSnapshotSaver, WallClock};
+use crate::predicate::ColumnPredicate;
+use crate::publish::{ReplicaFront, ReplicaTable};
 use crate::row::{Row, RowRef};
 use crate::session;
-use crate::status::{NotReady, Status};
+use crate::status::{NotReady, ReplicaStatus};
 use crate::view::View;
 
 /// The name of the index over the lookup columns.
@@ -34,23 +34,23 @@ const LOCAL_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(300);
 /// A live copy of a table. Clones share one replica, which stops when the last clone is dropped.
 #[derive(Clone)]
 pub struct Replica {
-    inner: Arc<Inner>,
+    inner: Arc<ReplicaInner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
+struct ReplicaInner {
+    shared: Arc<ReplicaState>,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
     #[cfg(debug_assertions)]
-    plants: tokio::sync::mpsc::WeakUnboundedSender<crate::intake::Input>,
+    plants: tokio::sync::mpsc::WeakUnboundedSender<crate::sync_receiver::SessionInput>,
 }
 
 /// The settings of a [`Replica`] that is not started yet.
 #[must_use = "a replica runs once it is started"]
 pub struct ReplicaBuilder {
-    connect: Connect,
+    connect: ConnectSettings,
     indexes: Vec<IndexSpec>,
-    filters: Vec<Predicate>,
+    filters: Vec<ColumnPredicate>,
     pending_changes_max: usize,
     local_snapshot: Option<PathBuf>,
     local_snapshot_interval: Duration,
@@ -73,7 +73,7 @@ impl Replica {
     /// `https://HOST:PORT` for TLS.
     pub fn builder(server: impl Into<String>, table: TableName) -> ReplicaBuilder {
         ReplicaBuilder {
-            connect: Connect::new(server.into(), table),
+            connect: ConnectSettings::new(server.into(), table),
             indexes: Vec::new(),
             filters: Vec::new(),
             pending_changes_max: PENDING_CHANGES_MAX,
@@ -155,7 +155,7 @@ impl Replica {
     /// Returns the current status of the replica.
     #[must_use]
     #[track_caller]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ReplicaStatus {
         let mut status = self.inner.shared.health.status.borrow().clone();
         let view = self.view();
         status.position = view.position();
@@ -167,7 +167,7 @@ impl Replica {
     /// the status does not keep the position and the number of rows current; use
     /// [`Replica::status`] for those.
     #[must_use]
-    pub fn watch_status(&self) -> watch::Receiver<Status> {
+    pub fn watch_status(&self) -> watch::Receiver<ReplicaStatus> {
         self.inner.shared.health.status.subscribe()
     }
 
@@ -175,10 +175,10 @@ impl Replica {
     /// row allows it or the replica has stopped. Missing in release builds.
     #[doc(hidden)]
     #[cfg(debug_assertions)]
-    pub async fn plant(&self, canary: laredo_core::Canary) -> bool {
+    pub async fn plant(&self, canary: laredo_core::CanaryFault) -> bool {
         let (answer, planted) = tokio::sync::oneshot::channel();
         let Some(inputs) = self.inner.plants.upgrade() else { return false };
-        inputs.send(crate::intake::Input::Plant(canary, answer)).is_ok() && planted.await.unwrap_or(false)
+        inputs.send(crate::sync_receiver::SessionInput::Plant(canary, answer)).is_ok() && planted.await.unwrap_or(false)
     }
 
     /// Ends the stream for all clones, and saves the local snapshot if a path is set. The clones
@@ -192,7 +192,7 @@ impl Replica {
     }
 }
 
-impl Drop for Inner {
+impl Drop for ReplicaInner {
     fn drop(&mut self) {
         self.shared.front.close();
     }
@@ -234,7 +234,7 @@ impl ReplicaBuilder {
 
     /// Keeps only rows for which this predicate holds. With several filters, a row must satisfy all
     /// of them.
-    pub fn filter(mut self, predicate: Predicate) -> ReplicaBuilder {
+    pub fn filter(mut self, predicate: ColumnPredicate) -> ReplicaBuilder {
         self.filters.push(predicate);
         self
     }
@@ -276,7 +276,7 @@ impl ReplicaBuilder {
     }
 
     /// Sets how many row changes may wait in each stream of transactions (1,048,576 unless set).
-    /// When more wait, transactions are left out; see [`crate::Lagged`].
+    /// When more wait, transactions are left out; see [`crate::LagError`].
     pub fn pending_changes_max(mut self, changes: usize) -> ReplicaBuilder {
         self.pending_changes_max = changes;
         self
@@ -330,25 +330,25 @@ impl ReplicaBuilder {
                 return Err(StartError::SameName(index.name.clone()));
             }
         }
-        let filters: Vec<_> = self.filters.into_iter().map(Predicate::into_wire).collect();
-        let request = session::request(&self.connect.table, &filters);
-        let line = self.connect.line(filters)?;
+        let filters: Vec<_> = self.filters.into_iter().map(ColumnPredicate::into_wire).collect();
+        let request = session::snapshot_request(&self.connect.table, &filters);
+        let line = self.connect.prepare_session(filters)?;
         #[cfg(debug_assertions)]
         let plants = line.plants.clone();
-        let Line { runtime, session, health, inputs, feedback, .. } = line;
+        let PreparedSession { runtime, session, health, inputs, feedback, .. } = line;
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
-        let front = Front::new(Side::empty(Arc::new(Layout::new(Arc::new(nothing)))));
-        let shared = Arc::new(Shared::new(front, Hub::new(self.pending_changes_max), health));
+        let front = ReplicaFront::new(ReplicaTable::empty(Arc::new(RowLayout::new(Arc::new(nothing)))));
+        let shared = Arc::new(ReplicaState::new(front, ChangeHub::new(self.pending_changes_max), health));
         let keeper = self.local_snapshot.map(|path| {
-            let file = LocalSnapshot::new(path, request);
+            let file = LocalSnapshotFile::new(path, request);
             let now = (shared.health.now)();
-            Keeper::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
+            LocalSnapshotSaver::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
         });
-        let applier = Applier::new(shared.clone(), self.indexes, keeper, inputs, feedback);
+        let applier = ReplicaApplier::new(shared.clone(), self.indexes, keeper, inputs, feedback);
         std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
-        let inner = Inner {
+        let inner = ReplicaInner {
             shared,
             _stop_when_dropped: stop.clone().drop_guard(),
             stop,
@@ -362,7 +362,7 @@ impl ReplicaBuilder {
 impl fmt::Debug for ReplicaBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut builder = f.debug_struct("ReplicaBuilder");
-        let Connect { server, table, .. } = &self.connect;
+        let ConnectSettings { server, table, .. } = &self.connect;
         builder.field("server", server).field("table", table).finish_non_exhaustive()
     }
 }

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use laredo_core::{Cell, Column, Schema, Tuple};
 use postgres_types::FromSql;
 
-use crate::layout::Layout;
+use crate::layout::RowLayout;
 
 /// A row of a table, with its schema. It is cheap to clone, and stays unchanged when the table
 /// changes.
 #[derive(Clone)]
 pub struct Row {
     tuple: Tuple,
-    layout: Arc<Layout>,
+    layout: Arc<RowLayout>,
 }
 
 /// A row inside a [`crate::View`]. It is like [`Row`], and creating one costs nothing.
 #[derive(Clone, Copy)]
 pub struct RowRef<'a> {
     tuple: &'a Tuple,
-    layout: &'a Arc<Layout>,
+    layout: &'a Arc<RowLayout>,
 }
 
 /// The reason why a cell cannot be read as a Rust type.
@@ -89,7 +89,7 @@ impl<T: ColumnIndex + ?Sized> ColumnIndex for &T {
 }
 
 impl Row {
-    pub(crate) fn new(tuple: Tuple, layout: Arc<Layout>) -> Row {
+    pub(crate) fn new(tuple: Tuple, layout: Arc<RowLayout>) -> Row {
         Row { tuple, layout }
     }
 
@@ -132,7 +132,7 @@ impl Row {
 }
 
 impl<'a> RowRef<'a> {
-    pub(crate) fn new(tuple: &'a Tuple, layout: &'a Arc<Layout>) -> RowRef<'a> {
+    pub(crate) fn new(tuple: &'a Tuple, layout: &'a Arc<RowLayout>) -> RowRef<'a> {
         RowRef { tuple, layout }
     }
 
@@ -221,16 +221,16 @@ impl fmt::Debug for RowRef<'_> {
             match (cell.value(), self.get::<Option<&str>>(index)) {
                 (None, _) => row.field(&column.name, &format_args!("NULL")),
                 (Some(_), Ok(text)) => row.field(&column.name, &text.unwrap_or_default()),
-                (Some(bytes), Err(_)) => row.field(&column.name, &format_args!("{}", Hex(bytes))),
+                (Some(bytes), Err(_)) => row.field(&column.name, &format_args!("{}", HexBytes(bytes))),
             };
         }
         row.finish()
     }
 }
 
-struct Hex<'a>(&'a [u8]);
+struct HexBytes<'a>(&'a [u8]);
 
-impl fmt::Display for Hex<'_> {
+impl fmt::Display for HexBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\\x")?;
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

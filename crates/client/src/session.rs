@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::activity::Watched;
-use crate::health::Health;
-use crate::intake::{Feedback, Input, Resume, weight};
+use crate::counting_channel::CountingChannel;
+use crate::health::SessionHealth;
 use crate::status::{ReplicaError, deepest};
+use crate::sync_receiver::{ResumeState, SessionFeedback, SessionInput, message_weight};
 use laredo_core::TableName;
 
 /// The longest time for resolving the name, connecting, and the TLS handshake.
@@ -36,7 +36,7 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const RETRY_DEFINITE: Duration = Duration::from_secs(15);
 
 /// The settings of a session.
-pub(crate) struct Options {
+pub(crate) struct ClientSessionOptions {
     pub(crate) server: String,
     pub(crate) endpoint: Endpoint,
     /// The token header, for servers or proxies that require it.
@@ -50,10 +50,10 @@ pub(crate) struct Options {
 }
 
 /// Keeps a stream open until the session is stopped.
-pub(crate) struct Session {
-    health: Arc<Health>,
-    dialer: Dialer,
-    feedback: mpsc::UnboundedReceiver<Feedback>,
+pub(crate) struct ClientSession {
+    health: Arc<SessionHealth>,
+    dialer: StreamDialer,
+    feedback: mpsc::UnboundedReceiver<SessionFeedback>,
     /// Permits for the bytes of messages that may wait to be applied.
     room: Arc<Semaphore>,
     /// The time of the last move to another stream. It slows down a client that several servers
@@ -63,13 +63,13 @@ pub(crate) struct Session {
 
 /// Opens streams.
 #[derive(Clone)]
-struct Dialer {
-    options: Arc<Options>,
-    inputs: mpsc::UnboundedSender<Input>,
+struct StreamDialer {
+    options: Arc<ClientSessionOptions>,
+    inputs: mpsc::UnboundedSender<SessionInput>,
 }
 
 /// A stream that the server has accepted.
-struct Opened {
+struct AcceptedStream {
     stream: tonic::Streaming<SyncResponse>,
     /// The stream's connection, for answers to the server's checks.
     channel: Channel,
@@ -79,19 +79,19 @@ struct Opened {
 }
 
 /// The reason why reading a stream ended.
-enum Read {
+enum StreamReadOutcome {
     Ended(ReplicaError),
     /// Another stream continues from here.
-    Moved(Box<Opened>),
+    Moved(Box<AcceptedStream>),
 }
 
 /// The end of a stream, with its error.
-struct End {
+struct StreamFailure {
     error: ReplicaError,
     progressed: bool,
 }
 
-impl Options {
+impl ClientSessionOptions {
     /// Wraps a message in a request with the authorization header.
     fn request_of<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
@@ -118,26 +118,32 @@ impl Options {
     }
 }
 
-impl Session {
+impl ClientSession {
     pub(crate) fn new(
-        options: Options,
-        health: Arc<Health>,
-        inputs: mpsc::UnboundedSender<Input>,
-        feedback: mpsc::UnboundedReceiver<Feedback>,
-    ) -> Session {
+        options: ClientSessionOptions,
+        health: Arc<SessionHealth>,
+        inputs: mpsc::UnboundedSender<SessionInput>,
+        feedback: mpsc::UnboundedReceiver<SessionFeedback>,
+    ) -> ClientSession {
         let room = Arc::new(Semaphore::new(options.pending_bytes_max as usize));
-        Session { health, dialer: Dialer { options: Arc::new(options), inputs }, feedback, room, moved_at: None }
+        ClientSession {
+            health,
+            dialer: StreamDialer { options: Arc::new(options), inputs },
+            feedback,
+            room,
+            moved_at: None,
+        }
     }
 
     pub(crate) async fn run(mut self, stopped: CancellationToken) {
         let table = self.dialer.options.table.clone();
-        let mut backoff = Backoff::new(self.dialer.options.seed);
+        let mut backoff = ReconnectBackoff::new(self.dialer.options.seed);
         loop {
             let end = tokio::select! {
                 // Biased, so that a stopped session delivers nothing after the stop.
                 biased;
                 () = stopped.cancelled() => return,
-                end = self.stream() => end,
+                end = self.run_stream() => end,
             };
             self.health.fail(&end.error);
             if self.dialer.inputs.is_closed() {
@@ -155,40 +161,40 @@ impl Session {
     }
 
     /// Opens a stream and reads it to its end, including the streams that replace it.
-    async fn stream(&mut self) -> End {
+    async fn run_stream(&mut self) -> StreamFailure {
         let mut progressed = false;
-        let error = match self.open().await {
+        let error = match self.open_stream().await {
             Ok(opened) => self.read_on(opened, &mut progressed).await,
             Err(error) => error,
         };
-        End { error, progressed }
+        StreamFailure { error, progressed }
     }
 
-    async fn read_on(&mut self, mut opened: Opened, progressed: &mut bool) -> ReplicaError {
+    async fn read_on(&mut self, mut opened: AcceptedStream, progressed: &mut bool) -> ReplicaError {
         loop {
-            opened = match self.read(opened, progressed).await {
-                Read::Ended(error) => return error,
-                Read::Moved(next) => *next,
+            opened = match self.read_stream(opened, progressed).await {
+                StreamReadOutcome::Ended(error) => return error,
+                StreamReadOutcome::Moved(next) => *next,
             };
             tracing::info!(table = %self.dialer.options.table, "moved to another stream");
             self.moved_at = Some(Instant::now());
             // From here on, messages are those of the new stream. Transactions that both streams
             // deliver are repeats.
-            if let Err(error) = self.dialer.ask(Input::Open).await {
+            if let Err(error) = self.dialer.ask_resume_state(SessionInput::Open).await {
                 return error;
             }
         }
     }
 
-    async fn open(&mut self) -> Result<Opened, ReplicaError> {
-        let resume = self.dialer.ask(Input::Open).await?;
+    async fn open_stream(&mut self) -> Result<AcceptedStream, ReplicaError> {
+        let resume = self.dialer.ask_resume_state(SessionInput::Open).await?;
         // Feedback that is waiting now is about the previous stream.
         while self.feedback.try_recv().is_ok() {}
         self.dialer.dial(resume).await
     }
 
-    async fn read(&mut self, opened: Opened, progressed: &mut bool) -> Read {
-        let Opened { mut stream, channel, activity, mut first } = opened;
+    async fn read_stream(&mut self, opened: AcceptedStream, progressed: &mut bool) -> StreamReadOutcome {
+        let AcceptedStream { mut stream, channel, activity, mut first } = opened;
         let (reports, waiting) = mpsc::channel(REPORTS_MAX);
         tokio::spawn(self.dialer.options.clone().report_checksums(channel, waiting));
         let mut another = OptionFuture::default();
@@ -197,48 +203,48 @@ impl Session {
             let next = tokio::select! {
                 biased;
                 Some(feedback) = self.feedback.recv() => match feedback {
-                    Feedback::Fault(fault) => {
+                    SessionFeedback::Fault(fault) => {
                         *progressed = false;
-                        return Read::Ended(fault);
+                        return StreamReadOutcome::Ended(fault);
                     }
-                    Feedback::Report(report) => {
+                    SessionFeedback::Report(report) => {
                         if reports.try_send(report).is_err() {
                             tracing::warn!(table = %self.dialer.options.table, "the server asks for checksums faster than it takes them");
                         }
                         continue;
                     }
                 },
-                Some(another) = &mut another => return Read::Moved(Box::new(another)),
+                Some(another) = &mut another => return StreamReadOutcome::Moved(Box::new(another)),
                 next = async {
                     match first.take() {
-                        Some(first) => Next::Message(first),
+                        Some(first) => StreamMessage::Message(first),
                         None => next_message(&mut stream, &activity).await,
                     }
                 } => next,
             };
             let message = match next {
-                Next::Message(message) => message,
-                Next::End(status) => return Read::Ended(self.ended(&status).await),
-                Next::Silence => return Read::Ended(ReplicaError::Silent(SILENCE)),
+                StreamMessage::Message(message) => message,
+                StreamMessage::End(status) => return StreamReadOutcome::Ended(self.stream_end_error(&status).await),
+                StreamMessage::Silence => return StreamReadOutcome::Ended(ReplicaError::Silent(SILENCE)),
             };
             if let Some(sync_response::Message::GoAway(farewell)) = message.message {
                 tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "asked to leave");
                 let is_new = self.moved_at.is_some_and(|at| at.elapsed() < RETRY_LAST);
                 let pause = if is_new { RETRY_LAST } else { Duration::ZERO };
-                another = Some(self.dialer.clone().another(pause).boxed()).into();
+                another = Some(self.dialer.clone().retry_second_stream(pause).boxed()).into();
                 continue;
             }
             let received = (self.health.now)();
-            let share = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
+            let share = u32::try_from(message_weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.dialer.options.pending_bytes_max);
             // While too many bytes wait, the stream is not read, and HTTP/2 flow control slows the
             // server down.
             let Ok(share) = self.room.clone().acquire_many_owned(share).await else {
                 continue;
             };
-            let input = Input::Message(message, received, share);
+            let input = SessionInput::Message(message, received, share);
             if self.dialer.inputs.send(input).is_err() {
-                return Read::Ended(gone());
+                return StreamReadOutcome::Ended(consumer_gone_error());
             }
             messages += 1;
             *progressed = messages > 1;
@@ -246,29 +252,29 @@ impl Session {
     }
 
     /// Returns the error of the stream's end, or the fault if the intake found one in its messages.
-    async fn ended(&mut self, status: &tonic::Status) -> ReplicaError {
+    async fn stream_end_error(&mut self, status: &tonic::Status) -> ReplicaError {
         // The status changes at once, because the code that takes the messages may be blocked for a
         // long time.
         self.health.disconnected();
         // The answer only shows that all messages were processed.
-        let _ = self.dialer.ask(Input::Open).await;
+        let _ = self.dialer.ask_resume_state(SessionInput::Open).await;
         let fault = std::iter::from_fn(|| self.feedback.try_recv().ok()).find_map(|feedback| match feedback {
-            Feedback::Fault(fault) => Some(fault),
-            Feedback::Report(_) => None,
+            SessionFeedback::Fault(fault) => Some(fault),
+            SessionFeedback::Report(_) => None,
         });
         fault.unwrap_or_else(|| ReplicaError::from_status(status, &self.dialer.options.table))
     }
 }
 
-impl Dialer {
+impl StreamDialer {
     /// Opens a stream that continues from the client's position, retrying until a server accepts
     /// it. The current stream is read meanwhile.
-    async fn another(self, pause: Duration) -> Opened {
+    async fn retry_second_stream(self, pause: Duration) -> AcceptedStream {
         tokio::time::sleep(pause).await;
         let table = self.options.table.clone();
-        let mut backoff = Backoff::new(self.options.seed);
+        let mut backoff = ReconnectBackoff::new(self.options.seed);
         loop {
-            let error = match self.beside().await {
+            let error = match self.open_second_stream().await {
                 Ok(opened) => return opened,
                 Err(error) => error,
             };
@@ -278,27 +284,30 @@ impl Dialer {
         }
     }
 
-    async fn beside(&self) -> Result<Opened, ReplicaError> {
-        let resume = self.ask(Input::Beside).await?;
+    async fn open_second_stream(&self) -> Result<AcceptedStream, ReplicaError> {
+        let resume = self.ask_resume_state(SessionInput::Beside).await?;
         let mut opened = self.dial(resume).await?;
         // The first message shows that the server has reached the client's position, or that it
         // sends all rows.
         match next_message(&mut opened.stream, &opened.activity).await {
-            Next::Message(first) => opened.first = Some(first),
-            Next::End(status) => return Err(ReplicaError::from_status(&status, &self.options.table)),
-            Next::Silence => return Err(ReplicaError::Silent(SILENCE)),
+            StreamMessage::Message(first) => opened.first = Some(first),
+            StreamMessage::End(status) => return Err(ReplicaError::from_status(&status, &self.options.table)),
+            StreamMessage::Silence => return Err(ReplicaError::Silent(SILENCE)),
         }
         Ok(opened)
     }
 
     /// Asks the intake for the state to resume from.
-    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Resume>) -> Input) -> Result<Resume, ReplicaError> {
+    async fn ask_resume_state(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<ResumeState>) -> SessionInput,
+    ) -> Result<ResumeState, ReplicaError> {
         let (answer, resume) = oneshot::channel();
-        self.inputs.send(ask(answer)).map_err(|_| gone())?;
-        resume.await.map_err(|_| gone())
+        self.inputs.send(ask(answer)).map_err(|_| consumer_gone_error())?;
+        resume.await.map_err(|_| consumer_gone_error())
     }
 
-    async fn dial(&self, resume: Resume) -> Result<Opened, ReplicaError> {
+    async fn dial(&self, resume: ResumeState) -> Result<AcceptedStream, ReplicaError> {
         // Each stream has its own connection, so that a load balancer may choose another server.
         let failed = |reason: String| ReplicaError::Connect { server: self.options.server.clone(), reason };
         // The endpoint's own timeout covers only TCP. A server may be silent in the TLS handshake,
@@ -308,17 +317,17 @@ impl Dialer {
             Err(_) => return Err(failed(format!("no answer for {} s", CONNECT_MAX.as_secs()))),
         };
         let activity = Arc::new(AtomicU64::new(0));
-        let mut client = LaredoReplicationServiceClient::new(Watched::new(channel.clone(), activity.clone()))
+        let mut client = LaredoReplicationServiceClient::new(CountingChannel::new(channel.clone(), activity.clone()))
             .max_decoding_message_size(self.options.message_bytes_max);
-        let request = self.options.request_of(self.request(resume));
+        let request = self.options.request_of(self.sync_request(resume));
         match tokio::time::timeout(SILENCE, client.sync(request)).await {
-            Ok(Ok(response)) => Ok(Opened { stream: response.into_inner(), channel, activity, first: None }),
+            Ok(Ok(response)) => Ok(AcceptedStream { stream: response.into_inner(), channel, activity, first: None }),
             Ok(Err(status)) => Err(ReplicaError::from_status(&status, &self.options.table)),
             Err(_) => Err(ReplicaError::Silent(SILENCE)),
         }
     }
 
-    fn request(&self, resume: Resume) -> SyncRequest {
+    fn sync_request(&self, resume: ResumeState) -> SyncRequest {
         let (instance_id, sequence) = match resume.sequence {
             Some(sequence) if !resume.instance_id.is_empty() => (resume.instance_id, sequence.to_wire()),
             _ => (String::new(), 0),
@@ -338,13 +347,13 @@ impl Dialer {
             wants_checksums: true,
             contents_differed: resume.contents_differed,
             answers_checks: true,
-            ..request(&self.options.table, &self.options.filters)
+            ..snapshot_request(&self.options.table, &self.options.filters)
         }
     }
 }
 
 /// Returns a request for all rows that pass the filters.
-pub(crate) fn request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequest {
+pub(crate) fn snapshot_request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequest {
     SyncRequest {
         schema: table.schema.clone(),
         table: table.table.clone(),
@@ -354,11 +363,11 @@ pub(crate) fn request(table: &TableName, filters: &[FieldPredicate]) -> SyncRequ
     }
 }
 
-fn gone() -> ReplicaError {
+fn consumer_gone_error() -> ReplicaError {
     ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "nobody takes any more what comes".to_owned() }
 }
 
-enum Next {
+enum StreamMessage {
     Message(Box<SyncResponse>),
     End(tonic::Status),
     Silence,
@@ -368,14 +377,14 @@ enum Next {
 async fn next_message(
     stream: &mut (impl Stream<Item = Result<SyncResponse, tonic::Status>> + Unpin),
     activity: &AtomicU64,
-) -> Next {
+) -> StreamMessage {
     loop {
         let before = activity.load(Ordering::Relaxed);
         match tokio::time::timeout(SILENCE, stream.next()).await {
-            Ok(Some(Ok(message))) => return Next::Message(Box::new(message)),
-            Ok(Some(Err(status))) => return Next::End(status),
-            Ok(None) => return Next::End(tonic::Status::unavailable("the server closed the stream")),
-            Err(_) if activity.load(Ordering::Relaxed) == before => return Next::Silence,
+            Ok(Some(Ok(message))) => return StreamMessage::Message(Box::new(message)),
+            Ok(Some(Err(status))) => return StreamMessage::End(status),
+            Ok(None) => return StreamMessage::End(tonic::Status::unavailable("the server closed the stream")),
+            Err(_) if activity.load(Ordering::Relaxed) == before => return StreamMessage::Silence,
             Err(_) => {}
         }
     }
@@ -384,14 +393,14 @@ async fn next_message(
 /// The waits before reconnecting. They grow with each failure, and a random share keeps clients
 /// from reconnecting at the same time.
 #[derive(Debug)]
-struct Backoff {
+struct ReconnectBackoff {
     failures: u32,
     random: u64,
 }
 
-impl Backoff {
-    fn new(seed: u64) -> Backoff {
-        Backoff { failures: 0, random: seed }
+impl ReconnectBackoff {
+    fn new(seed: u64) -> ReconnectBackoff {
+        ReconnectBackoff { failures: 0, random: seed }
     }
 
     fn next(&mut self, error: &ReplicaError, progressed: bool) -> Duration {
@@ -429,7 +438,7 @@ mod tests {
     async fn a_silent_server_is_given_up_after_30_seconds() {
         let begun = tokio::time::Instant::now();
         let next = next_message(&mut stream::pending(), &AtomicU64::new(0)).await;
-        assert!(matches!(next, Next::Silence));
+        assert!(matches!(next, StreamMessage::Silence));
         assert_eq!(begun.elapsed(), SILENCE);
     }
 
@@ -446,14 +455,14 @@ mod tests {
             Ok(SyncResponse::default())
         });
         let next = next_message(&mut pin!(slow), &activity).await;
-        assert!(matches!(next, Next::Message(_)));
+        assert!(matches!(next, StreamMessage::Message(_)));
         assert_eq!(begun.elapsed(), SILENCE * 5);
     }
 
     #[test]
     fn waits_grow_differ_and_start_over() {
         let ended = ReplicaError::Silent(SILENCE);
-        let mut backoff = Backoff::new(1);
+        let mut backoff = ReconnectBackoff::new(1);
         let waits: Vec<_> = (0..12).map(|_| backoff.next(&ended, false)).collect();
         assert!(waits[0] <= RETRY_FIRST && waits[11] >= RETRY_LAST / 2 && waits[11] <= RETRY_LAST, "{waits:?}");
         assert_ne!(waits[10], waits[11]);

@@ -10,7 +10,7 @@ use crate::assembler::ProtocolError;
 /// The status of a replica or a subscription. For a subscription, the fields describe the events
 /// that it has returned instead of the replica's table.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub struct ReplicaStatus {
     /// True if a stream is open and its server has answered.
     pub connected: bool,
     /// True once the replica has reached the head that the server had when the replica connected.

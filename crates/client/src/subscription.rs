@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Identity;
 
-use crate::connect::{Connect, Line, StartError};
-use crate::health::Health;
-use crate::intake::{Feedback, Input, Intake, Resume, Taken};
-use crate::status::Status;
+use crate::connect::{ConnectSettings, PreparedSession, StartError};
+use crate::health::SessionHealth;
+use crate::status::ReplicaStatus;
+use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
 
 /// A stream of one table's transactions: whole, each delivered exactly once, in commit order,
 /// across reconnections.
@@ -29,9 +29,9 @@ pub struct Subscription {
     /// receiver of its messages is dropped.
     _stop_when_dropped: DropGuard,
     table: TableName,
-    health: Arc<Health>,
-    inputs: mpsc::UnboundedReceiver<Input>,
-    intake: Intake,
+    health: Arc<SessionHealth>,
+    inputs: mpsc::UnboundedReceiver<SessionInput>,
+    intake: SyncReceiver,
     /// True if the consumer has or had the rows of the table.
     has_begun: bool,
 }
@@ -39,7 +39,7 @@ pub struct Subscription {
 /// The settings of a [`Subscription`] that is not started yet.
 #[must_use = "a subscription runs once it is started"]
 pub struct SubscriptionBuilder {
-    connect: Connect,
+    connect: ConnectSettings,
     resume: Option<ResumePoint>,
 }
 
@@ -116,7 +116,7 @@ impl Subscription {
     /// Returns a builder for a subscription to a table of this server: `http://HOST:PORT`, or
     /// `https://HOST:PORT` for TLS.
     pub fn builder(server: impl Into<String>, table: TableName) -> SubscriptionBuilder {
-        SubscriptionBuilder { connect: Connect::new(server.into(), table), resume: None }
+        SubscriptionBuilder { connect: ConnectSettings::new(server.into(), table), resume: None }
     }
 
     /// Waits for the next event and returns it. The wait continues while the connection is lost;
@@ -127,7 +127,7 @@ impl Subscription {
     /// ahead. A server may end the stream of a client that stays behind for long.
     pub async fn next(&mut self) -> SubscriptionEvent {
         loop {
-            while let Some(taken) = self.intake.pop() {
+            while let Some(taken) = self.intake.pop_event() {
                 if let Some(event) = self.hand_out(taken) {
                     return event;
                 }
@@ -138,7 +138,7 @@ impl Subscription {
                 let reason = "the task that reads the server's streams has ended, as when its runtime is shut down";
                 return SubscriptionEvent::Ended { reason: reason.to_owned() };
             };
-            self.intake.take(input);
+            self.intake.accept_input(input);
         }
     }
 
@@ -160,11 +160,11 @@ impl Subscription {
         self.intake.compare(position, (ours, None), theirs)
     }
 
-    /// Returns the current status. [`Status::last_error`] says why no events arrive.
-    /// [`Status::position`] is the position of the last returned event.
+    /// Returns the current status. [`ReplicaStatus::last_error`] says why no events arrive.
+    /// [`ReplicaStatus::position`] is the position of the last returned event.
     #[must_use]
-    pub fn status(&self) -> Status {
-        Status { position: self.intake.resume().position, ..self.health.status.borrow().clone() }
+    pub fn status(&self) -> ReplicaStatus {
+        ReplicaStatus { position: self.intake.resume().position, ..self.health.status.borrow().clone() }
     }
 
     /// Returns the definition version of the consumer's rows after the last returned event. Store
@@ -184,36 +184,36 @@ impl Subscription {
     /// Returns a receiver that is notified when the state of the connection changes. It may be used
     /// on any task or thread. Its copy of the status does not keep the position current.
     #[must_use]
-    pub fn watch_status(&self) -> watch::Receiver<Status> {
+    pub fn watch_status(&self) -> watch::Receiver<ReplicaStatus> {
         self.health.status.subscribe()
     }
 
     /// Turns a taken item into an event. From here on, the consumer counts as having it.
-    fn hand_out(&mut self, taken: Taken) -> Option<SubscriptionEvent> {
+    fn hand_out(&mut self, taken: ReceiverEvent) -> Option<SubscriptionEvent> {
         let event = match taken {
-            Taken::GivenUp { .. } => return None,
-            Taken::Promised { reason, shared_until } => {
+            ReceiverEvent::GivenUp { .. } => return None,
+            ReceiverEvent::Promised { reason, shared_until } => {
                 // The consumer may discard its rows now, so no stream can resume from them.
                 self.intake.forget();
                 SubscriptionEvent::Restart { reason, shared_until }
             }
-            Taken::State { table, position, .. } => {
+            ReceiverEvent::State { table, position, .. } => {
                 if std::mem::replace(&mut self.has_begun, true) {
                     self.health.resynced();
                 }
                 self.intake.shown_state();
                 SubscriptionEvent::State { table, position, source: self.intake.resume().source.clone() }
             }
-            Taken::Resumed => {
-                let Resume { position, source, .. } = self.intake.resume().clone();
+            ReceiverEvent::Resumed => {
+                let ResumeState { position, source, .. } = self.intake.resume().clone();
                 SubscriptionEvent::Resumed { position, source }
             }
-            Taken::Transaction { transaction, reached } => {
+            ReceiverEvent::Transaction { transaction, reached } => {
                 self.intake.applied(reached);
                 SubscriptionEvent::Transaction(transaction)
             }
-            Taken::Current { position, at, mark, checksum } => {
-                self.intake.moved(position, mark);
+            ReceiverEvent::Current { position, at, mark, checksum } => {
+                self.intake.advance_position(position, mark);
                 SubscriptionEvent::Current { position, at, checksum }
             }
         };
@@ -222,16 +222,16 @@ impl Subscription {
 
     fn new(
         table: TableName,
-        health: Arc<Health>,
-        inputs: mpsc::UnboundedReceiver<Input>,
-        feedback: mpsc::UnboundedSender<Feedback>,
+        health: Arc<SessionHealth>,
+        inputs: mpsc::UnboundedReceiver<SessionInput>,
+        feedback: mpsc::UnboundedSender<SessionFeedback>,
         resume: Option<ResumePoint>,
         stop: CancellationToken,
     ) -> Subscription {
-        let mut intake = Intake::new(health.clone(), feedback, Vec::new());
+        let mut intake = SyncReceiver::new(health.clone(), feedback, Vec::new());
         let has_begun = resume.is_some();
         if let Some(ResumePoint { schema, position, source, definition, mark }) = resume {
-            let resume = Resume { position, source, definition, mark, ..Resume::default() };
+            let resume = ResumeState { position, source, definition, mark, ..ResumeState::default() };
             intake.begin(schema, resume, position);
         }
         Subscription { _stop_when_dropped: stop.drop_guard(), table, health, inputs, intake, has_begun }
@@ -309,7 +309,8 @@ impl SubscriptionBuilder {
     /// runtime.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
-        let Line { runtime, session, health, inputs, feedback, .. } = self.connect.line(Vec::new())?;
+        let PreparedSession { runtime, session, health, inputs, feedback, .. } =
+            self.connect.prepare_session(Vec::new())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
         Ok(Subscription::new(table, health, inputs, feedback, self.resume, stop))
@@ -318,7 +319,7 @@ impl SubscriptionBuilder {
 
 impl fmt::Debug for SubscriptionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connect { server, table, .. } = &self.connect;
+        let ConnectSettings { server, table, .. } = &self.connect;
         let mut builder = f.debug_struct("SubscriptionBuilder");
         builder.field("server", server).field("table", table).field("resume", &self.resume).finish_non_exhaustive()
     }

@@ -15,31 +15,31 @@ use prost_types::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
 /// A subscription whose session is played by the test.
-struct Rig {
+struct SubscriptionRig {
     subscription: Subscription,
-    inputs: mpsc::UnboundedSender<Input>,
-    feedback: mpsc::UnboundedReceiver<Feedback>,
+    inputs: mpsc::UnboundedSender<SessionInput>,
+    feedback: mpsc::UnboundedReceiver<SessionFeedback>,
     started: Instant,
     /// The seconds since the start.
     now: Arc<AtomicU64>,
 }
 
-impl Rig {
-    fn new(resume: Option<ResumePoint>) -> Rig {
+impl SubscriptionRig {
+    fn new(resume: Option<ResumePoint>) -> SubscriptionRig {
         let (started, now) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let clock = now.clone();
         let clock = Box::new(move || started + Duration::from_secs(clock.load(Ordering::Relaxed)));
         let (inputs, waiting) = mpsc::unbounded_channel();
         let (told, feedback) = mpsc::unbounded_channel();
         let (table, stop) = (TableName::new("public", "t"), CancellationToken::new());
-        let health = Arc::new(Health::new(table.clone(), clock));
+        let health = Arc::new(SessionHealth::new(table.clone(), clock));
         let subscription = Subscription::new(table, health, waiting, told, resume, stop);
-        Rig { subscription, inputs, feedback, started, now }
+        SubscriptionRig { subscription, inputs, feedback, started, now }
     }
 
     /// Returns a subscription that has rows at a position.
-    fn at(position: u64, keys: &[&str]) -> Rig {
-        let mut rig = Rig::new(None);
+    fn at(position: u64, keys: &[&str]) -> SubscriptionRig {
+        let mut rig = SubscriptionRig::new(None);
         rig.open(greeting(SyncMode::FullSnapshot, position));
         rig.snapshot(position, keys);
         assert_eq!(rig.events().len(), 2);
@@ -47,9 +47,9 @@ impl Rig {
     }
 
     /// Opens a stream, and returns the state that it resumes from.
-    fn open(&mut self, greeting: SyncHandshake) -> Resume {
+    fn open(&mut self, greeting: SyncHandshake) -> ResumeState {
         let (answer, mut resume) = oneshot::channel();
-        assert!(self.inputs.send(Input::Open(answer)).is_ok());
+        assert!(self.inputs.send(SessionInput::Open(answer)).is_ok());
         assert_eq!(self.events(), [""; 0]);
         self.receive(Message::Handshake(greeting));
         resume.try_recv().unwrap()
@@ -58,7 +58,7 @@ impl Rig {
     fn receive(&self, message: Message) {
         let share = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let received = self.started + Duration::from_secs(self.now.load(Ordering::Relaxed));
-        let input = Input::Message(Box::new(SyncResponse { message: Some(message) }), received, share);
+        let input = SessionInput::Message(Box::new(SyncResponse { message: Some(message) }), received, share);
         assert!(self.inputs.send(input).is_ok());
     }
 
@@ -115,16 +115,16 @@ impl Rig {
 
     fn fault(&mut self) -> ReplicaError {
         match self.feedback.try_recv().unwrap() {
-            Feedback::Fault(fault) => fault,
-            Feedback::Report(report) => panic!("{report:?}"),
+            SessionFeedback::Fault(fault) => fault,
+            SessionFeedback::Report(report) => panic!("{report:?}"),
         }
     }
 
     /// Returns the answer to a check.
     fn report(&mut self) -> ReportChecksumRequest {
         match self.feedback.try_recv().unwrap() {
-            Feedback::Report(report) => report,
-            Feedback::Fault(fault) => panic!("{fault}"),
+            SessionFeedback::Report(report) => report,
+            SessionFeedback::Fault(fault) => panic!("{fault}"),
         }
     }
 }
@@ -140,16 +140,16 @@ fn point(position: u64) -> ResumePoint {
     ResumePoint { schema: two_columns(), position: Lsn(position), source: None, definition, mark: None }
 }
 
-fn positioned(position: u64) -> Resume {
-    Resume { position: Lsn(position), ..Resume::default() }
+fn positioned(position: u64) -> ResumeState {
+    ResumeState { position: Lsn(position), ..ResumeState::default() }
 }
 
 #[test]
 fn all_rows_come_first_and_then_each_transaction_once() {
-    let mut rig = Rig::new(None);
+    let mut rig = SubscriptionRig::new(None);
     let first = greeting(SyncMode::FullSnapshot, 3);
     let resume = rig.open(SyncHandshake { instance_id: "j".into(), server_current_sequence: 9, ..first });
-    assert_eq!(resume, Resume::default());
+    assert_eq!(resume, ResumeState::default());
     rig.snapshot(1, &["k", "l"]);
     rig.batch(batch(2, &["m"]));
     assert_eq!(rig.events(), [RESTART, "[\"k\", \"l\"] at 0/1", "1 more at 0/2"]);
@@ -159,7 +159,10 @@ fn all_rows_come_first_and_then_each_transaction_once() {
     let status = rig.subscription.status();
     assert_eq!((status.ready, status.position, status.full_snapshots, status.resyncs), (true, Lsn(3), 1, 0));
     let resume = rig.open(SyncHandshake { instance_id: "other".into(), ..greeting(SyncMode::Delta, 4) });
-    assert_eq!(resume, Resume { instance_id: "j".into(), sequence: Some(laredo_core::Sequence(7)), ..positioned(3) });
+    assert_eq!(
+        resume,
+        ResumeState { instance_id: "j".into(), sequence: Some(laredo_core::Sequence(7)), ..positioned(3) }
+    );
     rig.batch(batch(2, &["m"]));
     rig.batch(batch(3, &["n", "o"]));
     rig.batch(batch(4, &["p"]));
@@ -168,11 +171,11 @@ fn all_rows_come_first_and_then_each_transaction_once() {
 
 #[test]
 fn half_a_transaction_is_void_when_the_stream_is_another() {
-    let mut rig = Rig::at(1, &[]);
+    let mut rig = SubscriptionRig::at(1, &[]);
     rig.batch(RowBatch { ends: false, ..batch(2, &["k", "l"]) });
     assert_eq!(
         rig.open(greeting(SyncMode::Delta, 2)),
-        Resume { sequence: Some(laredo_core::Sequence(0)), ..positioned(1) }
+        ResumeState { sequence: Some(laredo_core::Sequence(0)), ..positioned(1) }
     );
     rig.batch(RowBatch { ends: false, ..batch(2, &["k"]) });
     assert_eq!(rig.events(), ["resumed at 0/1"]);
@@ -182,7 +185,7 @@ fn half_a_transaction_is_void_when_the_stream_is_another() {
 
 #[test]
 fn a_snapshot_that_is_older_than_what_was_handed_out_waits_until_it_is_not() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 9));
     rig.snapshot(2, &["l"]);
     rig.batch(batch(4, &["m"]));
@@ -202,7 +205,7 @@ fn a_snapshot_that_is_older_than_what_was_handed_out_waits_until_it_is_not() {
 
 #[test]
 fn a_server_that_is_behind_does_not_take_the_consumer_back() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 4));
     assert_eq!(rig.events(), [""; 0]);
     assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
@@ -215,7 +218,7 @@ fn a_server_that_is_behind_does_not_take_the_consumer_back() {
 
 #[test]
 fn another_history_begins_anew_where_it_is() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::FullSnapshot, 4) });
     rig.snapshot(3, &["l"]);
     assert_eq!(rig.events(), [RESTART]);
@@ -232,11 +235,11 @@ fn a_restart_says_how_much_of_the_history_is_shared() {
         let (instance_id, another_history) = (name.to_owned(), true);
         SyncHandshake { instance_id, another_history, shared_position, ..greeting(SyncMode::FullSnapshot, 9) }
     };
-    let told = |rig: &mut Rig| match rig.subscription.next().now_or_never() {
+    let told = |rig: &mut SubscriptionRig| match rig.subscription.next().now_or_never() {
         Some(SubscriptionEvent::Restart { shared_until, .. }) => shared_until.0,
         other => panic!("{other:?}"),
     };
-    let mut rig = Rig::new(None);
+    let mut rig = SubscriptionRig::new(None);
     rig.open(journal("one", 0));
     assert_eq!(told(&mut rig), 0, "there was nothing before");
     rig.snapshot(5, &["k"]);
@@ -260,7 +263,7 @@ fn a_restart_says_how_much_of_the_history_is_shared() {
 /// The database is the same, but the server says that the client's position is of another history.
 #[test]
 fn a_server_s_word_on_another_history_begins_anew_where_it_is() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     let refused = SyncHandshake { another_history: false, ..greeting(SyncMode::FullSnapshot, 3) };
     rig.open(refused);
     assert_eq!(rig.events(), [""; 0]);
@@ -273,11 +276,11 @@ fn a_server_s_word_on_another_history_begins_anew_where_it_is() {
 #[test]
 fn the_newest_commit_that_is_known_goes_with_the_position() {
     let mark = |end, scope| CommitMark { end, xid: 70 + end, committed_at_us: 9, scope };
-    let told = |rig: &Rig, position: &str, mark| {
+    let told = |rig: &SubscriptionRig, position: &str, mark| {
         let source_position = position.to_owned();
         rig.receive(Message::Heartbeat(Heartbeat { source_position, mark, ..Heartbeat::default() }));
     };
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     let mut commit = batch(6, &["l"]);
     (commit.xid, commit.committed_at_us) = (76, 9);
     rig.batch(commit.clone());
@@ -304,13 +307,13 @@ fn the_newest_commit_that_is_known_goes_with_the_position() {
 
 #[test]
 fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 6));
     let [begin, rows, _] = snapshot(6, &["l"]);
     rig.receive(begin);
     rig.receive(rows);
     assert_eq!(rig.events(), [RESTART]);
-    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 4)), Resume::default());
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 4)), ResumeState::default());
     // The position that was shown is still remembered.
     assert_eq!(rig.events(), [""; 0]);
     assert_eq!(rig.fault(), ReplicaError::Behind { ours: Lsn(5), theirs: Lsn(4) });
@@ -322,7 +325,7 @@ fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
 #[test]
 fn the_definition_of_the_rows_goes_with_the_position() {
     let [one, two, three, four] = [1, 2, 3, 4].map(DefinitionVersion);
-    let mut rig = Rig::new(Some(ResumePoint { definition: one, ..point(5) }));
+    let mut rig = SubscriptionRig::new(Some(ResumePoint { definition: one, ..point(5) }));
     let goes_on = |definition: DefinitionVersion, head| SyncHandshake {
         definition: definition.0,
         ..greeting(SyncMode::Delta, head)
@@ -351,7 +354,7 @@ fn the_definition_of_the_rows_goes_with_the_position() {
 #[test]
 fn a_snapshot_has_a_definition_of_its_own() {
     let [two, three] = [2, 3].map(DefinitionVersion);
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     assert!(!rig.subscription.definition().is_known(), "a server that knows none");
     rig.open(SyncHandshake { definition: two.0, ..greeting(SyncMode::FullSnapshot, 9) });
     rig.snapshot(2, &["l"]);
@@ -369,10 +372,10 @@ fn a_snapshot_has_a_definition_of_its_own() {
 
 #[test]
 fn it_begins_with_what_the_consumer_has() {
-    let mut rig = Rig::new(Some(ResumePoint { source: source(1), ..point(5) }));
+    let mut rig = SubscriptionRig::new(Some(ResumePoint { source: source(1), ..point(5) }));
     assert_eq!(rig.subscription.status().position, Lsn(5));
     let resume = rig.open(SyncHandshake { source: source(1), ..greeting(SyncMode::Delta, 6) });
-    assert_eq!(resume, Resume { source: source(1), ..positioned(5) });
+    assert_eq!(resume, ResumeState { source: source(1), ..positioned(5) });
     rig.batch(batch(5, &["k"]));
     rig.batch(batch(6, &["l"]));
     assert_eq!(rig.events(), ["resumed at 0/5", "1 more at 0/6"]);
@@ -382,7 +385,7 @@ fn it_begins_with_what_the_consumer_has() {
 
 #[test]
 fn the_handshake_says_of_which_database_the_stream_is() {
-    let mut rig = Rig::new(Some(point(5)));
+    let mut rig = SubscriptionRig::new(Some(point(5)));
     rig.open(SyncHandshake { source: source(3), ..greeting(SyncMode::Delta, 6) });
     let event = rig.subscription.next().now_or_never().unwrap();
     assert!(matches!(event, SubscriptionEvent::Resumed { source: found, .. } if found == source(3)));
@@ -397,11 +400,11 @@ fn the_handshake_says_of_which_database_the_stream_is() {
 fn rows_of_another_definition_are_asked_for_anew() {
     let columns = two_columns().columns().to_vec();
     let schema = Arc::new(Schema::new(columns, KeyColumns::new([1]), Default::default()));
-    let mut rig = Rig::new(Some(ResumePoint { schema, ..point(5) }));
+    let mut rig = SubscriptionRig::new(Some(ResumePoint { schema, ..point(5) }));
     rig.open(greeting(SyncMode::Delta, 6));
     assert_eq!(rig.events(), [""; 0]);
     assert_eq!(rig.fault(), ReplicaError::Schema { position: Lsn(5) });
-    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 6)), Resume::default());
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 6)), ResumeState::default());
     assert_eq!(rig.events(), [RESTART]);
 }
 
@@ -409,7 +412,7 @@ fn rows_of_another_definition_are_asked_for_anew() {
 fn a_schema_that_came_with_a_transaction_is_that_of_the_next_stream() {
     let columns = two_columns().columns().to_vec();
     let before = Arc::new(Schema::new(columns[..1].to_vec(), KeyColumns::new([0]), Default::default()));
-    let mut rig = Rig::new(Some(ResumePoint { schema: before.clone(), ..point(5) }));
+    let mut rig = SubscriptionRig::new(Some(ResumePoint { schema: before.clone(), ..point(5) }));
     let mut first = greeting(SyncMode::Delta, 6);
     first.encoding.as_mut().unwrap().schema = Some(laredo_proto::schema::to_wire(&before));
     rig.open(first);
@@ -422,24 +425,24 @@ fn a_schema_that_came_with_a_transaction_is_that_of_the_next_stream() {
 
 #[test]
 fn a_new_copy_around_the_position_and_a_broken_stream_begin_anew() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(RowBatch { span_from: 4, ..batch(7, &["l"]) });
     assert_eq!(rig.events(), [""; 0]);
     let span = ProtocolError::Span { from: Lsn(4), to: Lsn(7), ours: Lsn(5) };
     assert_eq!(rig.fault(), ReplicaError::Protocol(span));
-    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), Resume::default());
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), ResumeState::default());
     rig.snapshot(7, &["l"]);
     assert_eq!(rig.events(), [RESTART, "[\"l\"] at 0/7"]);
     rig.batch(batch(9, &["m"]));
     rig.batch(batch(8, &["n"]));
     assert_eq!(rig.events(), ["1 more at 0/9"]);
     assert!(matches!(rig.fault(), ReplicaError::Protocol(ProtocolError::Backwards { .. })));
-    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 9)), Resume::default());
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 9)), ResumeState::default());
 }
 
 #[test]
 fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(batch(6, &["l"]));
     rig.batch(batch(7, &["m"]));
     assert!(matches!(rig.subscription.next().now_or_never(), Some(SubscriptionEvent::Transaction(_))));
@@ -447,7 +450,7 @@ fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
     rig.heartbeat("0/7", 0);
     assert_eq!(rig.events(), [""; 0]);
     assert_eq!(rig.fault(), ReplicaError::State(StateError::KeyExists));
-    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), Resume::default());
+    assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 7)), ResumeState::default());
     rig.snapshot(5, &["k"]);
     rig.batch(batch(6, &["l"]));
     assert_eq!(rig.events(), [RESTART, "[\"k\", \"l\"] at 0/6"]);
@@ -455,7 +458,7 @@ fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
 
 #[test]
 fn nothing_is_said_of_a_state_that_the_consumer_could_not_take() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 6));
     rig.snapshot(4, &["l"]);
     // The heartbeat delivers the snapshot, and the event that the table is current.
@@ -468,7 +471,7 @@ fn nothing_is_said_of_a_state_that_the_consumer_could_not_take() {
 
 #[test]
 fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.now.store(3, Ordering::Relaxed);
     rig.heartbeat("0/5", 1000);
     rig.now.store(8, Ordering::Relaxed);
@@ -481,7 +484,7 @@ fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
 
 #[test]
 fn it_has_ended_when_nobody_reads_the_streams() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(batch(6, &["l"]));
     rig.inputs = mpsc::unbounded_channel().0;
     assert_eq!(rig.events(), ["1 more at 0/6", "ended"]);
@@ -491,9 +494,9 @@ fn it_has_ended_when_nobody_reads_the_streams() {
 
 #[test]
 fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() {
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     let (ours, theirs) = (Checksum::default(), Checksum::of_row(TupleBuf::new().as_ref()));
-    let ask = |rig: &Rig, check: u8, position: u64| {
+    let ask = |rig: &SubscriptionRig, check: u8, position: u64| {
         rig.receive(Message::Heartbeat(Heartbeat {
             source_position: Lsn(position).to_string(),
             checksum: theirs.to_bytes().to_vec(),
@@ -511,7 +514,7 @@ fn a_check_is_answered_with_what_the_consumer_compares_and_declined_otherwise() 
     // Only now is the stream given up.
     assert!(matches!(rig.fault(), ReplicaError::Contents { .. }));
 
-    let mut rig = Rig::at(5, &["k"]);
+    let mut rig = SubscriptionRig::at(5, &["k"]);
     ask(&rig, 2, 6);
     assert!(is_current(rig.subscription.next().now_or_never()));
     assert!(rig.feedback.try_recv().is_err(), "the consumer may still compare");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use laredo_core::{CommitTime, Index, Key, Lsn, Schema};
 
 use crate::key::{self, KeyError, KeyValues};
-use crate::publish::{Held, Side};
+use crate::publish::{ReplicaTable, ViewHold};
 use crate::replica::LOOKUP;
 use crate::row::RowRef;
 
@@ -17,7 +17,7 @@ use crate::row::RowRef;
 /// Taking a view takes no lock and copies nothing. While a view is held, the replica can show one
 /// newer state and then must wait. So keep rows ([`RowRef::to_row`]) instead of views.
 pub struct View<'a> {
-    held: Held<'a>,
+    held: ViewHold<'a>,
     at_head: Option<Instant>,
     now: &'a (dyn Fn() -> Instant + Send + Sync),
 }
@@ -39,7 +39,7 @@ impl<'a> Iterator for IndexRows<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(
-        held: Held<'a>,
+        held: ViewHold<'a>,
         at_head: Option<Instant>,
         now: &'a (dyn Fn() -> Instant + Send + Sync),
     ) -> View<'a> {
@@ -50,7 +50,7 @@ impl<'a> View<'a> {
     /// an error and find nothing.
     #[must_use]
     pub fn get(&self, key: impl KeyValues) -> Option<RowRef<'_>> {
-        told(self.try_get(key))
+        log_invalid_key(self.try_get(key))
     }
 
     /// Returns the row of a primary key, with its values in key order.
@@ -68,7 +68,7 @@ impl<'a> View<'a> {
     /// Invalid values are logged as an error and find nothing.
     #[must_use]
     pub fn lookup(&self, values: impl KeyValues) -> Option<RowRef<'_>> {
-        told(self.try_lookup(values))
+        log_invalid_key(self.try_lookup(values))
     }
 
     /// Returns the row with these values of the lookup columns.
@@ -82,7 +82,8 @@ impl<'a> View<'a> {
     /// Returns the rows with these values of an index's columns, in no particular order. An unknown
     /// index and invalid values are logged as an error and find nothing.
     pub fn index(&self, name: &str, values: impl KeyValues) -> IndexRows<'_> {
-        told(self.try_index(name, values).map(Some)).unwrap_or_else(|| IndexRows(Box::new(std::iter::empty())))
+        log_invalid_key(self.try_index(name, values).map(Some))
+            .unwrap_or_else(|| IndexRows(Box::new(std::iter::empty())))
     }
 
     /// Returns the rows with these values of an index's columns, in no particular order.
@@ -172,7 +173,7 @@ impl<'a> View<'a> {
         self.side().layout.schema()
     }
 
-    fn side(&self) -> &Side {
+    fn side(&self) -> &ReplicaTable {
         self.held.side()
     }
 }
@@ -192,7 +193,7 @@ impl fmt::Debug for IndexRows<'_> {
 
 /// Returns the result, or nothing for an invalid key. An invalid key is a mistake in the program,
 /// so it is logged.
-fn told<T>(result: Result<Option<T>, KeyError>) -> Option<T> {
+fn log_invalid_key<T>(result: Result<Option<T>, KeyError>) -> Option<T> {
     result.unwrap_or_else(|error| {
         tracing::error!(%error, "a look-up that can find nothing");
         None

@@ -4,11 +4,11 @@
 use std::str::FromStr;
 
 use crate::state::TableState;
-use crate::tuple::{Cell, Cells, Tuple, TupleBuf};
+use crate::tuple::{Cell, Tuple, TupleBuf, TupleCells};
 
 /// A fault of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Canary {
+pub enum CanaryFault {
     /// A cell outside the key has another value.
     ChangedCell,
     /// A row is missing.
@@ -17,20 +17,20 @@ pub enum Canary {
     ExtraRow,
 }
 
-impl Canary {
+impl CanaryFault {
     /// All kinds of faults.
-    pub const ALL: [Canary; 3] = [Canary::ChangedCell, Canary::MissingRow, Canary::ExtraRow];
+    pub const ALL: [CanaryFault; 3] = [CanaryFault::ChangedCell, CanaryFault::MissingRow, CanaryFault::ExtraRow];
 }
 
-impl FromStr for Canary {
+impl FromStr for CanaryFault {
     type Err = String;
 
     /// Reads `changed-cell`, `missing-row` or `extra-row`.
-    fn from_str(text: &str) -> Result<Canary, String> {
+    fn from_str(text: &str) -> Result<CanaryFault, String> {
         match text {
-            "changed-cell" => Ok(Canary::ChangedCell),
-            "missing-row" => Ok(Canary::MissingRow),
-            "extra-row" => Ok(Canary::ExtraRow),
+            "changed-cell" => Ok(CanaryFault::ChangedCell),
+            "missing-row" => Ok(CanaryFault::MissingRow),
+            "extra-row" => Ok(CanaryFault::ExtraRow),
             other => Err(format!("`{other}` is not a canary; use changed-cell, missing-row or extra-row")),
         }
     }
@@ -39,17 +39,17 @@ impl FromStr for Canary {
 impl TableState {
     /// Plants a fault in the row whose bytes sort first. Returns false if that row does not allow
     /// it.
-    pub fn plant(&mut self, canary: Canary) -> bool {
+    pub fn plant(&mut self, canary: CanaryFault) -> bool {
         let Some(row) = self.rows().min_by_key(|row| row.as_ref().bytes()).cloned() else { return false };
         let key = self.schema().key().clone();
         match canary {
-            Canary::MissingRow => self.remove(key.key_of(row.as_ref()).as_ref()).is_some(),
-            Canary::ChangedCell => {
+            CanaryFault::MissingRow => self.remove(key.key_of(row.as_ref()).as_ref()).is_some(),
+            CanaryFault::ChangedCell => {
                 let is_value = |(place, cell): &(usize, Cell<'_>)| !key.contains(*place) && is_long(cell);
                 let found = row.as_ref().cells().enumerate().find(is_value).map(|(place, _)| place);
                 found.is_some_and(|place| self.put(with_last_byte(&row, place, |byte| byte ^ 1)).is_some())
             }
-            Canary::ExtraRow => {
+            CanaryFault::ExtraRow => {
                 let Some(place) = key.columns().last().copied().filter(|place| is_long(&row.as_ref().cell(*place)))
                 else {
                     return false;
@@ -68,7 +68,7 @@ fn is_long(cell: &Cell<'_>) -> bool {
 
 /// Returns the row with another last byte in one of its cells.
 fn with_last_byte(row: &Tuple, place: usize, change: impl Fn(u8) -> u8) -> Tuple {
-    let cells: Cells<'_> = row.as_ref().cells();
+    let cells: TupleCells<'_> = row.as_ref().cells();
     let mut changed = TupleBuf::new();
     for (number, cell) in cells.enumerate() {
         match cell {

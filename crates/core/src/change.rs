@@ -25,7 +25,7 @@ pub enum Change {
 
 /// The effect of a change on a table state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effect {
+pub struct RowEffect {
     /// The row before the change.
     pub old: Option<Tuple>,
     /// The row after the change.

@@ -1,7 +1,7 @@
 //! Filters: the conditions that select the rows that a client wants.
 
+mod column_test;
 mod key;
-mod test;
 
 #[cfg(test)]
 mod tests;
@@ -13,9 +13,9 @@ use regex::Regex;
 use crate::project::Value;
 use crate::schema::Schema;
 use crate::tuple::TupleRef;
-use crate::unproject::Mismatch;
+use crate::unproject::ValueMismatch;
+use column_test::ColumnTest;
 pub use key::FilterKey;
-use test::Test;
 
 /// A condition on one column. A missing column, a NULL, and a cell that is not a value of its type
 /// all fail it.
@@ -28,12 +28,12 @@ pub struct Predicate {
     /// The column's name.
     pub field: String,
     /// The condition.
-    pub test: Match,
+    pub test: MatchCondition,
 }
 
 /// A condition on a value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Match {
+pub enum MatchCondition {
     /// The value is equal to this one. NULL is equal to nothing.
     Equals(Value),
     /// The value is text and begins with this prefix. Text types are `text`, `varchar`, `char`,
@@ -68,7 +68,7 @@ pub enum FilterProblem {
         /// The beginning of the value, as JSON.
         value: String,
         /// The cause.
-        mismatch: Mismatch,
+        mismatch: ValueMismatch,
     },
     /// A type without an equality that can be tested.
     #[error("{0}; filter by another column")]
@@ -82,7 +82,7 @@ pub enum FilterProblem {
 }
 
 impl FilterProblem {
-    fn value(value: &Value, mismatch: Mismatch) -> FilterProblem {
+    fn value(value: &Value, mismatch: ValueMismatch) -> FilterProblem {
         let value = value.to_json().to_string().chars().take(100).collect();
         FilterProblem::Value { value, mismatch }
     }
@@ -96,7 +96,7 @@ pub struct Pattern(Regex);
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// The column numbers and tests.
-    tests: Vec<(usize, Test)>,
+    tests: Vec<(usize, ColumnTest)>,
     /// True if a predicate names a column that does not exist.
     is_impossible: bool,
     schema: Schema,
@@ -104,7 +104,7 @@ pub struct Filter {
 
 /// The effect of a change as seen through a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum VisibleEffect {
     /// No visible effect.
     Nothing,
     /// A row appeared.
@@ -126,7 +126,7 @@ impl Filter {
         let mut tests = Vec::with_capacity(predicates.len());
         for (index, predicate) in predicates.iter().enumerate() {
             let Some(column) = schema.position_of(&predicate.field) else { continue };
-            let test = Test::new(schema, column, &predicate.test).map_err(|problem| FilterError {
+            let test = ColumnTest::new(schema, column, &predicate.test).map_err(|problem| FilterError {
                 index,
                 column: predicate.field.clone(),
                 type_name: schema.columns()[column].type_name.clone(),
@@ -146,7 +146,7 @@ impl Filter {
     /// Returns true if a row of the schema matches.
     #[must_use]
     pub fn matches(&self, row: TupleRef<'_>) -> bool {
-        let holds = |(column, test): &(usize, Test)| {
+        let holds = |(column, test): &(usize, ColumnTest)| {
             let bytes = row.cell(*column).value();
             bytes.is_some_and(|bytes| test.holds(&self.schema, *column, bytes))
         };
@@ -156,13 +156,13 @@ impl Filter {
     /// Returns the visible effect of a change from one row to another. `None` is a row that does
     /// not exist.
     #[must_use]
-    pub fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> Seen {
+    pub fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> VisibleEffect {
         let seen = |row: Option<TupleRef<'_>>| row.is_some_and(|row| self.matches(row));
         match (seen(old), seen(new)) {
-            (false, false) => Seen::Nothing,
-            (false, true) => Seen::Insert,
-            (true, true) => Seen::Update,
-            (true, false) => Seen::Delete,
+            (false, false) => VisibleEffect::Nothing,
+            (false, true) => VisibleEffect::Insert,
+            (true, true) => VisibleEffect::Update,
+            (true, false) => VisibleEffect::Delete,
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Nothing here performs I/O, waits, or reads a clock.
 
-mod archived;
+mod archived_checksums;
 #[cfg(debug_assertions)]
 mod canary;
 mod change;
@@ -20,18 +20,20 @@ mod state;
 mod tuple;
 mod unproject;
 
-pub use archived::ArchivedChecksums;
+pub use archived_checksums::ArchivedChecksums;
 #[cfg(debug_assertions)]
-pub use canary::Canary;
-pub use change::{Change, Effect, Transaction};
+pub use canary::CanaryFault;
+pub use change::{Change, RowEffect, Transaction};
 pub use checksum::{CHECKSUM_BUCKETS, Checksum, ChecksumBuckets, ChecksumError};
 pub use definition::{DefinitionVersion, DefinitionVersionError};
-pub use filter::{Filter, FilterError, FilterKey, FilterProblem, Match, Pattern, Predicate, Seen};
+pub use filter::{Filter, FilterError, FilterKey, FilterProblem, MatchCondition, Pattern, Predicate, VisibleEffect};
 pub use key::{Key, KeyColumns};
 pub use name::{TableName, TableNameError};
 pub use position::{CommitMark, CommitTime, Lsn, LsnError, Sequence, Xid};
-pub use project::{HexCells, JsonRows, NestedForm, Problem, ProjectError, Value, project_cell, project_row, show_row};
+pub use project::{
+    CellProblem, HexCells, JsonRows, NestedForm, ProjectError, Value, project_cell, project_row, show_row,
+};
 pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
 pub use state::{Index, IndexSpec, StateError, TableState};
 pub use tuple::{Cell, Tuple, TupleBuf, TupleError, TupleRef};
-pub use unproject::{Mismatch, UnprojectError, unproject_cell, unproject_row};
+pub use unproject::{UnprojectError, ValueMismatch, unproject_cell, unproject_row};

@@ -51,8 +51,8 @@ mod digits;
 mod form;
 mod geometry;
 pub(crate) mod json;
+mod json_rows;
 mod lenient;
-mod line;
 pub(crate) mod nested;
 mod network;
 mod numeric;
@@ -74,11 +74,11 @@ use crate::position::Lsn;
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
 pub use form::NestedForm;
+pub use json_rows::JsonRows;
 pub use lenient::{HexCells, show_row};
 pub(crate) use lenient::{is_told_by_hex, show_cell};
-pub use line::JsonRows;
-pub(crate) use shape::{Shape, TextKind, is_object_number};
-use time::Style;
+pub(crate) use shape::{TextKind, TypeShape, is_object_number};
+use time::TimestampStyle;
 use value::EXACT_INTEGER_MAX;
 pub use value::Value;
 
@@ -98,12 +98,12 @@ pub struct ProjectError {
     /// The type's name.
     pub type_name: String,
     /// The problem with the cell.
-    pub problem: Problem,
+    pub problem: CellProblem,
 }
 
 /// A problem with a cell's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum CellProblem {
     /// The bytes end before the value does.
     #[error("its bytes end too early")]
     Torn,
@@ -143,14 +143,14 @@ pub fn project_cell(schema: &Schema, column: usize, cell: Cell<'_>) -> Result<Va
         return Err(ProjectError {
             column: column.to_string(),
             type_name: "unknown".to_owned(),
-            problem: Problem::NoColumn,
+            problem: CellProblem::NoColumn,
         });
     };
     let value = match cell {
         Cell::Null => Ok(Value::Null),
-        Cell::Unchanged => Err(Problem::Unsent),
+        Cell::Unchanged => Err(CellProblem::Unsent),
         Cell::Value(bytes) if definition.is_text => text_value(bytes),
-        Cell::Value(bytes) => Decoder::new(schema, schema.key().contains(column)).value(definition.type_oid, bytes),
+        Cell::Value(bytes) => CellDecoder::new(schema, schema.key().contains(column)).value(definition.type_oid, bytes),
     };
     value.map_err(|problem| ProjectError {
         column: definition.name.clone(),
@@ -178,7 +178,7 @@ pub fn project_row<'s>(schema: &'s Schema, row: TupleRef<'_>) -> Result<Vec<(&'s
 }
 
 /// Decodes one cell, within limits of depth and size.
-struct Decoder<'s> {
+struct CellDecoder<'s> {
     schema: &'s Schema,
     /// True if the cell is part of the key. Keys are distinguished by their bytes.
     is_key: bool,
@@ -186,55 +186,57 @@ struct Decoder<'s> {
     numeric_room: usize,
 }
 
-impl<'s> Decoder<'s> {
-    fn new(schema: &'s Schema, is_key: bool) -> Decoder<'s> {
-        Decoder { schema, is_key, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
+impl<'s> CellDecoder<'s> {
+    fn new(schema: &'s Schema, is_key: bool) -> CellDecoder<'s> {
+        CellDecoder { schema, is_key, depth: 0, numeric_room: NUMERIC_TEXT_MAX }
     }
 
     /// Returns the projection of a value, by the rules in the documentation of this module.
-    fn value(&mut self, oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
+    fn value(&mut self, oid: Oid, bytes: &[u8]) -> Result<Value, CellProblem> {
         match self.enter(oid)? {
-            Shape::Text(_) | Shape::Enum(_) => text_value(bytes),
-            Shape::Builtin(builtin) => self.builtin_value(&builtin, bytes),
-            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, bytes)),
-            Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, bytes)),
-            Shape::Ltree | Shape::Money(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown => {
-                self.text(oid, bytes).map(Value::String)
-            }
+            TypeShape::Text(_) | TypeShape::Enum(_) => text_value(bytes),
+            TypeShape::Builtin(builtin) => self.builtin_value(&builtin, bytes),
+            TypeShape::Array(element) => self.deeper(|inner| inner.array(oid, element, bytes)),
+            TypeShape::Composite(fields) => self.deeper(|inner| inner.composite(fields, bytes)),
+            TypeShape::Ltree
+            | TypeShape::Money(_)
+            | TypeShape::Range(_)
+            | TypeShape::Multirange(_)
+            | TypeShape::Unknown => self.text(oid, bytes).map(Value::String),
         }
     }
 
     /// Returns PostgreSQL's text form of a value.
-    fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, Problem> {
+    fn text(&mut self, oid: Oid, bytes: &[u8]) -> Result<String, CellProblem> {
         match self.enter(oid)? {
-            Shape::Text(_) | Shape::Enum(_) => Ok(wire::utf8(bytes)?.to_owned()),
+            TypeShape::Text(_) | TypeShape::Enum(_) => Ok(wire::utf8(bytes)?.to_owned()),
             // A type that has this name without being the extension's has another binary form.
-            Shape::Ltree => Ok(wire::versioned(bytes).map_or_else(|_| escaped_hex(bytes), str::to_owned)),
-            Shape::Money(decimals) => numeric::money(bytes, decimals),
-            Shape::Builtin(builtin) => self.builtin_text(&builtin, Style::Text, bytes),
-            Shape::Array(element) => self.deeper(|inner| inner.array_text(element, bytes)),
-            Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, bytes)),
-            Shape::Range(subtype) => self.deeper(|inner| inner.range(subtype, bytes)),
-            Shape::Multirange(range) => self.deeper(|inner| inner.multirange(range, bytes)),
-            Shape::Unknown => Ok(escaped_hex(bytes)),
+            TypeShape::Ltree => Ok(wire::versioned(bytes).map_or_else(|_| escaped_hex(bytes), str::to_owned)),
+            TypeShape::Money(decimals) => numeric::money(bytes, decimals),
+            TypeShape::Builtin(builtin) => self.builtin_text(&builtin, TimestampStyle::Text, bytes),
+            TypeShape::Array(element) => self.deeper(|inner| inner.array_text(element, bytes)),
+            TypeShape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, bytes)),
+            TypeShape::Range(subtype) => self.deeper(|inner| inner.range(subtype, bytes)),
+            TypeShape::Multirange(range) => self.deeper(|inner| inner.multirange(range, bytes)),
+            TypeShape::Unknown => Ok(escaped_hex(bytes)),
         }
     }
 
-    fn enter(&self, oid: Oid) -> Result<Shape<'s>, Problem> {
+    fn enter(&self, oid: Oid) -> Result<TypeShape<'s>, CellProblem> {
         if self.depth > NESTING_MAX {
-            return Err(Problem::TooDeep);
+            return Err(CellProblem::TooDeep);
         }
-        Shape::of(self.schema, oid)
+        TypeShape::of(self.schema, oid)
     }
 
-    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Problem>) -> Result<T, Problem> {
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, CellProblem>) -> Result<T, CellProblem> {
         self.depth += 1;
         let result = read(self);
         self.depth -= 1;
         result
     }
 
-    fn builtin_value(&mut self, builtin: &Type, bytes: &[u8]) -> Result<Value, Problem> {
+    fn builtin_value(&mut self, builtin: &Type, bytes: &[u8]) -> Result<Value, CellProblem> {
         Ok(match *builtin {
             Type::BOOL => Value::Bool(boolean(bytes)?),
             Type::INT2 => Value::Number(i16::from_be_bytes(wire::exactly(bytes)?).into()),
@@ -254,13 +256,19 @@ impl<'s> Decoder<'s> {
             Type::JSONB if self.is_key => json::parse_exactly(wire::versioned(bytes)?, self.depth)?,
             Type::JSON => json::parse(wire::utf8(bytes)?, self.depth)?,
             Type::JSONB => json::parse(wire::versioned(bytes)?, self.depth)?,
-            _ => Value::String(self.builtin_text(builtin, Style::Iso, bytes)?),
+            _ => Value::String(self.builtin_text(builtin, TimestampStyle::Iso, bytes)?),
         })
     }
 
     /// Appends the value's text if it has only digits, letters and characters that JSON does not
     /// escape. Returns false for all other types.
-    fn push_plain(&mut self, builtin: &Type, style: Style, bytes: &[u8], to: &mut Vec<u8>) -> Result<bool, Problem> {
+    fn push_plain(
+        &mut self,
+        builtin: &Type,
+        style: TimestampStyle,
+        bytes: &[u8],
+        to: &mut Vec<u8>,
+    ) -> Result<bool, CellProblem> {
         match *builtin {
             Type::NUMERIC => numeric::numeric(bytes, &mut self.numeric_room, to)?,
             Type::UUID => uuid(bytes, to)?,
@@ -275,10 +283,10 @@ impl<'s> Decoder<'s> {
         Ok(true)
     }
 
-    fn builtin_text(&mut self, builtin: &Type, style: Style, bytes: &[u8]) -> Result<String, Problem> {
+    fn builtin_text(&mut self, builtin: &Type, style: TimestampStyle, bytes: &[u8]) -> Result<String, CellProblem> {
         let mut plain = Vec::new();
         if self.push_plain(builtin, style, bytes, &mut plain)? {
-            return String::from_utf8(plain).map_err(|_| Problem::NotUtf8);
+            return String::from_utf8(plain).map_err(|_| CellProblem::NotUtf8);
         }
         Ok(match *builtin {
             Type::BOOL => if boolean(bytes)? { "t" } else { "f" }.to_owned(),
@@ -314,11 +322,11 @@ impl<'s> Decoder<'s> {
     }
 }
 
-fn text_value(bytes: &[u8]) -> Result<Value, Problem> {
+fn text_value(bytes: &[u8]) -> Result<Value, CellProblem> {
     Ok(Value::String(wire::utf8(bytes)?.to_owned()))
 }
 
-fn boolean(bytes: &[u8]) -> Result<bool, Problem> {
+fn boolean(bytes: &[u8]) -> Result<bool, CellProblem> {
     Ok(wire::exactly::<1>(bytes)? != [0])
 }
 
@@ -335,7 +343,7 @@ fn escaped_hex(bytes: &[u8]) -> String {
 
 /// Returns the text of a `"char"`: one byte, in octal if it is not ASCII. A zero byte is the empty
 /// string.
-fn char_text(bytes: &[u8]) -> Result<String, Problem> {
+fn char_text(bytes: &[u8]) -> Result<String, CellProblem> {
     Ok(match wire::exactly(bytes)? {
         [0] => String::new(),
         [byte @ 1..0x80] => char::from(byte).to_string(),
@@ -343,7 +351,7 @@ fn char_text(bytes: &[u8]) -> Result<String, Problem> {
     })
 }
 
-fn uuid(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+fn uuid(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), CellProblem> {
     let mut text = [b'-'; 36];
     let mut place = 0;
     for (number, byte) in wire::exactly::<16>(bytes)?.into_iter().enumerate() {
@@ -357,24 +365,24 @@ fn uuid(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn bits(mut input: &[u8]) -> Result<String, Problem> {
+fn bits(mut input: &[u8]) -> Result<String, CellProblem> {
     let count = wire::count(&mut input, 0)?;
     if count.div_ceil(8) > input.len() {
-        return Err(Problem::Torn);
+        return Err(CellProblem::Torn);
     }
-    let bytes = wire::take(&mut input, count.div_ceil(8))?;
+    let bytes = wire::take_bytes(&mut input, count.div_ceil(8))?;
     wire::end(input)?;
     let bit = |number: usize| bytes[number / 8] & (0x80 >> (number % 8)) != 0;
     Ok((0..count).map(|number| if bit(number) { '1' } else { '0' }).collect())
 }
 
-fn tid(mut input: &[u8]) -> Result<String, Problem> {
+fn tid(mut input: &[u8]) -> Result<String, CellProblem> {
     let (block, offset) = (input.try_get_u32()?, input.try_get_u16()?);
     wire::end(input)?;
     Ok(format!("({block},{offset})"))
 }
 
-fn visible_transactions(mut input: &[u8]) -> Result<String, Problem> {
+fn visible_transactions(mut input: &[u8]) -> Result<String, CellProblem> {
     let count = wire::count(&mut input, 8)?;
     let (xmin, xmax) = (input.try_get_u64()?, input.try_get_u64()?);
     let mut running = Vec::with_capacity(count);

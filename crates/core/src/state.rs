@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::change::{Change, Effect, Transaction};
+use crate::change::{Change, RowEffect, Transaction};
 use crate::checksum::{CHECKSUM_BUCKETS, Checksum, ChecksumBuckets};
 use crate::key::{Key, KeyColumns};
 use crate::schema::{RowCast, Schema};
@@ -171,27 +171,27 @@ impl TableState {
     /// # Errors
     /// Returns an error if the change does not fit. An insert or update has stored its row
     /// nevertheless.
-    pub fn apply_change(&mut self, change: &Change) -> Result<Effect, StateError> {
+    pub fn apply_change(&mut self, change: &Change) -> Result<RowEffect, StateError> {
         match change {
             Change::Insert(row) => match self.put(row.clone()) {
-                None => Ok(Effect { old: None, new: Some(row.clone()) }),
+                None => Ok(RowEffect { old: None, new: Some(row.clone()) }),
                 Some(_) => Err(StateError::KeyExists),
             },
             Change::Update(row) => match self.put(row.clone()) {
                 None => Err(StateError::KeyMissing),
-                old => Ok(Effect { old, new: Some(row.clone()) }),
+                old => Ok(RowEffect { old, new: Some(row.clone()) }),
             },
             Change::Delete(key) => {
                 let old = self.remove(key.as_ref()).ok_or(StateError::KeyMissing)?;
-                Ok(Effect { old: Some(old), new: None })
+                Ok(RowEffect { old: Some(old), new: None })
             }
             Change::Truncate => {
                 self.clear();
-                Ok(Effect { old: None, new: None })
+                Ok(RowEffect { old: None, new: None })
             }
             Change::Schema(schema) => {
                 self.cast_to(schema.clone())?;
-                Ok(Effect { old: None, new: None })
+                Ok(RowEffect { old: None, new: None })
             }
         }
     }

@@ -99,8 +99,8 @@ impl<'a> TupleRef<'a> {
 
     /// Returns the cells in column order.
     #[must_use]
-    pub fn cells(self) -> Cells<'a> {
-        Cells { rest: self.0 }
+    pub fn cells(self) -> TupleCells<'a> {
+        TupleCells { rest: self.0 }
     }
 
     /// Returns the cell of a column, counted from 0. It is NULL for columns beyond the last cell.
@@ -132,11 +132,11 @@ impl<'a> TupleRef<'a> {
 
 /// An iterator over a row's cells.
 #[derive(Clone, Debug)]
-pub struct Cells<'a> {
+pub struct TupleCells<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Iterator for Cells<'a> {
+impl<'a> Iterator for TupleCells<'a> {
     type Item = Cell<'a>;
 
     fn next(&mut self) -> Option<Cell<'a>> {

@@ -21,7 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_types::Type;
 
-use crate::project::{Shape, Value, is_told_by_hex, json};
+use crate::project::{TypeShape, Value, is_told_by_hex, json};
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleBuf};
 pub(crate) use literal::read_literal;
@@ -40,12 +40,12 @@ pub struct UnprojectError {
     /// The beginning of the value, as JSON.
     pub found: String,
     /// The problem with the value.
-    pub problem: Mismatch,
+    pub problem: ValueMismatch,
 }
 
 /// A problem with a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Mismatch {
+pub enum ValueMismatch {
     /// A kind of value that is not used for the type. The text names the kind that is.
     #[error("its values are written as {0}")]
     Kind(&'static str),
@@ -75,17 +75,19 @@ pub enum Mismatch {
 /// Returns an error if the value is not a value of the column's type.
 pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<Option<Vec<u8>>, UnprojectError> {
     let (name, type_name, bytes) = match schema.columns().get(column) {
-        None => (column.to_string(), "unknown", Err(Mismatch::NoColumn)),
+        None => (column.to_string(), "unknown", Err(ValueMismatch::NoColumn)),
         Some(definition) => {
             let bytes = match value {
                 Value::Null if !is_json(schema, definition.type_oid) || !definition.not_null => Ok(None),
                 Value::String(text) if definition.is_text => Ok(Some(text.as_bytes().to_vec())),
-                _ if definition.is_text => Err(Mismatch::Kind("a string")),
+                _ if definition.is_text => Err(ValueMismatch::Kind("a string")),
                 // This is a cell whose bytes were invalid for its type.
                 Value::String(hex) if hex.starts_with("\\x") && is_told_by_hex(schema, column) => {
                     text::escaped_hex(hex).map(Some)
                 }
-                _ => Encoder::new(schema, schema.key().contains(column)).value(definition.type_oid, value).map(Some),
+                _ => {
+                    CellEncoder::new(schema, schema.key().contains(column)).value(definition.type_oid, value).map(Some)
+                }
             };
             (definition.name.clone(), definition.type_name.as_str(), bytes)
         }
@@ -106,7 +108,7 @@ pub fn unproject_row(schema: &Schema, fields: &[(String, Value)]) -> Result<Tupl
     if let Some((name, value)) = fields.iter().find(|(name, _)| !is_column(name)) {
         let found = value.to_json().to_string().chars().take(100).collect();
         let (column, type_name) = (name.clone(), "unknown".to_owned());
-        return Err(UnprojectError { column, type_name, found, problem: Mismatch::NoColumn });
+        return Err(UnprojectError { column, type_name, found, problem: ValueMismatch::NoColumn });
     }
     let mut row = TupleBuf::new();
     for (number, column) in schema.columns().iter().enumerate() {
@@ -119,11 +121,11 @@ pub fn unproject_row(schema: &Schema, fields: &[(String, Value)]) -> Result<Tupl
 
 /// Returns true for `json` and `jsonb`. In a NOT NULL column of these types, a null is JSON's own.
 fn is_json(schema: &Schema, oid: Oid) -> bool {
-    matches!(Shape::of(schema, oid), Ok(Shape::Builtin(Type::JSON | Type::JSONB)))
+    matches!(TypeShape::of(schema, oid), Ok(TypeShape::Builtin(Type::JSON | Type::JSONB)))
 }
 
 /// Encodes one cell.
-struct Encoder<'s> {
+struct CellEncoder<'s> {
     schema: &'s Schema,
     /// True if the cell is part of the key, for which projections keep more information.
     is_key: bool,
@@ -132,65 +134,65 @@ struct Encoder<'s> {
     depth: usize,
 }
 
-impl<'s> Encoder<'s> {
-    fn new(schema: &'s Schema, is_key: bool) -> Encoder<'s> {
-        Encoder { schema, is_key, is_literal: false, depth: 0 }
+impl<'s> CellEncoder<'s> {
+    fn new(schema: &'s Schema, is_key: bool) -> CellEncoder<'s> {
+        CellEncoder { schema, is_key, is_literal: false, depth: 0 }
     }
 
-    fn value(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+    fn value(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
         if self.is_literal {
             return self.literal(oid, value);
         }
         match self.enter(oid)? {
-            Shape::Builtin(Type::JSON) => Ok(match value {
+            TypeShape::Builtin(Type::JSON) => Ok(match value {
                 Value::String(text) if self.is_key => text.clone(),
                 value => value.to_json().to_string(),
             }
             .into_bytes()),
-            Shape::Builtin(Type::JSONB) => Ok(text::versioned(&match value {
+            TypeShape::Builtin(Type::JSONB) => Ok(text::versioned(&match value {
                 Value::String(text) if self.is_key && json::is_document(text) => text.clone(),
                 value => json::jsonb_text(value),
             })),
-            Shape::Builtin(builtin) => builtin_value(&builtin, value),
-            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
-            Shape::Composite(fields) => self.deeper(|inner| inner.composite(fields, value)),
-            Shape::Text(_)
-            | Shape::Enum(_)
-            | Shape::Ltree
-            | Shape::Money(_)
-            | Shape::Range(_)
-            | Shape::Multirange(_)
-            | Shape::Unknown => self.text(oid, string(value)?),
+            TypeShape::Builtin(builtin) => builtin_value(&builtin, value),
+            TypeShape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
+            TypeShape::Composite(fields) => self.deeper(|inner| inner.composite(fields, value)),
+            TypeShape::Text(_)
+            | TypeShape::Enum(_)
+            | TypeShape::Ltree
+            | TypeShape::Money(_)
+            | TypeShape::Range(_)
+            | TypeShape::Multirange(_)
+            | TypeShape::Unknown => self.text(oid, string(value)?),
         }
     }
 
     /// Returns the bytes of a value in PostgreSQL's text form.
-    fn text(&mut self, oid: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
+    fn text(&mut self, oid: Oid, input: &str) -> Result<Vec<u8>, ValueMismatch> {
         if self.is_literal {
             return self.literal(oid, &Value::String(input.to_owned()));
         }
         match self.enter(oid)? {
-            Shape::Text(_) | Shape::Enum(_) => Ok(input.as_bytes().to_vec()),
-            Shape::Ltree if input.starts_with("\\x") => text::escaped_hex(input),
-            Shape::Ltree => Ok(text::versioned(input)),
-            Shape::Money(decimals) => Ok(numeric::money(input, decimals)?.to_be_bytes().to_vec()),
-            Shape::Builtin(builtin) => text::builtin(&builtin, input),
-            Shape::Array(element) => self.deeper(|inner| inner.array_text(oid, element, input)),
-            Shape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, input)),
-            Shape::Range(subtype) => self.deeper(|inner| inner.range(subtype, input)),
-            Shape::Multirange(range) => self.deeper(|inner| inner.multirange(range, input)),
-            Shape::Unknown => text::escaped_hex(input),
+            TypeShape::Text(_) | TypeShape::Enum(_) => Ok(input.as_bytes().to_vec()),
+            TypeShape::Ltree if input.starts_with("\\x") => text::escaped_hex(input),
+            TypeShape::Ltree => Ok(text::versioned(input)),
+            TypeShape::Money(decimals) => Ok(numeric::money(input, decimals)?.to_be_bytes().to_vec()),
+            TypeShape::Builtin(builtin) => text::builtin(&builtin, input),
+            TypeShape::Array(element) => self.deeper(|inner| inner.array_text(oid, element, input)),
+            TypeShape::Composite(fields) => self.deeper(|inner| inner.composite_text(fields, input)),
+            TypeShape::Range(subtype) => self.deeper(|inner| inner.range(subtype, input)),
+            TypeShape::Multirange(range) => self.deeper(|inner| inner.multirange(range, input)),
+            TypeShape::Unknown => text::escaped_hex(input),
         }
     }
 
-    fn enter(&self, oid: Oid) -> Result<Shape<'s>, Mismatch> {
+    fn enter(&self, oid: Oid) -> Result<TypeShape<'s>, ValueMismatch> {
         match self.depth {
-            0..DEPTH_MAX => Shape::of(self.schema, oid).map_err(|_| Mismatch::TooDeep),
-            _ => Err(Mismatch::TooDeep),
+            0..DEPTH_MAX => TypeShape::of(self.schema, oid).map_err(|_| ValueMismatch::TooDeep),
+            _ => Err(ValueMismatch::TooDeep),
         }
     }
 
-    fn deeper<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T, Mismatch>) -> Result<T, Mismatch> {
+    fn deeper<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T, ValueMismatch>) -> Result<T, ValueMismatch> {
         self.depth += 1;
         let result = write(self);
         self.depth -= 1;
@@ -198,17 +200,17 @@ impl<'s> Encoder<'s> {
     }
 }
 
-fn string(value: &Value) -> Result<&str, Mismatch> {
+fn string(value: &Value) -> Result<&str, ValueMismatch> {
     match value {
         Value::String(text) => Ok(text),
-        _ => Err(Mismatch::Kind("a string")),
+        _ => Err(ValueMismatch::Kind("a string")),
     }
 }
 
-fn builtin_value(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
+fn builtin_value(builtin: &Type, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
     Ok(match (builtin, value) {
         (&Type::BOOL, Value::Bool(value)) => vec![u8::from(*value)],
-        (&Type::BOOL, _) => return Err(Mismatch::Kind("a boolean")),
+        (&Type::BOOL, _) => return Err(ValueMismatch::Kind("a boolean")),
         (&Type::INT2, Value::Number(number)) => {
             i16::try_from(whole(*number)?).map_err(out_of_range)?.to_be_bytes().to_vec()
         }
@@ -216,26 +218,26 @@ fn builtin_value(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
             i32::try_from(whole(*number)?).map_err(out_of_range)?.to_be_bytes().to_vec()
         }
         (&Type::INT8, Value::Number(number)) => whole(*number)?.to_be_bytes().to_vec(),
-        (&Type::INT2 | &Type::INT4, _) => return Err(Mismatch::Kind("a number")),
+        (&Type::INT2 | &Type::INT4, _) => return Err(ValueMismatch::Kind("a number")),
         #[expect(clippy::cast_possible_truncation, reason = "a float4 was projected as the double of its value")]
         (&Type::FLOAT4, Value::Number(number)) => match *number as f32 {
             narrow if f64::from(narrow) == *number => narrow.to_be_bytes().to_vec(),
-            _ => return Err(Mismatch::Range),
+            _ => return Err(ValueMismatch::Range),
         },
         (&Type::FLOAT8, Value::Number(number)) => number.to_be_bytes().to_vec(),
-        (&Type::BYTEA, Value::String(text)) => BASE64.decode(text).map_err(|_| Mismatch::Text("base64"))?,
+        (&Type::BYTEA, Value::String(text)) => BASE64.decode(text).map_err(|_| ValueMismatch::Text("base64"))?,
         (_, value) => text::builtin(builtin, string(value)?)?,
     })
 }
 
-fn out_of_range<E>(_: E) -> Mismatch {
-    Mismatch::Range
+fn out_of_range<E>(_: E) -> ValueMismatch {
+    ValueMismatch::Range
 }
 
-fn whole(number: f64) -> Result<i64, Mismatch> {
+fn whole(number: f64) -> Result<i64, ValueMismatch> {
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and far below 2^63")]
     match number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0 {
         true => Ok(number as i64),
-        false => Err(Mismatch::Range),
+        false => Err(ValueMismatch::Range),
     }
 }

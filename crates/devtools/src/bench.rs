@@ -2,7 +2,7 @@
 //! then the reference, on the same rows.
 //!
 //! Everything that makes or receives load is a separate process: this program again, started as a
-//! [`Part`].
+//! [`BenchmarkPart`].
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ mod archive;
 mod baseline;
 mod child;
 mod fanout;
+mod fixture;
 mod ingest;
 mod latency;
 mod parts;
 mod report;
 mod restart;
-mod stage;
 
-pub use parts::{Part, play};
+pub use parts::{BenchmarkPart, run_part};
 
 /// The longest time for any step, after which the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bench {
+pub enum Benchmark {
     /// The first copy of a table, until a client can be served.
     Baseline,
     /// Changes that wait in the WAL, until a client shows the last one.
@@ -41,7 +41,7 @@ pub enum Bench {
 
 /// The size of a benchmark. Values that are missing have the benchmark's own default.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct BenchmarkSize {
     /// The number of rows to copy.
     pub rows: Option<u64>,
     /// The number of changes to make.
@@ -57,22 +57,22 @@ pub const PAIRS: usize = 5;
 ///
 /// # Errors
 /// When a process could not be started or failed, or did something other than what is measured.
-pub async fn run(bench: Bench, options: Options) -> anyhow::Result<()> {
+pub async fn run(bench: Benchmark, options: BenchmarkSize) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
-        progress("this is not a release build: its figures mean nothing");
+        print_progress("this is not a release build: its figures mean nothing");
     }
     let report = match bench {
-        Bench::Baseline => baseline::run(options).await,
-        Bench::Ingest => ingest::run(options).await,
-        Bench::Fanout => fanout::run(options).await,
-        Bench::Latency => latency::run(options).await,
-        Bench::Restart => restart::run(options).await,
-        Bench::Archive => archive::run(options).await,
+        Benchmark::Baseline => baseline::run(options).await,
+        Benchmark::Ingest => ingest::run(options).await,
+        Benchmark::Fanout => fanout::run(options).await,
+        Benchmark::Latency => latency::run(options).await,
+        Benchmark::Restart => restart::run(options).await,
+        Benchmark::Archive => archive::run(options).await,
     }?;
     println!("{}", report.line()?);
     Ok(())
 }
 
-fn progress(what: impl std::fmt::Display) {
+fn print_progress(what: impl std::fmt::Display) {
     eprintln!("==> {what}");
 }

@@ -5,22 +5,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, free_port};
+use laredo_testkit::{ChildProcess, Cluster, ClusterOptions, clean_command, free_port};
 use tokio::time::Instant;
 
 mod archive;
 mod client;
+mod client_process;
 mod database;
-mod remote;
 mod verify;
 
-pub use client::{ClientArguments, run as run_client};
+pub use client::{DemoClientArguments, run as run_client};
 
 use crate::percentile::percentile;
 use crate::programs::program;
-use archive::Archiver;
-use database::Ended;
-use remote::{Final, Remote};
+use archive::DemoArchiver;
+use client_process::{DemoClientProcess, FinalClientReport};
+use database::DemoWorkloadEnd;
 
 /// The table of the demo.
 const TABLE: &str = "public.orders";
@@ -40,26 +40,26 @@ pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
         biased;
         // The other branch is dropped, which ends its processes.
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        ended = show(seconds, rate) => ended,
+        ended = run_to_end(seconds, rate) => ended,
     }
 }
 
-async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
+async fn run_to_end(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     let cluster = Cluster::start(ClusterOptions::default()).context("starting a private PostgreSQL")?;
     database::create(&cluster).await.context("creating the sample table")?;
     let folder = tempfile::tempdir()?;
-    let Server { process: server, address, oam } =
+    let DemoServer { process: server, address, oam } =
         start_server(&cluster, folder.path()).await.context("starting laredo-server")?;
     let mut clients = Vec::new();
     for (id, filter, sql) in CLIENTS {
-        clients.push((Remote::start(id, filter, &address).context("starting a client process")?, sql));
+        clients.push((DemoClientProcess::start(id, filter, &address).context("starting a client process")?, sql));
     }
-    let archiver = Archiver::start(&address, folder.path()).await.context("starting laredo-snapshotter")?;
-    introduce(&cluster, &server, &address, &archiver);
-    let workload = database::Workload::start(&cluster, rate).await?;
+    let archiver = DemoArchiver::start(&address, folder.path()).await.context("starting laredo-snapshotter")?;
+    print_addresses(&cluster, &server, &address, &archiver);
+    let workload = database::DemoWorkload::start(&cluster, rate).await?;
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    watch(&mut clients, &archiver, &workload, deadline).await?;
-    let Ended { before_last, position } = workload.stop(&cluster).await.context("stopping the workload")?;
+    print_progress(&mut clients, &archiver, &workload, deadline).await?;
+    let DemoWorkloadEnd { before_last, position } = workload.stop(&cluster).await.context("stopping the workload")?;
     let verified = verify::run(&oam, &address, archiver.folder()).await.context("laredo verify")?;
     let mut finals = Vec::new();
     for (client, sql) in &mut clients {
@@ -80,9 +80,9 @@ async fn show(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
 }
 
 fn verdict(
-    finals: impl Iterator<Item = Final>,
-    archive: &archive::Final,
-    verified: &verify::Verified,
+    finals: impl Iterator<Item = FinalClientReport>,
+    archive: &archive::DemoArchiveReport,
+    verified: &verify::DemoVerification,
     equal: bool,
 ) -> serde_json::Result<String> {
     let (mut rows, mut changes, mut clients, mut lags) = (0, 0, 0, Vec::new());
@@ -101,13 +101,13 @@ fn verdict(
 }
 
 /// The server's process, and the addresses for clients and for operators.
-struct Server {
-    process: Process,
+struct DemoServer {
+    process: ChildProcess,
     address: String,
     oam: String,
 }
 
-async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<Server> {
+async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<DemoServer> {
     let (grpc, fanout, health, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
     let config = format!(
         r#"sources {{ demo {{ type = postgresql, connection = "{}", slot_mode = ephemeral
@@ -124,7 +124,7 @@ observability {{ metrics {{ port = {metrics} }} }}
     std::fs::write(&path, config)?;
     let mut command = clean_command(program("laredo-server")?);
     command.arg("--config").arg(&path);
-    let server = Process::spawn(command)?;
+    let server = ChildProcess::spawn(command)?;
     server.wait_for_line("table copied").await.map_err(|error| {
         anyhow::anyhow!("the server did not copy the table: {error}\n{}", server.output().join("\n"))
     })?;
@@ -132,10 +132,10 @@ observability {{ metrics {{ port = {metrics} }} }}
         "laredo-server: gRPC 127.0.0.1:{fanout}, http://127.0.0.1:{health}/health/ready, http://127.0.0.1:{metrics}/metrics"
     );
     let url = |port: u16| format!("http://127.0.0.1:{port}");
-    Ok(Server { process: server, address: url(fanout), oam: url(grpc) })
+    Ok(DemoServer { process: server, address: url(fanout), oam: url(grpc) })
 }
 
-fn introduce(cluster: &Cluster, server: &Process, address: &str, archiver: &Archiver) {
+fn print_addresses(cluster: &Cluster, server: &ChildProcess, address: &str, archiver: &DemoArchiver) {
     println!("PostgreSQL:    psql '{}'   (look at {TABLE}; change a row and see it arrive)", cluster.url("postgres"));
     println!(
         "               process {} is the server; {} clients are processes of their own",
@@ -148,10 +148,10 @@ fn introduce(cluster: &Cluster, server: &Process, address: &str, archiver: &Arch
 }
 
 /// Prints a line each second until the deadline.
-async fn watch(
-    clients: &mut [(Remote, &str)],
-    archiver: &Archiver,
-    workload: &database::Workload,
+async fn print_progress(
+    clients: &mut [(DemoClientProcess, &str)],
+    archiver: &DemoArchiver,
+    workload: &database::DemoWorkload,
     deadline: Option<Instant>,
 ) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));

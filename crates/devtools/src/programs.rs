@@ -17,7 +17,7 @@ pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
 
 /// Sends a request such as `GET /status` to a program on this machine. Returns the status code and
 /// the body of the answer.
-pub(crate) async fn ask(port: u16, what: &str) -> anyhow::Result<(u16, String)> {
+pub(crate) async fn send_request(port: u16, what: &str) -> anyhow::Result<(u16, String)> {
     let request = format!("{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(request.as_bytes()).await?;

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use laredo_testkit::{Process, clean_command, eventually};
+use laredo_testkit::{ChildProcess, clean_command, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn demo(arguments: &[&str]) -> Process {
+fn demo(arguments: &[&str]) -> ChildProcess {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-demo"));
     command.args(arguments);
-    Process::spawn(command).unwrap()
+    ChildProcess::spawn(command).unwrap()
 }
 
 #[tokio::test]

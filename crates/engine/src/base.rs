@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef};
-use laredo_proto::batch::{Action, BatchBuilder, BatchError, BatchHeader, Entries};
+use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchError, BatchHeader, EntryAction};
 
 use crate::journal::{self, Head, InstanceId};
 use crate::spool::temporary_file;
 
-mod kept;
 mod merge;
+mod stored_base;
 #[cfg(test)]
 mod tests;
 
-use kept::Target;
-pub(crate) use kept::{Bases, KeptAs};
 pub(crate) use merge::merge;
+use stored_base::BaseTarget;
+pub(crate) use stored_base::{BaseLocation, FileChecksums};
 
 /// The number of bytes read or written at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -41,7 +41,7 @@ pub struct Base {
     /// `None` once the journal has let go of its rows.
     file: Option<File>,
     /// The path and checksums of the file, if it has a name.
-    kept: Option<KeptAs>,
+    kept: Option<FileChecksums>,
 }
 
 /// An error of making a base.
@@ -195,7 +195,7 @@ impl Base {
             let Some(frame) = journal::frames(read.split_to(length).freeze()).next() else {
                 return Ok(());
             };
-            for entry in Entries::new(&frame.batch.entries, &self.schema) {
+            for entry in BatchEntries::new(&frame.batch.entries, &self.schema) {
                 each(entry.map_err(BaseError::Batch)?.row)?;
             }
         }
@@ -207,7 +207,7 @@ impl Base {
 pub struct BaseWriter {
     batch: BatchBuilder,
     buffer: Vec<u8>,
-    target: Target,
+    target: BaseTarget,
     rows: u64,
     bytes: u64,
 }
@@ -218,10 +218,10 @@ impl BaseWriter {
     /// # Errors
     /// When no file can be created there.
     pub fn new(folder: &Path) -> Result<BaseWriter, BaseError> {
-        Ok(BaseWriter::to(Target::Unnamed(temporary_file(folder)?)))
+        Ok(BaseWriter::to(BaseTarget::Unnamed(temporary_file(folder)?)))
     }
 
-    fn to(target: Target) -> BaseWriter {
+    fn to(target: BaseTarget) -> BaseWriter {
         BaseWriter { batch: BatchBuilder::default(), buffer: Vec::new(), target, rows: 0, bytes: 0 }
     }
 
@@ -230,7 +230,7 @@ impl BaseWriter {
     /// # Errors
     /// When the file cannot be written.
     pub fn push(&mut self, row: TupleRef<'_>) -> Result<(), BaseError> {
-        self.batch.push(Action::Insert, row);
+        self.batch.push(EntryAction::Insert, row);
         self.rows += 1;
         if self.batch.is_full() {
             self.batch.finish(&BatchHeader::default(), &mut self.buffer);

@@ -20,14 +20,14 @@ const SYSTEM_LIMIT: i32 = 23;
 const AGAIN: Duration = Duration::from_millis(50);
 const WAITS_MAX: usize = 20;
 
-static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { wanted: 0, handles: Vec::new() });
+static RESERVE: Mutex<DescriptorReserve> = Mutex::new(DescriptorReserve { wanted: 0, handles: Vec::new() });
 
-struct Reserve {
+struct DescriptorReserve {
     wanted: usize,
     handles: Vec<File>,
 }
 
-impl Reserve {
+impl DescriptorReserve {
     fn refill(&mut self) -> bool {
         while self.handles.len() < self.wanted {
             match File::open("/dev/null") {

@@ -8,18 +8,18 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::durable::Durable;
-use crate::history::{AskWritten, SourceHistory};
-use crate::retention::Retention;
-use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStatus, StateReporter, TableIndex};
+use crate::durable::DurablePosition;
+use crate::history::{SourceHistory, WalEndQuery};
+use crate::retention::WalRetention;
+use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStateReporter, SourceStatus, TableIndex};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{Clock, CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
-mod deal;
+mod dispatch;
 mod folders;
 mod run;
 
-use run::{Core, Run, Slot, catching};
+use run::{EngineCore, EngineRun, EngineTable, catch_panic};
 
 /// The number of reset orders that may wait for the source.
 const ORDERS: usize = 4;
@@ -27,10 +27,10 @@ const ORDERS: usize = 4;
 /// A source and its tables. The engine follows the source as long as it runs, whatever the database
 /// answers.
 pub struct Engine<S> {
-    core: Core<S>,
+    core: EngineCore<S>,
     orders: mpsc::Receiver<ResetOrder>,
     /// The first run, if it has already begun.
-    prepared: Option<Run<S>>,
+    prepared: Option<EngineRun<S>>,
 }
 
 /// An order to reset the source.
@@ -45,11 +45,11 @@ struct ResetOrder {
 pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
     history: Arc<SourceHistory>,
-    forgetting: Arc<Forgetting>,
+    forgetting: Arc<AcknowledgementTracker>,
     paused: Arc<watch::Sender<bool>>,
-    retention: watch::Receiver<Retention>,
+    retention: watch::Receiver<WalRetention>,
     orders: mpsc::Sender<ResetOrder>,
-    reporter: StateReporter,
+    reporter: SourceStateReporter,
     copy_turns: CopyTurns,
     connections_max: usize,
 }
@@ -140,7 +140,7 @@ impl EngineHandle {
 
     /// Returns what the database retains for the source.
     #[must_use]
-    pub fn retention(&self) -> Retention {
+    pub fn retention(&self) -> WalRetention {
         self.retention.borrow().clone()
     }
 
@@ -165,12 +165,12 @@ impl<S: Source> Engine<S> {
         let source = Arc::new(source);
         let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
         let asked = source.clone();
-        let ask_written: AskWritten = Arc::new(move || {
+        let ask_written: WalEndQuery = Arc::new(move || {
             let source = asked.clone();
             Box::pin(async move { source.written().await })
         });
         let history = Arc::new(SourceHistory::new(SourceIdentity::default(), &names, ask_written, source.clock()));
-        let slots: Vec<Slot> = tables
+        let slots: Vec<EngineTable> = tables
             .into_iter()
             .enumerate()
             .map(|(index, options)| {
@@ -186,7 +186,7 @@ impl<S: Source> Engine<S> {
                     looks: source.looks(),
                     history: history.clone(),
                 };
-                Slot::new(options, handle, journal)
+                EngineTable::new(options, handle, journal)
             })
             .collect();
         let (order_sender, orders) = mpsc::channel(ORDERS);
@@ -197,12 +197,12 @@ impl<S: Source> Engine<S> {
             paused: Arc::new(watch::Sender::new(false)),
             retention: source.retention(),
             orders: order_sender,
-            reporter: StateReporter::new(name),
+            reporter: SourceStateReporter::new(name),
             copy_turns: CopyTurns::new(source.copies_max()),
             connections_max: source.connections_max(),
         };
         let verify_turns = VerifyTurns::default();
-        Engine { core: Core { source, tables: slots, clock, handle, verify_turns }, orders, prepared: None }
+        Engine { core: EngineCore { source, tables: slots, clock, handle, verify_turns }, orders, prepared: None }
     }
 
     /// Returns an engine whose tables were checked and whose source is ready. Nothing runs before
@@ -268,12 +268,12 @@ impl<S: Source> Engine<S> {
     }
 
     /// Begins a run, unless one was prepared. Orders that arrive meanwhile are refused.
-    async fn begin(&mut self) -> Result<Run<S>, SourceError> {
+    async fn begin(&mut self) -> Result<EngineRun<S>, SourceError> {
         if let Some(prepared) = self.prepared.take() {
             return Ok(prepared);
         }
         tokio::select! {
-            begun = catching(self.core.begin()) => begun.unwrap_or_else(|panic| Err(SourceError::Transient(panic))),
+            begun = catch_panic(self.core.begin()) => begun.unwrap_or_else(|panic| Err(SourceError::Transient(panic))),
             () = refuse_orders(&mut self.orders, &self.core.handle.reporter) => {
                 Err(SourceError::Transient("the server is stopping".to_owned()))
             }
@@ -281,7 +281,7 @@ impl<S: Source> Engine<S> {
     }
 }
 
-impl<S: Source> Core<S> {
+impl<S: Source> EngineCore<S> {
     /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
     /// row before this one.
     fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
@@ -296,7 +296,7 @@ impl<S: Source> Core<S> {
 
 /// Refuses the orders to a source that is not followed, and makes the source try again. Returns
 /// when no more orders can arrive.
-async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &StateReporter) {
+async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &SourceStateReporter) {
     while let Some(ResetOrder { answer, .. }) = orders.recv().await {
         let state = reporter.status().state;
         let reason = state.reason().unwrap_or("the database has not answered yet");
@@ -309,7 +309,7 @@ async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &State
 /// The acknowledged position. It is not pushed: the source polls it when it reports to the
 /// database.
 #[derive(Debug, Default)]
-struct Forgetting {
+struct AcknowledgementTracker {
     /// The position up to which everything is in the tables' queues.
     dealt: Mutex<Lsn>,
     /// The number of forks of the database's history, and the highest position that was
@@ -317,7 +317,7 @@ struct Forgetting {
     known: Mutex<(u64, Lsn)>,
 }
 
-impl Forgetting {
+impl AcknowledgementTracker {
     /// Begins a run. Its tables count forks from zero again. The source itself never reports a
     /// position below an earlier one.
     fn begin_again(&self) {
@@ -341,12 +341,12 @@ impl Forgetting {
             return Lsn::ZERO;
         }
         let least = statuses.iter().filter_map(|status| status.releasable).min();
-        self.release(least.unwrap_or(Durable::of_nobody(dealt)), most)
+        self.release(least.unwrap_or(DurablePosition::of_nobody(dealt)), most)
     }
 
     /// Advances the acknowledged position, which starts at zero again after a fork. No other
     /// function advances it.
-    fn release(&self, until: Durable, forks: u64) -> Lsn {
+    fn release(&self, until: DurablePosition, forks: u64) -> Lsn {
         let mut known = self.known.lock();
         if known.0 < forks {
             *known = (forks, Lsn::ZERO);

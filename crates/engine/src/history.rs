@@ -34,42 +34,42 @@ pub struct Fork {
 /// A receipt for a fork. Each table drops its copy once it has noted the fork on disk, and the
 /// source waits for all of them.
 #[derive(Clone, Debug)]
-pub struct Receipt(mpsc::Sender<Infallible>);
+pub struct ForkReceipt(mpsc::Sender<Infallible>);
 
-/// The source's end of a [`Receipt`].
+/// The source's end of a [`ForkReceipt`].
 #[derive(Debug)]
-pub struct Receipts(mpsc::Receiver<Infallible>);
+pub struct ForkReceiptCollector(mpsc::Receiver<Infallible>);
 
-impl Receipt {
+impl ForkReceipt {
     /// Returns a receipt, and the end that waits for all its copies.
     #[must_use]
-    pub fn new() -> (Receipt, Receipts) {
+    pub fn new() -> (ForkReceipt, ForkReceiptCollector) {
         let (sender, receiver) = mpsc::channel(1);
-        (Receipt(sender), Receipts(receiver))
+        (ForkReceipt(sender), ForkReceiptCollector(receiver))
     }
 
     /// Returns a receipt that no source waits for.
     #[must_use]
-    pub fn unawaited() -> Receipt {
-        Receipt::new().0
+    pub fn unawaited() -> ForkReceipt {
+        ForkReceipt::new().0
     }
 
     /// Returns the receipt to the source: the fork is noted.
-    pub(crate) fn give(self) {
+    pub(crate) fn give_back(self) {
         drop(self.0);
     }
 }
 
-impl Receipts {
+impl ForkReceiptCollector {
     /// Waits until all copies of the receipt are returned.
-    pub async fn all(mut self) {
+    pub async fn wait_for_all(mut self) {
         while self.0.recv().await.is_some() {}
     }
 }
 
 /// The verdict on a client's mark, by the source's commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verdict {
+pub enum MarkVerdict {
     /// The marked commit is part of this history.
     Same,
     /// The marked commit is part of another history.
@@ -91,7 +91,7 @@ struct CommitLog {
 }
 
 impl CommitLog {
-    fn note(&mut self, mark: CommitMark) {
+    fn note_commit(&mut self, mark: CommitMark) {
         if self.until == Lsn::ZERO {
             // Earlier commits are unknown, but this commit is known.
             (self.from, self.before) = (mark.end, mark);
@@ -111,7 +111,7 @@ impl CommitLog {
         }
     }
 
-    fn reach(&mut self, position: Lsn) {
+    fn advance_to(&mut self, position: Lsn) {
         if self.until == Lsn::ZERO {
             self.from = position;
         }
@@ -122,24 +122,24 @@ impl CommitLog {
         self.marks.back().copied().unwrap_or(self.before)
     }
 
-    fn judge(&self, mark: CommitMark, is_in_scope: bool) -> Verdict {
+    fn judge(&self, mark: CommitMark, is_in_scope: bool) -> MarkVerdict {
         if mark == self.before {
-            return Verdict::Same;
+            return MarkVerdict::Same;
         }
         if mark.end <= self.from || mark.end > self.until {
-            return Verdict::Unknown;
+            return MarkVerdict::Unknown;
         }
         match self.marks.binary_search_by_key(&mark.end, |known| known.end) {
-            Ok(found) if self.marks.get(found) == Some(&mark) => Verdict::Same,
-            Ok(_) => Verdict::Other,
-            Err(_) if is_in_scope => Verdict::Other,
-            Err(_) => Verdict::Unknown,
+            Ok(found) if self.marks.get(found) == Some(&mark) => MarkVerdict::Same,
+            Ok(_) => MarkVerdict::Other,
+            Err(_) if is_in_scope => MarkVerdict::Other,
+            Err(_) => MarkVerdict::Unknown,
         }
     }
 }
 
 /// A function that asks a source for the end of the database's WAL.
-pub(crate) type AskWritten =
+pub(crate) type WalEndQuery =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Lsn, SourceError>> + Send>> + Send + Sync>;
 
 /// The history of a source, as far as it is known. The source's tables and their readers share it.
@@ -150,7 +150,7 @@ pub struct SourceHistory {
     /// The journals whose positions were found to belong to another history.
     strangers: Mutex<HashSet<String>>,
     written: tokio::sync::Mutex<(Lsn, Option<Instant>)>,
-    ask_written: AskWritten,
+    ask_written: WalEndQuery,
     clock: SourceClock,
 }
 
@@ -164,7 +164,7 @@ impl SourceHistory {
     pub(crate) fn new(
         identity: SourceIdentity,
         tables: &[TableName],
-        ask_written: AskWritten,
+        ask_written: WalEndQuery,
         clock: SourceClock,
     ) -> SourceHistory {
         SourceHistory {
@@ -204,7 +204,7 @@ impl SourceHistory {
     /// Returns the verdict of the remembered commits on a mark. `scope` is the scope of the server
     /// that sent the mark, or zero for a commit of one of the tables.
     #[must_use]
-    pub fn judge(&self, mark: CommitMark, scope: u64) -> Verdict {
+    pub fn judge(&self, mark: CommitMark, scope: u64) -> MarkVerdict {
         self.log.lock().judge(mark, scope == 0 || scope == self.scope)
     }
 
@@ -243,12 +243,12 @@ impl SourceHistory {
         Some(written.0 < position)
     }
 
-    pub(crate) fn note(&self, mark: CommitMark) {
-        self.log.lock().note(mark);
+    pub(crate) fn note_commit(&self, mark: CommitMark) {
+        self.log.lock().note_commit(mark);
     }
 
-    pub(crate) fn reach(&self, position: Lsn) {
-        self.log.lock().reach(position);
+    pub(crate) fn advance_to(&self, position: Lsn) {
+        self.log.lock().advance_to(position);
     }
 
     pub(crate) fn newest(&self) -> CommitMark {
@@ -295,7 +295,7 @@ pub struct ScopedMark {
 impl ScopedMark {
     /// Returns the mark if it names a commit at or before a position.
     #[must_use]
-    pub fn at(self, position: Lsn) -> Option<ScopedMark> {
+    pub fn known_at(self, position: Lsn) -> Option<ScopedMark> {
         self.mark.known().filter(|mark| mark.end <= position).map(|_| self)
     }
 }
@@ -327,18 +327,18 @@ mod tests {
     #[test]
     fn a_mark_is_judged_as_far_as_commits_are_remembered_without_gaps() {
         let mut log = CommitLog::default();
-        log.reach(Lsn(100));
-        (2..=5).for_each(|n| log.note(mark(n * 100, n)));
-        log.reach(Lsn(600));
+        log.advance_to(Lsn(100));
+        (2..=5).for_each(|n| log.note_commit(mark(n * 100, n)));
+        log.advance_to(Lsn(600));
         for (asked, in_scope, expected) in [
-            (mark(100, 1), true, Verdict::Unknown),
-            (mark(200, 2), true, Verdict::Same),
-            (mark(200, 9), false, Verdict::Other),
-            (CommitMark { committed_at: CommitTime(8), ..mark(200, 2) }, true, Verdict::Other),
-            (mark(250, 2), true, Verdict::Other),
-            (mark(250, 2), false, Verdict::Unknown),
-            (mark(550, 6), true, Verdict::Other),
-            (mark(601, 6), true, Verdict::Unknown),
+            (mark(100, 1), true, MarkVerdict::Unknown),
+            (mark(200, 2), true, MarkVerdict::Same),
+            (mark(200, 9), false, MarkVerdict::Other),
+            (CommitMark { committed_at: CommitTime(8), ..mark(200, 2) }, true, MarkVerdict::Other),
+            (mark(250, 2), true, MarkVerdict::Other),
+            (mark(250, 2), false, MarkVerdict::Unknown),
+            (mark(550, 6), true, MarkVerdict::Other),
+            (mark(601, 6), true, MarkVerdict::Unknown),
         ] {
             assert_eq!(log.judge(asked, in_scope), expected, "{asked:?}");
         }
@@ -348,13 +348,13 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_begins_where_it_is_complete() {
         let mut log = CommitLog::default();
-        log.note(mark(50, 5));
-        assert_eq!(log.judge(mark(50, 5), true), Verdict::Same);
-        assert_eq!(log.judge(mark(49, 4), true), Verdict::Unknown, "nothing is known of what came before");
-        (0..MARKS_MAX as u64 + 10).for_each(|n| log.note(mark(100 + n, n)));
+        log.note_commit(mark(50, 5));
+        assert_eq!(log.judge(mark(50, 5), true), MarkVerdict::Same);
+        assert_eq!(log.judge(mark(49, 4), true), MarkVerdict::Unknown, "nothing is known of what came before");
+        (0..MARKS_MAX as u64 + 10).for_each(|n| log.note_commit(mark(100 + n, n)));
         assert_eq!(log.marks.len(), MARKS_MAX);
-        assert_eq!(log.judge(mark(101, 1), true), Verdict::Unknown, "of long ago");
-        assert_eq!(log.judge(mark(100 + 10, 10), true), Verdict::Same);
+        assert_eq!(log.judge(mark(101, 1), true), MarkVerdict::Unknown, "of long ago");
+        assert_eq!(log.judge(mark(100 + 10, 10), true), MarkVerdict::Same);
     }
 
     #[test]

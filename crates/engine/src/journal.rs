@@ -1,8 +1,8 @@
 //! A table's journal: a log of encoded frames that any number of readers share.
 //!
 //! The writer appends each transaction once, encoded as the frames that are sent to clients. A
-//! reader uses a [`Cursor`], which returns consecutive pieces of the log. A slow reader is a cursor
-//! that is far behind. Readers see everything up to the [`Head`], which moves by whole
+//! reader uses a [`JournalCursor`], which returns consecutive pieces of the log. A slow reader is a
+//! cursor that is far behind. Readers see everything up to the [`Head`], which moves by whole
 //! transactions.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,34 +17,34 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::base::Base;
-use crate::store::{Appender, Definition, StoreStatus};
+use crate::store::{JournalAppender, RowDefinition, StoreStatus};
 
+mod contents;
 mod cursor;
+mod data_file;
 mod definitions;
 mod gaps;
-mod kept;
 mod readers;
 mod requests;
 mod resolve;
 mod segment;
-mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
-pub use cursor::{Cursor, CursorError, Frame, Origin, Piece, frames};
+pub use cursor::{BatchFrame, CursorError, CursorOrigin, JournalCursor, JournalPiece, frames};
 pub use definitions::DEFINITION_DIFFERS;
-pub use readers::{BufferPolicy, Reader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
-pub use resolve::{BY_POSITION, Resolution, ResumeRequest};
+pub use readers::{BufferPolicy, JournalReader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
+pub use resolve::{BY_POSITION, ResumeOutcome, ResumeRequest};
 pub use writer::JournalWriter;
 
-pub(crate) use definitions::{DefinitionChange, Definitions};
-pub(crate) use gaps::Gaps;
-use readers::Readers;
+pub(crate) use data_file::{DataFile, StoredPart, StoredSegment};
+pub(crate) use definitions::{DefinitionChange, DefinitionHistory};
+pub(crate) use gaps::SequenceGaps;
+use readers::ReaderRegistry;
 use requests::BaseRequests;
 use resolve::resolve;
-pub(crate) use segment::{Data, Segment};
-pub(crate) use stored::{DataFile, Part, Stored};
+pub(crate) use segment::{Segment, SegmentData};
 
 /// The limits of a journal: how much of the past it keeps, and where.
 ///
@@ -74,7 +74,7 @@ pub struct InstanceId(pub String);
 impl InstanceId {
     /// Returns the ID of a journal that begins on `timeline` after `forks` forks in this run.
     #[must_use]
-    pub(crate) fn on(&self, timeline: u32, forks: u64) -> InstanceId {
+    pub(crate) fn on_timeline(&self, timeline: u32, forks: u64) -> InstanceId {
         match forks {
             0 => InstanceId(format!("{}.{timeline}", self.0)),
             forks => InstanceId(format!("{}.{timeline}.{forks}", self.0)),
@@ -120,7 +120,7 @@ pub(crate) struct EarlierInstance {
 
 /// The journal of an earlier run that issued the snapshot with which this journal begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Predecessor {
+pub(crate) struct PredecessorJournal {
     pub(crate) instance: InstanceId,
     /// The snapshot's position.
     pub(crate) position: Lsn,
@@ -131,36 +131,36 @@ pub(crate) struct Predecessor {
 /// The readers' side of a journal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    shared: Arc<Shared>,
+    shared: Arc<SharedJournal>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedJournal {
     instance: InstanceId,
     /// The names that this journal had in earlier runs.
     earlier: Vec<EarlierInstance>,
-    predecessor: Option<Predecessor>,
+    predecessor: Option<PredecessorJournal>,
     /// True once the database has abandoned the history of the rows.
     parted: AtomicBool,
     /// True once another journal has replaced this one.
     closed: watch::Sender<bool>,
     options: JournalOptions,
     head: watch::Sender<Head>,
-    inner: RwLock<Inner>,
-    readers: Readers,
-    gaps: Gaps,
+    inner: RwLock<JournalContents>,
+    readers: ReaderRegistry,
+    gaps: SequenceGaps,
     requests: BaseRequests,
     /// The status of the store. Readers may outlive the store, and must not keep its folder locked.
     store: Option<watch::Receiver<StoreStatus>>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct JournalContents {
     /// The segments in order. None has entries on both sides of the head: only visible ones are
     /// joined.
     segments: VecDeque<Segment>,
     /// The end of the newest transaction that is no longer kept. A reader that has it can resume.
-    pruned: Boundary,
+    pruned: TransactionBoundary,
     base: Arc<Base>,
     /// The earliest time at which the base's state can have been the head. `None` for the base that
     /// the journal was opened with.
@@ -169,9 +169,9 @@ struct Inner {
     bases: u64,
     schema: Arc<Schema>,
     /// The table definition that the rows at the head were copied under.
-    definition: Definition,
+    definition: RowDefinition,
     /// The definition of the rows at each position that is kept.
-    definitions: Definitions,
+    definitions: DefinitionHistory,
     /// The spans (from, to], each of which became visible as one transaction. No reader can resume
     /// inside.
     spans: Vec<(Lsn, Lsn)>,
@@ -189,13 +189,13 @@ struct Inner {
     /// An upper bound of the bytes in small segments at the end, which may be joined.
     unjoined_bytes: u64,
     encoded_entries: u64,
-    oversized: Oversized,
+    oversized: OversizedTransaction,
 }
 
 /// The newest transaction that may exceed the limits by itself: the entries after `before`, up to
 /// `last`.
 #[derive(Clone, Copy, Debug)]
-struct Oversized {
+struct OversizedTransaction {
     before: Sequence,
     last: Sequence,
 }
@@ -210,33 +210,33 @@ struct BasePins {
 
 /// The contents that a journal begins with: a base alone, or what an earlier journal left.
 #[derive(Debug)]
-pub(crate) struct Beginning {
+pub(crate) struct JournalBeginning {
     pub(crate) instance: InstanceId,
     pub(crate) earlier: Vec<EarlierInstance>,
-    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) predecessor: Option<PredecessorJournal>,
     pub(crate) abandoned: Lsn,
     /// The journals of abandoned histories. Each has the newest position that its history is known
     /// to share with this one.
     pub(crate) abandoned_journals: Vec<(InstanceId, Lsn)>,
     pub(crate) base: Arc<Base>,
     pub(crate) schema: Arc<Schema>,
-    pub(crate) definition: Definition,
-    pub(crate) definitions: Definitions,
+    pub(crate) definition: RowDefinition,
+    pub(crate) definitions: DefinitionHistory,
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) spans: Vec<(Lsn, Lsn)>,
-    pub(crate) gaps: Gaps,
-    pub(crate) pruned: Boundary,
+    pub(crate) gaps: SequenceGaps,
+    pub(crate) pruned: TransactionBoundary,
     pub(crate) head: Head,
     /// The last sequence that may have been assigned.
     pub(crate) taken: Sequence,
 }
 
-impl Beginning {
+impl JournalBeginning {
     /// Returns the beginning of a journal that has only a base.
-    pub(crate) fn at(instance: InstanceId, base: Arc<Base>, definition: Definition) -> Beginning {
+    pub(crate) fn from_base(instance: InstanceId, base: Arc<Base>, definition: RowDefinition) -> JournalBeginning {
         let head = base.head();
         let Head { sequence, position, .. } = head;
-        Beginning {
+        JournalBeginning {
             instance,
             earlier: Vec::new(),
             predecessor: None,
@@ -244,29 +244,29 @@ impl Beginning {
             abandoned_journals: Vec::new(),
             schema: base.schema().clone(),
             base,
-            definitions: Definitions::new(position, definition.version()),
+            definitions: DefinitionHistory::new(position, definition.version()),
             definition,
             segments: VecDeque::new(),
             spans: Vec::new(),
-            gaps: Gaps::default(),
-            pruned: Boundary { sequence, position },
+            gaps: SequenceGaps::default(),
+            pruned: TransactionBoundary { sequence, position },
             head,
             taken: sequence,
         }
     }
 
     /// Lets readers resume from every position at which the table was the same as in the snapshot.
-    pub(crate) fn follow(&mut self, predecessor: Predecessor) {
+    pub(crate) fn set_predecessor(&mut self, predecessor: PredecessorJournal) {
         let since = predecessor.unchanged_since.min(self.pruned.position);
         self.pruned.position = since;
-        self.definitions = Definitions::new(since, self.definition.version());
+        self.definitions = DefinitionHistory::new(since, self.definition.version());
         self.predecessor = Some(predecessor);
     }
 }
 
 /// The point between two transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Boundary {
+pub(crate) struct TransactionBoundary {
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
 }
@@ -295,19 +295,19 @@ pub struct JournalInfo {
 }
 
 /// The parts from which the next base is merged.
-pub(crate) struct Merging {
+pub(crate) struct BaseMergeInput {
     pub(crate) base: Arc<Base>,
     pub(crate) after: Vec<Segment>,
     pub(crate) head: Head,
     /// The definition of the rows at the head, or of earlier rows.
-    pub(crate) definition: Definition,
+    pub(crate) definition: RowDefinition,
     /// The newest visible segment that is kept.
     last: Option<Segment>,
     /// The position after which the table changed only in the kept segments.
     settled: Lsn,
 }
 
-impl Merging {
+impl BaseMergeInput {
     /// Returns the first position from which on the table is the same as at the head. Blocks if the
     /// last segment is in a file.
     pub(crate) fn unchanged_since(&self) -> Lsn {
@@ -328,17 +328,17 @@ impl Journal {
     /// Creates a journal that continues from `base`, and its one writer.
     #[must_use]
     pub fn new(instance: InstanceId, options: JournalOptions, base: Arc<Base>) -> (Journal, JournalWriter) {
-        Journal::open(Beginning::at(instance, base, Definition::default()), options, None)
+        Journal::open(JournalBeginning::from_base(instance, base, RowDefinition::default()), options, None)
     }
 
     /// Opens a journal that continues from `beginning`, and its one writer. `appender` writes it to
     /// a store, if there is one.
     pub(crate) fn open(
-        beginning: Beginning,
+        beginning: JournalBeginning,
         options: JournalOptions,
-        appender: Option<Appender>,
+        appender: Option<JournalAppender>,
     ) -> (Journal, JournalWriter) {
-        let Beginning {
+        let JournalBeginning {
             instance,
             earlier,
             predecessor,
@@ -355,7 +355,7 @@ impl Journal {
             head,
             taken,
         } = beginning;
-        let mut inner = Inner {
+        let mut inner = JournalContents {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
             segments,
             pruned,
@@ -374,10 +374,10 @@ impl Journal {
             unjoined_bytes: 0,
             encoded_entries: 0,
             // A transaction of an earlier run may exceed the limits, and may end at the head.
-            oversized: Oversized { before: head.sequence, last: head.sequence },
+            oversized: OversizedTransaction { before: head.sequence, last: head.sequence },
         };
         inner.count_covered();
-        let shared = Shared {
+        let shared = SharedJournal {
             instance,
             earlier,
             predecessor,
@@ -386,7 +386,7 @@ impl Journal {
             options,
             head: watch::Sender::new(head),
             inner: RwLock::new(inner),
-            readers: Readers::default(),
+            readers: ReaderRegistry::default(),
             gaps,
             requests: BaseRequests::default(),
             store: appender.as_ref().map(|appender| appender.store().status()),
@@ -416,7 +416,7 @@ impl Journal {
     }
 
     /// Notes that the database has abandoned the history of the journal's rows.
-    pub(crate) fn part(&self) {
+    pub(crate) fn mark_parted(&self) {
         self.shared.parted.store(true, Ordering::Release);
     }
 
@@ -528,12 +528,12 @@ impl Journal {
         (is_over && oldest < base).then_some(oldest)
     }
 
-    /// Decides from where a client resumes, and returns that [`Resolution`]. Blocks if a segment
+    /// Decides from where a client resumes, and returns that [`ResumeOutcome`]. Blocks if a segment
     /// that is needed is in a file.
     #[must_use]
-    pub fn resolve(&self, request: &ResumeRequest) -> Resolution {
+    pub fn resolve(&self, request: &ResumeRequest) -> ResumeOutcome {
         self.with_facts(request, |facts, floor, commit| {
-            resolve(request, facts, floor, |sequence| commit.read(sequence))
+            resolve(request, facts, floor, |sequence| commit.is_commit(sequence))
         })
     }
 
@@ -556,7 +556,7 @@ impl Journal {
     fn with_facts<T>(
         &self,
         request: &ResumeRequest,
-        call: impl FnOnce(&resolve::Facts<'_>, &dyn Fn(Lsn) -> resolve::Floor, &resolve::CommitAt) -> T,
+        call: impl FnOnce(&resolve::ResumeFacts<'_>, &dyn Fn(Lsn) -> resolve::PositionFloor, &resolve::CommitLookup) -> T,
     ) -> T {
         // Files are read after the lock is released: the writer must not wait for them.
         let marked = request.mark.mark.end;
@@ -572,7 +572,7 @@ impl Journal {
         let (instance, earlier, gaps) = (&self.shared.instance.0, &self.shared.earlier, &self.shared.gaps);
         let definitions = &definitions;
         let predecessor = self.shared.predecessor.as_ref();
-        let facts = resolve::Facts {
+        let facts = resolve::ResumeFacts {
             instance,
             earlier,
             predecessor,
@@ -585,8 +585,8 @@ impl Journal {
         };
         let [of_position, of_mark] = floor;
         let floor = |position| match Some(position) == request.position {
-            true => of_position.read(position),
-            false => of_mark.read(position),
+            true => of_position.read_floor(position),
+            false => of_mark.read_floor(position),
         };
         call(&facts, &floor, &commit)
     }
@@ -595,19 +595,19 @@ impl Journal {
     /// kept.
     #[must_use]
     pub fn definition_at(&self, position: Lsn) -> DefinitionVersion {
-        self.shared.inner.read().definitions.at(position)
+        self.shared.inner.read().definitions.version_at(position)
     }
 
     /// Returns a cursor that reads everything after `after`.
     #[must_use]
-    pub fn cursor(&self, after: Sequence) -> Cursor {
-        Cursor::new(self.clone(), after)
+    pub fn cursor(&self, after: Sequence) -> JournalCursor {
+        JournalCursor::new(self.clone(), after)
     }
 
     /// Registers a reader at sequence `at`. The reader is listed in the status and is held to its
     /// buffer policy.
     #[must_use]
-    pub fn register(&self, options: ReaderOptions, at: Sequence) -> Reader {
+    pub fn register(&self, options: ReaderOptions, at: Sequence) -> JournalReader {
         self.add_reader(options, at)
     }
 
@@ -620,7 +620,7 @@ impl Journal {
     /// Replaces the base by a newer one whose state was the head at `shown_at` or later. Then
     /// removes the entries that only the older base needed.
     pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
-        let reading = self.shared.reading();
+        let reading = self.shared.reader_sequences();
         let mut inner = self.shared.inner.write();
         inner.base = base;
         inner.base_shown_at = Some(shown_at);
@@ -631,7 +631,7 @@ impl Journal {
 
     /// Returns the newest base and all visible segments after it, from which the next base is
     /// merged.
-    pub(crate) fn base_and_after(&self) -> Merging {
+    pub(crate) fn base_and_after(&self) -> BaseMergeInput {
         let inner = self.shared.inner.read();
         // Read under the lock: then no segment has entries on both sides of the head.
         let head = self.head();
@@ -641,7 +641,7 @@ impl Journal {
         let span = inner.spans.last().map_or(Lsn::ZERO, |(_, to)| *to);
         // If a visible segment is kept, everything that was pruned is older than it.
         let pruned = if last.is_some() { Lsn::ZERO } else { inner.pruned.position };
-        Merging {
+        BaseMergeInput {
             base: inner.base.clone(),
             after: after.cloned().collect(),
             head,
@@ -652,7 +652,7 @@ impl Journal {
     }
 
     /// Returns the table definition that the rows at the head were copied under.
-    pub(crate) fn definition(&self) -> Definition {
+    pub(crate) fn definition(&self) -> RowDefinition {
         self.shared.inner.read().definition.clone()
     }
 
@@ -684,17 +684,17 @@ impl Journal {
     }
 }
 
-impl Shared {
+impl SharedJournal {
     /// Returns the sequences that readers have taken. Returns an empty list if the journal keeps no
     /// transaction larger than its limits.
     ///
     /// Must be called before `inner` is locked: the locks of readers are never acquired under it.
-    fn reading(&self) -> Vec<Sequence> {
+    fn reader_sequences(&self) -> Vec<Sequence> {
         let is_oversized = {
             let inner = self.inner.read();
             inner.pruned.sequence < inner.oversized.last
         };
-        if is_oversized { self.readers.taken() } else { Vec::new() }
+        if is_oversized { self.readers.taken_sequences() } else { Vec::new() }
     }
 }
 
@@ -715,13 +715,13 @@ impl PinnedBase {
 
 impl Drop for PinnedBase {
     fn drop(&mut self) {
-        let reading = self.journal.shared.reading();
+        let reading = self.journal.shared.reader_sequences();
         let mut inner = self.journal.shared.inner.write();
         if let Some(pins) = inner.pins.get_mut(&self.base.sequence()) {
             pins.readers -= 1;
             if pins.readers == 0 {
                 inner.pins.remove(&self.base.sequence());
-                let Shared { options, gaps, .. } = &*self.journal.shared;
+                let SharedJournal { options, gaps, .. } = &*self.journal.shared;
                 inner.prune(options, gaps, self.journal.head().sequence, &reading);
             }
         }

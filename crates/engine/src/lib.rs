@@ -21,11 +21,11 @@ mod store;
 mod table;
 mod verify;
 
-pub use durable::Durable;
+pub use durable::DurablePosition;
 pub use engine::{Engine, EngineHandle};
-pub use history::{Fork, Receipt, Receipts, ScopedMark, SourceHistory, Verdict};
+pub use history::{Fork, ForkReceipt, ForkReceiptCollector, MarkVerdict, ScopedMark, SourceHistory};
 pub use pipeline::{PipelineError, PipelineOptions, Transform};
-pub use snapshots::{SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, Snapshots};
+pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
 pub use status::{CopyProgress, CopySession, ReloadError, TableHandle, TablePhase, TableStatus};
 pub use store::{StoreError, StoreStatus};
 pub use table::{Clock, CopyCounts, TableOptions};

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use laredo_core::{
-    Cell, ChecksumBuckets, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema, Seen,
-    TableState, Tuple, TupleBuf, TupleRef,
+    Cell, ChecksumBuckets, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema,
+    TableState, Tuple, TupleBuf, TupleRef, VisibleEffect,
 };
 
 use crate::spool::{RawChange, Spool, SpoolEntry};
@@ -114,7 +114,7 @@ impl Pipeline {
             match transform {
                 Transform::DropFields(fields) => {
                     for field in fields {
-                        let at = place(&out, "drop-fields", field)?;
+                        let at = column_position(&out, "drop-fields", field)?;
                         if source.key().contains(out[at].0) {
                             return Err(PipelineError::KeyColumn(field.clone()));
                         }
@@ -123,13 +123,13 @@ impl Pipeline {
                 }
                 Transform::RenameFields(fields) => {
                     for (old, new) in fields {
-                        let at = place(&out, "rename-fields", old)?;
-                        free(&out, "rename-fields", new)?;
+                        let at = column_position(&out, "rename-fields", old)?;
+                        check_name_is_free(&out, "rename-fields", new)?;
                         out[at].1.name.clone_from(new);
                     }
                 }
                 Transform::AddTimestamp(field) => {
-                    free(&out, "add-timestamp", field)?;
+                    check_name_is_free(&out, "add-timestamp", field)?;
                     let column = extra.get_or_insert_with(|| timestamp_column(field)).clone();
                     out.push((source.columns().len(), Column { name: field.clone(), ..column }));
                 }
@@ -179,7 +179,7 @@ impl Pipeline {
         if !fits || self.form.is_trivial() {
             return Ok(fits);
         }
-        spool.read::<io::Error>(|entry| {
+        spool.for_each_entry::<io::Error>(|entry| {
             let new = match entry {
                 SpoolEntry::Change(RawChange::Insert { new } | RawChange::Update { new, .. }) => Some(new),
                 // Only the key of an old row is used. A key of another form is not found, and the
@@ -220,7 +220,7 @@ impl Pipeline {
         }
         let (mut sums, mut out) = (ChecksumBuckets::default(), TupleBuf::new());
         for row in state.rows().map(Tuple::as_ref) {
-            if self.classify(None, Some(row)) == Seen::Insert {
+            if self.classify(None, Some(row)) == VisibleEffect::Insert {
                 sums.replace(self.out.key(), None, Some(self.out_row(row, &mut out)));
             }
         }
@@ -228,7 +228,7 @@ impl Pipeline {
     }
 
     /// Returns the change that readers see when a row of the state changes.
-    pub(crate) fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> Seen {
+    pub(crate) fn classify(&self, old: Option<TupleRef<'_>>, new: Option<TupleRef<'_>>) -> VisibleEffect {
         self.filter.classify(old, new)
     }
 
@@ -260,12 +260,12 @@ impl Pipeline {
     }
 }
 
-fn place(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<usize, PipelineError> {
+fn column_position(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<usize, PipelineError> {
     let found = columns.iter().position(|(_, column)| column.name == name);
     found.ok_or_else(|| PipelineError::UnknownColumn { step, column: name.to_owned() })
 }
 
-fn free(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<(), PipelineError> {
+fn check_name_is_free(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<(), PipelineError> {
     match columns.iter().any(|(_, column)| column.name == name) {
         true => Err(PipelineError::Duplicate { step, column: name.to_owned() }),
         false => Ok(()),

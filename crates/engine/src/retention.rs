@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 /// The WAL that a database retains for a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
+pub struct WalRetention {
     /// The name of the slot; empty before there is one.
     pub slot: String,
     /// The state of the slot; `None` while the database cannot be queried, or has no such slot.
-    pub standing: Option<SlotStanding>,
+    pub standing: Option<ReplicationSlotState>,
     /// The number of times since the start that the stream could not resume from its slot, so that
     /// every table was copied again.
     pub losses: u64,
@@ -27,7 +27,7 @@ pub struct Retention {
 
 /// The state of a replication slot, as the database reports it. The numbers are some seconds old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotStanding {
+pub struct ReplicationSlotState {
     /// The state of the WAL that the slot needs.
     pub wal_status: WalStatus,
     /// The number of bytes of WAL between the acknowledged position and the end.

@@ -3,7 +3,7 @@
 //! A snapshot is made of the newest base and the later journal, which are immutable. So the server
 //! and the writer never wait for it. `docs/snapshot-format.md` describes the files.
 
-mod about;
+mod description;
 mod error;
 mod folder;
 mod jsonl;
@@ -24,13 +24,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::base::Base;
-use crate::durable::Durable;
+use crate::durable::DurablePosition;
 use crate::journal::Journal;
 use crate::source::KnownTable;
-use crate::store::Definition;
+use crate::store::RowDefinition;
 
 pub use error::SnapshotError;
-pub use folder::Snapshots;
+pub use folder::SnapshotFolder;
 pub(crate) use schedule::write_when_due;
 
 /// The settings of a table's snapshots.
@@ -100,7 +100,7 @@ pub struct SnapshotInfo {
 pub struct SnapshotStatus {
     /// The position of the newest snapshot that is known to be valid and on disk. A restart without
     /// a kept journal resumes from it.
-    pub durable: Durable,
+    pub durable: DurablePosition,
     /// The number of snapshots written since the start.
     pub writes: u64,
     /// The number of failures since the start: of writing, reading or removing a snapshot.
@@ -112,26 +112,26 @@ pub struct SnapshotStatus {
 }
 
 /// A table recovered from a snapshot.
-pub(crate) struct Recovered {
+pub(crate) struct RecoveredSnapshot {
     pub(crate) info: SnapshotInfo,
     pub(crate) rows: TableState,
-    pub(crate) definition: Definition,
+    pub(crate) definition: RowDefinition,
     /// The first position from which on the table did not change until the snapshot's position.
     pub(crate) unchanged_since: Lsn,
     /// True if PostgreSQL has not restarted since.
     pub(crate) is_of_same_server: bool,
 }
 
-impl Recovered {
+impl RecoveredSnapshot {
     /// Returns the recovered state for the source, which resumes from it.
-    pub(crate) fn known(&self) -> KnownTable {
+    pub(crate) fn to_known_table(&self) -> KnownTable {
         let (position, mark) = (self.info.position, self.info.mark);
         let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
         KnownTable { position, mark, definition, is_of_same_server }
     }
 }
 
-impl Snapshots {
+impl SnapshotFolder {
     /// Writes a snapshot of everything that is visible in the table's journal.
     ///
     /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
@@ -139,12 +139,12 @@ impl Snapshots {
     ///
     /// # Errors
     /// When the snapshot cannot be written. Other snapshots are not affected.
-    pub async fn take(
+    pub async fn take_snapshot(
         self: &Arc<Self>,
         journal: Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        self.change(move |snapshots| snapshots.write(&journal, user_meta)).await
+        self.change_folder(move |snapshots| snapshots.write(&journal, user_meta)).await
     }
 
     /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
@@ -167,7 +167,7 @@ impl Snapshots {
     }
 
     /// Returns a snapshot with all its rows, verified.
-    pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<Recovered, SnapshotError> {
+    pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<RecoveredSnapshot, SnapshotError> {
         let snapshots = self.clone();
         blocking(move || snapshots.recover_now(&id)).await
     }
@@ -177,7 +177,7 @@ impl Snapshots {
     /// # Errors
     /// When there is no such snapshot, when it is the newest, or when its file cannot be removed.
     pub async fn delete(self: &Arc<Self>, id: String) -> Result<(), SnapshotError> {
-        self.change(move |snapshots| snapshots.remove(&id)).await
+        self.change_folder(move |snapshots| snapshots.remove(&id)).await
     }
 
     /// Removes all snapshots except the newest `keep`, but never the newest one. Returns the number
@@ -186,14 +186,14 @@ impl Snapshots {
     /// # Errors
     /// When a file cannot be removed.
     pub async fn prune(self: &Arc<Self>, keep: u32) -> Result<usize, SnapshotError> {
-        self.change(move |snapshots| snapshots.remove_beyond(keep, None)).await
+        self.change_folder(move |snapshots| snapshots.remove_beyond(keep, None)).await
     }
 
     /// Changes the contents of the folder, one change at a time. A change that has begun is
     /// completed even if the caller is dropped.
-    async fn change<T: Send + 'static>(
+    async fn change_folder<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Snapshots) -> Result<T, SnapshotError> + Send + 'static,
+        work: impl FnOnce(&SnapshotFolder) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
         let (snapshots, changing) = (self.clone(), self.changing.clone().lock_owned().await);
         blocking(move || {

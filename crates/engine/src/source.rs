@@ -8,15 +8,15 @@ use laredo_core::{CommitMark, CommitTime, Key, Lsn, Oid, Schema, TableName, Xid}
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::history::{Fork, Receipt};
-use crate::retention::Retention;
+use crate::history::{Fork, ForkReceipt};
+use crate::retention::WalRetention;
 use crate::spool::Spool;
 
 mod clock;
 mod state;
 
 pub use clock::SourceClock;
-pub use state::{SourceState, SourceStatus, StateReporter};
+pub use state::{SourceState, SourceStateReporter, SourceStatus};
 
 /// A database that can be copied and followed.
 ///
@@ -41,7 +41,10 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the database cannot be queried.
-    fn resume(&self, tables: &[Option<KnownTable>]) -> impl Future<Output = Result<Vec<Resume>, SourceError>> + Send;
+    fn resume(
+        &self,
+        tables: &[Option<KnownTable>],
+    ) -> impl Future<Output = Result<Vec<ResumeDecision>, SourceError>> + Send;
 
     /// Sends every commit in commit order, until `events` is closed.
     ///
@@ -61,8 +64,8 @@ pub trait Source: Send + Sync + 'static {
     fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
-        acknowledged: Acknowledged,
-        reporter: StateReporter,
+        acknowledged: AcknowledgedPosition,
+        reporter: SourceStateReporter,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Returns the maximum number of copies that run at the same time. Each takes a connection that
@@ -100,7 +103,7 @@ pub trait Source: Send + Sync + 'static {
         &self,
         table: TableIndex,
         before: Option<&str>,
-        admits: Admission,
+        admits: SnapshotCheck,
         rows: mpsc::Sender<CopyEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
@@ -112,18 +115,18 @@ pub trait Source: Send + Sync + 'static {
     fn inspect(
         &self,
         table: TableIndex,
-        orders: mpsc::Receiver<PartOrder>,
-        parts: mpsc::Sender<PartEvent>,
+        orders: mpsc::Receiver<TablePartOrder>,
+        parts: mpsc::Sender<TablePartEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
     /// Returns what the database retains for the stream. The values do not pass through the
     /// stream's events, because they matter most while nothing receives those.
-    fn retention(&self) -> watch::Receiver<Retention>;
+    fn retention(&self) -> watch::Receiver<WalRetention>;
 
     /// Returns the times at which the source last read each table's definition. A source that is
     /// notified of every change may keep the default, which is empty.
-    fn looks(&self) -> watch::Receiver<DefinitionLooks> {
-        watch::channel(DefinitionLooks::default()).1
+    fn looks(&self) -> watch::Receiver<DefinitionReads> {
+        watch::channel(DefinitionReads::default()).1
     }
 
     /// Returns the database's clock. The default is this machine's clock.
@@ -152,11 +155,11 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// A check of snapshots. It accepts one that sees every transaction that was already applied.
-pub type Admission = Arc<dyn Fn(&Snapshot) -> bool + Send + Sync>;
+pub type SnapshotCheck = Arc<dyn Fn(&TransactionSnapshot) -> bool + Send + Sync>;
 
 /// A function that returns the acknowledged position. The source calls it for each report to the
 /// database. It must report from time to time on an idle database, too.
-pub type Acknowledged = Arc<dyn Fn() -> Lsn + Send + Sync>;
+pub type AcknowledgedPosition = Arc<dyn Fn() -> Lsn + Send + Sync>;
 
 /// The index of a table in the list that the engine was created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,7 +191,7 @@ pub struct KnownTable {
 
 /// The way in which a table continues from the state that an earlier run has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
+pub enum ResumeDecision {
     /// The table is followed. A table without such a state is copied even then.
     Follow,
     /// The table is followed, and copied once the stream is past the present end of the WAL,
@@ -293,7 +296,7 @@ pub enum SourceEvent {
         /// The reason, for the log.
         reason: String,
         /// The receipt that a table gives back once it has noted the fork.
-        noted: Receipt,
+        noted: ForkReceipt,
     },
     /// The database now writes another timeline, which contains everything that was sent.
     Promoted {
@@ -304,7 +307,7 @@ pub enum SourceEvent {
 
 /// The times at which a source read the tables' definitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DefinitionLooks {
+pub struct DefinitionReads {
     /// The start of the last successful read of each table's definition.
     pub seen: BTreeMap<TableIndex, Instant>,
     /// The error of the last read of a table's definition, if that read failed.
@@ -361,7 +364,7 @@ impl RelationShape {
 
 /// A snapshot: the transactions that a copy sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct TransactionSnapshot {
     /// The lower bound. Every transaction ID below it has finished and is seen.
     pub xmin: Xid,
     /// The upper bound. No transaction ID from here on is seen.
@@ -370,7 +373,7 @@ pub struct Snapshot {
     pub in_progress: Vec<Xid>,
 }
 
-impl Snapshot {
+impl TransactionSnapshot {
     /// Returns true if the snapshot sees a committed transaction.
     #[must_use]
     pub fn sees(&self, xid: Xid) -> bool {
@@ -388,7 +391,7 @@ pub enum CopyEvent {
         schema: Arc<Schema>,
         /// The snapshot of the copy. Transactions that it sees need not be held while the copy is
         /// made.
-        snapshot: Snapshot,
+        snapshot: TransactionSnapshot,
         /// The number of rows to expect, as PostgreSQL estimates it.
         rows_estimated: u64,
         /// The number of bytes to expect: the table's size on disk.
@@ -413,11 +416,11 @@ pub enum CopyEvent {
 }
 
 /// An order to read a part of a table.
-pub struct PartOrder {
+pub struct TablePartOrder {
     /// The part.
     pub part: TablePart,
     /// The check of the snapshots that the part may be read under.
-    pub admits: Admission,
+    pub admits: SnapshotCheck,
 }
 
 /// A part of a table's rows.
@@ -437,13 +440,13 @@ pub enum TablePart {
 
 /// An event of a part that is being read.
 #[derive(Debug)]
-pub enum PartEvent {
+pub enum TablePartEvent {
     /// The part begins.
     Begin {
         /// The schema of the part's rows.
         schema: Arc<Schema>,
         /// The snapshot that the part is read under.
-        snapshot: Snapshot,
+        snapshot: TransactionSnapshot,
         /// The end of the WAL, read after the snapshot was taken. The stream will pass it, even on
         /// an idle database.
         inserted: Lsn,

@@ -72,12 +72,12 @@ pub struct SpoolWriter {
 pub struct Spool {
     shapes: Vec<Arc<RelationShape>>,
     aborted: BTreeSet<u32>,
-    records: Records,
+    records: SpoolStorage,
     changes: u64,
 }
 
 #[derive(Debug)]
-enum Records {
+enum SpoolStorage {
     Memory(Vec<u8>),
     File { file: Arc<File>, at: u64, bytes: u64 },
 }
@@ -85,7 +85,7 @@ enum Records {
 /// A file that holds the spools of waiting transactions one after another. Thousands of them must
 /// not take a descriptor each.
 #[derive(Debug)]
-pub(crate) struct SharedFile {
+pub(crate) struct SharedSpoolFile {
     file: Arc<File>,
     end: u64,
 }
@@ -169,8 +169,8 @@ impl SpoolWriter {
         }
         let SpoolWriter { shapes, aborted, buffer, file, file_bytes, changes, .. } = self;
         let records = match file {
-            Some(file) => Records::File { file: Arc::new(file), at: 0, bytes: file_bytes },
-            None => Records::Memory(buffer),
+            Some(file) => SpoolStorage::File { file: Arc::new(file), at: 0, bytes: file_bytes },
+            None => SpoolStorage::Memory(buffer),
         };
         Ok(Spool { shapes, aborted, records, changes })
     }
@@ -194,14 +194,14 @@ pub(crate) fn temporary_file(folder: &Path) -> io::Result<File> {
 }
 
 /// The reason for which a search for a change ends early.
-enum Search {
+enum ChangeSearchEnd {
     Found,
     Failed(io::Error),
 }
 
-impl From<io::Error> for Search {
-    fn from(error: io::Error) -> Search {
-        Search::Failed(error)
+impl From<io::Error> for ChangeSearchEnd {
+    fn from(error: io::Error) -> ChangeSearchEnd {
+        ChangeSearchEnd::Failed(error)
     }
 }
 
@@ -226,14 +226,14 @@ impl Spool {
         if self.aborted.is_empty() || self.changes == 0 {
             return Ok(self.changes == 0);
         }
-        let read = self.read(|entry| match entry {
+        let read = self.for_each_entry(|entry| match entry {
             SpoolEntry::Shape(_) => Ok(()),
-            SpoolEntry::Change(_) => Err(Search::Found),
+            SpoolEntry::Change(_) => Err(ChangeSearchEnd::Found),
         });
         match read {
             Ok(()) => Ok(true),
-            Err(Search::Found) => Ok(false),
-            Err(Search::Failed(error)) => Err(error),
+            Err(ChangeSearchEnd::Found) => Ok(false),
+            Err(ChangeSearchEnd::Failed(error)) => Err(error),
         }
     }
 
@@ -241,8 +241,8 @@ impl Spool {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         match &self.records {
-            Records::Memory(buffer) => buffer.capacity(),
-            Records::File { .. } => 0,
+            SpoolStorage::Memory(buffer) => buffer.capacity(),
+            SpoolStorage::File { .. } => 0,
         }
     }
 
@@ -250,8 +250,8 @@ impl Spool {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match &self.records {
-            Records::Memory(buffer) => buffer.len() as u64,
-            Records::File { bytes, .. } => *bytes,
+            SpoolStorage::Memory(buffer) => buffer.len() as u64,
+            SpoolStorage::File { bytes, .. } => *bytes,
         }
     }
 
@@ -260,17 +260,17 @@ impl Spool {
     ///
     /// # Errors
     /// When a file cannot be read or written. The spool is unchanged in this case.
-    pub(crate) fn move_to(&mut self, shared: &mut SharedFile) -> io::Result<()> {
+    pub(crate) fn move_to(&mut self, shared: &mut SharedSpoolFile) -> io::Result<()> {
         let at = match &self.records {
-            Records::Memory(buffer) => shared.append(buffer)?,
-            Records::File { bytes, .. } if *bytes > OWN_FILE_BYTES => return Ok(()),
-            Records::File { file, at, bytes } => {
+            SpoolStorage::Memory(buffer) => shared.append(buffer)?,
+            SpoolStorage::File { bytes, .. } if *bytes > OWN_FILE_BYTES => return Ok(()),
+            SpoolStorage::File { file, at, bytes } => {
                 let mut buffer = vec![0; usize::try_from(*bytes).map_err(io::Error::other)?];
                 file.read_exact_at(&mut buffer, *at)?;
                 shared.append(&buffer)?
             }
         };
-        self.records = Records::File { file: shared.file.clone(), at, bytes: self.bytes() };
+        self.records = SpoolStorage::File { file: shared.file.clone(), at, bytes: self.bytes() };
         Ok(())
     }
 
@@ -278,17 +278,20 @@ impl Spool {
     ///
     /// # Errors
     /// The first error of `each`, or of reading the file.
-    pub fn read<E: From<io::Error>>(&mut self, mut each: impl FnMut(SpoolEntry<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn for_each_entry<E: From<io::Error>>(
+        &mut self,
+        mut each: impl FnMut(SpoolEntry<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Spool { shapes, aborted, records, .. } = self;
-        let mut each = |entry: Record<'_>| match entry {
-            Record::Shape(index) => shapes.get(index).map_or(Ok(()), |shape| each(SpoolEntry::Shape(shape))),
-            Record::Change(xid, _) if aborted.contains(&xid) => Ok(()),
-            Record::Change(_, change) => each(SpoolEntry::Change(change)),
+        let mut each = |entry: SpoolRecord<'_>| match entry {
+            SpoolRecord::Shape(index) => shapes.get(index).map_or(Ok(()), |shape| each(SpoolEntry::Shape(shape))),
+            SpoolRecord::Change(xid, _) if aborted.contains(&xid) => Ok(()),
+            SpoolRecord::Change(_, change) => each(SpoolEntry::Change(change)),
         };
         match records {
-            Records::Memory(buffer) => read_records(buffer.as_slice(), &mut each),
-            Records::File { file, at, bytes } => {
-                let part = Part { file, at: *at, left: *bytes };
+            SpoolStorage::Memory(buffer) => read_records(buffer.as_slice(), &mut each),
+            SpoolStorage::File { file, at, bytes } => {
+                let part = FileRangeReader { file, at: *at, left: *bytes };
                 read_records(BufReader::with_capacity(READ_BYTES, part), &mut each)
             }
         }
@@ -298,9 +301,9 @@ impl Spool {
 /// The number of bytes read from a file at once.
 const READ_BYTES: usize = 256 * 1024;
 
-impl SharedFile {
-    pub(crate) fn new(folder: &Path) -> io::Result<SharedFile> {
-        Ok(SharedFile { file: Arc::new(temporary_file(folder)?), end: 0 })
+impl SharedSpoolFile {
+    pub(crate) fn new(folder: &Path) -> io::Result<SharedSpoolFile> {
+        Ok(SharedSpoolFile { file: Arc::new(temporary_file(folder)?), end: 0 })
     }
 
     /// Appends bytes, and returns their offset.
@@ -313,13 +316,13 @@ impl SharedFile {
 }
 
 /// A part of a file. Other parts may be read at the same time.
-struct Part<'a> {
+struct FileRangeReader<'a> {
     file: &'a File,
     at: u64,
     left: u64,
 }
 
-impl Read for Part<'_> {
+impl Read for FileRangeReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
@@ -332,14 +335,14 @@ impl Read for Part<'_> {
     }
 }
 
-enum Record<'a> {
+enum SpoolRecord<'a> {
     Shape(usize),
     Change(u32, RawChange<'a>),
 }
 
 fn read_records<E: From<io::Error>>(
     mut from: impl Read,
-    each: &mut impl FnMut(Record<'_>) -> Result<(), E>,
+    each: &mut impl FnMut(SpoolRecord<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let (mut old, mut new) = (Vec::new(), Vec::new());
     let mut head = [0; 5];
@@ -357,12 +360,12 @@ fn read_records<E: From<io::Error>>(
         }
         let (old, new) = (TupleRef::trusted(&old), TupleRef::trusted(&new));
         each(match head[0] {
-            SHAPE => Record::Shape(number as usize),
-            INSERT => Record::Change(number, RawChange::Insert { new }),
-            UPDATE => Record::Change(number, RawChange::Update { old: None, new }),
-            UPDATE_WITH_OLD => Record::Change(number, RawChange::Update { old: Some(old), new }),
-            DELETE => Record::Change(number, RawChange::Delete { old }),
-            TRUNCATE => Record::Change(number, RawChange::Truncate),
+            SHAPE => SpoolRecord::Shape(number as usize),
+            INSERT => SpoolRecord::Change(number, RawChange::Insert { new }),
+            UPDATE => SpoolRecord::Change(number, RawChange::Update { old: None, new }),
+            UPDATE_WITH_OLD => SpoolRecord::Change(number, RawChange::Update { old: Some(old), new }),
+            DELETE => SpoolRecord::Change(number, RawChange::Delete { old }),
+            TRUNCATE => SpoolRecord::Change(number, RawChange::Truncate),
             other => {
                 let what = format!("spooled transaction has an unknown record {other}");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
@@ -390,7 +393,7 @@ mod tests {
     fn read_back(spool: &mut Spool) -> Vec<String> {
         let mut seen = Vec::new();
         spool
-            .read::<io::Error>(|entry| {
+            .for_each_entry::<io::Error>(|entry| {
                 seen.push(format!("{entry:?}"));
                 Ok(())
             })
@@ -423,11 +426,11 @@ mod tests {
         let entries = read_back(&mut small);
         assert_eq!(entries.len(), 1 + 5 * 334, "two thirds stay: one subtransaction of three was rolled back");
         assert_eq!(entries, read_back(&mut large));
-        let mut shared = SharedFile::new(&std::env::temp_dir()).unwrap();
+        let mut shared = SharedSpoolFile::new(&std::env::temp_dir()).unwrap();
         for (spool, what) in [(&mut small, "from memory"), (&mut large, "from its own file")] {
             spool.move_to(&mut shared).unwrap();
             assert_eq!(spool.memory_bytes(), 0);
-            let Records::File { file, .. } = &spool.records else { panic!("{what}") };
+            let SpoolStorage::File { file, .. } = &spool.records else { panic!("{what}") };
             assert!(Arc::ptr_eq(file, &shared.file), "{what}");
         }
         assert_eq!(entries, read_back(&mut small), "and again, after it moved");

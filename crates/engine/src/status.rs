@@ -9,11 +9,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::durable::Durable;
+use crate::durable::DurablePosition;
 use crate::history::SourceHistory;
 use crate::journal::Journal;
-use crate::snapshots::{Recovered, SnapshotError, SnapshotInfo, Snapshots};
-use crate::source::{DefinitionLooks, TableIndex};
+use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotFolder, SnapshotInfo};
+use crate::source::{DefinitionReads, TableIndex};
 use crate::verify::{VerifyError, VerifyReport, VerifyStatus, VerifyTerms};
 
 /// The state of a table. It does not survive a restart: the store decides how the next start
@@ -135,7 +135,7 @@ pub struct TableStatus {
     pub position: Lsn,
     /// The position up to which the source may forget, as far as this table is concerned. `None` if
     /// the table holds nothing back, because it owes a copy in any case.
-    pub releasable: Option<Durable>,
+    pub releasable: Option<DurablePosition>,
     /// The time of the newest applied commit.
     pub committed_at: CommitTime,
     /// The time at which the table was last known to equal the source's. This is the time of the
@@ -170,7 +170,7 @@ impl Default for TableStatus {
             rows: 0,
             row_bytes: 0,
             position: Lsn::ZERO,
-            releasable: Some(Durable::default()),
+            releasable: Some(DurablePosition::default()),
             committed_at: CommitTime::default(),
             current_at: CommitTime::default(),
             inserts: 0,
@@ -192,9 +192,9 @@ const COMMITS_MAX: usize = 8192;
 
 /// The newest applied commits, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Commits(VecDeque<(Lsn, Xid)>);
+pub(crate) struct CommitXids(VecDeque<(Lsn, Xid)>);
 
-impl Commits {
+impl CommitXids {
     pub(crate) fn remember(&mut self, end: Lsn, xid: Xid) {
         if self.0.len() >= COMMITS_MAX {
             self.0.pop_front();
@@ -213,14 +213,14 @@ impl Commits {
 pub struct TableHandle {
     pub(crate) name: TableName,
     pub(crate) status: Arc<Mutex<TableStatus>>,
-    pub(crate) commits: Arc<Mutex<Commits>>,
+    pub(crate) commits: Arc<Mutex<CommitXids>>,
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     /// The channel to the table's task. It is closed while the source is not followed.
     pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
     /// The table's snapshots, once its folder is open.
-    pub(crate) snapshots: watch::Sender<Option<Arc<Snapshots>>>,
+    pub(crate) snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
     pub(crate) index: TableIndex,
-    pub(crate) looks: watch::Receiver<DefinitionLooks>,
+    pub(crate) looks: watch::Receiver<DefinitionReads>,
     pub(crate) history: Arc<SourceHistory>,
 }
 
@@ -242,7 +242,7 @@ pub(crate) enum TableCommand {
     /// An order to serve the rows of a snapshot until the first copy is complete.
     Restore {
         /// The snapshot.
-        recovered: Box<Recovered>,
+        recovered: Box<RecoveredSnapshot>,
         /// The sender for the outcome.
         answer: oneshot::Sender<Result<(), SnapshotError>>,
     },
@@ -341,7 +341,7 @@ impl TableHandle {
 
     /// Returns the table's snapshots, if they are configured and the source was reached.
     #[must_use]
-    pub fn snapshots(&self) -> Option<Arc<Snapshots>> {
+    pub fn snapshots(&self) -> Option<Arc<SnapshotFolder>> {
         self.snapshots.borrow().clone()
     }
 
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn the_transactions_of_the_newest_commits_are_known() {
-        let mut commits = Commits::default();
+        let mut commits = CommitXids::default();
         let all = COMMITS_MAX as u64 + 10;
         (1..=all).for_each(|n| commits.remember(Lsn(10 * n), Xid(n)));
         assert_eq!(commits.xid_of(Lsn(10 * all)), Some(Xid(all)));

@@ -5,60 +5,60 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use laredo_core::{
-    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Seen, Sequence, TableName, TableState, Tuple, TupleBuf,
-    TupleRef, Xid,
+    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState, Tuple, TupleBuf, TupleRef,
+    VisibleEffect, Xid,
 };
-use laredo_proto::batch::Action;
+use laredo_proto::batch::EntryAction;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::base::Bases;
-use crate::durable::Durable;
+use crate::base::BaseLocation;
+use crate::durable::DurablePosition;
 use crate::history::Fork;
 use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineOptions};
-use crate::snapshots::{SnapshotOptions, Snapshots};
+use crate::snapshots::{SnapshotFolder, SnapshotOptions};
 use crate::source::{CopyEvent, SourceIdentity, TableRequest};
 use crate::spool::Spool;
-use crate::status::{Commits, TablePhase, TableStatus};
+use crate::status::{CommitXids, TablePhase, TableStatus};
 use crate::store::StoreError;
 use crate::verify::VerifySchedule;
 
 mod apply;
 mod bases;
-mod begin;
 #[cfg(debug_assertions)]
 mod canary;
+mod change_tracker;
+mod commit_queue;
 mod copy;
-mod diff;
-mod displaced;
+mod displaced_rows;
 mod error;
 mod folders;
 mod fork;
-mod recent;
-mod redefine;
+mod journal_start;
+mod recent_transactions;
+mod recopy_diff;
+mod redefinition;
+mod row_diff;
 #[cfg(test)]
 mod tests;
-mod told;
-mod tracker;
 mod turns;
 mod verification;
+mod verification_control;
 mod verifier;
-mod verifying;
-mod waiting;
 mod worker;
 
-use apply::{Applied, ApplyError, apply_spool};
-use copy::{CopyStop, Copying};
+use apply::{ApplyError, ChangeEffect, apply_spool};
+use copy::{CopyStopReason, OngoingCopy};
 pub(crate) use error::TableError;
-pub(crate) use folders::{Left, Opened, open};
-use recent::Recent;
-pub(crate) use redefine::{OwedCopy, Redefinition};
+pub(crate) use folders::{SavedTable, TableFolders, open_table_folders};
+use recent_transactions::RecentTransactions;
+pub(crate) use redefinition::{OwedCopy, Redefinition};
 pub use turns::CopyCounts;
 pub(crate) use turns::{CopyTurns, VerifyTurns};
 use verification::Verification;
-pub(crate) use worker::{Progress, Queued, TableEvent, Worker};
+pub(crate) use worker::{QueuedTableEvent, StreamProgress, TableEvent, TableWorker};
 
 /// The configuration of a table.
 #[derive(Clone, Debug)]
@@ -92,18 +92,19 @@ pub struct TableOptions {
 pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
 
 /// The state that a table shares with its handles.
-pub(crate) type Shown = (Arc<Mutex<TableStatus>>, Arc<Mutex<Commits>>, watch::Sender<Option<Arc<Snapshots>>>);
+pub(crate) type SharedTableState =
+    (Arc<Mutex<TableStatus>>, Arc<Mutex<CommitXids>>, watch::Sender<Option<Arc<SnapshotFolder>>>);
 
 /// A table as a state machine: events in, journal out. It never waits.
 #[derive(Debug)]
 pub(crate) struct Table {
     options: TableOptions,
     clock: ClockHandle,
-    phase: Phase,
+    phase: TableLifecycle,
     /// The table as it was last known; absent before the first copy.
-    live: Option<Live>,
+    live: Option<LiveTable>,
     /// The transactions that a copy's snapshot must see.
-    recent: Recent,
+    recent: RecentTransactions,
     /// True from a fork of the history until a copy has begun the new journal. Until then the
     /// journal belongs to the abandoned history.
     is_forked: bool,
@@ -121,9 +122,9 @@ pub(crate) struct Table {
     /// A definition that the rows will have once the stream reaches its position.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
-    commits: Arc<Mutex<Commits>>,
+    commits: Arc<Mutex<CommitXids>>,
     journal: watch::Sender<Option<Journal>>,
-    bases: Bases,
+    bases: BaseLocation,
     /// The identity of the source, which a new journal in the store is labeled with.
     identity: SourceIdentity,
     /// The first sequence of the next journal.
@@ -134,7 +135,7 @@ pub(crate) struct Table {
     /// share with the present one.
     abandoned_journals: Vec<(InstanceId, Lsn)>,
     /// The snapshots, which the table shares with its handles.
-    snapshots: watch::Sender<Option<Arc<Snapshots>>>,
+    snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
     /// False if the folders for the journal and the snapshots could not be opened yet.
     has_folders: bool,
     /// The verification pass that is running.
@@ -150,8 +151,8 @@ impl std::fmt::Debug for ClockHandle {
 }
 
 #[derive(Debug)]
-enum Phase {
-    Copying(Box<Copying>),
+enum TableLifecycle {
+    Copying(Box<OngoingCopy>),
     Live,
     /// The table is not followed. Transactions are only remembered, because the next copy has to
     /// see them. The status says whether another attempt is scheduled.
@@ -159,11 +160,11 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Live {
+struct LiveTable {
     state: TableState,
     pipeline: Pipeline,
     writer: JournalWriter,
-    known: Known,
+    known: RowOrigin,
     /// The checksums of the rows that readers receive; `None` if those are the rows of the state.
     shown: Option<ChecksumBuckets>,
     /// True if readers receive the checksum.
@@ -172,7 +173,7 @@ struct Live {
 
 /// The origin of the rows in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum RowOrigin {
     /// The source's rows. Readers have what the pipeline makes of them.
     Source,
     /// The rows that readers have, as a journal has kept them after filters and transforms. Only a
@@ -184,7 +185,7 @@ enum Known {
 
 /// The action that a table needs after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
+pub(crate) enum FollowUpAction {
     Nothing,
     /// A copy. One that is under way is given up.
     Copy,
@@ -213,13 +214,13 @@ impl Table {
     pub(crate) fn new(
         options: TableOptions,
         clock: Clock,
-        (status, commits, snapshots): Shown,
+        (status, commits, snapshots): SharedTableState,
         journal: watch::Sender<Option<Journal>>,
         identity: SourceIdentity,
     ) -> Table {
-        let phase = Phase::Copying(Box::new(Copying::new(None)));
+        let phase = TableLifecycle::Copying(Box::new(OngoingCopy::new(None)));
         let clock = ClockHandle(clock);
-        let bases = Bases { folder: options.folder.clone(), store: None };
+        let bases = BaseLocation { folder: options.folder.clone(), store: None };
         let has_folders = options.store.is_none() && options.snapshots.is_none();
         Table {
             first_sequence: options.first_sequence,
@@ -229,7 +230,7 @@ impl Table {
             clock,
             phase,
             live: None,
-            recent: Recent::default(),
+            recent: RecentTransactions::default(),
             is_forked: false,
             current_at: CommitTime::default(),
             owes_copy: None,
@@ -258,57 +259,57 @@ impl Table {
     }
 
     /// Returns the transactions that a copy's snapshot must see.
-    pub(crate) fn recent(&self) -> &Recent {
+    pub(crate) fn recent(&self) -> &RecentTransactions {
         &self.recent
     }
 
     /// Returns true if so many bytes are held that the stream should wait for the copy.
     pub(crate) fn is_holding_enough(&self) -> bool {
-        matches!(&self.phase, Phase::Copying(copying) if copying.is_full(self.options.held_bytes_max))
+        matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_full(self.options.held_bytes_max))
     }
 
     /// Returns the definition that the last copy was made under, as the source gave it; `None` if
     /// the rows are not the source's.
     pub(crate) fn copied_under(&self) -> Option<String> {
-        self.live.as_ref().and_then(Live::definition)
+        self.live.as_ref().and_then(LiveTable::definition)
     }
 
     /// Returns true if the table is being copied, or waits for the next attempt at a copy.
     pub(crate) fn is_copying(&self) -> bool {
-        matches!(self.phase, Phase::Copying(_))
+        matches!(self.phase, TableLifecycle::Copying(_))
     }
 
     /// Returns true if the copy that is being made has begun to arrive.
     pub(crate) fn has_copied_rows(&self) -> bool {
-        matches!(&self.phase, Phase::Copying(copying) if copying.progress().is_some())
+        matches!(&self.phase, TableLifecycle::Copying(copying) if copying.progress().is_some())
     }
 
     /// Returns true if the table follows its source.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live)
+        matches!(self.phase, TableLifecycle::Live)
     }
 
     /// Returns the journal's writer; `None` before the first copy, and after the table has stopped.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
         match self.phase {
-            Phase::Stopped => None,
-            Phase::Copying(_) | Phase::Live => self.live.as_mut().map(|live| &mut live.writer),
+            TableLifecycle::Stopped => None,
+            TableLifecycle::Copying(_) | TableLifecycle::Live => self.live.as_mut().map(|live| &mut live.writer),
         }
     }
 
     /// Handles a committed transaction.
-    pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
+    pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<FollowUpAction, TableError> {
         match &mut self.phase {
-            Phase::Stopped => {
+            TableLifecycle::Stopped => {
                 // The next copy has to see this transaction.
                 self.recent.remember(commit.xid);
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }
-            Phase::Copying(copying) => {
+            TableLifecycle::Copying(copying) => {
                 let copied = copying.commit(commit, &self.options, &mut self.recent);
                 self.after_copying(copied)
             }
-            Phase::Live => {
+            TableLifecycle::Live => {
                 if self.fits(&mut commit)? {
                     let wants = self.apply(commit)?;
                     let wants = self.define_if_due(wants)?;
@@ -337,43 +338,43 @@ impl Table {
         position: Lsn,
         current_at: Option<CommitTime>,
         mark: CommitMark,
-    ) -> Result<Wants, TableError> {
+    ) -> Result<FollowUpAction, TableError> {
         match (&mut self.phase, &mut self.live) {
-            (Phase::Copying(copying), _) => {
+            (TableLifecycle::Copying(copying), _) => {
                 copying.reached(position, mark);
                 self.complete_when_reached()
             }
-            (Phase::Live, Some(live)) => {
+            (TableLifecycle::Live, Some(live)) => {
                 live.writer.advance(position, mark);
                 self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
-                let wants = self.define_if_due(Wants::Nothing)?;
+                let wants = self.define_if_due(FollowUpAction::Nothing)?;
                 self.copy_if_due(wants)
             }
-            _ => Ok(Wants::Nothing),
+            _ => Ok(FollowUpAction::Nothing),
         }
     }
 
     /// Handles a gap in the stream. Commits before this point may be missing, also in a copy that
     /// is under way. `fork` is set if nothing proves that the history is still the one that was
     /// followed.
-    pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<Wants, TableError> {
+    pub(crate) fn on_restarted(&mut self, reason: &str, fork: Option<&Fork>) -> Result<FollowUpAction, TableError> {
         if let Some(fork) = fork {
             self.note_or_owe_fork(None, fork, reason)?;
             // PostgreSQL was restarted. Everything that it kept has been visible since, and what it
             // lost will never be.
-            self.recent = Recent::default();
+            self.recent = RecentTransactions::default();
         }
         match &mut self.phase {
-            Phase::Stopped => self.revive(reason),
-            Phase::Copying(copying) => {
-                copying.misses_some();
+            TableLifecycle::Stopped => self.revive(reason),
+            TableLifecycle::Copying(copying) => {
+                copying.note_gap();
                 if fork.is_some() {
                     copying.forget_held();
                 }
                 copying.start_over();
-                Ok(Wants::Copy)
+                Ok(FollowUpAction::Copy)
             }
-            Phase::Live => self.copy_after_a_gap(reason),
+            TableLifecycle::Live => self.copy_after_a_gap(reason),
         }
     }
 
@@ -394,10 +395,10 @@ impl Table {
             }
             None => tracing::error!(table = %self.name(), %error, "table stopped"),
         }
-        if let Phase::Copying(copying) = &mut self.phase {
+        if let TableLifecycle::Copying(copying) = &mut self.phase {
             copying.abandon(&mut self.recent);
         }
-        self.phase = Phase::Stopped;
+        self.phase = TableLifecycle::Stopped;
         self.verification = None;
         let mut status = self.status.lock();
         status.phase = match next_at {
@@ -409,18 +410,18 @@ impl Table {
     }
 
     /// Tries again to follow a table that is stopped.
-    pub(crate) fn retry(&mut self) -> Result<Wants, TableError> {
+    pub(crate) fn retry(&mut self) -> Result<FollowUpAction, TableError> {
         match self.phase {
-            Phase::Stopped => self.revive(&self.copy_reason.clone()),
-            Phase::Copying(_) => Ok(Wants::Retry),
-            Phase::Live => Ok(Wants::Nothing),
+            TableLifecycle::Stopped => self.revive(&self.copy_reason.clone()),
+            TableLifecycle::Copying(_) => Ok(FollowUpAction::Retry),
+            TableLifecycle::Live => Ok(FollowUpAction::Nothing),
         }
     }
 
     /// Reports that an attempt to copy the table begins. Transactions that commit from now on are
     /// held for it.
     pub(crate) fn begin_attempt(&mut self) {
-        if let Phase::Copying(copying) = &mut self.phase {
+        if let TableLifecycle::Copying(copying) = &mut self.phase {
             copying.begin_attempt();
             self.status.lock().phase = TablePhase::Copying { reason: self.copy_reason.clone() };
         }
@@ -428,7 +429,7 @@ impl Table {
 
     /// Reports that an attempt to copy the table has failed, and the time of the next one.
     pub(crate) fn on_attempt_failed(&mut self, error: &str, next_at: Instant) {
-        if let Phase::Copying(copying) = &mut self.phase {
+        if let TableLifecycle::Copying(copying) = &mut self.phase {
             copying.start_over();
             let error = format!("copying the table: {error}");
             let mut status = self.status.lock();
@@ -440,7 +441,7 @@ impl Table {
     /// Drops the transactions that are held for a copy while none is being made. Other tables then
     /// do not wait for this one.
     pub(crate) fn stop_holding(&mut self) {
-        let Phase::Copying(copying) = &mut self.phase else { return };
+        let TableLifecycle::Copying(copying) = &mut self.phase else { return };
         tracing::info!(
             table = %self.options.request.name,
             "transactions are not held any more while the copy cannot be made: readers will get them as one transaction"
@@ -450,9 +451,9 @@ impl Table {
     }
 
     /// Handles an event of a copy.
-    pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<Wants, TableError> {
-        let Phase::Copying(copying) = &mut self.phase else {
-            return Ok(Wants::Nothing);
+    pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<FollowUpAction, TableError> {
+        let TableLifecycle::Copying(copying) = &mut self.phase else {
+            return Ok(FollowUpAction::Nothing);
         };
         let known = self.live.as_ref().filter(|_| !copying.is_after_fork());
         let known = known.map(|live| (&live.state, &live.pipeline));
@@ -462,13 +463,13 @@ impl Table {
     }
 
     /// Handles a copy that ended without success. Another one has to be made.
-    pub(crate) fn on_copy_lost(&mut self) -> Wants {
+    pub(crate) fn on_copy_lost(&mut self) -> FollowUpAction {
         match &mut self.phase {
-            Phase::Copying(copying) if !copying.has_ended() => {
+            TableLifecycle::Copying(copying) if !copying.has_ended() => {
                 copying.start_over();
-                Wants::CopyLater
+                FollowUpAction::CopyLater
             }
-            _ => Wants::Nothing,
+            _ => FollowUpAction::Nothing,
         }
     }
 
@@ -476,7 +477,7 @@ impl Table {
     ///
     /// # Errors
     /// When the table's store accepts no writes.
-    fn revive(&mut self, reason: &str) -> Result<Wants, TableError> {
+    fn revive(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
         self.open_missing_folders()?;
         if let Some(error) = self.store_failure() {
             return Err(StoreError::Failed(error).into());
@@ -491,11 +492,11 @@ impl Table {
             return self.copy_after_a_gap(reason);
         }
         let copying = match self.is_forked {
-            true => Copying::after_fork(),
-            false => Copying::new(None),
+            true => OngoingCopy::after_fork(),
+            false => OngoingCopy::new(None),
         };
         self.begin_copying(copying, reason);
-        Ok(Wants::Copy)
+        Ok(FollowUpAction::Copy)
     }
 
     /// Returns true if the store is so far behind that the table should wait for it.
@@ -510,54 +511,54 @@ impl Table {
         }
     }
 
-    fn begin_copying(&mut self, copying: Copying, reason: &str) {
-        self.phase = Phase::Copying(Box::new(copying));
+    fn begin_copying(&mut self, copying: OngoingCopy, reason: &str) {
+        self.phase = TableLifecycle::Copying(Box::new(copying));
         reason.clone_into(&mut self.copy_reason);
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
     }
 
     /// Begins the copy that waits for the stream, if the stream has come so far.
-    fn copy_if_due(&mut self, wants: Wants) -> Result<Wants, TableError> {
-        let Some(Live { writer, .. }) = &self.live else { return Ok(wants) };
+    fn copy_if_due(&mut self, wants: FollowUpAction) -> Result<FollowUpAction, TableError> {
+        let Some(LiveTable { writer, .. }) = &self.live else { return Ok(wants) };
         let reached = writer.committed().position;
         match self.copy_due.take_if(|(at, _)| *at <= reached) {
-            Some((_, reason)) if wants == Wants::Nothing => self.copy_again(&reason),
+            Some((_, reason)) if wants == FollowUpAction::Nothing => self.copy_again(&reason),
             _ => Ok(wants),
         }
     }
 
     /// Copies the table again, because commits may be missing after the last known position.
-    fn copy_after_a_gap(&mut self, reason: &str) -> Result<Wants, TableError> {
+    fn copy_after_a_gap(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
         let wants = self.copy_again(reason)?;
-        if let Phase::Copying(copying) = &mut self.phase {
-            copying.misses_some();
+        if let TableLifecycle::Copying(copying) = &mut self.phase {
+            copying.note_gap();
         }
         Ok(wants)
     }
 
-    fn copy_again(&mut self, reason: &str) -> Result<Wants, TableError> {
+    fn copy_again(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
         let Some(live) = &mut self.live else {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         };
         live.writer.publish()?;
         (self.copy_due, self.definition_due) = (None, None);
         // The copy compares every row, so the pass is not needed.
         self.verification = None;
         let copying = match self.is_forked {
-            true => Copying::after_fork(),
-            false => Copying::new(Some(live.writer.committed().position)),
+            true => OngoingCopy::after_fork(),
+            false => OngoingCopy::new(Some(live.writer.committed().position)),
         };
         self.begin_copying(copying, reason);
-        Ok(Wants::Copy)
+        Ok(FollowUpAction::Copy)
     }
 
-    fn apply(&mut self, mut commit: TableCommit) -> Result<Wants, TableError> {
+    fn apply(&mut self, mut commit: TableCommit) -> Result<FollowUpAction, TableError> {
         let Some(live) = &mut self.live else {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         };
         if commit.end <= live.writer.committed().position {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         }
         // A later copy has to see the transaction, even if it cannot be applied.
         self.recent.remember(commit.xid);
@@ -566,7 +567,7 @@ impl Table {
                 self.commits.lock().remember(commit.end, commit.xid);
                 self.current_at = commit.committed_at;
                 counts.add_to(&mut self.status.lock());
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error @ (ApplyError::Diverged(_) | ApplyError::Incomplete)) => {
@@ -578,44 +579,44 @@ impl Table {
         }
     }
 
-    fn after_copying(&mut self, result: Result<(), CopyStop>) -> Result<Wants, TableError> {
+    fn after_copying(&mut self, result: Result<(), CopyStopReason>) -> Result<FollowUpAction, TableError> {
         match result {
             Ok(()) => self.complete_when_reached(),
-            Err(CopyStop::Failed(error)) => Err(error),
-            Err(CopyStop::StartOver(reason)) => {
+            Err(CopyStopReason::Failed(error)) => Err(error),
+            Err(CopyStopReason::StartOver(reason)) => {
                 tracing::warn!(table = %self.name(), reason, "the copy is made again");
-                if let Phase::Copying(copying) = &mut self.phase {
+                if let TableLifecycle::Copying(copying) = &mut self.phase {
                     copying.start_over();
                 }
-                Ok(Wants::CopyLater)
+                Ok(FollowUpAction::CopyLater)
             }
         }
     }
 
-    fn complete_when_reached(&mut self) -> Result<Wants, TableError> {
-        let Phase::Copying(copying) = &mut self.phase else {
-            return Ok(Wants::Nothing);
+    fn complete_when_reached(&mut self) -> Result<FollowUpAction, TableError> {
+        let TableLifecycle::Copying(copying) = &mut self.phase else {
+            return Ok(FollowUpAction::Nothing);
         };
         let is_after_fork = copying.is_after_fork();
         let Some(done) = copying.complete() else {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         };
         let (copied_under, definition) = (done.definition.clone(), self.definition(done.definition.clone()));
         match &mut self.live {
             _ if is_after_fork => self.replace_journal(done, definition)?,
             None => self.live = Some(self.begin_journal(done, definition, None)?),
             Some(live) => {
-                let counts = told::publish(live, done, definition.version())?;
+                let counts = recopy_diff::publish_copy(live, done, definition.version())?;
                 counts.add_to(&mut self.status.lock());
                 live.writer.define(definition);
             }
         }
-        self.phase = Phase::Live;
+        self.phase = TableLifecycle::Live;
         self.current_at = (self.clock.0)();
         self.report_copied();
         match self.owes_copy.take() {
             Some(owed) if owed.is_owed_after(&copied_under) => self.copy_again(&owed.reason),
-            Some(_) | None => Ok(Wants::Nothing),
+            Some(_) | None => Ok(FollowUpAction::Nothing),
         }
     }
 
@@ -643,52 +644,52 @@ impl Table {
             status.position = committed.position;
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
-            if matches!(&self.phase, Phase::Copying(copying) if copying.is_after_fork()) {
+            if matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_after_fork()) {
                 // Positions of another history say nothing about what the source may forget.
-                status.releasable = Some(Durable::default());
-            } else if matches!(&self.phase, Phase::Copying(copying) if copying.is_waiting()) {
+                status.releasable = Some(DurablePosition::default());
+            } else if matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_waiting()) {
                 // The copy that is owed decides what the source has to keep.
                 status.releasable = None;
-            } else if !matches!(self.phase, Phase::Stopped) {
+            } else if !matches!(self.phase, TableLifecycle::Stopped) {
                 status.releasable = Some(match (live.writer.journal().store_status(), self.snapshots()) {
                     (Some(store), _) => store.durable,
                     (None, Some(snapshots)) => snapshots.status().durable,
-                    (None, None) => Durable::not_kept(committed.position),
+                    (None, None) => DurablePosition::not_kept(committed.position),
                 });
             }
         }
         let (copy, held) = match &self.phase {
-            Phase::Copying(copying) => (copying.progress(), copying.held_bytes()),
-            Phase::Live | Phase::Stopped => (None, 0),
+            TableLifecycle::Copying(copying) => (copying.progress(), copying.held_bytes()),
+            TableLifecycle::Live | TableLifecycle::Stopped => (None, 0),
         };
         (status.copy, status.held_bytes) = (copy, held);
     }
 }
 
-impl Live {
+impl LiveTable {
     /// Applies a transaction, and writes it to the journal.
     fn apply(
         &mut self,
         commit: &mut TableCommit,
         mut verification: Option<&mut Verification>,
-    ) -> Result<Counts, ApplyError> {
-        let Live { state, pipeline, writer, known, shown, is_compared } = self;
+    ) -> Result<TableChangeCounts, ApplyError> {
+        let LiveTable { state, pipeline, writer, known, shown, is_compared } = self;
         writer.begin_commit(commit.mark())?;
-        let (mut counts, mut scratch) = (Counts::default(), Scratch::default());
+        let (mut counts, mut scratch) = (TableChangeCounts::default(), EmittedRowBuffers::default());
         let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
             counts.count(applied);
             if let Some(verification) = &mut verification {
                 verification.track(commit.xid, pipeline.state().key(), applied);
             }
-            emit(writer, pipeline, applied, &mut scratch, shown.as_mut())
+            emit_change(writer, pipeline, applied, &mut scratch, shown.as_mut())
         });
         if let Err(error) = applied {
             writer.abort();
-            *known = Known::Nothing;
+            *known = RowOrigin::Nothing;
             return Err(error);
         }
         if *is_compared {
-            writer.note_checksum(checksum(state, shown.as_ref()));
+            writer.note_checksum(readers_checksum(state, shown.as_ref()));
         }
         writer.commit()?;
         Ok(counts)
@@ -696,38 +697,38 @@ impl Live {
 
     /// Returns the definition that the last copy was made under, if the rows are the source's.
     fn definition(&self) -> Option<String> {
-        (self.known == Known::Source).then(|| self.writer.journal().definition().source)
+        (self.known == RowOrigin::Source).then(|| self.writer.journal().definition().source)
     }
 }
 
 /// Returns the checksum of the rows that readers receive: that of the state, unless it is kept
 /// separately.
-fn checksum(state: &TableState, shown: Option<&ChecksumBuckets>) -> Checksum {
+fn readers_checksum(state: &TableState, shown: Option<&ChecksumBuckets>) -> Checksum {
     shown.map_or_else(|| state.checksum(), ChecksumBuckets::total)
 }
 
 #[derive(Default)]
-struct Counts {
+struct TableChangeCounts {
     inserts: u64,
     updates: u64,
     deletes: u64,
     truncates: u64,
 }
 
-impl Counts {
-    fn add(&mut self, more: &Counts) {
+impl TableChangeCounts {
+    fn add(&mut self, more: &TableChangeCounts) {
         self.inserts += more.inserts;
         self.updates += more.updates;
         self.deletes += more.deletes;
         self.truncates += more.truncates;
     }
 
-    fn count(&mut self, applied: Applied<'_>) {
+    fn count(&mut self, applied: ChangeEffect<'_>) {
         match applied {
-            Applied::Row { old: None, .. } => self.inserts += 1,
-            Applied::Row { old: Some(_), new: Some(_), .. } => self.updates += 1,
-            Applied::Row { old: Some(_), new: None, .. } => self.deletes += 1,
-            Applied::Truncate => self.truncates += 1,
+            ChangeEffect::Row { old: None, .. } => self.inserts += 1,
+            ChangeEffect::Row { old: Some(_), new: Some(_), .. } => self.updates += 1,
+            ChangeEffect::Row { old: Some(_), new: None, .. } => self.deletes += 1,
+            ChangeEffect::Truncate => self.truncates += 1,
         }
     }
 
@@ -740,7 +741,7 @@ impl Counts {
 }
 
 #[derive(Default)]
-struct Scratch {
+struct EmittedRowBuffers {
     new: TupleBuf,
     old: TupleBuf,
     key: TupleBuf,
@@ -748,37 +749,37 @@ struct Scratch {
 
 /// Writes the change that readers see to the journal, and to the checksums of the rows that they
 /// have.
-fn emit(
+fn emit_change(
     writer: &mut JournalWriter,
     pipeline: &Pipeline,
-    applied: Applied<'_>,
-    scratch: &mut Scratch,
+    applied: ChangeEffect<'_>,
+    scratch: &mut EmittedRowBuffers,
     shown: Option<&mut ChecksumBuckets>,
 ) -> io::Result<()> {
     let (old, new) = match applied {
-        Applied::Truncate => {
+        ChangeEffect::Truncate => {
             shown.into_iter().for_each(ChecksumBuckets::clear);
-            return writer.push(Action::Truncate, TupleRef::trusted(&[]), None);
+            return writer.push(EntryAction::Truncate, TupleRef::trusted(&[]), None);
         }
-        Applied::Row { old, new, .. } => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
+        ChangeEffect::Row { old, new, .. } => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
     };
-    let Scratch { new: new_out, old: old_out, key } = scratch;
+    let EmittedRowBuffers { new: new_out, old: old_out, key } = scratch;
     let (old, new) = match pipeline.classify(old, new) {
-        Seen::Nothing => return Ok(()),
-        Seen::Insert => (None, new),
-        Seen::Update => (old, new),
-        Seen::Delete => (old, None),
+        VisibleEffect::Nothing => return Ok(()),
+        VisibleEffect::Insert => (None, new),
+        VisibleEffect::Update => (old, new),
+        VisibleEffect::Delete => (old, None),
     };
     let old = old.map(|old| pipeline.out_row(old, old_out));
     let new = new.map(|new| pipeline.out_row(new, new_out));
     shown.into_iter().for_each(|shown| shown.replace(pipeline.out().key(), old, new));
     match (old, new) {
-        (None, Some(new)) => writer.push(Action::Insert, new, None),
-        (Some(old), Some(new)) => writer.push(Action::Update, new, Some(old)),
+        (None, Some(new)) => writer.push(EntryAction::Insert, new, None),
+        (Some(old), Some(new)) => writer.push(EntryAction::Update, new, Some(old)),
         (Some(old), None) => {
             key.clear();
             pipeline.out().key().cells_of(old).for_each(|cell| key.push(cell));
-            writer.push(Action::Delete, key.as_ref(), Some(old))
+            writer.push(EntryAction::Delete, key.as_ref(), Some(old))
         }
         (None, None) => Ok(()),
     }

@@ -4,4 +4,4 @@ pub mod cli;
 pub mod config;
 mod program;
 pub mod serve;
-pub mod snapshot;
+pub mod snapshotter;

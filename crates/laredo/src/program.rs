@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tokio::sync::watch;
 
 use crate::config::server::{LogLevel, LogType, LoggingConfig};
-use crate::config::{Loader, Report};
+use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
 mod descriptors;
@@ -15,32 +15,32 @@ mod listen;
 mod random;
 mod stop;
 
-pub(crate) use arguments::{Command, ConfigArguments};
+pub(crate) use arguments::{ConfigArguments, ProgramCommand};
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;
 pub(crate) use random::random;
-pub(crate) use stop::until;
+pub(crate) use stop::wait_for_flag;
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;
 
 /// The reason why a program ended early.
-pub(crate) enum Failure {
+pub(crate) enum ProgramFailure {
     /// Problems that the operator must fix before the program can start, each a sentence.
     Misconfigured(Vec<String>),
     /// Any other error.
     Failed(anyhow::Error),
 }
 
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::Failed(error)
+impl From<anyhow::Error> for ProgramFailure {
+    fn from(error: anyhow::Error) -> ProgramFailure {
+        ProgramFailure::Failed(error)
     }
 }
 
 /// The task that remains after the configuration was loaded without errors.
-pub(crate) enum Task<C> {
+pub(crate) enum ProgramTask<C> {
     /// No further task: the operator asked only for a check of the configuration.
     Checked(C),
     /// A health check of the program that runs with this configuration.
@@ -55,30 +55,30 @@ pub(crate) enum Task<C> {
 pub(crate) fn begin<C>(
     program: &str,
     arguments: &ConfigArguments,
-    command: Option<Command>,
-    load: impl FnOnce(Loader) -> Result<C, Report>,
+    command: Option<ProgramCommand>,
+    load: impl FnOnce(ConfigLoader) -> Result<C, ConfigReport>,
     show: impl FnOnce(&C) -> String,
-) -> Task<C> {
-    if command == Some(Command::Version) {
+) -> ProgramTask<C> {
+    if command == Some(ProgramCommand::Version) {
         println!("{program} {}", env!("CARGO_PKG_VERSION"));
-        return Task::Done(ExitCode::SUCCESS);
+        return ProgramTask::Done(ExitCode::SUCCESS);
     }
     let config = match load(arguments.loader()) {
         Ok(config) => config,
         Err(report) => {
             eprintln!("{}", report.render(std::io::stderr().is_terminal()));
-            return Task::Done(ExitCode::from(MISCONFIGURED));
+            return ProgramTask::Done(ExitCode::from(MISCONFIGURED));
         }
     };
     match command {
-        Some(Command::Config) => {
+        Some(ProgramCommand::Config) => {
             println!("{}", show(&config));
-            Task::Done(ExitCode::SUCCESS)
+            ProgramTask::Done(ExitCode::SUCCESS)
         }
-        Some(Command::Validate) => Task::Checked(config),
-        None if arguments.check => Task::Checked(config),
-        Some(Command::Healthcheck) => Task::Healthcheck(config),
-        Some(Command::Version) | None => Task::Run(config),
+        Some(ProgramCommand::Validate) => ProgramTask::Checked(config),
+        None if arguments.check => ProgramTask::Checked(config),
+        Some(ProgramCommand::Healthcheck) => ProgramTask::Healthcheck(config),
+        Some(ProgramCommand::Version) | None => ProgramTask::Run(config),
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn begin<C>(
 pub(crate) fn run(
     program: &str,
     logging: &LoggingConfig,
-    work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), Failure>,
+    work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), ProgramFailure>,
 ) -> ExitCode {
     log_to_stderr(logging);
     descriptors::raise_limit();
@@ -100,11 +100,11 @@ pub(crate) fn run(
     };
     match runtime.block_on(async { work(stop::stop_signal()?).await }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Misconfigured(problems)) => {
+        Err(ProgramFailure::Misconfigured(problems)) => {
             problems.iter().for_each(|problem| eprintln!("error: {problem}"));
             ExitCode::from(MISCONFIGURED)
         }
-        Err(Failure::Failed(error)) => {
+        Err(ProgramFailure::Failed(error)) => {
             tracing::error!(error = format!("{error:#}"), "{program} has failed");
             ExitCode::FAILURE
         }

@@ -3,17 +3,17 @@
 
 use std::process::ExitCode;
 
-use crate::config::{Loader, ServerConfig};
-use crate::program::{Task, begin, healthcheck, run as run_until_stopped};
+use crate::config::{ConfigLoader, ServerConfig};
+use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
 
 mod arguments;
 mod compose;
 mod listen;
 mod options;
 mod prepare;
-mod temporary;
+mod temporary_folder;
 
-pub use arguments::Arguments;
+pub use arguments::ServerArguments;
 use compose::serve;
 pub(crate) use compose::{StartMode, serve_at};
 
@@ -21,10 +21,10 @@ const PROGRAM: &str = "laredo-server";
 
 /// Runs the program and returns its exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
 #[must_use]
-pub fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { config, health_port, log_level, drain_grace, strict, command } = arguments;
+pub fn run(arguments: ServerArguments) -> ExitCode {
+    let ServerArguments { config, health_port, log_level, drain_grace, strict, command } = arguments;
     let mode = if strict { StartMode::Strict } else { StartMode::Lenient };
-    let load = |mut loader: Loader| {
+    let load = |mut loader: ConfigLoader| {
         if let Some(port) = health_port {
             loader = loader.flag("--health-port", "health.http_port", port.to_string());
         }
@@ -34,10 +34,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         ServerConfig::load(&loader)
     };
     match begin(PROGRAM, &config, command, load, ServerConfig::to_hocon) {
-        Task::Done(code) => code,
-        Task::Checked(_) => ExitCode::SUCCESS,
-        Task::Healthcheck(config) => healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path),
-        Task::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
+        ProgramTask::Done(code) => code,
+        ProgramTask::Checked(_) => ExitCode::SUCCESS,
+        ProgramTask::Healthcheck(config) => {
+            healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path)
+        }
+        ProgramTask::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
             serve(&config, mode, drain_grace, stop).await
         }),
     }

@@ -18,25 +18,25 @@ use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::ddl;
-use crate::pgoutput::{DecodeError, Decoder, Message, Oids, Relation, Row};
-use crate::stream::{Mismatch, Proof, SentCommits};
-use relation::{Catalogue, Known};
-pub use relation::{RelationIdentity, Route, Routes};
-use transaction::Transaction;
+use crate::pgoutput::{PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids};
+use crate::stream::{HistoryMismatch, HistoryProof, SentCommits};
+use relation::{AnnouncedRelation, RelationCatalog};
+pub use relation::{RelationIdentity, TableRoute, TableRoutes};
+use transaction::UncommittedTransaction;
 
 /// The assembler of the transactions of one stream, over all its connections.
 #[derive(Debug)]
-pub struct Assembler {
-    decoder: Decoder,
-    state: State,
+pub struct PgoutputAssembler {
+    decoder: PgoutputDecoder,
+    state: AssemblyState,
 }
 
 /// An error that prevents the stream from being followed.
 #[derive(Debug, thiserror::Error)]
-pub enum AssembleError {
+pub enum PgoutputAssemblyError {
     /// A message that cannot be decoded.
     #[error(transparent)]
-    Decode(#[from] DecodeError),
+    Decode(#[from] PgoutputDecodeError),
     /// A message that the protocol does not allow at this point.
     #[error("pgoutput sent {message} {place}")]
     Order {
@@ -60,19 +60,19 @@ pub enum AssembleError {
     },
     /// The database is not the one that was followed before.
     #[error(transparent)]
-    Mismatch(#[from] Mismatch),
+    Mismatch(#[from] HistoryMismatch),
     /// The changes could not be stored until their commit.
     #[error("could not keep a transaction until its commit: {0}")]
     Spool(#[from] io::Error),
 }
 
 #[derive(Debug)]
-struct State {
+struct AssemblyState {
     spool: Arc<SpoolOptions>,
-    catalogue: Catalogue,
-    current: Current,
+    catalogue: RelationCatalog,
+    current: CurrentTransaction,
     /// The open streamed transactions, by their top-level transaction ID.
-    streamed: HashMap<u32, Transaction>,
+    streamed: HashMap<u32, UncommittedTransaction>,
     recent: Xid,
     position: Lsn,
     told: Lsn,
@@ -82,32 +82,32 @@ struct State {
     /// The newest commits that changed the tables.
     sent: SentCommits,
     /// The commits that PostgreSQL has yet to send again.
-    proof: Option<Proof>,
+    proof: Option<HistoryProof>,
     /// The transaction that ended last, if it has changed a definition.
     ddl: Option<Xid>,
 }
 
 /// The transaction that the next change belongs to.
 #[derive(Debug)]
-enum Current {
+enum CurrentTransaction {
     Nothing,
     /// A transaction that is sent whole, at its commit.
-    Whole(Transaction),
+    Whole(UncommittedTransaction),
     /// A transaction that is sent ahead of its commit. The current block ends with a Stream Stop.
-    Block(Transaction),
+    Block(UncommittedTransaction),
 }
 
-impl Assembler {
+impl PgoutputAssembler {
     /// Creates an assembler for these tables, in the order of their
     /// [`laredo_engine::source::TableIndex`].
     #[must_use]
-    pub fn new(tables: impl IntoIterator<Item = TableName>, spool: Arc<SpoolOptions>) -> Assembler {
-        Assembler {
-            decoder: Decoder::new(),
-            state: State {
+    pub fn new(tables: impl IntoIterator<Item = TableName>, spool: Arc<SpoolOptions>) -> PgoutputAssembler {
+        PgoutputAssembler {
+            decoder: PgoutputDecoder::new(),
+            state: AssemblyState {
                 spool,
-                catalogue: Catalogue::new(tables),
-                current: Current::Nothing,
+                catalogue: RelationCatalog::new(tables),
+                current: CurrentTransaction::Nothing,
                 streamed: HashMap::new(),
                 recent: Xid(0),
                 position: Lsn::ZERO,
@@ -123,10 +123,10 @@ impl Assembler {
     /// Begins a connection that streams the commits that end after `from`. `recent` is a recent
     /// transaction ID of the server.
     pub fn connected(&mut self, from: Lsn, recent: Xid) {
-        self.decoder = Decoder::new();
+        self.decoder = PgoutputDecoder::new();
         let state = &mut self.state;
         state.catalogue.disconnect();
-        state.current = Current::Nothing;
+        state.current = CurrentTransaction::Nothing;
         state.streamed.clear();
         state.recent = recent;
         state.position = from;
@@ -137,7 +137,7 @@ impl Assembler {
 
     /// Begins a proof. The connection starts at an earlier position, so that PostgreSQL sends again
     /// the commits that prove it is the database that was followed.
-    pub(crate) fn prove(&mut self, proof: Proof) {
+    pub(crate) fn prove(&mut self, proof: HistoryProof) {
         self.state.proof = Some(proof);
     }
 
@@ -171,18 +171,22 @@ impl Assembler {
     /// # Errors
     /// Fails if the message is not valid pgoutput or a spool cannot be written. The connection is
     /// unusable afterwards.
-    pub fn take(&mut self, message: &[u8], events: &mut VecDeque<SourceEvent>) -> Result<(), AssembleError> {
+    pub fn take_message(
+        &mut self,
+        message: &[u8],
+        events: &mut VecDeque<SourceEvent>,
+    ) -> Result<(), PgoutputAssemblyError> {
         let message = self.decoder.decode(message)?;
-        self.state.take(message, events)
+        self.state.apply_message(message, events)
     }
 
     /// Records that PostgreSQL has read its WAL up to `wal_end` and sent everything before it.
     ///
     /// # Errors
     /// Fails if a commit that the followed database contains did not arrive.
-    pub fn keepalive(&mut self, wal_end: Lsn) -> Result<(), AssembleError> {
+    pub fn keepalive(&mut self, wal_end: Lsn) -> Result<(), PgoutputAssemblyError> {
         // A transaction that ends before `wal_end` may be arriving, so its commit is still to come.
-        if !matches!(self.state.current, Current::Whole(_)) {
+        if !matches!(self.state.current, CurrentTransaction::Whole(_)) {
             self.state.proven_up_to(wal_end)?;
             self.state.position = self.state.position.max(wal_end);
         }
@@ -192,7 +196,7 @@ impl Assembler {
     /// Returns the position that the stream has reached, unless a commit or an earlier call has
     /// reported it.
     pub fn progress(&mut self) -> Option<SourceEvent> {
-        let State { position, told, .. } = &mut self.state;
+        let AssemblyState { position, told, .. } = &mut self.state;
         (*position > *told).then(|| {
             *told = *position;
             SourceEvent::Progress(*position)
@@ -210,7 +214,7 @@ impl Assembler {
     /// arrived.
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        !matches!(self.state.current, Current::Nothing)
+        !matches!(self.state.current, CurrentTransaction::Nothing)
     }
 
     /// Records a recent transaction ID of the server.
@@ -220,7 +224,7 @@ impl Assembler {
 
     /// Follows the tables by the OIDs that they are copied under. Changes decoded from here on are
     /// assigned by these OIDs.
-    pub fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) {
+    pub fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) {
         self.state.reroute(routes, events);
     }
 
@@ -243,13 +247,13 @@ impl Assembler {
     }
 }
 
-impl State {
-    fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) {
-        let State { catalogue, current, streamed, .. } = self;
+impl AssemblyState {
+    fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) {
+        let AssemblyState { catalogue, current, streamed, .. } = self;
         let changed = catalogue.reroute(routes, events);
         let current = match current {
-            Current::Whole(transaction) | Current::Block(transaction) => Some(transaction),
-            Current::Nothing => None,
+            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
+            CurrentTransaction::Nothing => None,
         };
         for transaction in current.into_iter().chain(streamed.values_mut()) {
             for (oid, known) in &mut transaction.relations {
@@ -261,49 +265,55 @@ impl State {
         }
     }
 
-    fn take(&mut self, message: Message<'_>, events: &mut VecDeque<SourceEvent>) -> Result<(), AssembleError> {
+    fn apply_message(
+        &mut self,
+        message: PgoutputMessage<'_>,
+        events: &mut VecDeque<SourceEvent>,
+    ) -> Result<(), PgoutputAssemblyError> {
         match message {
-            Message::Insert { xid, relation, new } => {
+            PgoutputMessage::Insert { xid, relation, new } => {
                 let change = RawChange::Insert { new: new.cells };
                 self.change(xid, relation, [None, Some(new)], change)
             }
-            Message::Update { xid, relation, old, new } => {
+            PgoutputMessage::Update { xid, relation, old, new } => {
                 let change = RawChange::Update { old: old.map(|old| old.cells), new: new.cells };
                 self.change(xid, relation, [old, Some(new)], change)
             }
-            Message::Delete { xid, relation, old } => {
+            PgoutputMessage::Delete { xid, relation, old } => {
                 let change = RawChange::Delete { old: old.cells };
                 self.change(xid, relation, [Some(old), None], change)
             }
-            Message::Truncate { xid, relations } => self.truncate(xid, relations),
-            Message::Relation { relation, .. } => {
+            PgoutputMessage::Truncate { xid, relations } => self.truncate(xid, relations),
+            PgoutputMessage::Relation { relation, .. } => {
                 self.relation(&relation, events);
                 Ok(())
             }
-            Message::Begin { xid, .. } => self.begin(xid),
-            Message::Commit { commit, end, committed_at } => match self.leave() {
-                Current::Whole(transaction) => self.commit(transaction, (commit, end), committed_at, events),
+            PgoutputMessage::Begin { xid, .. } => self.begin(xid),
+            PgoutputMessage::Commit { commit, end, committed_at } => match self.take_current() {
+                CurrentTransaction::Whole(transaction) => self.commit(transaction, (commit, end), committed_at, events),
                 _ => Err(order("Commit", "where no transaction is open")),
             },
-            Message::StreamStart { xid, first } => self.stream_start(xid, first),
-            Message::StreamStop => match self.leave() {
-                Current::Block(transaction) => {
+            PgoutputMessage::StreamStart { xid, first } => self.stream_start(xid, first),
+            PgoutputMessage::StreamStop => match self.take_current() {
+                CurrentTransaction::Block(transaction) => {
                     self.streamed.insert(transaction.xid, transaction);
                     Ok(())
                 }
                 _ => Err(order("Stream Stop", "where no streamed block is open")),
             },
-            Message::StreamCommit { xid, commit, end, committed_at } => {
+            PgoutputMessage::StreamCommit { xid, commit, end, committed_at } => {
                 self.stream_commit(xid, (commit, end), committed_at, events)
             }
-            Message::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
-            Message::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
-                if let Current::Whole(transaction) | Current::Block(transaction) = &mut self.current {
+            PgoutputMessage::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
+            PgoutputMessage::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
+                if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) =
+                    &mut self.current
+                {
                     transaction.has_ddl = true;
                 }
                 Ok(())
             }
-            Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => Ok(()),
+            PgoutputMessage::Origin { .. } | PgoutputMessage::Type { .. } | PgoutputMessage::Message { .. } => Ok(()),
         }
     }
 
@@ -311,21 +321,21 @@ impl State {
         &mut self,
         xid: Option<u32>,
         oid: Oid,
-        rows: [Option<Row<'_>>; 2],
+        rows: [Option<PgoutputRow<'_>>; 2],
         change: RawChange<'_>,
-    ) -> Result<(), AssembleError> {
+    ) -> Result<(), PgoutputAssemblyError> {
         let transaction = match &mut self.current {
-            Current::Whole(transaction) | Current::Block(transaction) => transaction,
-            Current::Nothing => return Err(order("a change", "where no transaction is open")),
+            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => transaction,
+            CurrentTransaction::Nothing => return Err(order("a change", "where no transaction is open")),
         };
         let known = transaction.relations.get(&oid).or_else(|| self.catalogue.get(oid));
-        let Known { table, shape, .. } = known.ok_or(AssembleError::Unannounced(oid))?;
+        let AnnouncedRelation { table, shape, .. } = known.ok_or(PgoutputAssemblyError::Unannounced(oid))?;
         let Some(table) = *table else {
             return Ok(());
         };
         let expected = shape.columns.len();
         if let Some(row) = rows.into_iter().flatten().find(|row| row.columns != expected) {
-            return Err(AssembleError::Cells {
+            return Err(PgoutputAssemblyError::Cells {
                 table: self.catalogue.name(table).clone(),
                 found: row.columns,
                 expected,
@@ -338,9 +348,9 @@ impl State {
         Ok(())
     }
 
-    fn truncate(&mut self, xid: Option<u32>, relations: Oids<'_>) -> Result<(), AssembleError> {
+    fn truncate(&mut self, xid: Option<u32>, relations: RelationOids<'_>) -> Result<(), PgoutputAssemblyError> {
         relations.iter().try_for_each(|oid| self.change(xid, oid, [None, None], RawChange::Truncate))?;
-        if let Current::Whole(transaction) | Current::Block(transaction) = &mut self.current {
+        if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) = &mut self.current {
             let by = xid.unwrap_or(transaction.xid);
             transaction.truncated.extend(relations.iter().map(|oid| (oid, by)));
         }
@@ -351,32 +361,36 @@ impl State {
     fn relation(&mut self, relation: &Relation<'_>, events: &mut VecDeque<SourceEvent>) {
         let known = self.catalogue.announce(relation);
         match &mut self.current {
-            Current::Block(transaction) => {
+            CurrentTransaction::Block(transaction) => {
                 transaction.relations.insert(relation.oid, known);
             }
-            Current::Whole(_) | Current::Nothing => self.catalogue.adopt(relation.oid, known, events),
+            CurrentTransaction::Whole(_) | CurrentTransaction::Nothing => {
+                self.catalogue.adopt(relation.oid, known, events)
+            }
         }
     }
 
-    fn begin(&mut self, xid: u32) -> Result<(), AssembleError> {
-        match self.leave() {
-            Current::Nothing => self.current = Current::Whole(Transaction::new(xid)),
-            Current::Whole(_) | Current::Block(_) => return Err(order("Begin", "inside a transaction")),
+    fn begin(&mut self, xid: u32) -> Result<(), PgoutputAssemblyError> {
+        match self.take_current() {
+            CurrentTransaction::Nothing => self.current = CurrentTransaction::Whole(UncommittedTransaction::new(xid)),
+            CurrentTransaction::Whole(_) | CurrentTransaction::Block(_) => {
+                return Err(order("Begin", "inside a transaction"));
+            }
         }
         Ok(())
     }
 
-    fn stream_start(&mut self, xid: u32, first: bool) -> Result<(), AssembleError> {
-        if !matches!(self.current, Current::Nothing) {
+    fn stream_start(&mut self, xid: u32, first: bool) -> Result<(), PgoutputAssemblyError> {
+        if !matches!(self.current, CurrentTransaction::Nothing) {
             return Err(order("Stream Start", "inside a transaction"));
         }
         let transaction = match (self.streamed.remove(&xid), first) {
             (Some(transaction), false) => transaction,
-            (None, true) => Transaction::new(xid),
+            (None, true) => UncommittedTransaction::new(xid),
             (Some(_), true) => return Err(order("the first block", "of a streamed transaction that is open")),
             (None, false) => return Err(order("a block", "of a streamed transaction that has not begun")),
         };
-        self.current = Current::Block(transaction);
+        self.current = CurrentTransaction::Block(transaction);
         Ok(())
     }
 
@@ -386,8 +400,8 @@ impl State {
         record: (Lsn, Lsn),
         committed_at: CommitTime,
         events: &mut VecDeque<SourceEvent>,
-    ) -> Result<(), AssembleError> {
-        if !matches!(self.current, Current::Nothing) {
+    ) -> Result<(), PgoutputAssemblyError> {
+        if !matches!(self.current, CurrentTransaction::Nothing) {
             return Err(order("Stream Commit", "inside a transaction"));
         }
         let Some(mut transaction) = self.streamed.remove(&xid) else {
@@ -400,8 +414,8 @@ impl State {
         self.commit(transaction, record, committed_at, events)
     }
 
-    fn stream_abort(&mut self, xid: u32, subtransaction: u32) -> Result<(), AssembleError> {
-        if !matches!(self.current, Current::Nothing) {
+    fn stream_abort(&mut self, xid: u32, subtransaction: u32) -> Result<(), PgoutputAssemblyError> {
+        if !matches!(self.current, CurrentTransaction::Nothing) {
             return Err(order("Stream Abort", "inside a transaction"));
         }
         if xid == subtransaction {
@@ -414,11 +428,11 @@ impl State {
 
     fn commit(
         &mut self,
-        mut transaction: Transaction,
+        mut transaction: UncommittedTransaction,
         (begins, end): (Lsn, Lsn),
         committed_at: CommitTime,
         events: &mut VecDeque<SourceEvent>,
-    ) -> Result<(), AssembleError> {
+    ) -> Result<(), PgoutputAssemblyError> {
         self.truncated.append(&mut transaction.truncated);
         let xid = Xid::widen(transaction.xid, self.recent);
         self.recent = self.recent.max(xid);
@@ -447,7 +461,7 @@ impl State {
     }
 
     /// Checks the proof when everything up to a position has arrived.
-    fn proven_up_to(&mut self, position: Lsn) -> Result<(), AssembleError> {
+    fn proven_up_to(&mut self, position: Lsn) -> Result<(), PgoutputAssemblyError> {
         if let Some(proof) = &mut self.proof
             && proof.reached(position)?
         {
@@ -456,13 +470,13 @@ impl State {
         Ok(())
     }
 
-    fn leave(&mut self) -> Current {
-        std::mem::replace(&mut self.current, Current::Nothing)
+    fn take_current(&mut self) -> CurrentTransaction {
+        std::mem::replace(&mut self.current, CurrentTransaction::Nothing)
     }
 }
 
-fn order(message: &'static str, place: &'static str) -> AssembleError {
-    AssembleError::Order { message, place }
+fn order(message: &'static str, place: &'static str) -> PgoutputAssemblyError {
+    PgoutputAssemblyError::Order { message, place }
 }
 
 #[cfg(test)]

@@ -5,36 +5,36 @@ mod change;
 mod facts;
 mod schema;
 
-pub(crate) use change::{Change, Conditions};
-pub(crate) use facts::{Definition, Facts, File, Identity, Published};
+pub(crate) use change::{DefinitionImpact, HarmlessConditions};
+pub(crate) use facts::{ReplicaIdentity, TableDefinition, TableFacts, TableFile, TablePublication};
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::{Oid, TableName};
 use postgres_protocol::escape::escape_literal;
 
-use crate::transport::{Connection, Row, TransportError};
+use crate::transport::{SqlConnection, TextRow, TransportError};
 
-/// The reason for a copy after PostgreSQL was restarted. See [`Facts::changed_after`].
+/// The reason for a copy after PostgreSQL was restarted. See [`TableFacts::changed_after`].
 pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was started again, and no commit after the newest change of the definition proves \
      that it is the change which was followed";
 
 /// Reads the facts of `tables`, in their order, with the publication's settings for each. `None`
 /// for a table that does not exist.
-pub(crate) async fn read(
-    connection: &mut Connection,
+pub(crate) async fn read_facts(
+    connection: &mut SqlConnection,
     publication: &str,
     tables: &[TableName],
-) -> Result<Vec<Option<Facts>>, TransportError> {
-    prepare(connection).await?;
+) -> Result<Vec<Option<TableFacts>>, TransportError> {
+    prepare_session(connection).await?;
     let mut found = Vec::with_capacity(tables.len());
     for table in tables {
-        found.push(look(connection, publication, table).await?);
+        found.push(read_table_facts(connection, publication, table).await?);
     }
     Ok(found)
 }
 
 /// Prepares a session for [`look`].
-pub(crate) async fn prepare(connection: &mut Connection) -> Result<(), TransportError> {
+pub(crate) async fn prepare_session(connection: &mut SqlConnection) -> Result<(), TransportError> {
     let query = query(connection.major_version());
     // Planning the query takes longer than running it, and JIT compilation takes far longer.
     let sql = format!(
@@ -45,11 +45,11 @@ pub(crate) async fn prepare(connection: &mut Connection) -> Result<(), Transport
 }
 
 /// Reads the facts of one table in a prepared session. Waits for no lock.
-pub(crate) async fn look(
-    connection: &mut Connection,
+pub(crate) async fn read_table_facts(
+    connection: &mut SqlConnection,
     publication: &str,
     table: &TableName,
-) -> Result<Option<Facts>, TransportError> {
+) -> Result<Option<TableFacts>, TransportError> {
     let [schema, table, publication] = [&table.schema, &table.table, publication].map(escape_literal);
     let sql = format!("EXECUTE laredo_facts ({schema}, {table}, {publication})");
     connection.simple_query(&sql).await?.first().map(facts_of).transpose()
@@ -58,7 +58,7 @@ pub(crate) async fn look(
 /// Reads the row filter of a table that is published with one, as an SQL condition. The query opens
 /// the table, so the caller must hold a lock on it.
 pub(crate) async fn row_filter(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     publication: &str,
     table: Oid,
 ) -> Result<Option<String>, TransportError> {
@@ -97,7 +97,7 @@ fn query(version: u32) -> String {
         .replace("{columns}", columns)
 }
 
-fn facts_of(row: &Row) -> Result<Facts, TransportError> {
+fn facts_of(row: &TextRow) -> Result<TableFacts, TransportError> {
     let unexpected = |problem: String| TransportError::Protocol(format!("the catalogue's answer: {problem}"));
     let [Some(json)] = row.as_slice() else {
         return Err(unexpected(format!("{row:?}")));

@@ -1,21 +1,21 @@
 //! Copying a table under an ordinary snapshot.
 
+mod polling;
 pub(crate) mod rows;
-mod wait;
 pub(crate) mod writers;
 
 use laredo_core::{Lsn, Schema, TableName, Xid};
-use laredo_engine::source::{Admission, CopyEvent, Snapshot, SourceError, TableRequest};
+use laredo_engine::source::{CopyEvent, SnapshotCheck, SourceError, TableRequest, TransactionSnapshot};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-use crate::catalog::{self, Definition, Facts, Published, quoted};
-use crate::source::{Awaited, Followed, PostgresOptions, Settled};
-use crate::transport::{Connection, Row, TransportError, for_transaction};
+use crate::catalog::{self, TableDefinition, TableFacts, TablePublication, quoted};
+use crate::source::{AwaitedWriters, PostgresOptions, SourceTable, StreamingScope};
+use crate::transport::{SqlConnection, TextRow, TransportError, for_transaction};
 use crate::{publication, validate};
-use wait::Wait;
-use writers::Writer;
+use polling::PollingWait;
+use writers::WritingTransaction;
 
 /// The SQLSTATE `lock_not_available`: the lock was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -23,40 +23,40 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A copy that is complete except for its [`CopyEvent::End`].
-pub(crate) struct Copied {
+pub(crate) struct CompletedCopy {
     /// The definition that the rows were copied under.
-    pub(crate) definition: Definition,
+    pub(crate) definition: TableDefinition,
     /// A position in the WAL after every commit that the copy's snapshot sees.
     pub(crate) inserted: Lsn,
 }
 
 /// An error that made an attempt to read a table fail.
 #[derive(Debug)]
-pub(crate) enum AttemptError {
+pub(crate) enum TableReadError {
     /// An error of the connection or the server.
     Transport(TransportError),
     /// The table cannot be copied, or the reader has gone.
     Table(SourceError),
 }
 
-impl From<TransportError> for AttemptError {
-    fn from(error: TransportError) -> AttemptError {
-        AttemptError::Transport(error)
+impl From<TransportError> for TableReadError {
+    fn from(error: TransportError) -> TableReadError {
+        TableReadError::Transport(error)
     }
 }
 
-impl From<SourceError> for AttemptError {
-    fn from(error: SourceError) -> AttemptError {
-        AttemptError::Table(error)
+impl From<SourceError> for TableReadError {
+    fn from(error: SourceError) -> TableReadError {
+        TableReadError::Table(error)
     }
 }
 
-impl From<AttemptError> for SourceError {
-    fn from(error: AttemptError) -> SourceError {
+impl From<TableReadError> for SourceError {
+    fn from(error: TableReadError) -> SourceError {
         match error {
-            AttemptError::Transport(error) if error.may_pass_for_table() => SourceError::Transient(error.to_string()),
-            AttemptError::Transport(error) => SourceError::Definite(vec![error.to_string()]),
-            AttemptError::Table(error) => error,
+            TableReadError::Transport(error) if error.may_pass_for_table() => SourceError::Transient(error.to_string()),
+            TableReadError::Transport(error) => SourceError::Definite(vec![error.to_string()]),
+            TableReadError::Table(error) => error,
         }
     }
 }
@@ -65,14 +65,14 @@ impl From<AttemptError> for SourceError {
 /// slot that keeps commits from now on. `route` makes the stream follow a definition's table, and
 /// returns true if that differs from the table followed before.
 pub(crate) async fn copy_table(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
-    table: &Followed,
+    table: &SourceTable,
     slot: u64,
-    route: impl Fn(&Definition) -> bool,
-    admits: &Admission,
+    route: impl Fn(&TableDefinition) -> bool,
+    admits: &SnapshotCheck,
     rows: &mpsc::Sender<CopyEvent>,
-) -> Result<Copied, AttemptError> {
+) -> Result<CompletedCopy, TableReadError> {
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
         let facts = read_facts(connection, publication, request).await?;
@@ -97,7 +97,7 @@ pub(crate) async fn copy_table(
         let now = read_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
-                return Ok(Copied { definition, inserted: mark(connection).await? });
+                return Ok(CompletedCopy { definition, inserted: mark(connection).await? });
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }
@@ -107,13 +107,13 @@ pub(crate) async fn copy_table(
 /// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if
 /// the definition has changed in the meantime.
 async fn read_rows(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
-    (definition, schema): (&Definition, &Arc<Schema>),
-    snapshot: Snapshot,
+    (definition, schema): (&TableDefinition, &Arc<Schema>),
+    snapshot: TransactionSnapshot,
     rows: &mpsc::Sender<CopyEvent>,
-) -> Result<bool, AttemptError> {
+) -> Result<bool, TableReadError> {
     // The snapshot has to be newer than the end of every transaction that wrote before the
     // publication got its current settings.
     if read_facts(connection, publication, request).await?.definition != *definition {
@@ -151,13 +151,13 @@ pub(crate) fn given_up() -> SourceError {
 /// Fails if they do not end soon. The next attempt waits for the same transactions. Another table
 /// may be copied in the meantime.
 async fn settle(
-    connection: &mut Connection,
-    table: &Followed,
+    connection: &mut SqlConnection,
+    table: &SourceTable,
     slot: u64,
-    definition: &Definition,
+    definition: &TableDefinition,
     is_other: bool,
-) -> Result<(), AttemptError> {
-    let wanted = Settled { slot, published: definition.published.clone(), oid: definition.oid };
+) -> Result<(), TableReadError> {
+    let wanted = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
     let (before, awaited) = {
         let mut progress = table.progress.lock();
         if is_other {
@@ -171,8 +171,8 @@ async fn settle(
         let awaited = progress.awaited.take_if(|awaited| awaited.before == wanted);
         (before, awaited.map(|awaited| awaited.writers))
     };
-    let await_later = |writers: &[Writer]| {
-        let awaited = Awaited { before: wanted.clone(), writers: writers.to_vec() };
+    let await_later = |writers: &[WritingTransaction]| {
+        let awaited = AwaitedWriters { before: wanted.clone(), writers: writers.to_vec() };
         table.progress.lock().awaited = Some(awaited);
     };
     let writers = match awaited {
@@ -193,7 +193,7 @@ async fn settle(
 }
 
 pub(crate) fn schema_of(
-    facts: &Facts,
+    facts: &TableFacts,
     options: &PostgresOptions,
     request: &TableRequest,
 ) -> Result<Schema, SourceError> {
@@ -206,15 +206,15 @@ pub(crate) fn schema_of(
 }
 
 pub(crate) async fn read_facts(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
-) -> Result<Facts, AttemptError> {
-    let found = catalog::read(connection, publication, std::slice::from_ref(&request.name)).await?;
+) -> Result<TableFacts, TableReadError> {
+    let found = catalog::read_facts(connection, publication, std::slice::from_ref(&request.name)).await?;
     found.into_iter().flatten().next().ok_or_else(|| {
         let name = &request.name;
         let problem = format!("table {name} does not exist any more, or never did; create it, or take it out of the configuration (names are case-sensitive)");
-        AttemptError::Table(SourceError::Definite(vec![problem]))
+        TableReadError::Table(SourceError::Definite(vec![problem]))
     })
 }
 
@@ -229,11 +229,11 @@ fn locked(request: &TableRequest) -> SourceError {
 
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
 pub(crate) async fn begin(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     kind: char,
     request: &TableRequest,
-    admits: &Admission,
-) -> Result<Snapshot, AttemptError> {
+    admits: &SnapshotCheck,
+) -> Result<TransactionSnapshot, TableReadError> {
     const INSUFFICIENT_PRIVILEGE: &str = "42501";
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
     let table = format!("{}{}", only(kind), request.name.quoted());
@@ -247,7 +247,7 @@ pub(crate) async fn begin(
     // but after the snapshot. A change between the two shows when the definition is read again
     // after the copy.
     let mut fallback = Some(format!("{begin}; SELECT FROM {table} LIMIT 0"));
-    let mut wait = Wait::new();
+    let mut wait = PollingWait::new();
     loop {
         if let Err(error) = connection.simple_query(&start).await {
             let Some(server) = error.server() else { return Err(error.into()) };
@@ -285,7 +285,7 @@ pub(crate) async fn begin(
 /// PostgreSQL sends only WAL that is flushed. The mark is transactional because a commit is flushed
 /// at once. Other records may stay in memory for as long as the database is idle. The stream
 /// ignores the mark, if it receives messages at all.
-pub(crate) async fn mark(connection: &mut Connection) -> Result<Lsn, TransportError> {
+pub(crate) async fn mark(connection: &mut SqlConnection) -> Result<Lsn, TransportError> {
     // Waits no longer than for the local flush: a synchronous standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
@@ -300,24 +300,24 @@ fn only(kind: char) -> &'static str {
     if kind == 'p' { "" } else { "ONLY " }
 }
 
-fn parse_snapshot(rows: &[Row]) -> Result<Snapshot, TransportError> {
+fn parse_snapshot(rows: &[TextRow]) -> Result<TransactionSnapshot, TransportError> {
     let text = rows.first().and_then(|row| row.first()?.as_deref());
     text.and_then(snapshot_of).ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
 }
 
 /// Parses `xmin:xmax:id,id,…`.
-fn snapshot_of(text: &str) -> Option<Snapshot> {
+fn snapshot_of(text: &str) -> Option<TransactionSnapshot> {
     let xid = |text: &str| text.parse().ok().map(Xid);
     let mut parts = text.split(':');
     let (xmin, xmax, list) = (xid(parts.next()?)?, xid(parts.next()?)?, parts.next()?);
     let running = list.split(',').filter(|id| !id.is_empty());
     let mut in_progress = running.map(xid).collect::<Option<Vec<_>>>()?;
     in_progress.sort_unstable();
-    Some(Snapshot { xmin, xmax, in_progress })
+    Some(TransactionSnapshot { xmin, xmax, in_progress })
 }
 
 /// Returns the statement that copies the published rows and columns of a table.
-fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, filter: Option<&str>) -> String {
+fn copy_statement(name: &TableName, definition: &TableDefinition, schema: &Schema, filter: Option<&str>) -> String {
     // `COPY` of a table refuses generated columns, which PostgreSQL 18 may send.
     let is_generated = definition.sent_columns().any(|column| column.generated);
     let is_text = schema.columns().iter().any(|column| column.is_text);
@@ -334,7 +334,7 @@ fn copy_statement(name: &TableName, definition: &Definition, schema: &Schema, fi
 /// Returns the query for the published rows and columns of a table that meet all conditions.
 pub(crate) fn select_statement(
     name: &TableName,
-    definition: &Definition,
+    definition: &TableDefinition,
     schema: &Schema,
     conditions: [Option<&str>; 2],
 ) -> String {
@@ -345,13 +345,15 @@ pub(crate) fn select_statement(
 
 /// Reads the condition that the publication sets for a table's rows.
 pub(crate) async fn row_filter(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     publication: &str,
-    definition: &Definition,
+    definition: &TableDefinition,
 ) -> Result<Option<String>, TransportError> {
     match &definition.published {
-        Some(Published { filter: Some(_), .. }) => catalog::row_filter(connection, publication, definition.oid).await,
-        Some(Published { filter: None, .. }) | None => Ok(None),
+        Some(TablePublication { filter: Some(_), .. }) => {
+            catalog::row_filter(connection, publication, definition.oid).await
+        }
+        Some(TablePublication { filter: None, .. }) | None => Ok(None),
     }
 }
 

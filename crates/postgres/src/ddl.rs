@@ -3,7 +3,7 @@
 use postgres_protocol::escape::escape_literal;
 
 use crate::options::ConnectionOptions;
-use crate::transport::{Connection, TransportError};
+use crate::transport::{SqlConnection, TransportError};
 
 /// The statements that create the event trigger. They need a superuser, or the role that the
 /// provider allows to create event triggers.
@@ -31,7 +31,7 @@ pub enum DdlWatch {
 /// # Errors
 /// Fails if the database cannot be reached or the role lacks the privilege.
 pub async fn install(options: &ConnectionOptions) -> Result<(), TransportError> {
-    Connection::connect(options).await?.simple_query(INSTALL).await.map(drop)
+    SqlConnection::connect(options).await?.simple_query(INSTALL).await.map(drop)
 }
 
 /// Drops the event trigger.
@@ -39,11 +39,11 @@ pub async fn install(options: &ConnectionOptions) -> Result<(), TransportError> 
 /// # Errors
 /// Fails if the database cannot be reached or the role lacks the privilege.
 pub async fn remove(options: &ConnectionOptions) -> Result<(), TransportError> {
-    Connection::connect(options).await?.simple_query(REMOVE).await.map(drop)
+    SqlConnection::connect(options).await?.simple_query(REMOVE).await.map(drop)
 }
 
 /// Returns true if both parts of the event trigger exist and fire.
-pub(crate) async fn is_installed(connection: &mut Connection) -> Result<bool, TransportError> {
+pub(crate) async fn is_installed(connection: &mut SqlConnection) -> Result<bool, TransportError> {
     let names = TRIGGERS.map(escape_literal).join(", ");
     let sql = format!("SELECT count(*) FROM pg_event_trigger WHERE evtname IN ({names}) AND evtenabled IN ('O', 'A')");
     let rows = connection.simple_query(&sql).await?;

@@ -3,19 +3,19 @@
 use laredo_core::Lsn;
 use laredo_engine::source::SourceIdentity;
 
-use crate::options::{ConnectionOptions, Work};
-use crate::transport::{ReplicationConnection, Row, TransportError};
+use crate::options::{ConnectionOptions, SessionWork};
+use crate::transport::{ReplicationConnection, TextRow, TransportError};
 
 /// The SQLSTATE `undefined_file`: a file is missing.
 const UNDEFINED_FILE: &str = "58P01";
 
 /// Reads the identity through a new walsender. This also shows that a walsender is available.
-pub(crate) async fn read(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
-    of(&mut ReplicationConnection::connect(&options.for_work(Work::Check)).await?).await
+pub(crate) async fn read_identity(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
+    read_identity_on(&mut ReplicationConnection::connect(&options.for_work(SessionWork::Check)).await?).await
 }
 
 /// Reads the identity on a walsender connection.
-pub(crate) async fn of(connection: &mut ReplicationConnection) -> Result<SourceIdentity, TransportError> {
+pub(crate) async fn read_identity_on(connection: &mut ReplicationConnection) -> Result<SourceIdentity, TransportError> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
     let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
@@ -52,11 +52,11 @@ pub(crate) async fn history(
     Ok(parse_history(text(&rows, 1).ok_or_else(|| unexpected(&rows))?))
 }
 
-fn text(rows: &[Row], column: usize) -> Option<&str> {
+fn text(rows: &[TextRow], column: usize) -> Option<&str> {
     rows.first()?.get(column)?.as_deref()
 }
 
-fn unexpected(rows: &[Row]) -> TransportError {
+fn unexpected(rows: &[TextRow]) -> TransportError {
     TransportError::Protocol(format!("a walsender says of itself: {rows:?}"))
 }
 

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use laredo_core::{Cell, Key, Lsn, Schema, TableName};
-use laredo_engine::source::{PartEvent, PartOrder, SourceError, TablePart};
+use laredo_engine::source::{SourceError, TablePart, TablePartEvent, TablePartOrder};
 use tokio::sync::mpsc;
 
-use crate::catalog::{Definition, quoted};
+use crate::catalog::{TableDefinition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
 use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
-use crate::options::Work;
-use crate::source::{Followed, PostgresOptions};
-use crate::stream::Signals;
-use crate::transport::{Connection, Parameter, TransportError};
+use crate::options::SessionWork;
+use crate::source::{PostgresOptions, SourceTable};
+use crate::stream::SourceSignals;
+use crate::transport::{QueryParameter, SqlConnection, TransportError};
 
 /// The SQLSTATE `undefined_function`: here, a type without an `=` operator.
 const UNDEFINED_FUNCTION: &str = "42883";
@@ -20,32 +20,33 @@ const UNDEFINED_FUNCTION: &str = "42883";
 /// Reads the ordered parts until the orders end. Each part has a transaction of its own.
 pub(crate) async fn read_parts(
     options: &PostgresOptions,
-    table: &Followed,
-    signals: &Signals,
-    mut orders: mpsc::Receiver<PartOrder>,
-    parts: &mpsc::Sender<PartEvent>,
+    table: &SourceTable,
+    signals: &SourceSignals,
+    mut orders: mpsc::Receiver<TablePartOrder>,
+    parts: &mpsc::Sender<TablePartEvent>,
 ) -> Result<(), SourceError> {
-    let connection = Connection::connect(&options.connection.for_work(Work::Verify)).await?;
-    let mut inspector = Inspector { options, table, signals, connection, marker: None, equality: Equality::Operator };
+    let connection = SqlConnection::connect(&options.connection.for_work(SessionWork::Verify)).await?;
+    let mut inspector =
+        TableInspector { options, table, signals, connection, marker: None, equality: KeyEquality::Operator };
     while let Some(order) = orders.recv().await {
         inspector.read_part(order, parts).await?;
     }
     Ok(())
 }
 
-struct Inspector<'a> {
+struct TableInspector<'a> {
     options: &'a PostgresOptions,
-    table: &'a Followed,
-    signals: &'a Signals,
-    connection: Connection,
+    table: &'a SourceTable,
+    signals: &'a SourceSignals,
+    connection: SqlConnection,
     /// The connection that writes marks into the WAL, which a read-only transaction cannot.
-    marker: Option<Connection>,
-    equality: Equality,
+    marker: Option<SqlConnection>,
+    equality: KeyEquality,
 }
 
 /// The comparison by which rows are looked up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Equality {
+enum KeyEquality {
     /// The operator `=`, which can use an index.
     Operator,
     /// Equality of the bytes, which every type has.
@@ -53,7 +54,7 @@ enum Equality {
 }
 
 /// The sizes of a table's files.
-struct Files {
+struct TableFileSizes {
     block_bytes: u64,
     /// The number of blocks of the longest file.
     blocks: u64,
@@ -63,7 +64,7 @@ struct Files {
 /// The rows of a table that the publication sends.
 struct PublishedRows<'a> {
     name: &'a TableName,
-    definition: &'a Definition,
+    definition: &'a TableDefinition,
     schema: &'a Schema,
     filter: Option<String>,
 }
@@ -75,29 +76,29 @@ impl PublishedRows<'_> {
     }
 }
 
-impl Inspector<'_> {
+impl TableInspector<'_> {
     async fn read_part(
         &mut self,
-        PartOrder { part, admits }: PartOrder,
-        parts: &mpsc::Sender<PartEvent>,
+        TablePartOrder { part, admits }: TablePartOrder,
+        parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         let request = &self.table.request;
         let Some(copied) = self.table.progress.lock().copied.clone() else {
             let reason = "the table's definition is not known until its next copy".to_owned();
-            return send(parts, PartEvent::Changed(reason)).await;
+            return send(parts, TablePartEvent::Changed(reason)).await;
         };
         let snapshot = begin(&mut self.connection, copied.kind, request, &admits).await?;
         let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
         if let Some(reason) = copied.difference(&facts.definition) {
             self.connection.simple_query("ROLLBACK").await?;
             self.signals.announced.notify_one();
-            return send(parts, PartEvent::Changed(format!("since the table was copied, {reason}"))).await;
+            return send(parts, TablePartEvent::Changed(format!("since the table was copied, {reason}"))).await;
         }
         let schema = Arc::new(schema_of(&facts, self.options, request)?);
         let filter = row_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
         let inserted = self.inserted().await?;
         let files = self.files().await?;
-        let begin = PartEvent::Begin { schema: schema.clone(), snapshot, inserted, blocks: files.blocks };
+        let begin = TablePartEvent::Begin { schema: schema.clone(), snapshot, inserted, blocks: files.blocks };
         send(parts, begin).await?;
         let rows = PublishedRows { name: &request.name, definition: &copied, schema: &schema, filter };
         let next = match part {
@@ -112,7 +113,7 @@ impl Inspector<'_> {
             }
         };
         self.connection.simple_query("COMMIT").await?;
-        send(parts, PartEvent::End { next }).await
+        send(parts, TablePartEvent::End { next }).await
     }
 
     /// Returns a position after everything that the snapshot sees. PostgreSQL sends only WAL that
@@ -131,14 +132,14 @@ impl Inspector<'_> {
         let marker = match &mut self.marker {
             Some(marker) => marker,
             None => {
-                let options = self.options.connection.for_work(Work::Verify);
-                self.marker.insert(Connection::connect(&options).await?)
+                let options = self.options.connection.for_work(SessionWork::Verify);
+                self.marker.insert(SqlConnection::connect(&options).await?)
             }
         };
         Ok(mark(marker).await?)
     }
 
-    async fn files(&mut self) -> Result<Files, TransportError> {
+    async fn files(&mut self) -> Result<TableFileSizes, TransportError> {
         let table = postgres_protocol::escape::escape_literal(&self.table.request.name.quoted());
         let sql = format!(
             "SELECT current_setting('block_size'), coalesce(max(pg_relation_size(c.oid)), 0), greatest(count(*), 1)
@@ -149,7 +150,7 @@ impl Inspector<'_> {
         let number = |column: usize| rows.first()?.get(column)?.as_ref()?.parse::<u64>().ok();
         match (number(0), number(1), number(2)) {
             (Some(block_bytes), Some(bytes), Some(count)) if block_bytes > 0 && count > 0 => {
-                Ok(Files { block_bytes, blocks: bytes.div_ceil(block_bytes), count })
+                Ok(TableFileSizes { block_bytes, blocks: bytes.div_ceil(block_bytes), count })
             }
             (_, _, _) => Err(TransportError::Protocol(format!("{rows:?} are not the sizes of a table"))),
         }
@@ -162,14 +163,14 @@ impl Inspector<'_> {
         &mut self,
         (from, next): (u64, u64),
         rows: &PublishedRows<'_>,
-        parts: &mpsc::Sender<PartEvent>,
+        parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         // The highest block number is `u32::MAX - 1`.
         let next = next.min(u64::from(u32::MAX - 1));
         let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
         let query = rows.select(&condition);
         let sql = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
-        Ok(send_rows(&mut self.connection, &sql, rows.schema, parts, PartEvent::Rows).await?)
+        Ok(send_rows(&mut self.connection, &sql, rows.schema, parts, TablePartEvent::Rows).await?)
     }
 
     /// Looks up the rows of some keys.
@@ -177,26 +178,26 @@ impl Inspector<'_> {
         &mut self,
         keys: &[Key],
         rows: &PublishedRows<'_>,
-        parts: &mpsc::Sender<PartEvent>,
+        parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         self.connection.simple_query("SAVEPOINT lookup").await?;
         let found = loop {
             let (condition, parameters) = key_condition(keys, rows.schema, self.equality);
             let sql = rows.select(&condition);
             match (self.connection.query(&sql, &parameters).await, self.equality) {
-                (Err(TransportError::Server(error)), Equality::Operator) if error.code == UNDEFINED_FUNCTION => {
+                (Err(TransportError::Server(error)), KeyEquality::Operator) if error.code == UNDEFINED_FUNCTION => {
                     self.connection.simple_query("ROLLBACK TO lookup").await?;
-                    self.equality = Equality::Image;
+                    self.equality = KeyEquality::Image;
                 }
                 (found, _) => break found?,
             }
         };
-        send(parts, PartEvent::Rows(rows_of(&found, rows.schema.columns().len())?)).await
+        send(parts, TablePartEvent::Rows(rows_of(&found, rows.schema.columns().len())?)).await
     }
 }
 
 /// Returns the condition for the rows of these keys, with its parameters.
-fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: Equality) -> (String, Vec<Parameter<'k>>) {
+fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: KeyEquality) -> (String, Vec<QueryParameter<'k>>) {
     let mut parameters = Vec::new();
     let conditions: Vec<String> = keys
         .iter()
@@ -206,10 +207,10 @@ fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: Equality) -> (S
             let parts = columns.zip(cells).map(|(column, cell)| {
                 let name = quoted(&column.name);
                 let Cell::Value(value) = cell else { return format!("{name} IS NULL") };
-                parameters.push(Parameter { type_oid: column.type_oid, is_text: column.is_text, value });
+                parameters.push(QueryParameter { type_oid: column.type_oid, is_text: column.is_text, value });
                 match equality {
-                    Equality::Operator => format!("{name} = ${}", parameters.len()),
-                    Equality::Image => format!("record_image_eq(ROW({name}), ROW(${}))", parameters.len()),
+                    KeyEquality::Operator => format!("{name} = ${}", parameters.len()),
+                    KeyEquality::Image => format!("record_image_eq(ROW({name}), ROW(${}))", parameters.len()),
                 }
             });
             format!("({})", parts.collect::<Vec<_>>().join(" AND "))

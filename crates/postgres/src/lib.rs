@@ -1,10 +1,10 @@
 //! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as
 //! transactions.
 
-mod care;
 mod catalog;
 mod copy;
 pub mod ddl;
+mod definition_watch;
 mod identity;
 mod inspect;
 mod options;
@@ -13,17 +13,18 @@ mod reset;
 mod restore;
 mod resume;
 mod slot;
+mod slot_monitor;
 mod source;
 mod tls;
 pub mod transport;
 mod validate;
-mod watch;
 
 pub use options::{
-    ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions,
+    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PostgresTlsOptions, RootCertificates, SecretText,
+    SslMode,
 };
 pub use publication::PublicationOptions;
-pub use restore::{Restore, RestoreError, RestoreMode, TouchedTable};
+pub use restore::{RestoreError, RestoreMode, TableRestore, TouchedTable};
 pub use source::{COPY_TIMEOUT, PostgresOptions, PostgresSource};
 
 pub mod assemble;

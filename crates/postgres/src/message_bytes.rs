@@ -2,7 +2,7 @@
 
 /// A cell as pgoutput sends it.
 #[derive(Clone, Copy)]
-pub(crate) enum Sent<'a> {
+pub(crate) enum SentCell<'a> {
     Null,
     Unchanged,
     Text(&'a str),
@@ -10,53 +10,53 @@ pub(crate) enum Sent<'a> {
 }
 
 /// A message under construction.
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
+pub(crate) struct MessageBuilder(pub(crate) Vec<u8>);
 
-impl Bytes {
-    pub(crate) fn new(kind: u8) -> Bytes {
-        Bytes(vec![kind])
+impl MessageBuilder {
+    pub(crate) fn new(kind: u8) -> MessageBuilder {
+        MessageBuilder(vec![kind])
     }
 
-    pub(crate) fn u8(mut self, value: u8) -> Bytes {
+    pub(crate) fn u8(mut self, value: u8) -> MessageBuilder {
         self.0.push(value);
         self
     }
 
-    pub(crate) fn u16(mut self, value: u16) -> Bytes {
+    pub(crate) fn u16(mut self, value: u16) -> MessageBuilder {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    pub(crate) fn u32(mut self, value: u32) -> Bytes {
+    pub(crate) fn u32(mut self, value: u32) -> MessageBuilder {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    pub(crate) fn u64(mut self, value: u64) -> Bytes {
+    pub(crate) fn u64(mut self, value: u64) -> MessageBuilder {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    pub(crate) fn text(mut self, value: &str) -> Bytes {
+    pub(crate) fn text(mut self, value: &str) -> MessageBuilder {
         self.0.extend(value.as_bytes());
         self.u8(0)
     }
 
-    pub(crate) fn xid(self, xid: Option<u32>) -> Bytes {
+    pub(crate) fn xid(self, xid: Option<u32>) -> MessageBuilder {
         match xid {
             Some(xid) => self.u32(xid),
             None => self,
         }
     }
 
-    pub(crate) fn row(mut self, part: u8, cells: &[Sent<'_>]) -> Bytes {
+    pub(crate) fn row(mut self, part: u8, cells: &[SentCell<'_>]) -> MessageBuilder {
         self = self.u8(part).u16(cells.len() as u16);
         for cell in cells {
             let (kind, bytes) = match cell {
-                Sent::Null => (b'n', None),
-                Sent::Unchanged => (b'u', None),
-                Sent::Text(text) => (b't', Some(text.as_bytes())),
-                Sent::Binary(bytes) => (b'b', Some(*bytes)),
+                SentCell::Null => (b'n', None),
+                SentCell::Unchanged => (b'u', None),
+                SentCell::Text(text) => (b't', Some(text.as_bytes())),
+                SentCell::Binary(bytes) => (b'b', Some(*bytes)),
             };
             self = self.u8(kind);
             if let Some(bytes) = bytes {
@@ -69,16 +69,16 @@ impl Bytes {
 }
 
 pub(crate) fn begin(xid: u32, commit: u64) -> Vec<u8> {
-    Bytes::new(b'B').u64(commit).u64(1_000_000).u32(xid).0
+    MessageBuilder::new(b'B').u64(commit).u64(1_000_000).u32(xid).0
 }
 
 /// Builds a Commit whose commit record takes 8 bytes.
 pub(crate) fn commit(commit: u64) -> Vec<u8> {
-    Bytes::new(b'C').u8(0).u64(commit).u64(commit + 8).u64(1_000_000).0
+    MessageBuilder::new(b'C').u8(0).u64(commit).u64(commit + 8).u64(1_000_000).0
 }
 
 pub(crate) fn stream_start(xid: u32, first: bool) -> Vec<u8> {
-    Bytes::new(b'S').u32(xid).u8(first.into()).0
+    MessageBuilder::new(b'S').u32(xid).u8(first.into()).0
 }
 
 pub(crate) fn stream_stop() -> Vec<u8> {
@@ -87,18 +87,18 @@ pub(crate) fn stream_stop() -> Vec<u8> {
 
 /// Builds a Stream Commit whose commit record takes 8 bytes.
 pub(crate) fn stream_commit(xid: u32, commit: u64) -> Vec<u8> {
-    let bytes = Bytes::new(b'c').u32(xid).u8(0);
+    let bytes = MessageBuilder::new(b'c').u32(xid).u8(0);
     bytes.u64(commit).u64(commit + 8).u64(1_000_000).0
 }
 
 pub(crate) fn stream_abort(xid: u32, subtransaction: u32) -> Vec<u8> {
-    Bytes::new(b'A').u32(xid).u32(subtransaction).0
+    MessageBuilder::new(b'A').u32(xid).u32(subtransaction).0
 }
 
 /// Builds a Relation of a table in schema `public` with text columns. A `*` before a column's name
 /// makes it part of the replica identity.
 pub(crate) fn relation(xid: Option<u32>, oid: u32, name: &str, identity: u8, columns: &[&str]) -> Vec<u8> {
-    let mut bytes = Bytes::new(b'R').xid(xid).u32(oid).text("public").text(name);
+    let mut bytes = MessageBuilder::new(b'R').xid(xid).u32(oid).text("public").text(name);
     bytes = bytes.u8(identity).u16(columns.len() as u16);
     for column in columns {
         let (is_key, name) = column.strip_prefix('*').map_or((0, *column), |name| (1, name));
@@ -107,24 +107,24 @@ pub(crate) fn relation(xid: Option<u32>, oid: u32, name: &str, identity: u8, col
     bytes.0
 }
 
-pub(crate) fn insert(xid: Option<u32>, oid: u32, new: &[Sent<'_>]) -> Vec<u8> {
-    Bytes::new(b'I').xid(xid).u32(oid).row(b'N', new).0
+pub(crate) fn insert(xid: Option<u32>, oid: u32, new: &[SentCell<'_>]) -> Vec<u8> {
+    MessageBuilder::new(b'I').xid(xid).u32(oid).row(b'N', new).0
 }
 
-pub(crate) fn update(xid: Option<u32>, oid: u32, old: Option<(u8, &[Sent<'_>])>, new: &[Sent<'_>]) -> Vec<u8> {
-    let mut bytes = Bytes::new(b'U').xid(xid).u32(oid);
+pub(crate) fn update(xid: Option<u32>, oid: u32, old: Option<(u8, &[SentCell<'_>])>, new: &[SentCell<'_>]) -> Vec<u8> {
+    let mut bytes = MessageBuilder::new(b'U').xid(xid).u32(oid);
     if let Some((part, old)) = old {
         bytes = bytes.row(part, old);
     }
     bytes.row(b'N', new).0
 }
 
-pub(crate) fn delete(xid: Option<u32>, oid: u32, part: u8, old: &[Sent<'_>]) -> Vec<u8> {
-    Bytes::new(b'D').xid(xid).u32(oid).row(part, old).0
+pub(crate) fn delete(xid: Option<u32>, oid: u32, part: u8, old: &[SentCell<'_>]) -> Vec<u8> {
+    MessageBuilder::new(b'D').xid(xid).u32(oid).row(part, old).0
 }
 
 pub(crate) fn truncate(xid: Option<u32>, oids: &[u32]) -> Vec<u8> {
-    let mut bytes = Bytes::new(b'T').xid(xid).u32(oids.len() as u32).u8(0);
+    let mut bytes = MessageBuilder::new(b'T').xid(xid).u32(oids.len() as u32).u8(0);
     for oid in oids {
         bytes = bytes.u32(*oid);
     }

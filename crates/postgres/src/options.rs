@@ -20,11 +20,11 @@ pub struct ConnectionOptions {
     /// The role to connect as.
     pub user: String,
     /// The role's password.
-    pub password: Option<Secret>,
+    pub password: Option<SecretText>,
     /// The name of the database.
     pub database: String,
     /// The encryption of the connection and the checks of the server's certificate.
-    pub tls: TlsOptions,
+    pub tls: PostgresTlsOptions,
     /// The binding of the password exchange to the server's certificate.
     pub channel_binding: ChannelBinding,
     /// The longest time that one attempt to connect may take, from the first packet until the
@@ -41,7 +41,7 @@ pub struct ConnectionOptions {
 
 /// The work that a session does, which is a part of the name that `pg_stat_activity` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Work {
+pub(crate) enum SessionWork {
     /// Receiving the replication stream.
     Stream,
     /// Copying a table.
@@ -57,15 +57,15 @@ pub(crate) enum Work {
     Check,
 }
 
-impl Work {
+impl SessionWork {
     fn name(self) -> &'static str {
         match self {
-            Work::Stream => "stream",
-            Work::Copy => "copy",
-            Work::Verify => "verify",
-            Work::Watch => "watch",
-            Work::Slot => "slot",
-            Work::Check => "check",
+            SessionWork::Stream => "stream",
+            SessionWork::Copy => "copy",
+            SessionWork::Verify => "verify",
+            SessionWork::Watch => "watch",
+            SessionWork::Slot => "slot",
+            SessionWork::Check => "check",
         }
     }
 }
@@ -90,7 +90,7 @@ impl fmt::Display for Host {
 
 /// The value of `sslmode` and the certificate files. A Unix socket is never encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsOptions {
+pub struct PostgresTlsOptions {
     /// The value of `sslmode`.
     pub mode: SslMode,
     /// The value of `sslrootcert`. The default is the file `~/.postgresql/root.crt`, if it exists.
@@ -140,12 +140,12 @@ pub enum ChannelBinding {
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct SecretText(String);
 
-impl Secret {
+impl SecretText {
     /// Wraps a text that must not be printed.
-    pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+    pub fn new(text: impl Into<String>) -> SecretText {
+        SecretText(text.into())
     }
 
     /// Returns the text itself.
@@ -155,7 +155,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -163,7 +163,7 @@ impl fmt::Debug for Secret {
 
 /// An error in a connection string. The message never contains a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
+pub enum ConnectionStringError {
     /// Text that is neither form of a connection string.
     #[error("the connection string is malformed: {0}")]
     Syntax(String),
@@ -194,12 +194,12 @@ impl ConnectionOptions {
     /// # Errors
     /// Fails if the text is malformed, has an unknown or unsupported key or an invalid value, or
     /// names no user.
-    pub fn parse(text: &str) -> Result<ConnectionOptions, OptionsError> {
+    pub fn parse(text: &str) -> Result<ConnectionOptions, ConnectionStringError> {
         parse::connection_string(text)
     }
 
     /// Returns the options for a session that does this work, with its name in `application_name`.
-    pub(crate) fn for_work(&self, work: Work) -> ConnectionOptions {
+    pub(crate) fn for_work(&self, work: SessionWork) -> ConnectionOptions {
         let application_name = format!("{} {}", self.application_name, work.name());
         ConnectionOptions { application_name, ..self.clone() }
     }

@@ -9,13 +9,13 @@ mod cursor;
 
 use laredo_core::{Cell, CommitTime, Lsn, Oid, TupleBuf, TupleRef};
 
-use cursor::Cursor;
-pub use cursor::{DecodeError, Problem};
+use cursor::PgoutputCursor;
+pub use cursor::{PgoutputDecodeError, PgoutputProblem};
 
 /// A message of pgoutput.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message<'a> {
-    /// The begin of a transaction. Its changes follow, and then its [`Message::Commit`].
+pub enum PgoutputMessage<'a> {
+    /// The begin of a transaction. Its changes follow, and then its [`PgoutputMessage::Commit`].
     Begin {
         /// The transaction ID.
         xid: u32,
@@ -65,7 +65,7 @@ pub enum Message<'a> {
         /// The OID of the table.
         relation: Oid,
         /// The row.
-        new: Row<'a>,
+        new: PgoutputRow<'a>,
     },
     /// A changed row.
     Update {
@@ -74,9 +74,9 @@ pub enum Message<'a> {
         /// The OID of the table.
         relation: Oid,
         /// The row before the change, if it was sent.
-        old: Option<Row<'a>>,
+        old: Option<PgoutputRow<'a>>,
         /// The row after the change.
-        new: Row<'a>,
+        new: PgoutputRow<'a>,
     },
     /// A deleted row.
     Delete {
@@ -85,14 +85,14 @@ pub enum Message<'a> {
         /// The OID of the table.
         relation: Oid,
         /// The row before it was deleted.
-        old: Row<'a>,
+        old: PgoutputRow<'a>,
     },
     /// The removal of all rows of some tables.
     Truncate {
         /// The (sub)transaction, inside a streamed block.
         xid: Option<u32>,
         /// The OIDs of the tables.
-        relations: Oids<'a>,
+        relations: RelationOids<'a>,
     },
     /// A message that `pg_logical_emit_message` wrote.
     Message {
@@ -138,7 +138,7 @@ pub enum Message<'a> {
 
 /// A row. If it only carries the replica identity, all other cells are NULL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct PgoutputRow<'a> {
     /// The cells of the row.
     pub cells: TupleRef<'a>,
     /// The number of cells.
@@ -175,9 +175,9 @@ pub struct RelationColumn<'a> {
 
 /// The OIDs of tables, as encoded in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Oids<'a>(&'a [u8]);
+pub struct RelationOids<'a>(&'a [u8]);
 
-impl Oids<'_> {
+impl RelationOids<'_> {
     /// Returns the OIDs.
     pub fn iter(&self) -> impl Iterator<Item = Oid> {
         let (oids, _) = self.0.as_chunks::<4>();
@@ -188,25 +188,25 @@ impl Oids<'_> {
 /// A decoder of the messages of one connection, in order. It converts rows into buffers that it
 /// reuses for every message: one copy, no allocation.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct PgoutputDecoder {
     in_stream: bool,
     old: TupleBuf,
     new: TupleBuf,
 }
 
-impl Decoder {
+impl PgoutputDecoder {
     /// Creates a decoder for a connection that has just begun to stream.
     #[must_use]
-    pub fn new() -> Decoder {
-        Decoder::default()
+    pub fn new() -> PgoutputDecoder {
+        PgoutputDecoder::default()
     }
 
     /// Decodes one message.
     ///
     /// # Errors
     /// Reports the message, the offset and the problem. The connection is unusable afterwards.
-    pub fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Message<'a>, DecodeError> {
-        let mut cursor = Cursor::new(bytes);
+    pub fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
+        let mut cursor = PgoutputCursor::new(bytes);
         let kind = cursor.kind()?;
         let message = match kind {
             b'I' | b'U' | b'D' => self.change(kind, &mut cursor)?,
@@ -215,27 +215,31 @@ impl Decoder {
             b'R' => {
                 let xid = self.subtransaction(&mut cursor)?;
                 let relation = relation(&mut cursor)?;
-                Message::Relation { xid, relation }
+                PgoutputMessage::Relation { xid, relation }
             }
             b'T' => {
                 let xid = self.subtransaction(&mut cursor)?;
                 let relations = truncated(&mut cursor)?;
-                Message::Truncate { xid, relations }
+                PgoutputMessage::Truncate { xid, relations }
             }
-            b'Y' => Message::Type {
+            b'Y' => PgoutputMessage::Type {
                 xid: self.subtransaction(&mut cursor)?,
                 oid: cursor.u32()?,
                 schema: cursor.text()?,
                 name: cursor.text()?,
             },
-            b'b' | b'P' | b'K' | b'r' | b'p' => return Err(cursor.error_at_start(Problem::TwoPhase(kind))),
-            other => return Err(cursor.error_at_start(Problem::Unknown(other))),
+            b'b' | b'P' | b'K' | b'r' | b'p' => return Err(cursor.error_at_start(PgoutputProblem::TwoPhase(kind))),
+            other => return Err(cursor.error_at_start(PgoutputProblem::Unknown(other))),
         };
         cursor.finish()?;
         Ok(message)
     }
 
-    fn change<'a>(&'a mut self, kind: u8, cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
+    fn change<'a>(
+        &'a mut self,
+        kind: u8,
+        cursor: &mut PgoutputCursor<'a>,
+    ) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
         let xid = self.subtransaction(cursor)?;
         let relation = cursor.u32()?;
         let mut part = cursor.u8()?;
@@ -243,30 +247,30 @@ impl Decoder {
         if kind != b'I' && matches!(part, b'K' | b'O') {
             let row = row(cursor, &mut self.old)?;
             if kind == b'D' {
-                return Ok(Message::Delete { xid, relation, old: row });
+                return Ok(PgoutputMessage::Delete { xid, relation, old: row });
             }
             old = Some(row);
             part = cursor.u8()?;
         }
         if kind == b'D' || part != b'N' {
-            return Err(cursor.error_before(Problem::Part(part)));
+            return Err(cursor.error_before(PgoutputProblem::Part(part)));
         }
         let new = row(cursor, &mut self.new)?;
         Ok(match kind {
-            b'I' => Message::Insert { xid, relation, new },
-            _ => Message::Update { xid, relation, old, new },
+            b'I' => PgoutputMessage::Insert { xid, relation, new },
+            _ => PgoutputMessage::Update { xid, relation, old, new },
         })
     }
 
-    fn frame<'a>(&self, kind: u8, cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
+    fn frame<'a>(&self, kind: u8, cursor: &mut PgoutputCursor<'a>) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
         Ok(match kind {
-            b'B' => Message::Begin { commit: cursor.lsn()?, committed_at: cursor.time()?, xid: cursor.u32()? },
+            b'B' => PgoutputMessage::Begin { commit: cursor.lsn()?, committed_at: cursor.time()?, xid: cursor.u32()? },
             b'C' => {
                 let (commit, end, committed_at) = commit(cursor)?;
-                Message::Commit { commit, end, committed_at }
+                PgoutputMessage::Commit { commit, end, committed_at }
             }
-            b'O' => Message::Origin { commit: cursor.lsn()?, name: cursor.text()? },
-            _ => Message::Message {
+            b'O' => PgoutputMessage::Origin { commit: cursor.lsn()?, name: cursor.text()? },
+            _ => PgoutputMessage::Message {
                 xid: self.subtransaction(cursor)?,
                 transactional: cursor.u8()? & 1 != 0,
                 lsn: cursor.lsn()?,
@@ -276,39 +280,43 @@ impl Decoder {
         })
     }
 
-    fn stream<'a>(&mut self, kind: u8, cursor: &mut Cursor<'a>) -> Result<Message<'a>, DecodeError> {
+    fn stream<'a>(
+        &mut self,
+        kind: u8,
+        cursor: &mut PgoutputCursor<'a>,
+    ) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
         match kind {
             b'S' => {
                 let xid = cursor.u32()?;
                 let first = cursor.u8()? & 1 != 0;
                 self.in_stream = true;
-                Ok(Message::StreamStart { xid, first })
+                Ok(PgoutputMessage::StreamStart { xid, first })
             }
             b'E' => {
                 self.in_stream = false;
-                Ok(Message::StreamStop)
+                Ok(PgoutputMessage::StreamStop)
             }
             b'c' => {
                 let xid = cursor.u32()?;
                 let (commit, end, committed_at) = commit(cursor)?;
-                Ok(Message::StreamCommit { xid, commit, end, committed_at })
+                Ok(PgoutputMessage::StreamCommit { xid, commit, end, committed_at })
             }
-            _ => Ok(Message::StreamAbort { xid: cursor.u32()?, subtransaction: cursor.u32()? }),
+            _ => Ok(PgoutputMessage::StreamAbort { xid: cursor.u32()?, subtransaction: cursor.u32()? }),
         }
     }
 
-    fn subtransaction(&self, cursor: &mut Cursor<'_>) -> Result<Option<u32>, DecodeError> {
+    fn subtransaction(&self, cursor: &mut PgoutputCursor<'_>) -> Result<Option<u32>, PgoutputDecodeError> {
         self.in_stream.then(|| cursor.u32()).transpose()
     }
 }
 
-fn commit(cursor: &mut Cursor<'_>) -> Result<(Lsn, Lsn, CommitTime), DecodeError> {
+fn commit(cursor: &mut PgoutputCursor<'_>) -> Result<(Lsn, Lsn, CommitTime), PgoutputDecodeError> {
     // Flags, of which PostgreSQL defines none so far.
     cursor.u8()?;
     Ok((cursor.lsn()?, cursor.lsn()?, cursor.time()?))
 }
 
-fn relation<'a>(cursor: &mut Cursor<'a>) -> Result<Relation<'a>, DecodeError> {
+fn relation<'a>(cursor: &mut PgoutputCursor<'a>) -> Result<Relation<'a>, PgoutputDecodeError> {
     let (oid, schema, name, replica_identity) = (cursor.u32()?, cursor.text()?, cursor.text()?, cursor.u8()?);
     let columns = (0..cursor.count()?)
         .map(|_| {
@@ -323,17 +331,17 @@ fn relation<'a>(cursor: &mut Cursor<'a>) -> Result<Relation<'a>, DecodeError> {
     Ok(Relation { oid, schema, name, replica_identity, columns })
 }
 
-fn truncated<'a>(cursor: &mut Cursor<'a>) -> Result<Oids<'a>, DecodeError> {
+fn truncated<'a>(cursor: &mut PgoutputCursor<'a>) -> Result<RelationOids<'a>, PgoutputDecodeError> {
     let count = cursor.i32()?;
     // The flags CASCADE and RESTART IDENTITY. All tables that a cascade reaches are listed.
     cursor.u8()?;
     match usize::try_from(count).ok().and_then(|count| count.checked_mul(4)) {
-        Some(length) => Ok(Oids(cursor.bytes(length)?)),
-        None => Err(cursor.error_before(Problem::Length(count))),
+        Some(length) => Ok(RelationOids(cursor.bytes(length)?)),
+        None => Err(cursor.error_before(PgoutputProblem::Length(count))),
     }
 }
 
-fn row<'a>(cursor: &mut Cursor<'_>, row: &'a mut TupleBuf) -> Result<Row<'a>, DecodeError> {
+fn row<'a>(cursor: &mut PgoutputCursor<'_>, row: &'a mut TupleBuf) -> Result<PgoutputRow<'a>, PgoutputDecodeError> {
     row.clear();
     let columns = cursor.count()?;
     for _ in 0..columns {
@@ -341,11 +349,11 @@ fn row<'a>(cursor: &mut Cursor<'_>, row: &'a mut TupleBuf) -> Result<Row<'a>, De
             b'n' => Cell::Null,
             b'u' => Cell::Unchanged,
             b'b' | b't' => Cell::Value(cursor.sized()?),
-            other => return Err(cursor.error_before(Problem::Cell(other))),
+            other => return Err(cursor.error_before(PgoutputProblem::Cell(other))),
         });
     }
     let cells = row.as_ref();
-    Ok(Row { cells, columns })
+    Ok(PgoutputRow { cells, columns })
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 use laredo_core::TableName;
 use postgres_protocol::escape::escape_literal;
 
-use crate::catalog::{self, Facts, quoted};
+use crate::catalog::{self, TableFacts, quoted};
 use crate::options::ConnectionOptions;
-use crate::transport::{Connection, TransportError};
+use crate::transport::{SqlConnection, TransportError};
 
 /// The publication that is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,10 @@ pub(crate) struct Publication {
 }
 
 /// Reads a publication. Returns `None` if it does not exist.
-pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Option<Publication>, TransportError> {
+pub(crate) async fn read_publication(
+    connection: &mut SqlConnection,
+    name: &str,
+) -> Result<Option<Publication>, TransportError> {
     let sql = format!(
         "SELECT pg_has_role(pubowner, 'USAGE'), pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot
          FROM pg_publication WHERE pubname = {}",
@@ -44,10 +47,10 @@ pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Opti
 
 /// Returns the statement that makes the publication contain `tables`, all of which exist. `None` if
 /// it already does.
-pub(crate) fn mending(
+pub(crate) fn completion_statement(
     options: &PublicationOptions,
     found: Option<&Publication>,
-    tables: &[(&TableName, &Facts)],
+    tables: &[(&TableName, &TableFacts)],
 ) -> Option<String> {
     let missing = tables.iter().filter(|(_, facts)| facts.definition.published.is_none());
     let missing = listed(missing);
@@ -60,7 +63,7 @@ pub(crate) fn mending(
 
 /// Returns the statement that adds a table to an existing publication, if the table is missing
 /// there and can be added.
-pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &Facts) -> Option<String> {
+pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &TableFacts) -> Option<String> {
     let definition = &facts.definition;
     let is_missing = definition.published.is_none() && facts.access.publication_via_root.is_some();
     let can_be_added =
@@ -71,7 +74,7 @@ pub(crate) fn addition(options: &PublicationOptions, name: &TableName, facts: &F
 
 /// Returns the statements that drop the publication and create it again with `tables`, all of which
 /// exist.
-pub(crate) fn remaking(name: &str, tables: &[(&TableName, &Facts)]) -> String {
+pub(crate) fn recreation_statements(name: &str, tables: &[(&TableName, &TableFacts)]) -> String {
     let name = quoted(name);
     format!("DROP PUBLICATION IF EXISTS {name}; {}", creation(&name, &listed(tables.iter())))
 }
@@ -82,8 +85,8 @@ pub(crate) async fn creation_of(
     name: &str,
     tables: &[TableName],
 ) -> Result<String, TransportError> {
-    let mut connection = Connection::connect(options).await?;
-    let found = catalog::read(&mut connection, name, tables).await?;
+    let mut connection = SqlConnection::connect(options).await?;
+    let found = catalog::read_facts(&mut connection, name, tables).await?;
     let known: Vec<_> = tables.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
     Ok(creation(&quoted(name), &listed(known.iter())))
 }
@@ -95,7 +98,7 @@ fn creation(name: &str, tables: &str) -> String {
     )
 }
 
-fn listed<'a>(tables: impl Iterator<Item = &'a (&'a TableName, &'a Facts)>) -> String {
+fn listed<'a>(tables: impl Iterator<Item = &'a (&'a TableName, &'a TableFacts)>) -> String {
     let tables = tables.map(|(name, facts)| match facts.definition.kind {
         // A partitioned table always includes its partitions. Inheritance children are tables of
         // their own.
@@ -109,12 +112,12 @@ fn listed<'a>(tables: impl Iterator<Item = &'a (&'a TableName, &'a Facts)>) -> S
 pub(crate) fn problems(
     options: &PublicationOptions,
     found: Option<&Publication>,
-    tables: &[(&TableName, &Facts)],
+    tables: &[(&TableName, &TableFacts)],
     may_create: bool,
 ) -> Vec<String> {
     let name = &options.name;
     let mut problems = Vec::new();
-    let mending = mending(options, found, tables);
+    let mending = completion_statement(options, found, tables);
     match (found, mending) {
         (None, Some(sql)) if !options.create => problems.push(format!(
             "publication {name} does not exist; run {sql}, or let laredo do so with publication.create = true"
@@ -149,7 +152,7 @@ pub(crate) fn problems(
 
 /// Returns the reason why a table is not published as required, with the statement that fixes it.
 /// `None` if there is no problem.
-pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &Facts) -> Option<String> {
+pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &TableFacts) -> Option<String> {
     let definition = &facts.definition;
     if let Some(published) = &definition.published {
         let all = published.insert && published.update && published.delete && published.truncate;
@@ -173,7 +176,7 @@ pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &Facts) 
     })
 }
 
-fn flag_problems(name: &str, found: &Publication, tables: &[(&TableName, &Facts)]) -> Vec<String> {
+fn flag_problems(name: &str, found: &Publication, tables: &[(&TableName, &TableFacts)]) -> Vec<String> {
     let mut problems = Vec::new();
     if !found.has_all_operations {
         problems.push(narrowed(name));

@@ -3,9 +3,9 @@
 use laredo_core::TableName;
 use laredo_engine::source::SourceError;
 
-use crate::options::Work;
-use crate::source::{Followed, PostgresOptions};
-use crate::transport::Connection;
+use crate::options::SessionWork;
+use crate::source::{PostgresOptions, SourceTable};
+use crate::transport::SqlConnection;
 use crate::validate::refused;
 use crate::{catalog, publication};
 
@@ -17,7 +17,7 @@ const DEADLOCK: &str = "40P01";
 /// Drops the publication and creates it with the tables that are followed, in one transaction.
 /// There is no moment without the publication: another slot that reads it would fail at a change
 /// made in between.
-pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) -> Result<(), SourceError> {
+pub(crate) async fn reset_publication(options: &PostgresOptions, tables: &[SourceTable]) -> Result<(), SourceError> {
     let name = &options.publication.name;
     if !options.publication.create {
         return Err(SourceError::Definite(vec![format!(
@@ -25,12 +25,12 @@ pub(crate) async fn publication(options: &PostgresOptions, tables: &[Followed]) 
              reset without dropping it"
         )]));
     }
-    let mut connection = Connection::connect(&options.connection.for_work(Work::Check)).await?;
+    let mut connection = SqlConnection::connect(&options.connection.for_work(SessionWork::Check)).await?;
     let names: Vec<TableName> = tables.iter().map(|table| table.request.name.clone()).collect();
-    let found = catalog::read(&mut connection, name, &names).await?;
+    let found = catalog::read_facts(&mut connection, name, &names).await?;
     // A table that no longer exists has failed, and cannot be published.
     let known: Vec<_> = names.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
-    let sql = publication::remaking(name, &known);
+    let sql = publication::recreation_statements(name, &known);
     tracing::warn!(%sql, "making the publication anew: an operator asked for it");
     for _ in 1..TRIES {
         match connection.simple_query(&sql).await {

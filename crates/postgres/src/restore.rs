@@ -1,6 +1,6 @@
 //! Restoring rows into a table, all of them or none.
 
-mod fit;
+mod cell_conversion;
 mod replace;
 
 use laredo_core::{Oid, ProjectError, Schema, TableName, Tuple, UnprojectError};
@@ -9,9 +9,9 @@ use postgres_protocol::escape::escape_literal;
 
 use crate::catalog::{self, quoted};
 use crate::options::ConnectionOptions;
-use crate::transport::{Connection, ServerError, TransportError};
-use fit::Fit;
-use replace::Replacement;
+use crate::transport::{PostgresError, SqlConnection, TransportError};
+use cell_conversion::CellConversion;
+use replace::TableReplacement;
 
 pub use replace::TouchedTable;
 
@@ -20,13 +20,13 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// A restore of rows into a table, in one transaction. No row is visible before
-/// [`Restore::commit`].
+/// [`TableRestore::commit`].
 #[derive(Debug)]
-pub struct Restore {
-    connection: Connection,
+pub struct TableRestore {
+    connection: SqlConnection,
     table: TableName,
-    fit: Fit,
-    replacement: Option<Replacement>,
+    fit: CellConversion,
+    replacement: Option<TableReplacement>,
     allows_cascade: bool,
     touched: Vec<TouchedTable>,
 }
@@ -88,7 +88,7 @@ pub enum RestoreError {
         /// The table that gets the rows.
         table: TableName,
         /// The constraint, in PostgreSQL's words.
-        error: Box<ServerError>,
+        error: Box<PostgresError>,
     },
     /// The table would have another number of rows than were restored.
     #[error(
@@ -114,7 +114,7 @@ pub enum RestoreError {
     Value(#[from] UnprojectError),
 }
 
-impl Restore {
+impl TableRestore {
     /// Connects, checks the table, and opens the transaction.
     ///
     /// # Errors
@@ -124,14 +124,14 @@ impl Restore {
         table: TableName,
         schema: &Schema,
         mode: RestoreMode,
-    ) -> Result<Restore, RestoreError> {
+    ) -> Result<TableRestore, RestoreError> {
         if let Some(column) = schema.columns().iter().find(|column| column.is_text) {
             return Err(RestoreError::NoBinaryForm(column.name.clone()));
         }
         // PostgreSQL reads no rows while a lock or a trigger holds it up. To TCP this looks like a
         // server that is gone.
         let options = ConnectionOptions { tcp_user_timeout: None, ..options.clone() };
-        let mut connection = Connection::connect(&options).await?;
+        let mut connection = SqlConnection::connect(&options).await?;
         connection.simple_query("BEGIN").await?;
         let name = table.quoted();
         let there = found(&mut connection, &name).await?;
@@ -141,7 +141,7 @@ impl Restore {
             (None, RestoreMode::Fill | RestoreMode::Replace { .. }) => return Err(RestoreError::NoTable(table)),
             (None, RestoreMode::Create) => drop(connection.simple_query(&create(&name, schema)).await?),
             (Some((oid, is_parted)), RestoreMode::Replace { .. }) => {
-                replacement = Some(Replacement::begin(&mut connection, &table, oid, schema, is_parted).await?);
+                replacement = Some(TableReplacement::begin(&mut connection, &table, oid, schema, is_parted).await?);
             }
             (Some((_, is_parted)), RestoreMode::Fill) => {
                 let only = if is_parted { "" } else { "ONLY " };
@@ -152,10 +152,10 @@ impl Restore {
             }
         }
         let facts =
-            catalog::read(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
-        let fit = facts.map_or(Fit::AsItIs, |facts| Fit::between(schema, &facts.definition));
+            catalog::read_facts(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
+        let fit = facts.map_or(CellConversion::AsItIs, |facts| CellConversion::between(schema, &facts.definition));
         let allows_cascade = mode == RestoreMode::Replace { allows_cascade: true };
-        Ok(Restore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
+        Ok(TableRestore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
     }
 
     /// Writes rows of the schema that the restore was begun with. Calls `done` with the number of
@@ -211,7 +211,7 @@ fn listed(touched: &[TouchedTable]) -> String {
 }
 
 /// Returns a table's OID and true if it is partitioned. `None` if it does not exist.
-async fn found(connection: &mut Connection, name: &str) -> Result<Option<(Oid, bool)>, TransportError> {
+async fn found(connection: &mut SqlConnection, name: &str) -> Result<Option<(Oid, bool)>, TransportError> {
     let sql = format!("SELECT oid, relkind = 'p' FROM pg_class WHERE oid = to_regclass({})", escape_literal(name));
     let rows = connection.simple_query(&sql).await?;
     let Some([Some(oid), Some(is_parted)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };

@@ -4,18 +4,18 @@ use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{KnownTable, SourceError, TableRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{self, Definition, Facts, File};
-use crate::slot::{self, Standing};
+use crate::catalog::{self, TableDefinition, TableFacts, TableFile};
+use crate::slot::{self, SlotAvailability};
 use crate::source::PostgresOptions;
 use crate::stream::SlotMode;
-use crate::transport::Connection;
+use crate::transport::SqlConnection;
 
 /// The settings and the definition that a table was copied under. The engine stores them as a text
 /// and returns them in a later run.
 #[derive(Debug, Serialize, Deserialize)]
-struct CopiedUnder {
+struct CopyDefinition {
     key_fields: Vec<String>,
-    definition: Definition,
+    definition: TableDefinition,
 }
 
 /// Returns the text of what a table was copied under.
@@ -23,9 +23,9 @@ struct CopiedUnder {
 /// The first line identifies the definition to clients. The second line holds the numbers that a
 /// truncate changes; the stream reports truncates. A server that reads the catalog after two
 /// truncates never sees the file in between.
-pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String {
+pub(crate) fn text_of(request: &TableRequest, definition: &TableDefinition) -> String {
     let key_fields = request.key_fields.clone();
-    let named = CopiedUnder { key_fields, definition: definition.with_file(File::default()) };
+    let named = CopyDefinition { key_fields, definition: definition.with_file(TableFile::default()) };
     // If serialization fails, the text equals no other text, so the next start copies the table.
     match (serde_json::to_string(&named), serde_json::to_string(&definition.file)) {
         (Ok(named), Ok(file)) => format!("{named}\n{file}"),
@@ -34,28 +34,28 @@ pub(crate) fn text_of(request: &TableRequest, definition: &Definition) -> String
 }
 
 /// Parses a text that [`text_of`] wrote. Returns `None` for any other text.
-fn copied_under(text: &str) -> Option<CopiedUnder> {
+fn copied_under(text: &str) -> Option<CopyDefinition> {
     let (named, file) = text.split_once('\n')?;
-    let mut copied: CopiedUnder = serde_json::from_str(named).ok()?;
+    let mut copied: CopyDefinition = serde_json::from_str(named).ok()?;
     copied.definition.file = serde_json::from_str(file).ok()?;
     Some(copied)
 }
 
 /// Returns true if only transactions in the stream can have changed rows between a copy made under
 /// `before` and one made under `definition`.
-pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &Definition) -> bool {
-    copied_under(before).is_some_and(|CopiedUnder { key_fields, definition: before }| {
+pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &TableDefinition) -> bool {
+    copied_under(before).is_some_and(|CopyDefinition { key_fields, definition: before }| {
         key_fields == request.key_fields && before.differs_in_files_only(definition)
     })
 }
 
 /// The state of a table that an earlier run has followed.
-pub(crate) enum Left {
+pub(crate) enum PriorTableState {
     /// The definition is unchanged, and the table can be followed from this position.
-    Same(Lsn, Box<Definition>),
+    Same(Lsn, Box<TableDefinition>),
     /// The table can be followed from this position by this definition, but has to be copied for
     /// this reason. Its definition has changed, or may have changed in another way.
-    Redefined(Lsn, Box<Definition>, String),
+    Redefined(Lsn, Box<TableDefinition>, String),
     /// The table cannot be followed from there, for this reason.
     Missing(String),
 }
@@ -64,20 +64,21 @@ pub(crate) enum Left {
 /// it did not follow. Also returns the reason why the slot is unusable for some tables, if it is.
 /// An invalidated slot is not reported here: the stream creates it again and reports it.
 pub(crate) async fn compare(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
     known: &[Option<KnownTable>],
-) -> Result<(Vec<Option<Left>>, Option<String>), SourceError> {
+) -> Result<(Vec<Option<PriorTableState>>, Option<String>), SourceError> {
     if known.iter().all(Option::is_none) {
         return Ok((known.iter().map(|_| None).collect(), None));
     }
-    let standing = slot::standing(connection, &options.slot).await?;
+    let standing = slot::read_availability(connection, &options.slot).await?;
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
-    let found = catalog::read(connection, &options.publication.name, &names).await?;
+    let found = catalog::read_facts(connection, &options.publication.name, &names).await?;
     let is_told_later = standing.as_ref().is_some_and(|standing| standing.is_lost);
     // A table that kept up shows that no other process has moved the slot.
-    let kept_up = |standing: &Standing| known.iter().flatten().any(|known| known.position >= standing.confirmed);
+    let kept_up =
+        |standing: &SlotAvailability| known.iter().flatten().any(|known| known.position >= standing.confirmed);
     let is_moved = !standing.as_ref().is_some_and(kept_up);
     let mut lost = None;
     let tables = requests.iter().zip(known).zip(found);
@@ -87,13 +88,13 @@ pub(crate) async fn compare(
             Some(match missing(&options.slot, standing.as_ref(), known.position) {
                 Some(_) if !is_moved && !is_told_later => {
                     let position = known.position;
-                    Left::Missing(format!(
+                    PriorTableState::Missing(format!(
                         "it had stopped while others went on, so commits after {position} may be missing"
                     ))
                 }
                 Some(reason) => {
                     lost.get_or_insert_with(|| reason.clone());
-                    Left::Missing(reason)
+                    PriorTableState::Missing(reason)
                 }
                 None => compare_definition(request, known, facts),
             })
@@ -102,34 +103,34 @@ pub(crate) async fn compare(
     Ok((left, lost.filter(|_| !is_told_later && matches!(options.slot, SlotMode::Stateful { .. }))))
 }
 
-fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<Facts>) -> Left {
-    let Some(CopiedUnder { key_fields, definition }) = copied_under(&known.definition) else {
-        return Left::Missing("this version cannot tell what its last copy was made under".to_owned());
+fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<TableFacts>) -> PriorTableState {
+    let Some(CopyDefinition { key_fields, definition }) = copied_under(&known.definition) else {
+        return PriorTableState::Missing("this version cannot tell what its last copy was made under".to_owned());
     };
     if key_fields != request.key_fields {
-        return Left::Missing("its key_fields were changed".to_owned());
+        return PriorTableState::Missing("its key_fields were changed".to_owned());
     }
-    let Some(found) = found else { return Left::Missing("it does not exist".to_owned()) };
+    let Some(found) = found else { return PriorTableState::Missing("it does not exist".to_owned()) };
     let reason = match definition.difference(&found.definition) {
         Some(reason) => format!("{reason} while laredo was not there"),
         None if !known.is_of_same_server && found.changed_after(known.mark) => catalog::UNPROVEN_CHANGE.to_owned(),
-        None => return Left::Same(known.position, Box::new(definition)),
+        None => return PriorTableState::Same(known.position, Box::new(definition)),
     };
-    Left::Redefined(known.position, Box::new(definition), reason)
+    PriorTableState::Redefined(known.position, Box::new(definition), reason)
 }
 
 /// Returns the reason why the slot does not have every commit after a position.
-fn missing(mode: &SlotMode, standing: Option<&Standing>, position: Lsn) -> Option<String> {
+fn missing(mode: &SlotMode, standing: Option<&SlotAvailability>, position: Lsn) -> Option<String> {
     let SlotMode::Stateful { name } = mode else {
         return Some(format!("the slot is ephemeral, so commits after {position} were kept for nobody"));
     };
     match standing {
         None => Some(format!("replication slot {name} is gone, so commits after {position} may be missing")),
-        Some(Standing { is_lost: true, .. }) => {
+        Some(SlotAvailability { is_lost: true, .. }) => {
             Some(format!("replication slot {name} was invalidated: PostgreSQL has removed WAL that it needed"))
         }
         // PostgreSQL would silently begin at the slot's own position.
-        Some(Standing { confirmed, .. }) if position < *confirmed => {
+        Some(SlotAvailability { confirmed, .. }) if position < *confirmed => {
             Some(format!("replication slot {name} was moved to {confirmed}; commits after {position} are missing"))
         }
         Some(_) => None,
@@ -144,7 +145,7 @@ mod tests {
     fn a_slot_must_have_everything_after_a_position() {
         let stateful = SlotMode::Stateful { name: "s".to_owned() };
         let ephemeral = SlotMode::Ephemeral { name_prefix: "s".to_owned() };
-        let at = |confirmed, is_lost| Some(Standing { confirmed: Lsn(confirmed), is_lost });
+        let at = |confirmed, is_lost| Some(SlotAvailability { confirmed: Lsn(confirmed), is_lost });
         for (mode, standing, expected) in [
             (&stateful, at(100, false), None),
             (&stateful, at(50, false), None),

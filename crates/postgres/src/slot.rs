@@ -6,9 +6,9 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use postgres_protocol::escape::escape_literal;
 
-use crate::options::{ConnectionOptions, Work};
+use crate::options::{ConnectionOptions, SessionWork};
 use crate::stream::SlotMode;
-use crate::transport::{Connection, Row, TransportError};
+use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The time after which a slow slot creation is explained, and then again every [`AGAIN`].
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,14 +16,17 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// An existing replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct ReplicationSlot {
     pub(crate) plugin: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) temporary: bool,
 }
 
 /// Reads the slot that `mode` names. Returns `None` if it does not exist or is ephemeral.
-pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Slot>, TransportError> {
+pub(crate) async fn read_slot(
+    connection: &mut SqlConnection,
+    mode: &SlotMode,
+) -> Result<Option<ReplicationSlot>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
     };
@@ -35,13 +38,13 @@ pub(crate) async fn read(connection: &mut Connection, mode: &SlotMode) -> Result
     Ok(rows.into_iter().next().map(|row| {
         let mut values = row.into_iter();
         let mut next = || values.next().flatten();
-        Slot { plugin: next(), database: next(), temporary: next().as_deref() == Some("t") }
+        ReplicationSlot { plugin: next(), database: next(), temporary: next().as_deref() == Some("t") }
     }))
 }
 
 /// The part of the WAL that a slot can still send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct SlotAvailability {
     /// The confirmed position. The slot sends no commit before it.
     pub(crate) confirmed: Lsn,
     /// True if PostgreSQL has removed WAL that the slot needs.
@@ -50,7 +53,10 @@ pub(crate) struct Standing {
 
 /// Reads the state of the slot that `mode` names. Returns `None` if it does not exist or is
 /// ephemeral.
-pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Result<Option<Standing>, TransportError> {
+pub(crate) async fn read_availability(
+    connection: &mut SqlConnection,
+    mode: &SlotMode,
+) -> Result<Option<SlotAvailability>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
     };
@@ -64,12 +70,12 @@ pub(crate) async fn standing(connection: &mut Connection, mode: &SlotMode) -> Re
         let mut next = || values.next().flatten();
         // A lost slot may have no position.
         let confirmed = next().and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
-        Standing { confirmed, is_lost: next().as_deref() == Some("t") }
+        SlotAvailability { confirmed, is_lost: next().as_deref() == Some("t") }
     }))
 }
 
 /// Returns a sentence about the process that streams from the slot, if there is one.
-pub(crate) async fn holder(connection: &mut Connection, mode: &SlotMode) -> Result<Option<String>, TransportError> {
+pub(crate) async fn holder(connection: &mut SqlConnection, mode: &SlotMode) -> Result<Option<String>, TransportError> {
     let SlotMode::Stateful { name } = mode else {
         return Ok(None);
     };
@@ -89,7 +95,7 @@ pub(crate) fn holder_query(name: &str) -> String {
 }
 
 /// Parses an answer to [`holder_query`]: the process ID, and a sentence about the process.
-pub(crate) fn holder_of(row: &Row, name: &str) -> Option<(i32, String)> {
+pub(crate) fn holder_of(row: &TextRow, name: &str) -> Option<(i32, String)> {
     let text = |column: usize| row.get(column)?.as_deref();
     let (pid, application, address) = (text(0)?.parse().ok()?, text(1)?, text(2)?);
     let sentence = format!(
@@ -100,7 +106,7 @@ pub(crate) fn holder_of(row: &Row, name: &str) -> Option<(i32, String)> {
 }
 
 /// Returns the problems of the slot, each with a way to fix it.
-pub(crate) fn problems(mode: &SlotMode, found: Option<&Slot>, database: &str) -> Vec<String> {
+pub(crate) fn problems(mode: &SlotMode, found: Option<&ReplicationSlot>, database: &str) -> Vec<String> {
     let (key, name) = match mode {
         SlotMode::Stateful { name } => ("slot_name", name),
         SlotMode::Ephemeral { name_prefix } => ("slot_name", name_prefix),
@@ -150,7 +156,7 @@ async fn blockers(options: &ConnectionOptions, process_id: i32) -> Result<String
             SELECT format('prepared transaction %L of %s in database %s since %s', p.gid, p.owner, p.database, p.prepared)
             FROM pg_prepared_xacts p) blockers"
     );
-    let rows = Connection::connect(&options.for_work(Work::Check)).await?.simple_query(&sql).await?;
+    let rows = SqlConnection::connect(&options.for_work(SessionWork::Check)).await?.simple_query(&sql).await?;
     Ok(rows.into_iter().flatten().flatten().collect())
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{Lsn, Oid, Schema};
-use laredo_engine::retention::Retention;
+use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, DefinitionLooks, KnownTable, PartEvent, PartOrder, Resume, Source, SourceClock,
-    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
+    AcknowledgedPosition, CopyEvent, DefinitionReads, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceClock,
+    SourceError, SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder,
+    TableRequest,
 };
 use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
@@ -16,16 +17,16 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
-use crate::catalog::{self, Definition, Facts, Published};
-use crate::copy::writers::Writer;
-use crate::copy::{AttemptError, Copied};
+use crate::catalog::{self, TableDefinition, TableFacts, TablePublication};
+use crate::copy::writers::WritingTransaction;
+use crate::copy::{CompletedCopy, TableReadError};
 use crate::ddl::DdlWatch;
-use crate::options::{ConnectionOptions, Work};
+use crate::options::{ConnectionOptions, SessionWork};
 use crate::publication::PublicationOptions;
-use crate::resume::{self, Left};
-use crate::stream::{self, KeptTable, ReconnectOptions, Signals, SlotMode, StreamOptions};
-use crate::transport::Connection;
-use crate::{care, copy, identity, inspect, reset, slot, validate, watch as definitions};
+use crate::resume::{self, PriorTableState};
+use crate::stream::{self, KeptTable, ReconnectOptions, SlotMode, SourceSignals, StreamOptions};
+use crate::transport::SqlConnection;
+use crate::{copy, definition_watch as definitions, identity, inspect, reset, slot, slot_monitor, validate};
 
 /// The options for following a database.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ pub struct PostgresSource {
     options: PostgresOptions,
     run: Mutex<PreparedRun>,
     random: Mutex<StdRng>,
-    signals: Signals,
+    signals: SourceSignals,
     /// True if the other tables are followed even though some tables cannot be.
     tolerates_broken_tables: bool,
 }
@@ -73,7 +74,7 @@ pub struct PostgresSource {
 #[derive(Debug, Default)]
 struct PreparedRun {
     /// The followed tables. `None` before the first run.
-    tables: Option<Arc<[Followed]>>,
+    tables: Option<Arc<[SourceTable]>>,
     /// The position of an earlier run, and the tables that it kept.
     from: (Option<Lsn>, Vec<KeptTable>),
     /// The identity of the database at the start.
@@ -82,43 +83,43 @@ struct PreparedRun {
 
 /// A table that is followed.
 #[derive(Debug)]
-pub(crate) struct Followed {
+pub(crate) struct SourceTable {
     pub(crate) request: TableRequest,
-    pub(crate) progress: Mutex<Progress>,
+    pub(crate) progress: Mutex<TableCopyState>,
 }
 
 /// The progress of copying a table.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct TableCopyState {
     /// The definition that the last complete copy was made under.
-    pub(crate) copied: Option<Arc<Definition>>,
+    pub(crate) copied: Option<Arc<TableDefinition>>,
     /// The state in which all earlier writers are known to have ended.
-    pub(crate) settled: Option<Settled>,
+    pub(crate) settled: Option<StreamingScope>,
     /// The earlier writers that the last attempt to copy has waited for.
-    pub(crate) awaited: Option<Awaited>,
+    pub(crate) awaited: Option<AwaitedWriters>,
     /// The facts of the table before its last copy failed permanently. If the catalog has other
     /// facts, copying is worth another attempt.
-    pub(crate) failed: Option<Option<Facts>>,
+    pub(crate) failed: Option<Option<TableFacts>>,
 }
 
 /// The state that decides whether a change is streamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settled {
-    /// The number of the slot, as in [`Signals::slots`].
+pub(crate) struct StreamingScope {
+    /// The number of the slot, as in [`SourceSignals::slots`].
     pub(crate) slot: u64,
     /// The publication's settings for the table.
-    pub(crate) published: Option<Published>,
+    pub(crate) published: Option<TablePublication>,
     /// The OID of the table.
     pub(crate) oid: Oid,
 }
 
 /// Transactions that have to end before a table can be copied.
 #[derive(Debug)]
-pub(crate) struct Awaited {
+pub(crate) struct AwaitedWriters {
     /// The state that these transactions are older than.
-    pub(crate) before: Settled,
+    pub(crate) before: StreamingScope,
     /// The transactions that have not ended yet.
-    pub(crate) writers: Vec<Writer>,
+    pub(crate) writers: Vec<WritingTransaction>,
 }
 
 impl PostgresSource {
@@ -126,7 +127,7 @@ impl PostgresSource {
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
-        let (run, signals) = (Mutex::default(), Signals::new());
+        let (run, signals) = (Mutex::default(), SourceSignals::new());
         PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
     }
 
@@ -144,21 +145,21 @@ impl PostgresSource {
     /// # Errors
     /// The same errors as [`Source::prepare`].
     pub async fn check(&self, tables: &[TableRequest]) -> Result<Vec<Arc<Schema>>, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
+        let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let schemas = validate::check(&mut connection, &self.options, tables).await?;
         // A pooler may accept SQL but no replication connection.
-        identity::read(&self.options.connection).await?;
+        identity::read_identity(&self.options.connection).await?;
         Ok(schemas)
     }
 
-    fn tables(&self) -> Result<Arc<[Followed]>, SourceError> {
+    fn tables(&self) -> Result<Arc<[SourceTable]>, SourceError> {
         let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
         self.run.lock().tables.clone().ok_or_else(unprepared)
     }
 
     /// Forgets the definitions that tables were copied under whenever the database's history forks.
     /// The tables are then copied again.
-    async fn forget_copies(&self, tables: &[Followed]) -> Infallible {
+    async fn forget_copies(&self, tables: &[SourceTable]) -> Infallible {
         let mut forks = self.signals.forks.subscribe();
         while forks.changed().await.is_ok() {
             tables.iter().for_each(|table| table.progress.lock().copied = None);
@@ -169,22 +170,22 @@ impl PostgresSource {
     /// Copies a table in one session.
     async fn copy_in(
         &self,
-        connection: &mut Connection,
-        (index, table): (TableIndex, &Followed),
+        connection: &mut SqlConnection,
+        (index, table): (TableIndex, &SourceTable),
         before: Option<&str>,
-        (slot, admits): (u64, &Admission),
+        (slot, admits): (u64, &SnapshotCheck),
         rows: &mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let route = |definition: &Definition| self.signals.route(index, definition.relation_identity());
+        let route = |definition: &TableDefinition| self.signals.route(index, definition.relation_identity());
         let name = std::slice::from_ref(&table.request.name);
-        let found = catalog::read(connection, &self.options.publication.name, name).await;
-        let found = found.map_err(AttemptError::from)?.into_iter().flatten().next();
+        let found = catalog::read_facts(connection, &self.options.publication.name, name).await;
+        let found = found.map_err(TableReadError::from)?.into_iter().flatten().next();
         let copied = copy::copy_table(connection, &self.options, table, slot, route, admits, rows).await;
         let copied = copied.map_err(SourceError::from);
         if let Err(SourceError::Definite(_)) = &copied {
             table.progress.lock().failed = Some(found);
         }
-        let Copied { definition, inserted } = copied?;
+        let CompletedCopy { definition, inserted } = copied?;
         let end = CopyEvent::End {
             inserted,
             definition: resume::text_of(&table.request, &definition),
@@ -206,14 +207,14 @@ impl PostgresSource {
     }
 }
 
-fn find(tables: &[Followed], index: TableIndex) -> Result<&Followed, SourceError> {
+fn find(tables: &[SourceTable], index: TableIndex) -> Result<&SourceTable, SourceError> {
     let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", index.0)]);
     tables.get(index.0).ok_or_else(no_such_table)
 }
 
 impl Source for PostgresSource {
     async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
+        let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         // This check comes first. A standby server must not report problems with objects that the
         // active server uses.
         if let Some(holder) = slot::holder(&mut connection, &self.options.slot).await? {
@@ -223,19 +224,20 @@ impl Source for PostgresSource {
             true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
             false => validate::prepare(&mut connection, &self.options, tables).await?,
         }
-        care::read_clock(&mut connection, &self.signals.clock).await?;
-        let identity = identity::read(&self.options.connection).await?;
-        let followed = tables.iter().map(|request| Followed { request: request.clone(), progress: Mutex::default() });
+        slot_monitor::read_clock(&mut connection, &self.signals.clock).await?;
+        let identity = identity::read_identity(&self.options.connection).await?;
+        let followed =
+            tables.iter().map(|request| SourceTable { request: request.clone(), progress: Mutex::default() });
         let tables = Some(followed.collect());
         *self.run.lock() = PreparedRun { tables, from: Default::default(), identity: Some(identity.clone()) };
         self.signals.begin_run();
         Ok(identity)
     }
 
-    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+    async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<ResumeDecision>, SourceError> {
         let tables = self.tables()?;
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
-        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
+        let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let (left, lost) = resume::compare(&mut connection, &self.options, &requests, known).await?;
         if let Some(reason) = lost {
             self.signals.lost(&reason);
@@ -245,28 +247,28 @@ impl Source for PostgresSource {
         let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
         let indexed = tables.iter().enumerate().zip(left);
         let resumes = indexed.map(|((index, table), left)| match left {
-            None => Resume::Follow,
-            Some(Left::Same(position, definition)) => {
+            None => ResumeDecision::Follow,
+            Some(PriorTableState::Same(position, definition)) => {
                 follow(position);
                 self.signals.route(TableIndex(index), definition.relation_identity());
                 table.progress.lock().copied = Some(Arc::new(*definition));
-                Resume::Follow
+                ResumeDecision::Follow
             }
             // Without a definition, the table is not watched before it is copied.
-            Some(Left::Redefined(position, definition, reason)) => {
+            Some(PriorTableState::Redefined(position, definition, reason)) => {
                 follow(position);
                 self.signals.route(TableIndex(index), definition.relation_identity());
-                Resume::FollowThenCopy(reason)
+                ResumeDecision::FollowThenCopy(reason)
             }
-            Some(Left::Missing(reason)) => Resume::Copy(reason),
+            Some(PriorTableState::Missing(reason)) => ResumeDecision::Copy(reason),
         });
-        let resumes: Vec<Resume> = resumes.collect();
+        let resumes: Vec<ResumeDecision> = resumes.collect();
         let kept = known.iter().zip(&resumes).enumerate().filter_map(|(index, (known, resume))| match resume {
-            Resume::Follow | Resume::FollowThenCopy(_) => {
+            ResumeDecision::Follow | ResumeDecision::FollowThenCopy(_) => {
                 let KnownTable { position, mark, .. } = *known.as_ref()?;
                 Some(KeptTable { table: TableIndex(index), position, mark })
             }
-            Resume::Copy(_) => None,
+            ResumeDecision::Copy(_) => None,
         });
         self.run.lock().from = (from, kept.collect());
         Ok(resumes)
@@ -279,8 +281,8 @@ impl Source for PostgresSource {
     async fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
-        acknowledged: Acknowledged,
-        reporter: StateReporter,
+        acknowledged: AcknowledgedPosition,
+        reporter: SourceStateReporter,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
         let ((from, kept), identity) = {
@@ -304,13 +306,13 @@ impl Source for PostgresSource {
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
             never = definitions::watch(&options, (&self.options.publication, &tables), &self.signals, &events) => match never {},
-            never = care::watch(&options.connection, &self.signals) => match never {},
+            never = slot_monitor::watch(&options.connection, &self.signals) => match never {},
             never = self.forget_copies(&tables) => match never {},
         }
     }
 
     async fn written(&self) -> Result<Lsn, SourceError> {
-        let mut connection = Connection::connect(&self.options.connection.for_work(Work::Check)).await?;
+        let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let rows = connection.simple_query("SELECT pg_current_wal_lsn()").await?;
         let end = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
         end.ok_or_else(|| SourceError::Transient("PostgreSQL does not say where its WAL ends".to_owned()))
@@ -320,7 +322,7 @@ impl Source for PostgresSource {
         &self,
         index: TableIndex,
         before: Option<&str>,
-        admits: Admission,
+        admits: SnapshotCheck,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
@@ -330,8 +332,8 @@ impl Source for PostgresSource {
             slot = self.slot() => slot?,
             () = rows.closed() => return Err(copy::given_up()),
         };
-        let options = self.options.connection.for_work(Work::Copy);
-        let mut connection = Connection::connect(&options).await.map_err(AttemptError::from)?;
+        let options = self.options.connection.for_work(SessionWork::Copy);
+        let mut connection = SqlConnection::connect(&options).await.map_err(TableReadError::from)?;
         let copied = tokio::select! {
             copied = self.copy_in(&mut connection, (index, table), before, (slot, &admits), &rows) => copied,
             () = rows.closed() => Err(copy::given_up()),
@@ -351,19 +353,19 @@ impl Source for PostgresSource {
     async fn inspect(
         &self,
         table: TableIndex,
-        orders: mpsc::Receiver<PartOrder>,
-        parts: mpsc::Sender<PartEvent>,
+        orders: mpsc::Receiver<TablePartOrder>,
+        parts: mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
         let table = find(&tables, table)?;
         inspect::read_parts(&self.options, table, &self.signals, orders, &parts).await
     }
 
-    fn retention(&self) -> watch::Receiver<Retention> {
+    fn retention(&self) -> watch::Receiver<WalRetention> {
         self.signals.retention.subscribe()
     }
 
-    fn looks(&self) -> watch::Receiver<DefinitionLooks> {
+    fn looks(&self) -> watch::Receiver<DefinitionReads> {
         self.signals.looks.subscribe()
     }
 
@@ -374,7 +376,7 @@ impl Source for PostgresSource {
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
         let tables = self.tables()?;
         if drop_publication {
-            reset::publication(&self.options, &tables).await?;
+            reset::reset_publication(&self.options, &tables).await?;
         }
         // Until the tables are copied again, the catalog is not compared with their old
         // definitions.

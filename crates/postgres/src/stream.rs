@@ -6,10 +6,10 @@
 //! connection. A connection that breaks is made again, and the stream resumes after the last commit
 //! that was reported.
 
-mod asking;
 mod backoff;
 mod error;
 mod pending;
+mod position_requests;
 mod proof;
 mod session;
 mod start;
@@ -19,30 +19,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
-use laredo_engine::retention::Retention;
+use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    Acknowledged, DefinitionLooks, SourceClock, SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter,
-    TableIndex,
+    AcknowledgedPosition, DefinitionReads, SourceClock, SourceError, SourceEvent, SourceIdentity, SourceState,
+    SourceStateReporter, TableIndex,
 };
 use laredo_engine::spool::SpoolOptions;
-use laredo_engine::{Fork, Receipt};
+use laredo_engine::{Fork, ForkReceipt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use pending::Pending;
+use pending::StreamQueueItem;
 
-use crate::assemble::{Assembler, RelationIdentity, Route, Routes};
+use crate::assemble::{PgoutputAssembler, RelationIdentity, TableRoute, TableRoutes};
 use crate::ddl::DdlWatch;
 use crate::options::ConnectionOptions;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
-use asking::Asking;
 pub use backoff::ReconnectOptions;
 use error::StreamError;
-pub use proof::{KeptTable, Mismatch};
-pub(crate) use proof::{Proof, SentCommits};
-use session::Session;
+use position_requests::PositionRequestRule;
+pub use proof::{HistoryMismatch, KeptTable};
+pub(crate) use proof::{HistoryProof, SentCommits};
+use session::ReplicationSession;
 pub use start::SlotMode;
 
 /// The interval of status messages to PostgreSQL. If the position does not move, each also asks
@@ -98,7 +98,7 @@ pub struct StreamOptions {
 
 /// The values that the stream and the source's other connections share.
 #[derive(Debug)]
-pub struct Signals {
+pub struct SourceSignals {
     /// The number of slots so far. It starts with the first slot that was found or created, and
     /// grows when the slot is created again or was moved elsewhere. From one on, commits are kept
     /// for the stream.
@@ -106,13 +106,13 @@ pub struct Signals {
     /// A recent transaction ID of the server.
     pub recent: watch::Sender<Xid>,
     /// The relations that rows are or were copied from, by their OIDs.
-    pub routes: watch::Sender<Routes>,
+    pub routes: watch::Sender<TableRoutes>,
     /// Notifies that a table was announced: its definition may have changed.
     pub announced: Notify,
     /// The times at which each table's definition was checked.
-    pub looks: watch::Sender<DefinitionLooks>,
+    pub looks: watch::Sender<DefinitionReads>,
     /// The check that the stream waits for.
-    pub look_wanted: watch::Sender<WantedLook>,
+    pub look_wanted: watch::Sender<DefinitionCheckRequest>,
     /// The number of the last check that the stream waited for and that is done.
     pub looked: watch::Sender<u64>,
     /// The last transaction that truncated each table, according to the stream.
@@ -120,7 +120,7 @@ pub struct Signals {
     /// The position that the stream has reached.
     pub reached: watch::Sender<Lsn>,
     /// The WAL that the slot keeps for the stream.
-    pub retention: watch::Sender<Retention>,
+    pub retention: watch::Sender<WalRetention>,
     /// The number of requests to drop the slot and create it again.
     pub resets: watch::Sender<u64>,
     /// True if a slot of the database's current history exists. No copy may begin before.
@@ -142,24 +142,24 @@ const ABANDONED_SLACK: u64 = 16 << 20;
 
 /// A check of the definitions that the stream waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WantedLook {
+pub struct DefinitionCheckRequest {
     /// The number of the check.
     pub number: u64,
     /// The transaction that has to be visible.
     pub after: Option<Xid>,
 }
 
-impl Default for Signals {
-    fn default() -> Signals {
-        Signals::new()
+impl Default for SourceSignals {
+    fn default() -> SourceSignals {
+        SourceSignals::new()
     }
 }
 
-impl Signals {
+impl SourceSignals {
     /// Creates signals in their initial state.
     #[must_use]
-    pub fn new() -> Signals {
-        Signals {
+    pub fn new() -> SourceSignals {
+        SourceSignals {
             slots: watch::Sender::new(0),
             recent: watch::Sender::new(Xid(0)),
             routes: watch::Sender::default(),
@@ -188,13 +188,14 @@ impl Signals {
         self.reached.send_replace(Lsn::ZERO);
         self.routes.send_modify(BTreeMap::clear);
         self.truncated.send_modify(BTreeMap::clear);
-        self.looks.send_replace(DefinitionLooks::default());
+        self.looks.send_replace(DefinitionReads::default());
     }
 
     /// Requests a check of the definitions once a transaction is visible. Returns the check's
     /// number.
     fn want_look(&self, after: Xid) -> u64 {
-        self.look_wanted.send_modify(|wanted| *wanted = WantedLook { number: wanted.number + 1, after: Some(after) });
+        self.look_wanted
+            .send_modify(|wanted| *wanted = DefinitionCheckRequest { number: wanted.number + 1, after: Some(after) });
         self.look_wanted.borrow().number
     }
 
@@ -227,7 +228,7 @@ impl Signals {
             is_other = before.is_none_or(|before| before.identity.oid != identity.oid);
             let copies = before.map_or(0, |before| before.copies) + 1;
             routes.retain(|of, route| *of == table || route.identity.oid != identity.oid);
-            routes.insert(table, Route { copies, identity });
+            routes.insert(table, TableRoute { copies, identity });
         });
         is_other
     }
@@ -271,20 +272,20 @@ impl Signals {
 /// Errors of the database or the network are never returned.
 pub async fn follow(
     options: &StreamOptions,
-    signals: &Signals,
+    signals: &SourceSignals,
     events: mpsc::Sender<SourceEvent>,
-    acknowledged: Acknowledged,
-    reporter: &StateReporter,
+    acknowledged: AcknowledgedPosition,
+    reporter: &SourceStateReporter,
 ) -> Result<(), SourceError> {
     let mut resets = signals.resets.subscribe();
     if *resets.borrow() > 0 {
         // The reset was requested before there was a stream.
         resets.mark_changed();
     }
-    let mut assembler = Assembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
+    let mut assembler = PgoutputAssembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
     // Routes of an earlier run, which a new receiver does not see as changed.
     assembler.reroute(&signals.routes.borrow(), &mut VecDeque::new());
-    let stream = Stream {
+    let stream = ReplicationStream {
         options,
         signals,
         reporter,
@@ -298,7 +299,7 @@ pub async fn follow(
         acknowledged,
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
-        asking: Asking::default(),
+        asking: PositionRequestRule::default(),
         asked: 0,
         unfinished_bytes: 0,
     };
@@ -308,37 +309,37 @@ pub async fn follow(
     }
 }
 
-struct Stream<'a> {
+struct ReplicationStream<'a> {
     options: &'a StreamOptions,
-    signals: &'a Signals,
-    reporter: &'a StateReporter,
-    routes: watch::Receiver<Routes>,
+    signals: &'a SourceSignals,
+    reporter: &'a SourceStateReporter,
+    routes: watch::Receiver<TableRoutes>,
     resets: watch::Receiver<u64>,
-    assembler: Assembler,
+    assembler: PgoutputAssembler,
     /// Items that are complete and that the consumer has not taken yet. They survive the
     /// connection.
-    queue: VecDeque<Pending>,
+    queue: VecDeque<StreamQueueItem>,
     /// Events that the current message has completed.
     fresh: VecDeque<SourceEvent>,
     /// The number of the check that is waited for.
     looking: Option<u64>,
     events: mpsc::Sender<SourceEvent>,
-    acknowledged: Acknowledged,
+    acknowledged: AcknowledgedPosition,
     /// The position that the slot has already confirmed. No lower position is reported, since
     /// servers before 18 would go back to it.
     floor: Lsn,
     received: Lsn,
-    asking: Asking,
+    asking: PositionRequestRule,
     /// The number of requests for an answer since the last tick.
     asked: u32,
     /// The number of bytes received of the current transaction or block.
     unfinished_bytes: usize,
 }
 
-impl Stream<'_> {
+impl ReplicationStream<'_> {
     async fn run(mut self) -> Result<(), SourceError> {
         let mut rng = StdRng::seed_from_u64(self.options.seed);
-        let mut start = start::Start::new(self.options);
+        let mut start = start::StreamStarter::new(self.options);
         let mut attempts = 0;
         loop {
             let began = Instant::now();
@@ -390,7 +391,7 @@ impl Stream<'_> {
         );
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
-            if let Pending::Look(after) = pending {
+            if let StreamQueueItem::Look(after) = pending {
                 let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
                 self.signals.looked(number).await;
                 self.looking = None;
@@ -398,7 +399,7 @@ impl Stream<'_> {
                 continue;
             }
             let permit = self.events.reserve().await.map_err(|_| StreamError::Closed)?;
-            if let Some(Pending::Event(event)) = self.queue.pop_front() {
+            if let Some(StreamQueueItem::Event(event)) = self.queue.pop_front() {
                 permit.send(event);
             }
         }
@@ -408,7 +409,7 @@ impl Stream<'_> {
     }
 
     /// Follows one connection to its end.
-    async fn connected(&mut self, start: &mut start::Start<'_>, session: Session) -> StreamError {
+    async fn connected(&mut self, start: &mut start::StreamStarter<'_>, session: ReplicationSession) -> StreamError {
         tracing::info!(from = %session.resume, slot = session.slot, "following the database");
         self.reporter.report(SourceState::Following);
         if session.is_server_restarted {
@@ -425,12 +426,13 @@ impl Stream<'_> {
         let fork = session.unproven;
         if fork.is_some() {
             // Every table is copied again, so a check is not needed.
-            self.queue.retain(|pending| matches!(pending, Pending::Event(_)));
+            self.queue.retain(|pending| matches!(pending, StreamQueueItem::Event(_)));
             self.looking = None;
             self.signals.forget_look();
         }
-        self.queue.extend(session.promoted.map(|identity| Pending::Event(SourceEvent::Promoted { identity })));
-        self.queue.extend(session.restarted.map(|reason| Pending::Event(SourceEvent::Restarted { reason, fork })));
+        self.queue.extend(session.promoted.map(|identity| StreamQueueItem::Event(SourceEvent::Promoted { identity })));
+        self.queue
+            .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
         self.received = session.resume;
         let mut resets = self.resets.clone();
@@ -445,20 +447,30 @@ impl Stream<'_> {
     }
 
     /// Handles a fork of the history. Begins again once every table has recorded the fork.
-    async fn fork(&mut self, start: &mut start::Start<'_>, reason: String, common: Lsn) -> Result<(), StreamError> {
+    async fn fork(
+        &mut self,
+        start: &mut start::StreamStarter<'_>,
+        reason: String,
+        common: Lsn,
+    ) -> Result<(), StreamError> {
         let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
         self.signals.fork(&reason);
-        self.assembler = Assembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
-        let (noted, receipts) = Receipt::new();
-        self.queue.push_back(Pending::Event(SourceEvent::Forked { identity: start.identity(), fork, reason, noted }));
+        self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
+        let (noted, receipts) = ForkReceipt::new();
+        self.queue.push_back(StreamQueueItem::Event(SourceEvent::Forked {
+            identity: start.identity(),
+            fork,
+            reason,
+            noted,
+        }));
         self.looking = None;
         while let Some(pending) = self.queue.pop_front() {
             // Every table is copied again, so a check is not needed.
-            if let Pending::Event(event) = pending {
+            if let StreamQueueItem::Event(event) = pending {
                 self.events.send(event).await.map_err(|_| StreamError::Closed)?;
             }
         }
-        receipts.all().await;
+        receipts.wait_for_all().await;
         start.begin_again();
         Ok(())
     }
@@ -482,7 +494,7 @@ impl Stream<'_> {
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
         let mut taken_at = Instant::now();
         while let Some(pending) = self.queue.front() {
-            if let Pending::Look(after) = pending {
+            if let StreamQueueItem::Look(after) = pending {
                 let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
                 tokio::select! {
                     () = self.signals.looked(number) => {
@@ -496,7 +508,7 @@ impl Stream<'_> {
             tokio::select! {
                 permit = self.events.reserve() => {
                     let permit = permit.map_err(|_| StreamError::Closed)?;
-                    if let Some(Pending::Event(event)) = self.queue.pop_front() {
+                    if let Some(StreamQueueItem::Event(event)) = self.queue.pop_front() {
                         permit.send(event);
                     }
                     taken_at = Instant::now();
@@ -538,11 +550,11 @@ impl Stream<'_> {
                     self.assembler.acknowledged((self.acknowledged)().min(position));
                     self.status(writer, ask).await?;
                 }
-                message = reader.next() => break self.take(message?.ok_or(StreamError::Ended)?)?,
+                message = reader.next() => break self.take_message(message?.ok_or(StreamError::Ended)?)?,
             }
         };
         while reader.buffered() {
-            answer |= self.take(reader.next().await?.ok_or(StreamError::Ended)?)?;
+            answer |= self.take_message(reader.next().await?.ok_or(StreamError::Ended)?)?;
         }
         let mut truncated = self.assembler.take_truncated();
         if !truncated.is_empty() {
@@ -554,7 +566,7 @@ impl Stream<'_> {
         if self.assembler.take_announced() {
             self.signals.announced.notify_one();
         }
-        self.queue.extend(self.assembler.progress().map(Pending::Event));
+        self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
         if answer {
             self.asked += 1;
             if self.asked > ASKED_MAX {
@@ -566,7 +578,7 @@ impl Stream<'_> {
     }
 
     /// Takes a message. Returns true if PostgreSQL requests an answer.
-    fn take(&mut self, message: ReplicationMessage<'_>) -> Result<bool, StreamError> {
+    fn take_message(&mut self, message: ReplicationMessage<'_>) -> Result<bool, StreamError> {
         match message {
             ReplicationMessage::XLogData { start, data, .. } => {
                 self.received = self.received.max(start);
@@ -575,7 +587,7 @@ impl Stream<'_> {
                 if self.routes.has_changed().unwrap_or(false) {
                     self.assembler.reroute(&self.routes.borrow_and_update(), &mut self.fresh);
                 }
-                self.assembler.take(data, &mut self.fresh)?;
+                self.assembler.take_message(data, &mut self.fresh)?;
                 pending::enqueue(&mut self.queue, &mut self.fresh, self.assembler.take_ddl());
                 self.unfinished_bytes = match self.assembler.is_inside() {
                     true => self.unfinished_bytes + data.len(),
@@ -629,7 +641,7 @@ mod tests {
     /// history has a transaction with that ID.
     #[test]
     fn a_look_that_is_withdrawn_is_not_waited_for_by_anyone() {
-        let signals = Signals::new();
+        let signals = SourceSignals::new();
         let number = signals.want_look(Xid(7));
         assert!(is_ready(signals.look_is_wanted()) && !is_ready(signals.looked(number)));
         signals.forget_look();

@@ -13,15 +13,15 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use crate::options::{RootCertificates, SslMode, TlsOptions};
+use crate::options::{PostgresTlsOptions, RootCertificates, SslMode};
 
 /// Returns a client configuration with the checks that `options.mode` requires.
 ///
 /// # Errors
 /// A sentence, if a certificate or key file cannot be used.
-pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn client_config(options: &PostgresTlsOptions) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier { check: check(options)?, provider: provider.clone() };
+    let verifier = LibpqCertificateVerifier { check: check(options)?, provider: provider.clone() };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?
@@ -59,16 +59,16 @@ pub(crate) fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
 
 /// The checks of a server's certificate.
 #[derive(Debug)]
-enum Check {
+enum CertificateCheck {
     Nothing,
     Authority(RootCertStore, Vec<CertificateDer<'static>>),
     AuthorityAndName(RootCertStore, Vec<CertificateDer<'static>>),
 }
 
-fn check(options: &TlsOptions) -> Result<Check, String> {
+fn check(options: &PostgresTlsOptions) -> Result<CertificateCheck, String> {
     let roots = match (options.mode, options.roots.clone().or_else(default_roots)) {
         (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => {
-            return Ok(Check::Nothing);
+            return Ok(CertificateCheck::Nothing);
         }
         (SslMode::VerifyCa | SslMode::VerifyFull, None) => {
             return Err("sslmode=verify-ca and verify-full need root certificates: add sslrootcert=FILE, or \
@@ -87,9 +87,9 @@ fn check(options: &TlsOptions) -> Result<Check, String> {
         return Err("sslrootcert holds no certificate that can be used".to_owned());
     }
     Ok(match options.mode {
-        SslMode::VerifyFull => Check::AuthorityAndName(store, certificates),
+        SslMode::VerifyFull => CertificateCheck::AuthorityAndName(store, certificates),
         // As in libpq, root certificates turn `require` into `verify-ca`.
-        _ => Check::Authority(store, certificates),
+        _ => CertificateCheck::Authority(store, certificates),
     })
 }
 
@@ -113,12 +113,12 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 
 /// A verifier that checks certificates as libpq does, which is not as browsers do.
 #[derive(Debug)]
-struct Verifier {
-    check: Check,
+struct LibpqCertificateVerifier {
+    check: CertificateCheck,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for LibpqCertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -128,9 +128,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let (roots, trusted, names) = match &self.check {
-            Check::Nothing => return Ok(ServerCertVerified::assertion()),
-            Check::Authority(roots, trusted) => (roots, trusted, false),
-            Check::AuthorityAndName(roots, trusted) => (roots, trusted, true),
+            CertificateCheck::Nothing => return Ok(ServerCertVerified::assertion()),
+            CertificateCheck::Authority(roots, trusted) => (roots, trusted, false),
+            CertificateCheck::AuthorityAndName(roots, trusted) => (roots, trusted, true),
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
         // The PostgreSQL manual creates a self-signed certificate and trusts exactly that one. It

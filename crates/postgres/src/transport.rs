@@ -14,8 +14,8 @@ mod replication;
 mod settings;
 mod sqlstate;
 
-pub use error::{ServerError, TransportError};
-pub(crate) use query::Parameter;
-pub use query::{Connection, Row};
+pub use error::{PostgresError, TransportError};
+pub(crate) use query::QueryParameter;
+pub use query::{SqlConnection, TextRow};
 pub use replication::{ReplicationConnection, ReplicationMessage, ReplicationReader, ReplicationWriter};
 pub(crate) use settings::for_transaction;

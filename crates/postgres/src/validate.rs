@@ -8,17 +8,17 @@ use laredo_core::{Schema, TableName};
 use laredo_engine::source::{SourceError, TableRequest};
 use serde::Deserialize;
 
-use crate::catalog::{self, Facts, Identity, quoted};
+use crate::catalog::{self, ReplicaIdentity, TableFacts, quoted};
 use crate::publication::{self, Publication};
-use crate::slot::{self, Slot};
+use crate::slot::{self, ReplicationSlot};
 use crate::source::PostgresOptions;
-use crate::transport::{Connection, TransportError};
+use crate::transport::{SqlConnection, TransportError};
 
 const VERSION_MIN: u32 = 14;
 
 /// Checks everything, changes nothing, and returns the schemas of the tables.
 pub(crate) async fn check(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<Vec<Arc<Schema>>, SourceError> {
@@ -32,21 +32,21 @@ pub(crate) async fn check(
 
 /// Reads the state of the source, and fails if it has any problem.
 async fn find_valid(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
-) -> Result<Found, SourceError> {
-    let found = find(connection, options, requests).await?;
+) -> Result<SourceFacts, SourceError> {
+    let found = read_source_facts(connection, options, requests).await?;
     let problems = problems(options, requests, &found);
     if problems.is_empty() { Ok(found) } else { Err(SourceError::Definite(problems)) }
 }
 
 /// Reads the state of the source. Fails only if the server is too old.
-async fn find(
-    connection: &mut Connection,
+async fn read_source_facts(
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
-) -> Result<Found, SourceError> {
+) -> Result<SourceFacts, SourceError> {
     let version = connection.major_version();
     if version < VERSION_MIN {
         return Err(SourceError::Definite(vec![format!(
@@ -54,17 +54,17 @@ async fn find(
         )]));
     }
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
-    Ok(Found {
+    Ok(SourceFacts {
         server: server(connection).await?,
-        slot: slot::read(connection, &options.slot).await?,
-        publication: publication::read(connection, &options.publication.name).await?,
-        tables: catalog::read(connection, &options.publication.name, &names).await?,
+        slot: slot::read_slot(connection, &options.slot).await?,
+        publication: publication::read_publication(connection, &options.publication.name).await?,
+        tables: catalog::read_facts(connection, &options.publication.name, &names).await?,
     })
 }
 
 /// Checks everything, then makes the publication contain the tables if that is allowed.
 pub(crate) async fn prepare(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<(), SourceError> {
@@ -75,7 +75,9 @@ pub(crate) async fn prepare(
             tracing::warn!("{doubt}");
         }
     }
-    if let Some(sql) = publication::mending(&options.publication, found.publication.as_ref(), &found.known(requests)) {
+    if let Some(sql) =
+        publication::completion_statement(&options.publication, found.publication.as_ref(), &found.known(requests))
+    {
         tracing::info!(%sql, "changing the publication");
         connection.simple_query(&sql).await.map_err(|error| refused(&sql, error))?;
     }
@@ -90,16 +92,16 @@ pub(crate) async fn prepare(
 /// Checks what all tables need, then makes the publication contain the tables that it can. A table
 /// that cannot be followed does not stop the others. Its copy reports the reason.
 pub(crate) async fn prepare_what_can_be(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     requests: &[TableRequest],
 ) -> Result<(), SourceError> {
-    let found = find(connection, options, requests).await?;
+    let found = read_source_facts(connection, options, requests).await?;
     let mut problems = server_problems(&found.server, found.slot.is_some());
     problems.extend(slot::problems(&options.slot, found.slot.as_ref(), &found.server.database));
-    problems.extend(twice(requests));
+    problems.extend(duplicate_table_problems(requests));
     let pairs = requests.iter().zip(&found.tables).filter_map(|(request, facts)| Some((request, facts.as_ref()?)));
-    let good: Vec<(&TableName, &Facts)> = pairs
+    let good: Vec<(&TableName, &TableFacts)> = pairs
         .filter(|(request, facts)| {
             let is_ours = facts.definition.published.is_some() || facts.access.owned;
             is_ours && table_problems(facts, request, requests, &found.server.role).is_empty()
@@ -116,7 +118,7 @@ pub(crate) async fn prepare_what_can_be(
         return Err(SourceError::Definite(problems));
     }
     let may_change = options.publication.create && publication.is_none_or(|publication| publication.owned);
-    let sql = publication::mending(&options.publication, publication, &good);
+    let sql = publication::completion_statement(&options.publication, publication, &good);
     if let Some(sql) = sql.filter(|_| may_change && !good.is_empty()) {
         tracing::info!(%sql, "changing the publication");
         match connection.simple_query(&sql).await.map_err(|error| refused(&sql, error)) {
@@ -130,7 +132,7 @@ pub(crate) async fn prepare_what_can_be(
 }
 
 /// Returns a problem for each table that is configured twice.
-fn twice(requests: &[TableRequest]) -> Vec<String> {
+fn duplicate_table_problems(requests: &[TableRequest]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let repeated = requests.iter().filter(|request| !seen.insert(&request.name));
     repeated.map(|request| format!("table {} is configured twice", request.name)).collect()
@@ -139,12 +141,12 @@ fn twice(requests: &[TableRequest]) -> Vec<String> {
 /// Returns a problem for each table whose changes are not published under its name. A partition may
 /// be in the publication but published as its root.
 async fn unpublished(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     options: &PostgresOptions,
     names: &[TableName],
 ) -> Result<Vec<String>, TransportError> {
     let publication = &options.publication.name;
-    let found = catalog::read(connection, publication, names).await?;
+    let found = catalog::read_facts(connection, publication, names).await?;
     let missing = names.iter().zip(found).filter(|(_, facts)| {
         let definition = facts.as_ref().map(|facts| &facts.definition);
         definition.is_none_or(|definition| definition.published.is_none())
@@ -169,15 +171,15 @@ pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
 }
 
 /// The state of the source that the checks are about.
-struct Found {
-    server: Server,
-    slot: Option<Slot>,
+struct SourceFacts {
+    server: ServerFacts,
+    slot: Option<ReplicationSlot>,
     publication: Option<Publication>,
-    tables: Vec<Option<Facts>>,
+    tables: Vec<Option<TableFacts>>,
 }
 
-impl Found {
-    fn known<'a>(&'a self, requests: &'a [TableRequest]) -> Vec<(&'a TableName, &'a Facts)> {
+impl SourceFacts {
+    fn known<'a>(&'a self, requests: &'a [TableRequest]) -> Vec<(&'a TableName, &'a TableFacts)> {
         let pairs = requests.iter().zip(&self.tables);
         pairs.filter_map(|(request, facts)| Some((&request.name, facts.as_ref()?))).collect()
     }
@@ -185,7 +187,7 @@ impl Found {
 
 /// The server's settings and our role.
 #[derive(Debug, Deserialize)]
-struct Server {
+struct ServerFacts {
     database: String,
     encoding: String,
     role: String,
@@ -199,7 +201,7 @@ struct Server {
     walsenders_max: u32,
 }
 
-async fn server(connection: &mut Connection) -> Result<Server, TransportError> {
+async fn server(connection: &mut SqlConnection) -> Result<ServerFacts, TransportError> {
     // On Amazon RDS the right to replicate is membership in a role.
     let sql = "SELECT json_build_object(
         'database', current_database(),
@@ -219,7 +221,7 @@ async fn server(connection: &mut Connection) -> Result<Server, TransportError> {
     serde_json::from_str(&json).map_err(|error| TransportError::Protocol(format!("{error} in {json}")))
 }
 
-fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &Found) -> Vec<String> {
+fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &SourceFacts) -> Vec<String> {
     let mut problems = server_problems(&found.server, found.slot.is_some());
     problems.extend(slot::problems(&options.slot, found.slot.as_ref(), &found.server.database));
     let known = found.known(requests);
@@ -227,7 +229,7 @@ fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &Found)
     if !known.is_empty() {
         problems.extend(publication::problems(&options.publication, publication, &known, may_create));
     }
-    problems.extend(twice(requests));
+    problems.extend(duplicate_table_problems(requests));
     for (request, facts) in requests.iter().zip(&found.tables) {
         match facts {
             None => problems.push(missing(&request.name, &found.server.database)),
@@ -237,7 +239,7 @@ fn problems(options: &PostgresOptions, requests: &[TableRequest], found: &Found)
     problems
 }
 
-fn server_problems(server: &Server, has_slot: bool) -> Vec<String> {
+fn server_problems(server: &ServerFacts, has_slot: bool) -> Vec<String> {
     let mut problems = Vec::new();
     if server.encoding != "UTF8" {
         problems.push(format!(
@@ -292,7 +294,7 @@ fn missing(name: &TableName, database: &str) -> String {
 
 /// Returns the reasons why a table cannot be followed, each with the statement that fixes it.
 pub(crate) fn table_problems(
-    facts: &Facts,
+    facts: &TableFacts,
     request: &TableRequest,
     requests: &[TableRequest],
     role: &str,
@@ -324,7 +326,7 @@ pub(crate) fn table_problems(
     } else if access.hides_rows {
         problems.push(hides_rows(name, role));
     }
-    if definition.identity == Identity::Default && definition.key.is_none() && access.deferrable_key {
+    if definition.identity == ReplicaIdentity::Default && definition.key.is_none() && access.deferrable_key {
         problems.push(format!(
             "table {name}: its primary key is DEFERRABLE, so it does not identify rows for replication; make it NOT \
              DEFERRABLE, or run ALTER TABLE {table} REPLICA IDENTITY FULL"
@@ -344,7 +346,7 @@ pub(crate) fn hides_rows(name: &TableName, role: &str) -> String {
     )
 }
 
-fn partition_problem(facts: &Facts, request: &TableRequest, requests: &[TableRequest]) -> Option<String> {
+fn partition_problem(facts: &TableFacts, request: &TableRequest, requests: &[TableRequest]) -> Option<String> {
     let name = &request.name;
     let ancestors = facts.definition.ancestors.iter();
     let mut ancestors = ancestors.map(|ancestor| TableName::new(&ancestor.schema, &ancestor.table));
@@ -357,13 +359,13 @@ fn partition_problem(facts: &Facts, request: &TableRequest, requests: &[TableReq
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::ServerError;
+    use crate::transport::PostgresError;
 
     #[test]
     fn a_deadlock_while_the_publication_is_made_is_tried_again() {
         let said = |code: &str| {
             let code = code.to_owned();
-            refused("CREATE PUBLICATION p", ServerError { code, ..ServerError::default() }.into())
+            refused("CREATE PUBLICATION p", PostgresError { code, ..PostgresError::default() }.into())
         };
         assert!(matches!(said("40P01"), SourceError::Transient(_)));
         assert!(

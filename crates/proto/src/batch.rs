@@ -20,7 +20,7 @@ const ENTRIES_FIELD: u32 = 8;
 /// The action of an entry, as numbered in the `.proto` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Action {
+pub enum EntryAction {
     /// A new row, or any row of a snapshot.
     Insert = 1,
     /// A row that replaces the one with the same key.
@@ -33,9 +33,9 @@ pub enum Action {
 
 /// An entry of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct BatchEntry<'a> {
     /// The action of the entry.
-    pub action: Action,
+    pub action: EntryAction,
     /// The row's cells, the key's cells for a delete, or nothing for a truncate.
     pub row: TupleRef<'a>,
 }
@@ -69,7 +69,7 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     /// Appends an entry.
-    pub fn push(&mut self, action: Action, row: TupleRef<'_>) {
+    pub fn push(&mut self, action: EntryAction, row: TupleRef<'_>) {
         self.entries.reserve(5 + row.bytes().len());
         self.entries.push(action as u8);
         let length = u32::try_from(row.bytes().len()).expect("PostgreSQL's rows are below 2 GiB");
@@ -170,21 +170,21 @@ pub enum BatchError {
 
 /// An iterator over the entries of a batch. Each entry is checked when it is reached.
 #[derive(Clone, Debug)]
-pub struct Entries<'a> {
+pub struct BatchEntries<'a> {
     bytes: &'a [u8],
     at: usize,
     columns: usize,
     key_columns: usize,
 }
 
-impl<'a> Entries<'a> {
+impl<'a> BatchEntries<'a> {
     /// Returns an iterator over the entries of a batch, for a table with this schema.
     #[must_use]
-    pub fn new(bytes: &'a [u8], schema: &Schema) -> Entries<'a> {
-        Entries { bytes, at: 0, columns: schema.columns().len(), key_columns: schema.key().columns().len() }
+    pub fn new(bytes: &'a [u8], schema: &Schema) -> BatchEntries<'a> {
+        BatchEntries { bytes, at: 0, columns: schema.columns().len(), key_columns: schema.key().columns().len() }
     }
 
-    fn read(&mut self) -> Result<Entry<'a>, BatchError> {
+    fn read_entry(&mut self) -> Result<BatchEntry<'a>, BatchError> {
         let torn = BatchError::Torn(self.at);
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let Some(([action, a, b, c, d], rest)) = rest.split_first_chunk::<5>() else {
@@ -193,25 +193,25 @@ impl<'a> Entries<'a> {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         let bytes = rest.get(..length).ok_or(torn)?;
         let (action, columns) = match action {
-            1 => (Action::Insert, self.columns),
-            2 => (Action::Update, self.columns),
-            3 => (Action::Delete, self.key_columns),
-            4 => (Action::Truncate, 0),
+            1 => (EntryAction::Insert, self.columns),
+            2 => (EntryAction::Update, self.columns),
+            3 => (EntryAction::Delete, self.key_columns),
+            4 => (EntryAction::Truncate, 0),
             other => return Err(BatchError::Action(*other)),
         };
         self.at += 5 + length;
-        Ok(Entry { action, row: TupleRef::parse(bytes, columns)? })
+        Ok(BatchEntry { action, row: TupleRef::parse(bytes, columns)? })
     }
 }
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<Entry<'a>, BatchError>;
+impl<'a> Iterator for BatchEntries<'a> {
+    type Item = Result<BatchEntry<'a>, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.bytes.len() {
             return None;
         }
-        let entry = self.read();
+        let entry = self.read_entry();
         if entry.is_err() {
             self.at = self.bytes.len();
         }
@@ -219,15 +219,15 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-impl Entry<'_> {
+impl BatchEntry<'_> {
     /// Returns the change, with an owned row.
     #[must_use]
     pub fn to_change(&self) -> Change {
         match self.action {
-            Action::Insert => Change::Insert(self.row.to_tuple()),
-            Action::Update => Change::Update(self.row.to_tuple()),
-            Action::Delete => Change::Delete(Key::from_tuple(self.row.to_tuple())),
-            Action::Truncate => Change::Truncate,
+            EntryAction::Insert => Change::Insert(self.row.to_tuple()),
+            EntryAction::Update => Change::Update(self.row.to_tuple()),
+            EntryAction::Delete => Change::Delete(Key::from_tuple(self.row.to_tuple())),
+            EntryAction::Truncate => Change::Truncate,
         }
     }
 }
@@ -280,7 +280,7 @@ mod tests {
                 .iter()
                 .map(|cells| cells.iter().map(|c| c.as_deref().map_or(Cell::Null, Cell::Value)).collect())
                 .collect();
-            rows.iter().for_each(|row| builder.push(Action::Insert, row.as_ref()));
+            rows.iter().for_each(|row| builder.push(EntryAction::Insert, row.as_ref()));
             let header = BatchHeader { last_sequence: Sequence(7), position: Lsn(position), ends: true, xid: Xid(position), ..Default::default() };
             let mut out = Vec::new();
             builder.finish(&header, &mut out);
@@ -289,13 +289,13 @@ mod tests {
             let Some(sync_response::Message::Batch(batch)) = response.message else { panic!("not a batch") };
             prop_assert_eq!(BatchHeader::of(&batch), header);
             prop_assert_eq!(batch.count as usize, rows.len());
-            let back: Vec<_> = Entries::new(&batch.entries, &schema(3)).map(|e| e.unwrap().row.to_tuple()).collect();
+            let back: Vec<_> = BatchEntries::new(&batch.entries, &schema(3)).map(|e| e.unwrap().row.to_tuple()).collect();
             prop_assert_eq!(back, rows.iter().map(|r| r.as_ref().to_tuple()).collect::<Vec<_>>());
         }
 
         #[test]
         fn hostile_entries_are_refused(bytes: Vec<u8>) {
-            let entries: Vec<_> = Entries::new(&bytes, &schema(2)).collect();
+            let entries: Vec<_> = BatchEntries::new(&bytes, &schema(2)).collect();
             prop_assert!(entries.iter().rev().skip(1).all(Result::is_ok));
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn waiting_ports() -> usize {
 
 /// The file descriptors that the connections of a port may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Descriptors {
+pub(crate) enum DescriptorBudget {
     /// Only descriptors outside the reserve for files.
     Spare,
     /// The reserve as well. This is for a port that answers probes and has few connections.
@@ -49,23 +49,23 @@ pub(crate) enum Descriptors {
 
 /// An acceptor for the connections of one port.
 #[derive(Debug)]
-pub(crate) struct Acceptor {
+pub(crate) struct ConnectionAcceptor {
     listener: TcpListener,
-    descriptors: Descriptors,
+    descriptors: DescriptorBudget,
     /// The time when the present shortage of descriptors was last logged.
     warned_at: Option<Instant>,
 }
 
-impl Acceptor {
-    pub(crate) fn new(listener: TcpListener, descriptors: Descriptors) -> Acceptor {
-        Acceptor { listener, descriptors, warned_at: None }
+impl ConnectionAcceptor {
+    pub(crate) fn new(listener: TcpListener, descriptors: DescriptorBudget) -> ConnectionAcceptor {
+        ConnectionAcceptor { listener, descriptors, warned_at: None }
     }
 
     /// Waits for the next connection. The call is cancel-safe: no connection is lost.
     pub(crate) async fn accept(&mut self) -> TcpStream {
         loop {
             // A connection must not use the descriptor that a journal needs next.
-            if self.descriptors == Descriptors::Spare && !descriptors::refill() {
+            if self.descriptors == DescriptorBudget::Spare && !descriptors::refill() {
                 self.wait_for_descriptor().await;
                 continue;
             }
@@ -78,7 +78,7 @@ impl Acceptor {
                     return connection;
                 }
                 Err(error) if descriptors::is_exhausted(&error) => {
-                    if self.descriptors == Descriptors::Spare || !descriptors::release() {
+                    if self.descriptors == DescriptorBudget::Spare || !descriptors::release() {
                         self.wait_for_descriptor().await;
                     }
                 }
@@ -125,7 +125,7 @@ impl Acceptor {
     }
 }
 
-impl Drop for Acceptor {
+impl Drop for ConnectionAcceptor {
     fn drop(&mut self) {
         self.end_wait();
     }
@@ -152,27 +152,29 @@ fn set_options(connection: &TcpStream) {
 }
 
 /// Limits the time for each client to begin to speak a protocol.
-pub(crate) fn with_preface<S>(connections: impl Stream<Item = S>) -> impl Stream<Item = io::Result<Prefaced<S>>> {
-    connections.map(|connection| Ok(Prefaced::new(connection)))
+pub(crate) fn with_preface<S>(
+    connections: impl Stream<Item = S>,
+) -> impl Stream<Item = io::Result<PrefacedConnection<S>>> {
+    connections.map(|connection| Ok(PrefacedConnection::new(connection)))
 }
 
 /// A connection that fails unless its client shows within [`PREFACE_MAX`] which protocol it speaks.
 /// After that, the protocols have time limits of their own.
 #[derive(Debug)]
-pub(crate) struct Prefaced<S> {
+pub(crate) struct PrefacedConnection<S> {
     inner: S,
     /// The number of bytes received, all of them part of HTTP/2's preface, and the time limit for
     /// the rest.
     pending: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
-impl<S> Prefaced<S> {
-    fn new(inner: S) -> Prefaced<S> {
-        Prefaced { inner, pending: Some((0, Box::pin(sleep(PREFACE_MAX)))) }
+impl<S> PrefacedConnection<S> {
+    fn new(inner: S) -> PrefacedConnection<S> {
+        PrefacedConnection { inner, pending: Some((0, Box::pin(sleep(PREFACE_MAX)))) }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefacedConnection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, into);
@@ -192,7 +194,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefacedConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
@@ -218,7 +220,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
     }
 }
 
-impl<S: Connected> Connected for Prefaced<S> {
+impl<S: Connected> Connected for PrefacedConnection<S> {
     type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
@@ -234,7 +236,7 @@ mod tests {
 
     /// Reads like a protocol until the connection ends. Returns the error and the time when it
     /// came.
-    async fn read(mut connection: Prefaced<tokio::io::DuplexStream>) -> (Option<io::ErrorKind>, Duration) {
+    async fn read(mut connection: PrefacedConnection<tokio::io::DuplexStream>) -> (Option<io::ErrorKind>, Duration) {
         let begun = Instant::now();
         let mut bytes = [0; 16];
         loop {
@@ -251,7 +253,7 @@ mod tests {
     async fn a_client_that_vanishes_is_noticed_by_tcp() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut acceptor = Acceptor::new(listener, Descriptors::Spare);
+        let mut acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare);
         let (client, accepted) = tokio::join!(TcpStream::connect(address), acceptor.accept());
         let socket = SockRef::from(&accepted);
         assert!(socket.keepalive().unwrap() && accepted.nodelay().unwrap() && client.is_ok());
@@ -274,7 +276,7 @@ mod tests {
             (&[22, 3, 1], false),
         ] {
             let (mut client, server) = tokio::io::duplex(64);
-            let reading = tokio::spawn(read(Prefaced::new(server)));
+            let reading = tokio::spawn(read(PrefacedConnection::new(server)));
             // The bytes are sent in two pieces, as a network may split them.
             let (one, other) = said.split_at(said.len() / 2);
             client.write_all(one).await.unwrap();

@@ -23,7 +23,7 @@ const PIECES_MAX: usize = 16;
 
 /// The rest of a request whose first message opened a stream.
 #[derive(Debug)]
-pub(crate) struct Acknowledgements<B> {
+pub(crate) struct AcknowledgementReader<B> {
     /// `None` once the client has ended its request, or has gone.
     body: Option<B>,
     prefix: [u8; PREFIX_LENGTH],
@@ -32,14 +32,14 @@ pub(crate) struct Acknowledgements<B> {
     left: usize,
 }
 
-impl<B> Acknowledgements<B> {
+impl<B> AcknowledgementReader<B> {
     /// Starts with the bytes that have already arrived.
     ///
     /// # Errors
     /// Returns an error if those bytes are malformed.
-    pub(crate) fn new(body: B, begun: &[u8]) -> Result<Acknowledgements<B>, Status> {
+    pub(crate) fn new(body: B, begun: &[u8]) -> Result<AcknowledgementReader<B>, Status> {
         let mut acknowledgements =
-            Acknowledgements { body: Some(body), prefix: [0; PREFIX_LENGTH], prefix_filled: 0, left: 0 };
+            AcknowledgementReader { body: Some(body), prefix: [0; PREFIX_LENGTH], prefix_filled: 0, left: 0 };
         acknowledgements.pass(begun)?;
         Ok(acknowledgements)
     }
@@ -65,7 +65,7 @@ impl<B> Acknowledgements<B> {
     }
 }
 
-impl<B> Acknowledgements<B>
+impl<B> AcknowledgementReader<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -118,7 +118,7 @@ mod tests {
     fn messages_are_passed_wherever_they_are_cut() {
         let all = [0, 1, 7, 300, 0, 64 * 1024].map(message).concat();
         for size in [1, 2, 3, 5, 6, 11, 4096, all.len()] {
-            let mut passing = Acknowledgements::new((), &[]).unwrap();
+            let mut passing = AcknowledgementReader::new((), &[]).unwrap();
             all.chunks(size).for_each(|piece| passing.pass(piece).unwrap());
             assert_eq!((passing.left, passing.prefix_filled), (0, 0), "pieces of {size}");
             passing.pass(&all[..all.len() - 1]).unwrap();
@@ -132,7 +132,7 @@ mod tests {
         for bad in [[&[0], &too_large[..]].concat(), vec![1, 0, 0, 0, 0], vec![2, 0, 0, 0, 0], vec![0x80, 0, 0, 0, 1]] {
             let all = [message(3), bad].concat();
             for cut in 0..all.len() {
-                let mut passing = Acknowledgements::new((), &all[..cut]).unwrap();
+                let mut passing = AcknowledgementReader::new((), &all[..cut]).unwrap();
                 assert!(passing.pass(&all[cut..]).is_err(), "{all:?} cut at {cut}");
             }
         }

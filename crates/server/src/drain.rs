@@ -17,22 +17,22 @@ const SPREAD_SHARE: u32 = 4;
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
 /// A table's drain, if it has begun.
-pub(crate) struct Drain {
-    farewell: watch::Sender<Option<Farewell>>,
+pub(crate) struct TableDrain {
+    farewell: watch::Sender<Option<DrainNotice>>,
     guests: AtomicU64,
 }
 
 /// The notice to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Farewell {
+pub(crate) struct DrainNotice {
     began: Instant,
     /// The time when the remaining clients are cut; `None` for never.
     until: Option<Instant>,
 }
 
-impl Drain {
-    pub(crate) fn new() -> Drain {
-        Drain { farewell: watch::Sender::new(None), guests: AtomicU64::new(0) }
+impl TableDrain {
+    pub(crate) fn new() -> TableDrain {
+        TableDrain { farewell: watch::Sender::new(None), guests: AtomicU64::new(0) }
     }
 
     /// Begins the drain, or changes its end.
@@ -41,7 +41,7 @@ impl Drain {
         let until = time.and_then(|time| now.checked_add(time));
         self.farewell.send_modify(|farewell| {
             let began = farewell.map_or(now, |farewell| farewell.began);
-            *farewell = Some(Farewell { began, until });
+            *farewell = Some(DrainNotice { began, until });
         });
     }
 
@@ -50,10 +50,10 @@ impl Drain {
     }
 
     /// Registers one more client that must be notified of a drain.
-    pub(crate) fn guest(&self) -> Guest {
+    pub(crate) fn guest(&self) -> ClientDrain {
         let number = self.guests.fetch_add(1, Ordering::Relaxed);
         let share = (number as f64 * GOLDEN).fract();
-        Guest { farewell: self.farewell.subscribe(), share, is_told: false }
+        ClientDrain { farewell: self.farewell.subscribe(), share, is_told: false }
     }
 
     /// Waits until the time of the remaining clients is over.
@@ -62,7 +62,7 @@ impl Drain {
         loop {
             let until = farewell.borrow_and_update().and_then(|farewell| farewell.until);
             tokio::select! {
-                () = reached(until) => return,
+                () = wait_until(until) => return,
                 changed = farewell.changed() => if changed.is_err() {
                     std::future::pending::<()>().await;
                 },
@@ -72,15 +72,15 @@ impl Drain {
 }
 
 /// A client's part in a drain.
-pub(crate) struct Guest {
-    farewell: watch::Receiver<Option<Farewell>>,
+pub(crate) struct ClientDrain {
+    farewell: watch::Receiver<Option<DrainNotice>>,
     share: f64,
     is_told: bool,
 }
 
-impl Guest {
+impl ClientDrain {
     /// Returns the notice if it is due now. It is returned once.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Farewell> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<DrainNotice> {
         let farewell = *self.farewell.borrow();
         let farewell = farewell.filter(|farewell| !self.is_told && farewell.at(self.share) <= now)?;
         self.is_told = true;
@@ -93,7 +93,7 @@ impl Guest {
             let farewell = *self.farewell.borrow_and_update();
             let at = farewell.filter(|_| !self.is_told).map(|farewell| farewell.at(self.share));
             tokio::select! {
-                () = reached(at) => return,
+                () = wait_until(at) => return,
                 changed = self.farewell.changed() => if changed.is_err() {
                     std::future::pending::<()>().await;
                 },
@@ -102,7 +102,7 @@ impl Guest {
     }
 }
 
-impl Farewell {
+impl DrainNotice {
     /// Returns the time of the notice to the client with this share of the spread.
     fn at(&self, share: f64) -> Instant {
         let spread = self.until.map_or(SPREAD_MAX, |until| {
@@ -118,7 +118,7 @@ impl Farewell {
     }
 }
 
-async fn reached(at: Option<Instant>) {
+async fn wait_until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
@@ -131,8 +131,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_are_told_once_evenly_and_in_a_quarter_of_the_time() {
-        let (drain, began) = (Drain::new(), Instant::now());
-        let mut guests: Vec<Guest> = (0..100).map(|_| drain.guest()).collect();
+        let (drain, began) = (TableDrain::new(), Instant::now());
+        let mut guests: Vec<ClientDrain> = (0..100).map(|_| drain.guest()).collect();
         assert!(guests.iter_mut().all(|guest| guest.take_due(began).is_none()), "nobody is asked to leave yet");
         drain.begin(began, Some(Duration::from_secs(8)));
         let mut told_at = Vec::new();
@@ -152,7 +152,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_without_end_is_never_over_and_can_be_given_one() {
-        let (drain, began) = (Drain::new(), Instant::now());
+        let (drain, began) = (TableDrain::new(), Instant::now());
         drain.begin(began, None);
         let forever = tokio::time::timeout(Duration::from_secs(86_400), drain.over()).await;
         assert!(forever.is_err());

@@ -16,48 +16,48 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::acknowledgements::Acknowledgements;
-use crate::receive::{self, Opening};
+use crate::acknowledgements::AcknowledgementReader;
+use crate::receive::{self, OpeningRequest};
 use crate::refusal;
-use crate::request::Ask;
-use crate::session::{Pulled, Session, SyncStream};
-use crate::shared::Shared;
+use crate::request::SessionRequest;
+use crate::server_state::ServerState;
+use crate::session::{Session, SessionStream, SessionStreamItem};
 
 mod snapshots;
 mod unary;
 
-use unary::Unary;
+use unary::UnaryMethods;
 
 /// The Replication service.
 #[derive(Clone)]
-pub(crate) struct Replication {
-    shared: Arc<Shared>,
-    unary: LaredoReplicationServiceServer<Unary>,
+pub(crate) struct ReplicationService {
+    shared: Arc<ServerState>,
+    unary: LaredoReplicationServiceServer<UnaryMethods>,
 }
 
-impl NamedService for Replication {
-    const NAME: &'static str = <LaredoReplicationServiceServer<Unary> as NamedService>::NAME;
+impl NamedService for ReplicationService {
+    const NAME: &'static str = <LaredoReplicationServiceServer<UnaryMethods> as NamedService>::NAME;
 }
 
-impl Replication {
-    pub(crate) fn new(shared: Arc<Shared>) -> Replication {
-        let unary = LaredoReplicationServiceServer::new(Unary::new(shared.clone()));
-        Replication { shared, unary }
+impl ReplicationService {
+    pub(crate) fn new(shared: Arc<ServerState>) -> ReplicationService {
+        let unary = LaredoReplicationServiceServer::new(UnaryMethods::new(shared.clone()));
+        ReplicationService { shared, unary }
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type GrpcResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-impl Service<Request<Body>> for Replication {
+impl Service<Request<Body>> for ReplicationService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = GrpcResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, request: Request<Body>) -> GrpcResponseFuture {
         let is_sync = request.uri().path().rsplit('/').next() == Some("Sync");
         if !is_sync {
             return self.unary.call(request);
@@ -69,7 +69,7 @@ impl Service<Request<Body>> for Replication {
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|value| {
         let value = value.as_bytes();
@@ -80,18 +80,19 @@ async fn sync(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Bo
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
-    let Opening { request, acknowledgements } = receive::opening(request.into_body(), shared.waits.request).await?;
+    let OpeningRequest { request, acknowledgements } =
+        receive::opening(request.into_body(), shared.waits.request).await?;
     let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request)?, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
 
-fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status> {
+fn open(shared: Arc<ServerState>, request: SyncRequest) -> Result<SessionStream, Status> {
     let table = shared.table(&request.schema, &request.table)?.clone();
     if table.drain.has_begun() {
         return Err(refusal::draining(table.name()));
     }
-    let ask = Ask::new(request)?;
+    let ask = SessionRequest::new(request)?;
     let seat = table.take_seat()?;
     let session = Session { shared, table, ask, seat };
     Ok(session.into_stream())
@@ -99,19 +100,19 @@ fn open(shared: Arc<Shared>, request: SyncRequest) -> Result<SyncStream, Status>
 
 /// A stream as an HTTP/2 body. The final status goes into the trailers.
 struct SyncBody {
-    stream: SyncStream,
-    acknowledgements: Option<Acknowledgements<Body>>,
+    stream: SessionStream,
+    acknowledgements: Option<AcknowledgementReader<Body>>,
 }
 
 impl SyncBody {
-    fn poll_pulled(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+    fn poll_pulled(&mut self, cx: &mut Context<'_>) -> Poll<Option<SessionStreamItem>> {
         if let Some(acknowledgements) = &mut self.acknowledgements
             && let Poll::Ready(status) = acknowledgements.poll(cx)
         {
             tracing::info!(code = ?status.code(), reason = status.message(), "stream ended by what its client sends");
             self.acknowledgements = None;
             self.stream.end();
-            return Poll::Ready(Some(Pulled::End(status)));
+            return Poll::Ready(Some(SessionStreamItem::End(status)));
         }
         self.stream.poll_next(cx)
     }
@@ -124,8 +125,8 @@ impl http_body::Body for SyncBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         self.poll_pulled(cx).map(|pulled| {
             pulled.map(|pulled| match pulled {
-                Pulled::Frames(bytes) => Ok(Frame::data(bytes)),
-                Pulled::End(status) => {
+                SessionStreamItem::Frames(bytes) => Ok(Frame::data(bytes)),
+                SessionStreamItem::End(status) => {
                     let mut trailers = http::HeaderMap::new();
                     status.add_header(&mut trailers)?;
                     Ok(Frame::trailers(trailers))

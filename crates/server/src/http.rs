@@ -22,7 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crate::shared::Shared;
+use crate::server_state::ServerState;
 
 mod metrics;
 mod report;
@@ -31,13 +31,13 @@ mod serve;
 mod startup;
 
 pub use serve::serve_http;
-pub use startup::{WaitingFor, serve_startup};
+pub use startup::{AwaitedSources, serve_startup};
 
-use metrics::Metrics;
+use metrics::ServerMetrics;
 pub(crate) use report::not_served;
 
 /// Returns the router for health and metrics.
-pub(crate) fn router(shared: &Arc<Shared>) -> Router {
+pub(crate) fn router(shared: &Arc<ServerState>) -> Router {
     let paths = &shared.http;
     let health = Router::new()
         .route(&paths.liveness_path, get(live))
@@ -48,8 +48,8 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
 }
 
 /// Returns the router for metrics alone.
-pub(crate) fn metrics_router(shared: &Arc<Shared>) -> Router {
-    let metrics = Arc::new(Metrics::new(shared.clone()));
+pub(crate) fn metrics_router(shared: &Arc<ServerState>) -> Router {
+    let metrics = Arc::new(ServerMetrics::new(shared.clone()));
     Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics)
 }
 
@@ -57,17 +57,17 @@ async fn live() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "live": true }))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+async fn ready(State(shared): State<Arc<ServerState>>, RawQuery(query): RawQuery) -> Response {
     match selection::select(&shared, query.as_deref().unwrap_or_default()) {
         Ok(tables) => {
             let ready = shared.are_ready(&tables);
-            (code(ready), Json(report::Report::new(&shared, &tables, ready))).into_response()
+            (code(ready), Json(report::ReadinessReport::new(&shared, &tables, ready))).into_response()
         }
         Err((code, error)) => (code, Json(serde_json::json!({ "ready": false, "error": error }))).into_response(),
     }
 }
 
-async fn started(State(shared): State<Arc<Shared>>) -> Response {
+async fn started(State(shared): State<Arc<ServerState>>) -> Response {
     let started = shared.is_started();
     let report = match started {
         true => serde_json::json!({ "started": true }),
@@ -76,7 +76,7 @@ async fn started(State(shared): State<Arc<Shared>>) -> Response {
     (code(started), Json(report)).into_response()
 }
 
-async fn numbers(State(metrics): State<Arc<Metrics>>) -> Response {
+async fn numbers(State(metrics): State<Arc<ServerMetrics>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
 }
 

@@ -21,15 +21,15 @@ mod refusal;
 mod request;
 mod roster;
 mod serve;
+mod server_state;
 mod session;
-mod shared;
 mod table;
 mod tls;
 mod view;
 
-pub use http::{WaitingFor, serve_http, serve_startup};
+pub use http::{AwaitedSources, serve_http, serve_startup};
 pub use options::{
-    BufferOptions, HttpOptions, Listeners, ServeError, ServedSource, ServedTableOptions, ServerOptions, TlsFile,
-    TlsOptions, Waits,
+    BufferOptions, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners, ServerOptions,
+    ServerTimeLimits, ServerTlsOptions, TlsFile,
 };
 pub use serve::Server;

@@ -1,10 +1,10 @@
 //! Operation, administration and maintenance: the service for operators' requests and commands.
 
-mod rows;
+mod row_changes;
 mod snapshots;
 mod status;
+mod status_watch;
 mod verify;
-mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,33 +20,33 @@ use tonic::{Request, Response, Status};
 
 use crate::options::ServedSource;
 use crate::refusal;
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 
 /// Returns the service, over gRPC.
-pub(crate) fn service(shared: Arc<Shared>) -> LaredoOamServiceServer<Oam> {
-    LaredoOamServiceServer::new(Oam { shared })
+pub(crate) fn service(shared: Arc<ServerState>) -> LaredoOamServiceServer<OamService> {
+    LaredoOamServiceServer::new(OamService { shared })
 }
 
 /// The maximum time until an order to copy tables is answered, even if the copies wait for others.
 const RELOAD_WAIT: Duration = Duration::from_secs(3);
 
-pub(crate) struct Oam {
-    shared: Arc<Shared>,
+pub(crate) struct OamService {
+    shared: Arc<ServerState>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type OamResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
-impl LaredoOamService for Oam {
+impl LaredoOamService for OamService {
     type WatchStatusStream = BoxStream<'static, Result<WatchStatusResponse, Status>>;
     type VerifyTableStream = BoxStream<'static, Result<VerifyTableResponse, Status>>;
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> OamResult<GetStatusResponse> {
         Ok(Response::new(status::whole(&self.shared)))
     }
 
-    async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> Answer<GetTableStatusResponse> {
+    async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> OamResult<GetTableStatusResponse> {
         let GetTableStatusRequest { schema, table } = request.into_inner();
         let pipelines = vec![status::pipeline(&self.shared, self.shared.table(&schema, &table)?)];
         // Rows are found by their key alone. Only clients have other indexes.
@@ -56,30 +56,30 @@ impl LaredoOamService for Oam {
     async fn get_pipeline_status(
         &self,
         request: Request<GetPipelineStatusRequest>,
-    ) -> Answer<GetPipelineStatusResponse> {
+    ) -> OamResult<GetPipelineStatusResponse> {
         let table = pipeline(&self.shared, &request.into_inner().pipeline_id)?;
         let status = Some(status::pipeline(&self.shared, table));
         Ok(Response::new(GetPipelineStatusResponse { status, indexes: Vec::new() }))
     }
 
-    async fn watch_status(&self, request: Request<WatchStatusRequest>) -> Answer<Self::WatchStatusStream> {
-        watch::watch(self.shared.clone(), &request.into_inner()).map(Response::new)
+    async fn watch_status(&self, request: Request<WatchStatusRequest>) -> OamResult<Self::WatchStatusStream> {
+        status_watch::watch(self.shared.clone(), &request.into_inner()).map(Response::new)
     }
 
-    async fn check_ready(&self, request: Request<CheckReadyRequest>) -> Answer<CheckReadyResponse> {
+    async fn check_ready(&self, request: Request<CheckReadyRequest>) -> OamResult<CheckReadyResponse> {
         let tables = self.chosen(&request.into_inner())?;
         let now = (self.shared.clock)();
         let not_ready_reasons = tables.iter().filter_map(|table| crate::http::not_served(table, now)).collect();
         Ok(Response::new(CheckReadyResponse { ready: self.shared.are_ready(&tables), not_ready_reasons }))
     }
 
-    async fn get_source_info(&self, request: Request<GetSourceInfoRequest>) -> Answer<GetSourceInfoResponse> {
+    async fn get_source_info(&self, request: Request<GetSourceInfoRequest>) -> OamResult<GetSourceInfoResponse> {
         let chosen = self.sources(&request.into_inner().source_id)?;
         let sources = chosen.into_iter().map(|source| status::source_info(&self.shared, source)).collect();
         Ok(Response::new(GetSourceInfoResponse { sources }))
     }
 
-    async fn reload_table(&self, request: Request<ReloadTableRequest>) -> Answer<ReloadTableResponse> {
+    async fn reload_table(&self, request: Request<ReloadTableRequest>) -> OamResult<ReloadTableResponse> {
         let ReloadTableRequest { source_id, schema, table } = request.into_inner();
         let table = self.shared.table(&schema, &table)?;
         if !source_id.is_empty() && source_id != table.options.source_id {
@@ -89,25 +89,25 @@ impl LaredoOamService for Oam {
         Ok(Response::new(ReloadTableResponse { accepted, message }))
     }
 
-    async fn reload_all(&self, request: Request<ReloadAllRequest>) -> Answer<ReloadAllResponse> {
+    async fn reload_all(&self, request: Request<ReloadAllRequest>) -> OamResult<ReloadAllResponse> {
         let chosen = self.sources(&request.into_inner().source_id)?;
-        let is_chosen = |table: &&Arc<Served>| chosen.iter().any(|source| source.id == table.options.source_id);
-        let tables: Vec<&Arc<Served>> = self.shared.tables.iter().filter(is_chosen).collect();
+        let is_chosen = |table: &&Arc<ServedTable>| chosen.iter().any(|source| source.id == table.options.source_id);
+        let tables: Vec<&Arc<ServedTable>> = self.shared.tables.iter().filter(is_chosen).collect();
         let (accepted, message) = self.reload(&tables).await;
         Ok(Response::new(ReloadAllResponse { accepted, message }))
     }
 
-    async fn pause_sync(&self, request: Request<PauseSyncRequest>) -> Answer<PauseSyncResponse> {
+    async fn pause_sync(&self, request: Request<PauseSyncRequest>) -> OamResult<PauseSyncResponse> {
         let state = self.pause(&request.into_inner().source_id, true)?.into();
         Ok(Response::new(PauseSyncResponse { state }))
     }
 
-    async fn resume_sync(&self, request: Request<ResumeSyncRequest>) -> Answer<ResumeSyncResponse> {
+    async fn resume_sync(&self, request: Request<ResumeSyncRequest>) -> OamResult<ResumeSyncResponse> {
         let state = self.pause(&request.into_inner().source_id, false)?.into();
         Ok(Response::new(ResumeSyncResponse { state }))
     }
 
-    async fn reset_source(&self, request: Request<ResetSourceRequest>) -> Answer<ResetSourceResponse> {
+    async fn reset_source(&self, request: Request<ResetSourceRequest>) -> OamResult<ResetSourceResponse> {
         let ResetSourceRequest { source_id, confirm, drop_publication } = request.into_inner();
         let source = self.source(&source_id)?;
         if !confirm {
@@ -118,9 +118,12 @@ impl LaredoOamService for Oam {
         Ok(Response::new(status::reset(source, drop_publication)))
     }
 
-    async fn drain_replication(&self, request: Request<DrainReplicationRequest>) -> Answer<DrainReplicationResponse> {
+    async fn drain_replication(
+        &self,
+        request: Request<DrainReplicationRequest>,
+    ) -> OamResult<DrainReplicationResponse> {
         let DrainReplicationRequest { schema, table, drain_deadline_seconds } = request.into_inner();
-        let chosen: Vec<&Arc<Served>> = match (schema.as_str(), table.as_str()) {
+        let chosen: Vec<&Arc<ServedTable>> = match (schema.as_str(), table.as_str()) {
             ("", "") => self.shared.tables.iter().collect(),
             (schema, table) => vec![self.shared.table(schema, table)?],
         };
@@ -138,72 +141,72 @@ impl LaredoOamService for Oam {
         Ok(Response::new(DrainReplicationResponse { accepted: true, message, drained_targets }))
     }
 
-    async fn list_tables(&self, _: Request<ListTablesRequest>) -> Answer<ListTablesResponse> {
+    async fn list_tables(&self, _: Request<ListTablesRequest>) -> OamResult<ListTablesResponse> {
         let tables = self.shared.tables.iter().map(|table| self.table_config(table)).collect();
         Ok(Response::new(ListTablesResponse { tables }))
     }
 
-    async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> Answer<GetTableSchemaResponse> {
+    async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> OamResult<GetTableSchemaResponse> {
         let GetTableSchemaRequest { schema, table } = request.into_inner();
         let table = self.shared.table(&schema, &table)?;
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
         Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
     }
 
-    async fn create_snapshot(&self, request: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {
+    async fn create_snapshot(&self, request: Request<CreateSnapshotRequest>) -> OamResult<CreateSnapshotResponse> {
         snapshots::create(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> Answer<ListSnapshotsResponse> {
+    async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> OamResult<ListSnapshotsResponse> {
         snapshots::list(&self.shared, &request.into_inner()).map(Response::new)
     }
 
-    async fn inspect_snapshot(&self, request: Request<InspectSnapshotRequest>) -> Answer<InspectSnapshotResponse> {
+    async fn inspect_snapshot(&self, request: Request<InspectSnapshotRequest>) -> OamResult<InspectSnapshotResponse> {
         snapshots::inspect(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
     }
 
-    async fn restore_snapshot(&self, request: Request<RestoreSnapshotRequest>) -> Answer<RestoreSnapshotResponse> {
+    async fn restore_snapshot(&self, request: Request<RestoreSnapshotRequest>) -> OamResult<RestoreSnapshotResponse> {
         snapshots::restore(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
-    async fn delete_snapshot(&self, request: Request<DeleteSnapshotRequest>) -> Answer<DeleteSnapshotResponse> {
+    async fn delete_snapshot(&self, request: Request<DeleteSnapshotRequest>) -> OamResult<DeleteSnapshotResponse> {
         snapshots::delete(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
     }
 
-    async fn prune_snapshots(&self, request: Request<PruneSnapshotsRequest>) -> Answer<PruneSnapshotsResponse> {
+    async fn prune_snapshots(&self, request: Request<PruneSnapshotsRequest>) -> OamResult<PruneSnapshotsResponse> {
         snapshots::prune(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_dead_letters(&self, _: Request<ListDeadLettersRequest>) -> Answer<ListDeadLettersResponse> {
+    async fn list_dead_letters(&self, _: Request<ListDeadLettersRequest>) -> OamResult<ListDeadLettersResponse> {
         Err(refusal::no_dead_letters())
     }
 
-    async fn replay_dead_letters(&self, _: Request<ReplayDeadLettersRequest>) -> Answer<ReplayDeadLettersResponse> {
+    async fn replay_dead_letters(&self, _: Request<ReplayDeadLettersRequest>) -> OamResult<ReplayDeadLettersResponse> {
         Err(refusal::no_dead_letters())
     }
 
-    async fn purge_dead_letters(&self, _: Request<PurgeDeadLettersRequest>) -> Answer<PurgeDeadLettersResponse> {
+    async fn purge_dead_letters(&self, _: Request<PurgeDeadLettersRequest>) -> OamResult<PurgeDeadLettersResponse> {
         Err(refusal::no_dead_letters())
     }
 
-    async fn start_replay(&self, _: Request<StartReplayRequest>) -> Answer<StartReplayResponse> {
+    async fn start_replay(&self, _: Request<StartReplayRequest>) -> OamResult<StartReplayResponse> {
         Err(refusal::no_replay())
     }
 
-    async fn get_replay_status(&self, _: Request<GetReplayStatusRequest>) -> Answer<GetReplayStatusResponse> {
+    async fn get_replay_status(&self, _: Request<GetReplayStatusRequest>) -> OamResult<GetReplayStatusResponse> {
         Err(refusal::no_replay())
     }
 
-    async fn stop_replay(&self, _: Request<StopReplayRequest>) -> Answer<StopReplayResponse> {
+    async fn stop_replay(&self, _: Request<StopReplayRequest>) -> OamResult<StopReplayResponse> {
         Err(refusal::no_replay())
     }
 
-    async fn verify_table(&self, request: Request<VerifyTableRequest>) -> Answer<Self::VerifyTableStream> {
+    async fn verify_table(&self, request: Request<VerifyTableRequest>) -> OamResult<Self::VerifyTableStream> {
         verify::verify(&self.shared, &request.into_inner()).map(Response::new)
     }
 }
 
-impl Oam {
+impl OamService {
     fn source(&self, id: &str) -> Result<&ServedSource, Status> {
         if id.is_empty() {
             return Err(refusal::required("source_id"));
@@ -220,7 +223,7 @@ impl Oam {
     }
 
     /// Orders copies, and reports the result of the orders.
-    async fn reload(&self, tables: &[&Arc<Served>]) -> (bool, String) {
+    async fn reload(&self, tables: &[&Arc<ServedTable>]) -> (bool, String) {
         // A source that waits for its next attempt makes it now, even if its tables reject the
         // order.
         for source in
@@ -254,7 +257,7 @@ impl Oam {
 
     /// Returns descriptions of the tables' sources that are not followed, so that their tables
     /// accept no orders.
-    fn unfollowed(&self, tables: &[&Arc<Served>]) -> Vec<String> {
+    fn unfollowed(&self, tables: &[&Arc<ServedTable>]) -> Vec<String> {
         let sources =
             self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
         let said = sources.filter_map(|source| {
@@ -275,7 +278,7 @@ impl Oam {
     }
 
     /// Returns the tables that a request for readiness selects.
-    fn chosen(&self, request: &CheckReadyRequest) -> Result<Vec<Arc<Served>>, Status> {
+    fn chosen(&self, request: &CheckReadyRequest) -> Result<Vec<Arc<ServedTable>>, Status> {
         let mut tables = self.shared.tables.clone();
         if !request.source.is_empty() {
             self.source(&request.source)?;
@@ -294,7 +297,7 @@ impl Oam {
         Ok(tables)
     }
 
-    fn table_config(&self, table: &Served) -> TableConfig {
+    fn table_config(&self, table: &ServedTable) -> TableConfig {
         let source = self.shared.source(&table.options.source_id);
         let key = table.handle().journal().map(|journal| {
             let schema = journal.schema();
@@ -315,7 +318,7 @@ impl Oam {
     }
 }
 
-fn pipeline<'a>(shared: &'a Shared, id: &str) -> Result<&'a Arc<Served>, Status> {
+fn pipeline<'a>(shared: &'a ServerState, id: &str) -> Result<&'a Arc<ServedTable>, Status> {
     if id.is_empty() {
         return Err(refusal::required("pipeline_id"));
     }

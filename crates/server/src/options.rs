@@ -16,7 +16,7 @@ pub struct ServerOptions {
     /// The tables to serve. If two have the same name, the first one is served.
     pub tables: Vec<ServedTableOptions>,
     /// The certificates for TLS; `None` for plain text.
-    pub tls: Option<TlsOptions>,
+    pub tls: Option<ServerTlsOptions>,
     /// The origins of web pages that may call from a browser, such as `https://console.example`;
     /// `*` allows every page. The server's own origin need not be listed, even if a proxy serves
     /// both the page and the server.
@@ -24,7 +24,7 @@ pub struct ServerOptions {
     /// The paths of the HTTP endpoints.
     pub http: HttpOptions,
     /// The time limits.
-    pub waits: Waits,
+    pub waits: ServerTimeLimits,
     /// The clock that gives the time of day.
     pub clock: Clock,
 }
@@ -89,7 +89,7 @@ pub struct BufferOptions {
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-pub struct TlsOptions {
+pub struct ServerTlsOptions {
     /// The certificate, followed by its chain.
     pub certificate: Vec<u8>,
     /// The private key of the certificate.
@@ -102,11 +102,11 @@ pub struct TlsOptions {
 /// A file that TLS is configured from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFile {
-    /// The file of [`TlsOptions::certificate`].
+    /// The file of [`ServerTlsOptions::certificate`].
     Certificate,
-    /// The file of [`TlsOptions::key`].
+    /// The file of [`ServerTlsOptions::key`].
     Key,
-    /// The file of [`TlsOptions::client_ca`].
+    /// The file of [`ServerTlsOptions::client_ca`].
     ClientCa,
 }
 
@@ -127,7 +127,7 @@ pub struct HttpOptions {
 
 /// The time limits of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waits {
+pub struct ServerTimeLimits {
     /// The time that a client waits for the server to reach the client's position, or for a table
     /// to become ready.
     pub ready: Duration,
@@ -147,7 +147,7 @@ pub struct Waits {
 
 /// The listeners of a server.
 #[derive(Debug, Default)]
-pub struct Listeners {
+pub struct ServerListeners {
     /// The listeners for gRPC, gRPC-Web and Connect, with all services.
     pub grpc: Vec<TcpListener>,
     /// The listeners for the same protocols, with the Replication service alone.
@@ -193,9 +193,9 @@ impl Default for HttpOptions {
     }
 }
 
-impl Default for Waits {
-    fn default() -> Waits {
-        Waits {
+impl Default for ServerTimeLimits {
+    fn default() -> ServerTimeLimits {
+        ServerTimeLimits {
             ready: Duration::from_secs(10),
             stalled: Duration::from_secs(60),
             request: Duration::from_secs(10),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::TablePhase;
 
-use crate::table::Served;
+use crate::table::ServedTable;
 
 /// The age of a table's rows beyond which they are stale.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ impl ProblemKind {
     }
 }
 
-impl Served {
+impl ServedTable {
     /// Returns all problems of the table.
     pub(crate) fn problems(&self, now: CommitTime) -> Vec<TableProblem> {
         let status = self.handle().status();

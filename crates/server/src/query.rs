@@ -8,39 +8,39 @@ use tonic::{Request, Response, Status};
 use crate::refusal;
 
 /// Returns the service, over gRPC.
-pub(crate) fn service() -> LaredoQueryServiceServer<Query> {
-    LaredoQueryServiceServer::new(Query)
+pub(crate) fn service() -> LaredoQueryServiceServer<QueryService> {
+    LaredoQueryServiceServer::new(QueryService)
 }
 
-pub(crate) struct Query;
+pub(crate) struct QueryService;
 
-type Answer<T> = Result<Response<T>, Status>;
+type QueryResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
-impl LaredoQueryService for Query {
+impl LaredoQueryService for QueryService {
     type SubscribeStream = Empty<Result<SubscribeResponse, Status>>;
 
-    async fn lookup(&self, _: Request<LookupRequest>) -> Answer<LookupResponse> {
+    async fn lookup(&self, _: Request<LookupRequest>) -> QueryResult<LookupResponse> {
         Err(refusal::no_queries())
     }
 
-    async fn lookup_all(&self, _: Request<LookupAllRequest>) -> Answer<LookupAllResponse> {
+    async fn lookup_all(&self, _: Request<LookupAllRequest>) -> QueryResult<LookupAllResponse> {
         Err(refusal::no_queries())
     }
 
-    async fn get_row(&self, _: Request<GetRowRequest>) -> Answer<GetRowResponse> {
+    async fn get_row(&self, _: Request<GetRowRequest>) -> QueryResult<GetRowResponse> {
         Err(refusal::no_queries())
     }
 
-    async fn list_rows(&self, _: Request<ListRowsRequest>) -> Answer<ListRowsResponse> {
+    async fn list_rows(&self, _: Request<ListRowsRequest>) -> QueryResult<ListRowsResponse> {
         Err(refusal::no_queries())
     }
 
-    async fn count_rows(&self, _: Request<CountRowsRequest>) -> Answer<CountRowsResponse> {
+    async fn count_rows(&self, _: Request<CountRowsRequest>) -> QueryResult<CountRowsResponse> {
         Err(refusal::no_queries())
     }
 
-    async fn subscribe(&self, _: Request<SubscribeRequest>) -> Answer<Self::SubscribeStream> {
+    async fn subscribe(&self, _: Request<SubscribeRequest>) -> QueryResult<Self::SubscribeStream> {
         Err(refusal::no_queries())
     }
 }

@@ -12,7 +12,7 @@ use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::acknowledgements::Acknowledgements;
+use crate::acknowledgements::AcknowledgementReader;
 use crate::refusal;
 
 /// The maximum size of a request in bytes.
@@ -20,10 +20,10 @@ const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 /// The request that opens a stream, and the messages that its client sends after it.
 #[derive(Debug)]
-pub(crate) struct Opening<B> {
+pub(crate) struct OpeningRequest<B> {
     pub(crate) request: SyncRequest,
     /// Only present for a client of version 0.4, which leaves its request open.
-    pub(crate) acknowledgements: Option<Acknowledgements<B>>,
+    pub(crate) acknowledgements: Option<AcknowledgementReader<B>>,
 }
 
 /// Reads the request of a `Sync`: a single message, or the first one of several.
@@ -31,7 +31,7 @@ pub(crate) struct Opening<B> {
 /// # Errors
 /// Returns an error if the request is malformed, exceeds the limits, or is followed by something
 /// unexpected.
-pub(crate) async fn opening<B>(body: B, time_max: Duration) -> Result<Opening<B>, Status>
+pub(crate) async fn opening<B>(body: B, time_max: Duration) -> Result<OpeningRequest<B>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -39,7 +39,7 @@ where
     in_time(time_max, read_opening(body)).await
 }
 
-async fn read_opening<B>(mut body: B) -> Result<Opening<B>, Status>
+async fn read_opening<B>(mut body: B) -> Result<OpeningRequest<B>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -51,17 +51,17 @@ where
             let (start, length) = (sync_start(first), first.len());
             if let Some(request) = start {
                 bytes.advance(PREFIX_LENGTH + length);
-                let acknowledgements = Some(Acknowledgements::new(body, &bytes)?);
-                return Ok(Opening { request, acknowledgements });
+                let acknowledgements = Some(AcknowledgementReader::new(body, &bytes)?);
+                return Ok(OpeningRequest { request, acknowledgements });
             }
         }
-        if !add(&mut body, &mut bytes, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
+        if !append_frame(&mut body, &mut bytes, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
             break;
         }
     }
     let request = SyncRequest::decode(only_message(bytes.freeze())?);
     let request = request.map_err(|error| refusal::malformed("SyncRequest", error))?;
-    Ok(Opening { request, acknowledgements: None })
+    Ok(OpeningRequest { request, acknowledgements: None })
 }
 
 /// Returns the first message of the frames, once all of it has arrived.
@@ -131,7 +131,7 @@ pub(crate) fn check_flags(flags: u8) -> Result<(), Status> {
 ///
 /// # Errors
 /// Returns an error if the body breaks off, or exceeds the limits.
-pub(crate) async fn whole<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
+pub(crate) async fn read_whole_body<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -151,12 +151,12 @@ where
     B::Error: std::fmt::Display,
 {
     let mut bytes = BytesMut::new();
-    while add(&mut body, &mut bytes, bytes_max).await? {}
+    while append_frame(&mut body, &mut bytes, bytes_max).await? {}
     Ok(bytes.freeze())
 }
 
 /// Appends the next frame of a body. Returns false at the end.
-async fn add<B>(body: &mut B, bytes: &mut BytesMut, bytes_max: usize) -> Result<bool, Status>
+async fn append_frame<B>(body: &mut B, bytes: &mut BytesMut, bytes_max: usize) -> Result<bool, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,

@@ -1,6 +1,6 @@
 //! Parsing of requests. It has no side effects, and treats its input as hostile.
 
-use laredo_core::{DefinitionVersion, Lsn, Match, Predicate, Sequence, Value};
+use laredo_core::{DefinitionVersion, Lsn, MatchCondition, Predicate, Sequence, Value};
 use laredo_engine::ScopedMark;
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
@@ -15,7 +15,7 @@ const CLIENT_ID_MAX: usize = 1024;
 
 /// A client's request, checked.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Ask {
+pub(crate) struct SessionRequest {
     pub(crate) client_id: String,
     pub(crate) encoding: RowEncoding,
     pub(crate) predicates: Vec<Predicate>,
@@ -31,12 +31,12 @@ pub(crate) struct Ask {
     pub(crate) answers_checks: bool,
 }
 
-impl Ask {
+impl SessionRequest {
     /// Checks a request.
     ///
     /// # Errors
     /// Returns an error with the name of the first malformed field.
-    pub(crate) fn new(request: SyncRequest) -> Result<Ask, Status> {
+    pub(crate) fn new(request: SyncRequest) -> Result<SessionRequest, Status> {
         if request.client_id.len() > CLIENT_ID_MAX {
             return Err(refusal::malformed("client_id", format!("it is longer than {CLIENT_ID_MAX} bytes")));
         }
@@ -68,7 +68,7 @@ impl Ask {
         let wants_checksums =
             request.wants_checksums && encoding == RowEncoding::PostgresBinary && predicates.is_empty();
         let contents_differed = request.contents_differed;
-        Ok(Ask {
+        Ok(SessionRequest {
             client_id: request.client_id,
             encoding,
             predicates,
@@ -113,13 +113,13 @@ fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> 
     }
     let test = match filter.r#match {
         None => return Err(refusal::required(&name("match"))),
-        Some(field_predicate::Match::Prefix(prefix)) => Match::Prefix(prefix),
+        Some(field_predicate::Match::Prefix(prefix)) => MatchCondition::Prefix(prefix),
         Some(field_predicate::Match::Equals(operand)) => {
-            Match::Equals(value(operand).ok_or_else(|| refusal::required(&name("equals")))?)
+            MatchCondition::Equals(value(operand).ok_or_else(|| refusal::required(&name("equals")))?)
         }
         Some(field_predicate::Match::In(list)) => {
             let values = list.values.into_iter().map(value).collect::<Option<_>>();
-            Match::In(values.ok_or_else(|| refusal::malformed(&name("in"), "one of its values is empty"))?)
+            MatchCondition::In(values.ok_or_else(|| refusal::malformed(&name("in"), "one of its values is empty"))?)
         }
     };
     Ok(Predicate { field: filter.field, test })
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn refused(request: SyncRequest) -> String {
-        let status = Ask::new(request).unwrap_err();
+        let status = SessionRequest::new(request).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         status.message().to_owned()
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn the_first_encoding_that_is_known_is_taken() {
         let encoding_of =
-            |accept: Vec<i32>| Ask::new(SyncRequest { accept, ..SyncRequest::default() }).unwrap().encoding;
+            |accept: Vec<i32>| SessionRequest::new(SyncRequest { accept, ..SyncRequest::default() }).unwrap().encoding;
         assert_eq!(encoding_of(vec![]), RowEncoding::Struct);
         assert_eq!(encoding_of(vec![99, 1, 0]), RowEncoding::PostgresBinary);
         assert_eq!(encoding_of(vec![0, 1]), RowEncoding::Struct);
@@ -209,7 +209,8 @@ mod tests {
             answers_checks: true,
             ..SyncRequest::default()
         };
-        let obstacle = |request: SyncRequest| Ask::new(request).unwrap().comparison_obstacle().unwrap_or_default();
+        let obstacle =
+            |request: SyncRequest| SessionRequest::new(request).unwrap().comparison_obstacle().unwrap_or_default();
         assert_eq!(obstacle(asked.clone()), "");
         assert!(obstacle(SyncRequest { accept: vec![], ..asked.clone() }).contains("Structs"));
         let prefix = Some(field_predicate::Match::Prefix("b".to_owned()));
@@ -220,8 +221,8 @@ mod tests {
 
     #[test]
     fn only_who_asks_gets_the_extensions() {
-        assert!(!Ask::new(SyncRequest::default()).unwrap().is_ours);
+        assert!(!SessionRequest::new(SyncRequest::default()).unwrap().is_ours);
         let instance_id = "a".to_owned();
-        assert!(Ask::new(SyncRequest { instance_id, ..SyncRequest::default() }).unwrap().is_ours);
+        assert!(SessionRequest::new(SyncRequest { instance_id, ..SyncRequest::default() }).unwrap().is_ours);
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use crate::refusal;
-use crate::request::Ask;
+use crate::request::SessionRequest;
 
 #[cfg(test)]
 mod tests;
@@ -64,11 +64,11 @@ pub(crate) struct ChecksumReport {
 pub(crate) struct ComparedClient {
     pub(crate) client_id: String,
     pub(crate) since: Instant,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ComparisonOutcome,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ComparisonOutcome {
     Equal {
         position: Lsn,
         rows: Option<u64>,
@@ -88,9 +88,9 @@ pub(crate) enum Outcome {
 }
 
 /// The open streams of one table.
-pub(crate) struct Roster {
+pub(crate) struct StreamRoster {
     table: TableName,
-    streams: Mutex<Streams>,
+    streams: Mutex<RosterStreams>,
     /// Notified when a client of the current round was settled or left.
     moved: Notify,
     /// Held during a round, so that rounds run one at a time.
@@ -103,8 +103,8 @@ pub(crate) struct Roster {
 }
 
 #[derive(Default)]
-struct Streams {
-    members: BTreeMap<u64, Member>,
+struct RosterStreams {
+    members: BTreeMap<u64, RosterMember>,
     /// The members that were sent a check and have not answered it.
     asked: HashMap<CheckId, u64>,
     next_member: u64,
@@ -112,25 +112,25 @@ struct Streams {
 }
 
 /// A stream while it is open. A round keeps its streams until the round's end.
-struct Member {
+struct RosterMember {
     client_id: String,
     since: Instant,
     /// The reason why the client's rows cannot be compared, if there is one.
     obstacle: Option<&'static str>,
-    signal: Arc<Signal>,
-    check: Check,
+    signal: Arc<CheckSignal>,
+    check: ClientCheck,
     left_at: Option<Instant>,
 }
 
 /// The part of a member that its stream looks at after each transaction.
 #[derive(Default)]
-struct Signal {
+struct CheckSignal {
     is_wanted: AtomicBool,
     wanted: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Check {
+enum ClientCheck {
     /// The stream is not part of a round.
     None,
     /// The stream must send the check when the client has everything.
@@ -140,19 +140,19 @@ enum Check {
         position: Lsn,
         checksum: Checksum,
     },
-    Settled(Outcome),
+    Settled(ComparisonOutcome),
 }
 
 /// A stream's membership in the roster, which ends when this is dropped.
-pub(crate) struct Membership {
-    roster: Arc<Roster>,
+pub(crate) struct RosterMembership {
+    roster: Arc<StreamRoster>,
     number: u64,
-    signal: Arc<Signal>,
+    signal: Arc<CheckSignal>,
 }
 
-impl Roster {
-    pub(crate) fn new(table: TableName) -> Roster {
-        Roster {
+impl StreamRoster {
+    pub(crate) fn new(table: TableName) -> StreamRoster {
+        StreamRoster {
             table,
             streams: Mutex::default(),
             moved: Notify::new(),
@@ -163,21 +163,21 @@ impl Roster {
     }
 
     /// Adds a stream.
-    pub(crate) fn join(self: &Arc<Self>, ask: &Ask) -> Membership {
-        let signal = Arc::<Signal>::default();
-        let member = Member {
+    pub(crate) fn join(self: &Arc<Self>, ask: &SessionRequest) -> RosterMembership {
+        let signal = Arc::<CheckSignal>::default();
+        let member = RosterMember {
             client_id: ask.client_id.clone(),
             since: Instant::now(),
             obstacle: ask.comparison_obstacle(),
             signal: signal.clone(),
-            check: Check::None,
+            check: ClientCheck::None,
             left_at: None,
         };
         let mut streams = self.streams.lock();
         let number = streams.next_member;
         streams.next_member += 1;
         streams.members.insert(number, member);
-        Membership { roster: self.clone(), number, signal }
+        RosterMembership { roster: self.clone(), number, signal }
     }
 
     /// Returns the number of answers since the start that differed.
@@ -189,7 +189,7 @@ impl Roster {
     /// addition to waiting for an earlier round.
     pub(crate) async fn compare(&self, wait: Duration) -> Vec<ComparedClient> {
         let _turn = self.turn.lock().await;
-        let round = Round::begin(self);
+        let round = ComparisonRound::begin(self);
         let deadline = Instant::now() + wait;
         while let Some(at) = round.settle(Instant::now(), deadline) {
             // The loop continues after a notification and after the time limit alike.
@@ -208,7 +208,7 @@ impl Roster {
         let Some(member) = number.and_then(|number| streams.members.get_mut(&number)) else {
             return Err(refusal::unknown_check(&self.table));
         };
-        let Check::Sent { position, checksum: ours } = member.check else {
+        let ClientCheck::Sent { position, checksum: ours } = member.check else {
             return Err(refusal::unknown_check(&self.table));
         };
         if position != report.position {
@@ -216,8 +216,8 @@ impl Roster {
         }
         let rows = report.rows;
         let outcome = match report.checksum {
-            None => Outcome::NotComparable(NOTHING_TO_COMPARE),
-            Some(theirs) if theirs == ours => Outcome::Equal { position, rows },
+            None => ComparisonOutcome::NotComparable(NOTHING_TO_COMPARE),
+            Some(theirs) if theirs == ours => ComparisonOutcome::Equal { position, rows },
             Some(theirs) => {
                 let (table, client_id) = (&self.table, &member.client_id);
                 self.differing.fetch_add(1, Ordering::Relaxed);
@@ -225,10 +225,10 @@ impl Roster {
                     %table, client_id, %position, %ours, %theirs, rows,
                     "a client's rows differ from the server's; a client of this version loads all of them again"
                 );
-                Outcome::Differs { position, rows, ours, theirs }
+                ComparisonOutcome::Differs { position, rows, ours, theirs }
             }
         };
-        member.check = Check::Settled(outcome);
+        member.check = ClientCheck::Settled(outcome);
         streams.asked.remove(&report.check);
         drop(streams);
         self.moved.notify_one();
@@ -243,13 +243,13 @@ impl Roster {
     }
 }
 
-impl Membership {
+impl RosterMembership {
     /// Returns true if the client must be asked for its checksum.
     pub(crate) fn is_wanted(&self) -> bool {
         self.signal.is_wanted.load(Ordering::Acquire)
     }
 
-    /// Waits until [`Membership::is_wanted`] may have become true.
+    /// Waits until [`RosterMembership::is_wanted`] may have become true.
     pub(crate) async fn wanted(&self) {
         self.signal.wanted.notified().await;
     }
@@ -263,26 +263,26 @@ impl Membership {
         let mut streams = self.roster.streams.lock();
         let streams = &mut *streams;
         let member = streams.members.get_mut(&self.number)?;
-        let Check::Wanted = member.check else { return None };
+        let ClientCheck::Wanted = member.check else { return None };
         self.signal.is_wanted.store(false, Ordering::Release);
         let Some(checksum) = head.checksum else {
-            member.check = Check::Settled(Outcome::NotComparable(NO_CHECKSUM));
+            member.check = ClientCheck::Settled(ComparisonOutcome::NotComparable(NO_CHECKSUM));
             self.roster.moved.notify_one();
             return None;
         };
         let id = self.roster.check_id(streams.next_check);
         streams.next_check += 1;
-        member.check = Check::Sent { position: head.position, checksum };
+        member.check = ClientCheck::Sent { position: head.position, checksum };
         streams.asked.insert(id, self.number);
         Some(id)
     }
 }
 
-impl Drop for Membership {
+impl Drop for RosterMembership {
     fn drop(&mut self) {
         let mut streams = self.roster.streams.lock();
         match streams.members.get_mut(&self.number) {
-            Some(Member { check: Check::None, .. }) | None => drop(streams.members.remove(&self.number)),
+            Some(RosterMember { check: ClientCheck::None, .. }) | None => drop(streams.members.remove(&self.number)),
             Some(member) => member.left_at = Some(Instant::now()),
         }
         drop(streams);
@@ -291,24 +291,24 @@ impl Drop for Membership {
 }
 
 /// The current round. Dropping it ends the round.
-struct Round<'a> {
-    roster: &'a Roster,
+struct ComparisonRound<'a> {
+    roster: &'a StreamRoster,
 }
 
-impl<'a> Round<'a> {
-    fn begin(roster: &'a Roster) -> Round<'a> {
+impl<'a> ComparisonRound<'a> {
+    fn begin(roster: &'a StreamRoster) -> ComparisonRound<'a> {
         let mut streams = roster.streams.lock();
         for member in streams.members.values_mut() {
             match member.obstacle {
-                Some(reason) => member.check = Check::Settled(Outcome::NotComparable(reason)),
+                Some(reason) => member.check = ClientCheck::Settled(ComparisonOutcome::NotComparable(reason)),
                 None => {
-                    member.check = Check::Wanted;
+                    member.check = ClientCheck::Wanted;
                     member.signal.is_wanted.store(true, Ordering::Release);
                     member.signal.wanted.notify_one();
                 }
             }
         }
-        Round { roster }
+        ComparisonRound { roster }
     }
 
     /// Settles the clients whose time is over. Returns the time of the next call, or `None` if all
@@ -318,9 +318,9 @@ impl<'a> Round<'a> {
         let mut next: Option<Instant> = None;
         for member in streams.members.values_mut() {
             let (until, unanswered) = match member.check {
-                Check::None | Check::Settled(_) => continue,
-                Check::Wanted => (member.left_at.unwrap_or(deadline), UNASKED),
-                Check::Sent { .. } => {
+                ClientCheck::None | ClientCheck::Settled(_) => continue,
+                ClientCheck::Wanted => (member.left_at.unwrap_or(deadline), UNASKED),
+                ClientCheck::Sent { .. } => {
                     let last = member.left_at.and_then(|left_at| left_at.checked_add(LAST_ANSWER));
                     (last.unwrap_or(deadline), UNANSWERED)
                 }
@@ -330,9 +330,9 @@ impl<'a> Round<'a> {
                 next = Some(next.map_or(until, |next| next.min(until)));
                 continue;
             }
-            member.check = Check::Settled(match member.left_at {
-                Some(_) => Outcome::Left(GONE),
-                None => Outcome::NoAnswer(unanswered),
+            member.check = ClientCheck::Settled(match member.left_at {
+                Some(_) => ComparisonOutcome::Left(GONE),
+                None => ComparisonOutcome::NoAnswer(unanswered),
             });
         }
         next
@@ -340,23 +340,23 @@ impl<'a> Round<'a> {
 
     fn results(&self) -> Vec<ComparedClient> {
         let streams = self.roster.streams.lock();
-        let settled = |member: &Member| match member.check {
-            Check::Settled(outcome) => {
+        let settled = |member: &RosterMember| match member.check {
+            ClientCheck::Settled(outcome) => {
                 Some(ComparedClient { client_id: member.client_id.clone(), since: member.since, outcome })
             }
-            Check::None | Check::Wanted | Check::Sent { .. } => None,
+            ClientCheck::None | ClientCheck::Wanted | ClientCheck::Sent { .. } => None,
         };
         streams.members.values().filter_map(settled).collect()
     }
 }
 
-impl Drop for Round<'_> {
+impl Drop for ComparisonRound<'_> {
     fn drop(&mut self) {
         let mut streams = self.roster.streams.lock();
         streams.asked.clear();
         streams.members.retain(|_, member| member.left_at.is_none());
         for member in streams.members.values_mut() {
-            member.check = Check::None;
+            member.check = ClientCheck::None;
             member.signal.is_wanted.store(false, Ordering::Release);
         }
     }

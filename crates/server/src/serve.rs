@@ -15,15 +15,15 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::option_layer;
 
-use crate::accept::{Acceptor, Descriptors, with_preface};
-use crate::grpc::Replication;
+use crate::accept::{ConnectionAcceptor, DescriptorBudget, with_preface};
+use crate::grpc::ReplicationService;
 use crate::http::serve_http;
 use crate::oam;
-use crate::options::{Listeners, ServeError, ServerOptions, TlsOptions};
-use crate::protocols::{Methods, Protocols};
+use crate::options::{ServeError, ServerListeners, ServerOptions, ServerTlsOptions};
+use crate::protocols::{MethodTable, ProtocolLayer};
 use crate::query;
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 use crate::{origins, tls};
 
 /// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
@@ -40,8 +40,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A server of tables to clients.
 pub struct Server {
-    shared: Arc<Shared>,
-    tls: Option<TlsOptions>,
+    shared: Arc<ServerState>,
+    tls: Option<ServerTlsOptions>,
     allowed_origins: Vec<HeaderValue>,
 }
 
@@ -50,8 +50,8 @@ impl Server {
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
         let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock } = options;
-        let tables = tables.into_iter().map(|table| Arc::new(Served::new(table))).collect();
-        Server { shared: Arc::new(Shared::new(sources, tables, clock, waits, http)), tls, allowed_origins }
+        let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
+        Server { shared: Arc::new(ServerState::new(sources, tables, clock, waits, http)), tls, allowed_origins }
     }
 
     /// Returns a server without TLS, and with the default paths and time limits.
@@ -63,23 +63,27 @@ impl Server {
             tls: None,
             allowed_origins: Vec::new(),
             http: crate::HttpOptions::default(),
-            waits: crate::Waits::default(),
+            waits: crate::ServerTimeLimits::default(),
             clock,
         })
     }
 
     /// Serves until `stop` resolves. The server is then no longer ready, accepts no more streams,
     /// and asks the existing clients to leave (`GoAway`). It serves them until they have left or
-    /// [`Waits::drain`](crate::Waits::drain) is over. Then every stream ends with UNAVAILABLE. The
-    /// method returns when the clients have received that status, at the latest after
-    /// [`Waits::stop`](crate::Waits::stop).
+    /// [`ServerTimeLimits::drain`](crate::ServerTimeLimits::drain) is over. Then every stream ends with
+    /// UNAVAILABLE. The method returns when the clients have received that status, at the latest
+    /// after [`ServerTimeLimits::stop`](crate::ServerTimeLimits::stop).
     ///
     /// # Errors
     /// Returns an error if TLS cannot be set up, or a listener fails.
-    pub async fn serve(self, listeners: Listeners, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+    pub async fn serve(
+        self,
+        listeners: ServerListeners,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), ServeError> {
         let Server { shared, tls, allowed_origins } = self;
         let acceptor = tls.as_ref().map(acceptor).transpose()?;
-        let protocols = Protocols::new(Arc::new(methods()?), shared.waits.request);
+        let protocols = ProtocolLayer::new(Arc::new(methods()?), shared.waits.request);
         let closing = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&shared, &reporter).await;
@@ -89,12 +93,12 @@ impl Server {
             let router = transport()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
-                .add_service(Replication::new(shared.clone()))
+                .add_service(ReplicationService::new(shared.clone()))
                 .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
                 .add_optional_service(has_oam.then(query::service))
                 .add_service(health.clone())
                 .add_service(reflection()?);
-            let connections = Acceptor::new(listener, Descriptors::Spare).into_stream();
+            let connections = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).into_stream();
             let acceptor = acceptor.clone();
             let closed = closing.clone().cancelled_owned();
             tasks.spawn(async move {
@@ -141,7 +145,7 @@ impl Server {
 }
 
 /// Waits until no streams remain.
-async fn all_gone(shared: &Shared) {
+async fn all_gone(shared: &ServerState) {
     let mut ticks = interval(DRAIN_INTERVAL);
     while shared.clients() > 0 {
         ticks.tick().await;
@@ -172,7 +176,7 @@ fn transport() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
 }
 
-fn acceptor(tls: &TlsOptions) -> Result<TlsAcceptor, ServeError> {
+fn acceptor(tls: &ServerTlsOptions) -> Result<TlsAcceptor, ServeError> {
     tls.acceptor().map_err(|problems| {
         let problems: Vec<String> =
             problems.into_iter().map(|(file, problem)| format!("{file:?}: {problem}")).collect();
@@ -183,8 +187,8 @@ fn acceptor(tls: &TlsOptions) -> Result<TlsAcceptor, ServeError> {
 /// The descriptions of the services that are served.
 const DESCRIPTIONS: [&[u8]; 2] = [laredo_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
 
-fn methods() -> Result<Methods, ServeError> {
-    Methods::new(&DESCRIPTIONS).map_err(|error| ServeError::Descriptions(error.to_string()))
+fn methods() -> Result<MethodTable, ServeError> {
+    MethodTable::new(&DESCRIPTIONS).map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
 fn reflection() -> Result<
@@ -202,7 +206,7 @@ fn table_service(name: &TableName) -> String {
 }
 
 /// Updates health and sweeps clients periodically, while it is polled.
-async fn watch(shared: &Shared, reporter: &HealthReporter) {
+async fn watch(shared: &ServerState, reporter: &HealthReporter) {
     let mut ticks = interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -215,13 +219,13 @@ async fn watch(shared: &Shared, reporter: &HealthReporter) {
 /// Reports health. The Replication service is serving once the first copies are over, successful or
 /// not, so that a failed table does not stop the others. The server as a whole and each table have
 /// the status of their readiness.
-async fn report(shared: &Shared, reporter: &HealthReporter) {
+async fn report(shared: &ServerState, reporter: &HealthReporter) {
     let serving = |is_well| match is_well {
         true => ServingStatus::Serving,
         false => ServingStatus::NotServing,
     };
     let replicates = shared.is_started() && !shared.is_draining();
-    reporter.set_service_status(Replication::NAME, serving(replicates)).await;
+    reporter.set_service_status(ReplicationService::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
     let now = (shared.clock)();
     for table in &shared.tables {

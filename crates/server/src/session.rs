@@ -9,20 +9,20 @@ use bytes::Bytes;
 use laredo_core::{CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::base::Base;
 use laredo_engine::journal::{
-    BY_POSITION, DEFINITION_DIFFERS, InstanceId, Journal, PinnedBase, ReaderOptions, Resolution, ResumeRequest,
+    BY_POSITION, DEFINITION_DIFFERS, InstanceId, Journal, PinnedBase, ReaderOptions, ResumeOutcome, ResumeRequest,
 };
 use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
 use crate::refusal;
-use crate::request::Ask;
-use crate::shared::Shared;
-use crate::table::{Seat, Served};
-use crate::view::{EntryMode, Marker};
+use crate::request::SessionRequest;
+use crate::server_state::ServerState;
+use crate::table::{ClientSeat, ServedTable};
+use crate::view::{EntryMode, PositionMarker};
 
 mod admission;
-mod follow;
+mod journal_follower;
 mod lease;
 mod messages;
 mod outlet;
@@ -31,25 +31,25 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use admission::Admission;
-pub(crate) use lease::Lease;
-pub(crate) use outlet::{Pulled, SyncStream};
+pub(crate) use admission::SnapshotAdmission;
+pub(crate) use lease::ClientLease;
+pub(crate) use outlet::{SessionStream, SessionStreamItem};
 
-use follow::Follow;
-use messages::Greeting;
-use outlet::Outlet;
-use snapshot::Snapshot;
+use journal_follower::JournalFollower;
+use messages::MessageContext;
+use outlet::SessionOutlet;
+use snapshot::SnapshotSender;
 
 /// A stream that was accepted.
 pub(crate) struct Session {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) table: Arc<Served>,
-    pub(crate) ask: Ask,
-    pub(crate) seat: Seat,
+    pub(crate) shared: Arc<ServerState>,
+    pub(crate) table: Arc<ServedTable>,
+    pub(crate) ask: SessionRequest,
+    pub(crate) seat: ClientSeat,
 }
 
 /// The place where a stream begins.
-struct Start {
+struct SessionStart {
     after: Sequence,
     position: Lsn,
     committed_at: CommitTime,
@@ -80,11 +80,11 @@ const FAILURE_CHECKS: u32 = 20;
 
 impl Session {
     /// Returns the stream. It runs only while it is polled, and only as far as the next frames.
-    pub(crate) fn into_stream(self) -> SyncStream {
-        SyncStream::new(|slot| self.run(slot))
+    pub(crate) fn into_stream(self) -> SessionStream {
+        SessionStream::new(|slot| self.run(slot))
     }
 
-    async fn run(self, slot: outlet::Slot) -> Status {
+    async fn run(self, slot: outlet::FrameSlot) -> Status {
         let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
         let status = tokio::select! {
             biased;
@@ -98,7 +98,7 @@ impl Session {
         status
     }
 
-    async fn serve(self, slot: outlet::Slot) -> Result<Infallible, Status> {
+    async fn serve(self, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let journal = self.journal().await?;
         tokio::select! {
             // First, because a closed journal has nothing to serve from.
@@ -108,7 +108,7 @@ impl Session {
         }
     }
 
-    async fn serve_from(self, journal: Journal, slot: outlet::Slot) -> Result<Infallible, Status> {
+    async fn serve_from(self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
         let view = self.table.views.get(self.ask.encoding, &self.ask.predicates);
         if let Some(view) = &view {
@@ -122,12 +122,12 @@ impl Session {
             policy: table.options.buffer.policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(Lease::new(reader, seat, table.options.buffer));
+        let lease = Arc::new(ClientLease::new(reader, seat, table.options.buffer));
         table.watch(&lease);
-        let mut outlet = Outlet::new(slot, table.clone(), lease, shared.waits.stalled);
+        let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let membership = table.roster.join(&ask);
         let is_filtered = view.as_ref().is_some_and(|view| view.is_filtered());
-        let greeting = Greeting {
+        let greeting = MessageContext {
             table: &table,
             journal: &journal,
             ask: &ask,
@@ -141,14 +141,14 @@ impl Session {
             greeting.marker(start.place(), &mut out);
             outlet.send(out.into()).await?;
             let mode = if start.reason == BY_POSITION { EntryMode::Repeat } else { EntryMode::Ordinary };
-            return Follow::new(&greeting, &shared, (view, mode), outlet).run().await;
+            return JournalFollower::new(&greeting, &shared, (view, mode), outlet).run().await;
         }
-        let snapshot = Snapshot { greeting: &greeting, shared: &shared, view: view.clone() };
+        let snapshot = SnapshotSender { greeting: &greeting, shared: &shared, view: view.clone() };
         let sent = snapshot.send(&mut outlet, pinned, out).await?;
-        let start = Start::at(&sent.base, &journal, start.reason);
-        let greeting = Greeting { start: &start, ..greeting };
+        let start = SessionStart::at(&sent.base, &journal, start.reason);
+        let greeting = MessageContext { start: &start, ..greeting };
         let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
-        let mut follow = Follow::new(&greeting, &shared, (view, mode), outlet);
+        let mut follow = JournalFollower::new(&greeting, &shared, (view, mode), outlet);
         // The base was moved into this call, so it is released before the client follows, possibly
         // for months.
         follow.end_snapshot(sent).await?;
@@ -172,7 +172,7 @@ impl Session {
     }
 
     /// Decides where the stream begins, and waits if the client is ahead of the server.
-    async fn start(&self, journal: &Journal) -> Result<(Start, Option<PinnedBase>), Status> {
+    async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
         if self.ask.contents_differed {
             let (table, client_id) = (self.table.name(), &self.ask.client_id);
             tracing::error!(%table, client_id, "a client's rows differed from the checksum; it gets all rows again");
@@ -191,21 +191,21 @@ impl Session {
             request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             let (resolution, shared_position) = resolve(journal, &request).await?;
             match resolution {
-                Resolution::Full(DEFINITION_DIFFERS) if Instant::now() < unnoticed_until => {
+                ResumeOutcome::Full(DEFINITION_DIFFERS) if Instant::now() < unnoticed_until => {
                     let mut heads = journal.watch_head();
                     heads.mark_unchanged();
                     // The new head itself does not matter; the definition may have changed by then.
                     let _ = timeout(DEFINITION_CHECKS, heads.changed()).await;
                 }
-                Resolution::Full(reason) => {
+                ResumeOutcome::Full(reason) => {
                     let (start, pinned) = self.full(journal, reason);
-                    return Ok((Start { shared_position, ..start }, pinned));
+                    return Ok((SessionStart { shared_position, ..start }, pinned));
                 }
-                Resolution::AnotherHistory(reason) => {
+                ResumeOutcome::AnotherHistory(reason) => {
                     let (start, pinned) = self.full_of_another(journal, reason);
-                    return Ok((Start { shared_position, ..start }, pinned));
+                    return Ok((SessionStart { shared_position, ..start }, pinned));
                 }
-                Resolution::Wait(position) => {
+                ResumeOutcome::Wait(position) => {
                     if let Ok(Some(true)) = timeout_at(deadline, history.is_beyond_wal(position)).await {
                         named.iter().for_each(|instance| history.note_stranger(instance));
                         let reason = "source position beyond the end of the database's WAL";
@@ -217,7 +217,7 @@ impl Session {
                         return Err(refusal::ahead(position, journal.head().position, waits));
                     }
                 }
-                Resolution::Delta(after, reason) => {
+                ResumeOutcome::Delta(after, reason) => {
                     if let Some(start) = delta(journal, &request, (after, reason)).await? {
                         return Ok((start, None));
                     }
@@ -229,32 +229,32 @@ impl Session {
     /// Returns the start of a full snapshot. A laredo client is sent the newest base, which its
     /// handshake describes, and later notices when it reaches the head. For any other client a
     /// fresh base is chosen when its turn comes.
-    fn full(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
+    fn full(&self, journal: &Journal, reason: &'static str) -> (SessionStart, Option<PinnedBase>) {
         match self.ask.encoding {
             RowEncoding::PostgresBinary => {
                 let pinned = journal.pin_base();
-                (Start::at(pinned.base(), journal, reason), Some(pinned))
+                (SessionStart::at(pinned.base(), journal, reason), Some(pinned))
             }
-            RowEncoding::Struct => (Start::at(&journal.base(), journal, reason), None),
+            RowEncoding::Struct => (SessionStart::at(&journal.base(), journal, reason), None),
         }
     }
 
     /// Returns the start of a full snapshot for a client whose rows are of another history of the
     /// database.
-    fn full_of_another(&self, journal: &Journal, reason: &'static str) -> (Start, Option<PinnedBase>) {
+    fn full_of_another(&self, journal: &Journal, reason: &'static str) -> (SessionStart, Option<PinnedBase>) {
         let (start, pinned) = self.full(journal, reason);
-        (Start { is_another_history: true, ..start }, pinned)
+        (SessionStart { is_another_history: true, ..start }, pinned)
     }
 }
 
 /// Resolves a request on another thread, because the entries it needs may be in a file.
-async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(Resolution, Lsn), Status> {
+async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(ResumeOutcome, Lsn), Status> {
     let (journal, request) = (journal.clone(), request.clone());
     let resolved = tokio::task::spawn_blocking(move || {
         let resolution = journal.resolve(&request);
         let shared = match resolution {
-            Resolution::Full(_) | Resolution::AnotherHistory(_) => journal.shared_position(&request),
-            Resolution::Delta(..) | Resolution::Wait(_) => Lsn::ZERO,
+            ResumeOutcome::Full(_) | ResumeOutcome::AnotherHistory(_) => journal.shared_position(&request),
+            ResumeOutcome::Delta(..) | ResumeOutcome::Wait(_) => Lsn::ZERO,
         };
         (resolution, shared)
     });
@@ -267,7 +267,7 @@ async fn delta(
     journal: &Journal,
     request: &ResumeRequest,
     (after, reason): (Sequence, &'static str),
-) -> Result<Option<Start>, Status> {
+) -> Result<Option<SessionStart>, Status> {
     let cursor = journal.cursor(after);
     let origin = tokio::task::spawn_blocking(move || cursor.origin()).await;
     let origin = match origin.map_err(|e| Status::internal(format!("reading the journal: {e}")))? {
@@ -276,7 +276,7 @@ async fn delta(
         Err(error) => return Err(refusal::cursor(&error)),
     };
     let definition = journal.definition_at(origin.position);
-    Ok(Some(Start {
+    Ok(Some(SessionStart {
         after,
         position: origin.position,
         committed_at: journal.head().committed_at,
@@ -299,7 +299,7 @@ fn own_id(instance: &InstanceId, theirs: &str, (after, definition): (Sequence, D
     instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
 }
 
-fn log(table: &Served, ask: &Ask, start: &Start) {
+fn log(table: &ServedTable, ask: &SessionRequest, start: &SessionStart) {
     let (client_id, reason) = (&ask.client_id, start.reason);
     let mode = if start.mode == SyncMode::Delta {
         table.counters.deltas.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -311,11 +311,11 @@ fn log(table: &Served, ask: &Ask, start: &Start) {
     tracing::info!(table = %table.name(), client_id, mode, reason, position = %start.position, "stream begins");
 }
 
-impl Start {
+impl SessionStart {
     /// Returns a start with a snapshot of this base.
-    fn at(base: &Base, journal: &Journal, reason: &'static str) -> Start {
+    fn at(base: &Base, journal: &Journal, reason: &'static str) -> SessionStart {
         let definition = journal.definition_at(base.position());
-        Start {
+        SessionStart {
             after: base.sequence(),
             position: base.position(),
             committed_at: base.committed_at(),
@@ -329,8 +329,8 @@ impl Start {
         }
     }
 
-    fn place(&self) -> Marker {
-        Marker { sequence: self.after, position: self.position, committed_at: self.committed_at }
+    fn place(&self) -> PositionMarker {
+        PositionMarker { sequence: self.after, position: self.position, committed_at: self.committed_at }
     }
 }
 

@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::drain::Drain;
+use crate::drain::TableDrain;
 use crate::options::ServedTableOptions;
 use crate::refusal;
-use crate::roster::Roster;
-use crate::session::Lease;
-use crate::view::Views;
+use crate::roster::StreamRoster;
+use crate::session::ClientLease;
+use crate::view::JournalViews;
 
 /// The time after which a table is not ready if its definition was not verified.
 const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
@@ -25,19 +25,19 @@ const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 /// The state of a table that is drained, in addition to those of [`TablePhase`].
 pub(crate) const DRAINED: &str = "drained";
 
-pub(crate) struct Served {
+pub(crate) struct ServedTable {
     pub(crate) options: ServedTableOptions,
-    pub(crate) views: Views,
-    pub(crate) counters: Counters,
-    pub(crate) drain: Drain,
-    pub(crate) roster: Arc<Roster>,
+    pub(crate) views: JournalViews,
+    pub(crate) counters: TableCounters,
+    pub(crate) drain: TableDrain,
+    pub(crate) roster: Arc<StreamRoster>,
     clients: AtomicUsize,
-    leases: Mutex<Vec<Weak<Lease>>>,
+    leases: Mutex<Vec<Weak<ClientLease>>>,
 }
 
 /// Counts of events since the start.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct TableCounters {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) deltas: AtomicU64,
     pub(crate) clients_cut: AtomicU64,
@@ -47,22 +47,22 @@ pub(crate) struct Counters {
 }
 
 /// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
-pub(crate) struct Seat(Arc<Served>);
+pub(crate) struct ClientSeat(Arc<ServedTable>);
 
-impl Drop for Seat {
+impl Drop for ClientSeat {
     fn drop(&mut self) {
         self.0.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Served {
-    pub(crate) fn new(options: ServedTableOptions) -> Served {
-        Served {
-            views: Views::new(options.handle.name().clone(), options.projection_bytes_max),
-            roster: Arc::new(Roster::new(options.handle.name().clone())),
+impl ServedTable {
+    pub(crate) fn new(options: ServedTableOptions) -> ServedTable {
+        ServedTable {
+            views: JournalViews::new(options.handle.name().clone(), options.projection_bytes_max),
+            roster: Arc::new(StreamRoster::new(options.handle.name().clone())),
             options,
-            counters: Counters::default(),
-            drain: Drain::new(),
+            counters: TableCounters::default(),
+            drain: TableDrain::new(),
             clients: AtomicUsize::new(0),
             leases: Mutex::new(Vec::new()),
         }
@@ -143,10 +143,10 @@ impl Served {
     ///
     /// # Errors
     /// Returns an error if all seats are taken.
-    pub(crate) fn take_seat(self: &Arc<Self>) -> Result<Seat, Status> {
+    pub(crate) fn take_seat(self: &Arc<Self>) -> Result<ClientSeat, Status> {
         let clients_max = self.options.clients_max.unwrap_or(usize::MAX);
         let taken = self.clients.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(self.clone());
+        let seat = ClientSeat(self.clone());
         if taken < clients_max {
             return Ok(seat);
         }
@@ -154,7 +154,7 @@ impl Served {
         Err(refusal::too_many_clients(self.name(), clients_max))
     }
 
-    pub(crate) fn watch(&self, lease: &Arc<Lease>) {
+    pub(crate) fn watch(&self, lease: &Arc<ClientLease>) {
         self.leases.lock().push(Arc::downgrade(lease));
     }
 
@@ -176,7 +176,7 @@ impl Served {
     }
 }
 
-impl Counters {
+impl TableCounters {
     pub(crate) fn count_snapshot(&self, reason: &'static str) {
         *self.snapshots.lock().entry(reason).or_insert(0) += 1;
     }

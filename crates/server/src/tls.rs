@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::options::{TlsFile, TlsOptions};
+use crate::options::{ServerTlsOptions, TlsFile};
 
 /// The protocols that a connection may use: HTTP/2, or HTTP/1.1 for clients without HTTP/2.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -24,23 +24,23 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const HANDSHAKES_MAX: usize = 256;
 
 /// A problem, with the file that has it.
-type Problem = (TlsFile, String);
+type TlsFileProblem = (TlsFile, String);
 
-impl TlsOptions {
+impl ServerTlsOptions {
     /// Checks that the files contain a certificate, its key and authorities.
     ///
     /// # Errors
     /// Returns all problems, each with its file.
-    pub fn check(&self) -> Result<(), Vec<Problem>> {
+    pub fn check(&self) -> Result<(), Vec<TlsFileProblem>> {
         self.config().map(drop)
     }
 
     /// Returns the acceptor for connections.
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, Vec<Problem>> {
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, Vec<TlsFileProblem>> {
         Ok(TlsAcceptor::from(Arc::new(self.config()?)))
     }
 
-    fn config(&self) -> Result<ServerConfig, Vec<Problem>> {
+    fn config(&self) -> Result<ServerConfig, Vec<TlsFileProblem>> {
         let mut problems = Vec::new();
         let mut keep = |file, problem: String| problems.push((file, problem));
         let chain = certificates(&self.certificate).map_err(|problem| keep(TlsFile::Certificate, problem)).ok();

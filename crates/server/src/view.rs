@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use laredo_core::{Filter, FilterError, FilterKey, HexCells, Predicate, ProjectError, Schema, Sequence, TableName};
-use laredo_engine::journal::Frame;
+use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
 use laredo_proto::schema::SchemaError;
@@ -18,26 +18,26 @@ mod changes;
 mod structs;
 #[cfg(test)]
 mod tests;
-mod walk;
+mod view_cursor;
 
 pub(crate) use binary::empty_batch;
-pub(crate) use structs::{Marker, marker, row_struct, timestamp, to_wire};
-pub(crate) use walk::{Chunk, Reached, Walk};
+pub(crate) use structs::{PositionMarker, marker, row_struct, timestamp, to_wire};
+pub(crate) use view_cursor::{ProjectedChunk, TransactionEnd, ViewCursor};
 
 use changes::FrameChanges;
 
 /// The views of a table that are in use.
 #[derive(Debug)]
-pub(crate) struct Views {
-    views: Mutex<HashMap<ViewKey, Weak<View>>>,
-    usage: Arc<Usage>,
+pub(crate) struct JournalViews {
+    views: Mutex<HashMap<ViewKey, Weak<JournalView>>>,
+    usage: Arc<ViewUsage>,
 }
 
 type ViewKey = (RowEncoding, FilterKey);
 
 /// The usage of all views of a table together.
 #[derive(Debug)]
-struct Usage {
+struct ViewUsage {
     table: TableName,
     bytes: AtomicU64,
     bytes_max: u64,
@@ -48,20 +48,20 @@ struct Usage {
 
 /// A view: one encoding and one filter.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct JournalView {
     encoding: RowEncoding,
     predicates: Vec<Predicate>,
     /// The filter for the schema that was used last.
     bound: Mutex<Option<(Arc<Schema>, Arc<Filter>)>>,
-    cache: Mutex<Cache>,
-    usage: Arc<Usage>,
+    cache: Mutex<ProjectionCache>,
+    usage: Arc<ViewUsage>,
 }
 
 /// The identity of a frame in the cache. A frame of the journal is identified by its last entry,
 /// separately for ordinary use and for snapshots. A frame of a base is identified by the base's
 /// sequence and the frame's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
+pub(crate) enum FrameCacheKey {
     Journal(Sequence),
     Snapshot(Sequence),
     Base(Sequence, u64),
@@ -79,17 +79,17 @@ pub(crate) enum EntryMode {
 }
 
 #[derive(Debug, Default)]
-struct Cache {
-    slots: HashMap<Place, Slot>,
+struct ProjectionCache {
+    slots: HashMap<FrameCacheKey, ProjectionSlot>,
     /// Oldest first. Clients move forward, so the oldest projections are needed least.
-    order: VecDeque<(Place, u64)>,
+    order: VecDeque<(FrameCacheKey, u64)>,
 }
 
-type Slot = Arc<OnceLock<Result<Projected, ViewError>>>;
+type ProjectionSlot = Arc<OnceLock<Result<ProjectedFrame, ViewError>>>;
 
 /// A frame as projected by a view.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Projected {
+pub(crate) struct ProjectedFrame {
     /// Encoded frames; empty if nothing of the frame was let through.
     pub(crate) bytes: Bytes,
     /// The number of rows or changes in the frames.
@@ -120,9 +120,9 @@ pub(crate) enum ViewError {
 /// The estimated overhead of one cached projection, in addition to its bytes.
 const SLOT_BYTES: u64 = 256;
 
-impl Views {
-    pub(crate) fn new(table: TableName, bytes_max: u64) -> Views {
-        let usage = Usage {
+impl JournalViews {
+    pub(crate) fn new(table: TableName, bytes_max: u64) -> JournalViews {
+        let usage = ViewUsage {
             table,
             bytes: AtomicU64::new(0),
             bytes_max,
@@ -130,12 +130,12 @@ impl Views {
             filtered_entries: AtomicU64::new(0),
             hex_cells: HexCells::default(),
         };
-        Views { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
+        JournalViews { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
 
     /// Returns the view of an encoding and a filter. Returns `None` if the journal's own frames
     /// serve unchanged.
-    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<View>> {
+    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<JournalView>> {
         if encoding == RowEncoding::PostgresBinary && predicates.is_empty() {
             return None;
         }
@@ -145,11 +145,11 @@ impl Views {
             return Some(view);
         }
         views.retain(|_, view| view.strong_count() > 0);
-        let view = Arc::new(View {
+        let view = Arc::new(JournalView {
             encoding,
             predicates: predicates.to_vec(),
             bound: Mutex::new(None),
-            cache: Mutex::new(Cache::default()),
+            cache: Mutex::new(ProjectionCache::default()),
             usage: self.usage.clone(),
         });
         views.insert(key, Arc::downgrade(&view));
@@ -174,7 +174,7 @@ impl Views {
     }
 }
 
-impl View {
+impl JournalView {
     pub(crate) fn is_filtered(&self) -> bool {
         !self.predicates.is_empty()
     }
@@ -202,7 +202,12 @@ impl View {
     ///
     /// # Errors
     /// Returns an error if a row cannot be projected.
-    pub(crate) fn rows(&self, frame: &Frame, place: Place, schema: &Arc<Schema>) -> Result<Projected, ViewError> {
+    pub(crate) fn rows(
+        &self,
+        frame: &BatchFrame,
+        place: FrameCacheKey,
+        schema: &Arc<Schema>,
+    ) -> Result<ProjectedFrame, ViewError> {
         self.shared(place, || {
             self.count(u64::from(frame.batch.count));
             let filter = self.filter(schema)?;
@@ -214,7 +219,7 @@ impl View {
     }
 
     /// Returns the projected changes of a journal's frame. The work may take long.
-    fn changes(&self, changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+    fn changes(&self, changes: &FrameChanges<'_>) -> Result<ProjectedFrame, ViewError> {
         let make = || {
             self.count(u64::from(changes.frame.batch.count));
             match self.encoding {
@@ -224,8 +229,8 @@ impl View {
         };
         let last = changes.frame.header.last_sequence;
         match (changes.is_known_in_part(), changes.mode) {
-            (false, EntryMode::Ordinary) => self.shared(Place::Journal(last), make),
-            (false, EntryMode::Snapshot) => self.shared(Place::Snapshot(last), make),
+            (false, EntryMode::Ordinary) => self.shared(FrameCacheKey::Journal(last), make),
+            (false, EntryMode::Snapshot) => self.shared(FrameCacheKey::Snapshot(last), make),
             (true, _) | (_, EntryMode::Repeat) => make(),
         }
     }
@@ -253,9 +258,9 @@ impl View {
     /// place wait for the first one.
     fn shared(
         &self,
-        place: Place,
-        make: impl FnOnce() -> Result<Projected, ViewError>,
-    ) -> Result<Projected, ViewError> {
+        place: FrameCacheKey,
+        make: impl FnOnce() -> Result<ProjectedFrame, ViewError>,
+    ) -> Result<ProjectedFrame, ViewError> {
         let slot = self.cache.lock().slots.entry(place).or_default().clone();
         let mut is_new = false;
         let projected = slot.get_or_init(|| {
@@ -269,7 +274,7 @@ impl View {
         projected.clone()
     }
 
-    fn keep(&self, place: Place, bytes: u64) {
+    fn keep(&self, place: FrameCacheKey, bytes: u64) {
         let mut cache = self.cache.lock();
         cache.order.push_back((place, bytes));
         let mut used = self.usage.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -281,7 +286,7 @@ impl View {
     }
 }
 
-impl Drop for View {
+impl Drop for JournalView {
     fn drop(&mut self) {
         let bytes = self.cache.get_mut().order.iter().map(|(_, bytes)| bytes).sum();
         self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{Error, Process, Result, eventually, free_port, programs};
+use crate::{ChildProcess, HarnessError, Result, eventually, free_port, programs};
 
 /// Runs the emulator. S3 checks a condition and writes in one step. The emulator does this in two
 /// steps on several threads, so without the lock two conflicting writers would sometimes both
@@ -24,17 +24,18 @@ server.main()
 /// A private AWS: S3, SNS, SQS, Kinesis and STS by moto, on a port of 127.0.0.1. It accepts any
 /// credentials. Its contents are lost when it is dropped.
 #[derive(Debug)]
-pub struct Moto {
+pub struct MotoServer {
     port: u16,
     // This field is dropped last.
-    _process: Process,
+    _process: ChildProcess,
 }
 
-impl Moto {
+impl MotoServer {
     /// Starts the emulator, which takes a second or two.
     ///
     /// # Errors
-    /// [`Error::Missing`] when moto is not installed, [`Error::Timeout`] when it does not start.
+    /// [`HarnessError::Missing`] when moto is not installed, [`HarnessError::Timeout`] when it does
+    /// not start.
     pub async fn start() -> Result<Self> {
         let python = programs("moto")?.join("python");
         let port = free_port()?;
@@ -42,7 +43,7 @@ impl Moto {
         command.args(["-c", LAUNCH, "-H", "127.0.0.1", "-p", &port.to_string()]);
         // Otherwise a configured proxy would receive requests for this machine.
         command.env("NO_PROXY", "127.0.0.1");
-        let moto = Self { port, _process: Process::spawn(command)? };
+        let moto = Self { port, _process: ChildProcess::spawn(command)? };
         let up = || async { moto.request("GET", "/moto-api/", "").await.is_ok() };
         eventually(Duration::from_secs(60), up).await?;
         Ok(moto)
@@ -63,7 +64,7 @@ impl Moto {
     /// Creates a bucket in us-east-1.
     ///
     /// # Errors
-    /// As [`Moto::request`].
+    /// As [`MotoServer::request`].
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
         self.request("PUT", &format!("/{name}"), "").await.map(drop)
     }
@@ -71,9 +72,10 @@ impl Moto {
     /// Sends an unsigned request, and returns the body of the answer.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be sent, [`Error::Program`] when the answer is not a success.
+    /// [`HarnessError::Io`] when it cannot be sent, [`HarnessError::Program`] when the answer is
+    /// not a success.
     pub async fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
-        let failed = || Error::io(format!("ask moto for {method} {path}"));
+        let failed = || HarnessError::io(format!("ask moto for {method} {path}"));
         let mut stream = TcpStream::connect(self.addr()).await.map_err(failed())?;
         let (host, length) = (self.addr(), body.len());
         let request = format!(
@@ -85,6 +87,10 @@ impl Moto {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let succeeded = head.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
-        if succeeded { Ok(body.to_owned()) } else { Err(Error::Program { program: "moto".to_owned(), output: answer }) }
+        if succeeded {
+            Ok(body.to_owned())
+        } else {
+            Err(HarnessError::Program { program: "moto".to_owned(), output: answer })
+        }
     }
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::installation::{Installation, run};
 use crate::watchdog::Watchdog;
-use crate::{Error, Result, Tls, data_dir, free_port};
+use crate::{ClusterTls, HarnessError, Result, data_dir, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
@@ -30,7 +30,7 @@ pub struct ClusterOptions {
     /// Lines of `pg_hba.conf` for TCP, which come before the defaults of this crate.
     pub hba: Vec<String>,
     /// TLS with a certificate of a test authority; see [`Cluster::ca_path`].
-    pub tls: Option<Tls>,
+    pub tls: Option<ClusterTls>,
     /// The password of the user `postgres` for TCP, checked by scram-sha-256. Without it, all
     /// connections are trusted.
     pub password: Option<String>,
@@ -100,7 +100,7 @@ impl Cluster {
         let dir = tempfile::Builder::new()
             .prefix("laredo-pg-")
             .tempdir_in(data_dir::place(options.on_disk))
-            .map_err(Error::io("make a temporary directory"))?;
+            .map_err(HarnessError::io("make a temporary directory"))?;
         installation.give(dir.path())?;
         let watchdog = watch(dir.path())?;
         let mut cluster = Self {
@@ -178,7 +178,7 @@ impl Cluster {
     /// runtime.
     ///
     /// # Errors
-    /// [`Error::Connect`].
+    /// [`HarnessError::Connect`].
     pub async fn connect(&self) -> Result<tokio_postgres::Client> {
         self.connect_to("postgres").await
     }
@@ -186,7 +186,7 @@ impl Cluster {
     /// Opens a session of the superuser in `database`. Its driver is spawned on this runtime.
     ///
     /// # Errors
-    /// [`Error::Connect`].
+    /// [`HarnessError::Connect`].
     pub async fn connect_to(&self, database: &str) -> Result<tokio_postgres::Client> {
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(self.dir.path())
@@ -204,7 +204,7 @@ impl Cluster {
     /// rows.
     ///
     /// # Errors
-    /// [`Error::Program`] at the first statement that fails.
+    /// [`HarnessError::Program`] at the first statement that fails.
     pub fn psql(&self, sql: &str) -> Result<String> {
         self.psql_in("postgres", sql)
     }
@@ -212,7 +212,7 @@ impl Cluster {
     /// Runs SQL with psql in `database`, statement by statement, and returns the bare rows.
     ///
     /// # Errors
-    /// [`Error::Program`] at the first statement that fails.
+    /// [`HarnessError::Program`] at the first statement that fails.
     pub fn psql_in(&self, database: &str, sql: &str) -> Result<String> {
         let mut child = Command::new(self.bin("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
@@ -222,16 +222,16 @@ impl Cluster {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(Error::io("run psql"))?;
+            .map_err(HarnessError::io("run psql"))?;
         let mut stdin = child.stdin.take().expect("it was asked for");
         let sql = sql.to_owned();
         // A separate thread writes the input, because psql may fill its output before it has read
         // all of it. If psql stops reading, its standard error has the reason.
         let writer = thread::spawn(move || stdin.write_all(sql.as_bytes()));
-        let done = child.wait_with_output().map_err(Error::io("run psql"))?;
+        let done = child.wait_with_output().map_err(HarnessError::io("run psql"))?;
         let _ = writer.join();
         if !done.status.success() {
-            return Err(Error::Program {
+            return Err(HarnessError::Program {
                 program: "psql".to_owned(),
                 output: String::from_utf8_lossy(&done.stderr).into_owned(),
             });
@@ -242,7 +242,7 @@ impl Cluster {
     /// Stops the server, and returns when it has ended.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when the server is still running after a minute.
+    /// [`HarnessError::Timeout`] when the server is still running after a minute.
     pub fn stop(&mut self, mode: StopMode) -> Result<()> {
         let Some(server) = &mut self.server else { return Ok(()) };
         let signal = match mode {
@@ -252,10 +252,10 @@ impl Cluster {
         // This fails only if the server has already ended.
         let _ = kill_process(Pid::from_child(server), signal);
         let deadline = Instant::now() + PATIENCE;
-        while server.try_wait().map_err(Error::io("wait for postgres"))?.is_none() {
+        while server.try_wait().map_err(HarnessError::io("wait for postgres"))?.is_none() {
             if Instant::now() > deadline {
                 let what = "postgres to stop".to_owned();
-                return Err(Error::Timeout { what, waited: PATIENCE });
+                return Err(HarnessError::Timeout { what, waited: PATIENCE });
             }
             thread::sleep(POLL);
         }
@@ -327,14 +327,16 @@ impl Cluster {
     pub fn restore_to(&mut self, copy: &StorageCopy, position: Lsn, mode: StopMode) -> Result<()> {
         self.stop(mode)?;
         let (wal, kept) = (self.data_dir().join("pg_wal"), self.dir.path().join("pg_wal"));
-        fs::rename(&wal, &kept).map_err(Error::io("keep the WAL"))?;
+        fs::rename(&wal, &kept).map_err(HarnessError::io("keep the WAL"))?;
         self.replace_data(copy)?;
-        fs::remove_dir_all(&wal).and_then(|()| fs::rename(&kept, &wal)).map_err(Error::io("put the WAL back"))?;
+        fs::remove_dir_all(&wal)
+            .and_then(|()| fs::rename(&kept, &wal))
+            .map_err(HarnessError::io("put the WAL back"))?;
         let target = format!("recovery_target_lsn = '{position}'\nrecovery_target_action = 'promote'\n");
         let settings = self.data_dir().join("postgresql.auto.conf");
         let append = |mut file: File| file.write_all(target.as_bytes());
         let appended = File::options().append(true).open(settings).and_then(append);
-        appended.map_err(Error::io("write postgresql.auto.conf"))?;
+        appended.map_err(HarnessError::io("write postgresql.auto.conf"))?;
         self.recover()?;
         self.psql("ALTER SYSTEM RESET recovery_target_lsn; ALTER SYSTEM RESET recovery_target_action").map(drop)
     }
@@ -342,14 +344,14 @@ impl Cluster {
     /// Starts the server so that it recovers its data and begins a new timeline.
     fn recover(&mut self) -> Result<()> {
         let signal = self.data_dir().join("recovery.signal");
-        File::create(&signal).map_err(Error::io("make recovery.signal"))?;
+        File::create(&signal).map_err(HarnessError::io("make recovery.signal"))?;
         self.installation.give(&signal)?;
         self.restart()?;
         self.await_primary()
     }
 
     fn replace_data(&self, copy: &StorageCopy) -> Result<()> {
-        fs::remove_dir_all(self.data_dir()).map_err(Error::io("remove the data directory"))?;
+        fs::remove_dir_all(self.data_dir()).map_err(HarnessError::io("remove the data directory"))?;
         self.clone_directory(&copy.0, &self.data_dir())
     }
 
@@ -360,7 +362,7 @@ impl Cluster {
         while self.psql("SELECT pg_is_in_recovery()")? != "f" {
             if Instant::now() > deadline {
                 let what = "postgres to end its recovery".to_owned();
-                return Err(Error::Timeout { what, waited: PATIENCE });
+                return Err(HarnessError::Timeout { what, waited: PATIENCE });
             }
             thread::sleep(POLL);
         }
@@ -380,7 +382,7 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(dir.join("log"))
-            .map_err(Error::io("open the server's log"))?;
+            .map_err(HarnessError::io("open the server's log"))?;
         let mut server = self
             .installation
             .command("postgres", dir)
@@ -395,7 +397,7 @@ impl Cluster {
             // server.
             .process_group(0)
             .spawn()
-            .map_err(Error::io("start postgres"))?;
+            .map_err(HarnessError::io("start postgres"))?;
         let ready = self.await_ready(&mut server);
         self.server = Some(server);
         ready
@@ -411,10 +413,10 @@ impl Cluster {
             if text.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
                 return Ok(());
             }
-            let ended = server.try_wait().map_err(Error::io("wait for postgres"))?.is_some();
+            let ended = server.try_wait().map_err(HarnessError::io("wait for postgres"))?.is_some();
             if ended || Instant::now() > deadline {
                 let (program, output) = ("postgres".to_owned(), self.end_of_log());
-                return Err(Error::Program { program, output });
+                return Err(HarnessError::Program { program, output });
             }
             thread::sleep(POLL);
         }

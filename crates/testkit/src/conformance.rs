@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, Lsn, TableName, TupleRef, Xid};
 use laredo_engine::source::{
-    Admission, CopyEvent, KnownTable, Resume, Snapshot, Source, SourceError, SourceEvent, StateReporter, TableIndex,
-    TableRequest,
+    CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceError, SourceEvent, SourceStateReporter,
+    TableIndex, TableRequest, TransactionSnapshot,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database with the empty tables `public.t0` and `public.t1` of [`SimDatabase::schema`], and no
 /// others.
-pub trait Bed {
+pub trait ConformanceDatabase {
     /// The source that follows the database.
     type Source: Source;
 
@@ -50,15 +50,15 @@ pub trait Bed {
 ///
 /// # Panics
 /// When the source violates the contract.
-pub async fn keeps_to_the_contract(bed: &impl Bed) {
+pub async fn keeps_to_the_contract(bed: &impl ConformanceDatabase) {
     // A source that only reported progress would otherwise never end.
     tokio::time::timeout(PATIENCE * 5, contract(bed)).await.expect("what is waited for comes");
 }
 
-async fn contract(bed: &impl Bed) {
+async fn contract(bed: &impl ConformanceDatabase) {
     what_cannot_be_followed_is_refused(bed).await;
-    let mut run = Run::begin(bed, &[None, None], false).await;
-    assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "nothing is left of tables that are new");
+    let mut run = ConformanceRun::begin(bed, &[None, None], false).await;
+    assert_eq!(run.resumes, [ResumeDecision::Follow, ResumeDecision::Follow], "nothing is left of tables that are new");
     // Everything that commits from here on is kept for the stream.
     let first = run.next().await;
     assert!(matches!(first, SourceEvent::Progress(_)), "{first:?}");
@@ -79,8 +79,8 @@ async fn contract(bed: &impl Bed) {
         })
     };
     let left = definitions.map(|definition| known(end, &definition));
-    let mut run = Run::begin(bed, &left, false).await;
-    assert_eq!(run.resumes, [Resume::Follow, Resume::Follow], "all after {end} is there");
+    let mut run = ConformanceRun::begin(bed, &left, false).await;
+    assert_eq!(run.resumes, [ResumeDecision::Follow, ResumeDecision::Follow], "all after {end} is there");
     let told = run.commit().await;
     assert_eq!(told.rows, [(0, 600), (1, 601)], "what was committed meanwhile comes, and nothing before it");
     let end = run.what_was_acknowledged_is_forgotten(bed, told.end).await;
@@ -91,8 +91,8 @@ async fn contract(bed: &impl Bed) {
     // A table that is followed receives resets, including one that was requested before the stream
     // began.
     let followed = left.map(|left| KnownTable { position: end, ..left });
-    let mut run = Run::begin(bed, &[followed, other], true).await;
-    assert_eq!(run.resumes[0], Resume::Follow);
+    let mut run = ConformanceRun::begin(bed, &[followed, other], true).await;
+    assert_eq!(run.resumes[0], ResumeDecision::Follow);
     run.a_reset_is_told(bed, 700).await;
     run.source.reset(false).await.expect("the source can be reset");
     run.a_reset_is_told(bed, 800).await;
@@ -104,7 +104,7 @@ fn requests(names: &[&str]) -> Vec<TableRequest> {
     names.iter().map(request).collect()
 }
 
-async fn what_cannot_be_followed_is_refused(bed: &impl Bed) {
+async fn what_cannot_be_followed_is_refused(bed: &impl ConformanceDatabase) {
     let refused = bed.source().prepare(&requests(&["t0", "t1", "absent"])).await;
     assert!(matches!(refused, Err(SourceError::Definite(_))), "a table that is not there: {refused:?}");
     let source = bed.source();
@@ -114,18 +114,18 @@ async fn what_cannot_be_followed_is_refused(bed: &impl Bed) {
     assert!(matches!(refused, Err(SourceError::Definite(_))), "a table of no number: {refused:?}");
 }
 
-async fn what_is_missing_or_not_known_is_not_followed(bed: &impl Bed, known: &[Option<KnownTable>; 2]) {
+async fn what_is_missing_or_not_known_is_not_followed(bed: &impl ConformanceDatabase, known: &[Option<KnownTable>; 2]) {
     let source = bed.source();
     source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
     let resumes = source.resume(known).await.expect("the database answers");
-    assert!(matches!(resumes[0], Resume::Copy(_)), "what was forgotten is missing: {resumes:?}");
-    assert_ne!(resumes[1], Resume::Follow, "a definition that is not known");
+    assert!(matches!(resumes[0], ResumeDecision::Copy(_)), "what was forgotten is missing: {resumes:?}");
+    assert_ne!(resumes[1], ResumeDecision::Follow, "a definition that is not known");
 }
 
 /// A source that streams.
-struct Run<S> {
+struct ConformanceRun<S> {
     source: Arc<S>,
-    resumes: Vec<Resume>,
+    resumes: Vec<ResumeDecision>,
     events: mpsc::Receiver<SourceEvent>,
     acknowledged: watch::Sender<Lsn>,
     task: JoinHandle<Result<(), SourceError>>,
@@ -135,24 +135,28 @@ struct Run<S> {
 
 /// A commit whose changes are all inserts.
 #[derive(Debug)]
-struct Told {
+struct InsertCommit {
     xid: Xid,
     end: Lsn,
     rows: Vec<(usize, i64)>,
 }
 
 /// A copy, with the IDs of its rows.
-struct Copied {
-    snapshot: Snapshot,
+struct CollectedCopy {
+    snapshot: TransactionSnapshot,
     ids: BTreeSet<i64>,
     inserted: Lsn,
     definition: String,
 }
 
-impl<S: Source> Run<S> {
+impl<S: Source> ConformanceRun<S> {
     /// Begins a stream from known states. If `is_reset` is true, the source is reset before it
     /// streams.
-    async fn begin(bed: &impl Bed<Source = S>, known: &[Option<KnownTable>], is_reset: bool) -> Run<S> {
+    async fn begin(
+        bed: &impl ConformanceDatabase<Source = S>,
+        known: &[Option<KnownTable>],
+        is_reset: bool,
+    ) -> ConformanceRun<S> {
         let source = Arc::new(bed.source());
         source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
         let resumes = source.resume(known).await.expect("the database answers");
@@ -163,10 +167,10 @@ impl<S: Source> Run<S> {
         let (sender, events) = mpsc::channel(8);
         let (acknowledged, reader) = watch::channel(Lsn::ZERO);
         let streaming = source.clone();
-        let reporter = StateReporter::new("conformance");
+        let reporter = SourceStateReporter::new("conformance");
         let acknowledge = Arc::new(move || *reader.borrow());
         let task = tokio::spawn(async move { streaming.stream(sender, acknowledge, reporter).await });
-        Run { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
+        ConformanceRun { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
     }
 
     /// Stops the stream. A stream ends without an error when its receiver is dropped.
@@ -192,7 +196,7 @@ impl<S: Source> Run<S> {
         event
     }
 
-    async fn commit(&mut self) -> Told {
+    async fn commit(&mut self) -> InsertCommit {
         loop {
             match self.next().await {
                 SourceEvent::Commit(commit) => {
@@ -202,7 +206,7 @@ impl<S: Source> Run<S> {
                         .flat_map(|(table, spool)| inserted(spool).into_iter().map(move |id| (table.0, id)));
                     let mut rows: Vec<_> = rows.collect();
                     rows.sort_unstable();
-                    return Told { xid: commit.xid, end: commit.end, rows };
+                    return InsertCommit { xid: commit.xid, end: commit.end, rows };
                 }
                 SourceEvent::Progress(_) => {}
                 other => panic!("{other:?} instead of a commit"),
@@ -210,7 +214,7 @@ impl<S: Source> Run<S> {
         }
     }
 
-    async fn end_of_a_commit(&mut self, bed: &impl Bed, id: i64) -> Lsn {
+    async fn end_of_a_commit(&mut self, bed: &impl ConformanceDatabase, id: i64) -> Lsn {
         bed.insert(&[(0, id)]).await;
         let told = self.commit().await;
         assert_eq!(told.rows, [(0, id)]);
@@ -221,7 +225,7 @@ impl<S: Source> Run<S> {
     ///
     /// A copy includes everything that the stream sent before the copy began. A later commit is
     /// included exactly if the copy's snapshot sees it.
-    async fn copies_show_what_was_told(&mut self, bed: &impl Bed) -> [String; 2] {
+    async fn copies_show_what_was_told(&mut self, bed: &impl ConformanceDatabase) -> [String; 2] {
         let (mut definitions, mut told) = ([String::new(), String::new()], Vec::new());
         for (table, definition) in definitions.iter_mut().enumerate() {
             let first = 100 * (table as i64 + 1);
@@ -235,7 +239,7 @@ impl<S: Source> Run<S> {
             let asked = Arc::new(AtomicUsize::new(0));
             let asking = asked.clone();
             // The first snapshot is refused, so that the source must take another one.
-            let admits: Admission = Arc::new(move |snapshot| {
+            let admits: SnapshotCheck = Arc::new(move |snapshot| {
                 asking.fetch_add(1, Ordering::Relaxed) > 0 && applied.iter().all(|xid| snapshot.sees(*xid))
             });
             let before = self.told;
@@ -259,11 +263,11 @@ impl<S: Source> Run<S> {
     /// first snapshot was refused. Returns the copy and what the stream sent meanwhile.
     async fn copy_while_writing(
         &mut self,
-        bed: &impl Bed,
+        bed: &impl ConformanceDatabase,
         table: usize,
-        admits: Admission,
+        admits: SnapshotCheck,
         asked: &AtomicUsize,
-    ) -> (Copied, Vec<(Xid, Vec<(usize, i64)>)>) {
+    ) -> (CollectedCopy, Vec<(Xid, Vec<(usize, i64)>)>) {
         let (sender, rows) = mpsc::channel(8);
         let source = self.source.clone();
         let copying = tokio::spawn(async move { source.copy(TableIndex(table), None, admits, sender).await });
@@ -278,7 +282,7 @@ impl<S: Source> Run<S> {
         (copied, vec![(later.xid, later.rows)])
     }
 
-    async fn commits_come_whole_and_in_order(&mut self, bed: &impl Bed) {
+    async fn commits_come_whole_and_in_order(&mut self, bed: &impl ConformanceDatabase) {
         let mut committed = Vec::new();
         for n in 0..20 {
             let id = 2000 + n;
@@ -295,7 +299,7 @@ impl<S: Source> Run<S> {
         }
     }
 
-    async fn idle_time_is_progress(&mut self, bed: &impl Bed) {
+    async fn idle_time_is_progress(&mut self, bed: &impl ConformanceDatabase) {
         let end = bed.write_elsewhere().await;
         while self.told < end {
             let event = self.next().await;
@@ -304,7 +308,7 @@ impl<S: Source> Run<S> {
     }
 
     /// Tests that the database forgets what was acknowledged. Returns the acknowledged position.
-    async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl Bed, position: Lsn) -> Lsn {
+    async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl ConformanceDatabase, position: Lsn) -> Lsn {
         assert!(bed.forgotten().await < position, "nothing is forgotten of its own accord");
         let far = bed.write_far().await;
         while self.told < far {
@@ -322,7 +326,7 @@ impl<S: Source> Run<S> {
         acknowledged
     }
 
-    async fn a_reset_is_told(&mut self, bed: &impl Bed, id: i64) {
+    async fn a_reset_is_told(&mut self, bed: &impl ConformanceDatabase, id: i64) {
         while !matches!(self.next().await, SourceEvent::Restarted { .. }) {}
         let _ = self.end_of_a_commit(bed, id).await;
         let losses = self.source.retention().borrow().losses;
@@ -333,7 +337,7 @@ impl<S: Source> Run<S> {
 /// Returns the IDs of the rows that a transaction has inserted into a table.
 fn inserted(mut spool: Spool) -> Vec<i64> {
     let mut ids = Vec::new();
-    let read = spool.read::<std::io::Error>(|entry| {
+    let read = spool.for_each_entry::<std::io::Error>(|entry| {
         match entry {
             SpoolEntry::Change(RawChange::Insert { new }) => ids.push(id_of(new)),
             SpoolEntry::Change(other) => panic!("{other:?} where rows were inserted"),
@@ -349,7 +353,7 @@ fn id_of(row: TupleRef<'_>) -> i64 {
     SimDatabase::parse(row).expect("a row of the table").0
 }
 
-async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> Copied {
+async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> CollectedCopy {
     let (mut begun, mut ids) = (None, BTreeMap::new());
     while let Some(event) = tokio::time::timeout(PATIENCE, rows.recv()).await.expect("a copy goes on") {
         match event {
@@ -372,7 +376,7 @@ async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> Copied {
                 assert!(!is_told, "of rows that nobody knows, nobody knows what changed them");
                 assert!(ids.values().all(|count| *count == 1), "a row is there twice: {ids:?}");
                 let snapshot = begun.expect("a copy begins");
-                return Copied { snapshot, ids: ids.into_keys().collect(), inserted, definition };
+                return CollectedCopy { snapshot, ids: ids.into_keys().collect(), inserted, definition };
             }
         }
     }

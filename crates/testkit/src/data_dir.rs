@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::installation::{Installation, run};
-use crate::{ClusterOptions, Error, Result};
+use crate::{ClusterOptions, HarnessError, Result};
 
 /// Makes the data directory `data` in `dir`, and the TLS files next to it.
 pub(crate) fn make(installation: &Installation, dir: &Path, options: &ClusterOptions) -> Result<()> {
@@ -18,7 +18,7 @@ pub(crate) fn make(installation: &Installation, dir: &Path, options: &ClusterOpt
         run(copy.current_dir(dir))?;
     }
     append(&data.join("postgresql.conf"), &conf(dir, options))?;
-    fs::write(data.join("pg_hba.conf"), hba(options)).map_err(Error::io("write pg_hba.conf"))?;
+    fs::write(data.join("pg_hba.conf"), hba(options)).map_err(HarnessError::io("write pg_hba.conf"))?;
     if let Some(tls) = &options.tls {
         tls.write(dir)?;
         installation.give(&dir.join("server.key"))?;
@@ -43,8 +43,10 @@ fn template(installation: &Installation) -> Result<PathBuf> {
         // The folder has another name until it belongs to the right user, because other processes
         // check for it at the same time. Another process may make it first, and its folder is
         // equivalent: `rename` does not replace a folder with contents.
-        let made =
-            tempfile::Builder::new().prefix("laredo-testkit-new-").tempdir().map_err(Error::io("make a shelf"))?;
+        let made = tempfile::Builder::new()
+            .prefix("laredo-testkit-new-")
+            .tempdir()
+            .map_err(HarnessError::io("make a shelf"))?;
         installation.give(made.path())?;
         if fs::rename(made.path(), &shelf).is_ok() {
             let _ = made.keep();
@@ -52,20 +54,22 @@ fn template(installation: &Installation) -> Result<PathBuf> {
     }
     if !installation.owns(&shelf) {
         let shelf = shelf.display();
-        return Err(Error::Missing(format!("{shelf} belongs to another user: remove it")));
+        return Err(HarnessError::Missing(format!("{shelf} belongs to another user: remove it")));
     }
     let template = shelf.join(format!("pg-{}", installation.version()));
     if template.exists() {
         return Ok(template);
     }
-    let workshop =
-        tempfile::Builder::new().prefix("new-").tempdir_in(&shelf).map_err(Error::io("make a temporary directory"))?;
+    let workshop = tempfile::Builder::new()
+        .prefix("new-")
+        .tempdir_in(&shelf)
+        .map_err(HarnessError::io("make a temporary directory"))?;
     installation.give(workshop.path())?;
     let data = workshop.path().join("data");
     initdb(installation, workshop.path(), &data)?;
     // Another process may have been faster. Its template is equivalent.
     match fs::rename(&data, &template) {
-        Err(error) if !template.exists() => Err(Error::io("keep a template of a data directory")(error)),
+        Err(error) if !template.exists() => Err(HarnessError::io("keep a template of a data directory")(error)),
         _ => Ok(template),
     }
 }
@@ -112,5 +116,5 @@ fn append(path: &Path, text: &str) -> Result<()> {
         .append(true)
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(Error::io(format!("write {}", path.display())))
+        .map_err(HarnessError::io(format!("write {}", path.display())))
 }

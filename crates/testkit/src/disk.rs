@@ -38,8 +38,8 @@ impl SmallDisk {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn fill(&self) -> std::io::Result<Filler> {
-        let filler = Filler(self.0.join("filler"));
+    pub fn fill(&self) -> std::io::Result<DiskFiller> {
+        let filler = DiskFiller(self.0.join("filler"));
         let mut file = File::create(&filler.0)?;
         while file.write_all(&[0; 4096]).is_ok() {}
         Ok(filler)
@@ -48,9 +48,9 @@ impl SmallDisk {
 
 /// A file that leaves no space on a [`SmallDisk`]. It is removed when this is dropped.
 #[derive(Debug)]
-pub struct Filler(PathBuf);
+pub struct DiskFiller(PathBuf);
 
-impl Drop for Filler {
+impl Drop for DiskFiller {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }

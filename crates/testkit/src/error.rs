@@ -4,7 +4,7 @@ use std::time::Duration;
 /// An error of the test harness itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum HarnessError {
     /// A missing part of the installation that the harness needs.
     #[error("{0}")]
     Missing(String),
@@ -49,7 +49,7 @@ pub enum Error {
     Pattern(#[from] regex::Error),
 }
 
-impl Error {
+impl HarnessError {
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }

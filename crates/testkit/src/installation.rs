@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// The programs of PostgreSQL, and the user that may run its server.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Installation {
             .or_else(on_path)
             .filter(|bin| bin.join("initdb").exists())
             .ok_or_else(|| {
-                Error::Missing(
+                HarnessError::Missing(
                     "PostgreSQL's server programs were not found: install them (`./dev test` does so on Debian and \
                      Ubuntu) or set LAREDO_TEST_PG_BIN to the directory that holds initdb and postgres"
                         .to_owned(),
@@ -68,7 +68,7 @@ impl Installation {
     /// Makes the server's user the owner of `path`.
     pub(crate) fn give(&self, path: &Path) -> Result<()> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
-        chown(path, Some(uid), Some(gid)).map_err(Error::io(format!("give {} to postgres", path.display())))
+        chown(path, Some(uid), Some(gid)).map_err(HarnessError::io(format!("give {} to postgres", path.display())))
     }
 
     /// Returns the ID of the server's user.
@@ -84,10 +84,10 @@ impl Installation {
 /// Runs `command` to its end, and returns its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let done = command.stdin(Stdio::null()).output().map_err(Error::io(format!("run {program}")))?;
+    let done = command.stdin(Stdio::null()).output().map_err(HarnessError::io(format!("run {program}")))?;
     if !done.status.success() {
         let output = String::from_utf8_lossy(&done.stderr).into_owned();
-        return Err(Error::Program { program, output });
+        return Err(HarnessError::Program { program, output });
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
@@ -116,7 +116,7 @@ fn owner() -> Result<Option<(u32, u32)>> {
     let id = |flag| run(Command::new("id").args([flag, "postgres"])).map(|id| id.trim().parse().ok());
     match (id("-u"), id("-g")) {
         (Ok(Some(uid)), Ok(Some(gid))) => Ok(Some((uid, gid))),
-        _ => Err(Error::Missing(
+        _ => Err(HarnessError::Missing(
             "PostgreSQL does not run as root, and there is no user `postgres` to run it as: create one, or run the \
              tests as another user"
                 .to_owned(),

@@ -8,7 +8,7 @@ use laredo_core::{Lsn, TableName, Tuple, TupleRef};
 use tokio_postgres::Client;
 
 use crate::types::identifier;
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// The bytes before the first row of a binary COPY: signature, flags, and an extension that is
 /// always empty.
@@ -16,7 +16,7 @@ const HEADER: usize = 19;
 
 /// The rows of a table in PostgreSQL's binary form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rows {
+pub struct OracleRows {
     /// The names of the columns, in order, without generated columns.
     pub columns: Vec<String>,
     /// The rows by the bytes of their key cells, in the order of the requested key.
@@ -28,11 +28,11 @@ pub struct Rows {
 ///
 /// # Errors
 /// When the table cannot be read, or two rows have the same key.
-pub async fn rows_at_rest(client: &Client, table: &TableName, key: &[&str], filter: &str) -> Result<Rows> {
+pub async fn rows_at_rest(client: &Client, table: &TableName, key: &[&str], filter: &str) -> Result<OracleRows> {
     let columns = columns(client, table).await?;
     let places: Vec<usize> = key.iter().filter_map(|name| columns.iter().position(|column| column == name)).collect();
     if places.len() != key.len() {
-        return Err(Error::Oracle(format!("{table} has no columns {key:?}")));
+        return Err(HarnessError::Oracle(format!("{table} has no columns {key:?}")));
     }
     let list: Vec<String> = columns.iter().map(|column| identifier(column)).collect();
     let (list, quoted) = (list.join(", "), table.quoted());
@@ -45,10 +45,10 @@ pub async fn rows_at_rest(client: &Client, table: &TableName, key: &[&str], filt
     while let Some(row) = next_row(&mut rest, columns.len()).ok_or_else(|| torn(table))? {
         let cells = TupleRef::parse(row, columns.len()).map_err(|_| torn(table))?;
         if rows.insert(key_bytes(cells, &places), cells.to_tuple()).is_some() {
-            return Err(Error::Oracle(format!("{table} has two rows of one key")));
+            return Err(HarnessError::Oracle(format!("{table} has two rows of one key")));
         }
     }
-    Ok(Rows { columns, rows })
+    Ok(OracleRows { columns, rows })
 }
 
 /// Returns the bytes of a row's key. `places` has the positions of the key's columns, in key order.
@@ -64,7 +64,7 @@ pub fn key_bytes(row: TupleRef<'_>, places: &[usize]) -> Vec<u8> {
 /// When the database does not answer.
 pub async fn flushed(client: &Client) -> Result<Lsn> {
     let row = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
-    row.get::<_, &str>(0).parse().map_err(|error| Error::Oracle(format!("{error}")))
+    row.get::<_, &str>(0).parse().map_err(|error| HarnessError::Oracle(format!("{error}")))
 }
 
 /// Takes the bytes of a row's cells. The inner `None` is the end of the copy, and the outer one
@@ -83,8 +83,8 @@ fn next_row<'a>(rest: &mut &'a [u8], columns: usize) -> Option<Option<&'a [u8]>>
     Some(Some(&row[..length]))
 }
 
-fn torn(table: &TableName) -> Error {
-    Error::Oracle(format!("the copy of {table} is torn"))
+fn torn(table: &TableName) -> HarnessError {
+    HarnessError::Oracle(format!("the copy of {table} is torn"))
 }
 
 /// Returns the replicated columns, in order.

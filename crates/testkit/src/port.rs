@@ -1,7 +1,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// The first port to try. All ports are below those that systems assign to outgoing connections. So
 /// no client's socket takes a server's port while the server restarts.
@@ -12,7 +12,7 @@ const COUNT: u32 = 15_000;
 /// twice in a row, and concurrent test processes start their search at different ports.
 ///
 /// # Errors
-/// [`Error::Missing`] when every port is taken.
+/// [`HarnessError::Missing`] when every port is taken.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(97);
@@ -23,5 +23,5 @@ pub fn free_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    Err(Error::Missing(format!("no TCP port from {FIRST} to {} is free on 127.0.0.1", FIRST + COUNT - 1)))
+    Err(HarnessError::Missing(format!("no TCP port from {FIRST} to {} is free on 127.0.0.1", FIRST + COUNT - 1)))
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_pro
 use tokio::sync::watch;
 
 use crate::watchdog::Watchdog;
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// Returns a command without the `LAREDO_` variables of this process. They would configure a
 /// laredo-server, but tests and the demo must determine its whole configuration.
@@ -34,34 +34,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// It is killed when this is dropped and when the test process dies. The output is shown when the
 /// test panics.
 #[derive(Debug)]
-pub struct Process {
+pub struct ChildProcess {
     program: String,
     pid: Pid,
-    shared: Arc<Shared>,
+    shared: Arc<CapturedChild>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct CapturedChild {
     /// The child, which is reaped only under this lock. A signal sent under the lock therefore
     /// cannot reach another process.
     child: Mutex<Child>,
     lines: Mutex<Vec<String>>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<ChildProgress>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Progress {
+struct ChildProgress {
     lines: usize,
     /// The number of output streams, of two, that have ended.
     ended: usize,
     exit: Option<ExitStatus>,
 }
 
-impl Process {
+impl ChildProcess {
     /// Starts `command` with an empty standard input.
     ///
     /// # Errors
-    /// [`Error::Io`] when there is no such program.
+    /// [`HarnessError::Io`] when there is no such program.
     pub fn spawn(mut command: Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
@@ -70,14 +70,17 @@ impl Process {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(Error::io(format!("start {program}")))?;
+            .map_err(HarnessError::io(format!("start {program}")))?;
         let pid = Pid::from_child(&child);
         let streams: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|stream| Box::new(stream) as _),
             child.stderr.take().map(|stream| Box::new(stream) as _),
         ];
-        let shared =
-            Arc::new(Shared { child: Mutex::new(child), lines: Mutex::default(), progress: watch::Sender::default() });
+        let shared = Arc::new(CapturedChild {
+            child: Mutex::new(child),
+            lines: Mutex::default(),
+            progress: watch::Sender::default(),
+        });
         let process = Self { program, pid, shared };
         let watchdog = Watchdog::start(r#"kill -KILL "$1""#, &[&pid.to_string()])?;
         for stream in streams.into_iter().flatten() {
@@ -105,7 +108,7 @@ impl Process {
     /// first such line since the process started.
     ///
     /// # Errors
-    /// As [`Process::wait_for_nth_line`].
+    /// As [`ChildProcess::wait_for_nth_line`].
     pub async fn wait_for_line(&self, pattern: &str) -> Result<String> {
         self.wait_for_nth_line(pattern, 1).await
     }
@@ -114,7 +117,8 @@ impl Process {
     /// `pattern`.
     ///
     /// # Errors
-    /// [`Error::Program`] when the output ended without it, [`Error::Timeout`], [`Error::Pattern`].
+    /// [`HarnessError::Program`] when the output ended without it, [`HarnessError::Timeout`],
+    /// [`HarnessError::Pattern`].
     pub async fn wait_for_nth_line(&self, pattern: &str, nth: usize) -> Result<String> {
         let regex = Regex::new(pattern)?;
         let mut progress = self.shared.progress.subscribe();
@@ -137,11 +141,13 @@ impl Process {
         };
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(Some(line)) => Ok(line),
-            Ok(None) => Err(Error::Program {
+            Ok(None) => Err(HarnessError::Program {
                 program: self.program.clone(),
                 output: format!("it ended without writing {pattern:?}\n{}", self.output().join("\n")),
             }),
-            Err(_) => Err(Error::Timeout { what: format!("{pattern:?} from {}", self.program), waited: PATIENCE }),
+            Err(_) => {
+                Err(HarnessError::Timeout { what: format!("{pattern:?} from {}", self.program), waited: PATIENCE })
+            }
         }
     }
 
@@ -160,12 +166,12 @@ impl Process {
         self.shared.signal(Signal::KILL);
     }
 
-    /// Suspends the process (SIGSTOP) until [`Process::thaw`], as an overloaded machine might.
+    /// Suspends the process (SIGSTOP) until [`ChildProcess::thaw`], as an overloaded machine might.
     pub fn freeze(&self) {
         self.shared.signal(Signal::STOP);
     }
 
-    /// Continues the process after [`Process::freeze`] (SIGCONT).
+    /// Continues the process after [`ChildProcess::freeze`] (SIGCONT).
     pub fn thaw(&self) {
         self.shared.signal(Signal::CONT);
     }
@@ -173,7 +179,7 @@ impl Process {
     /// Waits until the process has ended.
     ///
     /// # Errors
-    /// [`Error::Timeout`].
+    /// [`HarnessError::Timeout`].
     pub async fn wait(&self, timeout: Duration) -> Result<ExitStatus> {
         let mut progress = self.shared.progress.subscribe();
         let ended = progress.wait_for(|progress| progress.exit.is_some());
@@ -181,13 +187,13 @@ impl Process {
             Ok(Ok(progress)) => progress.exit,
             _ => None,
         };
-        exit.ok_or_else(|| Error::Timeout { what: format!("{} to end", self.program), waited: timeout })
+        exit.ok_or_else(|| HarnessError::Timeout { what: format!("{} to end", self.program), waited: timeout })
     }
 
     /// Returns the current resident memory of the process, in bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] when it has ended.
+    /// [`HarnessError::Io`] when it has ended.
     pub fn rss_bytes(&self) -> Result<u64> {
         self.memory("VmRSS:")
     }
@@ -195,7 +201,7 @@ impl Process {
     /// Returns the peak resident memory of the process, in bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] when it has ended.
+    /// [`HarnessError::Io`] when it has ended.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
@@ -203,7 +209,7 @@ impl Process {
     /// Returns the processor time used in user and kernel mode, to 10 ms.
     ///
     /// # Errors
-    /// [`Error::Io`] when it has ended.
+    /// [`HarnessError::Io`] when it has ended.
     pub fn cpu_time(&self) -> Result<Duration> {
         let stat = self.proc("stat")?;
         // The program's name comes first, in parentheses, and may contain anything.
@@ -219,17 +225,17 @@ impl Process {
             status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         // A process that has ended but was not waited for has no memory fields.
         kib.map(|kib| kib * 1024).ok_or_else(|| {
-            Error::io(format!("read the memory of {}", self.program))(std::io::ErrorKind::NotFound.into())
+            HarnessError::io(format!("read the memory of {}", self.program))(std::io::ErrorKind::NotFound.into())
         })
     }
 
     fn proc(&self, file: &str) -> Result<String> {
         let path = format!("/proc/{}/{file}", self.id());
-        fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))
+        fs::read_to_string(&path).map_err(HarnessError::io(format!("read {path}")))
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // A browser has child processes, which would outlive it.
         self.shared.signal_by(kill_process_group, Signal::KILL);
@@ -240,7 +246,7 @@ impl Drop for Process {
     }
 }
 
-impl Shared {
+impl CapturedChild {
     fn signal(&self, signal: Signal) {
         self.signal_by(kill_process, signal);
     }

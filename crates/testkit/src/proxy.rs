@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
-/// The direction of bytes through a [`Proxy`].
+/// The direction of bytes through a [`FaultProxy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum ProxyDirection {
     /// From the connecting client to the target.
     ToServer,
     /// From the target to the connecting client.
@@ -22,34 +22,35 @@ pub enum Direction {
 
 /// A TCP proxy that produces faults on request. All its connections end when it is dropped.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct FaultProxy {
     addr: SocketAddr,
-    faults: Arc<Faults>,
+    faults: Arc<ProxyFaults>,
     accepting: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Faults {
+struct ProxyFaults {
     target: Mutex<String>,
     refuse: AtomicBool,
     stall: watch::Sender<bool>,
     /// The number of cuts. A connection ends when it changes.
     cuts: watch::Sender<u64>,
-    cut_next_after: Mutex<Option<(Direction, u64)>>,
+    cut_next_after: Mutex<Option<(ProxyDirection, u64)>>,
     open: AtomicUsize,
     to_server: AtomicU64,
     to_client: AtomicU64,
 }
 
-impl Proxy {
+impl FaultProxy {
     /// Listens on a port of 127.0.0.1 and forwards to `target` (`host:port`).
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot listen.
+    /// [`HarnessError::Io`] when it cannot listen.
     pub async fn start(target: impl ToString) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::io("listen on 127.0.0.1"))?;
-        let addr = listener.local_addr().map_err(Error::io("ask for the proxy's address"))?;
-        let faults = Arc::new(Faults::default());
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(HarnessError::io("listen on 127.0.0.1"))?;
+        let addr = listener.local_addr().map_err(HarnessError::io("ask for the proxy's address"))?;
+        let faults = Arc::new(ProxyFaults::default());
         let accepting = tokio::spawn(accept(listener, Arc::clone(&faults)));
         let proxy = Self { addr, faults, accepting };
         proxy.retarget(target);
@@ -83,7 +84,7 @@ impl Proxy {
     }
 
     /// Ends the next connection when exactly `bytes` bytes have been forwarded in `direction`.
-    pub fn cut_after_bytes(&self, direction: Direction, bytes: u64) {
+    pub fn cut_after_bytes(&self, direction: ProxyDirection, bytes: u64) {
         *self.faults.cut_next_after.lock().unwrap_or_else(PoisonError::into_inner) = Some((direction, bytes));
     }
 
@@ -95,27 +96,27 @@ impl Proxy {
 
     /// Returns the number of bytes forwarded in `direction`, over all connections.
     #[must_use]
-    pub fn bytes(&self, direction: Direction) -> u64 {
+    pub fn bytes(&self, direction: ProxyDirection) -> u64 {
         self.faults.counter(direction).load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-impl Faults {
-    fn counter(&self, direction: Direction) -> &AtomicU64 {
+impl ProxyFaults {
+    fn counter(&self, direction: ProxyDirection) -> &AtomicU64 {
         match direction {
-            Direction::ToServer => &self.to_server,
-            Direction::ToClient => &self.to_client,
+            ProxyDirection::ToServer => &self.to_server,
+            ProxyDirection::ToClient => &self.to_client,
         }
     }
 }
 
-async fn accept(listener: TcpListener, faults: Arc<Faults>) {
+async fn accept(listener: TcpListener, faults: Arc<ProxyFaults>) {
     // The task owns the connections, so that aborting it ends them too.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -134,11 +135,11 @@ async fn accept(listener: TcpListener, faults: Arc<Faults>) {
 async fn serve(
     client: TcpStream,
     target: String,
-    faults: Arc<Faults>,
+    faults: Arc<ProxyFaults>,
     mut cuts: watch::Receiver<u64>,
-    limit: Option<(Direction, u64)>,
+    limit: Option<(ProxyDirection, u64)>,
 ) {
-    let _open = Open::count(&faults.open);
+    let _open = OpenConnectionGuard::count(&faults.open);
     let Ok(server) = TcpStream::connect(&target).await else {
         return;
     };
@@ -157,16 +158,16 @@ async fn serve(
         _ = cuts.changed() => {}
         // An error on one side or a reached limit ends both directions.
         _ = async { tokio::try_join!(
-            pump(client_read, server_write, Direction::ToServer),
-            pump(server_read, client_write, Direction::ToClient),
+            pump(client_read, server_write, ProxyDirection::ToServer),
+            pump(server_read, client_write, ProxyDirection::ToClient),
         )} => {}
     }
 }
 
 /// The end of a connection that was not closed by both peers.
-struct Broken;
+struct BrokenConnection;
 
-impl From<std::io::Error> for Broken {
+impl From<std::io::Error> for BrokenConnection {
     fn from(_: std::io::Error) -> Self {
         Self
     }
@@ -175,17 +176,17 @@ impl From<std::io::Error> for Broken {
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    faults: &Faults,
-    direction: Direction,
+    faults: &ProxyFaults,
+    direction: ProxyDirection,
     limit: u64,
-) -> Result<(), Broken> {
+) -> Result<(), BrokenConnection> {
     let mut stall = faults.stall.subscribe();
     let mut left = limit;
     let mut buffer = vec![0; 64 * 1024];
     while left > 0 {
         let read = from.read(&mut buffer).await?;
         if stall.wait_for(|stalled| !stalled).await.is_err() {
-            return Err(Broken);
+            return Err(BrokenConnection);
         }
         if read == 0 {
             to.shutdown().await?;
@@ -197,19 +198,19 @@ async fn pump(
         faults.counter(direction).fetch_add(forwarded as u64, Ordering::SeqCst);
     }
     to.shutdown().await?;
-    Err(Broken)
+    Err(BrokenConnection)
 }
 
-struct Open<'a>(&'a AtomicUsize);
+struct OpenConnectionGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Open<'a> {
+impl<'a> OpenConnectionGuard<'a> {
     fn count(open: &'a AtomicUsize) -> Self {
         open.fetch_add(1, Ordering::SeqCst);
         Self(open)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnectionGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
-use laredo_engine::retention::Retention;
+use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
-    SourceCommit, SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter, TableIndex, TablePart,
-    TableRequest,
+    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceCommit,
+    SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
+    TablePartOrder, TableRequest, TransactionSnapshot,
 };
 use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
-use laredo_engine::{Fork, Receipt};
+use laredo_engine::{Fork, ForkReceipt};
 use tokio::sync::{mpsc, watch};
 
 /// The interval at which the engine is asked what may be forgotten.
@@ -72,7 +72,7 @@ struct SimCommit {
 }
 
 #[derive(Debug)]
-struct State {
+struct SimDatabaseState {
     log: Vec<SimCommit>,
     next_lsn: u64,
     tables: usize,
@@ -85,28 +85,28 @@ struct State {
 /// The tables that one engine has copied, with the position of the copy. Each engine has a clone of
 /// the database, whose map is empty at first.
 #[derive(Debug, Default)]
-struct Copied(Mutex<BTreeMap<usize, Lsn>>);
+struct SimCopyPositions(Mutex<BTreeMap<usize, Lsn>>);
 
-impl Clone for Copied {
-    fn clone(&self) -> Copied {
-        Copied::default()
+impl Clone for SimCopyPositions {
+    fn clone(&self) -> SimCopyPositions {
+        SimCopyPositions::default()
     }
 }
 
 /// A simulated database. Clones share its contents.
 #[derive(Clone, Debug)]
 pub struct SimDatabase {
-    state: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<SimDatabaseState>>,
     /// The position that the engine has acknowledged.
     acknowledged: Arc<watch::Sender<Lsn>>,
     extra: Arc<mpsc::Sender<SourceEvent>>,
     extra_events: Arc<tokio::sync::Mutex<mpsc::Receiver<SourceEvent>>>,
-    copied: Copied,
+    copied: SimCopyPositions,
     /// The position after which the stream of this engine begins.
     from: Arc<AtomicU64>,
     /// The stand-in for the table definition in the catalog.
     definition: Arc<Mutex<String>>,
-    retention: Arc<watch::Sender<Retention>>,
+    retention: Arc<watch::Sender<WalRetention>>,
     /// The end of the WAL that the source reports, or `None` if it reports an error.
     written: Arc<Mutex<Option<Lsn>>>,
     /// The newest commits that the engine has kept from an earlier run.
@@ -132,7 +132,7 @@ impl SimDatabase {
     pub fn new(tables: usize) -> SimDatabase {
         let (extra, events) = mpsc::channel(16);
         SimDatabase {
-            state: Arc::new(watch::Sender::new(State {
+            state: Arc::new(watch::Sender::new(SimDatabaseState {
                 log: Vec::new(),
                 next_lsn: 1000,
                 tables,
@@ -142,7 +142,7 @@ impl SimDatabase {
             acknowledged: Arc::new(watch::Sender::new(Lsn::ZERO)),
             extra: Arc::new(extra),
             extra_events: Arc::new(tokio::sync::Mutex::new(events)),
-            copied: Copied::default(),
+            copied: SimCopyPositions::default(),
             from: Arc::default(),
             definition: Arc::default(),
             retention: Arc::default(),
@@ -192,7 +192,7 @@ impl SimDatabase {
     /// Commits a transaction on one table, visible at once, and returns its end.
     pub fn commit(&self, table: usize, changes: Vec<SimChange>) -> Lsn {
         let end = self.commit_unseen(changes.into_iter().map(|change| (table, change)).collect());
-        self.show(end);
+        self.make_visible(end);
         end
     }
 
@@ -205,7 +205,7 @@ impl SimDatabase {
     /// progress.
     pub fn change_silently(&self, table: usize, changes: Vec<SimChange>) -> Lsn {
         let end = self.log(changes.into_iter().map(|change| (table, change)).collect(), true);
-        self.show(end);
+        self.make_visible(end);
         end
     }
 
@@ -224,14 +224,14 @@ impl SimDatabase {
     }
 
     /// Makes a commit visible to snapshots.
-    pub fn show(&self, end: Lsn) {
+    pub fn make_visible(&self, end: Lsn) {
         self.state.send_modify(|state| {
             state.log.iter_mut().filter(|commit| commit.end == end).for_each(|commit| commit.visible = true);
         });
     }
 
     /// Injects an event into the stream, in addition to commits.
-    pub async fn say(&self, event: SourceEvent) {
+    pub async fn inject_event(&self, event: SourceEvent) {
         // Sending cannot fail, because `self` owns the receiver.
         let _ = self.extra.send(event).await;
     }
@@ -260,7 +260,7 @@ impl SimDatabase {
     }
 
     /// Sets the retention that the source reports.
-    pub fn retain(&self, retention: Retention) {
+    pub fn retain(&self, retention: WalRetention) {
         self.retention.send_replace(retention);
     }
 
@@ -361,7 +361,7 @@ fn push(spool: &mut SpoolWriter, change: &SimChange) -> std::io::Result<()> {
     }
 }
 
-fn rows_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> SimRows {
+fn rows_of(state: &SimDatabaseState, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> SimRows {
     let mut rows = SimRows::new();
     for (_, change) in state.log.iter().filter(|c| wanted(c)).flat_map(|c| &c.changes).filter(|(t, _)| *t == table) {
         match change {
@@ -392,7 +392,7 @@ const BLOCK_BYTES: u64 = 32 << 20;
 
 /// Returns the rows of a simulated table by ID, each with its block. The block changes whenever the
 /// row is written.
-fn places_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
+fn places_of(state: &SimDatabaseState, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
     let mut places = BTreeMap::new();
     for commit in state.log.iter().filter(|commit| wanted(commit)) {
         let place = commit.end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
@@ -414,7 +414,7 @@ fn places_of(state: &State, table: usize, wanted: impl Fn(&SimCommit) -> bool) -
 }
 
 /// Returns true if a truncation is not visible yet. It holds a lock that readers wait for.
-fn is_locked(state: &State, table: usize) -> bool {
+fn is_locked(state: &SimDatabaseState, table: usize) -> bool {
     let hidden = state.log.iter().filter(|commit| !commit.visible).flat_map(|commit| &commit.changes);
     hidden.into_iter().any(|(changed, change)| *changed == table && *change == SimChange::Truncate)
 }
@@ -429,10 +429,10 @@ impl SimDatabase {
 
     /// Takes snapshots, and again after every change of the log, until one is accepted. Returns the
     /// snapshot, the end of the log, and the result of `accept`.
-    async fn look<T>(
+    async fn take_snapshot<T>(
         &self,
-        mut accept: impl FnMut(&State, &Snapshot) -> Option<T> + Send,
-    ) -> Result<(Snapshot, Lsn, T), SourceError> {
+        mut accept: impl FnMut(&SimDatabaseState, &TransactionSnapshot) -> Option<T> + Send,
+    ) -> Result<(TransactionSnapshot, Lsn, T), SourceError> {
         let mut log = self.state.subscribe();
         loop {
             {
@@ -440,7 +440,7 @@ impl SimDatabase {
                 let hidden: Vec<Xid> = state.log.iter().filter(|c| !c.visible).map(|c| Xid(c.xid)).collect();
                 let xmax = Xid(700 + state.log.len() as u64);
                 let xmin = hidden.first().copied().unwrap_or(xmax);
-                let snapshot = Snapshot { xmin, xmax, in_progress: hidden };
+                let snapshot = TransactionSnapshot { xmin, xmax, in_progress: hidden };
                 if let Some(accepted) = accept(&state, &snapshot) {
                     let inserted = state.log.last().map_or(Lsn(1000), |commit| commit.end);
                     return Ok((snapshot, inserted, accepted));
@@ -454,8 +454,8 @@ impl SimDatabase {
     async fn read_part(
         &self,
         table: usize,
-        PartOrder { part, admits }: &PartOrder,
-    ) -> Result<(PartEvent, SimRows, PartEvent), SourceError> {
+        TablePartOrder { part, admits }: &TablePartOrder,
+    ) -> Result<(TablePartEvent, SimRows, TablePartEvent), SourceError> {
         let (wanted, next) = match part {
             TablePart::Blocks { from, bytes } => {
                 let next = from + (bytes / BLOCK_BYTES).max(1);
@@ -463,7 +463,7 @@ impl SimDatabase {
             }
             TablePart::Keys(_) => (None, None),
         };
-        let looked = self.look(|state, snapshot| {
+        let looked = self.take_snapshot(|state, snapshot| {
             if !admits(snapshot) || is_locked(state, table) {
                 return None;
             }
@@ -481,24 +481,24 @@ impl SimDatabase {
         });
         let (snapshot, inserted, rows) = looked.await?;
         let schema = SimDatabase::schema();
-        let begin = PartEvent::Begin { schema, snapshot, inserted, blocks: BLOCKS };
-        Ok((begin, rows, PartEvent::End { next }))
+        let begin = TablePartEvent::Begin { schema, snapshot, inserted, blocks: BLOCKS };
+        Ok((begin, rows, TablePartEvent::End { next }))
     }
 
     /// Sends the stream's events, in order.
-    async fn tell(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
+    async fn send_events(&self, events: mpsc::Sender<SourceEvent>) -> Result<(), SourceError> {
         let mut log = self.state.subscribe();
         // If several engines follow one database, only the first receives injected events.
         let mut extra = self.extra_events.try_lock().ok();
         let (mut sent, mut reached) = (0, Lsn(1000));
         let mut history = log.borrow().histories;
-        if self.has_forked() && !self.tell_fork(&events).await {
+        if self.has_forked() && !self.send_fork(&events).await {
             return Ok(());
         }
         loop {
             let now = log.borrow_and_update().histories;
             if std::mem::replace(&mut history, now) != now {
-                if !self.tell_fork(&events).await {
+                if !self.send_fork(&events).await {
                     return Ok(());
                 }
                 let state = self.state.borrow();
@@ -539,14 +539,14 @@ impl SimDatabase {
 
     /// Sends the fork of the history, and waits until the engine has noted it. Returns false if the
     /// receiver was dropped.
-    async fn tell_fork(&self, events: &mpsc::Sender<SourceEvent>) -> bool {
-        let (noted, receipts) = Receipt::new();
+    async fn send_fork(&self, events: &mpsc::Sender<SourceEvent>) -> bool {
+        let (noted, receipts) = ForkReceipt::new();
         let (identity, fork) = (self.identity(), self.state.borrow().fork.clone());
         // Acknowledged positions of the other history are void.
         self.from.store(0, Ordering::Relaxed);
         let event = SourceEvent::Forked { identity, fork, reason: "it was put back".to_owned(), noted };
         let is_taken = events.send(event).await.is_ok();
-        receipts.all().await;
+        receipts.wait_for_all().await;
         is_taken
     }
 
@@ -562,7 +562,7 @@ impl SimDatabase {
     }
 
     /// Asks at intervals what may be forgotten.
-    async fn ask(&self, acknowledged: Acknowledged) -> Infallible {
+    async fn poll_acknowledged(&self, acknowledged: AcknowledgedPosition) -> Infallible {
         let mut asking = tokio::time::interval(ASKING_INTERVAL);
         loop {
             asking.tick().await;
@@ -595,15 +595,15 @@ impl Source for SimDatabase {
         written.ok_or_else(|| SourceError::Transient("a simulated database has no WAL".to_owned()))
     }
 
-    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<ResumeDecision>, SourceError> {
         let confirmed = self.acknowledged();
         let resume = |known: &KnownTable| {
             if known.position < confirmed {
-                return Resume::Copy("commits are missing".to_owned());
+                return ResumeDecision::Copy("commits are missing".to_owned());
             }
             match known.definition == self.definition() {
-                true => Resume::Follow,
-                false => Resume::FollowThenCopy("the definition changed".to_owned()),
+                true => ResumeDecision::Follow,
+                false => ResumeDecision::FollowThenCopy("the definition changed".to_owned()),
             }
         };
         // Readers have received positions of these tables before.
@@ -614,14 +614,14 @@ impl Source for SimDatabase {
         // Acknowledged commits are no longer available.
         let is_known = tables.iter().any(Option::is_some);
         self.from.store(if is_known { confirmed.0 } else { 0 }, Ordering::Relaxed);
-        Ok(tables.iter().map(|known| known.as_ref().map_or(Resume::Follow, resume)).collect())
+        Ok(tables.iter().map(|known| known.as_ref().map_or(ResumeDecision::Follow, resume)).collect())
     }
 
     async fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
-        acknowledged: Acknowledged,
-        reporter: StateReporter,
+        acknowledged: AcknowledgedPosition,
+        reporter: SourceStateReporter,
     ) -> Result<(), SourceError> {
         match self.failure(&[SimFault::Panic, SimFault::Ended]) {
             None => reporter.report(SourceState::Following),
@@ -634,8 +634,8 @@ impl Source for SimDatabase {
             }
         }
         tokio::select! {
-            ended = self.tell(events) => ended,
-            never = self.ask(acknowledged) => match never {},
+            ended = self.send_events(events) => ended,
+            never = self.poll_acknowledged(acknowledged) => match never {},
         }
     }
 
@@ -643,7 +643,7 @@ impl Source for SimDatabase {
         &self,
         table: TableIndex,
         before: Option<&str>,
-        admits: Admission,
+        admits: SnapshotCheck,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         if table.0 >= self.state.borrow().tables {
@@ -661,8 +661,9 @@ impl Source for SimDatabase {
             () = rows.closed() => return Ok(()),
         }
         let log = self.state.subscribe();
-        let looked =
-            self.look(|state, snapshot| admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible)));
+        let looked = self.take_snapshot(|state, snapshot| {
+            admits(snapshot).then(|| rows_of(state, table.0, |commit| commit.visible))
+        });
         let looked = tokio::select! {
             looked = looked => looked,
             () = rows.closed() => return Ok(()),
@@ -697,12 +698,12 @@ impl Source for SimDatabase {
     async fn inspect(
         &self,
         table: TableIndex,
-        mut orders: mpsc::Receiver<PartOrder>,
-        parts: mpsc::Sender<PartEvent>,
+        mut orders: mpsc::Receiver<TablePartOrder>,
+        parts: mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         while let Some(order) = orders.recv().await {
             let (begin, rows, end) = self.read_part(table.0, &order).await?;
-            let rows = rows.into_iter().map(|(id, body)| PartEvent::Rows(SimDatabase::chunk(id, &body)));
+            let rows = rows.into_iter().map(|(id, body)| TablePartEvent::Rows(SimDatabase::chunk(id, &body)));
             for event in std::iter::once(begin).chain(rows).chain([end]) {
                 if parts.send(event).await.is_err() {
                     return Ok(());
@@ -716,7 +717,7 @@ impl Source for SimDatabase {
         Ok(())
     }
 
-    fn retention(&self) -> watch::Receiver<Retention> {
+    fn retention(&self) -> watch::Receiver<WalRetention> {
         self.retention.subscribe()
     }
 
@@ -726,7 +727,7 @@ impl Source for SimDatabase {
         }
         let reason = "it was reset".to_owned();
         self.retention.send_modify(|known| known.losses += 1);
-        self.say(SourceEvent::Restarted { reason, fork: None }).await;
+        self.inject_event(SourceEvent::Restarted { reason, fork: None }).await;
         Ok(())
     }
 }

@@ -4,22 +4,22 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// TLS for a private cluster, with a certificate of a test authority.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct ClusterTls {
     /// The names and addresses that the certificate is valid for.
     pub hosts: Vec<String>,
 }
 
-impl Default for Tls {
+impl Default for ClusterTls {
     fn default() -> Self {
         Self { hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()] }
     }
 }
 
-impl Tls {
+impl ClusterTls {
     /// Writes `ca.crt`, `server.crt` and `server.key` (PEM) into `dir`.
     pub(crate) fn write(&self, dir: &Path) -> Result<()> {
         let mut params = CertificateParams::default();
@@ -37,7 +37,7 @@ impl Tls {
             let mode = if file == "server.key" { 0o600 } else { 0o644 };
             fs::write(&path, pem)
                 .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
-                .map_err(Error::io(format!("write {}", path.display())))?;
+                .map_err(HarnessError::io(format!("write {}", path.display())))?;
         }
         Ok(())
     }

@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 const POLL: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds, checking it every 10 ms.
 ///
 /// # Errors
-/// [`Error::Timeout`] when the condition did not hold `within` that time.
+/// [`HarnessError::Timeout`] when the condition did not hold `within` that time.
 pub async fn eventually<F>(within: Duration, mut condition: impl FnMut() -> F) -> Result<()>
 where
     F: Future<Output = bool>,
@@ -18,7 +18,7 @@ where
     while !condition().await {
         if Instant::now() >= deadline {
             let what = "a condition to hold".to_owned();
-            return Err(Error::Timeout { what, waited: within });
+            return Err(HarnessError::Timeout { what, waited: within });
         }
         tokio::time::sleep(POLL).await;
     }

@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Error, Result};
+use crate::{HarnessError, Result};
 
 /// A shell that runs `script` when this process dies without dropping it, even by SIGKILL.
 ///
@@ -26,7 +26,7 @@ impl Watchdog {
             .process_group(0)
             .spawn()
             .map(Self)
-            .map_err(Error::io("start a watchdog shell"))
+            .map_err(HarnessError::io("start a watchdog shell"))
     }
 }
 

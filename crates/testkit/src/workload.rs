@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::{Error, Result};
-pub use script::{Script, ScriptTransaction};
-pub use tables::{Shape, TABLES, WorkloadTable, schema_sql};
+use crate::{HarnessError, Result};
+pub use script::{ScriptTransaction, SessionScript};
+pub use tables::{TABLES, WorkloadTable, WorkloadTableShape, schema_sql};
 
 /// The time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
@@ -52,7 +52,7 @@ impl Default for WorkloadOptions {
 
 /// The numbers of things that the sessions have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct WorkloadCounts {
     /// Transactions that committed.
     pub committed: u64,
     /// Transactions that were rolled back on purpose.
@@ -72,23 +72,23 @@ pub struct Counts {
 /// A running workload on [`TABLES`]. It ends when it is stopped or dropped.
 #[derive(Debug)]
 pub struct Workload {
-    shared: Arc<Shared>,
+    shared: Arc<WorkloadState>,
     sessions: JoinSet<Result<()>>,
 }
 
 /// A guard for a pause: no session is inside a transaction while it exists.
 #[derive(Debug)]
-pub struct Paused {
+pub struct WorkloadPause {
     _gate: OwnedRwLockWriteGuard<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WorkloadState {
     url: String,
     options: WorkloadOptions,
     gate: Arc<RwLock<()>>,
     stopped: AtomicBool,
-    counts: Mutex<Counts>,
+    counts: Mutex<WorkloadCounts>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -98,8 +98,9 @@ impl Workload {
     /// run.
     #[must_use]
     pub fn start(url: &str, seed: u64, options: WorkloadOptions) -> Self {
-        let scripts = (0..options.sessions).map(|session| Script::new(seed, session, &options)).collect::<Vec<_>>();
-        let shared = Arc::new(Shared {
+        let scripts =
+            (0..options.sessions).map(|session| SessionScript::new(seed, session, &options)).collect::<Vec<_>>();
+        let shared = Arc::new(WorkloadState {
             url: url.to_owned(),
             options,
             gate: Arc::default(),
@@ -116,18 +117,18 @@ impl Workload {
 
     /// Waits until no session is inside a transaction. The sessions then wait until
     /// [`Workload::resume`].
-    pub async fn pause(&self) -> Paused {
-        Paused { _gate: Arc::clone(&self.shared.gate).write_owned().await }
+    pub async fn pause(&self) -> WorkloadPause {
+        WorkloadPause { _gate: Arc::clone(&self.shared.gate).write_owned().await }
     }
 
     /// Lets the sessions continue.
-    pub fn resume(&self, paused: Paused) {
+    pub fn resume(&self, paused: WorkloadPause) {
         drop(paused);
     }
 
     /// Returns the counts so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> WorkloadCounts {
         *lock(&self.shared.counts)
     }
 
@@ -140,18 +141,19 @@ impl Workload {
     /// Ends the sessions between transactions.
     ///
     /// # Errors
-    /// [`Error::Workload`] when a session has ended early, because a statement failed unexpectedly.
-    pub async fn stop(mut self) -> Result<Counts> {
+    /// [`HarnessError::Workload`] when a session has ended early, because a statement failed
+    /// unexpectedly.
+    pub async fn stop(mut self) -> Result<WorkloadCounts> {
         self.shared.stopped.store(true, Ordering::SeqCst);
         while let Some(ended) = self.sessions.join_next().await {
-            ended.map_err(|error| Error::Workload(error.to_string()))??;
+            ended.map_err(|error| HarnessError::Workload(error.to_string()))??;
         }
         Ok(self.counts())
     }
 }
 
-impl Shared {
-    async fn session(self: Arc<Self>, mut script: Script) -> Result<()> {
+impl WorkloadState {
+    async fn session(self: Arc<Self>, mut script: SessionScript) -> Result<()> {
         let mut client = self.connect().await;
         while !self.stopped.load(Ordering::SeqCst) {
             let turn = self.gate.read().await;
@@ -191,7 +193,7 @@ impl Shared {
         let reason = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
         if !expected {
             let statement: String = statement.chars().take(2000).collect();
-            return Err(Error::Workload(format!("{reason}: {statement}")));
+            return Err(HarnessError::Workload(format!("{reason}: {statement}")));
         }
         *lock(&self.errors).entry(reason).or_default() += 1;
         Ok(())
@@ -210,8 +212,8 @@ impl Shared {
     }
 }
 
-impl Counts {
-    fn add(&mut self, more: Counts) {
+impl WorkloadCounts {
+    fn add(&mut self, more: WorkloadCounts) {
         self.committed += more.committed;
         self.rolled_back += more.rolled_back;
         self.failed += more.failed;
@@ -226,11 +228,11 @@ async fn run<'a>(
     client: &Client,
     transaction: &'a ScriptTransaction,
     value_bytes_max: u32,
-) -> Result<Counts, (&'a str, tokio_postgres::Error)> {
+) -> Result<WorkloadCounts, (&'a str, tokio_postgres::Error)> {
     let end = if transaction.commits { "COMMIT" } else { "ROLLBACK" };
     let statements = transaction.statements.iter().map(String::as_str);
     let largest = format!(", ''), {value_bytes_max})");
-    let (mut done, mut depth) = (Counts { committed: 1, ..Counts::default() }, 0);
+    let (mut done, mut depth) = (WorkloadCounts { committed: 1, ..WorkloadCounts::default() }, 0);
     for statement in std::iter::once("BEGIN").chain(statements).chain([end]) {
         let answers = client.simple_query(statement).await.map_err(|error| (statement, error))?;
         let rows = answers.iter().map(|answer| match answer {
@@ -248,7 +250,7 @@ async fn run<'a>(
             _ => {}
         }
     }
-    Ok(if transaction.commits { done } else { Counts { rolled_back: 1, ..Counts::default() } })
+    Ok(if transaction.commits { done } else { WorkloadCounts { rolled_back: 1, ..WorkloadCounts::default() } })
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

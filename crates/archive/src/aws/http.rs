@@ -27,14 +27,14 @@ fn with(settings: HttpConnectorSettings) -> Connector {
 /// The HTTP client of the SDK, with the same settings. The SDK sets its own timeouts, which differ
 /// for a host that may not exist.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(super) struct SdkHttpClient {
     /// The connection pools, one for each pair of timeouts.
-    pools: Mutex<Vec<(Timeouts, SharedHttpConnector)>>,
+    pools: Mutex<Vec<(HttpTimeouts, SharedHttpConnector)>>,
 }
 
-type Timeouts = (Option<Duration>, Option<Duration>);
+type HttpTimeouts = (Option<Duration>, Option<Duration>);
 
-impl HttpClient for Client {
+impl HttpClient for SdkHttpClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         let timeouts = (settings.connect_timeout(), settings.read_timeout());
         let mut pools = self.pools.lock();

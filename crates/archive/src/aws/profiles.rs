@@ -9,9 +9,9 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use object_store::aws::AwsCredentialProvider;
 use tokio::sync::Mutex;
 
-use super::Bridge;
-use super::held::{Held, timeouts};
-use super::http::Client;
+use super::ObjectStoreCredentials;
+use super::credentials_cache::{CredentialsCache, timeouts};
+use super::http::SdkHttpClient;
 
 /// The default session name, which STS and the logs of the other account show.
 const SESSION: &str = "laredo";
@@ -20,7 +20,7 @@ const STS_REGION: &str = "us-east-1";
 
 /// The method of obtaining credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Profile {
+pub enum AwsProfile {
     /// The SDK's default chain: environment, shared files (including `credential_process`, but not
     /// SSO), web identity (IRSA), task role, instance role.
     Ambient,
@@ -45,7 +45,7 @@ pub struct AssumeRole {
 
 /// An error in a set of profiles.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProfileError {
+pub enum AwsProfileError {
     /// No profile has this name.
     #[error("there is no credentials profile `{name}`")]
     Unknown {
@@ -65,42 +65,42 @@ pub enum ProfileError {
 /// All profiles of a process. Users of the same profile share its credentials, so that a role is
 /// assumed once.
 #[derive(Debug, Default)]
-pub struct Profiles {
-    named: BTreeMap<String, Profile>,
+pub struct AwsProfileSet {
+    named: BTreeMap<String, AwsProfile>,
     ambient: Option<SharedCredentialsProvider>,
     region: Option<String>,
     sts_endpoint: Option<String>,
-    made: Mutex<BTreeMap<Option<String>, Credentials>>,
+    made: Mutex<BTreeMap<Option<String>, AwsCredentials>>,
 }
 
-impl Profiles {
+impl AwsProfileSet {
     /// Creates a set of profiles, with the default chain for users that name no profile.
     ///
     /// # Errors
     /// If the base of a profile is missing, or is the profile itself.
-    pub fn new(named: BTreeMap<String, Profile>) -> Result<Profiles, ProfileError> {
-        let profiles = Profiles { named, ..Profiles::default() };
+    pub fn new(named: BTreeMap<String, AwsProfile>) -> Result<AwsProfileSet, AwsProfileError> {
+        let profiles = AwsProfileSet { named, ..AwsProfileSet::default() };
         profiles.named.keys().try_for_each(|name| profiles.lineage(name).map(drop))?;
         Ok(profiles)
     }
 
     /// Uses these credentials instead of the default chain.
     #[must_use]
-    pub fn with_ambient(mut self, provider: impl ProvideCredentials + 'static) -> Profiles {
+    pub fn with_ambient(mut self, provider: impl ProvideCredentials + 'static) -> AwsProfileSet {
         self.ambient = Some(SharedCredentialsProvider::new(provider));
         self
     }
 
     /// Uses this region instead of the one from the default chain.
     #[must_use]
-    pub fn with_region(mut self, region: impl Into<String>) -> Profiles {
+    pub fn with_region(mut self, region: impl Into<String>) -> AwsProfileSet {
         self.region = Some(region.into());
         self
     }
 
     /// Sends STS requests to this endpoint: an emulator, or an endpoint in a private network.
     #[must_use]
-    pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Profiles {
+    pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> AwsProfileSet {
         self.sts_endpoint = Some(url.into());
         self
     }
@@ -110,7 +110,7 @@ impl Profiles {
     ///
     /// # Errors
     /// If the profile does not exist.
-    pub async fn credentials(&self, profile: Option<&str>) -> Result<Credentials, ProfileError> {
+    pub async fn credentials(&self, profile: Option<&str>) -> Result<AwsCredentials, AwsProfileError> {
         let lineage = profile.map_or_else(|| Ok(Vec::new()), |name| self.lineage(name))?;
         let mut made = self.made.lock().await;
         let mut credentials = match made.get(&None) {
@@ -131,25 +131,26 @@ impl Profiles {
 
     /// Returns the roles from a profile to the one that is assumed with the default chain's
     /// credentials.
-    fn lineage<'a>(&'a self, name: &'a str) -> Result<Vec<(&'a str, &'a AssumeRole)>, ProfileError> {
+    fn lineage<'a>(&'a self, name: &'a str) -> Result<Vec<(&'a str, &'a AssumeRole)>, AwsProfileError> {
         let (mut path, mut next) = (Vec::<(&str, &AssumeRole)>::new(), Some(name));
         while let Some(current) = next {
             if path.iter().any(|(earlier, _)| *earlier == current) {
                 let path = path.iter().map(|(name, _)| *name).skip_while(|earlier| *earlier != current);
                 let path = path.chain([current]).map(ToOwned::to_owned).collect();
-                return Err(ProfileError::Circle { name: current.to_owned(), path });
+                return Err(AwsProfileError::Circle { name: current.to_owned(), path });
             }
-            let profile = self.named.get(current).ok_or_else(|| ProfileError::Unknown { name: current.to_owned() })?;
-            let Profile::AssumeRole(role) = profile else { break };
+            let profile =
+                self.named.get(current).ok_or_else(|| AwsProfileError::Unknown { name: current.to_owned() })?;
+            let AwsProfile::AssumeRole(role) = profile else { break };
             path.push((current, role));
             next = role.base.as_deref();
         }
         Ok(path)
     }
 
-    async fn ambient(&self) -> Credentials {
+    async fn ambient(&self) -> AwsCredentials {
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
-        loader = loader.http_client(Client::default()).timeout_config(timeouts());
+        loader = loader.http_client(SdkHttpClient::default()).timeout_config(timeouts());
         if let Some(provider) = &self.ambient {
             loader = loader.credentials_provider(provider.clone());
         }
@@ -158,29 +159,29 @@ impl Profiles {
         }
         let config = loader.load().await;
         let chain = config.credentials_provider().expect("a loaded configuration has the default chain at least");
-        Credentials::kept(&config, chain)
+        AwsCredentials::kept(&config, chain)
     }
 }
 
 /// An identity at AWS. Clones share the fetched credentials.
 #[derive(Clone, Debug)]
-pub struct Credentials {
+pub struct AwsCredentials {
     config: SdkConfig,
     provider: SharedCredentialsProvider,
 }
 
-impl Credentials {
-    fn kept(config: &SdkConfig, from: SharedCredentialsProvider) -> Credentials {
+impl AwsCredentials {
+    fn kept(config: &SdkConfig, from: SharedCredentialsProvider) -> AwsCredentials {
         let clock = config.time_source().unwrap_or_default();
-        let provider = SharedCredentialsProvider::new(Held::new(from, clock));
+        let provider = SharedCredentialsProvider::new(CredentialsCache::new(from, clock));
         // The provider caches the credentials, also for `object_store`. A second cache would only
         // hide their age.
         let cache = aws_config::identity::IdentityCache::no_cache();
         let config = config.to_builder().credentials_provider(provider.clone()).identity_cache(cache).build();
-        Credentials { config, provider }
+        AwsCredentials { config, provider }
     }
 
-    async fn assume(&self, role: &AssumeRole, sts_endpoint: Option<&str>) -> Credentials {
+    async fn assume(&self, role: &AssumeRole, sts_endpoint: Option<&str>) -> AwsCredentials {
         let known = role.region.clone().map(Region::new).or_else(|| self.config.region().cloned());
         let mut sts = self.config.to_builder();
         if let Some(endpoint) = sts_endpoint {
@@ -194,7 +195,7 @@ impl Credentials {
             builder = builder.external_id(external_id);
         }
         let provider = SharedCredentialsProvider::new(builder.build().await);
-        Credentials::kept(&self.config.to_builder().region(known).build(), provider)
+        AwsCredentials::kept(&self.config.to_builder().region(known).build(), provider)
     }
 
     /// Returns the configuration for the SDK's clients, with the known region and credentials that
@@ -212,7 +213,7 @@ impl Credentials {
 
     /// Returns a provider of these credentials for `object_store`.
     pub(crate) fn for_object_store(&self) -> AwsCredentialProvider {
-        std::sync::Arc::new(Bridge(self.provider.clone()))
+        std::sync::Arc::new(ObjectStoreCredentials(self.provider.clone()))
     }
 }
 
@@ -220,10 +221,10 @@ impl Credentials {
 mod tests {
     use super::*;
 
-    fn profiles(roles: &[(&str, Option<&str>)]) -> Result<Profiles, ProfileError> {
+    fn profiles(roles: &[(&str, Option<&str>)]) -> Result<AwsProfileSet, AwsProfileError> {
         let role = |base: &Option<&str>| AssumeRole { base: base.map(ToOwned::to_owned), ..AssumeRole::default() };
-        let roles = roles.iter().map(|(name, base)| ((*name).to_owned(), Profile::AssumeRole(role(base))));
-        Profiles::new(roles.chain([("here".to_owned(), Profile::Ambient)]).collect())
+        let roles = roles.iter().map(|(name, base)| ((*name).to_owned(), AwsProfile::AssumeRole(role(base))));
+        AwsProfileSet::new(roles.chain([("here".to_owned(), AwsProfile::Ambient)]).collect())
     }
 
     #[test]
@@ -242,6 +243,6 @@ mod tests {
         let error = profiles(&[("a", Some("a"))]).unwrap_err();
         assert_eq!(error.to_string(), "the credentials profile `a` is its own base: a -> a");
         let error = profiles(&[("a", Some("nobody"))]).unwrap_err();
-        assert_eq!(error, ProfileError::Unknown { name: "nobody".to_owned() });
+        assert_eq!(error, AwsProfileError::Unknown { name: "nobody".to_owned() });
     }
 }

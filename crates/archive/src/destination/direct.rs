@@ -20,30 +20,30 @@ const PIECES_AWAY: usize = 2;
 pub(super) struct DirectFile {
     file: File,
     /// The piece that is being filled; `None` after a failure.
-    filling: Option<Piece>,
-    writer: Option<Writer>,
+    filling: Option<AlignedPiece>,
+    writer: Option<AlignedPieceWriter>,
 }
 
 /// Bytes at an aligned address.
-struct Piece {
+struct AlignedPiece {
     bytes: Vec<u8>,
     begin: usize,
 }
 
-struct Writer {
-    filled: SyncSender<Piece>,
-    emptied: Receiver<Piece>,
+struct AlignedPieceWriter {
+    filled: SyncSender<AlignedPiece>,
+    emptied: Receiver<AlignedPiece>,
     thread: JoinHandle<io::Result<()>>,
 }
 
-impl Piece {
-    fn new() -> Piece {
+impl AlignedPiece {
+    fn new() -> AlignedPiece {
         let mut bytes: Vec<u8> = Vec::with_capacity(ALIGNMENT + PIECE_BYTES);
         // `align_offset` may fail. The disk then refuses the piece, which is written through the
         // cache.
         let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         bytes.resize(begin, 0);
-        Piece { bytes, begin }
+        AlignedPiece { bytes, begin }
     }
 
     /// Appends as many bytes as there is room for, and returns their number.
@@ -66,13 +66,13 @@ impl Piece {
     }
 }
 
-impl Writer {
-    fn spawn(file: File) -> io::Result<Writer> {
-        let (filled, pieces) = sync_channel::<Piece>(PIECES_AWAY);
+impl AlignedPieceWriter {
+    fn spawn(file: File) -> io::Result<AlignedPieceWriter> {
+        let (filled, pieces) = sync_channel::<AlignedPiece>(PIECES_AWAY);
         let (empty, emptied) = sync_channel(PIECES_AWAY);
         for _ in 0..PIECES_AWAY {
             // The channel has room for all pieces.
-            let _ = empty.try_send(Piece::new());
+            let _ = empty.try_send(AlignedPiece::new());
         }
         let write = move || {
             bypass_cache(&file, true)?;
@@ -84,12 +84,12 @@ impl Writer {
             bypass_cache(&file, false)
         };
         let thread = thread::Builder::new().name("laredo-disk".to_owned()).spawn(write)?;
-        Ok(Writer { filled, emptied, thread })
+        Ok(AlignedPieceWriter { filled, emptied, thread })
     }
 
     /// Queues a full piece for writing, and returns an empty one. Returns `None` if the thread has
     /// ended.
-    fn swap(&self, piece: Piece) -> Option<Piece> {
+    fn swap(&self, piece: AlignedPiece) -> Option<AlignedPiece> {
         self.filled.send(piece).ok()?;
         self.emptied.recv().ok()
     }
@@ -104,20 +104,20 @@ impl Writer {
 impl DirectFile {
     /// Creates a writer for an empty file.
     pub(super) fn new(file: File) -> DirectFile {
-        DirectFile { file, filling: Some(Piece::new()), writer: None }
+        DirectFile { file, filling: Some(AlignedPiece::new()), writer: None }
     }
 
     /// Waits until all bytes are written. Only fsync guarantees that they are on the disk.
     pub(super) fn finish(mut self) -> io::Result<()> {
         let rest = self.filling.take().ok_or_else(failed_before)?;
-        self.writer.take().map_or(Ok(()), Writer::end)?;
+        self.writer.take().map_or(Ok(()), AlignedPieceWriter::end)?;
         self.file.write_all(rest.filled())
     }
 
-    fn swap(&mut self, full: Piece) -> io::Result<Piece> {
+    fn swap(&mut self, full: AlignedPiece) -> io::Result<AlignedPiece> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
-            None => Writer::spawn(self.file.try_clone()?)?,
+            None => AlignedPieceWriter::spawn(self.file.try_clone()?)?,
         };
         match writer.swap(full) {
             Some(empty) => {

@@ -9,8 +9,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use ring::digest::{Context, SHA256};
 
-use super::staged::{hex, temporary_in};
-use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
+use super::staging::{hex, temporary_in};
+use super::{Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, VersionedManifest};
 use crate::layout::MANIFEST;
 
 /// The subfolder for everything but the manifest and artifacts: the lock, and files without their
@@ -20,30 +20,30 @@ const LOCK: &str = "lock";
 
 /// An archive in a folder of a local or mounted file system.
 #[derive(Clone, Debug)]
-pub struct Local {
+pub struct FolderDestination {
     folder: Arc<Path>,
     /// The beginning of all names in the folder.
     prefix: Arc<str>,
     name: Arc<str>,
 }
 
-impl Local {
+impl FolderDestination {
     /// Creates a destination in this folder. The folder is created by the first write.
     #[must_use]
-    pub fn new(folder: impl Into<PathBuf>) -> Local {
-        Local::with_prefix(folder, "")
+    pub fn new(folder: impl Into<PathBuf>) -> FolderDestination {
+        FolderDestination::with_prefix(folder, "")
     }
 
     /// Creates a destination in this folder, with names that begin with `prefix`. The part of
     /// `prefix` up to its last `/` is a subfolder.
     #[must_use]
-    pub fn with_prefix(folder: impl Into<PathBuf>, prefix: &str) -> Local {
+    pub fn with_prefix(folder: impl Into<PathBuf>, prefix: &str) -> FolderDestination {
         let (folders, prefix) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let folder: PathBuf = folder.into().join(folders);
         // The addresses in a manifest must be valid from every working directory.
         let folder = std::path::absolute(&folder).unwrap_or(folder);
         let name = folder.join(prefix).display().to_string();
-        Local { folder: folder.into(), prefix: prefix.into(), name: name.into() }
+        FolderDestination { folder: folder.into(), prefix: prefix.into(), name: name.into() }
     }
 
     /// Returns a folder on the same file system. Artifacts that are staged there need not be
@@ -55,9 +55,9 @@ impl Local {
 
     fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Folder) -> Result<T, DestinationError> + Send + 'static,
+        work: impl FnOnce(&DestinationFolder) -> Result<T, DestinationError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, DestinationError>> {
-        let (folder, name) = (Folder(self.folder.clone(), self.prefix.clone()), self.name.clone());
+        let (folder, name) = (DestinationFolder(self.folder.clone(), self.prefix.clone()), self.name.clone());
         async move {
             let ended = tokio::task::spawn_blocking(move || work(&folder)).await;
             let gone = |error: tokio::task::JoinError| DestinationError::Unavailable {
@@ -71,7 +71,7 @@ impl Local {
     }
 }
 
-impl Destination for Local {
+impl Destination for FolderDestination {
     fn name(&self) -> &str {
         &self.name
     }
@@ -80,21 +80,21 @@ impl Destination for Local {
         format!("file://{}", self.folder.join(format!("{}{object}", self.prefix)).display())
     }
 
-    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
         let (object, source, sha256, size) =
             (object.to_owned(), staged.path().to_owned(), staged.sha256.clone(), staged.size_bytes);
         self.run(move |folder| folder.put(&object, &source, size, &sha256))
     }
 
-    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
-        self.run(Folder::manifest)
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
+        self.run(DestinationFolder::manifest)
     }
 
     fn publish<'a>(
         &'a self,
         manifest: &'a [u8],
-        over: Option<&'a Tag>,
-    ) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+        over: Option<&'a ManifestTag>,
+    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
         let (manifest, over) = (manifest.to_vec(), over.cloned());
         self.run(move |folder| folder.publish(&manifest, over.as_ref()))
     }
@@ -108,8 +108,8 @@ impl Destination for Local {
         })
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
-        self.run(Folder::list)
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {
+        self.run(DestinationFolder::list)
     }
 
     fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
@@ -119,9 +119,9 @@ impl Destination for Local {
 }
 
 /// The folder, and the beginning of names in it, for threads that may block.
-struct Folder(Arc<Path>, Arc<str>);
+struct DestinationFolder(Arc<Path>, Arc<str>);
 
-impl Folder {
+impl DestinationFolder {
     fn path(&self, object: &str) -> PathBuf {
         self.0.join(format!("{}{object}", self.1))
     }
@@ -190,16 +190,16 @@ impl Folder {
         temporary_in(&work)
     }
 
-    fn manifest(&self) -> Result<Option<Versioned>, DestinationError> {
+    fn manifest(&self) -> Result<Option<VersionedManifest>, DestinationError> {
         let path = self.path(MANIFEST);
         match fs::read(&path) {
-            Ok(bytes) => Ok(Some(Versioned { tag: tag(&bytes), bytes })),
+            Ok(bytes) => Ok(Some(VersionedManifest { tag: tag(&bytes), bytes })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &path)(error)),
         }
     }
 
-    fn publish(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
+    fn publish(&self, manifest: &[u8], over: Option<&ManifestTag>) -> Result<ManifestTag, DestinationError> {
         let path = self.path(MANIFEST);
         // The lock keeps other writers out between the comparison and the replacement.
         let _lock = self.lock().map_err(failed("lock", &self.0.join(WORK)))?;
@@ -223,7 +223,7 @@ impl Folder {
         Ok(tag(manifest))
     }
 
-    fn list(&self) -> Result<Vec<Listed>, DestinationError> {
+    fn list(&self) -> Result<Vec<ListedObject>, DestinationError> {
         let mut found = Vec::new();
         for epoch in entries(&self.0)? {
             let name = epoch.file_name().to_string_lossy().into_owned();
@@ -232,7 +232,7 @@ impl Folder {
                 let about = object.metadata().map_err(failed("read", &object.path()))?;
                 let modified = about.modified().map_err(failed("read", &object.path()))?;
                 let object = format!("{name}/{}", object.file_name().to_string_lossy());
-                found.push(Listed { object, size_bytes: about.len(), modified });
+                found.push(ListedObject { object, size_bytes: about.len(), modified });
             }
         }
         Ok(found)
@@ -275,8 +275,8 @@ fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, DestinationError> {
     }
 }
 
-fn tag(manifest: &[u8]) -> Tag {
-    Tag(hex(ring::digest::digest(&SHA256, manifest).as_ref()))
+fn tag(manifest: &[u8]) -> ManifestTag {
+    ManifestTag(hex(ring::digest::digest(&SHA256, manifest).as_ref()))
 }
 
 fn summed(path: &Path) -> io::Result<(u64, String)> {

@@ -1,11 +1,11 @@
 //! An archive in an S3 bucket.
 
 mod address;
-mod answer;
 mod delete;
+mod error_response;
 mod multipart;
+mod object_body;
 mod probe;
-mod read;
 mod service;
 
 use std::fmt;
@@ -26,10 +26,10 @@ use object_store::{
 };
 use ring::digest::{Context, SHA256};
 
-use self::answer::{Answer, Doing};
-use super::staged::hex;
-use super::{Destination, DestinationError, Listed, Staged, Tag, Versioned};
-use crate::aws::Credentials;
+use self::error_response::{S3ErrorResponse, S3Operation};
+use super::staging::hex;
+use super::{Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, VersionedManifest};
+use crate::aws::AwsCredentials;
 use crate::layout::MANIFEST;
 
 /// The maximum size in bytes of an object that is sent in one request. Larger objects are sent in
@@ -51,12 +51,12 @@ pub struct S3Options {
     /// True if the bucket is named in the path instead of the host.
     pub force_path_style: bool,
     /// The encryption of objects; that of the bucket if `None`.
-    pub encryption: Option<Encryption>,
+    pub encryption: Option<S3Encryption>,
 }
 
 /// The encryption of objects by a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Encryption {
+pub enum S3Encryption {
     /// Encryption with keys of the store (SSE-S3).
     Store,
     /// Encryption with a key of the key management service (SSE-KMS): the key's ID or ARN, or the
@@ -66,18 +66,18 @@ pub enum Encryption {
     KmsTwice(Option<String>),
 }
 
-impl Encryption {
+impl S3Encryption {
     /// The names that S3 uses for the kinds of encryption.
     pub const NAMES: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
 
     /// Returns the name that S3 uses for this kind.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        let [store, kms, twice] = Encryption::NAMES;
+        let [store, kms, twice] = S3Encryption::NAMES;
         match self {
-            Encryption::Store => store,
-            Encryption::Kms(_) => kms,
-            Encryption::KmsTwice(_) => twice,
+            S3Encryption::Store => store,
+            S3Encryption::Kms(_) => kms,
+            S3Encryption::KmsTwice(_) => twice,
         }
     }
 
@@ -85,8 +85,8 @@ impl Encryption {
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Encryption::Store => None,
-            Encryption::Kms(key) | Encryption::KmsTwice(key) => key.as_deref(),
+            S3Encryption::Store => None,
+            S3Encryption::Kms(key) | S3Encryption::KmsTwice(key) => key.as_deref(),
         }
     }
 
@@ -105,7 +105,7 @@ impl Encryption {
 /// writers apart. Parts of an interrupted upload stay until the bucket's lifecycle rule for
 /// incomplete uploads removes them.
 #[derive(Clone)]
-pub struct S3 {
+pub struct S3Destination {
     store: AmazonS3,
     /// A client of the same store that deletes objects one by one.
     single: AmazonS3,
@@ -116,13 +116,13 @@ pub struct S3 {
     name: Arc<str>,
 }
 
-impl S3 {
+impl S3Destination {
     /// Creates a destination in this bucket. No request is sent yet.
     ///
     /// # Errors
     /// [`DestinationError::Refused`] if the options are invalid, for example if no region is known
     /// or the prefix begins with `/`.
-    pub fn new(options: &S3Options, credentials: &Credentials) -> Result<S3, DestinationError> {
+    pub fn new(options: &S3Options, credentials: &AwsCredentials) -> Result<S3Destination, DestinationError> {
         let name = format!("s3://{}/{}", options.bucket, options.prefix);
         let refused = |reason: String| DestinationError::Refused { doing: "use", at: name.clone(), reason };
         let region = options.region.as_deref().or(credentials.region());
@@ -142,7 +142,7 @@ impl S3 {
             // A bucket with Object Lock refuses objects without a checksum.
             .with_checksum_algorithm(Checksum::SHA256)
             .with_client_options(ClientOptions::new().with_allow_http(true))
-            .with_http_connector(service::Connector)
+            .with_http_connector(service::S3Connector)
             .with_retry(retries());
         let builder = match &options.encryption {
             Some(encryption) => encryption.applied(builder).map_err(|error| refused(error.to_string()))?,
@@ -152,7 +152,7 @@ impl S3 {
         let single = single.build().map_err(|error| refused(error.to_string()))?;
         let store = builder.build().map_err(|error| refused(error.to_string()))?;
         let (bucket, prefix) = (options.bucket.as_str().into(), options.prefix.as_str().into());
-        Ok(S3 { store, single, deletes_singly: Arc::default(), bucket, prefix, name: name.into() })
+        Ok(S3Destination { store, single, deletes_singly: Arc::default(), bucket, prefix, name: name.into() })
     }
 
     fn path(&self, object: &str) -> Result<Path, DestinationError> {
@@ -163,12 +163,12 @@ impl S3 {
         })
     }
 
-    fn failed(&self, doing: Doing, object: &str) -> impl Fn(object_store::Error) -> DestinationError {
+    fn failed(&self, doing: S3Operation, object: &str) -> impl Fn(object_store::Error) -> DestinationError {
         let (at, bucket, prefix) = (self.uri(object), self.bucket.clone(), self.prefix.clone());
-        move |error| answer::judge(&error, doing, &at, &bucket, &prefix)
+        move |error| error_response::to_destination_error(&error, doing, &at, &bucket, &prefix)
     }
 
-    async fn create(&self, object: &str, staged: &Staged) -> Result<(), DestinationError> {
+    async fn create(&self, object: &str, staged: &StagedArtifact) -> Result<(), DestinationError> {
         let path = self.path(object)?;
         if staged.size_bytes > SINGLE_BYTES_MAX {
             return self.create_in_parts(object, &path, staged).await;
@@ -181,14 +181,16 @@ impl S3 {
         let bytes = tokio::fs::read(staged.path()).await.map_err(unreadable)?;
         match self.store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into()).await {
             Ok(_) => Ok(()),
-            Err(error) if Answer::of(&error).is_some_and(Answer::is_unmet) => self.compare(object, &path, staged).await,
-            Err(error) => Err(self.failed(Doing::Write, object)(error)),
+            Err(error) if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_unmet) => {
+                self.compare(object, &path, staged).await
+            }
+            Err(error) => Err(self.failed(S3Operation::Write, object)(error)),
         }
     }
 
     /// Checks that the existing object has the bytes that were to be written.
-    async fn compare(&self, object: &str, path: &Path, staged: &Staged) -> Result<(), DestinationError> {
-        let failed = self.failed(Doing::Read, object);
+    async fn compare(&self, object: &str, path: &Path, staged: &StagedArtifact) -> Result<(), DestinationError> {
+        let failed = self.failed(S3Operation::Read, object);
         let found = self.store.get(path).await.map_err(&failed)?;
         let occupied = || DestinationError::Occupied { at: self.uri(object) };
         if found.meta.size != staged.size_bytes {
@@ -201,8 +203,8 @@ impl S3 {
         if hex(sum.finish().as_ref()) == staged.sha256 { Ok(()) } else { Err(occupied()) }
     }
 
-    async fn read_manifest(&self) -> Result<Option<Versioned>, DestinationError> {
-        let failed = self.failed(Doing::Read, MANIFEST);
+    async fn read_manifest(&self) -> Result<Option<VersionedManifest>, DestinationError> {
+        let failed = self.failed(S3Operation::Read, MANIFEST);
         let found = match self.store.get(&self.path(MANIFEST)?).await.map_err(&failed) {
             Err(DestinationError::Missing { .. }) => return Ok(None),
             found => found?,
@@ -210,10 +212,10 @@ impl S3 {
         let tag = found.meta.e_tag.clone();
         let tag = tag.ok_or_else(|| self.no_tag())?;
         let bytes = found.bytes().await.map_err(failed)?.into();
-        Ok(Some(Versioned { bytes, tag: Tag(tag) }))
+        Ok(Some(VersionedManifest { bytes, tag: ManifestTag(tag) }))
     }
 
-    async fn replace(&self, manifest: &[u8], over: Option<&Tag>) -> Result<Tag, DestinationError> {
+    async fn replace(&self, manifest: &[u8], over: Option<&ManifestTag>) -> Result<ManifestTag, DestinationError> {
         let mode = match over {
             None => PutMode::Create,
             Some(tag) => PutMode::Update(UpdateVersion { e_tag: Some(tag.0.clone()), version: None }),
@@ -221,16 +223,18 @@ impl S3 {
         let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
         match self.store.put_opts(&self.path(MANIFEST)?, PutPayload::from(manifest.to_vec()), options).await {
-            Ok(put) => put.e_tag.map(Tag).ok_or_else(|| self.no_tag()),
+            Ok(put) => put.e_tag.map(ManifestTag).ok_or_else(|| self.no_tag()),
             // An earlier try may have taken effect although its response was lost. Then the
             // manifest is already this one.
-            Err(error) if Answer::of(&error).is_some_and(|answer| answer.is_unmet() || answer.is_no_object()) => {
+            Err(error)
+                if S3ErrorResponse::of(&error).is_some_and(|answer| answer.is_unmet() || answer.is_no_object()) =>
+            {
                 match self.read_manifest().await? {
                     Some(there) if there.bytes == manifest => Ok(there.tag),
                     _ => Err(DestinationError::Moved { at: self.uri(MANIFEST) }),
                 }
             }
-            Err(error) => Err(self.failed(Doing::Write, MANIFEST)(error)),
+            Err(error) => Err(self.failed(S3Operation::Write, MANIFEST)(error)),
         }
     }
 
@@ -239,18 +243,18 @@ impl S3 {
         DestinationError::Refused { doing: "use", at: self.uri(MANIFEST), reason }
     }
 
-    async fn list_all(&self) -> Result<Vec<Listed>, DestinationError> {
+    async fn list_all(&self) -> Result<Vec<ListedObject>, DestinationError> {
         let (prefix, mut found, mut page) = (format!("{}epoch=", self.prefix), Vec::new(), None);
         loop {
             let options = PaginatedListOptions { page_token: page, ..PaginatedListOptions::default() };
             let listed = self.store.list_paginated(Some(&prefix), options).await;
-            let listed = listed.map_err(self.failed(Doing::List, "epoch="))?;
+            let listed = listed.map_err(self.failed(S3Operation::List, "epoch="))?;
             for object in listed.result.objects {
                 let name = object.location.as_ref().strip_prefix(&*self.prefix).unwrap_or_default();
                 // A name without `/` is a placeholder for a folder, made by another tool.
                 if name.contains('/') {
                     let modified = SystemTime::from(object.last_modified);
-                    found.push(Listed { object: name.to_owned(), size_bytes: object.size, modified });
+                    found.push(ListedObject { object: name.to_owned(), size_bytes: object.size, modified });
                 }
             }
             page = listed.page_token;
@@ -269,13 +273,13 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(30) }
 }
 
-impl fmt::Debug for S3 {
+impl fmt::Debug for S3Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("S3").field(&self.name).finish()
     }
 }
 
-impl Destination for S3 {
+impl Destination for S3Destination {
     fn name(&self) -> &str {
         &self.name
     }
@@ -284,32 +288,32 @@ impl Destination for S3 {
         format!("{}{object}", self.name)
     }
 
-    fn put<'a>(&'a self, object: &'a str, staged: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
         self.create(object, staged).boxed()
     }
 
-    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
         self.read_manifest().boxed()
     }
 
     fn publish<'a>(
         &'a self,
         manifest: &'a [u8],
-        over: Option<&'a Tag>,
-    ) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+        over: Option<&'a ManifestTag>,
+    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
         self.replace(manifest, over).boxed()
     }
 
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
         async move {
             let found = self.store.get_opts(&self.path(object)?, GetOptions::default()).await;
-            let found = found.map_err(self.failed(Doing::Read, object))?;
-            Ok(Box::new(read::Body::new(found)) as Box<dyn Read + Send>)
+            let found = found.map_err(self.failed(S3Operation::Read, object))?;
+            Ok(Box::new(object_body::ObjectBody::new(found)) as Box<dyn Read + Send>)
         }
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {
         self.list_all().boxed()
     }
 

@@ -10,17 +10,17 @@ use aws_config::retry::RetryConfig;
 use aws_config::{Region, SdkConfig};
 use aws_smithy_types::error::display::DisplayErrorContext;
 
-pub use self::kinesis::Kinesis;
-pub use self::sns::Sns;
-pub use self::sqs::Sqs;
-use super::{Event, SinkError};
-use crate::aws::Credentials;
-use crate::destination::staged::hex;
-use crate::manifest::Kind;
+pub use self::kinesis::KinesisSink;
+pub use self::sns::SnsSink;
+pub use self::sqs::SqsSink;
+use super::{ArtifactEvent, SinkError};
+use crate::aws::AwsCredentials;
+use crate::destination::staging::hex;
+use crate::manifest::ArtifactKind;
 
 /// The location of a sink, in addition to its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SinkOptions {
+pub struct AwsSinkOptions {
     /// The sink's region. If `None`, the region in its name is used, or else that of the
     /// credentials.
     pub region: Option<String>,
@@ -28,8 +28,8 @@ pub struct SinkOptions {
     pub endpoint: Option<String>,
 }
 
-impl SinkOptions {
-    fn config(&self, named: Option<&str>, credentials: &Credentials) -> SdkConfig {
+impl AwsSinkOptions {
+    fn config(&self, named: Option<&str>, credentials: &AwsCredentials) -> SdkConfig {
         let region = self.region.as_deref().or(named).or(credentials.region());
         // The publisher retries and counts the failures, so the SDK must not retry.
         let config = credentials.sdk_config().to_builder().retry_config(RetryConfig::disabled());
@@ -53,10 +53,10 @@ fn region_of_url(url: &str) -> Option<&str> {
     host.strip_prefix("sqs.")?.split_once(".amazonaws.com").map(|(region, _)| region)
 }
 
-fn kind(event: &Event) -> &'static str {
+fn kind(event: &ArtifactEvent) -> &'static str {
     match event.kind {
-        Kind::Snapshot => "snapshot",
-        Kind::Diff => "diff",
+        ArtifactKind::Snapshot => "snapshot",
+        ArtifactKind::Diff => "diff",
     }
 }
 
@@ -66,7 +66,7 @@ fn once(json: &str) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, json.as_bytes()).as_ref())
 }
 
-fn json(to: &str, event: &Event) -> Result<String, SinkError> {
+fn json(to: &str, event: &ArtifactEvent) -> Result<String, SinkError> {
     serde_json::to_string(event).map_err(failed(to))
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use self::lane::Lane;
-use super::{Event, Sink};
+use self::lane::SinkLane;
+use super::{ArtifactEvent, EventSink};
 
 /// The settings for sending events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,27 +62,28 @@ pub struct SinkCounts {
 /// The queues of events for all sinks. Each sink has its own queue and pace, so a sink that is down
 /// does not delay the others. Clones share the queues.
 #[derive(Clone, Debug)]
-pub struct Publisher {
-    lanes: Arc<[Lane]>,
+pub struct EventPublisher {
+    lanes: Arc<[SinkLane]>,
 }
 
 /// The task that sends the events, which the owner has to run.
 #[derive(Debug)]
 #[must_use = "nothing is sent unless this is run"]
-pub struct Publishing {
-    lanes: Arc<[Lane]>,
+pub struct PublisherTask {
+    lanes: Arc<[SinkLane]>,
     options: PublisherOptions,
 }
 
-impl Publisher {
+impl EventPublisher {
     /// Creates a publisher for these sinks, and its sending task.
-    pub fn new(sinks: Vec<Box<dyn Sink>>, options: PublisherOptions) -> (Publisher, Publishing) {
-        let lanes: Arc<[Lane]> = sinks.into_iter().map(|sink| Lane::new(sink, options.queue_events_max)).collect();
-        (Publisher { lanes: lanes.clone() }, Publishing { lanes, options })
+    pub fn new(sinks: Vec<Box<dyn EventSink>>, options: PublisherOptions) -> (EventPublisher, PublisherTask) {
+        let lanes: Arc<[SinkLane]> =
+            sinks.into_iter().map(|sink| SinkLane::new(sink, options.queue_events_max)).collect();
+        (EventPublisher { lanes: lanes.clone() }, PublisherTask { lanes, options })
     }
 
     /// Queues an event for all sinks. Never blocks.
-    pub fn publish(&self, event: Event) {
+    pub fn publish(&self, event: ArtifactEvent) {
         let event = Arc::new(event);
         self.lanes.iter().for_each(|lane| lane.add(event.clone()));
     }
@@ -90,11 +91,11 @@ impl Publisher {
     /// Returns the counts of all sinks.
     #[must_use]
     pub fn counts(&self) -> Vec<SinkCounts> {
-        self.lanes.iter().map(Lane::counts).collect()
+        self.lanes.iter().map(SinkLane::counts).collect()
     }
 }
 
-impl Publishing {
+impl PublisherTask {
     /// Sends events until `shutdown` completes. Then sends the waiting events for at most
     /// [`PublisherOptions::drain`], and drops those that are left.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
@@ -105,9 +106,9 @@ impl Publishing {
             _ = &mut sending => {}
             () = shutdown => {}
         }
-        self.lanes.iter().for_each(Lane::close);
+        self.lanes.iter().for_each(SinkLane::close);
         if tokio::time::timeout(self.options.drain, sending).await.is_err() {
-            self.lanes.iter().for_each(Lane::give_up);
+            self.lanes.iter().for_each(SinkLane::give_up);
         }
     }
 }

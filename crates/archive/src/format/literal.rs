@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use laredo_core::{Schema, Value};
 use serde_json::value::RawValue;
 
-use super::{Fields, ReadError};
+use super::{EntryReadError, NamedValues};
 
 /// The OIDs of `numeric` and `numeric[]`.
 const NUMERIC: [u32; 2] = [1700, 1231];
@@ -26,7 +26,7 @@ pub(super) type RawFields<'a> = BTreeMap<String, &'a RawValue>;
 
 /// The interpretation of a column's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Numbers {
+enum NumberInterpretation {
     /// Doubles, or text if no double has these digits.
     Doubles,
     /// Doubles, or text if a double would lose digits or trailing zeros.
@@ -37,26 +37,26 @@ enum Numbers {
 
 /// The interpretation of the numbers of each column.
 #[derive(Clone, Debug)]
-pub(super) struct Literals(BTreeMap<String, Numbers>);
+pub(super) struct LiteralParser(BTreeMap<String, NumberInterpretation>);
 
-impl Literals {
-    pub(super) fn of(schema: &Schema) -> Literals {
+impl LiteralParser {
+    pub(super) fn of(schema: &Schema) -> LiteralParser {
         let numbers = |column: &laredo_core::Column| match column.type_oid {
-            oid if NUMERIC.contains(&oid) => Numbers::Text,
+            oid if NUMERIC.contains(&oid) => NumberInterpretation::Text,
             // The type is unknown and may be `numeric`.
-            JSON if column.type_name != "json" => Numbers::Scaled,
-            _ => Numbers::Doubles,
+            JSON if column.type_name != "json" => NumberInterpretation::Scaled,
+            _ => NumberInterpretation::Doubles,
         };
-        Literals(schema.columns().iter().map(|column| (column.name.clone(), numbers(column))).collect())
+        LiteralParser(schema.columns().iter().map(|column| (column.name.clone(), numbers(column))).collect())
     }
 
     /// Parses the values of a row.
     ///
     /// # Errors
     /// If a value is invalid or nested too deeply.
-    pub(super) fn row(&self, fields: RawFields<'_>) -> Result<Fields, ReadError> {
+    pub(super) fn row(&self, fields: RawFields<'_>) -> Result<NamedValues, EntryReadError> {
         let value = |(name, raw): (String, &RawValue)| {
-            let numbers = self.0.get(&name).copied().unwrap_or(Numbers::Scaled);
+            let numbers = self.0.get(&name).copied().unwrap_or(NumberInterpretation::Scaled);
             let value = value(raw.get(), numbers, 0)?;
             Ok((name, value))
         };
@@ -71,7 +71,7 @@ impl Literals {
     /// If the number may have been rounded.
     pub(super) fn exact(&self, name: &str, value: &Value) -> Result<Option<Value>, String> {
         let Value::Number(double) = value else { return Ok(None) };
-        if self.0.get(name) != Some(&Numbers::Text) {
+        if self.0.get(name) != Some(&NumberInterpretation::Text) {
             return Ok(None);
         }
         let text = format!("{double:e}");
@@ -86,9 +86,9 @@ impl Literals {
     }
 }
 
-fn value(text: &str, numbers: Numbers, depth: usize) -> Result<Value, ReadError> {
+fn value(text: &str, numbers: NumberInterpretation, depth: usize) -> Result<Value, EntryReadError> {
     if depth > DEPTH_MAX {
-        return Err(ReadError::Entry(format!("a value is nested deeper than {DEPTH_MAX} levels")));
+        return Err(EntryReadError::Entry(format!("a value is nested deeper than {DEPTH_MAX} levels")));
     }
     Ok(match text.as_bytes().first() {
         Some(b'n') => Value::Null,
@@ -102,19 +102,19 @@ fn value(text: &str, numbers: Numbers, depth: usize) -> Result<Value, ReadError>
         Some(b'{') => {
             let fields: RawFields<'_> = serde_json::from_str(text)?;
             let field = |(name, raw): (String, &RawValue)| Ok((name, value(raw.get(), numbers, depth + 1)?));
-            Value::Object(fields.into_iter().map(field).collect::<Result<_, ReadError>>()?)
+            Value::Object(fields.into_iter().map(field).collect::<Result<_, EntryReadError>>()?)
         }
         _ => number(text, numbers),
     })
 }
 
-fn number(text: &str, numbers: Numbers) -> Value {
+fn number(text: &str, numbers: NumberInterpretation) -> Value {
     match numbers {
-        Numbers::Text => Value::String(plain(text)),
-        Numbers::Scaled if text.contains('.') && text.ends_with('0') && !text.contains(['e', 'E']) => {
+        NumberInterpretation::Text => Value::String(plain(text)),
+        NumberInterpretation::Scaled if text.contains('.') && text.ends_with('0') && !text.contains(['e', 'E']) => {
             Value::String(text.to_owned())
         }
-        Numbers::Doubles | Numbers::Scaled => Value::from_number(text),
+        NumberInterpretation::Doubles | NumberInterpretation::Scaled => Value::from_number(text),
     }
 }
 
@@ -183,13 +183,13 @@ mod tests {
             ("12345678901234567890.123", text("12345678901234567890.123"), text("12345678901234567890.123")),
             ("1e999", text("1e999"), text("1e999")),
         ] {
-            assert_eq!(read(number, Numbers::Doubles), doubles, "{number}");
-            assert_eq!(read(number, Numbers::Scaled), scaled, "{number}");
+            assert_eq!(read(number, NumberInterpretation::Doubles), doubles, "{number}");
+            assert_eq!(read(number, NumberInterpretation::Scaled), scaled, "{number}");
         }
-        let nested = read(r#"{"b":[1.50,{"a":1e2}],"a":"1.50"}"#, Numbers::Text);
+        let nested = read(r#"{"b":[1.50,{"a":1e2}],"a":"1.50"}"#, NumberInterpretation::Text);
         let list = Value::List(vec![text("1.50"), Value::Object(vec![("a".to_owned(), text("100"))])]);
         assert_eq!(nested, Value::Object(vec![("a".to_owned(), text("1.50")), ("b".to_owned(), list)]));
-        assert!(value(&"[".repeat(200), Numbers::Doubles, 0).is_err());
-        assert!(value(&format!("{}{}", "[".repeat(200), "]".repeat(200)), Numbers::Doubles, 0).is_err());
+        assert!(value(&"[".repeat(200), NumberInterpretation::Doubles, 0).is_err());
+        assert!(value(&format!("{}{}", "[".repeat(200), "]".repeat(200)), NumberInterpretation::Doubles, 0).is_err());
     }
 }

@@ -8,7 +8,7 @@ use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct};
 
-use super::{Entry, ReadError};
+use super::{DiffEntry, EntryReadError};
 
 /// The maximum length of a message in bytes, twice that of any PostgreSQL row or more. A longer one
 /// is invalid.
@@ -39,43 +39,43 @@ pub(super) fn row(row: Vec<(&str, Value)>, to: &mut Vec<u8>) {
     to.extend(SnapshotRow { row: Some(to_struct(row)) }.encode_length_delimited_to_vec());
 }
 
-pub(super) fn entry(entry: Entry, to: &mut Vec<u8>) {
-    let Entry { action, key, old, new } = entry;
+pub(super) fn entry(entry: DiffEntry, to: &mut Vec<u8>) {
+    let DiffEntry { action, key, old, new } = entry;
     let change = DiffChange { action, key, old: old.map(to_struct), new: new.map(to_struct) };
     to.extend(change.encode_length_delimited_to_vec());
 }
 
-pub(super) fn read_row(input: &mut dyn BufRead) -> Result<Option<Vec<(String, Value)>>, ReadError> {
+pub(super) fn read_row(input: &mut dyn BufRead) -> Result<Option<Vec<(String, Value)>>, EntryReadError> {
     let Some(SnapshotRow { row }) = message(input)? else { return Ok(None) };
     Ok(Some(fields(row.unwrap_or_default())?))
 }
 
-pub(super) fn read_entry(input: &mut dyn BufRead) -> Result<Option<Entry>, ReadError> {
+pub(super) fn read_entry(input: &mut dyn BufRead) -> Result<Option<DiffEntry>, EntryReadError> {
     let Some(DiffChange { action, key, old, new }) = message(input)? else { return Ok(None) };
     let (old, new) = (old.map(fields).transpose()?, new.map(fields).transpose()?);
-    Ok(Some(Entry { action, key, old, new }))
+    Ok(Some(DiffEntry { action, key, old, new }))
 }
 
-fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, ReadError> {
+fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, EntryReadError> {
     let Some(length) = length(input)? else { return Ok(None) };
     let mut bytes = Vec::new();
     // Memory is allocated for the bytes that exist, not for the stated length.
     input.take(length).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != length {
-        return Err(ReadError::Entry("the object ends inside of a message".to_owned()));
+        return Err(EntryReadError::Entry("the object ends inside of a message".to_owned()));
     }
-    M::decode(bytes.as_slice()).map(Some).map_err(|error| ReadError::Entry(error.to_string()))
+    M::decode(bytes.as_slice()).map(Some).map_err(|error| EntryReadError::Entry(error.to_string()))
 }
 
 /// Reads a length as a varint. Returns `None` at the end of the object.
-fn length(input: &mut dyn BufRead) -> Result<Option<u64>, ReadError> {
+fn length(input: &mut dyn BufRead) -> Result<Option<u64>, EntryReadError> {
     let mut length = 0_u64;
     for shift in (0..35).step_by(7) {
         let Some(byte) = input.fill_buf()?.first().copied() else {
             return if shift == 0 {
                 Ok(None)
             } else {
-                Err(ReadError::Entry("the object ends inside of a length".to_owned()))
+                Err(EntryReadError::Entry("the object ends inside of a length".to_owned()))
             };
         };
         input.consume(1);
@@ -84,7 +84,7 @@ fn length(input: &mut dyn BufRead) -> Result<Option<u64>, ReadError> {
             return Ok(Some(length));
         }
     }
-    Err(ReadError::Entry("a message's length is none".to_owned()))
+    Err(EntryReadError::Entry("a message's length is none".to_owned()))
 }
 
 fn to_struct(fields: Vec<(String, Value)>) -> Struct {
@@ -105,12 +105,12 @@ fn to_value(value: Value) -> prost_types::Value {
     prost_types::Value { kind: Some(kind) }
 }
 
-fn fields(of: Struct) -> Result<Vec<(String, Value)>, ReadError> {
+fn fields(of: Struct) -> Result<Vec<(String, Value)>, EntryReadError> {
     of.fields.into_iter().map(|(name, value)| Ok((name, from_value(value)?))).collect()
 }
 
-fn from_value(value: prost_types::Value) -> Result<Value, ReadError> {
-    Ok(match value.kind.ok_or_else(|| ReadError::Entry("a value has no kind".to_owned()))? {
+fn from_value(value: prost_types::Value) -> Result<Value, EntryReadError> {
+    Ok(match value.kind.ok_or_else(|| EntryReadError::Entry("a value has no kind".to_owned()))? {
         Kind::NullValue(_) => Value::Null,
         Kind::BoolValue(value) => Value::Bool(value),
         Kind::NumberValue(value) => Value::Number(value),

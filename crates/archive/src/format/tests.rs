@@ -4,7 +4,7 @@ use laredo_core::{Cell, Column, KeyColumns, TupleBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::net::NetChange;
+use crate::net_changes::NetChange;
 
 fn schema(key: &[usize]) -> Arc<Schema> {
     let column = |(name, type_oid, type_name): (&str, u32, &str)| Column {
@@ -40,29 +40,29 @@ fn what_is_written_is_read_back_in_every_format() {
         NetChange::Delete(&rows[2]),
     ];
     let expected = [
-        ReadChange::Truncate,
-        ReadChange::Put(rows[0].clone()),
+        ArchivedChange::Truncate,
+        ArchivedChange::Put(rows[0].clone()),
         // A diff by laredo would have a DELETE and an INSERT instead.
-        ReadChange::Move { from: rows[0].clone(), to: rows[1].clone() },
-        ReadChange::Delete(rows[2].clone()),
+        ArchivedChange::Move { from: rows[0].clone(), to: rows[1].clone() },
+        ArchivedChange::Delete(rows[2].clone()),
     ];
-    for format in Format::ALL {
-        let mut writer = LineWriter::new(format, schema.clone(), Vec::new()).unwrap();
+    for format in ArtifactFormat::ALL {
+        let mut writer = ArtifactWriter::new(format, schema.clone(), Vec::new()).unwrap();
         rows.iter().for_each(|row| writer.row(row.as_ref()).unwrap());
         let snapshot = writer.finish().unwrap();
-        let mut reader = LineReader::new(format, schema.clone(), snapshot.as_slice()).unwrap();
+        let mut reader = ArtifactReader::new(format, schema.clone(), snapshot.as_slice()).unwrap();
         let read: Vec<Tuple> = std::iter::from_fn(|| reader.row().unwrap()).collect();
         assert_eq!(read, rows, "{format}");
 
-        let mut writer = LineWriter::new(format, schema.clone(), Vec::new()).unwrap();
+        let mut writer = ArtifactWriter::new(format, schema.clone(), Vec::new()).unwrap();
         changes.iter().for_each(|change| writer.change(change).unwrap());
         let diff = writer.finish().unwrap();
-        let mut reader = LineReader::new(format, schema.clone(), diff.as_slice()).unwrap();
-        let read: Vec<ReadChange> = std::iter::from_fn(|| reader.change().unwrap()).collect();
+        let mut reader = ArtifactReader::new(format, schema.clone(), diff.as_slice()).unwrap();
+        let read: Vec<ArchivedChange> = std::iter::from_fn(|| reader.change().unwrap()).collect();
         assert_eq!(read, expected, "{format}");
 
         for cut in 0..diff.len() {
-            let mut reader = LineReader::new(format, schema.clone(), &diff[..cut]).unwrap();
+            let mut reader = ArtifactReader::new(format, schema.clone(), &diff[..cut]).unwrap();
             let mut count = 0;
             // A cut between two entries is found by the size in the manifest.
             while let Ok(Some(read)) = reader.change() {
@@ -76,9 +76,9 @@ fn what_is_written_is_read_back_in_every_format() {
 
 #[test]
 fn lines_are_those_of_the_contract() {
-    let jsonl = Format::ALL[0];
+    let jsonl = ArtifactFormat::ALL[0];
     let rows = [row(1, Some("a")), row(1_234_567, None)];
-    let mut writer = LineWriter::new(jsonl, schema(&[0]), Vec::new()).unwrap();
+    let mut writer = ArtifactWriter::new(jsonl, schema(&[0]), Vec::new()).unwrap();
     writer.row(rows[0].as_ref()).unwrap();
     writer.change(&NetChange::Delete(&rows[1])).unwrap();
     writer.change(&NetChange::Truncate).unwrap();
@@ -88,7 +88,7 @@ fn lines_are_those_of_the_contract() {
     assert_eq!(lines[0], row(1, Some("a")));
     assert_eq!(lines[1], serde_json::json!({"action": "DELETE", "key": "1.234567e+06", "old": row(1_234_567, None)}));
     assert_eq!(lines[2], serde_json::json!({"action": "TRUNCATE", "key": ""}));
-    let mut writer = LineWriter::new(jsonl, schema(&[1, 0]), Vec::new()).unwrap();
+    let mut writer = ArtifactWriter::new(jsonl, schema(&[1, 0]), Vec::new()).unwrap();
     writer.change(&NetChange::Insert(&rows[1])).unwrap();
     let text = String::from_utf8(writer.finish().unwrap()).unwrap();
     assert!(text.contains("\"key\":\"[<nil> 1.234567e+06]\""), "{text}");
@@ -109,7 +109,7 @@ fn what_is_no_entry_is_named_by_its_number() {
         ("{\"action\":\"TRUNCATE\"}", "entry 1: the object ends inside of a line"),
     ];
     for (text, expected) in cases {
-        let mut reader = LineReader::new(Format::ALL[0], schema(&[0]), text.as_bytes()).unwrap();
+        let mut reader = ArtifactReader::new(ArtifactFormat::ALL[0], schema(&[0]), text.as_bytes()).unwrap();
         let error = loop {
             match reader.change() {
                 Ok(Some(_)) => {}
@@ -140,11 +140,11 @@ fn doubles_come_back_to_the_last_bit() {
     proptest!(config, |(double in doubles, single in singles)| {
         let (double, single) = (double.to_be_bytes(), single.to_be_bytes());
         let row: TupleBuf = [Cell::Value(&double), Cell::Value(&single)].into_iter().collect();
-        for format in Format::ALL {
-            let mut writer = LineWriter::new(format, schema.clone(), Vec::new()).unwrap();
+        for format in ArtifactFormat::ALL {
+            let mut writer = ArtifactWriter::new(format, schema.clone(), Vec::new()).unwrap();
             writer.row(row.as_ref()).unwrap();
             let bytes = writer.finish().unwrap();
-            let read = LineReader::new(format, schema.clone(), bytes.as_slice()).unwrap().row().unwrap().unwrap();
+            let read = ArtifactReader::new(format, schema.clone(), bytes.as_slice()).unwrap().row().unwrap().unwrap();
             prop_assert_eq!(read, row.as_ref().to_tuple(), "{}", format);
         }
     });
@@ -154,16 +154,19 @@ fn doubles_come_back_to_the_last_bit() {
 fn an_entry_is_shown_in_the_order_of_the_columns() {
     let schema = schema(&[0]);
     let rows = [row(1, Some("a")), row(2, None)];
-    let lines = |format: Format| {
-        let mut writer = LineWriter::new(format, schema.clone(), Vec::new()).unwrap();
+    let lines = |format: ArtifactFormat| {
+        let mut writer = ArtifactWriter::new(format, schema.clone(), Vec::new()).unwrap();
         writer.change(&NetChange::Update { old: &rows[0], new: &rows[1] }).unwrap();
         let bytes = writer.finish().unwrap();
         let mut line = Vec::new();
-        LineReader::new(format, schema.clone(), bytes.as_slice()).unwrap().line(Kind::Diff, &mut line).unwrap();
+        ArtifactReader::new(format, schema.clone(), bytes.as_slice())
+            .unwrap()
+            .push_json_line(ArtifactKind::Diff, &mut line)
+            .unwrap();
         (bytes, line)
     };
-    let written = lines(Format::JSONL).0;
-    for format in Format::ALL {
+    let written = lines(ArtifactFormat::JSONL).0;
+    for format in ArtifactFormat::ALL {
         assert_eq!(lines(format).1, written, "{format}");
     }
 }

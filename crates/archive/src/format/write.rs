@@ -5,25 +5,25 @@ use std::sync::Arc;
 
 use laredo_core::{HexCells, JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, show_row};
 
-use super::{Entry, Format, FormatError, Line, jsonl, protobuf, render};
-use crate::net::NetChange;
+use super::{ArtifactFormat, DiffEntry, EntryEncoding, FormatError, jsonl, protobuf, render};
+use crate::net_changes::NetChange;
 
 /// The compression level, which is zstd's default.
 const ZSTD_LEVEL: i32 = 3;
 
 /// The writer of one artifact.
-pub struct LineWriter<W: Write> {
+pub struct ArtifactWriter<W: Write> {
     encoder: RowEncoder,
     /// The schema of a change's old row.
     before: Arc<Schema>,
-    out: Out<W>,
+    out: ArtifactOutput<W>,
     entry: Vec<u8>,
 }
 
 /// An encoder of rows, which any thread can use.
 #[derive(Clone, Debug)]
 pub(crate) struct RowEncoder {
-    line: Line,
+    line: EntryEncoding,
     json: JsonRows,
     hex: Arc<HexCells>,
 }
@@ -32,11 +32,11 @@ impl RowEncoder {
     /// Appends a snapshot's row to `to`.
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
         match self.line {
-            Line::Jsonl => {
+            EntryEncoding::Jsonl => {
                 self.json.push(row, to, &self.hex)?;
                 to.push(b'\n');
             }
-            Line::Protobuf => protobuf::row(show_row(self.schema(), row, &self.hex)?, to),
+            EntryEncoding::Protobuf => protobuf::row(show_row(self.schema(), row, &self.hex)?, to),
         }
         Ok(())
     }
@@ -51,29 +51,33 @@ impl RowEncoder {
     }
 }
 
-enum Out<W: Write> {
+enum ArtifactOutput<W: Write> {
     Plain(W),
     Packed(zstd::Encoder<'static, W>),
 }
 
-impl<W: Write> Out<W> {
+impl<W: Write> ArtifactOutput<W> {
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
         match self {
-            Out::Plain(out) => out.write_all(bytes)?,
-            Out::Packed(out) => out.write_all(bytes)?,
+            ArtifactOutput::Plain(out) => out.write_all(bytes)?,
+            ArtifactOutput::Packed(out) => out.write_all(bytes)?,
         }
         Ok(())
     }
 }
 
-impl<W: Write> LineWriter<W> {
+impl<W: Write> ArtifactWriter<W> {
     /// Begins an artifact with rows of `schema`.
     ///
     /// # Errors
     /// If zstd cannot be initialized.
-    pub fn new(format: Format, schema: Arc<Schema>, out: W) -> Result<LineWriter<W>, FormatError> {
-        let out = if format.is_packed { Out::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?) } else { Out::Plain(out) };
-        Ok(LineWriter {
+    pub fn new(format: ArtifactFormat, schema: Arc<Schema>, out: W) -> Result<ArtifactWriter<W>, FormatError> {
+        let out = if format.is_packed {
+            ArtifactOutput::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?)
+        } else {
+            ArtifactOutput::Plain(out)
+        };
+        Ok(ArtifactWriter {
             before: schema.clone(),
             encoder: RowEncoder { line: format.line, json: JsonRows::new(schema), hex: Arc::default() },
             out,
@@ -83,7 +87,7 @@ impl<W: Write> LineWriter<W> {
 
     /// Sets the schema of the old rows in changes, if it differs from that of the new rows.
     #[must_use]
-    pub fn with_old_schema(mut self, before: Arc<Schema>) -> LineWriter<W> {
+    pub fn with_old_schema(mut self, before: Arc<Schema>) -> ArtifactWriter<W> {
         self.before = before;
         self
     }
@@ -133,10 +137,10 @@ impl<W: Write> LineWriter<W> {
             (Some(old), None) => render::key(before, old),
             (None, None) => String::new(),
         };
-        let entry = Entry { action: action.to_owned(), key, old, new };
+        let entry = DiffEntry { action: action.to_owned(), key, old, new };
         match self.encoder.line {
-            Line::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
-            Line::Protobuf => protobuf::entry(entry, &mut self.entry),
+            EntryEncoding::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
+            EntryEncoding::Protobuf => protobuf::entry(entry, &mut self.entry),
         }
         self.flush_entry()
     }
@@ -153,11 +157,11 @@ impl<W: Write> LineWriter<W> {
     /// [`FormatError::Io`] if the output cannot be written.
     pub fn finish(self) -> Result<W, FormatError> {
         Ok(match self.out {
-            Out::Plain(mut out) => {
+            ArtifactOutput::Plain(mut out) => {
                 out.flush()?;
                 out
             }
-            Out::Packed(out) => out.finish()?,
+            ArtifactOutput::Packed(out) => out.finish()?,
         })
     }
 }

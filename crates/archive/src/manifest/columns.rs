@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef};
 use serde::{Deserialize, Serialize};
 
-use super::Broken;
+use super::ManifestViolation;
 
 /// A column in the form that existing readers know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ const NUMERIC_ARRAY: Oid = 1231;
 /// Returns the schema that another writer's columns describe. The parts of a user-defined type are
 /// unknown, so its values stay the JSON that they are written as. `key` names the key's columns in
 /// case no column is marked as part of it.
-pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schema, Broken> {
+pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schema, ManifestViolation> {
     let columns = entries.iter().map(|entry| Column {
         name: entry.name.clone(),
         type_oid: type_of(entry, entry.primary_key || key.contains(&entry.name)),
@@ -91,7 +91,7 @@ pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schem
         .collect();
     if in_key.is_empty() && key.is_empty() {
         let problem = "none of them is part of a primary key; name the key's columns with --key-fields";
-        return Err(Broken::Columns(problem.to_owned()));
+        return Err(ManifestViolation::Columns(problem.to_owned()));
     }
     if in_key.is_empty() {
         return with_key(columns, key);
@@ -103,7 +103,7 @@ pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schem
 
 /// Returns a schema of columns of which only the names are known. Their values stay the JSON that
 /// they are written as.
-pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -> Result<Schema, Broken> {
+pub(crate) fn untyped(names: impl IntoIterator<Item = String>, key: &[String]) -> Result<Schema, ManifestViolation> {
     let column = |name: String| Column {
         type_oid: json_type(key.contains(&name)),
         name,
@@ -122,19 +122,19 @@ const UNKNOWN: &str = "unknown";
 ///
 /// # Errors
 /// If the key is a different one.
-pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), Broken> {
+pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), ManifestViolation> {
     let of = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
     let is: Vec<&str> = of.map(|column| column.name.as_str()).collect();
     match key.is_empty() || key.iter().map(String::as_str).eq(is.iter().copied()) {
         true => Ok(()),
-        false => Err(Broken::Columns(format!("its key is ({}); leave --key-fields out", is.join(", ")))),
+        false => Err(ManifestViolation::Columns(format!("its key is ({}); leave --key-fields out", is.join(", ")))),
     }
 }
 
-fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, Broken> {
+fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, ManifestViolation> {
     let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
     let key = unkeyed.positions_of(key);
-    let key = key.map_err(|name| Broken::Columns(format!("the key names {name}, which is none of them")))?;
+    let key = key.map_err(|name| ManifestViolation::Columns(format!("the key names {name}, which is none of them")))?;
     Ok(Schema::new(columns, key, BTreeMap::new()))
 }
 
@@ -168,7 +168,7 @@ impl SchemaEntry {
         }
     }
 
-    pub(super) fn to_schema(&self) -> Result<Schema, Broken> {
+    pub(super) fn to_schema(&self) -> Result<Schema, ManifestViolation> {
         let schema = with_key(self.columns.clone(), &self.key)?;
         Ok(Schema::new(self.columns.clone(), schema.key().clone(), self.types.clone()))
     }

@@ -14,7 +14,7 @@ use std::ops::{Range, RangeInclusive};
 use laredo_core::{CommitMark, Lsn};
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, Kind, Manifest, PositionMark, SourceId};
+use super::{Artifact, ArtifactKind, Manifest, PositionMark, SourceId};
 
 /// The history that an epoch's positions belong to, as its writer knew it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct ArchivedHistory {
 
 /// The reason why no artifact has the requested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unlocated {
+pub(crate) enum LocateError {
     /// The archive has no state that old.
     TooEarly,
     /// Only a history that is not part of the newest one's past has a state there: `history`, with
@@ -71,9 +71,11 @@ impl Manifest {
         for (number, artifact) in self.artifacts.iter().enumerate() {
             let said = artifact.history.as_deref();
             let current = histories.last_mut().filter(|current| match (artifact.kind, said) {
-                (Kind::Diff, _) => true,
-                (Kind::Snapshot, Some(said)) => said.id == current.id,
-                (Kind::Snapshot, None) => !matches!((artifact.to_position, end), (Some(to), Some(end)) if to < end),
+                (ArtifactKind::Diff, _) => true,
+                (ArtifactKind::Snapshot, Some(said)) => said.id == current.id,
+                (ArtifactKind::Snapshot, None) => {
+                    !matches!((artifact.to_position, end), (Some(to), Some(end)) if to < end)
+                }
             });
             match current {
                 Some(current) => {
@@ -143,10 +145,10 @@ impl Manifest {
     /// position.
     ///
     /// # Errors
-    /// [`Unlocated::TooEarly`] if no history has a boundary at or before the position.
-    /// [`Unlocated::OtherHistory`] if another history has a boundary closer to the position, and
+    /// [`LocateError::TooEarly`] if no history has a boundary at or before the position.
+    /// [`LocateError::OtherHistory`] if another history has a boundary closer to the position, and
     /// the position is not within an epoch of the newest history.
-    pub(crate) fn locate(&self, at: Lsn) -> Result<usize, Unlocated> {
+    pub(crate) fn locate(&self, at: Lsn) -> Result<usize, LocateError> {
         let past = self.past();
         let is_before = |artifact: &Artifact| artifact.to_position.is_some_and(|to| to <= at);
         let newest = |is_wanted: bool| {
@@ -157,13 +159,13 @@ impl Manifest {
         };
         let found = newest(true);
         let Some(other) = newest(false) else {
-            return found.ok_or(Unlocated::TooEarly);
+            return found.ok_or(LocateError::TooEarly);
         };
         let end = |number: usize| self.artifacts.get(number).and_then(|artifact| artifact.to_position);
         // Between two boundaries of one epoch, the newest history has the position.
         let is_inside = |number: usize| {
             let next = self.artifacts.get(number + 1).zip(past.get(number + 1));
-            next.is_some_and(|(next, is_past)| next.kind == Kind::Diff && *is_past)
+            next.is_some_and(|(next, is_past)| next.kind == ArtifactKind::Diff && *is_past)
         };
         match found {
             Some(number) if is_inside(number) || end(number) >= end(other) => Ok(number),
@@ -176,8 +178,8 @@ impl Manifest {
     ///
     /// # Errors
     /// If there is no such artifact, or if it is not part of the newest history's past.
-    pub(crate) fn locate_where(&self, holds: impl Fn(&Artifact) -> bool) -> Result<usize, Unlocated> {
-        let number = self.artifacts.iter().rposition(holds).ok_or(Unlocated::TooEarly)?;
+    pub(crate) fn locate_where(&self, holds: impl Fn(&Artifact) -> bool) -> Result<usize, LocateError> {
+        let number = self.artifacts.iter().rposition(holds).ok_or(LocateError::TooEarly)?;
         match self.past().get(number) {
             Some(true) => Ok(number),
             Some(false) | None => Err(self.other_history(number)),
@@ -192,11 +194,11 @@ impl Manifest {
         artifact.to_position.or_else(next)
     }
 
-    fn other_history(&self, number: usize) -> Unlocated {
+    fn other_history(&self, number: usize) -> LocateError {
         let histories = self.histories();
         let of = histories.iter().find(|history| history.artifacts.contains(&number));
         let id = |history: Option<&ArchivedHistory>| history.map_or(0, |history| history.id);
-        Unlocated::OtherHistory { history: id(of), number, newest: id(histories.last()) }
+        LocateError::OtherHistory { history: id(of), number, newest: id(histories.last()) }
     }
 
     /// Returns the history of a new epoch's positions. `shared_until` is the newest position up to
@@ -259,10 +261,10 @@ impl Manifest {
             if artifact.epoch < history.id {
                 fault(number, format!("it is said to be of history {}, which begins with a later epoch", history.id));
             }
-            if artifact.kind == Kind::Diff && said.is_some() {
+            if artifact.kind == ArtifactKind::Diff && said.is_some() {
                 fault(number, "a diff names a history".to_owned());
             }
-            if let (Some(before), Kind::Snapshot) = (before, artifact.kind) {
+            if let (Some(before), ArtifactKind::Snapshot) = (before, artifact.kind) {
                 if artifact.to_position < before.to_position && artifact.to_position.is_some() {
                     fault(number, format!("its positions go back within history {}", history.id));
                 }

@@ -2,11 +2,11 @@
 
 use laredo_core::Lsn;
 
-use super::{Artifact, Kind, Manifest};
+use super::{Artifact, ArtifactKind, Manifest};
 
 /// A rule that a manifest breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum ManifestViolation {
     /// The first artifact of an epoch is a diff, or the epoch has two snapshots.
     #[error("epoch {0} does not begin with its only snapshot")]
     Opening(u64),
@@ -59,39 +59,39 @@ impl Manifest {
     ///
     /// # Errors
     /// The first rule that the manifest breaks.
-    pub fn check(&self) -> Result<(), Broken> {
+    pub fn check(&self) -> Result<(), ManifestViolation> {
         let mut before: Option<&Artifact> = None;
         for artifact in &self.artifacts {
             follows(before, artifact)?;
             before = Some(artifact);
         }
         match before {
-            None if self.head_position.is_some() => Err(Broken::Head("head_position")),
-            Some(last) if last.to_position != self.head_position => Err(Broken::Head("head_position")),
-            Some(last) if last.epoch != self.epoch => Err(Broken::Head("epoch")),
+            None if self.head_position.is_some() => Err(ManifestViolation::Head("head_position")),
+            Some(last) if last.to_position != self.head_position => Err(ManifestViolation::Head("head_position")),
+            Some(last) if last.epoch != self.epoch => Err(ManifestViolation::Head("epoch")),
             _ => Ok(()),
         }
     }
 }
 
 /// Checks that an artifact may follow another one, or be the first if `before` is `None`.
-fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken> {
+fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), ManifestViolation> {
     let Artifact { epoch, to_position, .. } = artifact;
     let of_same_epoch = before.filter(|before| before.epoch == *epoch);
     if before.is_some_and(|before| before.epoch > *epoch) {
-        return Err(Broken::Epochs(*epoch));
+        return Err(ManifestViolation::Epochs(*epoch));
     }
-    if of_same_epoch.is_some() == (artifact.kind == Kind::Snapshot) {
-        return Err(Broken::Opening(*epoch));
+    if of_same_epoch.is_some() == (artifact.kind == ArtifactKind::Snapshot) {
+        return Err(ManifestViolation::Opening(*epoch));
     }
     if artifact.formats.is_empty() {
-        return Err(Broken::NoObject { epoch: *epoch, to: shown(*to_position) });
+        return Err(ManifestViolation::NoObject { epoch: *epoch, to: shown(*to_position) });
     }
     let Some(before) = of_same_epoch else { return Ok(()) };
     // Other writers may leave out the end of a snapshot. The diff after it may then begin anywhere.
     let end = before.to_position.or(artifact.from_position);
     if artifact.from_position != end {
-        return Err(Broken::Gap {
+        return Err(ManifestViolation::Gap {
             epoch: *epoch,
             from: shown(artifact.from_position),
             to: shown(*to_position),
@@ -100,7 +100,7 @@ fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), Broken>
     }
     // A missing position is lower than every other.
     if *to_position <= end {
-        return Err(Broken::Order { epoch: *epoch, to: shown(*to_position), before: shown(end) });
+        return Err(ManifestViolation::Order { epoch: *epoch, to: shown(*to_position), before: shown(end) });
     }
     Ok(())
 }

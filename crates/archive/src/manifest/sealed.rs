@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::spelling;
-use super::{Artifact, Broken, EpochHistory, Kind, MANIFEST_VERSION, Manifest, ManifestError};
+use super::{Artifact, ArtifactKind, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError, ManifestViolation};
 
 /// The maximum number of artifacts of older epochs that `manifest.json` names, in addition to the
 /// limit on epochs.
@@ -101,10 +101,10 @@ impl SealedManifest {
         let ends = (sealed.artifacts.first().map(|first| first.epoch), sealed.artifacts.last().map(|last| last.epoch));
         if ends != (Some(link.first_epoch), Some(link.last_epoch)) {
             let expected = format!("{} to {}", link.first_epoch, link.last_epoch);
-            return Err(Broken::Sealed(format!("its epochs are not {expected}")).into());
+            return Err(ManifestViolation::Sealed(format!("its epochs are not {expected}")).into());
         }
         if sealed.earlier.as_ref().is_some_and(|earlier| earlier.last_epoch >= link.first_epoch) {
-            return Err(Broken::Sealed("the one before it is not older".to_owned()).into());
+            return Err(ManifestViolation::Sealed("the one before it is not older".to_owned()).into());
         }
         Ok(sealed)
     }
@@ -126,7 +126,7 @@ impl SealedManifest {
 
     /// Returns the numbers of the epochs, oldest first.
     pub(crate) fn epochs(&self) -> impl Iterator<Item = u64> {
-        self.artifacts.iter().filter(|artifact| artifact.kind == Kind::Snapshot).map(|artifact| artifact.epoch)
+        self.artifacts.iter().filter(|artifact| artifact.kind == ArtifactKind::Snapshot).map(|artifact| artifact.epoch)
     }
 }
 
@@ -146,7 +146,7 @@ impl Manifest {
     pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Artifact> {
         for history in self.histories() {
             for artifact in self.artifacts.get_mut(history.artifacts.clone()).into_iter().flatten() {
-                if artifact.kind == Kind::Snapshot && artifact.history.is_none() {
+                if artifact.kind == ArtifactKind::Snapshot && artifact.history.is_none() {
                     let said = EpochHistory { id: history.id, shared_until: None, source: None };
                     artifact.history = Some(Box::new(said));
                 }
@@ -168,7 +168,7 @@ impl Manifest {
     /// Returns the indexes of the artifacts that open epochs.
     pub(crate) fn openings(&self) -> Vec<usize> {
         let artifacts = self.artifacts.iter().enumerate();
-        artifacts.filter(|(_, artifact)| artifact.kind == Kind::Snapshot).map(|(place, _)| place).collect()
+        artifacts.filter(|(_, artifact)| artifact.kind == ArtifactKind::Snapshot).map(|(place, _)| place).collect()
     }
 
     /// Returns the SHA-256 of the newest sealed manifest, if there is one.

@@ -12,7 +12,7 @@ use super::{Artifact, Manifest, ManifestError};
 
 /// An artifact's positions as the manifest spells them, if PostgreSQL spells them differently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Spelling {
+pub(super) struct PositionSpelling {
     from: Option<String>,
     to: Option<String>,
 }
@@ -34,7 +34,7 @@ struct ArtifactText {
 pub(super) fn note(noted: &mut [Artifact], bytes: &[u8]) -> Result<(), ManifestError> {
     let ManifestText { artifacts } = serde_json::from_slice(bytes)?;
     for (artifact, text) in noted.iter_mut().zip(artifacts.unwrap_or_default()) {
-        artifact.spelling = Spelling {
+        artifact.spelling = PositionSpelling {
             from: other_spelling(artifact.from_position, text.from_position),
             to: other_spelling(artifact.to_position, text.to_position),
         };
@@ -51,7 +51,7 @@ fn other_spelling(position: Option<Lsn>, text: Option<String>) -> Option<String>
 pub(super) fn restore(spelled: &[Artifact], json: &mut Value) {
     let artifacts = json.get_mut("artifacts").and_then(Value::as_array_mut).into_iter().flatten();
     for (artifact, json) in spelled.iter().zip(artifacts) {
-        let Spelling { from, to } = &artifact.spelling;
+        let PositionSpelling { from, to } = &artifact.spelling;
         for (key, spelled) in [("from_position", from), ("to_position", to)] {
             if let Some(spelled) = spelled {
                 json[key] = spelled.as_str().into();
@@ -62,7 +62,7 @@ pub(super) fn restore(spelled: &[Artifact], json: &mut Value) {
 
 impl Manifest {
     pub(super) fn has_other_spellings(&self) -> bool {
-        self.artifacts.iter().any(|artifact| artifact.spelling != Spelling::default())
+        self.artifacts.iter().any(|artifact| artifact.spelling != PositionSpelling::default())
     }
 }
 

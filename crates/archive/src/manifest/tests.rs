@@ -1,10 +1,10 @@
 use super::*;
 
-fn artifact(kind: Kind, epoch: u64, from: Option<u64>, to: u64) -> Artifact {
-    let stored = Stored { uri: "u".to_owned(), size_bytes: 1, sha256: None };
+fn artifact(kind: ArtifactKind, epoch: u64, from: Option<u64>, to: u64) -> Artifact {
+    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None };
     Artifact {
-        row_count: u64::from(kind == Kind::Snapshot),
-        change_count: u64::from(kind == Kind::Diff),
+        row_count: u64::from(kind == ArtifactKind::Snapshot),
+        change_count: u64::from(kind == ArtifactKind::Diff),
         formats: BTreeMap::from([("jsonl".to_owned(), stored)]),
         ..Artifact::new(kind, epoch, from.map(Lsn), Lsn(to), "2026-01-02T03:04:05Z")
     }
@@ -22,7 +22,7 @@ fn manifest(artifacts: Vec<Artifact>) -> Manifest {
 
 #[test]
 fn a_chain_without_gaps_is_whole() {
-    use Kind::{Diff, Snapshot};
+    use ArtifactKind::{Diff, Snapshot};
     let whole = vec![
         artifact(Snapshot, 1, None, 10),
         artifact(Diff, 1, Some(10), 20),
@@ -36,21 +36,24 @@ fn a_chain_without_gaps_is_whole() {
         artifacts[index] = other;
         manifest(artifacts).check()
     };
-    assert_eq!(with(0, artifact(Diff, 1, Some(5), 10)), Err(Broken::Opening(1)));
-    assert_eq!(with(1, artifact(Snapshot, 1, None, 20)), Err(Broken::Opening(1)));
-    assert_eq!(with(2, artifact(Snapshot, 0, None, 20)), Err(Broken::Epochs(0)));
-    assert!(matches!(with(1, artifact(Diff, 1, Some(11), 20)), Err(Broken::Gap { .. })));
-    assert!(matches!(with(3, artifact(Diff, 2, Some(20), 20)), Err(Broken::Order { .. })));
-    assert!(matches!(with(3, Artifact { formats: BTreeMap::new(), ..whole[3].clone() }), Err(Broken::NoObject { .. })));
+    assert_eq!(with(0, artifact(Diff, 1, Some(5), 10)), Err(ManifestViolation::Opening(1)));
+    assert_eq!(with(1, artifact(Snapshot, 1, None, 20)), Err(ManifestViolation::Opening(1)));
+    assert_eq!(with(2, artifact(Snapshot, 0, None, 20)), Err(ManifestViolation::Epochs(0)));
+    assert!(matches!(with(1, artifact(Diff, 1, Some(11), 20)), Err(ManifestViolation::Gap { .. })));
+    assert!(matches!(with(3, artifact(Diff, 2, Some(20), 20)), Err(ManifestViolation::Order { .. })));
+    assert!(matches!(
+        with(3, Artifact { formats: BTreeMap::new(), ..whole[3].clone() }),
+        Err(ManifestViolation::NoObject { .. })
+    ));
     let mut behind = manifest(whole.clone());
     behind.head_position = Some(Lsn(20));
-    assert_eq!(behind.check(), Err(Broken::Head("head_position")));
+    assert_eq!(behind.check(), Err(ManifestViolation::Head("head_position")));
     assert!(behind.to_json().is_err(), "what breaks a rule is never written");
 }
 
 #[test]
 fn a_chain_ends_at_the_newest_boundary_before_a_position() {
-    use Kind::{Diff, Snapshot};
+    use ArtifactKind::{Diff, Snapshot};
     let manifest = manifest(vec![
         artifact(Snapshot, 1, None, 10),
         artifact(Diff, 1, Some(10), 20),
@@ -87,7 +90,7 @@ fn its_words_are_those_of_the_contract() {
         BTreeMap::new(),
     );
     let written =
-        Manifest::empty("public.t", "").with_snapshot(artifact(Kind::Snapshot, 1, None, 0x0019_F000), &schema);
+        Manifest::empty("public.t", "").with_snapshot(artifact(ArtifactKind::Snapshot, 1, None, 0x0019_F000), &schema);
     let mut json: serde_json::Value = serde_json::from_slice(&written.unwrap().to_json().unwrap()).unwrap();
     let bytes = serde_json::to_vec(&json).unwrap();
     json["artifacts"][0].as_object_mut().unwrap().remove("schema");
@@ -119,15 +122,16 @@ fn an_archive_of_another_writer_is_read() {
 
 #[test]
 fn an_object_s_name_follows_from_the_positions() {
-    let jsonl: crate::format::Format = "jsonl".parse().unwrap();
-    let diff = artifact(Kind::Diff, 3, Some(0x10), 0x20);
+    let jsonl: crate::format::ArtifactFormat = "jsonl".parse().unwrap();
+    let diff = artifact(ArtifactKind::Diff, 3, Some(0x10), 0x20);
     assert_eq!(diff.object(jsonl).as_deref(), Some("epoch=3/diff-0_10-0_20.jsonl"));
     assert_eq!(diff.object("protobuf".parse().unwrap()), None);
-    let here = manifest(vec![artifact(Kind::Snapshot, 1, None, 10)]).located(|object| format!("s3://b/{object}"));
+    let here =
+        manifest(vec![artifact(ArtifactKind::Snapshot, 1, None, 10)]).located(|object| format!("s3://b/{object}"));
     assert_eq!(here.artifacts[0].formats["jsonl"].uri, "s3://b/epoch=1/snapshot-0_A.jsonl");
-    let inherited = Stored { uri: "s3://b/t/epoch=1/snapshot-.jsonl".to_owned(), size_bytes: 1, sha256: None };
+    let inherited = ArtifactObject { uri: "s3://b/t/epoch=1/snapshot-.jsonl".to_owned(), size_bytes: 1, sha256: None };
     let formats = BTreeMap::from([("jsonl".to_owned(), inherited)]);
-    let base = Artifact { to_position: None, formats, ..artifact(Kind::Snapshot, 1, None, 10) };
+    let base = Artifact { to_position: None, formats, ..artifact(ArtifactKind::Snapshot, 1, None, 10) };
     assert_eq!(base.object(jsonl).as_deref(), Some("epoch=1/snapshot-.jsonl"));
 }
 
@@ -148,7 +152,7 @@ fn spelled_otherwise() -> &'static str {
 fn objects_are_named_as_the_manifest_spells_their_positions() {
     let manifest = Manifest::parse(spelled_otherwise().as_bytes(), None).unwrap();
     let names: Vec<String> =
-        manifest.artifacts.iter().map(|artifact| artifact.object(Format::JSONL).unwrap()).collect();
+        manifest.artifacts.iter().map(|artifact| artifact.object(ArtifactFormat::JSONL).unwrap()).collect();
     let expected =
         ["epoch=1/snapshot-a_b.jsonl", "epoch=2/snapshot-0_0019F000.jsonl", "epoch=2/diff-0_0019F000-0_0019F010.jsonl"];
     assert_eq!(names, expected);
@@ -176,7 +180,7 @@ fn a_manifest_that_is_written_again_keeps_its_spellings() {
     assert_eq!(Manifest::parse(&written, None).unwrap(), manifest);
     // A later epoch of a laredo writer has PostgreSQL's spelling, and leaves the others unchanged.
     let schema = columns::untyped(["id".to_owned()], &["id".to_owned()]).unwrap();
-    let next = manifest.with_snapshot(artifact(Kind::Snapshot, 3, None, 0x001A_0000), &schema).unwrap();
+    let next = manifest.with_snapshot(artifact(ArtifactKind::Snapshot, 3, None, 0x001A_0000), &schema).unwrap();
     let written = positions(&next.to_json().unwrap());
     assert_eq!(written[..6], positions(spelled_otherwise().as_bytes())[..6]);
     assert_eq!(written[6..], [serde_json::Value::Null, "0/1A0000".into(), "0/1A0000".into()]);
@@ -199,7 +203,8 @@ fn entry(name: &str, r#type: &str, type_oid: u32, key: u32) -> ColumnEntry {
 #[test]
 fn a_key_is_named_where_the_manifest_does_not() {
     let of = |entries: &[ColumnEntry], key: &[&str]| {
-        let manifest = Manifest { columns: entries.to_vec(), ..manifest(vec![artifact(Kind::Snapshot, 1, None, 10)]) };
+        let manifest =
+            Manifest { columns: entries.to_vec(), ..manifest(vec![artifact(ArtifactKind::Snapshot, 1, None, 10)]) };
         let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
         manifest.schema(1, &key).map(|schema| schema.map(|schema| schema.key().columns().to_vec()))
     };

@@ -2,12 +2,15 @@
 
 use laredo_core::{ArchivedChecksums, Checksum, ProjectError};
 
-use super::contents::CheckedTable;
-use super::object::Entries;
-use crate::format::{FormatError, ReadChange};
+use super::checked_table::CheckedTable;
+use super::object::ObjectEntries;
+use crate::format::{ArchivedChange, FormatError};
 
 /// Adds a snapshot's rows to a table. Returns the table and its number of keys.
-pub(super) fn fill(mut table: CheckedTable, entries: &mut Entries<'_>) -> Result<(CheckedTable, u64), FormatError> {
+pub(super) fn fill(
+    mut table: CheckedTable,
+    entries: &mut ObjectEntries<'_>,
+) -> Result<(CheckedTable, u64), FormatError> {
     while let Some(row) = entries.row()? {
         table.put(row)?;
     }
@@ -16,7 +19,7 @@ pub(super) fn fill(mut table: CheckedTable, entries: &mut Entries<'_>) -> Result
 }
 
 /// The changes of a diff.
-pub(super) struct Changes(Vec<ReadChange>);
+pub(super) struct ArchivedDiff(Vec<ArchivedChange>);
 
 /// A digest of a diff's changes that does not depend on the format they were read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,13 +29,13 @@ pub(super) struct ChangesDigest {
     gone: Checksum,
 }
 
-impl Changes {
-    pub(super) fn read(entries: &mut Entries<'_>) -> Result<Changes, FormatError> {
+impl ArchivedDiff {
+    pub(super) fn read(entries: &mut ObjectEntries<'_>) -> Result<ArchivedDiff, FormatError> {
         let mut changes = Vec::new();
         while let Some(change) = entries.change()? {
             changes.push(change);
         }
-        Ok(Changes(changes))
+        Ok(ArchivedDiff(changes))
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -47,13 +50,13 @@ impl Changes {
         let mut digest = ChangesDigest::default();
         for change in &self.0 {
             match change {
-                ReadChange::Truncate => digest.truncates += 1,
-                ReadChange::Put(row) => digest.rows = digest.rows.plus(sums.of_row(row.as_ref())?),
-                ReadChange::Move { from, to } => {
+                ArchivedChange::Truncate => digest.truncates += 1,
+                ArchivedChange::Put(row) => digest.rows = digest.rows.plus(sums.of_row(row.as_ref())?),
+                ArchivedChange::Move { from, to } => {
                     digest.rows = digest.rows.plus(sums.of_row(to.as_ref())?);
                     digest.gone = digest.gone.plus(sums.of_row(from.as_ref())?);
                 }
-                ReadChange::Delete(row) => digest.gone = digest.gone.plus(sums.of_row(row.as_ref())?),
+                ArchivedChange::Delete(row) => digest.gone = digest.gone.plus(sums.of_row(row.as_ref())?),
             }
         }
         Ok(digest)
@@ -69,19 +72,19 @@ impl Changes {
     /// # Errors
     /// If a row has a value that is invalid for its column.
     pub(super) fn apply_to(self, mut table: CheckedTable) -> Result<CheckedTable, ProjectError> {
-        if self.0.contains(&ReadChange::Truncate) {
+        if self.0.contains(&ArchivedChange::Truncate) {
             table.clear();
         }
         for change in &self.0 {
-            if let ReadChange::Move { from, .. } = change {
+            if let ArchivedChange::Move { from, .. } = change {
                 table.remove(from)?;
             }
         }
         for change in self.0 {
             match change {
-                ReadChange::Truncate => {}
-                ReadChange::Put(row) | ReadChange::Move { to: row, .. } => table.put(row)?,
-                ReadChange::Delete(row) => table.remove(&row)?,
+                ArchivedChange::Truncate => {}
+                ArchivedChange::Put(row) | ArchivedChange::Move { to: row, .. } => table.put(row)?,
+                ArchivedChange::Delete(row) => table.remove(&row)?,
             }
         }
         Ok(table)

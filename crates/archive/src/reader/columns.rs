@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use laredo_core::{KeyColumns, Schema};
 
-use super::object::{Entries, read};
-use super::{Archive, ReadError, ReadProgress};
-use crate::manifest::{Artifact, Broken, untyped};
+use super::object::{ObjectEntries, read_object};
+use super::{Archive, ArchiveReadError, ReadProgress};
+use crate::manifest::{Artifact, ManifestViolation, untyped};
 
 /// Returns a schema without columns.
 pub(super) fn none() -> Arc<Schema> {
@@ -19,24 +19,24 @@ impl Archive {
     ///
     /// # Errors
     /// If the columns are not those of a table.
-    pub fn has_columns(&self, epoch: u64) -> Result<bool, ReadError> {
+    pub fn has_columns(&self, epoch: u64) -> Result<bool, ArchiveReadError> {
         self.known_schema(epoch).map(|schema| schema.is_some())
     }
 
     /// Checks that the key of the newest rows is known.
     ///
     /// # Errors
-    /// [`ReadError::NoColumns`] if the key has to be named.
-    pub fn check_key(&self) -> Result<(), ReadError> {
+    /// [`ArchiveReadError::NoColumns`] if the key has to be named.
+    pub fn check_key(&self) -> Result<(), ArchiveReadError> {
         match self.key.is_empty() && self.known_schema(self.manifest.epoch)?.is_none() {
-            true => Err(ReadError::NoColumns { at: self.manifest_uri() }),
+            true => Err(ArchiveReadError::NoColumns { at: self.manifest_uri() }),
             false => Ok(()),
         }
     }
 
     /// Returns the schema of an epoch's artifacts, of which there is at least one. If the manifest
     /// lacks it, it consists of the field names in the rows, which are read for this.
-    pub(super) async fn schema(&self, artifacts: &[Artifact]) -> Result<Arc<Schema>, ReadError> {
+    pub(super) async fn schema(&self, artifacts: &[Artifact]) -> Result<Arc<Schema>, ArchiveReadError> {
         let epoch = artifacts.last().map_or(self.manifest.epoch, |last| last.epoch);
         if let Some(schema) = self.known_schema(epoch)? {
             return Ok(schema);
@@ -51,24 +51,28 @@ impl Archive {
         Ok(Arc::new(schema.map_err(|error| self.broken(error))?))
     }
 
-    pub(super) fn known_schema(&self, epoch: u64) -> Result<Option<Arc<Schema>>, ReadError> {
+    pub(super) fn known_schema(&self, epoch: u64) -> Result<Option<Arc<Schema>>, ArchiveReadError> {
         let schema = self.manifest.schema(epoch, &self.key).map_err(|error| self.broken(error))?;
         Ok(schema.map(Arc::new))
     }
 
-    async fn names(&self, artifact: &Artifact, mut names: BTreeSet<String>) -> Result<BTreeSet<String>, ReadError> {
+    async fn names(
+        &self,
+        artifact: &Artifact,
+        mut names: BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, ArchiveReadError> {
         let (format, kind) = (self.format_of(artifact)?, artifact.kind);
-        let all = move |entries: &mut Entries<'_>| {
+        let all = move |entries: &mut ObjectEntries<'_>| {
             let mut count = 0;
             while entries.names(kind, &mut names)? {
                 count += 1;
             }
             Ok((names, count))
         };
-        read(self, artifact, format, none(), &ReadProgress::default(), all).await
+        read_object(self, artifact, format, none(), &ReadProgress::default(), all).await
     }
 
-    fn broken(&self, error: Broken) -> ReadError {
-        ReadError::Columns { at: self.manifest_uri(), error }
+    fn broken(&self, error: ManifestViolation) -> ArchiveReadError {
+        ArchiveReadError::Columns { at: self.manifest_uri(), error }
     }
 }

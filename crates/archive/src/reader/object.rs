@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use laredo_core::Schema;
 use ring::digest::{Context, SHA256};
 
-use super::{Archive, ReadError};
-use crate::destination::staged::hex;
-use crate::format::{Format, FormatError, LineReader};
-use crate::manifest::{Artifact, Kind, Stored};
+use super::{Archive, ArchiveReadError};
+use crate::destination::staging::hex;
+use crate::format::{ArtifactFormat, ArtifactReader, FormatError};
+use crate::manifest::{Artifact, ArtifactKind, ArtifactObject};
 
 /// The number of bytes read so far. Clones share the counter.
 #[derive(Clone, Debug, Default)]
@@ -25,17 +25,17 @@ impl ReadProgress {
 }
 
 /// The entries of an object.
-pub(super) type Entries<'a> = LineReader<&'a mut Summed>;
+pub(super) type ObjectEntries<'a> = ArtifactReader<&'a mut HashedObjectInput>;
 
 /// The input of an object, with its hash and its number of bytes.
-pub(super) struct Summed {
+pub(super) struct HashedObjectInput {
     input: Box<dyn Read + Send>,
     sum: Context,
     bytes: u64,
     progress: ReadProgress,
 }
 
-impl Read for Summed {
+impl Read for HashedObjectInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.input.read(buffer)?;
         self.sum.update(buffer.get(..read).unwrap_or_default());
@@ -51,60 +51,64 @@ impl Read for Summed {
 /// # Errors
 /// If the object is missing, has another size, was altered or cannot be parsed. Each error names
 /// the object.
-pub(super) async fn read<T: Send + 'static>(
+pub(super) async fn read_object<T: Send + 'static>(
     archive: &Archive,
     artifact: &Artifact,
-    format: Format,
+    format: ArtifactFormat,
     schema: Arc<Schema>,
     progress: &ReadProgress,
-    take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError> + Send + 'static,
-) -> Result<T, ReadError> {
+    take: impl FnOnce(&mut ObjectEntries<'_>) -> Result<(T, u64), FormatError> + Send + 'static,
+) -> Result<T, ArchiveReadError> {
     let no_name = || {
         let uri = artifact.formats.get(format.id()).map(|stored| stored.uri.clone()).unwrap_or_default();
-        ReadError::Outside { at: archive.manifest_uri(), uri }
+        ArchiveReadError::Outside { at: archive.manifest_uri(), uri }
     };
     let object = artifact.object(format).ok_or_else(no_name)?;
     let at = archive.destination.uri(&object);
-    let stored =
-        artifact.formats.get(format.id()).cloned().unwrap_or(Stored { uri: at.clone(), size_bytes: 0, sha256: None });
+    let stored = artifact.formats.get(format.id()).cloned().unwrap_or(ArtifactObject {
+        uri: at.clone(),
+        size_bytes: 0,
+        sha256: None,
+    });
     // A count of 0 may mean that another writer left it out, so it is not checked then.
     let expected = match artifact.kind {
-        Kind::Snapshot => artifact.row_count,
-        Kind::Diff => artifact.change_count,
+        ArtifactKind::Snapshot => artifact.row_count,
+        ArtifactKind::Diff => artifact.change_count,
     };
     let is_counted = stored.sha256.is_some() || expected > 0;
     let input = archive.destination.open(&object).await?;
-    let summed = Summed { input, sum: Context::new(&SHA256), bytes: 0, progress: progress.clone() };
-    let broken_off = |error: tokio::task::JoinError| ReadError::BrokenOff { at: at.clone(), reason: error.to_string() };
+    let summed = HashedObjectInput { input, sum: Context::new(&SHA256), bytes: 0, progress: progress.clone() };
+    let broken_off =
+        |error: tokio::task::JoinError| ArchiveReadError::BrokenOff { at: at.clone(), reason: error.to_string() };
     let ended = {
         let at = at.clone();
         tokio::task::spawn_blocking(move || checked(summed, format, schema, &at, &stored, take))
     };
     let (taken, found) = ended.await.map_err(broken_off)??;
     if is_counted && found != expected {
-        return Err(ReadError::Count { at, expected, found });
+        return Err(ArchiveReadError::Count { at, expected, found });
     }
     Ok(taken)
 }
 
 fn checked<T>(
-    mut summed: Summed,
-    format: Format,
+    mut summed: HashedObjectInput,
+    format: ArtifactFormat,
     schema: Arc<Schema>,
     at: &str,
-    stored: &Stored,
-    take: impl FnOnce(&mut Entries<'_>) -> Result<(T, u64), FormatError>,
-) -> Result<(T, u64), ReadError> {
-    let taken = LineReader::new(format, schema, &mut summed).and_then(|mut entries| take(&mut entries));
+    stored: &ArtifactObject,
+    take: impl FnOnce(&mut ObjectEntries<'_>) -> Result<(T, u64), FormatError>,
+) -> Result<(T, u64), ArchiveReadError> {
+    let taken = ArtifactReader::new(format, schema, &mut summed).and_then(|mut entries| take(&mut entries));
     // The rest is read in any case: altered bytes explain every other error.
     io::copy(&mut summed, &mut io::sink())
-        .map_err(|error| ReadError::BrokenOff { at: at.to_owned(), reason: error.to_string() })?;
-    let Summed { sum, bytes, .. } = summed;
+        .map_err(|error| ArchiveReadError::BrokenOff { at: at.to_owned(), reason: error.to_string() })?;
+    let HashedObjectInput { sum, bytes, .. } = summed;
     if bytes != stored.size_bytes {
-        return Err(ReadError::Size { at: at.to_owned(), expected: stored.size_bytes, found: bytes });
+        return Err(ArchiveReadError::Size { at: at.to_owned(), expected: stored.size_bytes, found: bytes });
     }
     if stored.sha256.as_ref().is_some_and(|expected| *expected != hex(sum.finish().as_ref())) {
-        return Err(ReadError::Altered { at: at.to_owned() });
+        return Err(ArchiveReadError::Altered { at: at.to_owned() });
     }
-    taken.map_err(|error| ReadError::Entry { at: at.to_owned(), error: Box::new(error) })
+    taken.map_err(|error| ArchiveReadError::Entry { at: at.to_owned(), error: Box::new(error) })
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 
-use super::ReadError;
-use crate::destination::staged::hex;
+use super::ArchiveReadError;
+use crate::destination::staging::hex;
 use crate::destination::{Destination, DestinationError};
 use crate::layout::MANIFEST;
 use crate::manifest::{Manifest, SealedLink, SealedManifest};
@@ -19,14 +19,14 @@ pub(crate) async fn read_sealed(
     destination: &Arc<dyn Destination>,
     link: &SealedLink,
     table: &str,
-) -> Result<SealedManifest, ReadError> {
-    let outside = || ReadError::Outside { at: destination.uri(MANIFEST), uri: link.uri.clone() };
+) -> Result<SealedManifest, ArchiveReadError> {
+    let outside = || ArchiveReadError::Outside { at: destination.uri(MANIFEST), uri: link.uri.clone() };
     let object = link.object().ok_or_else(outside)?;
     let at = destination.uri(&object);
     let input = destination.open(&object).await?;
     let (link, table, read_at) = (link.clone(), table.to_owned(), at.clone());
     let reading = tokio::task::spawn_blocking(move || checked(input, &link, &table, read_at));
-    reading.await.map_err(|error| ReadError::BrokenOff { at, reason: error.to_string() })?
+    reading.await.map_err(|error| ArchiveReadError::BrokenOff { at, reason: error.to_string() })?
 }
 
 fn checked(
@@ -34,7 +34,7 @@ fn checked(
     link: &SealedLink,
     table: &str,
     at: String,
-) -> Result<SealedManifest, ReadError> {
+) -> Result<SealedManifest, ArchiveReadError> {
     let mut bytes = Vec::new();
     if let Err(error) = input.take(link.size_bytes.saturating_add(1)).read_to_end(&mut bytes) {
         let error = DestinationError::Unavailable { doing: "read", at, reason: error.to_string() };
@@ -42,12 +42,12 @@ fn checked(
     }
     let found = bytes.len() as u64;
     if found != link.size_bytes {
-        return Err(ReadError::Size { at, expected: link.size_bytes, found });
+        return Err(ArchiveReadError::Size { at, expected: link.size_bytes, found });
     }
     if hex(digest(&SHA256, &bytes).as_ref()) != link.sha256 {
-        return Err(ReadError::Altered { at });
+        return Err(ArchiveReadError::Altered { at });
     }
-    SealedManifest::parse(&bytes, link, table).map_err(|error| ReadError::Manifest { at, error })
+    SealedManifest::parse(&bytes, link, table).map_err(|error| ArchiveReadError::Manifest { at, error })
 }
 
 /// Reads sealed manifests from the newest to the oldest, each with its link. Stops before the first
@@ -59,7 +59,7 @@ pub(crate) async fn walk_sealed(
     destination: &Arc<dyn Destination>,
     manifest: &Manifest,
     mut is_last: impl FnMut(&SealedLink) -> bool,
-) -> Result<Vec<(SealedLink, SealedManifest)>, ReadError> {
+) -> Result<Vec<(SealedLink, SealedManifest)>, ArchiveReadError> {
     let oldest = manifest.oldest_epoch.unwrap_or(0);
     let (mut next, mut read) = (manifest.sealed.clone(), Vec::new());
     while let Some(link) = next.filter(|link| link.last_epoch >= oldest) {
@@ -80,7 +80,7 @@ pub(crate) async fn walk_sealed(
 pub(super) async fn with_all_epochs(
     destination: &Arc<dyn Destination>,
     manifest: Manifest,
-) -> Result<Manifest, ReadError> {
+) -> Result<Manifest, ArchiveReadError> {
     if manifest.sealed.is_none() {
         return Ok(manifest);
     }
@@ -88,7 +88,7 @@ pub(super) async fn with_all_epochs(
     read.reverse();
     let artifacts = read.into_iter().flat_map(|(_, sealed)| sealed.artifacts).collect();
     let whole = manifest.unsealed(artifacts).located(|object| destination.uri(object));
-    let wrong = |error| ReadError::Manifest { at: destination.uri(MANIFEST), error };
+    let wrong = |error| ArchiveReadError::Manifest { at: destination.uri(MANIFEST), error };
     whole.check().map_err(|error| wrong(error.into()))?;
     Ok(whole)
 }

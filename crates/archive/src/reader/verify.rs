@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use laredo_core::{ArchivedChecksums, Checksum, Schema};
 
-use super::apply::{Changes, ChangesDigest, fill};
-use super::contents::CheckedTable;
-use super::object::{Entries, read};
-use super::{Archive, ReadError, ReadProgress};
-use crate::format::Format;
-use crate::manifest::{Artifact, Kind};
+use super::apply::{ArchivedDiff, ChangesDigest, fill};
+use super::checked_table::CheckedTable;
+use super::object::{ObjectEntries, read_object};
+use super::{Archive, ArchiveReadError, ReadProgress};
+use crate::format::ArtifactFormat;
+use crate::manifest::{Artifact, ArtifactKind};
 
 /// A fault of an archive.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub struct Damage {
+pub struct ArtifactDamage {
     /// The number of the artifact, from 0.
     pub artifact: usize,
     /// The error in the artifact.
-    pub error: ReadError,
+    pub error: ArchiveReadError,
 }
 
 /// The rows at an artifact's end, as far as its epoch could be read.
@@ -31,7 +31,7 @@ struct EpochRows {
 }
 
 /// The result of reading an object.
-struct ReadObject {
+struct VerifiedObject {
     /// The rows after this object, if those before it were known.
     rows: Option<EpochRows>,
     /// The digest of a diff's changes.
@@ -45,15 +45,15 @@ impl Archive {
     /// Every object is read to its end. Its bytes, its entries and the checksum of the resulting
     /// rows are compared with the manifest. The manifest's entries about histories are compared
     /// with each other. The manifest's own rules were already checked when it was opened.
-    pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(Damage)) {
+    pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(ArtifactDamage)) {
         for fault in self.manifest.history_faults() {
             let epoch = self.manifest.artifacts.get(fault.number).map_or(0, |artifact| artifact.epoch);
-            let error = ReadError::History { at: self.manifest_uri(), epoch, reason: fault.reason };
-            found(Damage { artifact: fault.number, error });
+            let error = ArchiveReadError::History { at: self.manifest_uri(), epoch, reason: fault.reason };
+            found(ArtifactDamage { artifact: fault.number, error });
         }
         let mut rows = None;
         for (number, artifact) in self.manifest.artifacts.iter().enumerate() {
-            let mut damage = |error| found(Damage { artifact: number, error });
+            let mut damage = |error| found(ArtifactDamage { artifact: number, error });
             if let Err(error) = self.format_of(artifact) {
                 damage(error);
             }
@@ -74,7 +74,7 @@ impl Archive {
             let mut first = None;
             for format in formats {
                 let read = self.verify_object(artifact, format, schema.clone(), before.take(), progress).await;
-                let ReadObject { rows: after, digest } = match read {
+                let VerifiedObject { rows: after, digest } = match read {
                     Ok(read) => read,
                     Err(error) => {
                         damage(error);
@@ -82,14 +82,14 @@ impl Archive {
                     }
                 };
                 if *first.get_or_insert(digest) != digest {
-                    damage(ReadError::Formats { at: self.object_uri(artifact, format) });
+                    damage(ArchiveReadError::Formats { at: self.object_uri(artifact, format) });
                 }
                 let Some(EpochRows { table, offset }) = after else { continue };
                 let (is_right, offset) = judge(artifact.checksum, table.checksum(), offset);
                 if !is_right {
                     let expected = artifact.checksum.unwrap_or_default();
                     let at = self.object_uri(artifact, format);
-                    damage(ReadError::Contents { at, expected, found: table.checksum() });
+                    damage(ArchiveReadError::Contents { at, expected, found: table.checksum() });
                 }
                 rows.get_or_insert(EpochRows { table, offset });
             }
@@ -99,20 +99,20 @@ impl Archive {
     async fn verify_object(
         &self,
         artifact: &Artifact,
-        format: Format,
+        format: ArtifactFormat,
         schema: Arc<Schema>,
         before: Option<EpochRows>,
         progress: &ReadProgress,
-    ) -> Result<ReadObject, ReadError> {
+    ) -> Result<VerifiedObject, ArchiveReadError> {
         let (kind, of) = (artifact.kind, schema.clone());
-        let all = move |entries: &mut Entries<'_>| match kind {
-            Kind::Snapshot => {
+        let all = move |entries: &mut ObjectEntries<'_>| match kind {
+            ArtifactKind::Snapshot => {
                 let (table, count) = fill(CheckedTable::new(of), entries)?;
                 let rows = EpochRows { table, offset: Checksum::default() };
-                Ok((ReadObject { rows: Some(rows), digest: ChangesDigest::default() }, count))
+                Ok((VerifiedObject { rows: Some(rows), digest: ChangesDigest::default() }, count))
             }
-            Kind::Diff => {
-                let changes = Changes::read(entries)?;
+            ArtifactKind::Diff => {
+                let changes = ArchivedDiff::read(entries)?;
                 let (count, digest) = (changes.count(), changes.digest(&ArchivedChecksums::new(of))?);
                 let rows = match before {
                     Some(EpochRows { table, offset }) => {
@@ -122,10 +122,10 @@ impl Archive {
                     }
                     None => None,
                 };
-                Ok((ReadObject { rows, digest }, count))
+                Ok((VerifiedObject { rows, digest }, count))
             }
         };
-        read(self, artifact, format, schema, progress, all).await
+        read_object(self, artifact, format, schema, progress, all).await
     }
 
     /// Returns the number of bytes that [`Archive::verify`] reads.

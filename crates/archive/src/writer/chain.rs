@@ -5,42 +5,44 @@ use std::time::{Duration, SystemTime};
 use laredo_core::Lsn;
 use tokio::time::Instant;
 
-use crate::manifest::{Artifact, Kind, Manifest};
-use crate::rebase::Progress;
+use crate::manifest::{Artifact, ArtifactKind, Manifest};
+use crate::rebase::ChainProgress;
 
 /// The sizes and times of the manifest's newest chain.
 #[derive(Clone, Debug)]
-pub(super) struct Chain {
+pub(super) struct NewestChain {
     pub(super) head: Option<Lsn>,
     pub(super) epoch: u64,
     /// The time when the snapshot was written.
     base: Option<Instant>,
     /// The time when the newest artifact was written.
     newest: Instant,
-    written: Progress,
+    written: ChainProgress,
 }
 
-impl Chain {
+impl NewestChain {
     /// Returns the newest chain of a manifest. `wall` is the current time by the clock of the
     /// artifacts' times.
-    pub(super) fn of(manifest: &Manifest, wall: SystemTime) -> Chain {
+    pub(super) fn of(manifest: &Manifest, wall: SystemTime) -> NewestChain {
         let (now, chain) = (Instant::now(), manifest.chain());
         let written_at = |artifact: &Artifact| {
             let ago = artifact.written_at().and_then(|at| wall.duration_since(at).ok()).unwrap_or(Duration::ZERO);
             now.checked_sub(ago).unwrap_or(now)
         };
-        let mut written = Progress::default();
+        let mut written = ChainProgress::default();
         for artifact in chain {
             match artifact.kind {
-                Kind::Snapshot => (written.base_bytes, written.base_rows) = (bytes(artifact), artifact.row_count),
-                Kind::Diff => {
+                ArtifactKind::Snapshot => {
+                    (written.base_bytes, written.base_rows) = (bytes(artifact), artifact.row_count)
+                }
+                ArtifactKind::Diff => {
                     written.diff_bytes += bytes(artifact);
                     written.churn_records += artifact.change_count;
                     written.diffs += 1;
                 }
             }
         }
-        Chain {
+        NewestChain {
             head: manifest.head_position,
             epoch: manifest.epoch,
             base: chain.first().map(written_at),
@@ -51,19 +53,19 @@ impl Chain {
 
     /// Returns the chain after an artifact was written just now. Wall clocks may jump, so only
     /// artifacts from before this start are dated by one.
-    pub(super) fn after(&self, manifest: &Manifest, kind: Kind) -> Chain {
+    pub(super) fn after(&self, manifest: &Manifest, kind: ArtifactKind) -> NewestChain {
         let now = Instant::now();
         let base = match kind {
-            Kind::Snapshot => Some(now),
-            Kind::Diff => self.base,
+            ArtifactKind::Snapshot => Some(now),
+            ArtifactKind::Diff => self.base,
         };
-        Chain { base, newest: now, ..Chain::of(manifest, SystemTime::UNIX_EPOCH) }
+        NewestChain { base, newest: now, ..NewestChain::of(manifest, SystemTime::UNIX_EPOCH) }
     }
 
     /// Returns the progress with `depth` keys in the buffer.
-    pub(super) fn progress(&self, depth: u64) -> Progress {
+    pub(super) fn progress(&self, depth: u64) -> ChainProgress {
         let now = Instant::now();
-        Progress {
+        ChainProgress {
             since_base: self.base.map(|at| now.duration_since(at)),
             since_artifact: now.duration_since(self.newest),
             churn_records: self.written.churn_records + depth,

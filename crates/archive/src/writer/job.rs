@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use laredo_core::{ArchivedChecksums, Checksum, Lsn, TableState};
 
-use super::held::RowsVersion;
-use super::ledger::{Ledger, PutError, Wait};
-use super::report::Report;
-use super::status::Written;
-use super::{Tools, WriterError};
-use crate::encode::{self, Encoded};
-use crate::events::Event;
+use super::buffered_state::RowsVersion;
+use super::ledger::{LedgerRetryPolicy, ManifestLedger, PutError};
+use super::report::WriterReport;
+use super::status::WrittenArtifact;
+use super::{WriterContext, WriterError};
+use crate::encode::{self, EncodedArtifact};
+use crate::events::ArtifactEvent;
 use crate::format::FormatError;
 use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, Kind, Manifest, SourceId, Stored};
-use crate::net::Net;
-use crate::writer::Plan;
+use crate::manifest::{Artifact, ArtifactKind, ArtifactObject, Manifest, SourceId};
+use crate::net_changes::NetChangeSet;
+use crate::writer::ArtifactPlan;
 
 /// The state to write: `net` leads to it from `before`.
-pub(crate) struct Job {
+pub(crate) struct ArtifactJob {
     pub(crate) before: Arc<TableState>,
-    pub(crate) net: Arc<Net>,
+    pub(crate) net: Arc<NetChangeSet>,
     /// The position of `before`.
     pub(crate) from: Lsn,
     pub(crate) to: Lsn,
@@ -34,78 +34,91 @@ pub(crate) struct Job {
     /// The newest position up to which the history of the archive's head and that of the rows are
     /// known to be the same.
     pub(crate) shared_until: Lsn,
-    pub(crate) plan: Plan,
+    pub(crate) plan: ArtifactPlan,
 }
 
 /// The result of a job. The ledger is returned in every case.
-pub(crate) struct JobEnd {
-    pub(crate) ledger: Ledger,
-    pub(crate) result: Result<Written, JobError>,
+pub(crate) struct ArtifactJobEnd {
+    pub(crate) ledger: ManifestLedger,
+    pub(crate) result: Result<WrittenArtifact, ArtifactJobError>,
 }
 
 /// The reason why a job did not write its artifact.
 #[derive(Debug)]
-pub(crate) enum JobError {
+pub(crate) enum ArtifactJobError {
     /// Other objects have the same names. A later epoch has other names.
     Occupied { epoch: u64 },
     /// The writer has to end.
     Writer(WriterError),
 }
 
-impl From<WriterError> for JobError {
-    fn from(error: WriterError) -> JobError {
-        JobError::Writer(error)
+impl From<WriterError> for ArtifactJobError {
+    fn from(error: WriterError) -> ArtifactJobError {
+        ArtifactJobError::Writer(error)
     }
 }
 
-impl Job {
-    pub(crate) async fn run(self, mut ledger: Ledger, tools: Arc<Tools>, report: Report) -> JobEnd {
+impl ArtifactJob {
+    pub(crate) async fn run(
+        self,
+        mut ledger: ManifestLedger,
+        tools: Arc<WriterContext>,
+        report: WriterReport,
+    ) -> ArtifactJobEnd {
         let result = self.write(&mut ledger, &tools, &report).await;
-        JobEnd { ledger, result }
+        ArtifactJobEnd { ledger, result }
     }
 
-    async fn write(self, ledger: &mut Ledger, tools: &Arc<Tools>, report: &Report) -> Result<Written, JobError> {
+    async fn write(
+        self,
+        ledger: &mut ManifestLedger,
+        tools: &Arc<WriterContext>,
+        report: &WriterReport,
+    ) -> Result<WrittenArtifact, ArtifactJobError> {
         let job = Arc::new(self);
-        let (kind, encoded) = encoded(&job, tools, report).await?;
+        let (kind, encoded) = encode_with_retries(&job, tools, report).await?;
         report.hex_cells(&encoded.hex);
         let created_at = tools.now();
         let (epoch, from) = match (kind, &job.plan) {
-            (Kind::Snapshot, Plan::Base { epoch_least, .. }) => (*epoch_least, None),
-            (Kind::Snapshot, Plan::Diff { .. }) => (ledger.manifest().epoch + 1, None),
-            (Kind::Diff, _) => (ledger.manifest().epoch, Some(job.from)),
+            (ArtifactKind::Snapshot, ArtifactPlan::Base { epoch_least, .. }) => (*epoch_least, None),
+            (ArtifactKind::Snapshot, ArtifactPlan::Diff { .. }) => (ledger.manifest().epoch + 1, None),
+            (ArtifactKind::Diff, _) => (ledger.manifest().epoch, Some(job.from)),
         };
         let mut artifact = Artifact::new(kind, epoch, from, job.to, &created_at);
         match kind {
-            Kind::Snapshot => artifact.row_count = encoded.count,
-            Kind::Diff => artifact.change_count = encoded.count,
+            ArtifactKind::Snapshot => artifact.row_count = encoded.count,
+            ArtifactKind::Diff => artifact.change_count = encoded.count,
         }
         artifact.checksum = Some(encoded.checksum);
         artifact.mark = job.version.mark.filter(|mark| mark.commit.end <= job.to);
-        if kind == Kind::Snapshot {
+        if kind == ArtifactKind::Snapshot {
             let history = ledger.manifest().next_history(epoch, job.to, job.shared_until, job.source.clone());
             artifact.history = Some(Box::new(history));
         }
         let Some(first) = ledger.first().cloned() else { return Err(WriterError::NoDestination.into()) };
         for staged in &encoded.objects {
-            let stored =
-                Stored { uri: String::new(), size_bytes: staged.size_bytes, sha256: Some(staged.sha256.clone()) };
+            let stored = ArtifactObject {
+                uri: String::new(),
+                size_bytes: staged.size_bytes,
+                sha256: Some(staged.sha256.clone()),
+            };
             artifact.formats.insert(staged.format.id().to_owned(), stored);
         }
-        match ledger.put(&artifact, &encoded.objects, tools, report).await {
+        match ledger.put_artifact(&artifact, &encoded.objects, tools, report).await {
             Ok(()) => {}
-            Err(PutError::Occupied) => return Err(JobError::Occupied { epoch }),
+            Err(PutError::Occupied) => return Err(ArtifactJobError::Occupied { epoch }),
             Err(PutError::Writer(error)) => return Err(error.into()),
         }
-        let mut next = next(ledger.manifest(), artifact, &job)?;
-        if let (Kind::Snapshot, Some(keep)) = (kind, tools.options.keep_epochs) {
-            next = ledger.retained(next, keep, report).await;
+        let mut next = next_manifest(ledger.manifest(), artifact, &job)?;
+        if let (ArtifactKind::Snapshot, Some(keep)) = (kind, tools.options.keep_epochs) {
+            next = ledger.drop_old_epochs(next, keep, report).await;
         }
         let next = ledger.seal(next, tools, report).await?;
         let next = next.located(|object| first.uri(object));
         ledger.advance(next, tools, report).await?;
-        ledger.follow(Wait::Once, tools, report).await?;
-        tell(ledger.manifest(), first.uri(MANIFEST), tools);
-        Ok(Written {
+        ledger.follow(LedgerRetryPolicy::Once, tools, report).await?;
+        publish_event(ledger.manifest(), first.uri(MANIFEST), tools);
+        Ok(WrittenArtifact {
             kind,
             epoch,
             from_position: from,
@@ -119,10 +132,10 @@ impl Job {
 }
 
 /// Returns the manifest with a new artifact.
-fn next(manifest: &Manifest, artifact: Artifact, job: &Job) -> Result<Manifest, WriterError> {
+fn next_manifest(manifest: &Manifest, artifact: Artifact, job: &ArtifactJob) -> Result<Manifest, WriterError> {
     let next = match artifact.kind {
-        Kind::Snapshot => manifest.with_snapshot(artifact, job.before.schema()),
-        Kind::Diff => manifest.with_diff(artifact),
+        ArtifactKind::Snapshot => manifest.with_snapshot(artifact, job.before.schema()),
+        ArtifactKind::Diff => manifest.with_diff(artifact),
     };
     let next = next.map_err(WriterError::Broken)?;
     let definition = job.version.definition;
@@ -131,11 +144,15 @@ fn next(manifest: &Manifest, artifact: Artifact, job: &Job) -> Result<Manifest, 
 }
 
 /// Encodes on a separate thread. I/O errors are retried.
-async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<(Kind, Encoded), WriterError> {
+async fn encode_with_retries(
+    job: &Arc<ArtifactJob>,
+    tools: &Arc<WriterContext>,
+    report: &WriterReport,
+) -> Result<(ArtifactKind, EncodedArtifact), WriterError> {
     let mut backoff = tools.backoff();
     loop {
         let (job, at_work) = (job.clone(), tools.clone());
-        let encoded = tokio::task::spawn_blocking(move || encode(&job, &at_work));
+        let encoded = tokio::task::spawn_blocking(move || encode_artifact(&job, &at_work));
         match encoded.await {
             Ok(Ok(encoded)) => return Ok(encoded),
             Ok(Err(FormatError::Io(error))) => report.retried(&format!("cannot write in {}: {error}", tools.stager)),
@@ -146,30 +163,30 @@ async fn encoded(job: &Arc<Job>, tools: &Arc<Tools>, report: &Report) -> Result<
     }
 }
 
-fn encode(job: &Job, tools: &Tools) -> Result<(Kind, Encoded), FormatError> {
+fn encode_artifact(job: &ArtifactJob, tools: &WriterContext) -> Result<(ArtifactKind, EncodedArtifact), FormatError> {
     let (before, net, options) = (&*job.before, &*job.net, &tools.options);
     let sums = ArchivedChecksums::new(before.schema().clone());
     // The running checksum is of bytes, so it applies only to rows that are read back byte for
     // byte.
     let known = sums.are_of_bytes().then_some(job.checksum);
-    if let Plan::Diff { bytes_left } = job.plan {
+    if let ArtifactPlan::Diff { bytes_left } = job.plan {
         let mut diff = encode::diff(&tools.stager, &options.diff_formats, before, net)?;
         diff.checksum = known.map_or_else(|| net.archived_checksum(before, &sums, job.archived), Ok)?;
         if bytes_left.is_none_or(|left| diff.bytes() < left) {
-            return Ok((Kind::Diff, diff));
+            return Ok((ArtifactKind::Diff, diff));
         }
         tracing::info!(table = %options.table, bytes = diff.bytes(), "the diff is so large that a new base is written");
     }
     let mut base = encode::base(&tools.stager, &options.snapshot_formats, before, net)?;
     base.checksum = known.map_or_else(|| encode::checksum(net.rows(before), &sums), Ok)?;
-    Ok((Kind::Snapshot, base))
+    Ok((ArtifactKind::Snapshot, base))
 }
 
 /// Publishes the event about the manifest's newest artifact.
-fn tell(manifest: &Manifest, manifest_uri: String, tools: &Tools) {
+fn publish_event(manifest: &Manifest, manifest_uri: String, tools: &WriterContext) {
     let Some(artifact) = manifest.artifacts.last() else { return };
     let shown = |position: Option<Lsn>| position.map(|position| position.to_string());
-    (tools.publish)(Event {
+    (tools.publish)(ArtifactEvent {
         table: manifest.table.clone(),
         kind: artifact.kind,
         epoch: artifact.epoch,

@@ -6,30 +6,30 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::report::Report;
-use super::{Tools, WriterError};
-use crate::backoff::Backoff;
-use crate::destination::{Destination, DestinationError, Staged, Tag, Versioned};
-use crate::format::Format;
+use super::report::WriterReport;
+use super::{WriterContext, WriterError};
+use crate::backoff::RetryDelays;
+use crate::destination::{Destination, DestinationError, ManifestTag, StagedArtifact, VersionedManifest};
+use crate::format::ArtifactFormat;
 use crate::layout::MANIFEST;
 use crate::manifest::{Artifact, Manifest, WriterId};
 use sealing::SealedCache;
 
 /// The manifest that this writer holds, at all its destinations.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct ManifestLedger {
     manifest: Manifest,
     writer: WriterId,
-    places: Vec<Place>,
+    places: Vec<LedgerDestination>,
     sealed: SealedCache,
 }
 
 /// A destination, and its known contents.
 #[derive(Debug)]
-struct Place {
+struct LedgerDestination {
     destination: Arc<dyn Destination>,
     /// The manifest that was last seen there; `None` if it has to be read, at first or again.
-    seen: Option<Seen>,
+    seen: Option<ObservedManifest>,
     /// True once a probe has shown that the destination keeps two writers apart.
     is_probed: bool,
     /// The SHA-256 of a sealed manifest that is here with everything that it and its predecessors
@@ -38,12 +38,12 @@ struct Place {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct ObservedManifest {
     manifest: Option<Manifest>,
-    tag: Option<Tag>,
+    tag: Option<ManifestTag>,
 }
 
-impl Ledger {
+impl ManifestLedger {
     /// Takes over an archive. From then on, older writers are refused.
     ///
     /// # Errors
@@ -52,26 +52,26 @@ impl Ledger {
         destinations: Vec<Arc<dyn Destination>>,
         table: &str,
         id: &str,
-        tools: &Tools,
-        report: &Report,
-    ) -> Result<Ledger, WriterError> {
-        let mut places: Vec<Place> = destinations
+        tools: &WriterContext,
+        report: &WriterReport,
+    ) -> Result<ManifestLedger, WriterError> {
+        let mut places: Vec<LedgerDestination> = destinations
             .into_iter()
-            .map(|destination| Place { destination, seen: None, is_probed: false, sealed: None })
+            .map(|destination| LedgerDestination { destination, seen: None, is_probed: false, sealed: None })
             .collect();
         let first = places.first_mut().ok_or(WriterError::NoDestination)?;
         let mut backoff = tools.backoff();
         loop {
             match first.claim(table, id, &tools.now()).await {
                 Ok(Some((manifest, writer))) => {
-                    let ledger = Ledger { manifest, writer, places, sealed: SealedCache::default() };
-                    ledger.tell(report);
+                    let ledger = ManifestLedger { manifest, writer, places, sealed: SealedCache::default() };
+                    ledger.report_behind(report);
                     return Ok(ledger);
                 }
                 // Another writer claimed the archive first; the next try takes a higher number.
                 Ok(None) => report.conflict(),
                 Err(WriterError::Destination(error)) if tools.options.waits_at_start && may_pass(&error) => {
-                    report.failed(0, &error);
+                    report.report_failed_call(0, &error);
                     backoff.wait().await;
                 }
                 Err(error) => return Err(error),
@@ -100,18 +100,18 @@ impl Ledger {
     ///
     /// # Errors
     /// When other objects have the same names, or another writer has taken over.
-    pub(crate) async fn put(
+    pub(crate) async fn put_artifact(
         &mut self,
         artifact: &Artifact,
-        objects: &[Staged],
-        tools: &Tools,
-        report: &Report,
+        objects: &[StagedArtifact],
+        tools: &WriterContext,
+        report: &WriterReport,
     ) -> Result<(), PutError> {
-        self.follow(Wait::UntilDone, tools, report).await?;
+        self.follow(LedgerRetryPolicy::UntilDone, tools, report).await?;
         let puts = self.places.iter().enumerate().map(|(number, place)| async move {
             for staged in objects {
                 let name = artifact.object(staged.format).unwrap_or_default();
-                place.put(number, &name, staged, tools, report).await?;
+                place.put_object(number, &name, staged, tools, report).await?;
             }
             Ok(())
         });
@@ -128,7 +128,12 @@ impl Ledger {
     /// # Errors
     /// When another writer has taken over, or when another program has replaced or removed the
     /// manifest.
-    pub(crate) async fn advance(&mut self, next: Manifest, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+    pub(crate) async fn advance(
+        &mut self,
+        next: Manifest,
+        tools: &WriterContext,
+        report: &WriterReport,
+    ) -> Result<(), WriterError> {
         let next = Manifest { writer: Some(self.writer.clone()), ..next };
         let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
         let mut backoff = tools.backoff();
@@ -137,23 +142,23 @@ impl Ledger {
                 Ok(bytes) => break report.manifest_bytes(bytes),
                 Err(DestinationError::Moved { .. }) => {
                     report.conflict();
-                    first.settle(&next, &self.writer, tools, report).await?;
+                    first.check_ownership(&next, &self.writer, tools, report).await?;
                 }
                 Err(error) => {
-                    report.failed(0, &error);
+                    report.report_failed_call(0, &error);
                     backoff.wait().await;
                 }
             }
         }
         self.manifest = next;
-        self.tell(report);
+        self.report_behind(report);
         Ok(())
     }
 
     /// Reports which destinations lack something.
-    fn tell(&self, report: &Report) {
+    fn report_behind(&self, report: &WriterReport) {
         for (number, place) in self.places.iter().enumerate().skip(1) {
-            report.is_behind(number, !place.has(&self.manifest));
+            report.set_behind(number, !place.has_manifest(&self.manifest));
         }
     }
 
@@ -163,7 +168,12 @@ impl Ledger {
     /// # Errors
     /// When one has a newer archive than the first, another table's archive, or the claim of a
     /// newer writer.
-    pub(crate) async fn follow(&mut self, wait: Wait, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+    pub(crate) async fn follow(
+        &mut self,
+        wait: LedgerRetryPolicy,
+        tools: &WriterContext,
+        report: &WriterReport,
+    ) -> Result<(), WriterError> {
         let Some((first, others)) = self.places.split_first_mut() else { return Err(WriterError::NoDestination) };
         let (first, manifest, writer) = (&first.destination, &self.manifest, &self.writer);
         let follows = others.iter_mut().enumerate().map(|(number, place)| async move {
@@ -174,37 +184,41 @@ impl Ledger {
                     Err(WriterError::Destination(error)) => error,
                     Err(error) => return Err(error),
                 };
-                report.failed(number + 1, &error);
-                if wait == Wait::Once {
+                report.report_failed_call(number + 1, &error);
+                if wait == LedgerRetryPolicy::Once {
                     return Ok(());
                 }
                 backoff.wait().await;
             }
         });
         let ended = join_all(follows).await.into_iter().collect();
-        self.tell(report);
+        self.report_behind(report);
         ended
     }
 
     /// Returns true if another destination lacks something that the first one has.
     pub(crate) fn is_behind(&self) -> bool {
-        self.places.iter().skip(1).any(|place| !place.has(&self.manifest))
+        self.places.iter().skip(1).any(|place| !place.has_manifest(&self.manifest))
     }
 
     /// Checks that this writer still holds the archive.
     ///
     /// # Errors
     /// [`WriterError::Fenced`] or [`WriterError::Replaced`] if it does not.
-    pub(crate) async fn check_fence(&mut self, tools: &Tools, report: &Report) -> Result<(), WriterError> {
+    pub(crate) async fn check_fence(
+        &mut self,
+        tools: &WriterContext,
+        report: &WriterReport,
+    ) -> Result<(), WriterError> {
         let (manifest, writer) = (self.manifest.clone(), self.writer.clone());
         let first = self.places.first_mut().ok_or(WriterError::NoDestination)?;
-        first.settle(&manifest, &writer, tools, report).await
+        first.check_ownership(&manifest, &writer, tools, report).await
     }
 }
 
 /// The retry policy for calls that fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum LedgerRetryPolicy {
     Once,
     UntilDone,
 }
@@ -223,21 +237,21 @@ impl From<WriterError> for PutError {
     }
 }
 
-impl Place {
+impl LedgerDestination {
     /// Takes the next fencing number. Returns `None` if another writer did so at the same time.
     async fn claim(&mut self, table: &str, id: &str, now: &str) -> Result<Option<(Manifest, WriterId)>, WriterError> {
-        let Seen { manifest, tag } = self.look(Some(table)).await?;
+        let ObservedManifest { manifest, tag } = self.read_manifest(Some(table)).await?;
         self.probe().await?;
         let manifest = manifest.unwrap_or_else(|| Manifest::empty(table, now));
         let fence = manifest.writer.as_ref().map_or(0, |writer| writer.fence);
         if let Some(writer) = manifest.writer.clone().filter(|writer| writer.id == id) {
             // The response to an earlier try was lost.
-            self.seen = Some(Seen { manifest: Some(manifest.clone()), tag });
+            self.seen = Some(ObservedManifest { manifest: Some(manifest.clone()), tag });
             return Ok(Some((manifest, writer)));
         }
         let writer = WriterId { id: id.to_owned(), fence: fence.saturating_add(1) };
         let claimed = Manifest { writer: Some(writer.clone()), ..manifest };
-        self.seen = Some(Seen { manifest: None, tag });
+        self.seen = Some(ObservedManifest { manifest: None, tag });
         match self.publish(&claimed).await {
             Ok(_) => Ok(Some((claimed, writer))),
             Err(DestinationError::Moved { .. }) => Ok(None),
@@ -254,13 +268,13 @@ impl Place {
         Ok(())
     }
 
-    async fn look(&self, table: Option<&str>) -> Result<Seen, WriterError> {
-        let Some(Versioned { bytes, tag }) = self.destination.manifest().await? else {
-            return Ok(Seen { manifest: None, tag: None });
+    async fn read_manifest(&self, table: Option<&str>) -> Result<ObservedManifest, WriterError> {
+        let Some(VersionedManifest { bytes, tag }) = self.destination.manifest().await? else {
+            return Ok(ObservedManifest { manifest: None, tag: None });
         };
         let at = self.destination.uri(MANIFEST);
         let manifest = Manifest::parse(&bytes, table).map_err(|error| WriterError::Manifest { at, error })?;
-        Ok(Seen { manifest: Some(manifest), tag: Some(tag) })
+        Ok(ObservedManifest { manifest: Some(manifest), tag: Some(tag) })
     }
 
     /// Publishes a manifest over the one that was seen. Returns the size of the new one in bytes.
@@ -274,7 +288,7 @@ impl Place {
         let bytes = here.to_json().map_err(broken)?;
         let over = self.seen.as_ref().and_then(|seen| seen.tag.as_ref());
         let tag = self.destination.publish(&bytes, over).await?;
-        self.seen = Some(Seen { manifest: Some(here), tag: Some(tag) });
+        self.seen = Some(ObservedManifest { manifest: Some(here), tag: Some(tag) });
         Ok(bytes.len() as u64)
     }
 
@@ -284,19 +298,19 @@ impl Place {
     /// # Errors
     /// When another writer has taken over, or when another program has replaced or removed the
     /// manifest.
-    async fn settle(
+    async fn check_ownership(
         &mut self,
         next: &Manifest,
         ours: &WriterId,
-        tools: &Tools,
-        report: &Report,
+        tools: &WriterContext,
+        report: &WriterReport,
     ) -> Result<(), WriterError> {
         let mut backoff = tools.backoff();
         let seen = loop {
-            match self.look(Some(&next.table)).await {
+            match self.read_manifest(Some(&next.table)).await {
                 Ok(seen) => break seen,
                 Err(WriterError::Destination(error)) => {
-                    report.failed(0, &error);
+                    report.report_failed_call(0, &error);
                     backoff.wait().await;
                 }
                 Err(error) => return Err(error),
@@ -314,7 +328,7 @@ impl Place {
         }
     }
 
-    fn has(&self, manifest: &Manifest) -> bool {
+    fn has_manifest(&self, manifest: &Manifest) -> bool {
         let there = self.seen.as_ref().and_then(|seen| seen.manifest.as_ref());
         there.is_some_and(|there| {
             there.head_position == manifest.head_position
@@ -331,14 +345,14 @@ impl Place {
         first: &Arc<dyn Destination>,
         manifest: &Manifest,
         writer: &WriterId,
-        tools: &Tools,
+        tools: &WriterContext,
     ) -> Result<(), WriterError> {
-        if self.has(manifest) {
+        if self.has_manifest(manifest) {
             return Ok(());
         }
         let seen = match self.seen.take() {
             Some(seen) => seen,
-            None => self.look(Some(&manifest.table)).await?,
+            None => self.read_manifest(Some(&manifest.table)).await?,
         };
         self.check_behind(&seen, first, manifest, writer)?;
         self.probe().await?;
@@ -347,14 +361,14 @@ impl Place {
         }
         let there = seen.manifest.as_ref().map_or(&[][..], |there| &there.artifacts);
         let is_there = |artifact: &Artifact| {
-            let is_same = |other: &Artifact| contents(other) == contents(artifact);
+            let is_same = |other: &Artifact| comparable_contents(other) == comparable_contents(artifact);
             there.iter().any(|other| is_same(other) && other.formats.keys().eq(artifact.formats.keys()))
         };
         let lacking: Vec<Artifact> =
             manifest.artifacts.iter().filter(|artifact| !is_there(artifact)).cloned().collect();
         self.seen = Some(seen);
         for artifact in lacking {
-            self.copy(first, &artifact, tools).await?;
+            self.copy_artifact(first, &artifact, tools).await?;
         }
         let published = self.publish(manifest).await;
         if published.is_err() {
@@ -369,7 +383,7 @@ impl Place {
     /// operator has mixed up the destinations.
     fn check_behind(
         &self,
-        seen: &Seen,
+        seen: &ObservedManifest,
         first: &Arc<dyn Destination>,
         manifest: &Manifest,
         writer: &WriterId,
@@ -388,7 +402,12 @@ impl Place {
         }
     }
 
-    async fn copy(&self, first: &Arc<dyn Destination>, artifact: &Artifact, tools: &Tools) -> Result<(), WriterError> {
+    async fn copy_artifact(
+        &self,
+        first: &Arc<dyn Destination>,
+        artifact: &Artifact,
+        tools: &WriterContext,
+    ) -> Result<(), WriterError> {
         for format in artifact.known_formats() {
             let Some(object) = artifact.object(format) else { continue };
             self.copy_object(first, &object, format, tools).await?;
@@ -400,8 +419,8 @@ impl Place {
         &self,
         first: &Arc<dyn Destination>,
         object: &str,
-        format: Format,
-        tools: &Tools,
+        format: ArtifactFormat,
+        tools: &WriterContext,
     ) -> Result<(), WriterError> {
         let mut from = first.open(object).await?;
         let (stager, at) = (tools.stager.clone(), first.uri(object));
@@ -419,26 +438,26 @@ impl Place {
         Ok(self.destination.put(object, &staged).await?)
     }
 
-    async fn put(
+    async fn put_object(
         &self,
         number: usize,
         object: &str,
-        staged: &Staged,
-        tools: &Tools,
-        report: &Report,
+        staged: &StagedArtifact,
+        tools: &WriterContext,
+        report: &WriterReport,
     ) -> Result<(), PutError> {
-        let mut backoff: Backoff = tools.backoff();
+        let mut backoff: RetryDelays = tools.backoff();
         loop {
             match self.destination.put(object, staged).await {
                 Ok(()) => {
-                    report.put(number, staged.size_bytes);
+                    report.count_object(number, staged.size_bytes);
                     return Ok(());
                 }
                 Err(error @ DestinationError::Occupied { .. }) => {
-                    report.failed(number, &error);
+                    report.report_failed_call(number, &error);
                     return Err(PutError::Occupied);
                 }
-                Err(error) => report.failed(number, &error),
+                Err(error) => report.report_failed_call(number, &error),
             }
             backoff.wait().await;
         }
@@ -459,7 +478,7 @@ fn may_pass(error: &DestinationError) -> bool {
 
 /// Returns the values that two entries share if they have the same rows of the same history,
 /// wherever their objects are.
-fn contents(artifact: &Artifact) -> impl PartialEq {
+fn comparable_contents(artifact: &Artifact) -> impl PartialEq {
     let Artifact { kind, epoch, from_position, to_position, mark, checksum, history, .. } = artifact;
     (*kind, *epoch, *from_position, *to_position, *mark, *checksum, history)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use laredo_core::HexCells;
 use tokio::sync::watch;
 
-use super::status::{DestinationStatus, Status};
+use super::status::{DestinationStatus, WriterStatus};
 use crate::destination::{Destination, DestinationError};
 
 /// The size in bytes from which a manifest takes longer to write than most diffs.
@@ -13,56 +13,63 @@ const MANIFEST_BYTES_LARGE: u64 = 1 << 20;
 
 /// The current status of a writer. Errors are also logged.
 #[derive(Clone, Debug)]
-pub(crate) struct Report {
+pub(crate) struct WriterReport {
     table: Arc<str>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<WriterStatus>,
 }
 
-impl Report {
-    pub(crate) fn new(table: &str, status: watch::Sender<Status>, destinations: &[Arc<dyn Destination>]) -> Report {
+impl WriterReport {
+    pub(crate) fn new(
+        table: &str,
+        status: watch::Sender<WriterStatus>,
+        destinations: &[Arc<dyn Destination>],
+    ) -> WriterReport {
         let named = |destination: &Arc<dyn Destination>| DestinationStatus {
             name: destination.name().to_owned(),
             ..DestinationStatus::default()
         };
-        status.send_replace(Status { destinations: destinations.iter().map(named).collect(), ..Status::default() });
-        Report { table: table.into(), status }
+        status.send_replace(WriterStatus {
+            destinations: destinations.iter().map(named).collect(),
+            ..WriterStatus::default()
+        });
+        WriterReport { table: table.into(), status }
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<WriterStatus> {
         self.status.subscribe()
     }
 
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut WriterStatus)) {
         self.status.send_modify(change);
     }
 
     /// Reports an error after which the operation is retried.
     pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
         tracing::warn!(table = %self.table, %error, "it is tried again");
-        self.failed_with(error);
+        self.record_error(error);
     }
 
     /// Records the newest error.
-    pub(crate) fn failed_with(&self, error: &dyn std::fmt::Display) {
+    pub(crate) fn record_error(&self, error: &dyn std::fmt::Display) {
         let now = tokio::time::Instant::now().into_std();
         self.update(|status| (status.last_error, status.last_error_at) = (Some(error.to_string()), Some(now)));
     }
 
     /// Reports a failed call to a destination, which is retried.
-    pub(crate) fn failed(&self, number: usize, error: &DestinationError) {
+    pub(crate) fn report_failed_call(&self, number: usize, error: &DestinationError) {
         self.retried(error);
-        self.at(number, |destination| destination.errors += 1);
+        self.update_destination(number, |destination| destination.errors += 1);
     }
 
-    pub(crate) fn put(&self, number: usize, bytes: u64) {
-        self.at(number, |destination| {
+    pub(crate) fn count_object(&self, number: usize, bytes: u64) {
+        self.update_destination(number, |destination| {
             destination.objects += 1;
             destination.bytes += bytes;
         });
     }
 
-    pub(crate) fn is_behind(&self, number: usize, is_behind: bool) {
-        self.at(number, |destination| destination.is_behind = is_behind);
+    pub(crate) fn set_behind(&self, number: usize, is_behind: bool) {
+        self.update_destination(number, |destination| destination.is_behind = is_behind);
     }
 
     /// Reports the cells that an artifact has in hex.
@@ -91,7 +98,7 @@ impl Report {
         self.update(|status| status.conflicts += 1);
     }
 
-    fn at(&self, number: usize, change: impl FnOnce(&mut DestinationStatus)) {
+    fn update_destination(&self, number: usize, change: impl FnOnce(&mut DestinationStatus)) {
         self.update(|status| {
             if let Some(destination) = status.destinations.get_mut(number) {
                 change(destination);

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use laredo_core::{Checksum, Lsn};
 
-use crate::manifest::Kind;
-use crate::rebase::Progress;
+use crate::manifest::ArtifactKind;
+use crate::rebase::ChainProgress;
 
 /// The status of the archive of a table.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub struct WriterStatus {
     /// The phase of the writer.
-    pub phase: Phase,
+    pub phase: WriterPhase,
     /// The position up to which all changes are in the archive or in the buffer.
     pub position: Option<Lsn>,
     /// The position of the state that the archive rebuilds.
@@ -21,11 +21,11 @@ pub struct Status {
     /// The number of keys that changed since the head.
     pub buffer_depth: u64,
     /// The progress of the archive since its newest snapshot.
-    pub progress: Progress,
+    pub progress: ChainProgress,
     /// The newest snapshot that this writer has written.
-    pub last_snapshot: Option<Written>,
+    pub last_snapshot: Option<WrittenArtifact>,
     /// The newest diff that this writer has written.
-    pub last_diff: Option<Written>,
+    pub last_diff: Option<WrittenArtifact>,
     /// The newest error, if there ever was one.
     pub last_error: Option<String>,
     /// The time of that error. An error of an hour ago has most likely been resolved.
@@ -46,7 +46,7 @@ pub struct Status {
 
 /// The phases of a writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub enum WriterPhase {
     /// The writer has no rows yet.
     #[default]
     Waiting,
@@ -75,9 +75,9 @@ pub struct DestinationStatus {
 
 /// An artifact that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenArtifact {
     /// The kind of the artifact.
-    pub kind: Kind,
+    pub kind: ArtifactKind,
     /// The artifact's epoch.
     pub epoch: u64,
     /// The position at which a diff begins; `None` for a snapshot.

@@ -1,10 +1,10 @@
 //! Archives that differ from what was written. Each fault is reported with its object, no rows are
 //! returned, and nothing panics. Archives written by other programs are also tested.
 
-mod canaries;
 mod damaged;
+mod foreign_archives;
+mod foreign_encodings;
 mod manifests;
 mod mutations;
-mod others;
 mod sample;
-mod unlike;
+mod wrong_rows;

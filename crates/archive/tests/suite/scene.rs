@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
-    Archive, At, Destination, Feed, GRACE, Handle, Listed, Local, Manifest, Options, PositionMark, ReadProgress,
-    Stager, Start, Status, Surroundings, Thresholds, Update, Writer, WriterError,
+    Archive, ArchivePoint, ArchiveWriter, ArtifactStager, Destination, Feed, FeedStart, FeedUpdate, FolderDestination,
+    GRACE, ListedObject, Manifest, PositionMark, ReadProgress, RebaseThresholds, WriterError, WriterHandle,
+    WriterOptions, WriterResources, WriterStatus,
 };
 use laredo_core::{
     Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
@@ -42,7 +43,7 @@ pub(crate) fn row(id: i32, body: &str) -> Tuple {
 }
 
 /// The table, its rows at each commit, and the transactions that led there.
-pub(crate) struct History {
+pub(crate) struct TestTableHistory {
     pub(crate) table: TableState,
     pub(crate) position: Lsn,
     /// A number that distinguishes the commits of this history from those of others.
@@ -51,21 +52,21 @@ pub(crate) struct History {
     transactions: Vec<Transaction>,
 }
 
-impl History {
-    pub(crate) fn new() -> History {
+impl TestTableHistory {
+    pub(crate) fn new() -> TestTableHistory {
         let mut table = TableState::new(schema(&["id", "body"]), &[], 0).unwrap();
         (0..20).for_each(|id| drop(table.put(row(id, "first"))));
-        History::of(table)
+        TestTableHistory::of(table)
     }
 
-    pub(crate) fn of(table: TableState) -> History {
+    pub(crate) fn of(table: TableState) -> TestTableHistory {
         let position = Lsn(0x100);
         let states = BTreeMap::from([(position, sorted(&table))]);
-        History { table, position, number: 1, states, transactions: Vec::new() }
+        TestTableHistory { table, position, number: 1, states, transactions: Vec::new() }
     }
 
     /// Returns a history that forks from this one after a position. The later commits are lost.
-    pub(crate) fn fork(&self, after: Lsn) -> History {
+    pub(crate) fn fork(&self, after: Lsn) -> TestTableHistory {
         let transactions: Vec<Transaction> =
             self.transactions.iter().filter(|transaction| transaction.position <= after).cloned().collect();
         let states: BTreeMap<Lsn, Vec<Tuple>> =
@@ -73,7 +74,7 @@ impl History {
         let (position, rows) = states.last_key_value().unwrap();
         let mut table = TableState::new(self.table.schema().clone(), &[], 0).unwrap();
         rows.iter().for_each(|row| drop(table.put(row.clone())));
-        History { table, position: *position, number: self.number + 1, states, transactions }
+        TestTableHistory { table, position: *position, number: self.number + 1, states, transactions }
     }
 
     /// Returns the mark of the newest commit.
@@ -119,20 +120,20 @@ impl History {
     }
 
     /// Returns the updates that a server sends to a writer that resumes from `start`.
-    fn after(&self, start: Option<&Start>) -> Vec<Update> {
+    fn after(&self, start: Option<&FeedStart>) -> Vec<FeedUpdate> {
         match start {
             Some(start) => {
                 let later = self.transactions.iter().filter(|transaction| transaction.position > start.position);
-                let later = later.cloned().map(Update::Transaction);
-                [Update::Resumed { source: None }].into_iter().chain(later).collect()
+                let later = later.cloned().map(FeedUpdate::Transaction);
+                [FeedUpdate::Resumed { source: None }].into_iter().chain(later).collect()
             }
             None => self.all(),
         }
     }
 
-    pub(crate) fn all(&self) -> Vec<Update> {
+    pub(crate) fn all(&self) -> Vec<FeedUpdate> {
         let (table, position) = (Box::new(self.table.clone()), self.position);
-        vec![restart(Lsn(u64::MAX)), Update::State { table, position, source: None }]
+        vec![restart(Lsn(u64::MAX)), FeedUpdate::State { table, position, source: None }]
     }
 }
 
@@ -142,8 +143,8 @@ fn mark(end: Lsn, committed_at: CommitTime) -> PositionMark {
 
 /// Returns the update that announces all rows again. Up to `shared_until`, the old and the new
 /// history are known to agree.
-pub(crate) fn restart(shared_until: Lsn) -> Update {
-    Update::Restart { reason: "test".to_owned(), shared_until }
+pub(crate) fn restart(shared_until: Lsn) -> FeedUpdate {
+    FeedUpdate::Restart { reason: "test".to_owned(), shared_until }
 }
 
 pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
@@ -152,19 +153,19 @@ pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
     rows
 }
 
-struct Told {
+struct ChannelFeed {
     mark: Arc<Mutex<Option<PositionMark>>>,
     definition: Arc<AtomicU64>,
-    updates: mpsc::UnboundedReceiver<Update>,
+    updates: mpsc::UnboundedReceiver<FeedUpdate>,
     restarts: mpsc::UnboundedSender<StateError>,
     differed: mpsc::UnboundedSender<(Checksum, Checksum)>,
 }
 
-impl Feed for Told {
-    async fn next(&mut self) -> Update {
+impl Feed for ChannelFeed {
+    async fn next(&mut self) -> FeedUpdate {
         match self.updates.recv().await {
             Some(update) => {
-                if let Update::Transaction(transaction) = &update {
+                if let FeedUpdate::Transaction(transaction) = &update {
                     *self.mark.lock().unwrap() = Some(mark(transaction.position, transaction.committed_at));
                 }
                 update
@@ -194,31 +195,31 @@ impl Feed for Told {
 }
 
 /// A running writer.
-pub(crate) struct Running {
+pub(crate) struct RunningArchiveWriter {
     /// The newest commit that the feed reports: that of the rows that it sends, or else of the
     /// newest transaction.
     pub(crate) mark: Arc<Mutex<Option<PositionMark>>>,
     /// The definition version that the feed reports.
     pub(crate) definition: Arc<AtomicU64>,
-    pub(crate) updates: mpsc::UnboundedSender<Update>,
+    pub(crate) updates: mpsc::UnboundedSender<FeedUpdate>,
     pub(crate) restarts: mpsc::UnboundedReceiver<StateError>,
     /// The checksums that differed: the writer's and the source's.
     pub(crate) differed: mpsc::UnboundedReceiver<(Checksum, Checksum)>,
-    pub(crate) handle: Handle,
-    pub(crate) start: Option<Start>,
+    pub(crate) handle: WriterHandle,
+    pub(crate) start: Option<FeedStart>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), WriterError>>,
 }
 
-pub(crate) fn options(id: &str) -> Options {
-    Options {
+pub(crate) fn options(id: &str) -> WriterOptions {
+    WriterOptions {
         table: TABLE.to_owned(),
         key: Vec::new(),
         writer_id: id.to_owned(),
         snapshot_formats: vec!["jsonl".parse().unwrap()],
         diff_formats: vec!["jsonl".parse().unwrap(), "protobuf.zst".parse().unwrap()],
         diff_interval: DIFF_INTERVAL,
-        thresholds: Thresholds::default(),
+        thresholds: RebaseThresholds::default(),
         keep_epochs: None,
         // So few that older epochs are sealed in most tests.
         manifest_epochs: 2,
@@ -230,19 +231,19 @@ pub(crate) fn options(id: &str) -> Options {
 
 /// Starts a writer. The feed sends everything after the head of the writer's archive.
 pub(crate) async fn begin(
-    options: Options,
+    options: WriterOptions,
     destinations: Vec<Arc<dyn Destination>>,
     staging: &Path,
-    history: &History,
-) -> Result<Running, WriterError> {
-    let surroundings = Surroundings {
+    history: &TestTableHistory,
+) -> Result<RunningArchiveWriter, WriterError> {
+    let surroundings = WriterResources {
         destinations,
-        stager: Stager::new(staging),
+        stager: ArtifactStager::new(staging),
         wall: Box::new(SystemTime::now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(Status::default()),
+        status: watch::Sender::new(WriterStatus::default()),
     };
-    let (writer, start) = Writer::open(options, surroundings).await?;
+    let (writer, start) = ArchiveWriter::open(options, surroundings).await?;
     let (updates, told) = mpsc::unbounded_channel();
     let (restarts, restarted) = mpsc::unbounded_channel();
     let (differed, differences) = mpsc::unbounded_channel();
@@ -252,14 +253,24 @@ pub(crate) async fn begin(
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let definition = Arc::new(AtomicU64::new(start.as_ref().map_or(0, |start| start.definition.0)));
     let mark = Arc::new(Mutex::new(start.as_ref().map_or(Some(history.mark()), |start| start.mark)));
-    let feed = Told { mark: mark.clone(), definition: definition.clone(), updates: told, restarts, differed };
+    let feed = ChannelFeed { mark: mark.clone(), definition: definition.clone(), updates: told, restarts, differed };
     let task = tokio::spawn(writer.run(feed, stop.clone()));
-    Ok(Running { mark, definition, updates, restarts: restarted, differed: differences, handle, start, stop, task })
+    Ok(RunningArchiveWriter {
+        mark,
+        definition,
+        updates,
+        restarts: restarted,
+        differed: differences,
+        handle,
+        start,
+        stop,
+        task,
+    })
 }
 
-impl Running {
-    pub(crate) fn tell(&self, transaction: Transaction) {
-        self.updates.send(Update::Transaction(transaction)).unwrap();
+impl RunningArchiveWriter {
+    pub(crate) fn send_transaction(&self, transaction: Transaction) {
+        self.updates.send(FeedUpdate::Transaction(transaction)).unwrap();
     }
 
     /// Waits until the archive's head is at a position.
@@ -287,18 +298,18 @@ impl Running {
 }
 
 pub(crate) fn local(folder: &Path) -> Arc<dyn Destination> {
-    Arc::new(Local::new(folder))
+    Arc::new(FolderDestination::new(folder))
 }
 
 /// Rebuilds every boundary that the archive names, and compares it with the table's rows. Returns
 /// the artifacts as (epoch, to).
-pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &History) -> Vec<(u64, u64)> {
+pub(crate) async fn compare(destination: Arc<dyn Destination>, history: &TestTableHistory) -> Vec<(u64, u64)> {
     let archive = Archive::open(destination, Some(TABLE)).await.unwrap();
     archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
     let mut boundaries = Vec::new();
     for artifact in &archive.manifest().artifacts {
         let position = artifact.to_position.unwrap();
-        let rebuilt = archive.rebuild(At::Position(position), &ReadProgress::default()).await.unwrap();
+        let rebuilt = archive.rebuild(ArchivePoint::Position(position), &ReadProgress::default()).await.unwrap();
         assert_eq!(sorted(&rebuilt.table), history.states[&position], "at {position}");
         boundaries.push((artifact.epoch, position.0));
     }
@@ -342,7 +353,7 @@ pub(crate) async fn is_whole(destination: &dyn Destination) -> Result<(), String
     Ok(())
 }
 
-fn has_size(listed: &[Listed], object: &str, expected: u64) -> Result<(), String> {
+fn has_size(listed: &[ListedObject], object: &str, expected: u64) -> Result<(), String> {
     let size = listed.iter().find(|listed| listed.object == object).map(|listed| listed.size_bytes);
     if size != Some(expected) {
         return Err(format!("{object}, which the manifest names, has {size:?} bytes"));

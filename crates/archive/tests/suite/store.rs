@@ -6,22 +6,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_credential_types::Credentials as Keys;
-use laredo_archive::{Destination, Profiles, S3, S3Options};
+use laredo_archive::{AwsProfileSet, Destination, S3Destination, S3Options};
 
-pub(crate) use server::{How, Inspect, Server, Trouble};
+pub(crate) use server::{BucketInspection, RequestFault, RequestFaultMode, TestS3Server};
 
 pub(crate) const BUCKET: &str = "archives";
 
 /// A bucket at this endpoint. The name of a place is the prefix.
-pub(crate) struct Bucket {
+pub(crate) struct TestBucket {
     endpoint: String,
-    pub(crate) credentials: laredo_archive::Credentials,
+    pub(crate) credentials: laredo_archive::AwsCredentials,
 }
 
-impl Bucket {
-    pub(crate) async fn new(endpoint: String, keys: Keys) -> Bucket {
-        let profiles = Profiles::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region("us-east-1");
-        Bucket { endpoint, credentials: profiles.credentials(None).await.unwrap() }
+impl TestBucket {
+    pub(crate) async fn new(endpoint: String, keys: Keys) -> TestBucket {
+        let profiles = AwsProfileSet::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region("us-east-1");
+        TestBucket { endpoint, credentials: profiles.credentials(None).await.unwrap() }
     }
 
     pub(crate) fn options(&self, prefix: &str) -> S3Options {
@@ -35,7 +35,7 @@ impl Bucket {
     }
 
     pub(crate) fn with(&self, options: &S3Options) -> Arc<dyn Destination> {
-        Arc::new(S3::new(options, &self.credentials).unwrap())
+        Arc::new(S3Destination::new(options, &self.credentials).unwrap())
     }
 
     pub(crate) fn place(&self, name: &str) -> Arc<dyn Destination> {

@@ -4,11 +4,11 @@
 #![expect(clippy::disallowed_methods, reason = "these run by the machine's own clock")]
 
 mod checksums;
+mod destinations;
 mod faults;
-mod faulty;
+mod faulty_destination;
 mod fencing;
 mod histories;
-mod places;
 #[cfg(feature = "aws")]
 mod requests;
 mod sealing;

@@ -20,8 +20,8 @@ use rand::{Rng, SeedableRng};
 const ABREAST: usize = 8;
 
 /// Returns the journal whose streams are damaged.
-fn history() -> Journal {
-    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+fn history() -> ScriptedJournal {
+    let mut journal = ScriptedJournal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![insert(4, "d", "y")]);
     journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
     journal.commit(vec![]);
@@ -51,7 +51,7 @@ async fn damaged_streams_never_harm() {
 
 /// Sends a damaged stream to a replica. Returns true if the replica refused the stream.
 async fn run(seed: u64) -> bool {
-    let server = Server::start(move |number, _| {
+    let server = ScriptedServer::start(move |number, _| {
         let mut messages = history().answer(&SyncRequest::default());
         let mut rng = StdRng::seed_from_u64(seed);
         if number == 0 {

@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use crate::support::*;
-use laredo_client::{Lsn, Predicate, ReplicaBuilder, SyncMode};
+use laredo_client::{ColumnPredicate, Lsn, ReplicaBuilder, SyncMode};
 use laredo_proto::replication::SyncRequest;
 use laredo_testkit::eventually;
 use tempfile::TempDir;
 use tonic::Status;
 
-fn journal() -> Journal {
-    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+fn journal() -> ScriptedJournal {
+    let mut journal = ScriptedJournal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![update(1, "a2", "x")]);
     journal
 }
 
 /// Returns the journal of another server with the same history and one more transaction.
-fn later() -> Journal {
+fn later() -> ScriptedJournal {
     let mut journal = journal().on_another_server();
     journal.commit(vec![delete(2), insert(4, "d", "y")]);
     journal
@@ -29,7 +29,7 @@ fn with_file(builder: ReplicaBuilder, folder: &TempDir) -> ReplicaBuilder {
 /// Runs a replica until it is ready and stops it. Returns the folder of its local snapshot.
 async fn stopped() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(|_, request| {
+    let server = ScriptedServer::start(|_, request| {
         let mut messages = journal().answer(&request);
         messages.push(heartbeat(journal().head_sequence(), Some(journal().head())));
         Ok(then_hang(messages))
@@ -49,7 +49,7 @@ async fn a_restart_goes_on_by_position_on_another_server() {
     let (granted, from_server) = then_fed(Vec::new());
     let stream = std::sync::Mutex::new(Some(from_server));
     let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel::<SyncRequest>();
-    let server = Server::start(move |_, request| {
+    let server = ScriptedServer::start(move |_, request| {
         asked.send(request).unwrap();
         stream.lock().unwrap().take().ok_or_else(|| Status::unavailable("one stream"))
     })
@@ -70,7 +70,7 @@ async fn a_restart_goes_on_by_position_on_another_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_saved_is_served_at_once_where_it_is_asked_for() {
     let folder = stopped().await;
-    let server = Server::start(|_, _| Err(Status::unavailable("starting"))).await;
+    let server = ScriptedServer::start(|_, _| Err(Status::unavailable("starting"))).await;
     let replica = with_file(server.replica(), &folder).serve_local_snapshot().start().unwrap();
     until(&replica, |view| view.position() == Lsn(0x200)).await;
     let view = replica.view();
@@ -88,7 +88,7 @@ async fn what_was_saved_is_served_at_once_where_it_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_served_state_is_gone_on_from() {
     let folder = stopped().await;
-    let server = Server::start(|number, request| match number {
+    let server = ScriptedServer::start(|number, request| match number {
         0 => Err(Status::unavailable("starting")),
         _ => Ok(then_hang(later().answer(&request))),
     })
@@ -102,14 +102,14 @@ async fn a_served_state_is_gone_on_from() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_has_what_was_saved_from_time_to_time() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
+    let server = ScriptedServer::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
     let replica = with_file(server.replica(), &folder).local_snapshot_interval(Duration::ZERO).start().unwrap();
     replica.ready(LONG).await.unwrap();
     // Copy the file of a running replica: a killed process leaves the same file.
     let copy = tempfile::tempdir().unwrap();
     let copied = async || std::fs::copy(folder.path().join("cache"), copy.path().join("cache")).is_ok();
     eventually(LONG, copied).await.unwrap();
-    let next = Server::start(|_, request| Ok(then_hang(later().answer(&request)))).await;
+    let next = ScriptedServer::start(|_, request| Ok(then_hang(later().answer(&request)))).await;
     let restarted = with_file(next.replica(), &copy).start().unwrap();
     restarted.ready(LONG).await.unwrap();
     assert_eq!(restarted.status().mode, Some(SyncMode::Delta));
@@ -119,8 +119,8 @@ async fn a_process_that_is_killed_has_what_was_saved_from_time_to_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_other_filters_are_not_gone_on_from() {
     let folder = stopped().await;
-    let server = Server::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
-    let replica = with_file(server.replica(), &folder).filter(Predicate::equals("group", "x")).start().unwrap();
+    let server = ScriptedServer::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
+    let replica = with_file(server.replica(), &folder).filter(ColumnPredicate::equals("group", "x")).start().unwrap();
     replica.ready(LONG).await.unwrap();
     assert_eq!(replica.status().mode, Some(SyncMode::FullSnapshot));
     assert_eq!(server.requests.lock().unwrap()[0].last_known_source_position, "");

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 
-mod behaviour;
+mod behavior;
 mod hostile;
 mod local_snapshot;
 mod resume;

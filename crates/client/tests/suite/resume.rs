@@ -32,7 +32,7 @@ fn watch(
 async fn run(cuts: Vec<usize>, another_server: bool) {
     let (states, head) = (history().states(), history().head());
     let name = format!("{cuts:?} another={another_server}");
-    let server = Server::cutting(cuts, another_server).await;
+    let server = ScriptedServer::cutting(cuts, another_server).await;
     let replica = server.replica().start().unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let watcher = watch(replica.clone(), states.clone(), done.clone());
@@ -71,7 +71,7 @@ async fn cut_again_and_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_names_only_commits() {
-    let server = Server::start(|number, request| {
+    let server = ScriptedServer::start(|number, request| {
         let mut messages = history().answer(&request);
         if number == 0 {
             // The handshake, the snapshot's four messages, one whole transaction, and a part of the

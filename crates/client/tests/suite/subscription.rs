@@ -18,7 +18,7 @@ fn table() -> TableName {
 }
 
 /// A consumer that keeps the table state itself.
-struct Consumer {
+struct SubscriptionConsumer {
     subscription: Subscription,
     state: Option<Box<TableState>>,
     position: Lsn,
@@ -27,10 +27,10 @@ struct Consumer {
     snapshots: usize,
 }
 
-impl Consumer {
-    fn new(server: &Server, states: BTreeMap<Lsn, BTreeSet<Vec<u8>>>) -> Consumer {
+impl SubscriptionConsumer {
+    fn new(server: &ScriptedServer, states: BTreeMap<Lsn, BTreeSet<Vec<u8>>>) -> SubscriptionConsumer {
         let subscription = Subscription::builder(&server.url, table()).client_id("me").seed(1).start().unwrap();
-        Consumer { subscription, state: None, position: Lsn::ZERO, states, snapshots: 0 }
+        SubscriptionConsumer { subscription, state: None, position: Lsn::ZERO, states, snapshots: 0 }
     }
 
     async fn reach(&mut self, position: Lsn) {
@@ -78,8 +78,8 @@ impl Consumer {
 async fn run(cuts: Vec<usize>, another_server: bool) {
     let (states, head, snapshot) = (history().states(), history().head(), history().snapshot_at(0).len());
     let is_whole = cuts.iter().any(|cut| *cut >= snapshot);
-    let server = Server::cutting(cuts, another_server).await;
-    let mut consumer = Consumer::new(&server, states);
+    let server = ScriptedServer::cutting(cuts, another_server).await;
+    let mut consumer = SubscriptionConsumer::new(&server, states);
     consumer.reach(head).await;
     assert_eq!(consumer.snapshots, 1);
     let requests = server.requests.lock().unwrap().clone();
@@ -100,9 +100,10 @@ async fn cut_after_every_frame_it_has_each_transaction_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_begins_at_a_position_and_a_schema() {
-    let server = Server::start(|_, request| Ok(then_hang(history().on_another_server().answer(&request)))).await;
+    let server =
+        ScriptedServer::start(|_, request| Ok(then_hang(history().on_another_server().answer(&request)))).await;
     let states = history().states();
-    let mut consumer = Consumer::new(&server, states.clone());
+    let mut consumer = SubscriptionConsumer::new(&server, states.clone());
     consumer.reach(Lsn(0x300)).await;
     let state = consumer.state.take().unwrap();
     let point = ResumePoint {
@@ -121,7 +122,7 @@ async fn it_begins_at_a_position_and_a_schema() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_leaves_is_followed_by_another_without_a_gap() {
-    let server = Server::start(|number, request| {
+    let server = ScriptedServer::start(|number, request| {
         let mut messages = history().answer(&request);
         if number == 0 {
             messages.truncate(8);
@@ -131,7 +132,7 @@ async fn a_server_that_leaves_is_followed_by_another_without_a_gap() {
         Ok(then_hang(history().on_another_server().answer(&request)))
     })
     .await;
-    let mut consumer = Consumer::new(&server, history().states());
+    let mut consumer = SubscriptionConsumer::new(&server, history().states());
     consumer.reach(history().head()).await;
     let status = consumer.subscription.status();
     assert_eq!((status.connects, status.full_snapshots, status.last_error), (2, 1, None));
@@ -139,12 +140,12 @@ async fn a_server_that_leaves_is_followed_by_another_without_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_it_is_told_elsewhere() {
-    let server = Server::start(|number, request| match number {
+    let server = ScriptedServer::start(|number, request| match number {
         0 => Err(Status::not_found("no such table")),
         _ => Ok(then_hang(history().answer(&request))),
     })
     .await;
-    let mut consumer = Consumer::new(&server, history().states());
+    let mut consumer = SubscriptionConsumer::new(&server, history().states());
     let mut status = consumer.subscription.watch_status();
     let refused = tokio::time::timeout(LONG, async {
         tokio::select! {
@@ -162,8 +163,8 @@ async fn a_consumer_that_takes_nothing_is_sent_no_more() {
     const ROW: usize = 1 << 20;
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
-    let server = Server::start(move |_, request| {
-        let mut journal = Journal::new(&[]);
+    let server = ScriptedServer::start(move |_, request| {
+        let mut journal = ScriptedJournal::new(&[]);
         let first = journal.answer(&request);
         journal.commit(vec![insert(1, &"x".repeat(ROW), "x")]);
         let count = count.clone();

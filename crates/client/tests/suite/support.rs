@@ -13,7 +13,7 @@ use laredo_client::{Replica, ReplicaBuilder, TableName, Unique, View};
 use laredo_core::{
     Cell, Change, Column, CommitTime, Key, KeyColumns, Lsn, Schema, Sequence, TableState, Transaction, Tuple, TupleBuf,
 };
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
 use laredo_proto::replication::laredo_replication_service_server::{
     LaredoReplicationService, LaredoReplicationServiceServer,
 };
@@ -24,30 +24,30 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
-type Script = Box<dyn Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync>;
+pub(crate) type SyncResponseStream = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
+type SyncScript = Box<dyn Fn(usize, SyncRequest) -> Result<SyncResponseStream, Status> + Send + Sync>;
 
 /// The longest time that a test waits for an expected event.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) struct Server {
+pub(crate) struct ScriptedServer {
     pub(crate) url: String,
     pub(crate) requests: Arc<Mutex<Vec<SyncRequest>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Server {
+impl ScriptedServer {
     /// Answers the n-th request (from 0) as the script requires.
     pub(crate) async fn start(
-        script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
-    ) -> Server {
-        Server::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
+        script: impl Fn(usize, SyncRequest) -> Result<SyncResponseStream, Status> + Send + Sync + 'static,
+    ) -> ScriptedServer {
+        ScriptedServer::start_on(tonic::transport::Server::builder(), "http://127.0.0.1", script).await
     }
 
     /// Sends [`history`] and cuts the n-th stream after `cuts[n]` messages. With `another_server`,
     /// two servers take turns.
-    pub(crate) async fn cutting(cuts: Vec<usize>, another_server: bool) -> Server {
-        Server::start(move |number, request| {
+    pub(crate) async fn cutting(cuts: Vec<usize>, another_server: bool) -> ScriptedServer {
+        ScriptedServer::start(move |number, request| {
             let journal = if another_server && number % 2 == 1 { history().on_another_server() } else { history() };
             let mut messages = journal.answer(&request);
             Ok(match cuts.get(number) {
@@ -61,21 +61,22 @@ impl Server {
         .await
     }
 
-    /// Does the same as [`Server::start`], on a transport that may require TLS.
+    /// Does the same as [`ScriptedServer::start`], on a transport that may require TLS.
     pub(crate) async fn start_on(
         mut transport: tonic::transport::Server,
         host: &str,
-        script: impl Fn(usize, SyncRequest) -> Result<Responses, Status> + Send + Sync + 'static,
-    ) -> Server {
+        script: impl Fn(usize, SyncRequest) -> Result<SyncResponseStream, Status> + Send + Sync + 'static,
+    ) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{host}:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let service = Service { script: Box::new(script), count: AtomicUsize::new(0), requests: requests.clone() };
+        let service =
+            ScriptedService { script: Box::new(script), count: AtomicUsize::new(0), requests: requests.clone() };
         let server = transport.add_service(LaredoReplicationServiceServer::new(service));
         let task = tokio::spawn(async move {
             server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
         });
-        Server { url, requests, task }
+        ScriptedServer { url, requests, task }
     }
 
     pub(crate) fn replica(&self) -> ReplicaBuilder {
@@ -86,24 +87,24 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-struct Service {
-    script: Script,
+struct ScriptedService {
+    script: SyncScript,
     count: AtomicUsize,
     requests: Arc<Mutex<Vec<SyncRequest>>>,
 }
 
 #[tonic::async_trait]
-impl LaredoReplicationService for Service {
-    type SyncStream = Responses;
+impl LaredoReplicationService for ScriptedService {
+    type SyncStream = SyncResponseStream;
     type FetchSnapshotStream = Pin<Box<dyn Stream<Item = Result<FetchSnapshotResponse, Status>> + Send>>;
 
-    async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<Responses>, Status> {
+    async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponseStream>, Status> {
         let request = request.into_inner();
         self.requests.lock().unwrap().push(request.clone());
         let number = self.count.fetch_add(1, Ordering::SeqCst);
@@ -140,18 +141,20 @@ impl LaredoReplicationService for Service {
 }
 
 /// Sends these messages, then an error that ends the stream.
-pub(crate) fn then_cut(messages: Vec<SyncResponse>) -> Responses {
+pub(crate) fn then_cut(messages: Vec<SyncResponse>) -> SyncResponseStream {
     let cut = stream::iter([Err(Status::unavailable("cut by the script"))]);
     stream::iter(messages).map(Ok).chain(cut).boxed()
 }
 
 /// Sends these messages, then nothing more.
-pub(crate) fn then_hang(messages: Vec<SyncResponse>) -> Responses {
+pub(crate) fn then_hang(messages: Vec<SyncResponse>) -> SyncResponseStream {
     stream::iter(messages).map(Ok).chain(stream::pending()).boxed()
 }
 
 /// Sends these messages, then the messages that the test sends.
-pub(crate) fn then_fed(messages: Vec<SyncResponse>) -> (tokio::sync::mpsc::UnboundedSender<SyncResponse>, Responses) {
+pub(crate) fn then_fed(
+    messages: Vec<SyncResponse>,
+) -> (tokio::sync::mpsc::UnboundedSender<SyncResponse>, SyncResponseStream) {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let fed = stream::poll_fn(move |context| receiver.poll_recv(context)).map(Ok);
     (sender, stream::iter(messages).map(Ok).chain(fed).chain(stream::pending()).boxed())
@@ -199,7 +202,7 @@ pub(crate) fn delete(id: i64) -> Change {
 }
 
 /// The data of a scripted server: a base, and the transactions after it.
-pub(crate) struct Journal {
+pub(crate) struct ScriptedJournal {
     pub(crate) instance: String,
     pub(crate) first_sequence: u64,
     pub(crate) entries_per_batch: usize,
@@ -210,11 +213,11 @@ pub(crate) struct Journal {
     transactions: Vec<Transaction>,
 }
 
-impl Journal {
-    pub(crate) fn new(base: &[Tuple]) -> Journal {
+impl ScriptedJournal {
+    pub(crate) fn new(base: &[Tuple]) -> ScriptedJournal {
         let mut state = TableState::new(table_schema(&[]), &[], 0).unwrap();
         base.iter().for_each(|row| drop(state.put(row.clone())));
-        Journal {
+        ScriptedJournal {
             instance: "one".to_owned(),
             first_sequence: 1000,
             entries_per_batch: 2,
@@ -227,8 +230,8 @@ impl Journal {
 
     /// Returns the same history on another server, which does not know the position of every
     /// commit.
-    pub(crate) fn on_another_server(&self) -> Journal {
-        Journal {
+    pub(crate) fn on_another_server(&self) -> ScriptedJournal {
+        ScriptedJournal {
             instance: "another".to_owned(),
             first_sequence: 77,
             entries_per_batch: 3,
@@ -322,7 +325,7 @@ impl Journal {
         let rows: Vec<_> = state.rows().collect();
         for chunk in rows.chunks(self.entries_per_batch) {
             let mut builder = BatchBuilder::default();
-            chunk.iter().for_each(|row| builder.push(Action::Insert, row.as_ref()));
+            chunk.iter().for_each(|row| builder.push(EntryAction::Insert, row.as_ref()));
             messages.push(finish(&mut builder, &BatchHeader::default()));
         }
         messages.push(message(sync_response::Message::SnapshotEnd(SnapshotEnd {
@@ -369,10 +372,10 @@ impl Journal {
                 flush(&mut builder, sequence, false);
             }
             match change {
-                Change::Insert(row) => builder.push(Action::Insert, row.as_ref()),
-                Change::Update(row) => builder.push(Action::Update, row.as_ref()),
-                Change::Delete(key) => builder.push(Action::Delete, key.as_ref()),
-                Change::Truncate => builder.push(Action::Truncate, TupleBuf::new().as_ref()),
+                Change::Insert(row) => builder.push(EntryAction::Insert, row.as_ref()),
+                Change::Update(row) => builder.push(EntryAction::Update, row.as_ref()),
+                Change::Delete(key) => builder.push(EntryAction::Delete, key.as_ref()),
+                Change::Truncate => builder.push(EntryAction::Truncate, TupleBuf::new().as_ref()),
                 Change::Schema(schema) => builder.set_schema(schema),
             }
             sequence = sequence.plus(1);
@@ -388,8 +391,8 @@ impl Journal {
 }
 
 /// Returns a table's history in which each kind of change occurs.
-pub(crate) fn history() -> Journal {
-    let mut journal = Journal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
+pub(crate) fn history() -> ScriptedJournal {
+    let mut journal = ScriptedJournal::new(&[row(1, &["a", "x"]), row(2, &["b", "x"]), row(3, &["c", "y"])]);
     journal.commit(vec![insert(4, "d", "y")]);
     journal.commit(vec![update(1, "a2", "y"), delete(2), insert(5, "e", "x"), insert(6, "f", "x"), delete(4)]);
     journal.commit(vec![]);

@@ -5,15 +5,15 @@ use laredo_client::{Replica, ReplicaError, StartError, TableName};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-struct Authority {
+struct ClientTestAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-impl Authority {
-    fn new() -> Authority {
+impl ClientTestAuthority {
+    fn new() -> ClientTestAuthority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        ClientTestAuthority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
     /// Returns a certificate and its key.
@@ -24,20 +24,20 @@ impl Authority {
     }
 
     /// Starts a server that refuses clients without a certificate of this authority.
-    async fn serve(&self) -> Server {
+    async fn serve(&self) -> ScriptedServer {
         let (certificate, key) = self.issue("localhost");
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificate, key))
             .client_ca_root(Certificate::from_pem(self.issuer.pem()));
         let transport = tonic::transport::Server::builder().tls_config(tls).unwrap();
-        let script = |_, request| Ok(then_hang(Journal::new(&[row(1, &["a", "x"])]).answer(&request)));
-        Server::start_on(transport, "https://localhost", script).await
+        let script = |_, request| Ok(then_hang(ScriptedJournal::new(&[row(1, &["a", "x"])]).answer(&request)));
+        ScriptedServer::start_on(transport, "https://localhost", script).await
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_shows_its_certificate_to_a_server_that_asks_for_one() {
-    let authority = Authority::new();
+    let authority = ClientTestAuthority::new();
     let server = authority.serve().await;
     let (certificate, key) = authority.issue("client");
     let replica = server.replica().ca_pem(authority.issuer.pem()).identity_pem(certificate, key).start().unwrap();
@@ -47,12 +47,12 @@ async fn a_client_shows_its_certificate_to_a_server_that_asks_for_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_a_certificate_or_an_authority_that_it_trusts_gets_nothing() {
-    let authority = Authority::new();
+    let authority = ClientTestAuthority::new();
     let server = authority.serve().await;
     let (certificate, key) = authority.issue("client");
     let strangers = [
         server.replica().ca_pem(authority.issuer.pem()),
-        server.replica().ca_pem(Authority::new().issuer.pem()).identity_pem(certificate, key),
+        server.replica().ca_pem(ClientTestAuthority::new().issuer.pem()).identity_pem(certificate, key),
     ];
     for stranger in strangers {
         let replica = stranger.start().unwrap();
@@ -68,7 +68,7 @@ async fn a_client_without_a_certificate_or_an_authority_that_it_trusts_gets_noth
 #[tokio::test]
 async fn a_broken_certificate_is_told_at_the_start() {
     let table = TableName::new("public", "t");
-    let builder = Replica::builder("https://localhost:1", table).ca_pem(Authority::new().issuer.pem());
+    let builder = Replica::builder("https://localhost:1", table).ca_pem(ClientTestAuthority::new().issuer.pem());
     let started = builder.identity_pem("no", "no").start();
     assert!(matches!(started, Err(StartError::Address { .. })), "{started:?}");
 }

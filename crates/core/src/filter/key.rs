@@ -1,6 +1,6 @@
 //! The identity of filters.
 
-use super::{Match, Predicate};
+use super::{MatchCondition, Predicate};
 use crate::project::Value;
 
 /// A filter's identity. Filters with equal keys let the same rows through, so clients with equal
@@ -25,10 +25,10 @@ impl FilterKey {
 
 fn predicate(predicate: &Predicate) -> String {
     let (kind, operand) = match &predicate.test {
-        Match::Equals(value) => ("in", list([value].into_iter())),
-        Match::In(values) => ("in", list(values.iter())),
-        Match::Prefix(prefix) => ("prefix", quoted(prefix)),
-        Match::Regex(pattern) => ("regex", quoted(pattern.as_str())),
+        MatchCondition::Equals(value) => ("in", list([value].into_iter())),
+        MatchCondition::In(values) => ("in", list(values.iter())),
+        MatchCondition::Prefix(prefix) => ("prefix", quoted(prefix)),
+        MatchCondition::Regex(pattern) => ("regex", quoted(pattern.as_str())),
     };
     format!("[{},\"{kind}\",{operand}]", quoted(&predicate.field))
 }

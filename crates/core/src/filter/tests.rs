@@ -26,27 +26,27 @@ fn string(text: &str) -> Value {
     Value::String(text.into())
 }
 
-fn on(field: &str, test: Match) -> Predicate {
+fn on(field: &str, test: MatchCondition) -> Predicate {
     Predicate { field: field.into(), test }
 }
 
-fn pattern(text: &str) -> Match {
-    Match::Regex(Pattern::new(text).unwrap())
+fn pattern(text: &str) -> MatchCondition {
+    MatchCondition::Regex(Pattern::new(text).unwrap())
 }
 
-fn passes(oid: Oid, cell: &[u8], test: Match) -> bool {
+fn passes(oid: Oid, cell: &[u8], test: MatchCondition) -> bool {
     let alone = Filter::bind(&[on("c", test)], &schema(oid, false)).unwrap();
     alone.matches(row(cell).as_ref())
 }
 
 /// Returns the reason why a predicate is refused.
-fn refused(oid: Oid, test: Match) -> String {
+fn refused(oid: Oid, test: MatchCondition) -> String {
     Filter::bind(&[on("c", test)], &schema(oid, false)).unwrap_err().to_string()
 }
 
 fn equals(builtin: &Type, cell: &[u8], value: Value) -> bool {
-    let listed = passes(builtin.oid(), cell, Match::In(vec![Value::Null, value.clone(), value.clone()]));
-    assert_eq!(passes(builtin.oid(), cell, Match::Equals(value)), listed);
+    let listed = passes(builtin.oid(), cell, MatchCondition::In(vec![Value::Null, value.clone(), value.clone()]));
+    assert_eq!(passes(builtin.oid(), cell, MatchCondition::Equals(value)), listed);
     listed
 }
 
@@ -69,7 +69,7 @@ fn numbers_compare_by_value() {
         assert!(equals(&Type::NUMERIC, &numeric(5, 0), value.clone()));
         assert!(!equals(&Type::NUMERIC, &numeric(5, 1), value.clone()));
         assert!(!equals(&Type::INT4, &(-5_i32).to_be_bytes(), value.clone()));
-        assert!(passes(SHORT, &5_i16.to_be_bytes(), Match::Equals(value)));
+        assert!(passes(SHORT, &5_i16.to_be_bytes(), MatchCondition::Equals(value)));
     }
     assert!(equals(&Type::INT8, &i64::MAX.to_be_bytes(), string("9223372036854775807")));
     assert!(equals(&Type::XID8, &u64::MAX.to_be_bytes(), string("18446744073709551615")));
@@ -97,11 +97,11 @@ fn what_is_no_value_of_the_type_is_refused_with_the_reason() {
         (Type::FLOAT4, Value::Number(1e300), "this is outside of its range"),
         (Type::FLOAT8, string("1e-400"), "this is outside of its range"),
     ] {
-        let said = refused(builtin.oid(), Match::Equals(value.clone()));
+        let said = refused(builtin.oid(), MatchCondition::Equals(value.clone()));
         assert!(said.starts_with("column `c` is of type") && said.contains(reason), "{said}");
-        assert_eq!(refused(builtin.oid(), Match::In(vec![Value::Null, value])), said);
+        assert_eq!(refused(builtin.oid(), MatchCondition::In(vec![Value::Null, value])), said);
     }
-    let second = [on("gone", Match::Equals(string("x"))), on("c", Match::Equals(string("x")))];
+    let second = [on("gone", MatchCondition::Equals(string("x"))), on("c", MatchCondition::Equals(string("x")))];
     let error = Filter::bind(&second, &schema(Type::INT4.oid(), false)).unwrap_err();
     assert_eq!((error.index, error.column.as_str()), (1, "c"));
 }
@@ -113,14 +113,14 @@ fn text_compares_by_its_bytes() {
     assert!(equals(&Type::BPCHAR, b"a  ", string("a")));
     assert!(equals(&Type::BPCHAR, b"a  ", string("a ")));
     let text = |test| passes(25, b"berlin/mitte", test);
-    assert!(text(Match::Prefix("berlin/".into())));
-    assert!(text(Match::Prefix(String::new())));
-    assert!(!text(Match::Prefix("mitte".into())));
+    assert!(text(MatchCondition::Prefix("berlin/".into())));
+    assert!(text(MatchCondition::Prefix(String::new())));
+    assert!(!text(MatchCondition::Prefix("mitte".into())));
     assert!(text(pattern("mit+e$")));
     assert!(!text(pattern("^mitte")));
-    assert!(!text(Match::In(vec![])));
+    assert!(!text(MatchCondition::In(vec![])));
     assert!(!passes(25, &[0xFF], pattern(".*")));
-    let marked = Filter::bind(&[on("c", Match::Equals(string("=r/x")))], &schema(1033, true)).unwrap();
+    let marked = Filter::bind(&[on("c", MatchCondition::Equals(string("=r/x")))], &schema(1033, true)).unwrap();
     assert!(marked.matches(row(b"=r/x").as_ref()));
 }
 
@@ -138,10 +138,10 @@ fn other_types_compare_as_sql_does() {
     assert!(!equals(&Type::JSONB, b"\x01\"1.0\"", string("1")));
     assert!(!equals(&Type::INT4, &[1], Value::Number(1.0)), "a cell that is none of its type");
     for (builtin, test) in [
-        (Type::JSON, Match::Equals(object(["a", "b"]))),
-        (Type::POINT, Match::Equals(string("(1,2)"))),
-        (Type::INT4, Match::Prefix("0".into())),
-        (Type::DATE, Match::Prefix("2000-".into())),
+        (Type::JSON, MatchCondition::Equals(object(["a", "b"]))),
+        (Type::POINT, MatchCondition::Equals(string("(1,2)"))),
+        (Type::INT4, MatchCondition::Prefix("0".into())),
+        (Type::DATE, MatchCondition::Prefix("2000-".into())),
         (Type::INT4, pattern("0")),
     ] {
         assert!(refused(builtin.oid(), test).starts_with("column `c` is of type"));
@@ -155,13 +155,13 @@ fn a_spelling_that_sql_reads_otherwise_is_refused_or_read_as_sql_does() {
     assert!(equals(&Type::NAME, kept.as_bytes(), string(&long)), "PostgreSQL cuts a name at 63 bytes");
     let list = Type::TEXT_ARRAY;
     for wrong in ["{\\a,b}", "{a,,b}", "{,}", "{a,}"] {
-        assert!(refused(list.oid(), Match::Equals(string(wrong))).contains("of type"), "{wrong}");
+        assert!(refused(list.oid(), MatchCondition::Equals(string(wrong))).contains("of type"), "{wrong}");
     }
     const LTREE: Oid = 16_402;
     let ltree = TypeDef { name: "ltree".into(), kind: TypeKind::Base };
     let columns = schema(LTREE, false).columns().to_vec();
     let schema = Schema::new(columns, KeyColumns::new([0]), BTreeMap::from([(LTREE, ltree)]));
-    let bind = |path: &str| Filter::bind(&[on("c", Match::Equals(string(path)))], &schema);
+    let bind = |path: &str| Filter::bind(&[on("c", MatchCondition::Equals(string(path)))], &schema);
     for path in ["", "Top", "Top.a_b.C-1", "é"] {
         assert!(bind(path).is_ok(), "{path}");
     }
@@ -173,7 +173,7 @@ fn a_spelling_that_sql_reads_otherwise_is_refused_or_read_as_sql_does() {
 #[test]
 fn upper_and_lower_case_are_one_where_the_database_says_so() {
     const CITEXT: Oid = 16_401;
-    let filter = |kind: TypeKind, test: Match| {
+    let filter = |kind: TypeKind, test: MatchCondition| {
         let citext = TypeDef { name: "citext".into(), kind };
         let columns = schema(CITEXT, false).columns().to_vec();
         let schema = Schema::new(columns, KeyColumns::new([0]), BTreeMap::from([(CITEXT, citext)]));
@@ -181,13 +181,13 @@ fn upper_and_lower_case_are_one_where_the_database_says_so() {
     };
     for (kind, folds) in [(TypeKind::Base, true), (TypeKind::Ascii, false)] {
         for (test, cell, matches) in [
-            (Match::Equals(string("FOO")), "foO", true),
-            (Match::Equals(string("É")), "é", folds),
-            (Match::Equals(string("STRASSE")), "straße", false),
-            (Match::Equals(string("\u{130}")), "i", false),
-            (Match::Prefix("FO".into()), "foo", true),
-            (Match::Prefix("é".into()), "Éa", folds),
-            (Match::Prefix("foo".into()), "fo", false),
+            (MatchCondition::Equals(string("FOO")), "foO", true),
+            (MatchCondition::Equals(string("É")), "é", folds),
+            (MatchCondition::Equals(string("STRASSE")), "straße", false),
+            (MatchCondition::Equals(string("\u{130}")), "i", false),
+            (MatchCondition::Prefix("FO".into()), "foo", true),
+            (MatchCondition::Prefix("é".into()), "Éa", folds),
+            (MatchCondition::Prefix("foo".into()), "fo", false),
             (pattern("^FO+$"), "foo", true),
         ] {
             assert_eq!(filter(kind.clone(), test.clone()).matches(row(cell.as_bytes()).as_ref()), matches, "{test:?}");
@@ -198,7 +198,7 @@ fn upper_and_lower_case_are_one_where_the_database_says_so() {
 #[test]
 fn what_is_not_there_never_matches() {
     let table = schema(25, false);
-    let everything = Match::Prefix(String::new());
+    let everything = MatchCondition::Prefix(String::new());
     let filter = Filter::bind(&[on("c", everything.clone())], &table).unwrap();
     for cell in [Cell::Null, Cell::Unchanged] {
         let row: TupleBuf = [cell].into_iter().collect();
@@ -207,7 +207,7 @@ fn what_is_not_there_never_matches() {
     let missing = Filter::bind(&[on("c", everything.clone()), on("d", everything)], &table).unwrap();
     assert!(!missing.matches(row(b"x").as_ref()));
     assert!(!missing.is_empty());
-    let alone = Filter::bind(&[on("d", Match::Equals(Value::Null))], &table).unwrap();
+    let alone = Filter::bind(&[on("d", MatchCondition::Equals(Value::Null))], &table).unwrap();
     assert!(!alone.is_empty() && !alone.matches(row(b"x").as_ref()));
     let none = Filter::bind(&[], &table).unwrap();
     assert!(none.is_empty() && none.matches(row(b"x").as_ref()));
@@ -215,20 +215,20 @@ fn what_is_not_there_never_matches() {
 
 #[test]
 fn all_predicates_must_hold_and_rows_move_in_and_out() {
-    let both = [on("c", Match::Prefix("a".into())), on("c", pattern("z$"))];
+    let both = [on("c", MatchCondition::Prefix("a".into())), on("c", pattern("z$"))];
     let filter = Filter::bind(&both, &schema(25, false)).unwrap();
     let (inside, outside) = (row(b"a to z"), row(b"a to y"));
     let (inside, outside) = (Some(inside.as_ref()), Some(outside.as_ref()));
     for (old, new, seen) in [
-        (None, inside, Seen::Insert),
-        (None, outside, Seen::Nothing),
-        (inside, inside, Seen::Update),
-        (inside, outside, Seen::Delete),
-        (outside, inside, Seen::Insert),
-        (outside, outside, Seen::Nothing),
-        (inside, None, Seen::Delete),
-        (outside, None, Seen::Nothing),
-        (None, None, Seen::Nothing),
+        (None, inside, VisibleEffect::Insert),
+        (None, outside, VisibleEffect::Nothing),
+        (inside, inside, VisibleEffect::Update),
+        (inside, outside, VisibleEffect::Delete),
+        (outside, inside, VisibleEffect::Insert),
+        (outside, outside, VisibleEffect::Nothing),
+        (inside, None, VisibleEffect::Delete),
+        (outside, None, VisibleEffect::Nothing),
+        (None, None, VisibleEffect::Nothing),
     ] {
         assert_eq!(filter.classify(old, new), seen);
     }
@@ -237,16 +237,16 @@ fn all_predicates_must_hold_and_rows_move_in_and_out() {
 #[test]
 fn equal_filters_have_equal_keys() {
     let key = |predicates: &[Predicate]| FilterKey::of(predicates);
-    let (a, b) = (on("a", Match::Equals(Value::Number(1.0))), on("b", Match::Prefix("x".into())));
+    let (a, b) = (on("a", MatchCondition::Equals(Value::Number(1.0))), on("b", MatchCondition::Prefix("x".into())));
     assert_eq!(key(&[a.clone(), b.clone()]), key(&[b.clone(), a.clone(), b.clone()]));
     assert_ne!(key(std::slice::from_ref(&a)), key(&[a, b]));
-    let one_of = |values: &[Value]| key(&[on("a", Match::In(values.to_vec()))]);
+    let one_of = |values: &[Value]| key(&[on("a", MatchCondition::In(values.to_vec()))]);
     let (one, two) = (string("1"), string("2"));
     assert_eq!(one_of(&[one.clone(), two.clone()]), one_of(&[two.clone(), one.clone(), one.clone()]));
-    assert_eq!(one_of(std::slice::from_ref(&one)), key(&[on("a", Match::Equals(one.clone()))]));
+    assert_eq!(one_of(std::slice::from_ref(&one)), key(&[on("a", MatchCondition::Equals(one.clone()))]));
     assert_ne!(one_of(std::slice::from_ref(&one)), one_of(&[Value::Number(1.0)]));
     assert_eq!(one_of(&[Value::Number(0.0)]), one_of(&[Value::Number(-0.0)]));
-    assert_ne!(key(&[on("a", pattern("x"))]), key(&[on("a", Match::Prefix("x".into()))]));
+    assert_ne!(key(&[on("a", pattern("x"))]), key(&[on("a", MatchCondition::Prefix("x".into()))]));
     let lists = |items: Vec<Value>| one_of(&[Value::List(items)]);
     assert_ne!(lists(vec![one.clone(), two.clone()]), lists(vec![two, one]));
     assert_eq!(key(&[]).as_str(), "[]");
@@ -256,7 +256,7 @@ fn equal_filters_have_equal_keys() {
 fn numbers_that_json_lacks_and_null_have_keys_of_their_own() {
     let numbers = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 1.0, -1.0, f64::MAX];
     let values = numbers.into_iter().map(Value::Number).chain([Value::Null, string("NaN"), string("Infinity")]);
-    let keys: Vec<_> = values.map(|value| FilterKey::of(&[on("a", Match::Equals(value))])).collect();
+    let keys: Vec<_> = values.map(|value| FilterKey::of(&[on("a", MatchCondition::Equals(value))])).collect();
     let different: std::collections::BTreeSet<_> = keys.iter().collect();
     assert_eq!(different.len(), keys.len(), "{keys:?}");
 }
@@ -264,7 +264,7 @@ fn numbers_that_json_lacks_and_null_have_keys_of_their_own() {
 proptest! {
     #[test]
     fn names_and_values_cannot_be_confused(a: (String, String), b: (String, String)) {
-        let key = |(field, value): &(String, String)| FilterKey::of(&[on(field, Match::Equals(string(value)))]);
+        let key = |(field, value): &(String, String)| FilterKey::of(&[on(field, MatchCondition::Equals(string(value)))]);
         prop_assert_eq!(key(&a) == key(&b), a == b);
     }
 

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use bytes::Buf;
 use postgres_types::Type;
 
-use super::shape::{Shape, TextKind, base_type};
-use super::{Decoder, Problem, json, nested, wire};
+use super::shape::{TextKind, TypeShape, base_type};
+use super::{CellDecoder, CellProblem, json, nested, wire};
 use crate::schema::{Oid, Schema};
 
 /// Checks that cells of a type are equal in SQL exactly if their canonical forms are.
@@ -22,11 +22,11 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
     if depth > super::NESTING_MAX {
         return Err("its types nest too deeply");
     }
-    match Shape::of(schema, oid).map_err(|_| "its types nest too deeply")? {
-        Shape::Text(TextKind::Plain | TextKind::Padded | TextKind::Caseless | TextKind::AsciiCaseless) => Ok(()),
-        Shape::Text(TextKind::Incomparable) => Err("PostgreSQL has no equality for it"),
-        Shape::Enum(_) | Shape::Ltree | Shape::Money(_) => Ok(()),
-        Shape::Builtin(builtin) => match builtin {
+    match TypeShape::of(schema, oid).map_err(|_| "its types nest too deeply")? {
+        TypeShape::Text(TextKind::Plain | TextKind::Padded | TextKind::Caseless | TextKind::AsciiCaseless) => Ok(()),
+        TypeShape::Text(TextKind::Incomparable) => Err("PostgreSQL has no equality for it"),
+        TypeShape::Enum(_) | TypeShape::Ltree | TypeShape::Money(_) => Ok(()),
+        TypeShape::Builtin(builtin) => match builtin {
             Type::JSON | Type::JSONPATH => Err("PostgreSQL has no equality for it; jsonb has one"),
             Type::POINT | Type::LSEG | Type::BOX | Type::PATH | Type::POLYGON | Type::LINE | Type::CIRCLE => {
                 Err("equality of shapes is none of their values in PostgreSQL")
@@ -42,27 +42,33 @@ fn check(schema: &Schema, oid: Oid, depth: usize) -> Result<(), &'static str> {
             ref other if super::is_object_number(other) => Ok(()),
             _ => Err(UNKNOWN),
         },
-        Shape::Array(element) => check(schema, element, depth + 1),
-        Shape::Composite(fields) => fields.iter().try_for_each(|(_, field)| check(schema, *field, depth + 1)),
+        TypeShape::Array(element) => check(schema, element, depth + 1),
+        TypeShape::Composite(fields) => fields.iter().try_for_each(|(_, field)| check(schema, *field, depth + 1)),
         // A user-defined range type may have a canonical form that only the database knows.
-        Shape::Range(subtype) => match base_type(schema, oid).ok().and_then(Type::from_oid) {
+        TypeShape::Range(subtype) => match base_type(schema, oid).ok().and_then(Type::from_oid) {
             Some(_) => check(schema, subtype, depth + 1),
             None => Err(UNKNOWN),
         },
-        Shape::Multirange(_) | Shape::Unknown => Err(UNKNOWN),
+        TypeShape::Multirange(_) | TypeShape::Unknown => Err(UNKNOWN),
     }
 }
 
 /// Returns true for a type whose cells are all canonical.
 pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
-    match Shape::of(schema, oid) {
-        Ok(Shape::Text(kind)) => kind == TextKind::Plain,
-        Ok(Shape::Enum(_) | Shape::Ltree | Shape::Money(_)) => true,
-        Ok(Shape::Builtin(builtin)) => !matches!(
+    match TypeShape::of(schema, oid) {
+        Ok(TypeShape::Text(kind)) => kind == TextKind::Plain,
+        Ok(TypeShape::Enum(_) | TypeShape::Ltree | TypeShape::Money(_)) => true,
+        Ok(TypeShape::Builtin(builtin)) => !matches!(
             builtin,
             Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC | Type::INTERVAL | Type::INET | Type::CIDR | Type::JSONB
         ),
-        Ok(Shape::Array(_) | Shape::Composite(_) | Shape::Range(_) | Shape::Multirange(_) | Shape::Unknown)
+        Ok(
+            TypeShape::Array(_)
+            | TypeShape::Composite(_)
+            | TypeShape::Range(_)
+            | TypeShape::Multirange(_)
+            | TypeShape::Unknown,
+        )
         | Err(_) => false,
     }
 }
@@ -71,32 +77,32 @@ pub(crate) fn is_canonical(schema: &Schema, oid: Oid) -> bool {
 ///
 /// # Errors
 /// Returns an error if the bytes are not a value of the type.
-pub(crate) fn canonical<'a>(schema: &Schema, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
-    Decoder::new(schema, true).canonical(oid, bytes)
+pub(crate) fn canonical<'a>(schema: &Schema, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, CellProblem> {
+    CellDecoder::new(schema, true).canonical(oid, bytes)
 }
 
-impl Decoder<'_> {
-    fn canonical<'a>(&mut self, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+impl CellDecoder<'_> {
+    fn canonical<'a>(&mut self, oid: Oid, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, CellProblem> {
         Ok(match self.enter(oid)? {
-            Shape::Text(TextKind::Padded) => without_padding(bytes).into(),
-            Shape::Text(TextKind::Caseless) => Cow::Owned(caseless(wire::utf8(bytes)?).into_bytes()),
-            Shape::Text(TextKind::AsciiCaseless) => Cow::Owned(bytes.to_ascii_lowercase()),
-            Shape::Builtin(builtin) => builtin_canonical(&builtin, bytes)?,
-            Shape::Array(element) => Cow::Owned(self.deeper(|inner| inner.canonical_array(element, bytes))?),
-            Shape::Composite(fields) => Cow::Owned(self.deeper(|inner| inner.canonical_composite(fields, bytes))?),
-            Shape::Range(subtype) => Cow::Owned(self.deeper(|inner| inner.canonical_range(subtype, bytes))?),
-            Shape::Text(TextKind::Plain | TextKind::Incomparable)
-            | Shape::Enum(_)
-            | Shape::Ltree
-            | Shape::Money(_)
-            | Shape::Multirange(_)
-            | Shape::Unknown => bytes.into(),
+            TypeShape::Text(TextKind::Padded) => without_padding(bytes).into(),
+            TypeShape::Text(TextKind::Caseless) => Cow::Owned(caseless(wire::utf8(bytes)?).into_bytes()),
+            TypeShape::Text(TextKind::AsciiCaseless) => Cow::Owned(bytes.to_ascii_lowercase()),
+            TypeShape::Builtin(builtin) => builtin_canonical(&builtin, bytes)?,
+            TypeShape::Array(element) => Cow::Owned(self.deeper(|inner| inner.canonical_array(element, bytes))?),
+            TypeShape::Composite(fields) => Cow::Owned(self.deeper(|inner| inner.canonical_composite(fields, bytes))?),
+            TypeShape::Range(subtype) => Cow::Owned(self.deeper(|inner| inner.canonical_range(subtype, bytes))?),
+            TypeShape::Text(TextKind::Plain | TextKind::Incomparable)
+            | TypeShape::Enum(_)
+            | TypeShape::Ltree
+            | TypeShape::Money(_)
+            | TypeShape::Multirange(_)
+            | TypeShape::Unknown => bytes.into(),
         })
     }
 
     /// Keeps the dimensions and lower bounds. NULLs are equal here.
-    fn canonical_array(&mut self, element: Oid, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
-        let array = nested::Array::parse(bytes, element)?;
+    fn canonical_array(&mut self, element: Oid, bytes: &[u8]) -> Result<Vec<u8>, CellProblem> {
+        let array = nested::BinaryArray::parse(bytes, element)?;
         let mut to = Vec::with_capacity(bytes.len());
         for (length, lower) in &array.dimensions {
             to.extend(length.to_be_bytes());
@@ -108,7 +114,7 @@ impl Decoder<'_> {
         Ok(to)
     }
 
-    fn canonical_composite(&mut self, fields: &[(String, Oid)], mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    fn canonical_composite(&mut self, fields: &[(String, Oid)], mut bytes: &[u8]) -> Result<Vec<u8>, CellProblem> {
         nested::check_field_count(fields, &mut bytes)?;
         let mut to = Vec::with_capacity(bytes.len());
         for (_, field) in fields {
@@ -119,7 +125,7 @@ impl Decoder<'_> {
         Ok(to)
     }
 
-    fn canonical_range(&mut self, subtype: Oid, mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    fn canonical_range(&mut self, subtype: Oid, mut bytes: &[u8]) -> Result<Vec<u8>, CellProblem> {
         let mut to = vec![bytes.try_get_u8()?];
         while !bytes.is_empty() {
             let bound = wire::sized(&mut bytes)?;
@@ -128,7 +134,7 @@ impl Decoder<'_> {
         Ok(to)
     }
 
-    fn push_canonical(&mut self, oid: Oid, cell: Option<&[u8]>, to: &mut Vec<u8>) -> Result<(), Problem> {
+    fn push_canonical(&mut self, oid: Oid, cell: Option<&[u8]>, to: &mut Vec<u8>) -> Result<(), CellProblem> {
         let cell = cell.map(|bytes| self.canonical(oid, bytes)).transpose()?;
         to.extend(cell.as_ref().map_or(u64::MAX, |cell| cell.len() as u64).to_be_bytes());
         to.extend(cell.as_deref().unwrap_or_default());
@@ -136,7 +142,7 @@ impl Decoder<'_> {
     }
 }
 
-fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, CellProblem> {
     Ok(match *builtin {
         Type::FLOAT4 => double(f32::from_be_bytes(wire::exactly(bytes)?).into()).into(),
         Type::FLOAT8 => double(f64::from_be_bytes(wire::exactly(bytes)?)).into(),
@@ -144,7 +150,7 @@ fn builtin_canonical<'a>(builtin: &Type, bytes: &'a [u8]) -> Result<Cow<'a, [u8]
         Type::INTERVAL => span(bytes)?.into(),
         Type::INET | Type::CIDR => {
             // The flag that distinguishes `cidr` from `inet` does not count.
-            let [family, mask, _, rest @ ..] = bytes else { return Err(Problem::Torn) };
+            let [family, mask, _, rest @ ..] = bytes else { return Err(CellProblem::Torn) };
             [&[*family, *mask][..], rest].concat().into()
         }
         Type::JSONB => json::with_plain_numbers(wire::versioned(bytes)?).into_bytes().into(),
@@ -160,8 +166,8 @@ fn double(value: f64) -> Vec<u8> {
 }
 
 /// Returns a `numeric` without its display scale: weight, sign and digits.
-fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
-    let (Some(head), Some(mut digits)) = (bytes.get(2..6), bytes.get(8..)) else { return Err(Problem::Torn) };
+fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, CellProblem> {
+    let (Some(head), Some(mut digits)) = (bytes.get(2..6), bytes.get(8..)) else { return Err(CellProblem::Torn) };
     while let Some(rest) = digits.strip_suffix(&[0, 0]) {
         digits = rest;
     }
@@ -170,7 +176,7 @@ fn unscaled(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
 
 /// Returns the length of an interval in microseconds, where a month has 30 days and a day has 24
 /// hours.
-fn span(mut bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+fn span(mut bytes: &[u8]) -> Result<Vec<u8>, CellProblem> {
     const DAY_US: i128 = 24 * 60 * 60 * 1_000_000;
     let (micros, days, months) = (bytes.try_get_i64()?, bytes.try_get_i32()?, bytes.try_get_i32()?);
     wire::end(bytes)?;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Buf;
 
-use super::nested::{Array, check_field_count, next_field};
-use super::{NESTING_MAX, Problem, Shape, wire};
+use super::nested::{BinaryArray, check_field_count, next_field};
+use super::{CellProblem, NESTING_MAX, TypeShape, wire};
 use crate::schema::{Oid, Schema};
 use crate::tuple::{Cell, TupleRef};
 
@@ -70,29 +70,41 @@ fn contains_composite(schema: &Schema, oid: Oid, depth: usize) -> bool {
     if depth > NESTING_MAX {
         return false;
     }
-    match Shape::of(schema, oid) {
-        Ok(Shape::Composite(_)) => true,
-        Ok(Shape::Array(inner) | Shape::Range(inner) | Shape::Multirange(inner)) => {
+    match TypeShape::of(schema, oid) {
+        Ok(TypeShape::Composite(_)) => true,
+        Ok(TypeShape::Array(inner) | TypeShape::Range(inner) | TypeShape::Multirange(inner)) => {
             contains_composite(schema, inner, depth + 1)
         }
-        Ok(Shape::Text(_) | Shape::Enum(_) | Shape::Ltree | Shape::Money(_) | Shape::Builtin(_) | Shape::Unknown)
+        Ok(
+            TypeShape::Text(_)
+            | TypeShape::Enum(_)
+            | TypeShape::Ltree
+            | TypeShape::Money(_)
+            | TypeShape::Builtin(_)
+            | TypeShape::Unknown,
+        )
         | Err(_) => false,
     }
 }
 
 /// Checks the composites in a value. Values that are nested too deeply to be projected are not
 /// checked.
-fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Problem> {
+fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), CellProblem> {
     if depth > NESTING_MAX || !contains_composite(schema, oid, depth) {
         return Ok(());
     }
-    match Shape::of(schema, oid)? {
-        Shape::Text(_) | Shape::Enum(_) | Shape::Ltree | Shape::Money(_) | Shape::Builtin(_) | Shape::Unknown => Ok(()),
-        Shape::Array(element) => {
-            let mut elements = Array::parse(bytes, element)?.elements.into_iter().flatten();
+    match TypeShape::of(schema, oid)? {
+        TypeShape::Text(_)
+        | TypeShape::Enum(_)
+        | TypeShape::Ltree
+        | TypeShape::Money(_)
+        | TypeShape::Builtin(_)
+        | TypeShape::Unknown => Ok(()),
+        TypeShape::Array(element) => {
+            let mut elements = BinaryArray::parse(bytes, element)?.elements.into_iter().flatten();
             elements.try_for_each(|bytes| check(schema, element, bytes, depth + 1))
         }
-        Shape::Composite(fields) => {
+        TypeShape::Composite(fields) => {
             let mut input = bytes;
             check_field_count(fields, &mut input)?;
             for (_, oid) in fields {
@@ -102,20 +114,20 @@ fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Pr
             }
             wire::end(input)
         }
-        Shape::Range(subtype) => {
+        TypeShape::Range(subtype) => {
             let mut input = bytes;
             // The flags say which bounds exist. Each bound comes with its length.
             input.try_get_u8()?;
             while !input.is_empty() {
-                let bound = wire::sized(&mut input)?.ok_or(Problem::Impossible("bound"))?;
+                let bound = wire::sized(&mut input)?.ok_or(CellProblem::Impossible("bound"))?;
                 check(schema, subtype, bound, depth + 1)?;
             }
             Ok(())
         }
-        Shape::Multirange(range) => {
+        TypeShape::Multirange(range) => {
             let mut input = bytes;
             for _ in 0..wire::count(&mut input, 4)? {
-                let bytes = wire::sized(&mut input)?.ok_or(Problem::Impossible("range"))?;
+                let bytes = wire::sized(&mut input)?.ok_or(CellProblem::Impossible("range"))?;
                 check(schema, range, bytes, depth + 1)?;
             }
             wire::end(input)

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::decimal::Decimal;
 
 use super::value::Value;
-use super::{NESTING_MAX, Problem};
+use super::{CellProblem, NESTING_MAX};
 
 /// Parses a document that is `depth` levels deep in its cell.
 ///
@@ -18,7 +18,7 @@ use super::{NESTING_MAX, Problem};
 /// exactly becomes the string of its digits. An array or object that is nested too deeply becomes
 /// its text. If an object has a name twice, the last value counts, as in `jsonb`. An unpaired
 /// surrogate, which `json` allows and text cannot contain, becomes U+FFFD.
-pub(super) fn parse(text: &str, depth: usize) -> Result<Value, Problem> {
+pub(super) fn parse(text: &str, depth: usize) -> Result<Value, CellProblem> {
     let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
     nested(raw.get(), depth)
 }
@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str, depth: usize) -> Result<Value, Problem> {
 /// Parses a `jsonb` document of a key. The value is nested if that restores the document exactly,
 /// and is otherwise the string of its text. A string that could be mistaken for such a text is
 /// projected as its text, in quotes.
-pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, Problem> {
+pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, CellProblem> {
     let value = parse(text, depth)?;
     let is_clear = match &value {
         // SQL's NULL has the same projection.
@@ -52,7 +52,7 @@ pub(crate) fn jsonb_text(value: &Value) -> String {
 }
 
 /// Rewrites a document in the form of `jsonb`, with its numbers unchanged.
-pub(crate) fn document_text(text: &str) -> Result<String, Problem> {
+pub(crate) fn document_text(text: &str) -> Result<String, CellProblem> {
     let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
     let mut to = String::new();
     push_document(raw.get(), 0, &mut to)?;
@@ -63,11 +63,11 @@ pub(crate) fn document_text(text: &str) -> Result<String, Problem> {
 /// wrote them.
 const DOCUMENT_DEPTH_MAX: usize = 100;
 
-fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Problem> {
+fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), CellProblem> {
     let push_text = |text: &str, to: &mut String| to.push_str(&serde_json::Value::from(text).to_string());
     match text.as_bytes().first() {
-        Some(b'[' | b'{') if depth >= DOCUMENT_DEPTH_MAX => return Err(Problem::TooDeep),
-        Some(b'"') => push_text(&serde_json::from_str::<Text>(text).map_err(wrong)?.0, to),
+        Some(b'[' | b'{') if depth >= DOCUMENT_DEPTH_MAX => return Err(CellProblem::TooDeep),
+        Some(b'"') => push_text(&serde_json::from_str::<LossyJsonString>(text).map_err(wrong)?.0, to),
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
             to.push('[');
@@ -78,7 +78,7 @@ fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), Proble
             to.push(']');
         }
         Some(b'{') => {
-            let Fields(fields) = serde_json::from_str(text).map_err(wrong)?;
+            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(wrong)?;
             let mut fields = last_of_each(fields);
             fields.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
             to.push('{');
@@ -165,12 +165,12 @@ fn push_jsonb(value: &Value, to: &mut String) {
     }
 }
 
-fn nested(text: &str, depth: usize) -> Result<Value, Problem> {
+fn nested(text: &str, depth: usize) -> Result<Value, CellProblem> {
     match text.as_bytes().first() {
         Some(b'n') => Ok(Value::Null),
         Some(b't') => Ok(Value::Bool(true)),
         Some(b'f') => Ok(Value::Bool(false)),
-        Some(b'"') => Ok(Value::String(serde_json::from_str::<Text>(text).map_err(wrong)?.0)),
+        Some(b'"') => Ok(Value::String(serde_json::from_str::<LossyJsonString>(text).map_err(wrong)?.0)),
         Some(b'[' | b'{') if depth >= NESTING_MAX => Ok(Value::String(text.to_owned())),
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
@@ -178,7 +178,7 @@ fn nested(text: &str, depth: usize) -> Result<Value, Problem> {
             items.collect::<Result<_, _>>().map(Value::List)
         }
         Some(b'{') => {
-            let Fields(fields) = serde_json::from_str(text).map_err(wrong)?;
+            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(wrong)?;
             last_of_each(fields)
                 .into_iter()
                 .map(|(name, value)| Ok((name, nested(value.get(), depth + 1)?)))
@@ -198,35 +198,35 @@ fn last_of_each<T>(fields: Vec<(String, T)>) -> Vec<(String, T)> {
     fields.into_iter().zip(keep).filter_map(|(field, keep)| keep.then_some(field)).collect()
 }
 
-fn wrong(error: serde_json::Error) -> Problem {
-    Problem::Json(error.to_string())
+fn wrong(error: serde_json::Error) -> CellProblem {
+    CellProblem::Json(error.to_string())
 }
 
 /// A JSON string, read as bytes, because serde rejects unpaired surrogates in text.
 #[derive(PartialEq, Eq, Hash)]
-struct Text(String);
+struct LossyJsonString(String);
 
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Text, D::Error> {
-        input.deserialize_bytes(TextVisitor)
+impl<'de> Deserialize<'de> for LossyJsonString {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<LossyJsonString, D::Error> {
+        input.deserialize_bytes(LossyJsonStringVisitor)
     }
 }
 
-struct TextVisitor;
+struct LossyJsonStringVisitor;
 
-impl Visitor<'_> for TextVisitor {
-    type Value = Text;
+impl Visitor<'_> for LossyJsonStringVisitor {
+    type Value = LossyJsonString;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(text.to_owned()))
+    fn visit_str<E: Error>(self, text: &str) -> Result<LossyJsonString, E> {
+        Ok(LossyJsonString(text.to_owned()))
     }
 
-    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Text, E> {
-        Ok(Text(match String::from_utf8_lossy(bytes) {
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<LossyJsonString, E> {
+        Ok(LossyJsonString(match String::from_utf8_lossy(bytes) {
             Cow::Borrowed(text) => text.to_owned(),
             // An unpaired surrogate is three bytes, each of which became a U+FFFD.
             Cow::Owned(_) => without_surrogates(bytes),
@@ -249,28 +249,28 @@ fn without_surrogates(bytes: &[u8]) -> String {
 }
 
 /// An object's fields in order, with unparsed values.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
+struct JsonObjectFields<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Fields<'a>, D::Error> {
-        input.deserialize_map(FieldsVisitor)
+impl<'de: 'a, 'a> Deserialize<'de> for JsonObjectFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<JsonObjectFields<'a>, D::Error> {
+        input.deserialize_map(JsonObjectFieldsVisitor)
     }
 }
 
-struct FieldsVisitor;
+struct JsonObjectFieldsVisitor;
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
+impl<'de> Visitor<'de> for JsonObjectFieldsVisitor {
+    type Value = JsonObjectFields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonObjectFields<'de>, A::Error> {
         let mut fields = Vec::new();
-        while let Some((Text(name), value)) = map.next_entry()? {
+        while let Some((LossyJsonString(name), value)) = map.next_entry()? {
             fields.push((name, value));
         }
-        Ok(Fields(fields))
+        Ok(JsonObjectFields(fields))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Problem, ProjectError, Shape, Value, escaped_hex, project_cell};
+use super::{CellProblem, ProjectError, TypeShape, Value, escaped_hex, project_cell};
 use crate::schema::Schema;
 use crate::tuple::{Cell, TupleRef};
 
@@ -61,7 +61,7 @@ pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &He
         Err(error) => error,
     };
     match (cell, &error.problem) {
-        (Cell::Null | Cell::Unchanged, _) | (_, Problem::Unsent | Problem::NoColumn) => Err(error),
+        (Cell::Null | Cell::Unchanged, _) | (_, CellProblem::Unsent | CellProblem::NoColumn) => Err(error),
         (Cell::Value(bytes), _) if is_told_by_hex(schema, column) => {
             hex.note(error);
             Ok(Value::String(escaped_hex(bytes)))
@@ -75,10 +75,10 @@ pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &He
 pub(crate) fn is_told_by_hex(schema: &Schema, column: usize) -> bool {
     use postgres_types::Type;
     let Some(column) = schema.columns().get(column).filter(|column| !column.is_text) else { return false };
-    match Shape::of(schema, column.type_oid) {
-        Ok(Shape::Text(_) | Shape::Enum(_) | Shape::Builtin(Type::JSON | Type::JSONB)) => false,
-        Ok(Shape::Builtin(_) | Shape::Array(_) | Shape::Composite(_) | Shape::Range(_)) => true,
-        Ok(Shape::Multirange(_) | Shape::Ltree | Shape::Money(_) | Shape::Unknown) | Err(_) => true,
+    match TypeShape::of(schema, column.type_oid) {
+        Ok(TypeShape::Text(_) | TypeShape::Enum(_) | TypeShape::Builtin(Type::JSON | Type::JSONB)) => false,
+        Ok(TypeShape::Builtin(_) | TypeShape::Array(_) | TypeShape::Composite(_) | TypeShape::Range(_)) => true,
+        Ok(TypeShape::Multirange(_) | TypeShape::Ltree | TypeShape::Money(_) | TypeShape::Unknown) | Err(_) => true,
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Buf;
 
 use postgres_types::Type;
 
-use super::{Decoder, Problem, Shape, Value, wire};
+use super::{CellDecoder, CellProblem, TypeShape, Value, wire};
 use crate::schema::Oid;
 
 /// The maximum number of dimensions in PostgreSQL.
@@ -14,29 +14,29 @@ const DIMENSIONS_MAX: usize = 6;
 
 /// An array with its elements in binary form and in storage order, in which the last dimension
 /// changes fastest.
-pub(super) struct Array<'a> {
+pub(super) struct BinaryArray<'a> {
     /// The length and lower bound of each dimension. An empty array has none.
     pub(super) dimensions: Vec<(usize, i32)>,
     pub(super) elements: Vec<Option<&'a [u8]>>,
 }
 
-impl<'a> Array<'a> {
-    pub(super) fn parse(mut input: &'a [u8], element: Oid) -> Result<Array<'a>, Problem> {
+impl<'a> BinaryArray<'a> {
+    pub(super) fn parse(mut input: &'a [u8], element: Oid) -> Result<BinaryArray<'a>, CellProblem> {
         let dimension_count = wire::count(&mut input, 0)?;
         let _has_null = input.try_get_i32()?;
         let sent_element = input.try_get_u32()?;
         if sent_element != element {
-            return Err(Problem::Impossible("element type"));
+            return Err(CellProblem::Impossible("element type"));
         }
         if dimension_count > DIMENSIONS_MAX {
-            return Err(Problem::Impossible("number of dimensions"));
+            return Err(CellProblem::Impossible("number of dimensions"));
         }
         let mut dimensions = Vec::with_capacity(dimension_count);
         let mut total = usize::from(dimension_count > 0);
         for _ in 0..dimension_count {
             let length = wire::count(&mut input, 0)?;
             dimensions.push((length, input.try_get_i32()?));
-            total = total.checked_mul(length).ok_or(Problem::Torn)?;
+            total = total.checked_mul(length).ok_or(CellProblem::Torn)?;
         }
         // An empty `int2vector` has one dimension of length zero.
         if total == 0 {
@@ -44,18 +44,18 @@ impl<'a> Array<'a> {
         }
         // Each element takes at least the four bytes of its length.
         if total > input.len() / 4 {
-            return Err(Problem::Torn);
+            return Err(CellProblem::Torn);
         }
         let elements = (0..total).map(|_| wire::sized(&mut input)).collect::<Result<_, _>>()?;
         wire::end(input)?;
-        Ok(Array { dimensions, elements })
+        Ok(BinaryArray { dimensions, elements })
     }
 }
 
-impl Decoder<'_> {
+impl CellDecoder<'_> {
     /// Shows an array as nested lists. Uses PostgreSQL's text form if lists would be ambiguous.
-    pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, Problem> {
-        let array = Array::parse(input, element)?;
+    pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, CellProblem> {
+        let array = BinaryArray::parse(input, element)?;
         let usual = lower_bound(oid);
         let is_plain = array.dimensions.iter().all(|&(_, lower)| lower == usual);
         if !is_plain || (array.dimensions.len() > 1 && may_be_list(&self.enter(element)?)) {
@@ -72,7 +72,7 @@ impl Decoder<'_> {
     }
 
     /// Shows a composite as an object.
-    pub(super) fn composite(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<Value, Problem> {
+    pub(super) fn composite(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<Value, CellProblem> {
         check_field_count(fields, &mut input)?;
         let mut values = Vec::with_capacity(fields.len());
         for (name, oid) in fields {
@@ -84,7 +84,7 @@ impl Decoder<'_> {
     }
 
     /// Returns a range in PostgreSQL's text form.
-    pub(super) fn range(&mut self, subtype: Oid, mut input: &[u8]) -> Result<String, Problem> {
+    pub(super) fn range(&mut self, subtype: Oid, mut input: &[u8]) -> Result<String, CellProblem> {
         const EMPTY: u8 = 0x01;
         const LOWER_INCLUSIVE: u8 = 0x02;
         const UPPER_INCLUSIVE: u8 = 0x04;
@@ -109,11 +109,11 @@ impl Decoder<'_> {
     }
 
     /// Returns a multirange in PostgreSQL's text form.
-    pub(super) fn multirange(&mut self, range: Oid, mut input: &[u8]) -> Result<String, Problem> {
+    pub(super) fn multirange(&mut self, range: Oid, mut input: &[u8]) -> Result<String, CellProblem> {
         let count = wire::count(&mut input, 4)?;
         let mut ranges = Vec::with_capacity(count);
         for _ in 0..count {
-            let bytes = wire::sized(&mut input)?.ok_or(Problem::Impossible("range"))?;
+            let bytes = wire::sized(&mut input)?.ok_or(CellProblem::Impossible("range"))?;
             ranges.push(self.text(range, bytes)?);
         }
         wire::end(input)?;
@@ -121,8 +121,8 @@ impl Decoder<'_> {
     }
 
     /// Returns an array in PostgreSQL's text form.
-    pub(super) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, Problem> {
-        let array = Array::parse(input, element)?;
+    pub(super) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, CellProblem> {
+        let array = BinaryArray::parse(input, element)?;
         let delimiter = if element == BOX { ";" } else { "," };
         let mut items = Vec::with_capacity(array.elements.len());
         for bytes in array.elements {
@@ -148,7 +148,7 @@ impl Decoder<'_> {
     }
 
     /// Returns a composite in PostgreSQL's text form.
-    pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<String, Problem> {
+    pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<String, CellProblem> {
         check_field_count(fields, &mut input)?;
         let mut texts = Vec::with_capacity(fields.len());
         for (_, oid) in fields {
@@ -161,14 +161,14 @@ impl Decoder<'_> {
         Ok(format!("({})", texts.join(",")))
     }
 
-    fn push_bound(&mut self, text: &mut String, subtype: Oid, input: &mut &[u8]) -> Result<(), Problem> {
-        let bytes = wire::sized(input)?.ok_or(Problem::Impossible("bound"))?;
+    fn push_bound(&mut self, text: &mut String, subtype: Oid, input: &mut &[u8]) -> Result<(), CellProblem> {
+        let bytes = wire::sized(input)?.ok_or(CellProblem::Impossible("bound"))?;
         let bound = self.text(subtype, bytes)?;
         text.push_str(&quoted(bound, &['"', '\\', '(', ')', '[', ']', ',']));
         Ok(())
     }
 
-    fn optional_value(&mut self, oid: Oid, bytes: Option<&[u8]>) -> Result<Value, Problem> {
+    fn optional_value(&mut self, oid: Oid, bytes: Option<&[u8]>) -> Result<Value, CellProblem> {
         bytes.map_or(Ok(Value::Null), |bytes| self.value(oid, bytes))
     }
 }
@@ -183,20 +183,20 @@ pub(crate) fn lower_bound(oid: Oid) -> i32 {
 }
 
 /// Returns true for a type whose values may be lists themselves.
-pub(crate) fn may_be_list(shape: &Shape<'_>) -> bool {
-    matches!(shape, Shape::Array(_) | Shape::Builtin(Type::JSON | Type::JSONB))
+pub(crate) fn may_be_list(shape: &TypeShape<'_>) -> bool {
+    matches!(shape, TypeShape::Array(_) | TypeShape::Builtin(Type::JSON | Type::JSONB))
 }
 
-pub(super) fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), Problem> {
+pub(super) fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), CellProblem> {
     match wire::count(input, 8)? {
         count if count == fields.len() => Ok(()),
-        _ => Err(Problem::Impossible("number of fields")),
+        _ => Err(CellProblem::Impossible("number of fields")),
     }
 }
 
-pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CellProblem> {
     if input.try_get_u32()? != oid {
-        return Err(Problem::Impossible("field type"));
+        return Err(CellProblem::Impossible("field type"));
     }
     wire::sized(input)
 }

@@ -5,38 +5,38 @@ use std::str::FromStr;
 
 use bytes::Buf;
 
-use super::{Problem, digits, wire};
+use super::{CellProblem, digits, wire};
 
 /// The number of significant digits that distinguishes every double from all others.
 const DECIMALS_MAX: usize = 17;
 
 /// Appends the text of a `numeric`, with its display scale. Eight bytes can encode 140,000 digits,
 /// so the length is subtracted from `room`, the limit for the whole cell.
-pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> Result<(), CellProblem> {
     let digit_count = usize::from(input.try_get_u16()?);
     let weight = input.try_get_i16()?;
     let sign = input.try_get_u16()?;
     let scale = usize::from(input.try_get_u16()?);
-    let groups = wire::take(&mut input, digit_count * 2)?;
+    let groups = wire::take_bytes(&mut input, digit_count * 2)?;
     wire::end(input)?;
     let special: &[u8] = match sign {
         0x0000 | 0x4000 => b"",
         0xC000 => b"NaN",
         0xD000 => b"Infinity",
         0xF000 => b"-Infinity",
-        _ => return Err(Problem::Impossible("sign")),
+        _ => return Err(CellProblem::Impossible("sign")),
     };
     if !special.is_empty() {
         to.extend_from_slice(special);
         return Ok(());
     }
     if scale > 0x3FFF {
-        return Err(Problem::Impossible("scale"));
+        return Err(CellProblem::Impossible("scale"));
     }
     // The group with index `weight` holds the thousands to ones. The next one holds the first four
     // decimals.
     let whole_groups = usize::try_from(i32::from(weight) + 1).unwrap_or(0);
-    *room = room.checked_sub(whole_groups * 4 + scale + 8).ok_or(Problem::TooLarge)?;
+    *room = room.checked_sub(whole_groups * 4 + scale + 8).ok_or(CellProblem::TooLarge)?;
     let group = |place: i32| group_at(groups, i32::from(weight) - place);
     let begin = to.len();
     for place in (0..=i32::from(weight)).rev() {
@@ -66,19 +66,19 @@ pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> R
 }
 
 /// Returns a group of four decimal digits. Groups that are not sent are zero.
-fn group_at(groups: &[u8], index: i32) -> Result<u16, Problem> {
+fn group_at(groups: &[u8], index: i32) -> Result<u16, CellProblem> {
     let bytes = usize::try_from(index).ok().and_then(|index| groups.get(index * 2..index * 2 + 2));
     match bytes {
         None => Ok(0),
         Some(bytes) => match u16::from_be_bytes([bytes[0], bytes[1]]) {
             group @ 0..=9999 => Ok(group),
-            _ => Err(Problem::Impossible("digit")),
+            _ => Err(CellProblem::Impossible("digit")),
         },
     }
 }
 
 /// Writes a `money` amount with its decimals, without the decoration of the server's `lc_monetary`.
-pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, Problem> {
+pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, CellProblem> {
     let amount = i64::from_be_bytes(wire::exactly(input)?);
     let (sign, decimals) = (if amount < 0 { "-" } else { "" }, usize::from(decimals));
     let digits = format!("{:0>width$}", amount.unsigned_abs(), width = decimals + 1);

@@ -2,12 +2,12 @@
 
 use postgres_types::{Kind, Type};
 
-use super::{NESTING_MAX, Problem};
+use super::{CellProblem, NESTING_MAX};
 use crate::schema::{MONEY_DECIMALS, Oid, Schema, TypeKind};
 
 /// The binary form of a type. A domain has the form of its base type.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Shape<'s> {
+pub(crate) enum TypeShape<'s> {
     /// The text itself.
     Text(TextKind),
     /// A label of this list, as text.
@@ -42,57 +42,59 @@ pub(crate) enum TextKind {
 
 /// Returns the base type of a domain, through all its domains. Any other type is returned
 /// unchanged.
-pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, Problem> {
+pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, CellProblem> {
     for _ in 0..NESTING_MAX {
         match schema.type_def(oid).map(|definition| &definition.kind) {
             Some(TypeKind::Domain(base)) => oid = *base,
             _ => return Ok(oid),
         }
     }
-    Err(Problem::TooDeep)
+    Err(CellProblem::TooDeep)
 }
 
-impl Shape<'_> {
-    pub(crate) fn of(schema: &Schema, oid: Oid) -> Result<Shape<'_>, Problem> {
+impl TypeShape<'_> {
+    pub(crate) fn of(schema: &Schema, oid: Oid) -> Result<TypeShape<'_>, CellProblem> {
         let oid = base_type(schema, oid)?;
         let builtin = Type::from_oid(oid);
         let Some(definition) = schema.type_def(oid) else {
-            return Ok(builtin.map_or(Shape::Unknown, Shape::of_builtin));
+            return Ok(builtin.map_or(TypeShape::Unknown, TypeShape::of_builtin));
         };
         Ok(match &definition.kind {
             // `base_type` leaves no domain.
-            TypeKind::Domain(_) => Shape::Unknown,
+            TypeKind::Domain(_) => TypeShape::Unknown,
             TypeKind::Base => match builtin {
-                Some(builtin) => Shape::of_builtin(builtin),
+                Some(builtin) => TypeShape::of_builtin(builtin),
                 // Extension types are recognized by name, because their numbers differ between
                 // databases.
-                None if definition.name == "citext" => Shape::Text(TextKind::Caseless),
-                None if definition.name == "ltree" => Shape::Ltree,
-                None => Shape::Unknown,
+                None if definition.name == "citext" => TypeShape::Text(TextKind::Caseless),
+                None if definition.name == "ltree" => TypeShape::Ltree,
+                None => TypeShape::Unknown,
             },
-            TypeKind::Money(decimals) => Shape::Money(*decimals),
-            TypeKind::Ascii => Shape::Text(TextKind::AsciiCaseless),
-            TypeKind::Enum(labels) => Shape::Enum(labels),
-            TypeKind::Composite(fields) => Shape::Composite(fields),
-            TypeKind::Array(element) => Shape::Array(*element),
-            TypeKind::Range(subtype) => Shape::Range(*subtype),
-            TypeKind::Multirange(range) => Shape::Multirange(*range),
+            TypeKind::Money(decimals) => TypeShape::Money(*decimals),
+            TypeKind::Ascii => TypeShape::Text(TextKind::AsciiCaseless),
+            TypeKind::Enum(labels) => TypeShape::Enum(labels),
+            TypeKind::Composite(fields) => TypeShape::Composite(fields),
+            TypeKind::Array(element) => TypeShape::Array(*element),
+            TypeKind::Range(subtype) => TypeShape::Range(*subtype),
+            TypeKind::Multirange(range) => TypeShape::Multirange(*range),
         })
     }
 
-    fn of_builtin(builtin: Type) -> Shape<'static> {
+    fn of_builtin(builtin: Type) -> TypeShape<'static> {
         match *builtin.kind() {
-            Kind::Array(ref element) => Shape::Array(element.oid()),
-            Kind::Range(ref subtype) => Shape::Range(subtype.oid()),
-            Kind::Multirange(_) => range_of(&builtin).map_or(Shape::Unknown, |range| Shape::Multirange(range.oid())),
+            Kind::Array(ref element) => TypeShape::Array(element.oid()),
+            Kind::Range(ref subtype) => TypeShape::Range(subtype.oid()),
+            Kind::Multirange(_) => {
+                range_of(&builtin).map_or(TypeShape::Unknown, |range| TypeShape::Multirange(range.oid()))
+            }
             Kind::Simple => match builtin {
-                Type::TEXT | Type::VARCHAR | Type::NAME => Shape::Text(TextKind::Plain),
-                Type::BPCHAR => Shape::Text(TextKind::Padded),
-                Type::XML | Type::REFCURSOR | Type::PG_NODE_TREE => Shape::Text(TextKind::Incomparable),
-                Type::MONEY => Shape::Money(MONEY_DECIMALS),
-                _ => Shape::Builtin(builtin),
+                Type::TEXT | Type::VARCHAR | Type::NAME => TypeShape::Text(TextKind::Plain),
+                Type::BPCHAR => TypeShape::Text(TextKind::Padded),
+                Type::XML | Type::REFCURSOR | Type::PG_NODE_TREE => TypeShape::Text(TextKind::Incomparable),
+                Type::MONEY => TypeShape::Money(MONEY_DECIMALS),
+                _ => TypeShape::Builtin(builtin),
             },
-            _ => Shape::Unknown,
+            _ => TypeShape::Unknown,
         }
     }
 }

@@ -73,17 +73,17 @@ fn schema_with_key(oid: Oid, is_text: bool, key: &[usize]) -> Schema {
 }
 
 /// Projects a value, and checks that it is written as JSON in both ways.
-pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, CellProblem> {
     value_in(schema(oid, false), bytes)
 }
 
-pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, CellProblem> {
     let value = project_cell(&schema, 0, Cell::Value(bytes)).map_err(|error| error.problem);
     let (row, mut line): (TupleBuf, _) = ([Cell::Value(bytes)].into_iter().collect(), Vec::new());
     let hex = HexCells::default();
     let shown =
         show_row(&schema, row.as_ref(), &hex).map(|fields| fields.into_iter().map(|(_, value)| value).collect());
-    let shown: Result<Vec<Value>, Problem> = shown.map_err(|error| error.problem);
+    let shown: Result<Vec<Value>, CellProblem> = shown.map_err(|error| error.problem);
     let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line, &hex).map_err(|error| error.problem);
     assert_eq!(pushed, shown.clone().map(drop));
     match (&value, &shown) {
@@ -201,16 +201,16 @@ fn numerics_keep_every_digit_and_their_scale() {
     }
     let huge = numeric(i16::MAX, 0, 0, &[1]);
     assert!(matches!(value(1700, &huge), Ok(Value::String(text)) if text.len() == 131_069));
-    assert_eq!(value(1700, &numeric(0, 0, 0, &[10_000])), Err(Problem::Impossible("digit")));
-    assert_eq!(value(1700, &numeric(0, 1, 0, &[])), Err(Problem::Impossible("sign")));
-    assert_eq!(value(1700, &numeric(0, 0, 0x4000, &[])), Err(Problem::Impossible("scale")));
+    assert_eq!(value(1700, &numeric(0, 0, 0, &[10_000])), Err(CellProblem::Impossible("digit")));
+    assert_eq!(value(1700, &numeric(0, 1, 0, &[])), Err(CellProblem::Impossible("sign")));
+    assert_eq!(value(1700, &numeric(0, 0, 0x4000, &[])), Err(CellProblem::Impossible("scale")));
 }
 
 #[test]
 fn a_cell_of_many_huge_numerics_is_refused() {
     let huge = numeric(i16::MAX, 0, 0, &[1]);
     let bytes = array(1700, &[(1000, 1)], &vec![Some(huge.as_slice()); 1000]);
-    assert_eq!(value(1231, &bytes), Err(Problem::TooLarge));
+    assert_eq!(value(1231, &bytes), Err(CellProblem::TooLarge));
 }
 
 #[test]
@@ -235,8 +235,8 @@ fn times_reach_as_far_as_postgresql() {
     shows(&Type::TIMETZ, &zoned(8 * 3600), "04:05:06-08:00");
     shows(&Type::TIMETZ, &zoned(-19_815), "04:05:06+05:30:15");
     shows(&Type::TIMETZ, &zoned(0), "04:05:06+00:00");
-    assert_eq!(value(1266, &zoned(i32::MIN)), Err(Problem::Impossible("time zone")));
-    assert_eq!(value(1083, &at(-1)), Err(Problem::Impossible("time of day")));
+    assert_eq!(value(1266, &zoned(i32::MIN)), Err(CellProblem::Impossible("time zone")));
+    assert_eq!(value(1083, &at(-1)), Err(CellProblem::Impossible("time of day")));
 }
 
 #[test]
@@ -272,8 +272,8 @@ fn json_is_nested_and_its_numbers_exact() {
     let fields = vec![("b".into(), Value::List(vec![Value::Number(1.0), inner])), ("a".into(), Value::Number(2.0))];
     assert_eq!(object, Value::Object(fields));
     assert_eq!(value(3802, b"\x01{\"a\": []}"), Ok(json("{\"a\":[]}")));
-    assert_eq!(value(3802, b"\x02{}"), Err(Problem::Impossible("version")));
-    assert!(matches!(value(114, b"{"), Err(Problem::Json(_))));
+    assert_eq!(value(3802, b"\x02{}"), Err(CellProblem::Impossible("version")));
+    assert!(matches!(value(114, b"{"), Err(CellProblem::Json(_))));
 }
 
 #[test]
@@ -304,13 +304,13 @@ fn arrays_nest_and_hold_nulls() {
     let elsewhere = array(23, &[(1, 1), (2, 1), (2, -5)], &elements);
     assert_eq!(int(&elsewhere), Ok(string("[1:1][1:2][-5:-4]={{{1,2},{NULL,1}}}")));
     let wrong = [
-        (array(20, &[], &[]), Problem::Impossible("element type")),
-        (array(23, &[(1, 1); 7], &[Some(&one)]), Problem::Impossible("number of dimensions")),
-        (array(23, &[(0, 1), (5, 1)], &[Some(&one)]), Problem::LeftOver(8)),
-        (array(23, &[(i32::MAX, 1); 6], &[Some(&one)]), Problem::Torn),
-        (array(23, &[(2, 1)], &[Some(&one)]), Problem::Torn),
-        (array(23, &[(-1, 1)], &[]), Problem::Impossible("count")),
-        (array(23, &[(1, 1)], &[Some(&one), Some(&one)]), Problem::LeftOver(8)),
+        (array(20, &[], &[]), CellProblem::Impossible("element type")),
+        (array(23, &[(1, 1); 7], &[Some(&one)]), CellProblem::Impossible("number of dimensions")),
+        (array(23, &[(0, 1), (5, 1)], &[Some(&one)]), CellProblem::LeftOver(8)),
+        (array(23, &[(i32::MAX, 1); 6], &[Some(&one)]), CellProblem::Torn),
+        (array(23, &[(2, 1)], &[Some(&one)]), CellProblem::Torn),
+        (array(23, &[(-1, 1)], &[]), CellProblem::Impossible("count")),
+        (array(23, &[(1, 1)], &[Some(&one), Some(&one)]), CellProblem::LeftOver(8)),
     ];
     for (bytes, problem) in wrong {
         assert_eq!(int(&bytes), Err(problem));
@@ -324,10 +324,10 @@ fn composites_are_objects() {
         value(PAIRS, &bytes).unwrap().to_json(),
         serde_json::json!([{"x": 1, "y z": null}, {"x": null, "y z": "é"}])
     );
-    assert_eq!(value(PAIR, &[0, 0, 0, 0]), Err(Problem::Impossible("number of fields")));
+    assert_eq!(value(PAIR, &[0, 0, 0, 0]), Err(CellProblem::Impossible("number of fields")));
     let mut other = pair(None, None);
     other[7] = 20;
-    assert_eq!(value(PAIR, &other), Err(Problem::Impossible("field type")));
+    assert_eq!(value(PAIR, &other), Err(CellProblem::Impossible("field type")));
 }
 
 #[test]
@@ -356,10 +356,10 @@ fn ranges_quote_as_postgresql_does() {
     let multirange = joined(&[&[0, 0, 0, 2], &sized(&range), &sized(&[1])]);
     assert_eq!(shown(4451, &multirange), string("{[1,9),empty}"));
     assert_eq!(shown(4451, &[0, 0, 0, 0]), string("{}"));
-    assert_eq!(value(3904, &[2]), Err(Problem::Torn));
-    assert_eq!(value(3904, &[1, 0]), Err(Problem::LeftOver(1)));
+    assert_eq!(value(3904, &[2]), Err(CellProblem::Torn));
+    assert_eq!(value(3904, &[1, 0]), Err(CellProblem::LeftOver(1)));
     let null_bound = joined(&[&[0], &[255; 4]]);
-    assert_eq!(value(3904, &null_bound), Err(Problem::Impossible("bound")));
+    assert_eq!(value(3904, &null_bound), Err(CellProblem::Impossible("bound")));
 }
 
 #[test]
@@ -395,15 +395,15 @@ fn errors_name_the_column_and_its_type() {
     let error = project_cell(&int, 0, Cell::Value(&[1])).unwrap_err();
     assert_eq!(error.to_string(), "column `c` holds what is not a value of type some type: its bytes end too early");
     let problem = |schema: &Schema, column, cell| project_cell(schema, column, cell).unwrap_err().problem;
-    assert_eq!(problem(&int, 0, Cell::Unchanged), Problem::Unsent);
-    assert_eq!(problem(&int, 1, Cell::Null), Problem::NoColumn);
-    assert_eq!(problem(&schema(25, false), 0, Cell::Value(&[0xFF])), Problem::NotUtf8);
-    assert_eq!(value(LOOP, b"x"), Err(Problem::TooDeep));
+    assert_eq!(problem(&int, 0, Cell::Unchanged), CellProblem::Unsent);
+    assert_eq!(problem(&int, 1, Cell::Null), CellProblem::NoColumn);
+    assert_eq!(problem(&schema(25, false), 0, Cell::Value(&[0xFF])), CellProblem::NotUtf8);
+    assert_eq!(value(LOOP, b"x"), Err(CellProblem::TooDeep));
     let mut nested = array(LOOP_ARRAY, &[], &[]);
     for _ in 0..40 {
         nested = array(LOOP_ARRAY, &[(1, 1)], &[Some(&nested)]);
     }
-    assert_eq!(value(LOOP_ARRAY, &nested), Err(Problem::TooDeep));
+    assert_eq!(value(LOOP_ARRAY, &nested), Err(CellProblem::TooDeep));
 }
 
 #[test]
@@ -427,9 +427,9 @@ fn queries_may_be_as_deep_as_they_are_long() {
     let text = "!".repeat(100_000) + "'a'";
     shows(&Type::TSQUERY, &deep_query(100_000), &text);
     let without_operand = [0, 0, 0, 1, 2, 2];
-    assert_eq!(value(3615, &without_operand), Err(Problem::Torn));
+    assert_eq!(value(3615, &without_operand), Err(CellProblem::Torn));
     let two_roots = joined(&[&[0, 0, 0, 2], &[1, 0, 0, b'a', 0], &[1, 0, 0, b'a', 0]]);
-    assert_eq!(value(3615, &two_roots), Err(Problem::Impossible("number of operands")));
+    assert_eq!(value(3615, &two_roots), Err(CellProblem::Impossible("number of operands")));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use bytes::Buf;
 
-use super::{Problem, digits, wire};
+use super::{CellProblem, digits, wire};
 
 const SECOND_US: i64 = 1_000_000;
 const MINUTE_US: i64 = 60 * SECOND_US;
@@ -13,14 +13,14 @@ const DAY_US: i64 = 24 * HOUR_US;
 
 /// The format of a date and a time together.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(super) enum TimestampStyle {
     /// ISO 8601, as in PostgreSQL's JSON: `2000-01-01T00:00:00+00:00`.
     Iso,
     /// PostgreSQL's text form: `2000-01-01 00:00:00+00`.
     Text,
 }
 
-pub(super) fn date(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn date(input: &[u8], to: &mut Vec<u8>) -> Result<(), CellProblem> {
     match i32::from_be_bytes(wire::exactly(input)?) {
         i32::MAX => to.extend(b"infinity"),
         i32::MIN => to.extend(b"-infinity"),
@@ -33,13 +33,13 @@ pub(super) fn date(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
 }
 
 /// Appends a timestamp, with the time zone UTC if it is `zoned`.
-pub(super) fn timestamp(input: &[u8], style: Style, zoned: bool, to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn timestamp(input: &[u8], style: TimestampStyle, zoned: bool, to: &mut Vec<u8>) -> Result<(), CellProblem> {
     match i64::from_be_bytes(wire::exactly(input)?) {
         i64::MAX => to.extend(b"infinity"),
         i64::MIN => to.extend(b"-infinity"),
         micros => {
             let suffix = push_date(to, micros.div_euclid(DAY_US));
-            to.push(if style == Style::Iso { b'T' } else { b' ' });
+            to.push(if style == TimestampStyle::Iso { b'T' } else { b' ' });
             push_time(to, micros.rem_euclid(DAY_US));
             if zoned {
                 push_offset(to, 0, style);
@@ -50,17 +50,17 @@ pub(super) fn timestamp(input: &[u8], style: Style, zoned: bool, to: &mut Vec<u8
     Ok(())
 }
 
-pub(super) fn time(input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn time(input: &[u8], to: &mut Vec<u8>) -> Result<(), CellProblem> {
     push_time(to, time_of_day(i64::from_be_bytes(wire::exactly(input)?))?);
     Ok(())
 }
 
-pub(super) fn time_with_zone(mut input: &[u8], style: Style, to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn time_with_zone(mut input: &[u8], style: TimestampStyle, to: &mut Vec<u8>) -> Result<(), CellProblem> {
     let time = time_of_day(input.try_get_i64()?)?;
     let seconds_west = input.try_get_i32()?;
     wire::end(input)?;
     if seconds_west.unsigned_abs() >= 16 * 3600 {
-        return Err(Problem::Impossible("time zone"));
+        return Err(CellProblem::Impossible("time zone"));
     }
     push_time(to, time);
     push_offset(to, -seconds_west, style);
@@ -69,7 +69,7 @@ pub(super) fn time_with_zone(mut input: &[u8], style: Style, to: &mut Vec<u8>) -
 
 /// Appends an ISO 8601 duration as PostgreSQL writes it under `IntervalStyle = iso_8601`. Each part
 /// has its own sign, because months, days and microseconds cannot be converted to one another.
-pub(super) fn interval(mut input: &[u8], to: &mut Vec<u8>) -> Result<(), Problem> {
+pub(super) fn interval(mut input: &[u8], to: &mut Vec<u8>) -> Result<(), CellProblem> {
     let micros = input.try_get_i64()?;
     let days = input.try_get_i32()?;
     let months = input.try_get_i32()?;
@@ -126,10 +126,10 @@ fn push_date(to: &mut Vec<u8>, days_since_2000: i64) -> &'static [u8] {
 }
 
 /// Checks a time of day, which may be 24:00:00.
-fn time_of_day(micros: i64) -> Result<i64, Problem> {
+fn time_of_day(micros: i64) -> Result<i64, CellProblem> {
     match micros {
         0..=DAY_US => Ok(micros),
-        _ => Err(Problem::Impossible("time of day")),
+        _ => Err(CellProblem::Impossible("time of day")),
     }
 }
 
@@ -157,11 +157,11 @@ fn push_fraction(to: &mut Vec<u8>, micros: i64) {
     }
 }
 
-fn push_offset(to: &mut Vec<u8>, seconds_east: i32, style: Style) {
+fn push_offset(to: &mut Vec<u8>, seconds_east: i32, style: TimestampStyle) {
     to.push(if seconds_east < 0 { b'-' } else { b'+' });
     let seconds = u64::from(seconds_east.unsigned_abs());
     let shown = match (seconds % 3600, seconds % 60) {
-        (0, _) if style == Style::Text => "00".len(),
+        (0, _) if style == TimestampStyle::Text => "00".len(),
         (_, 0) => "00:00".len(),
         _ => "00:00:00".len(),
     };

@@ -3,68 +3,68 @@
 
 use bytes::{Buf, TryGetError};
 
-use super::Problem;
+use super::CellProblem;
 
 /// Takes the next `count` bytes.
-pub(super) fn take<'a>(input: &mut &'a [u8], count: usize) -> Result<&'a [u8], Problem> {
-    input.split_off(..count).ok_or(Problem::Torn)
+pub(super) fn take_bytes<'a>(input: &mut &'a [u8], count: usize) -> Result<&'a [u8], CellProblem> {
+    input.split_off(..count).ok_or(CellProblem::Torn)
 }
 
 /// Takes the next value, which follows its length. Returns `None` for NULL (-1).
-pub(super) fn sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+pub(super) fn sized<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CellProblem> {
     match input.try_get_i32()? {
         -1 => Ok(None),
         length => {
-            let length = usize::try_from(length).map_err(|_| Problem::Impossible("length"))?;
-            take(input, length).map(Some)
+            let length = usize::try_from(length).map_err(|_| CellProblem::Impossible("length"))?;
+            take_bytes(input, length).map(Some)
         }
     }
 }
 
 /// Reads a count of items of at least `each_bytes` bytes. The count is checked, so that it is safe
 /// as a capacity.
-pub(super) fn count(input: &mut &[u8], each_bytes: usize) -> Result<usize, Problem> {
-    let count = usize::try_from(input.try_get_i32()?).map_err(|_| Problem::Impossible("count"))?;
+pub(super) fn count(input: &mut &[u8], each_bytes: usize) -> Result<usize, CellProblem> {
+    let count = usize::try_from(input.try_get_i32()?).map_err(|_| CellProblem::Impossible("count"))?;
     match count.checked_mul(each_bytes) {
         Some(bytes) if bytes <= input.len() => Ok(count),
-        _ => Err(Problem::Torn),
+        _ => Err(CellProblem::Torn),
     }
 }
 
 /// Takes the text up to the next zero byte.
-pub(super) fn zero_ended<'a>(input: &mut &'a [u8]) -> Result<&'a str, Problem> {
-    let end = input.iter().position(|&byte| byte == 0).ok_or(Problem::Torn)?;
-    let text = take(input, end)?;
+pub(super) fn zero_ended<'a>(input: &mut &'a [u8]) -> Result<&'a str, CellProblem> {
+    let end = input.iter().position(|&byte| byte == 0).ok_or(CellProblem::Torn)?;
+    let text = take_bytes(input, end)?;
     input.advance(1);
     utf8(text)
 }
 
 /// Returns all bytes as text.
-pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
-    std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, CellProblem> {
+    std::str::from_utf8(bytes).map_err(|_| CellProblem::NotUtf8)
 }
 
 /// Checks that no bytes are left.
-pub(super) fn end(input: &[u8]) -> Result<(), Problem> {
+pub(super) fn end(input: &[u8]) -> Result<(), CellProblem> {
     match input.len() {
         0 => Ok(()),
-        left => Err(Problem::LeftOver(left)),
+        left => Err(CellProblem::LeftOver(left)),
     }
 }
 
 /// Reads a value of exactly `N` bytes.
-pub(super) fn exactly<const N: usize>(input: &[u8]) -> Result<[u8; N], Problem> {
-    let (value, rest) = input.split_first_chunk::<N>().ok_or(Problem::Torn)?;
+pub(super) fn exactly<const N: usize>(input: &[u8]) -> Result<[u8; N], CellProblem> {
+    let (value, rest) = input.split_first_chunk::<N>().ok_or(CellProblem::Torn)?;
     end(rest)?;
     Ok(*value)
 }
 
 /// Returns the text after the version byte, which has always been 1.
-pub(super) fn versioned(input: &[u8]) -> Result<&str, Problem> {
+pub(super) fn versioned(input: &[u8]) -> Result<&str, CellProblem> {
     match input.split_first() {
         Some((1, text)) => utf8(text),
-        Some(_) => Err(Problem::Impossible("version")),
-        None => Err(Problem::Torn),
+        Some(_) => Err(CellProblem::Impossible("version")),
+        None => Err(CellProblem::Torn),
     }
 }
 
@@ -79,8 +79,8 @@ pub(super) fn hex_digits(byte: u8) -> [u8; 2] {
     [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
-impl From<TryGetError> for Problem {
-    fn from(_: TryGetError) -> Problem {
-        Problem::Torn
+impl From<TryGetError> for CellProblem {
+    fn from(_: TryGetError) -> CellProblem {
+        CellProblem::Torn
     }
 }

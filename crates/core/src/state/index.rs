@@ -30,22 +30,22 @@ pub struct Index {
     spec: Arc<IndexSpec>,
     columns: KeyColumns,
     hasher: RandomState,
-    groups: HashTable<Group>,
+    groups: HashTable<IndexGroup>,
 }
 
 /// The rows with one index key. Several rows are kept in a table by primary key, so that removing
 /// one of a million needs no scan.
 #[derive(Clone, Debug)]
-enum Group {
+enum IndexGroup {
     One(Tuple),
     Many(HashTable<Tuple>),
 }
 
-impl Group {
+impl IndexGroup {
     fn any(&self) -> &Tuple {
         match self {
-            Group::One(row) => row,
-            Group::Many(rows) => rows.iter().next().expect("a group holds at least one row"),
+            IndexGroup::One(row) => row,
+            IndexGroup::Many(rows) => rows.iter().next().expect("a group holds at least one row"),
         }
     }
 }
@@ -88,8 +88,8 @@ impl Index {
         let group = self.groups.find(hash, |g| self.columns.row_has_key(g.any().as_ref(), key.as_ref()));
         let (one, many) = match group {
             None => (None, None),
-            Some(Group::One(row)) => (Some(row), None),
-            Some(Group::Many(rows)) => (None, Some(rows.iter())),
+            Some(IndexGroup::One(row)) => (Some(row), None),
+            Some(IndexGroup::Many(rows)) => (None, Some(rows.iter())),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }
@@ -102,9 +102,9 @@ impl Index {
     /// Keys with NULLs are not counted.
     #[must_use]
     pub fn duplicates(&self) -> usize {
-        let crowded = |g: &&Group| match g {
-            Group::One(_) => false,
-            Group::Many(rows) => {
+        let crowded = |g: &&IndexGroup| match g {
+            IndexGroup::One(_) => false,
+            IndexGroup::Many(rows) => {
                 rows.len() > 1 && self.columns.cells_of(g.any().as_ref()).all(|cell| cell.value().is_some())
             }
         };
@@ -123,21 +123,21 @@ impl Index {
     fn insert(&mut self, primary: &KeyColumns, row: &Tuple) {
         let (columns, hasher) = (&self.columns, &self.hasher);
         let hash = columns.hash_row(hasher, row.as_ref());
-        let same = |g: &Group| columns.same_key(g.any().as_ref(), row.as_ref());
-        let rehash = |g: &Group| columns.hash_row(hasher, g.any().as_ref());
+        let same = |g: &IndexGroup| columns.same_key(g.any().as_ref(), row.as_ref());
+        let rehash = |g: &IndexGroup| columns.hash_row(hasher, g.any().as_ref());
         match self.groups.entry(hash, same, rehash) {
             Entry::Vacant(place) => {
-                place.insert(Group::One(row.clone()));
+                place.insert(IndexGroup::One(row.clone()));
             }
             Entry::Occupied(mut place) => {
                 let by_key = |r: &Tuple| primary.hash_row(hasher, r.as_ref());
                 let group = place.get_mut();
-                if let Group::One(first) = group {
+                if let IndexGroup::One(first) = group {
                     let mut rows = HashTable::with_capacity(2);
                     rows.insert_unique(by_key(first), first.clone(), by_key);
-                    *group = Group::Many(rows);
+                    *group = IndexGroup::Many(rows);
                 }
-                if let Group::Many(rows) = group {
+                if let IndexGroup::Many(rows) = group {
                     rows.insert_unique(by_key(row), row.clone(), by_key);
                 }
             }
@@ -151,8 +151,8 @@ impl Index {
             return;
         };
         let emptied = match place.get_mut() {
-            Group::One(_) => true,
-            Group::Many(rows) => {
+            IndexGroup::One(_) => true,
+            IndexGroup::Many(rows) => {
                 let by_key = primary.hash_row(hasher, row);
                 if let Ok(found) = rows.find_entry(by_key, |r| primary.same_key(r.as_ref(), row)) {
                     found.remove();

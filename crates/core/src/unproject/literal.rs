@@ -15,49 +15,49 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_types::Type;
 
 use super::text::{escaped_hex, hex, versioned};
-use super::{Encoder, Mismatch, string, text};
-use crate::project::{Shape, Value, is_object_number, json};
+use super::{CellEncoder, ValueMismatch, string, text};
+use crate::project::{TypeShape, Value, is_object_number, json};
 use crate::schema::{Oid, Schema};
 
 /// Reads a literal of a type into a cell. Only types whose values can be compared are supported.
 ///
 /// # Errors
 /// Returns an error if the literal is not a value of the type, or its meaning is not certain.
-pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
-    Encoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
+pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+    CellEncoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
 }
 
-impl Encoder<'_> {
-    pub(super) fn literal(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+impl CellEncoder<'_> {
+    pub(super) fn literal(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
         match self.enter(oid)? {
-            Shape::Text(_) if oid == Type::NAME.oid() => Ok(name(string(value)?).as_bytes().to_vec()),
-            Shape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
+            TypeShape::Text(_) if oid == Type::NAME.oid() => Ok(name(string(value)?).as_bytes().to_vec()),
+            TypeShape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
             // A label may be added at any time without a new copy, so the schema may not have all
             // labels.
-            Shape::Enum(_) => match string(value)? {
+            TypeShape::Enum(_) => match string(value)? {
                 label if label.len() <= NAME_BYTES_MAX => Ok(label.as_bytes().to_vec()),
-                _ => Err(Mismatch::Text("a label (63 bytes at most)")),
+                _ => Err(ValueMismatch::Text("a label (63 bytes at most)")),
             },
-            Shape::Ltree => label_path(string(value)?).map(versioned),
-            Shape::Money(decimals) => number::money(value, decimals),
-            Shape::Builtin(Type::JSONB) => document(value).map(|text| versioned(&text)),
-            Shape::Builtin(builtin) => builtin_literal(&builtin, value),
-            Shape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
-            Shape::Composite(fields) => self.deeper(|inner| match value {
+            TypeShape::Ltree => label_path(string(value)?).map(versioned),
+            TypeShape::Money(decimals) => number::money(value, decimals),
+            TypeShape::Builtin(Type::JSONB) => document(value).map(|text| versioned(&text)),
+            TypeShape::Builtin(builtin) => builtin_literal(&builtin, value),
+            TypeShape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
+            TypeShape::Composite(fields) => self.deeper(|inner| match value {
                 Value::String(text) => inner.composite_text(fields, text),
                 value => inner.composite(fields, value),
             }),
-            Shape::Range(subtype) => {
+            TypeShape::Range(subtype) => {
                 let text = string(value)?;
                 let bytes = self.deeper(|inner| inner.range(subtype, text.trim()))?;
                 range::canonical(subtype, &bytes)
             }
-            Shape::Multirange(_) | Shape::Unknown => Err(Mismatch::Kind("what only PostgreSQL reads")),
+            TypeShape::Multirange(_) | TypeShape::Unknown => Err(ValueMismatch::Kind("what only PostgreSQL reads")),
         }
     }
 }
 
-fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
+fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
     match *builtin {
         Type::BOOL => boolean(value).map(|value| vec![u8::from(value)]),
         Type::INT2 => number::integer::<i16>(value).map(|value| value.to_be_bytes().to_vec()),
@@ -73,10 +73,10 @@ fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, Mismatch> {
 }
 
 /// Reads a literal of a type that is written as text.
-fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
+fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, ValueMismatch> {
     match *builtin {
         Type::BYTEA if input.starts_with("\\x") => escaped_hex(input),
-        Type::BYTEA => BASE64.decode(input).map_err(|_| Mismatch::Text("bytes in base64 or, after \\x, in hex")),
+        Type::BYTEA => BASE64.decode(input).map_err(|_| ValueMismatch::Text("bytes in base64 or, after \\x, in hex")),
         Type::UUID => uuid(input),
         Type::DATE => datetime::date(input).map(|days| days.to_be_bytes().to_vec()),
         Type::TIME => datetime::time(input).map(|micros| micros.to_be_bytes().to_vec()),
@@ -101,22 +101,22 @@ fn name(text: &str) -> &str {
 }
 
 /// Checks an `ltree` path: labels between dots.
-fn label_path(text: &str) -> Result<&str, Mismatch> {
+fn label_path(text: &str) -> Result<&str, ValueMismatch> {
     let is_label = |label: &str| {
         !label.is_empty() && label.chars().all(|next| next.is_alphanumeric() || matches!(next, '_' | '-'))
     };
     match text.is_empty() || text.split('.').all(is_label) {
         true => Ok(text),
-        false => Err(Mismatch::Text("a path of labels (Top.Science)")),
+        false => Err(ValueMismatch::Text("a path of labels (Top.Science)")),
     }
 }
 
 /// Reads PostgreSQL's words for booleans, and their unique prefixes.
-fn boolean(value: &Value) -> Result<bool, Mismatch> {
-    const WRONG: Mismatch = Mismatch::Text("a boolean (true or false)");
+fn boolean(value: &Value) -> Result<bool, ValueMismatch> {
+    const WRONG: ValueMismatch = ValueMismatch::Text("a boolean (true or false)");
     let text = match value {
         Value::Bool(value) => return Ok(*value),
-        value => string(value).map_err(|_| Mismatch::Kind("a boolean"))?.trim().to_ascii_lowercase(),
+        value => string(value).map_err(|_| ValueMismatch::Kind("a boolean"))?.trim().to_ascii_lowercase(),
     };
     match text.as_str() {
         "" => Err(WRONG),
@@ -130,8 +130,8 @@ fn boolean(value: &Value) -> Result<bool, Mismatch> {
 
 /// Reads a UUID. The digits may have either case, with or without a hyphen after each group of
 /// four, and with or without braces.
-fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
-    const WRONG: Mismatch = Mismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
+fn uuid(input: &str) -> Result<Vec<u8>, ValueMismatch> {
+    const WRONG: ValueMismatch = ValueMismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
     let inner = match input.strip_prefix('{') {
         Some(rest) => rest.strip_suffix('}').ok_or(WRONG)?,
         None => input,
@@ -154,9 +154,9 @@ fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
 
 /// Writes the text of a JSON document. A string is that text, or a JSON string if it is not a
 /// document.
-fn document(value: &Value) -> Result<String, Mismatch> {
+fn document(value: &Value) -> Result<String, ValueMismatch> {
     match value {
-        Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| Mismatch::TooDeep),
+        Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| ValueMismatch::TooDeep),
         value => Ok(json::jsonb_text(value)),
     }
 }

@@ -1,6 +1,6 @@
 //! Arrays, composites, ranges and multiranges.
 
-use super::{Encoder, Mismatch};
+use super::{CellEncoder, ValueMismatch};
 use crate::project::Value;
 use crate::project::nested::{lower_bound, may_be_list};
 use crate::schema::Oid;
@@ -10,14 +10,14 @@ const DIMENSIONS_MAX: usize = 6;
 /// The type whose array elements are delimited by semicolons.
 const BOX: Oid = 603;
 
-impl Encoder<'_> {
+impl CellEncoder<'_> {
     /// Reads an array from nested lists, or from PostgreSQL's text form.
-    pub(super) fn array(&mut self, oid: Oid, element: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+    pub(super) fn array(&mut self, oid: Oid, element: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
         let items = match value {
             Value::List(items) => items,
             Value::String(text) => return self.array_text(oid, element, text),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
-                return Err(Mismatch::Kind("a list"));
+                return Err(ValueMismatch::Kind("a list"));
             }
         };
         let (mut lengths, mut level) = (vec![items.len()], items.iter().collect::<Vec<_>>());
@@ -25,10 +25,10 @@ impl Encoder<'_> {
         while !self.is_list(element)? && level.iter().any(|item| matches!(item, Value::List(_))) {
             let inner: Option<Vec<&Vec<Value>>> =
                 level.iter().map(|item| if let Value::List(items) = item { Some(items) } else { None }).collect();
-            let inner = inner.ok_or(Mismatch::Uneven)?;
+            let inner = inner.ok_or(ValueMismatch::Uneven)?;
             let length = inner.first().map_or(0, |items| items.len());
             if length == 0 || inner.iter().any(|items| items.len() != length) || lengths.len() == DIMENSIONS_MAX {
-                return Err(Mismatch::Uneven);
+                return Err(ValueMismatch::Uneven);
             }
             lengths.push(length);
             level = inner.into_iter().flatten().collect();
@@ -40,9 +40,10 @@ impl Encoder<'_> {
     }
 
     /// Reads a composite from an object of its fields.
-    pub(super) fn composite(&mut self, fields: &[(String, Oid)], value: &Value) -> Result<Vec<u8>, Mismatch> {
-        let Value::Object(values) = value else { return Err(Mismatch::Kind("an object")) };
-        let names = || Mismatch::Fields(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
+    pub(super) fn composite(&mut self, fields: &[(String, Oid)], value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+        let Value::Object(values) = value else { return Err(ValueMismatch::Kind("an object")) };
+        let names =
+            || ValueMismatch::Fields(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
         if values.len() != fields.len() {
             return Err(names());
         }
@@ -54,7 +55,7 @@ impl Encoder<'_> {
         sent_composite(&parts)
     }
 
-    fn optional(&mut self, oid: Oid, value: &Value) -> Result<Option<Vec<u8>>, Mismatch> {
+    fn optional(&mut self, oid: Oid, value: &Value) -> Result<Option<Vec<u8>>, ValueMismatch> {
         match value {
             Value::Null => Ok(None),
             value => self.value(oid, value).map(Some),
@@ -62,13 +63,13 @@ impl Encoder<'_> {
     }
 
     /// Returns true if a value of the type may be a list.
-    fn is_list(&self, oid: Oid) -> Result<bool, Mismatch> {
+    fn is_list(&self, oid: Oid) -> Result<bool, ValueMismatch> {
         Ok(may_be_list(&self.enter(oid)?))
     }
 
     /// Reads a range such as `[1,5)`.
-    pub(super) fn range(&mut self, subtype: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
-        const WRONG: Mismatch = Mismatch::Text("a range");
+    pub(super) fn range(&mut self, subtype: Oid, input: &str) -> Result<Vec<u8>, ValueMismatch> {
+        const WRONG: ValueMismatch = ValueMismatch::Text("a range");
         if input == "empty" {
             return Ok(vec![0x01]);
         }
@@ -81,29 +82,29 @@ impl Encoder<'_> {
             Some(inner) => (0x04, inner),
             None => (0, inner.strip_suffix(')').ok_or(WRONG)?),
         };
-        let parts = split(inner, ',', Quoting::Doubled)?;
+        let parts = split(inner, ',', QuotingRule::Doubled)?;
         let [lower, upper] = parts.as_slice() else { return Err(WRONG) };
         let mut bytes = vec![lower_flag | upper_flag];
         for (bound, infinite) in [(lower, 0x08), (upper, 0x10)] {
             match bound {
                 // A bound is infinite if it is empty, unless it is in quotes.
-                Part { text, is_quoted: false } if text.is_empty() => bytes[0] |= infinite,
-                Part { text, .. } => push_sized(&mut bytes, Some(&self.text(subtype, text)?))?,
+                DelimitedText { text, is_quoted: false } if text.is_empty() => bytes[0] |= infinite,
+                DelimitedText { text, .. } => push_sized(&mut bytes, Some(&self.text(subtype, text)?))?,
             }
         }
         Ok(bytes)
     }
 
     /// Reads a multirange such as `{[1,5),[7,9)}`.
-    pub(super) fn multirange(&mut self, range: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
-        const WRONG: Mismatch = Mismatch::Text("a multirange");
+    pub(super) fn multirange(&mut self, range: Oid, input: &str) -> Result<Vec<u8>, ValueMismatch> {
+        const WRONG: ValueMismatch = ValueMismatch::Text("a multirange");
         let mut rest = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(WRONG)?;
         let (mut count, mut ranges) = (0_i32, Vec::new());
         while !rest.is_empty() {
             let end = if rest.starts_with("empty") { Some(5) } else { range_end(rest) };
             let (one, after) = end.and_then(|end| rest.split_at_checked(end)).ok_or(WRONG)?;
             push_sized(&mut ranges, Some(&self.text(range, one)?))?;
-            count = count.checked_add(1).ok_or(Mismatch::Range)?;
+            count = count.checked_add(1).ok_or(ValueMismatch::Range)?;
             rest = match after.strip_prefix(',') {
                 Some(next) => next,
                 None if after.is_empty() => after,
@@ -114,10 +115,10 @@ impl Encoder<'_> {
     }
 
     /// Reads an array in PostgreSQL's text form.
-    pub(super) fn array_text(&mut self, oid: Oid, element: Oid, input: &str) -> Result<Vec<u8>, Mismatch> {
+    pub(super) fn array_text(&mut self, oid: Oid, element: Oid, input: &str) -> Result<Vec<u8>, ValueMismatch> {
         let delimiter = if element == BOX { ';' } else { ',' };
         let (bounds, body) = match input.strip_prefix('[') {
-            Some(_) => input.split_once('=').ok_or(Mismatch::Uneven)?,
+            Some(_) => input.split_once('=').ok_or(ValueMismatch::Uneven)?,
             None => ("", input),
         };
         let (mut lengths, mut items) = (Vec::new(), Vec::new());
@@ -139,10 +140,10 @@ impl Encoder<'_> {
     }
 
     /// Reads a composite in PostgreSQL's text form.
-    pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], input: &str) -> Result<Vec<u8>, Mismatch> {
-        const WRONG: Mismatch = Mismatch::Text("a composite");
+    pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], input: &str) -> Result<Vec<u8>, ValueMismatch> {
+        const WRONG: ValueMismatch = ValueMismatch::Text("a composite");
         let inner = input.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).ok_or(WRONG)?;
-        let parts = if fields.is_empty() { Vec::new() } else { split(inner, ',', Quoting::Doubled)? };
+        let parts = if fields.is_empty() { Vec::new() } else { split(inner, ',', QuotingRule::Doubled)? };
         if parts.len() != fields.len() {
             return Err(WRONG);
         }
@@ -160,23 +161,23 @@ fn sent_array(
     element: Oid,
     dimensions: &[(usize, i32)],
     elements: &[Option<Vec<u8>>],
-) -> Result<Vec<u8>, Mismatch> {
+) -> Result<Vec<u8>, ValueMismatch> {
     // An empty array has no dimensions, except in a vector type of the catalog.
     let dimensions = if elements.is_empty() && lower_bound(oid) == 1 { &[] } else { dimensions };
     let has_null = i32::from(elements.iter().any(Option::is_none));
-    let mut bytes = i32::try_from(dimensions.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
+    let mut bytes = i32::try_from(dimensions.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec();
     bytes.extend(has_null.to_be_bytes());
     bytes.extend(element.to_be_bytes());
     for (length, lower) in dimensions {
-        bytes.extend(i32::try_from(*length).map_err(|_| Mismatch::Range)?.to_be_bytes());
+        bytes.extend(i32::try_from(*length).map_err(|_| ValueMismatch::Range)?.to_be_bytes());
         bytes.extend(lower.to_be_bytes());
     }
     elements.iter().try_for_each(|element| push_sized(&mut bytes, element.as_deref()))?;
     Ok(bytes)
 }
 
-fn sent_composite(fields: &[(Oid, Option<Vec<u8>>)]) -> Result<Vec<u8>, Mismatch> {
-    let mut bytes = i32::try_from(fields.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
+fn sent_composite(fields: &[(Oid, Option<Vec<u8>>)]) -> Result<Vec<u8>, ValueMismatch> {
+    let mut bytes = i32::try_from(fields.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec();
     for (oid, value) in fields {
         bytes.extend(oid.to_be_bytes());
         push_sized(&mut bytes, value.as_deref())?;
@@ -184,8 +185,8 @@ fn sent_composite(fields: &[(Oid, Option<Vec<u8>>)]) -> Result<Vec<u8>, Mismatch
     Ok(bytes)
 }
 
-fn push_sized(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Result<(), Mismatch> {
-    let length = value.map_or(Ok(-1), |value| i32::try_from(value.len())).map_err(|_| Mismatch::Range)?;
+fn push_sized(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Result<(), ValueMismatch> {
+    let length = value.map_or(Ok(-1), |value| i32::try_from(value.len())).map_err(|_| ValueMismatch::Range)?;
     bytes.extend(length.to_be_bytes());
     bytes.extend(value.unwrap_or_default());
     Ok(())
@@ -193,14 +194,14 @@ fn push_sized(bytes: &mut Vec<u8>, value: Option<&[u8]>) -> Result<(), Mismatch>
 
 /// The text between two delimiters, without its quotes.
 #[derive(Debug, Default)]
-struct Part {
+struct DelimitedText {
     text: String,
     is_quoted: bool,
 }
 
 /// The rule for quotes and backslashes inside quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Quoting {
+enum QuotingRule {
     /// They are doubled, as in ranges and composites.
     Doubled,
     /// They follow a backslash, as in arrays.
@@ -208,8 +209,8 @@ enum Quoting {
 }
 
 /// Splits at delimiters outside of quotes.
-fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mismatch> {
-    let (mut parts, mut part, mut rest) = (Vec::new(), Part::default(), input);
+fn split(input: &str, delimiter: char, quoting: QuotingRule) -> Result<Vec<DelimitedText>, ValueMismatch> {
+    let (mut parts, mut part, mut rest) = (Vec::new(), DelimitedText::default(), input);
     while let Some(next) = rest.chars().next() {
         rest = &rest[next.len_utf8()..];
         match next {
@@ -219,7 +220,7 @@ fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mi
             }
             _ if next == delimiter => parts.push(std::mem::take(&mut part)),
             // PostgreSQL writes backslashes only in quotes.
-            '\\' => return Err(Mismatch::Text("a value whose backslashes are in quotes")),
+            '\\' => return Err(ValueMismatch::Text("a value whose backslashes are in quotes")),
             _ => part.text.push(next),
         }
     }
@@ -228,23 +229,23 @@ fn split(input: &str, delimiter: char, quoting: Quoting) -> Result<Vec<Part>, Mi
 }
 
 /// Reads a text up to its closing quote, and returns the rest.
-fn unquote<'a>(input: &'a str, quoting: Quoting, text: &mut String) -> Result<&'a str, Mismatch> {
+fn unquote<'a>(input: &'a str, quoting: QuotingRule, text: &mut String) -> Result<&'a str, ValueMismatch> {
     let mut characters = input.char_indices();
     while let Some((at, next)) = characters.next() {
         let is_twice = input[at + next.len_utf8()..].starts_with(next);
         match next {
-            '"' | '\\' if quoting == Quoting::Doubled && is_twice => {
+            '"' | '\\' if quoting == QuotingRule::Doubled && is_twice => {
                 characters.next();
                 text.push(next);
             }
-            '\\' if quoting == Quoting::Escaped => {
-                text.push(characters.next().ok_or(Mismatch::Text("a value in quotes"))?.1)
+            '\\' if quoting == QuotingRule::Escaped => {
+                text.push(characters.next().ok_or(ValueMismatch::Text("a value in quotes"))?.1)
             }
             '"' => return Ok(&input[at + 1..]),
             _ => text.push(next),
         }
     }
-    Err(Mismatch::Text("a value in quotes"))
+    Err(ValueMismatch::Text("a value in quotes"))
 }
 
 /// Returns the end of the first range of several.
@@ -267,11 +268,11 @@ fn braces(
     delimiter: char,
     depth: usize,
     lengths: &mut Vec<usize>,
-    items: &mut Vec<Part>,
-) -> Result<(), Mismatch> {
-    let inner = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(Mismatch::Uneven)?;
+    items: &mut Vec<DelimitedText>,
+) -> Result<(), ValueMismatch> {
+    let inner = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(ValueMismatch::Uneven)?;
     if depth == DIMENSIONS_MAX {
-        return Err(Mismatch::Uneven);
+        return Err(ValueMismatch::Uneven);
     }
     let length = if inner.starts_with('{') {
         let parts = outside_braces(inner, delimiter);
@@ -286,16 +287,16 @@ fn braces(
     } else if inner.is_empty() {
         0
     } else {
-        let parts = split(inner, delimiter, Quoting::Escaped)?;
+        let parts = split(inner, delimiter, QuotingRule::Escaped)?;
         if parts.iter().any(|part| part.text.is_empty() && !part.is_quoted) {
-            return Err(Mismatch::Text("an array (an empty element is \"\")"));
+            return Err(ValueMismatch::Text("an array (an empty element is \"\")"));
         }
         let length = parts.len();
         items.extend(parts);
         length
     };
     match lengths.get(depth) {
-        Some(known) if *known != length => Err(Mismatch::Uneven),
+        Some(known) if *known != length => Err(ValueMismatch::Uneven),
         Some(_) => Ok(()),
         None => {
             lengths.push(length);

@@ -1,17 +1,17 @@
 //! Numbers from PostgreSQL's text forms.
 
-use super::Mismatch;
+use super::ValueMismatch;
 
 /// The maximum numbers of digits after and before the decimal point in PostgreSQL.
 const SCALE_MAX: usize = 0x3FFF;
 const WHOLE_MAX: usize = 131_072;
 
-pub(super) fn double(input: &str) -> Result<f64, Mismatch> {
-    float(input).then(|| input.parse().ok()).flatten().ok_or(Mismatch::Text("a number"))
+pub(super) fn double(input: &str) -> Result<f64, ValueMismatch> {
+    float(input).then(|| input.parse().ok()).flatten().ok_or(ValueMismatch::Text("a number"))
 }
 
-pub(super) fn single(input: &str) -> Result<f32, Mismatch> {
-    float(input).then(|| input.parse().ok()).flatten().ok_or(Mismatch::Text("a number"))
+pub(super) fn single(input: &str) -> Result<f32, ValueMismatch> {
+    float(input).then(|| input.parse().ok()).flatten().ok_or(ValueMismatch::Text("a number"))
 }
 
 /// Returns true for the spellings that PostgreSQL writes. Rust also accepts other words.
@@ -21,18 +21,18 @@ fn float(input: &str) -> bool {
 }
 
 /// Reads a `money` amount. Decimals beyond those of the type must be zeros.
-pub(super) fn money(input: &str, decimals: u8) -> Result<i64, Mismatch> {
+pub(super) fn money(input: &str, decimals: u8) -> Result<i64, ValueMismatch> {
     let decimals = usize::from(decimals);
     let (whole, rest) = input.split_once('.').unwrap_or((input, ""));
     let kept = rest.get(..decimals.min(rest.len())).unwrap_or(rest);
     if rest[kept.len()..].bytes().any(|digit| digit != b'0') {
-        return Err(Mismatch::Text("an amount in the decimals of `lc_monetary`"));
+        return Err(ValueMismatch::Text("an amount in the decimals of `lc_monetary`"));
     }
     super::text::number(&format!("{whole}{kept:0<decimals$}"))
 }
 
 /// Reads a `numeric`, with its display scale.
-pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn numeric(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     match input {
         "NaN" => return Ok(sent(0, 0xC000, 0, &[])),
         // PostgreSQL sends this scale, an artifact of its short internal form.
@@ -47,10 +47,10 @@ pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
     let are_digits = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
     if whole.is_empty() || !are_digits(whole) || !are_digits(decimals) {
-        return Err(Mismatch::Text("a number"));
+        return Err(ValueMismatch::Text("a number"));
     }
     if whole.len() > WHOLE_MAX || decimals.len() > SCALE_MAX {
-        return Err(Mismatch::Range);
+        return Err(ValueMismatch::Range);
     }
     // The groups have four digits on both sides of the point.
     let padded = format!("{}{whole}{decimals}{}", "0".repeat(fill(whole)), "0".repeat(fill(decimals)));
@@ -58,7 +58,7 @@ pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
     let whole_groups = (whole.len() + fill(whole)) / 4;
     let leading = groups.iter().take_while(|group| **group == 0).count();
     let trailing = groups.iter().rev().take_while(|group| **group == 0).count();
-    let scale = u16::try_from(decimals.len()).map_err(|_| Mismatch::Range)?;
+    let scale = u16::try_from(decimals.len()).map_err(|_| ValueMismatch::Range)?;
     let Some(significant) = groups.get(leading..groups.len() - trailing.min(groups.len() - leading)) else {
         return Ok(sent(0, 0, scale, &[]));
     };
@@ -66,7 +66,7 @@ pub(super) fn numeric(input: &str) -> Result<Vec<u8>, Mismatch> {
         return Ok(sent(0, 0, scale, &[]));
     }
     let weight = i64::try_from(whole_groups).unwrap_or(0) - 1 - i64::try_from(leading).unwrap_or(0);
-    Ok(sent(i16::try_from(weight).map_err(|_| Mismatch::Range)?, sign, scale, significant))
+    Ok(sent(i16::try_from(weight).map_err(|_| ValueMismatch::Range)?, sign, scale, significant))
 }
 
 /// Returns the number of digits that are missing to a multiple of four.

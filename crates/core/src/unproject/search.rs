@@ -1,14 +1,14 @@
 //! Full-text search documents and queries from their text forms.
 
-use super::Mismatch;
+use super::ValueMismatch;
 use super::text::number;
-use crate::project::search::{NOT_RANK, Operator};
+use crate::project::search::{NOT_RANK, TsQueryOperator};
 
-const DOCUMENT: Mismatch = Mismatch::Text("a text search document");
-const QUERY: Mismatch = Mismatch::Text("a text search query");
+const DOCUMENT: ValueMismatch = ValueMismatch::Text("a text search document");
+const QUERY: ValueMismatch = ValueMismatch::Text("a text search query");
 
 /// Reads a `tsvector`: each lexeme in quotes, with its positions and their weights.
-pub(super) fn document(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn document(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let (mut count, mut bytes, mut rest) = (0_i32, Vec::new(), input);
     while !rest.is_empty() {
         let (lexeme, after) = quoted(rest).ok_or(DOCUMENT)?;
@@ -19,9 +19,9 @@ pub(super) fn document(input: &str) -> Result<Vec<u8>, Mismatch> {
         push_zero_ended(&mut bytes, &lexeme)?;
         let places =
             positions.split(',').filter(|place| !place.is_empty()).map(place).collect::<Result<Vec<_>, _>>()?;
-        bytes.extend(u16::try_from(places.len()).map_err(|_| Mismatch::Range)?.to_be_bytes());
+        bytes.extend(u16::try_from(places.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes());
         places.iter().for_each(|place| bytes.extend(place.to_be_bytes()));
-        count = count.checked_add(1).ok_or(Mismatch::Range)?;
+        count = count.checked_add(1).ok_or(ValueMismatch::Range)?;
         rest = match after.strip_prefix(' ') {
             Some(next) => next,
             None if after.is_empty() => after,
@@ -31,7 +31,7 @@ pub(super) fn document(input: &str) -> Result<Vec<u8>, Mismatch> {
     Ok([&count.to_be_bytes(), bytes.as_slice()].concat())
 }
 
-fn place(text: &str) -> Result<u16, Mismatch> {
+fn place(text: &str) -> Result<u16, ValueMismatch> {
     let (digits, weight) = match text.as_bytes().last() {
         Some(b'A') => (&text[..text.len() - 1], 3),
         Some(b'B') => (&text[..text.len() - 1], 2),
@@ -40,48 +40,48 @@ fn place(text: &str) -> Result<u16, Mismatch> {
     };
     match number::<u16>(digits)? {
         place @ 0..=0x3FFF => Ok(weight << 14 | place),
-        _ => Err(Mismatch::Range),
+        _ => Err(ValueMismatch::Range),
     }
 }
 
 /// A part of a query. Operands are indexes of earlier parts.
-enum Part {
+enum ParsedTsQueryNode {
     Lexeme { text: String, weights: u8, prefix: bool },
     Not(usize),
-    Both { operator: Operator, left: usize, right: usize },
+    Both { operator: TsQueryOperator, left: usize, right: usize },
 }
 
 /// An operator that waits for its right operand.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Waiting {
+enum WaitingOperator {
     Open,
     Not,
-    Both(Operator),
+    Both(TsQueryOperator),
 }
 
-impl Waiting {
+impl WaitingOperator {
     fn rank(self) -> u8 {
         match self {
-            Waiting::Open => 0,
-            Waiting::Both(operator) => operator.rank(),
-            Waiting::Not => NOT_RANK,
+            WaitingOperator::Open => 0,
+            WaitingOperator::Both(operator) => operator.rank(),
+            WaitingOperator::Not => NOT_RANK,
         }
     }
 }
 
 /// Reads a `tsquery`. It can be nested as deeply as it is long, so reading and writing keep their
 /// own stacks.
-pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn query(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let (mut parts, mut done, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     let (mut rest, mut expects_operand) = (input.trim_start_matches(' '), true);
     while let Some(next) = rest.as_bytes().first() {
         match (next, expects_operand) {
             (b'!', true) => {
-                waiting.push(Waiting::Not);
+                waiting.push(WaitingOperator::Not);
                 rest = &rest[1..];
             }
             (b'(', true) => {
-                waiting.push(Waiting::Open);
+                waiting.push(WaitingOperator::Open);
                 rest = &rest[1..];
             }
             (b'\'', true) => {
@@ -95,7 +95,7 @@ pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
                 (rest, expects_operand) = (after, false);
             }
             (b')', false) => {
-                while waiting.last().ok_or(QUERY)? != &Waiting::Open {
+                while waiting.last().ok_or(QUERY)? != &WaitingOperator::Open {
                     reduce(&mut parts, &mut done, &mut waiting)?;
                 }
                 waiting.pop();
@@ -103,11 +103,11 @@ pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
             }
             (_, false) => {
                 let (operator, after) = operator(rest)?;
-                let rank = Waiting::Both(operator).rank();
+                let rank = WaitingOperator::Both(operator).rank();
                 while waiting.last().is_some_and(|top| top.rank() >= rank) {
                     reduce(&mut parts, &mut done, &mut waiting)?;
                 }
-                waiting.push(Waiting::Both(operator));
+                waiting.push(WaitingOperator::Both(operator));
                 (rest, expects_operand) = (after, true);
             }
             (_, true) => return Err(QUERY),
@@ -119,38 +119,42 @@ pub(super) fn query(input: &str) -> Result<Vec<u8>, Mismatch> {
     }
     match done.as_slice() {
         [] if parts.is_empty() => Ok(vec![0; 4]),
-        [root] => sent(&parts, *root),
+        [root] => encode_query(&parts, *root),
         _ => Err(QUERY),
     }
 }
 
 /// Gives the last waiting operator its operands.
-fn reduce(parts: &mut Vec<Part>, done: &mut Vec<usize>, waiting: &mut Vec<Waiting>) -> Result<(), Mismatch> {
+fn reduce(
+    parts: &mut Vec<ParsedTsQueryNode>,
+    done: &mut Vec<usize>,
+    waiting: &mut Vec<WaitingOperator>,
+) -> Result<(), ValueMismatch> {
     let part = match waiting.pop() {
-        Some(Waiting::Not) => Part::Not(done.pop().ok_or(QUERY)?),
-        Some(Waiting::Both(operator)) => {
+        Some(WaitingOperator::Not) => ParsedTsQueryNode::Not(done.pop().ok_or(QUERY)?),
+        Some(WaitingOperator::Both(operator)) => {
             let (right, left) = (done.pop().ok_or(QUERY)?, done.pop().ok_or(QUERY)?);
-            Part::Both { operator, left, right }
+            ParsedTsQueryNode::Both { operator, left, right }
         }
-        Some(Waiting::Open) | None => return Err(QUERY),
+        Some(WaitingOperator::Open) | None => return Err(QUERY),
     };
     done.push(parts.len());
     parts.push(part);
     Ok(())
 }
 
-fn operator(input: &str) -> Result<(Operator, &str), Mismatch> {
+fn operator(input: &str) -> Result<(TsQueryOperator, &str), ValueMismatch> {
     if let Some(rest) = input.strip_prefix('|') {
-        return Ok((Operator::Or, rest));
+        return Ok((TsQueryOperator::Or, rest));
     }
     if let Some(rest) = input.strip_prefix('&') {
-        return Ok((Operator::And, rest));
+        return Ok((TsQueryOperator::And, rest));
     }
     let (distance, rest) = input.strip_prefix('<').and_then(|rest| rest.split_once('>')).ok_or(QUERY)?;
-    Ok((Operator::Phrase(if distance == "-" { 1 } else { number(distance)? }), rest))
+    Ok((TsQueryOperator::Phrase(if distance == "-" { 1 } else { number(distance)? }), rest))
 }
 
-fn lexeme(text: String, flags: &str) -> Result<Part, Mismatch> {
+fn lexeme(text: String, flags: &str) -> Result<ParsedTsQueryNode, ValueMismatch> {
     let (mut weights, mut prefix) = (0, false);
     for flag in flags.chars() {
         match flag {
@@ -162,28 +166,28 @@ fn lexeme(text: String, flags: &str) -> Result<Part, Mismatch> {
             _ => return Err(QUERY),
         }
     }
-    Ok(Part::Lexeme { text, weights, prefix })
+    Ok(ParsedTsQueryNode::Lexeme { text, weights, prefix })
 }
 
 /// Writes the parts, with operators first and right operands before left ones.
-fn sent(parts: &[Part], root: usize) -> Result<Vec<u8>, Mismatch> {
-    let mut bytes = i32::try_from(parts.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
+fn encode_query(parts: &[ParsedTsQueryNode], root: usize) -> Result<Vec<u8>, ValueMismatch> {
+    let mut bytes = i32::try_from(parts.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec();
     let mut pending = vec![root];
     while let Some(part) = pending.pop().and_then(|part| parts.get(part)) {
         match part {
-            Part::Lexeme { text, weights, prefix } => {
+            ParsedTsQueryNode::Lexeme { text, weights, prefix } => {
                 bytes.extend([1, *weights, u8::from(*prefix)]);
                 push_zero_ended(&mut bytes, text)?;
             }
-            Part::Not(inner) => {
+            ParsedTsQueryNode::Not(inner) => {
                 bytes.extend([2, 1]);
                 pending.push(*inner);
             }
-            Part::Both { operator, left, right } => {
+            ParsedTsQueryNode::Both { operator, left, right } => {
                 match operator {
-                    Operator::And => bytes.extend([2, 2]),
-                    Operator::Or => bytes.extend([2, 3]),
-                    Operator::Phrase(distance) => {
+                    TsQueryOperator::And => bytes.extend([2, 2]),
+                    TsQueryOperator::Or => bytes.extend([2, 3]),
+                    TsQueryOperator::Phrase(distance) => {
                         bytes.extend([2, 4]);
                         bytes.extend(distance.to_be_bytes());
                     }
@@ -212,9 +216,9 @@ fn quoted(input: &str) -> Option<(String, &str)> {
     None
 }
 
-fn push_zero_ended(bytes: &mut Vec<u8>, text: &str) -> Result<(), Mismatch> {
+fn push_zero_ended(bytes: &mut Vec<u8>, text: &str) -> Result<(), ValueMismatch> {
     if text.contains('\0') {
-        return Err(Mismatch::Text("a text without zero bytes"));
+        return Err(ValueMismatch::Text("a text without zero bytes"));
     }
     bytes.extend(text.as_bytes());
     bytes.push(0);

@@ -8,7 +8,7 @@ use crate::project::tests::{
     any_type, array, interval, joined, key_schema, likely_bytes, numeric, pair, schema, value as project, value_in,
 };
 
-fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, Mismatch> {
+fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
     let bytes = unproject_cell(&schema(oid, false), 0, value).map_err(|error| error.problem)?;
     Ok(bytes.unwrap_or_default())
 }
@@ -91,20 +91,20 @@ fn cells_come_back_to_the_byte() {
 fn what_is_no_value_of_the_type_is_named() {
     let text = |text: &str| Value::String(text.to_owned());
     for (oid, value, problem) in [
-        (23, text("1"), Mismatch::Kind("a number")),
-        (21, Value::Number(40_000.0), Mismatch::Range),
-        (23, Value::Number(0.5), Mismatch::Range),
-        (1700, text("1e5"), Mismatch::Text("a number")),
-        (1700, text(""), Mismatch::Text("a number")),
-        (1082, text("2000-13-01"), Mismatch::Range),
-        (1114, text("2000-01-01"), Mismatch::Text("a timestamp")),
-        (1083, text("24:00:01"), Mismatch::Range),
-        (1186, text("1 day"), Mismatch::Text("an ISO 8601 duration")),
-        (1007, Value::List(vec![Value::List(vec![]), Value::Null]), Mismatch::Uneven),
-        (PAIR, Value::Object(vec![]), Mismatch::Fields("x, y z".to_owned())),
-        (3904, text("[1,2"), Mismatch::Text("a range")),
-        (701, text("inf"), Mismatch::Text("a number")),
-        (3615, text("'a' &"), Mismatch::Text("a text search query")),
+        (23, text("1"), ValueMismatch::Kind("a number")),
+        (21, Value::Number(40_000.0), ValueMismatch::Range),
+        (23, Value::Number(0.5), ValueMismatch::Range),
+        (1700, text("1e5"), ValueMismatch::Text("a number")),
+        (1700, text(""), ValueMismatch::Text("a number")),
+        (1082, text("2000-13-01"), ValueMismatch::Range),
+        (1114, text("2000-01-01"), ValueMismatch::Text("a timestamp")),
+        (1083, text("24:00:01"), ValueMismatch::Range),
+        (1186, text("1 day"), ValueMismatch::Text("an ISO 8601 duration")),
+        (1007, Value::List(vec![Value::List(vec![]), Value::Null]), ValueMismatch::Uneven),
+        (PAIR, Value::Object(vec![]), ValueMismatch::Fields("x, y z".to_owned())),
+        (3904, text("[1,2"), ValueMismatch::Text("a range")),
+        (701, text("inf"), ValueMismatch::Text("a number")),
+        (3615, text("'a' &"), ValueMismatch::Text("a text search query")),
     ] {
         assert_eq!(back(oid, &value), Err(problem), "{oid}: {value:?}");
     }
@@ -114,7 +114,7 @@ fn what_is_no_value_of_the_type_is_named() {
         "column `c` cannot be \"x\": it is of type some type, and its values are written as a number"
     );
     let unknown = unproject_row(&schema(23, false), &[("d".to_owned(), Value::Null)]);
-    assert_eq!(unknown.map_err(|error| error.problem).err(), Some(Mismatch::NoColumn));
+    assert_eq!(unknown.map_err(|error| error.problem).err(), Some(ValueMismatch::NoColumn));
 }
 
 #[test]

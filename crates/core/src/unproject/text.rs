@@ -4,16 +4,16 @@ use std::str::FromStr;
 
 use postgres_types::Type;
 
-use super::{Mismatch, geometry, network, numeric, search, time};
+use super::{ValueMismatch, geometry, network, numeric, search, time};
 use crate::position::Lsn;
 use crate::project::is_object_number;
 
-pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, ValueMismatch> {
     Ok(match *builtin {
         Type::BOOL => match input {
             "t" => vec![1],
             "f" => vec![0],
-            _ => return Err(Mismatch::Text("a boolean")),
+            _ => return Err(ValueMismatch::Text("a boolean")),
         },
         Type::INT2 => number::<i16>(input)?.to_be_bytes().to_vec(),
         Type::INT4 => number::<i32>(input)?.to_be_bytes().to_vec(),
@@ -46,7 +46,7 @@ pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> 
         Type::TS_VECTOR => search::document(input)?,
         Type::TSQUERY => search::query(input)?,
         Type::TID => tid(input)?,
-        Type::PG_LSN => input.parse::<Lsn>().map_err(|_| Mismatch::Text("an LSN"))?.0.to_be_bytes().to_vec(),
+        Type::PG_LSN => input.parse::<Lsn>().map_err(|_| ValueMismatch::Text("an LSN"))?.0.to_be_bytes().to_vec(),
         Type::TXID_SNAPSHOT | Type::PG_SNAPSHOT => visible_transactions(input)?,
         Type::XID8 => number::<u64>(input)?.to_be_bytes().to_vec(),
         _ if is_object_number(builtin) => number::<u32>(input)?.to_be_bytes().to_vec(),
@@ -55,11 +55,11 @@ pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, Mismatch> 
 }
 
 /// Reads a whole number written in decimal digits.
-pub(super) fn number<T: FromStr>(input: &str) -> Result<T, Mismatch> {
+pub(super) fn number<T: FromStr>(input: &str) -> Result<T, ValueMismatch> {
     let digits = input.strip_prefix('-').unwrap_or(input);
     match !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        true => input.parse().map_err(|_| Mismatch::Range),
-        false => Err(Mismatch::Text("a whole number")),
+        true => input.parse().map_err(|_| ValueMismatch::Range),
+        false => Err(ValueMismatch::Text("a whole number")),
     }
 }
 
@@ -69,25 +69,25 @@ pub(super) fn versioned(input: &str) -> Vec<u8> {
 }
 
 /// Reads `\x` and hex digits.
-pub(super) fn escaped_hex(input: &str) -> Result<Vec<u8>, Mismatch> {
-    hex(input.strip_prefix("\\x").ok_or(Mismatch::Text("bytes in hex"))?)
+pub(super) fn escaped_hex(input: &str) -> Result<Vec<u8>, ValueMismatch> {
+    hex(input.strip_prefix("\\x").ok_or(ValueMismatch::Text("bytes in hex"))?)
 }
 
-pub(super) fn hex(digits: &str) -> Result<Vec<u8>, Mismatch> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(Mismatch::Text("bytes in hex"));
+pub(super) fn hex(digits: &str) -> Result<Vec<u8>, ValueMismatch> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(ValueMismatch::Text("bytes in hex"));
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {
-        return Err(Mismatch::Text("bytes in hex"));
+        return Err(ValueMismatch::Text("bytes in hex"));
     }
     pairs
         .iter()
-        .map(|[high, low]| u8::try_from(digit(*high)? * 16 + digit(*low)?).map_err(|_| Mismatch::Range))
+        .map(|[high, low]| u8::try_from(digit(*high)? * 16 + digit(*low)?).map_err(|_| ValueMismatch::Range))
         .collect()
 }
 
 /// Reads a `"char"`.
-fn single_byte(input: &str) -> Result<u8, Mismatch> {
-    let wrong = Mismatch::Text("a single byte");
+fn single_byte(input: &str) -> Result<u8, ValueMismatch> {
+    let wrong = ValueMismatch::Text("a single byte");
     match input.as_bytes() {
         [] => Ok(0),
         [byte] if byte.is_ascii() => Ok(*byte),
@@ -96,37 +96,37 @@ fn single_byte(input: &str) -> Result<u8, Mismatch> {
     }
 }
 
-fn uuid(input: &str) -> Result<Vec<u8>, Mismatch> {
+fn uuid(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let bytes = hex(&input.replace('-', ""))?;
-    if bytes.len() == 16 { Ok(bytes) } else { Err(Mismatch::Text("a UUID")) }
+    if bytes.len() == 16 { Ok(bytes) } else { Err(ValueMismatch::Text("a UUID")) }
 }
 
-fn bits(input: &str) -> Result<Vec<u8>, Mismatch> {
-    let count = i32::try_from(input.len()).map_err(|_| Mismatch::Range)?;
+fn bits(input: &str) -> Result<Vec<u8>, ValueMismatch> {
+    let count = i32::try_from(input.len()).map_err(|_| ValueMismatch::Range)?;
     let mut bytes = vec![0; input.len().div_ceil(8)];
     for (number, digit) in input.bytes().enumerate() {
         match (digit, bytes.get_mut(number / 8)) {
             (b'0', _) => {}
             (b'1', Some(byte)) => *byte |= 0x80 >> (number % 8),
-            _ => return Err(Mismatch::Text("a bit string")),
+            _ => return Err(ValueMismatch::Text("a bit string")),
         }
     }
     Ok([&count.to_be_bytes(), bytes.as_slice()].concat())
 }
 
-fn tid(input: &str) -> Result<Vec<u8>, Mismatch> {
+fn tid(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let inner = input.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
-    let (block, offset) = inner.and_then(|inner| inner.split_once(',')).ok_or(Mismatch::Text("a row's place"))?;
+    let (block, offset) = inner.and_then(|inner| inner.split_once(',')).ok_or(ValueMismatch::Text("a row's place"))?;
     Ok([number::<u32>(block)?.to_be_bytes().as_slice(), &number::<u16>(offset)?.to_be_bytes()].concat())
 }
 
-fn visible_transactions(input: &str) -> Result<Vec<u8>, Mismatch> {
+fn visible_transactions(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let mut parts = input.splitn(3, ':');
     let (Some(xmin), Some(xmax), Some(running)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(Mismatch::Text("a snapshot"));
+        return Err(ValueMismatch::Text("a snapshot"));
     };
     let running = running.split(',').filter(|id| !id.is_empty()).map(number::<u64>).collect::<Result<Vec<_>, _>>()?;
-    let mut bytes = i32::try_from(running.len()).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec();
+    let mut bytes = i32::try_from(running.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec();
     for id in [number::<u64>(xmin)?, number::<u64>(xmax)?].into_iter().chain(running) {
         bytes.extend(id.to_be_bytes());
     }

@@ -1,7 +1,7 @@
 //! Types, their values, and the SQL that yields PostgreSQL's own form of them.
 
 /// The form that the projection must equal.
-pub(crate) enum Expect {
+pub(crate) enum ExpectedForm {
     /// The text form.
     Text,
     /// The string that `to_jsonb` returns for the value.
@@ -15,34 +15,34 @@ pub(crate) enum Expect {
 }
 
 /// A type and some of its values.
-pub(crate) struct Case {
+pub(crate) struct ProjectionCase {
     pub(crate) sql_type: &'static str,
-    pub(crate) expect: Expect,
+    pub(crate) expect: ExpectedForm,
     /// Literals, or SQL expressions for random values.
     pub(crate) values: &'static [&'static str],
 }
 
-impl Case {
+impl ProjectionCase {
     /// Returns the SQL expression of the expected form.
     pub(crate) fn expression(&self, column: &str) -> String {
         match self.expect {
-            Expect::Text | Expect::Number => format!("{column}::text"),
-            Expect::IsoText => format!("to_jsonb({column}) #>> '{{}}'"),
-            Expect::Json => format!("to_jsonb({column})"),
-            Expect::Sql(expression) => expression.replace("{}", column),
+            ExpectedForm::Text | ExpectedForm::Number => format!("{column}::text"),
+            ExpectedForm::IsoText => format!("to_jsonb({column}) #>> '{{}}'"),
+            ExpectedForm::Json => format!("to_jsonb({column})"),
+            ExpectedForm::Sql(expression) => expression.replace("{}", column),
         }
     }
 }
 
-const fn case(sql_type: &'static str, expect: Expect, values: &'static [&'static str]) -> Case {
-    Case { sql_type, expect, values }
+const fn case(sql_type: &'static str, expect: ExpectedForm, values: &'static [&'static str]) -> ProjectionCase {
+    ProjectionCase { sql_type, expect, values }
 }
 
-use Expect::{IsoText, Json, Number, Sql, Text};
+use ExpectedForm::{IsoText, Json, Number, Sql, Text};
 
-const TIMETZ: Expect = Sql(r"regexp_replace({}::text, '([+-]\d\d)$', '\1:00')");
-const BASE64: Expect = Sql(r"replace(encode({}, 'base64'), E'\n', '')");
-const OBJECT_NUMBER: Expect = Sql("{}::oid");
+const TIMETZ: ExpectedForm = Sql(r"regexp_replace({}::text, '([+-]\d\d)$', '\1:00')");
+const BASE64: ExpectedForm = Sql(r"replace(encode({}, 'base64'), E'\n', '')");
+const OBJECT_NUMBER: ExpectedForm = Sql("{}::oid");
 
 /// The SQL that creates the user-defined types of the cases.
 pub(crate) const TYPES: &str = r#"
@@ -68,7 +68,7 @@ CREATE TYPE jsonrange AS RANGE (subtype = jsonb);
 CREATE TYPE rangerange AS RANGE (subtype = int8range);
 "#;
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[ProjectionCase] = &[
     case("bool", Json, &["t", "f"]),
     case("int2", Number, &["0", "-32768", "32767"]),
     case("int4", Number, &["0", "-2147483648", "2147483647"]),
@@ -220,7 +220,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// SQL expressions of random values.
-pub(crate) const RANDOM: &[Case] = &[
+pub(crate) const RANDOM: &[ProjectionCase] = &[
     case("timestamptz", IsoText, &["timestamptz '4713-01-01 BC' + random() * 298900 * interval '365 days'"]),
     case("timestamp", IsoText, &["timestamp '2000-01-01' + (random() - 0.5) * 10000 * interval '365 days'"]),
     case("date", IsoText, &["date '4713-01-01 BC' + (random() * 2147483000)::int"]),

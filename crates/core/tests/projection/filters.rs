@@ -1,13 +1,13 @@
 //! Filters, compared with the results of SQL's `=`, `IN` and `LIKE` on the same values.
 
-use laredo_core::{Filter, FilterError, Match, Predicate, Schema, TupleBuf, Value};
+use laredo_core::{Filter, FilterError, MatchCondition, Predicate, Schema, TupleBuf, Value};
 use laredo_testkit::Cluster;
 use serde_json::Value as Json;
 
 use super::{cluster, copy, schema};
 
 /// A type, values of it, and literals to compare them with.
-struct Comparison {
+struct FilterCase {
     sql_type: &'static str,
     /// The type that SQL reads a literal as.
     literal_type: &'static str,
@@ -25,8 +25,8 @@ const fn case(
     values: &'static [&'static str],
     literals: &'static [&'static str],
     refused: &'static [&'static str],
-) -> Comparison {
-    Comparison { sql_type, literal_type, values, literals, refused }
+) -> FilterCase {
+    FilterCase { sql_type, literal_type, values, literals, refused }
 }
 
 const INTEGERS: &[&str] = &["5", " 5 ", "-5", "+5", "0", "007", "", "x", "32767", "32768", "2147483648", "-1"];
@@ -75,7 +75,7 @@ const STAMPS: &[&str] = &[
 /// A text that is one byte too long for a label.
 const LONG_LABEL: &str = "1234567890123456789012345678901234567890123456789012345678901234";
 
-const CASES: &[Comparison] = &[
+const CASES: &[FilterCase] = &[
     case(
         "char(3)",
         "bpchar",
@@ -419,7 +419,7 @@ fn table(cluster: &Cluster, sql_type: &str, values: &[&str]) -> (Schema, Vec<Tup
     (schema(cluster, |_| true), copy(cluster, 1))
 }
 
-fn bind(schema: &Schema, test: Match) -> Result<Filter, FilterError> {
+fn bind(schema: &Schema, test: MatchCondition) -> Result<Filter, FilterError> {
     Filter::bind(&[Predicate { field: "c0".to_owned(), test }], schema)
 }
 
@@ -438,26 +438,26 @@ fn a_value_is_equal_where_sql_says_so() {
     let cluster = cluster();
     cluster.psql("CREATE EXTENSION ltree").unwrap();
     let mut wrong = Vec::new();
-    for Comparison { sql_type, literal_type, values, literals, refused } in CASES {
+    for FilterCase { sql_type, literal_type, values, literals, refused } in CASES {
         let (schema, rows) = table(&cluster, sql_type, values);
         for literal in literals.iter().chain(*values) {
             let sql = said(&cluster, &format!("c0 = $v${literal}$v$::{literal_type}"));
-            let ours = bind(&schema, Match::Equals(Value::String((*literal).to_owned())));
+            let ours = bind(&schema, MatchCondition::Equals(Value::String((*literal).to_owned())));
             let ours = ours.map(|filter| matching(&filter, &rows)).map_err(|error| error.to_string());
             if ours.as_ref().ok() != sql.as_ref().ok() {
                 wrong.push(format!("{sql_type} = '{literal}': {ours:?}, SQL says {sql:?}"));
             }
         }
         for literal in *refused {
-            match bind(&schema, Match::Equals(Value::String((*literal).to_owned()))) {
+            match bind(&schema, MatchCondition::Equals(Value::String((*literal).to_owned()))) {
                 Ok(_) => wrong.push(format!("{sql_type} = '{literal}' is not refused")),
                 Err(error) => assert!(error.to_string().contains("column `c0` is of type"), "{error}"),
             }
         }
-        let nulls = bind(&schema, Match::In(vec![Value::Null])).unwrap();
+        let nulls = bind(&schema, MatchCondition::In(vec![Value::Null])).unwrap();
         assert!(matching(&nulls, &rows).iter().all(|matches| !matches), "{sql_type}: NULL is equal to nothing");
         let all = values.iter().map(|value| Value::String((*value).to_owned())).collect();
-        let all = bind(&schema, Match::In(all)).unwrap();
+        let all = bind(&schema, MatchCondition::In(all)).unwrap();
         assert_eq!(matching(&all, &rows).iter().filter(|matches| **matches).count(), values.len(), "{sql_type}: IN");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -468,7 +468,7 @@ fn a_value_is_equal_where_sql_says_so() {
 fn a_label_that_an_enum_does_not_have_matches_nothing() {
     let (schema, rows) = table(&cluster(), "mood", &["sad", "so so"]);
     for label in ["Sad", "glad", "sad ", "", &LONG_LABEL[1..]] {
-        let filter = bind(&schema, Match::Equals(Value::String(label.to_owned()))).unwrap();
+        let filter = bind(&schema, MatchCondition::Equals(Value::String(label.to_owned()))).unwrap();
         assert!(matching(&filter, &rows).iter().all(|matches| !matches), "{label}");
     }
 }
@@ -478,7 +478,7 @@ fn what_cannot_be_compared_is_refused() {
     let cluster = cluster();
     for sql_type in INCOMPARABLE {
         let (schema, _) = table(&cluster, sql_type, &[]);
-        let refused = bind(&schema, Match::Equals(Value::String("1".to_owned()))).unwrap_err().to_string();
+        let refused = bind(&schema, MatchCondition::Equals(Value::String("1".to_owned()))).unwrap_err().to_string();
         assert!(refused.ends_with("; filter by another column"), "{sql_type}: {refused}");
     }
 }
@@ -500,17 +500,17 @@ fn a_prefix_is_that_of_text() {
             if sql_type == "ltree" { &["Top.A", "top", "Top"] } else { &["Top.A", "top", "Top", "É", ""] };
         let (schema, rows) = table(&cluster, sql_type, values);
         for prefix in prefixes {
-            let filter = bind(&schema, Match::Prefix(prefix.to_owned())).unwrap();
+            let filter = bind(&schema, MatchCondition::Prefix(prefix.to_owned())).unwrap();
             let sql = said(&cluster, &format!("{text} LIKE '{prefix}%'")).unwrap();
             assert_eq!(matching(&filter, &rows), sql, "{sql_type} LIKE '{prefix}%'");
         }
     }
     let (schema, rows) = table(&cluster, "mood", &["sad", "so so"]);
-    let filter = bind(&schema, Match::Prefix("so".to_owned())).unwrap();
+    let filter = bind(&schema, MatchCondition::Prefix("so".to_owned())).unwrap();
     assert_eq!(matching(&filter, &rows), said(&cluster, "c0::text LIKE 'so%'").unwrap());
     for sql_type in ["int4", "date", "uuid", "timestamptz", "bytea", "text[]", "jsonb", "inet"] {
         let (schema, _) = table(&cluster, sql_type, &[]);
-        let refused = bind(&schema, Match::Prefix("1".to_owned())).unwrap_err().to_string();
+        let refused = bind(&schema, MatchCondition::Prefix("1".to_owned())).unwrap_err().to_string();
         assert!(refused.contains("it is not text"), "{sql_type}: {refused}");
     }
 }
@@ -520,12 +520,12 @@ fn a_prefix_is_that_of_text() {
 fn a_projected_value_finds_its_row() {
     let cluster = cluster();
     cluster.psql("CREATE EXTENSION ltree").unwrap();
-    for Comparison { sql_type, values, .. } in CASES.iter().filter(|case| case.sql_type != "jsonb") {
+    for FilterCase { sql_type, values, .. } in CASES.iter().filter(|case| case.sql_type != "jsonb") {
         let (schema, rows) = table(&cluster, sql_type, values);
         for row in &rows[1..] {
             let value = laredo_core::project_cell(&schema, 0, row.as_ref().cell(0)).unwrap();
             let json: Json = value.to_json();
-            let filter = bind(&schema, Match::Equals(Value::from_json(json.clone()))).unwrap();
+            let filter = bind(&schema, MatchCondition::Equals(Value::from_json(json.clone()))).unwrap();
             assert!(filter.matches(row.as_ref()), "{sql_type} = {json}");
         }
     }

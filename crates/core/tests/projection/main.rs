@@ -15,7 +15,7 @@ mod cases;
 mod filters;
 mod keys;
 
-use cases::{CASES, Case, Expect, RANDOM, TYPES};
+use cases::{CASES, ExpectedForm, ProjectionCase, RANDOM, TYPES};
 
 fn cluster() -> Cluster {
     let options =
@@ -55,7 +55,7 @@ fn random_values_are_shown_as_postgresql_shows_them() {
 
 /// Compares every cell of table `t`, whose columns are `c0`, `c1`... for the cases. The comparison
 /// runs with and without definitions of the built-in types.
-fn compare(cluster: &Cluster, cases: &[Case]) {
+fn compare(cluster: &Cluster, cases: &[ProjectionCase]) {
     let rows = copy(cluster, cases.len());
     let schema = schema(cluster, |_| true);
     let bare = self::schema(cluster, |oid| oid >= 16_384);
@@ -78,21 +78,21 @@ fn compare(cluster: &Cluster, cases: &[Case]) {
     }
 }
 
-fn assert_same(case: &Case, shown: &Value, expected: Option<&str>) {
+fn assert_same(case: &ProjectionCase, shown: &Value, expected: Option<&str>) {
     let Some(expected) = expected else {
         assert_eq!(shown, &Value::Null, "{}", case.sql_type);
         return;
     };
     match case.expect {
-        Expect::Number => match expected.parse::<f64>() {
+        ExpectedForm::Number => match expected.parse::<f64>() {
             Ok(number) if number.is_finite() => assert_eq!(shown, &Value::Number(number), "{}", case.sql_type),
             _ => assert_eq!(shown, &Value::String(expected.into()), "{}", case.sql_type),
         },
-        Expect::Json => {
+        ExpectedForm::Json => {
             let expected: Json = serde_json::from_str(expected).unwrap();
             assert_eq!(shown.to_json(), expected, "{}", case.sql_type);
         }
-        Expect::Text | Expect::IsoText | Expect::Sql(_) => {
+        ExpectedForm::Text | ExpectedForm::IsoText | ExpectedForm::Sql(_) => {
             assert_eq!(shown, &Value::String(expected.into()), "{}", case.sql_type);
         }
     }

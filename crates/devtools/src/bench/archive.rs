@@ -7,13 +7,13 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use laredo_archive::Format;
+use laredo_archive::ArtifactFormat;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::report::{Better, Pair, Report, rounded};
-use super::{Options, PATIENCE, progress, stage};
-use crate::snapshotter::{Base, Snapshotter};
+use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection, rounded};
+use super::{BenchmarkSize, PATIENCE, fixture, print_progress};
+use crate::snapshotter::{FolderSnapshotter, RequestedSnapshot};
 
 /// The number of rows of the full size.
 const ROWS: u64 = 2_000_000;
@@ -25,18 +25,18 @@ const KEYS: &str = "formats { snapshot = [ jsonl ], diff = [ jsonl ] }";
 const MEMORY_TIMES: f64 = 1.5;
 const MEMORY_BESIDE: f64 = 64.0 * 1024.0 * 1024.0;
 
-pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkReport> {
     let rows = options.rows.unwrap_or(ROWS);
-    let cluster = stage::cluster()?;
-    progress(format!("filling a table with {rows} rows"));
-    stage::create_table(&cluster)?;
-    stage::fill(&cluster, rows)?;
-    let server = stage::Server::start(&cluster, None, "")?;
+    let cluster = fixture::cluster()?;
+    print_progress(format!("filling a table with {rows} rows"));
+    fixture::create_table(&cluster)?;
+    fixture::fill(&cluster, rows)?;
+    let server = fixture::BenchmarkServer::start(&cluster, None, "")?;
     server.ready().await?;
     let row_bytes = server.metric("laredo_row_bytes").await?;
     let folder = tempfile::tempdir()?;
-    let snapshotter = Snapshotter::start(&server.address(), stage::TABLE, folder.path(), KEYS)?;
-    server.lasting(snapshotter.ready(PATIENCE)).await?;
+    let snapshotter = FolderSnapshotter::start(&server.address(), fixture::TABLE, folder.path(), KEYS)?;
+    server.run_while_alive(snapshotter.ready(PATIENCE)).await?;
     server.idle().await?;
     let (mut pairs, mut bytes) = (Vec::new(), 0);
     for number in 1..=options.pairs {
@@ -47,10 +47,10 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         // The reference's copy was removed too. Otherwise only laredo would write to memory that
         // was never used before, which a virtual machine must request.
         std::fs::remove_file(&object)?;
-        progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
+        print_progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
         let mb = bytes as f64 / 1e6;
         let peak_bytes = snapshotter.process().peak_rss_bytes()?;
-        pairs.push(Pair { ours: mb / seconds, reference: mb / reference_s, cpu_s, peak_bytes });
+        pairs.push(BenchmarkPair { ours: mb / seconds, reference: mb / reference_s, cpu_s, peak_bytes });
     }
     let peak_bytes = snapshotter.process().peak_rss_bytes()?;
     snapshotter.stop().await?;
@@ -61,7 +61,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         ("memory".to_owned(), memory(peak_bytes, row_bytes)),
     ];
     let more = more.into_iter().collect();
-    Ok(Report { bench: "archive", unit: "MB/s", better: Better::More, pairs, scaled: rows < ROWS, more })
+    Ok(BenchmarkReport {
+        bench: "archive",
+        unit: "MB/s",
+        better: BetterDirection::More,
+        pairs,
+        scaled: rows < ROWS,
+        more,
+    })
 }
 
 /// Returns the peak memory of the snapshotter compared with its bound. As in all results, a ratio
@@ -72,7 +79,7 @@ fn memory(peak_bytes: u64, row_bytes: f64) -> Value {
 }
 
 /// Requests a snapshot. Returns its duration, its processor time, and the snapshot.
-async fn ours(snapshotter: &Snapshotter, rows: u64) -> anyhow::Result<(f64, f64, Base)> {
+async fn ours(snapshotter: &FolderSnapshotter, rows: u64) -> anyhow::Result<(f64, f64, RequestedSnapshot)> {
     let (before, began) = (snapshotter.process().cpu_time()?, Instant::now());
     let base = snapshotter.snapshot().await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -83,13 +90,13 @@ async fn ours(snapshotter: &Snapshotter, rows: u64) -> anyhow::Result<(f64, f64,
 }
 
 /// Returns the file of a snapshot, which must be the archive's newest artifact.
-async fn object(snapshotter: &Snapshotter, base: &Base) -> anyhow::Result<PathBuf> {
+async fn object(snapshotter: &FolderSnapshotter, base: &RequestedSnapshot) -> anyhow::Result<PathBuf> {
     let archive = snapshotter.archive().await?;
     let newest = archive.manifest().artifacts.last().context("the archive is empty")?;
     if newest.epoch != base.epoch {
         bail!("the manifest's newest artifact is of epoch {}, and the base of {}", newest.epoch, base.epoch);
     }
-    let object = newest.object(Format::JSONL).context("the base has no position")?;
+    let object = newest.object(ArtifactFormat::JSONL).context("the base has no position")?;
     Ok(snapshotter.folder().join(object))
 }
 

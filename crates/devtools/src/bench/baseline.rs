@@ -8,28 +8,28 @@ use anyhow::bail;
 use laredo_testkit::Cluster;
 use tokio::process::Command;
 
-use super::child::Remote;
-use super::parts::Answered;
-use super::report::{Better, Pair, Report};
-use super::{Options, PATIENCE, progress, stage};
+use super::child::BenchmarkChild;
+use super::parts::HandshakeReport;
+use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection};
+use super::{BenchmarkSize, PATIENCE, fixture, print_progress};
 
 /// The number of rows of the full size.
 const ROWS: u64 = 5_000_000;
 
-pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkReport> {
     let rows = options.rows.unwrap_or(ROWS);
-    let cluster = stage::cluster()?;
-    progress(format!("filling a table with {rows} rows"));
-    stage::create_table(&cluster)?;
-    stage::fill(&cluster, rows)?;
+    let cluster = fixture::cluster()?;
+    print_progress(format!("filling a table with {rows} rows"));
+    fixture::create_table(&cluster)?;
+    fixture::fill(&cluster, rows)?;
     let warm_s = reference(&cluster).await?;
-    progress(format!("the table is in memory ({warm_s:.2} s)"));
+    print_progress(format!("the table is in memory ({warm_s:.2} s)"));
     let mut pairs = Vec::new();
     for number in 1..=options.pairs {
         let (seconds, usage) = ours(&cluster).await?;
         let reference_s = reference(&cluster).await?;
-        progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
-        pairs.push(Pair {
+        print_progress(format!("pair {number}: ours {seconds:.2} s, reference {reference_s:.2} s"));
+        pairs.push(BenchmarkPair {
             ours: rows as f64 / seconds,
             reference: rows as f64 / reference_s,
             cpu_s: usage.cpu_s,
@@ -37,15 +37,22 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         });
     }
     let more = [("rows".to_owned(), rows.into())].into_iter().collect();
-    Ok(Report { bench: "baseline", unit: "rows/s", better: Better::More, pairs, scaled: rows < ROWS, more })
+    Ok(BenchmarkReport {
+        bench: "baseline",
+        unit: "rows/s",
+        better: BetterDirection::More,
+        pairs,
+        scaled: rows < ROWS,
+        more,
+    })
 }
 
 /// Measures from the start of the server's process until a client has its handshake.
-async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, stage::Usage)> {
+async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, fixture::ServerResourceUsage)> {
     let began = Instant::now();
-    let server = stage::Server::start(cluster, None, "")?;
-    let mut client = Remote::start("handshake", &["--server", &server.address()])?;
-    let answered: Answered = server.lasting(client.hear(PATIENCE)).await?;
+    let server = fixture::BenchmarkServer::start(cluster, None, "")?;
+    let mut client = BenchmarkChild::start("handshake", &["--server", &server.address()])?;
+    let answered: HandshakeReport = server.run_while_alive(client.next_report(PATIENCE)).await?;
     let seconds = began.elapsed().as_secs_f64();
     if !answered.has_snapshot {
         bail!("the client was to get the table");

@@ -9,31 +9,31 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// A process that runs a part. It ends when this is dropped, and when the benchmark ends.
-pub(super) struct Remote {
+pub(super) struct BenchmarkChild {
     name: String,
     child: Child,
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
 }
 
-impl Remote {
+impl BenchmarkChild {
     /// Starts this program again as the part `name`.
-    pub(super) fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Remote> {
+    pub(super) fn start(name: &str, arguments: &[&str]) -> anyhow::Result<BenchmarkChild> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["part", name]).args(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stdin = child.stdin.take().context("the part's standard input")?;
         let stdout = child.stdout.take().context("the part's standard output")?;
-        Ok(Remote { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout).lines() })
+        Ok(BenchmarkChild { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout).lines() })
     }
 
     /// Sends an order to the part.
-    pub(super) async fn say(&mut self, order: &str) -> anyhow::Result<()> {
+    pub(super) async fn send_order(&mut self, order: &str) -> anyhow::Result<()> {
         self.stdin.write_all(format!("{order}\n").as_bytes()).await.with_context(|| format!("telling {}", self.name))
     }
 
     /// Waits for the part's next report.
-    pub(super) async fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> anyhow::Result<T> {
+    pub(super) async fn next_report<T: DeserializeOwned>(&mut self, patience: Duration) -> anyhow::Result<T> {
         let name = &self.name;
         let Ok(line) = tokio::time::timeout(patience, self.stdout.next_line()).await else {
             bail!("{name} said nothing for {} s", patience.as_secs());

@@ -6,10 +6,10 @@ use laredo_testkit::Cluster;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::child::Remote;
-use super::parts::{Listening, Streamed};
-use super::report::{Better, Pair, Report, median, ratio, rounded};
-use super::{Options, PATIENCE, progress, stage};
+use super::child::BenchmarkChild;
+use super::parts::{SenderPortReport, ThroughputReport};
+use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection, median, ratio, rounded};
+use super::{BenchmarkSize, PATIENCE, fixture, print_progress};
 
 /// The number of changes of the full size: about 400 MB.
 const CHANGES: u64 = 1_750_000;
@@ -18,16 +18,18 @@ const CLIENTS: [u32; 3] = [1, 10, 100];
 /// The journal's settings. Everything stays in memory, because the disk is not measured.
 const JOURNAL: &str = "journal { max_entries = 100000000, max_bytes = 16GiB, memory_max_bytes = 8GiB }";
 
-pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
-    let changes = stage::whole_thousands(options.changes.unwrap_or(CHANGES))?;
-    let cluster = stage::cluster()?;
-    let fan = Fan::fill(&cluster, changes).await?;
-    let mut pairs: [Vec<Pair>; CLIENTS.len()] = Default::default();
+pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkReport> {
+    let changes = fixture::whole_thousands(options.changes.unwrap_or(CHANGES))?;
+    let cluster = fixture::cluster()?;
+    let fan = FanoutBenchmark::fill(&cluster, changes).await?;
+    let mut pairs: [Vec<BenchmarkPair>; CLIENTS.len()] = Default::default();
     for number in 1..=options.pairs {
         for (clients, pairs) in CLIENTS.into_iter().zip(&mut pairs) {
             let pair = fan.pair(clients).await?;
             let (ours, reference) = (pair.ours, pair.reference);
-            progress(format!("pair {number}: {clients} clients: ours {ours:.0} MB/s, reference {reference:.0} MB/s"));
+            print_progress(format!(
+                "pair {number}: {clients} clients: ours {ours:.0} MB/s, reference {reference:.0} MB/s"
+            ));
             pairs.push(pair);
         }
     }
@@ -42,20 +44,27 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         more.insert(format!("clients_{clients}"), figures(pairs));
     }
     let [.., pairs] = pairs;
-    Ok(Report { bench: "fanout", unit: "MB/s", better: Better::More, pairs, scaled: changes < CHANGES, more })
+    Ok(BenchmarkReport {
+        bench: "fanout",
+        unit: "MB/s",
+        better: BetterDirection::More,
+        pairs,
+        scaled: changes < CHANGES,
+        more,
+    })
 }
 
-fn figures(pairs: &[Pair]) -> Value {
+fn figures(pairs: &[BenchmarkPair]) -> Value {
     json!({
         "ours": rounded(median(pairs.iter().map(|pair| pair.ours).collect())),
         "reference": rounded(median(pairs.iter().map(|pair| pair.reference).collect())),
-        "ratio": ratio(pairs, Better::More),
+        "ratio": ratio(pairs, BetterDirection::More),
     })
 }
 
 /// A server with a filled journal, and the bytes that it sends to one client.
-struct Fan {
-    server: stage::Server,
+struct FanoutBenchmark {
+    server: fixture::BenchmarkServer,
     position: String,
     /// The file with the bytes of a stream.
     stream: std::path::PathBuf,
@@ -63,24 +72,24 @@ struct Fan {
     _folder: TempDir,
 }
 
-impl Fan {
-    async fn fill(cluster: &Cluster, changes: u64) -> anyhow::Result<Fan> {
-        stage::create_churn(cluster)?;
-        let server = stage::Server::start(cluster, None, JOURNAL)?;
+impl FanoutBenchmark {
+    async fn fill(cluster: &Cluster, changes: u64) -> anyhow::Result<FanoutBenchmark> {
+        fixture::create_churn(cluster)?;
+        let server = fixture::BenchmarkServer::start(cluster, None, JOURNAL)?;
         server.ready().await?;
         let position = cluster.psql("SELECT pg_current_wal_insert_lsn()")?;
-        progress(format!("filling the journal with {changes} changes"));
-        stage::churn(cluster, changes)?;
+        print_progress(format!("filling the journal with {changes} changes"));
+        fixture::churn(cluster, changes)?;
         let folder = tempfile::tempdir()?;
         let stream = folder.path().join("stream");
-        let mut fan = Fan { server, position, stream, bytes: 0, _folder: folder };
+        let mut fan = FanoutBenchmark { server, position, stream, bytes: 0, _folder: folder };
         while fan.server.metric("laredo_encoded_entries_total").await? < changes as f64 {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         fan.server.idle().await?;
         fan.check_encoded(changes).await?;
         fan.bytes = fan.probe().await?;
-        progress(format!("a client is sent {:.0} MB", fan.bytes as f64 / 1e6));
+        print_progress(format!("a client is sent {:.0} MB", fan.bytes as f64 / 1e6));
         Ok(fan)
     }
 
@@ -98,17 +107,17 @@ impl Fan {
         let file = self.stream.to_str().context("a path in Unicode")?;
         let port = self.server.port().to_string();
         let arguments = ["--port", &port, "--position", &self.position, "--file", file];
-        let mut client = Remote::start("save-stream", &arguments)?;
-        let saved: Streamed = self.server.lasting(client.hear(PATIENCE)).await?;
+        let mut client = BenchmarkChild::start("save-stream", &arguments)?;
+        let saved: ThroughputReport = self.server.run_while_alive(client.next_report(PATIENCE)).await?;
         Ok(saved.bytes)
     }
 
-    async fn pair(&self, clients: u32) -> anyhow::Result<Pair> {
+    async fn pair(&self, clients: u32) -> anyhow::Result<BenchmarkPair> {
         let before = self.server.usage()?;
-        let ours = self.server.lasting(self.ours(clients)).await?;
+        let ours = self.server.run_while_alive(self.ours(clients)).await?;
         let usage = self.server.usage()?;
         let reference = self.reference(clients).await?;
-        Ok(Pair {
+        Ok(BenchmarkPair {
             ours: ours.bytes as f64 / 1e6 / ours.seconds,
             reference: reference.bytes as f64 / 1e6 / reference.seconds,
             cpu_s: usage.cpu_s - before.cpu_s,
@@ -116,18 +125,18 @@ impl Fan {
         })
     }
 
-    async fn ours(&self, clients: u32) -> anyhow::Result<Streamed> {
+    async fn ours(&self, clients: u32) -> anyhow::Result<ThroughputReport> {
         let (port, clients, bytes) = (self.server.port().to_string(), clients.to_string(), self.bytes.to_string());
         let arguments = ["--port", &port, "--position", &self.position, "--clients", &clients, "--bytes", &bytes];
-        Remote::start("read-streams", &arguments)?.hear(PATIENCE).await
+        BenchmarkChild::start("read-streams", &arguments)?.next_report(PATIENCE).await
     }
 
-    async fn reference(&self, clients: u32) -> anyhow::Result<Streamed> {
+    async fn reference(&self, clients: u32) -> anyhow::Result<ThroughputReport> {
         let file = self.stream.to_str().context("a path in Unicode")?;
-        let mut sender = Remote::start("send-bytes", &["--file", file])?;
-        let Listening { port } = sender.hear(PATIENCE).await?;
+        let mut sender = BenchmarkChild::start("send-bytes", &["--file", file])?;
+        let SenderPortReport { port } = sender.next_report(PATIENCE).await?;
         let (port, clients, bytes) = (port.to_string(), clients.to_string(), self.bytes.to_string());
         let arguments = ["--port", &port, "--clients", &clients, "--bytes", &bytes];
-        Remote::start("read-bytes", &arguments)?.hear(PATIENCE).await
+        BenchmarkChild::start("read-bytes", &arguments)?.next_report(PATIENCE).await
     }
 }

@@ -19,7 +19,7 @@ mod streams;
 
 /// A process of a benchmark.
 #[derive(Subcommand)]
-pub enum Part {
+pub enum BenchmarkPart {
     /// Requests the table until the server sends it.
     Handshake {
         /// The server's address.
@@ -120,35 +120,35 @@ pub enum Part {
 
 /// A report that the part has begun.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Begun {}
+pub(super) struct StartReport {}
 
 /// A report that the first client has its answer.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Answered {
+pub(super) struct HandshakeReport {
     pub(super) has_snapshot: bool,
 }
 
 /// A report that the replica has reached the last commit.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Reached {
+pub(super) struct CatchUpReport {
     pub(super) rows: u64,
 }
 
 /// The time at which each row was committed or seen, as pairs of the row's key and microseconds
 /// since 1970 by this machine's clock.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Times(pub(super) Vec<(i64, i64)>);
+pub(super) struct RowTimesReport(pub(super) Vec<(i64, i64)>);
 
 /// The bytes that all clients received together, and the time that this took.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Streamed {
+pub(super) struct ThroughputReport {
     pub(super) bytes: u64,
     pub(super) seconds: f64,
 }
 
 /// A report that the sender waits for readers.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Listening {
+pub(super) struct SenderPortReport {
     pub(super) port: u16,
 }
 
@@ -156,19 +156,23 @@ pub(super) struct Listening {
 ///
 /// # Errors
 /// When anything keeps the part from running.
-pub async fn play(part: Part) -> anyhow::Result<()> {
+pub async fn run_part(part: BenchmarkPart) -> anyhow::Result<()> {
     let orders = orders();
     match part {
-        Part::Handshake { server } => clients::handshake(server).await,
-        Part::Follow { server, last_id } => clients::follow(server, last_id).await,
-        Part::Watch { server } => clients::watch(server, orders).await,
-        Part::Listen { database } => commits::listen(&database, orders).await,
-        Part::ReadSlot { database, publication } => slot::read(&database, &publication, orders).await,
-        Part::Commit { database, count, rate, notify } => commits::commit(&database, count, rate, notify).await,
-        Part::SaveStream { port, position, file } => streams::save(port, &position, file).await,
-        Part::ReadStreams { port, position, clients, bytes } => streams::read(port, &position, clients, bytes).await,
-        Part::SendBytes { file } => sockets::send(&file).await,
-        Part::ReadBytes { port, clients, bytes } => sockets::read(port, clients, bytes).await,
+        BenchmarkPart::Handshake { server } => clients::handshake(server).await,
+        BenchmarkPart::Follow { server, last_id } => clients::follow(server, last_id).await,
+        BenchmarkPart::Watch { server } => clients::watch(server, orders).await,
+        BenchmarkPart::Listen { database } => commits::listen(&database, orders).await,
+        BenchmarkPart::ReadSlot { database, publication } => slot::read(&database, &publication, orders).await,
+        BenchmarkPart::Commit { database, count, rate, notify } => {
+            commits::commit(&database, count, rate, notify).await
+        }
+        BenchmarkPart::SaveStream { port, position, file } => streams::save(port, &position, file).await,
+        BenchmarkPart::ReadStreams { port, position, clients, bytes } => {
+            streams::read(port, &position, clients, bytes).await
+        }
+        BenchmarkPart::SendBytes { file } => sockets::send(&file).await,
+        BenchmarkPart::ReadBytes { port, clients, bytes } => sockets::read(port, clients, bytes).await,
     }
 }
 
@@ -189,7 +193,7 @@ fn orders() -> mpsc::UnboundedReceiver<String> {
 
 /// Waits for the order `tell COUNT`, and then until that many times were recorded. Reports all of
 /// them.
-async fn tell(
+async fn report_times(
     mut orders: mpsc::UnboundedReceiver<String>,
     mut noted: mpsc::UnboundedReceiver<(i64, i64)>,
 ) -> anyhow::Result<()> {
@@ -199,10 +203,10 @@ async fn tell(
     while seen.len() < count {
         seen.push(noted.recv().await.context("the connection has ended")?);
     }
-    say(&Times(seen))
+    write_report(&RowTimesReport(seen))
 }
 
-fn say(what: &impl Serialize) -> anyhow::Result<()> {
+fn write_report(what: &impl Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", serde_json::to_string(what)?)?;
     Ok(out.flush()?)

@@ -7,7 +7,7 @@ use super::PAIRS;
 
 /// A run of laredo and a run of the reference.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair {
+pub(super) struct BenchmarkPair {
     pub(super) ours: f64,
     pub(super) reference: f64,
     /// The processor time of the server while laredo was measured.
@@ -18,18 +18,18 @@ pub(super) struct Pair {
 
 /// The direction in which a value is better. Ratios are always computed so that more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Better {
+pub(super) enum BetterDirection {
     More,
     Less,
 }
 
 /// The findings of a benchmark.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct BenchmarkReport {
     pub(super) bench: &'static str,
     pub(super) unit: &'static str,
-    pub(super) better: Better,
-    pub(super) pairs: Vec<Pair>,
+    pub(super) better: BetterDirection,
+    pub(super) pairs: Vec<BenchmarkPair>,
     /// True if less than the full size was measured.
     pub(super) scaled: bool,
     /// The measured size, and further figures.
@@ -37,12 +37,12 @@ pub(super) struct Report {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct BenchmarkReportLine<'a> {
     bench: &'a str,
     ours: f64,
     reference: f64,
     unit: &'a str,
-    ratio: Ratio,
+    ratio: RatioSummary,
     pairs: usize,
     cpu_s: f64,
     peak_mb: f64,
@@ -53,18 +53,18 @@ struct Line<'a> {
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Ratio {
+pub(super) struct RatioSummary {
     median: f64,
     min: f64,
     max: f64,
 }
 
-impl Report {
+impl BenchmarkReport {
     /// Returns a line of JSON: the medians over the pairs, and the ratios within them.
     pub(super) fn line(&self) -> serde_json::Result<String> {
-        let each = |value: fn(&Pair) -> f64| self.pairs.iter().map(value).collect::<Vec<_>>();
+        let each = |value: fn(&BenchmarkPair) -> f64| self.pairs.iter().map(value).collect::<Vec<_>>();
         let peak_bytes = self.pairs.iter().map(|pair| pair.peak_bytes).max().unwrap_or(0);
-        serde_json::to_string(&Line {
+        serde_json::to_string(&BenchmarkReportLine {
             bench: self.bench,
             ours: rounded(median(each(|pair| pair.ours))),
             reference: rounded(median(each(|pair| pair.reference))),
@@ -79,13 +79,13 @@ impl Report {
     }
 }
 
-pub(super) fn ratio(pairs: &[Pair], better: Better) -> Ratio {
-    let of = |pair: &Pair| match better {
-        Better::More => pair.ours / pair.reference,
-        Better::Less => pair.reference / pair.ours,
+pub(super) fn ratio(pairs: &[BenchmarkPair], better: BetterDirection) -> RatioSummary {
+    let of = |pair: &BenchmarkPair| match better {
+        BetterDirection::More => pair.ours / pair.reference,
+        BetterDirection::Less => pair.reference / pair.ours,
     };
     let ratios: Vec<f64> = pairs.iter().map(of).collect();
-    Ratio {
+    RatioSummary {
         min: rounded(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
         max: rounded(ratios.iter().copied().fold(0.0, f64::max)),
         median: rounded(median(ratios)),
@@ -113,18 +113,18 @@ pub(super) fn rounded(value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn pair(ours: f64, reference: f64) -> Pair {
-        Pair { ours, reference, cpu_s: 1.25, peak_bytes: 2_000_000 }
+    fn pair(ours: f64, reference: f64) -> BenchmarkPair {
+        BenchmarkPair { ours, reference, cpu_s: 1.25, peak_bytes: 2_000_000 }
     }
 
-    fn report(better: Better, pairs: Vec<Pair>) -> Report {
-        Report { bench: "x", unit: "rows/s", better, pairs, scaled: false, more: Map::new() }
+    fn report(better: BetterDirection, pairs: Vec<BenchmarkPair>) -> BenchmarkReport {
+        BenchmarkReport { bench: "x", unit: "rows/s", better, pairs, scaled: false, more: Map::new() }
     }
 
     #[test]
     fn a_line_has_what_everybody_expects() {
         let pairs = [(50.0, 100.0), (90.0, 100.0), (70.0, 100.0), (60.0, 100.0), (80.0, 100.0)];
-        let mut report = report(Better::More, pairs.map(|(ours, reference)| pair(ours, reference)).to_vec());
+        let mut report = report(BetterDirection::More, pairs.map(|(ours, reference)| pair(ours, reference)).to_vec());
         report.more.insert("rows".to_owned(), 7.into());
         assert_eq!(
             report.line().unwrap(),
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn fewer_pairs_are_a_scaled_run_and_less_may_be_better() {
-        let line = report(Better::Less, vec![pair(2.0, 4.0), pair(4.0, 4.0)]).line().unwrap();
+        let line = report(BetterDirection::Less, vec![pair(2.0, 4.0), pair(4.0, 4.0)]).line().unwrap();
         assert!(line.contains(r#""ratio":{"median":1.5,"min":1.0,"max":2.0}"#), "{line}");
         assert!(line.contains(r#""scaled":true"#), "{line}");
     }

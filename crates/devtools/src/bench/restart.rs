@@ -5,22 +5,22 @@ use std::time::Instant;
 
 use anyhow::bail;
 
-use super::report::{Better, Pair, Report};
-use super::{Options, baseline, progress, stage};
+use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection};
+use super::{BenchmarkSize, baseline, fixture, print_progress};
 
 /// The number of rows of the full size.
 const ROWS: u64 = 1_000_000;
 
-pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
+pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkReport> {
     let rows = options.rows.unwrap_or(ROWS);
-    let cluster = stage::cluster()?;
-    progress(format!("filling a table with {rows} rows"));
-    stage::create_table(&cluster)?;
-    stage::fill(&cluster, rows)?;
+    let cluster = fixture::cluster()?;
+    print_progress(format!("filling a table with {rows} rows"));
+    fixture::create_table(&cluster)?;
+    fixture::fill(&cluster, rows)?;
     let folder = tempfile::tempdir()?;
     let path = serde_json::Value::from(folder.path().to_string_lossy());
     let journal = format!("journal {{ store = local, store_config {{ path = {path} }} }}");
-    let mut server = stage::Server::start(&cluster, Some("bench_restart"), &journal)?;
+    let mut server = fixture::BenchmarkServer::start(&cluster, Some("bench_restart"), &journal)?;
     server.ready().await?;
     baseline::reference(&cluster).await?;
     let mut pairs = Vec::new();
@@ -35,10 +35,10 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Report> {
         }
         let usage = server.usage()?;
         let reference = baseline::reference(&cluster).await?;
-        progress(format!("pair {number}: ours {seconds:.2} s, reference {reference:.2} s"));
-        pairs.push(Pair { ours: seconds, reference, cpu_s: usage.cpu_s, peak_bytes: usage.peak_bytes });
+        print_progress(format!("pair {number}: ours {seconds:.2} s, reference {reference:.2} s"));
+        pairs.push(BenchmarkPair { ours: seconds, reference, cpu_s: usage.cpu_s, peak_bytes: usage.peak_bytes });
     }
     server.stop(&cluster).await?;
     let more = [("rows".to_owned(), rows.into())].into_iter().collect();
-    Ok(Report { bench: "restart", unit: "s", better: Better::Less, pairs, scaled: rows < ROWS, more })
+    Ok(BenchmarkReport { bench: "restart", unit: "s", better: BetterDirection::Less, pairs, scaled: rows < ROWS, more })
 }

@@ -5,9 +5,9 @@ use laredo_devtools::bench;
 
 #[derive(Parser)]
 #[command(about = "Ours against a reference, side by side; ends with one line of JSON")]
-struct Arguments {
+struct BenchArguments {
     #[command(subcommand)]
-    bench: Bench,
+    bench: BenchCommand,
     /// The number of rows of the table, if not the full size (baseline, restart, archive)
     #[arg(long, global = true)]
     rows: Option<u64>,
@@ -21,7 +21,7 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Bench {
+enum BenchCommand {
     /// The first copy of a table until a client can be served, against psql's \copy to /dev/null
     Baseline,
     /// Changes that wait in the WAL until a client shows the last one, against pg_recvlogical to
@@ -41,21 +41,21 @@ enum Bench {
     #[command(hide = true)]
     Part {
         #[command(subcommand)]
-        part: bench::Part,
+        part: bench::BenchmarkPart,
     },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Arguments { bench, rows, changes, pairs } = Arguments::parse();
+    let BenchArguments { bench, rows, changes, pairs } = BenchArguments::parse();
     let bench = match bench {
-        Bench::Baseline => bench::Bench::Baseline,
-        Bench::Ingest => bench::Bench::Ingest,
-        Bench::Fanout => bench::Bench::Fanout,
-        Bench::Latency => bench::Bench::Latency,
-        Bench::Restart => bench::Bench::Restart,
-        Bench::Archive => bench::Bench::Archive,
-        Bench::Part { part } => return bench::play(part).await,
+        BenchCommand::Baseline => bench::Benchmark::Baseline,
+        BenchCommand::Ingest => bench::Benchmark::Ingest,
+        BenchCommand::Fanout => bench::Benchmark::Fanout,
+        BenchCommand::Latency => bench::Benchmark::Latency,
+        BenchCommand::Restart => bench::Benchmark::Restart,
+        BenchCommand::Archive => bench::Benchmark::Archive,
+        BenchCommand::Part { part } => return bench::run_part(part).await,
     };
-    bench::run(bench, bench::Options { rows, changes, pairs: pairs.max(1) }).await
+    bench::run(bench, bench::BenchmarkSize { rows, changes, pairs: pairs.max(1) }).await
 }

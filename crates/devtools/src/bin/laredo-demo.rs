@@ -5,7 +5,7 @@ use laredo_devtools::demo;
 
 #[derive(Parser)]
 #[command(about = "A PostgreSQL table, live in two other processes and in an archive; Ctrl-C ends it")]
-struct Arguments {
+struct DemoArguments {
     /// End after this many seconds, and compare every client and the archive with the database
     #[arg(long)]
     seconds: Option<u64>,
@@ -13,21 +13,21 @@ struct Arguments {
     #[arg(long, default_value_t = 500)]
     rate: u32,
     #[command(subcommand)]
-    part: Option<Part>,
+    part: Option<DemoCommand>,
 }
 
 #[derive(Subcommand)]
-enum Part {
+enum DemoCommand {
     /// A client of the demo (started by the demo itself)
     #[command(hide = true)]
-    Client(demo::ClientArguments),
+    Client(demo::DemoClientArguments),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = DemoArguments::parse();
     match arguments.part {
-        Some(Part::Client(client)) => demo::run_client(client).await,
+        Some(DemoCommand::Client(client)) => demo::run_client(client).await,
         None => demo::run(arguments.seconds, arguments.rate).await,
     }
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use laredo_archive::{At, Kind};
+use laredo_archive::{ArchivePoint, ArtifactKind};
 use laredo_core::Lsn;
-use laredo_testkit::{Cluster, Process, clean_command};
+use laredo_testkit::{ChildProcess, Cluster, clean_command};
 use serde::Serialize;
 
 use super::database;
 use crate::programs::program;
-use crate::snapshotter::Snapshotter;
+use crate::snapshotter::FolderSnapshotter;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The table that is rebuilt from the archive in the end.
@@ -28,7 +28,7 @@ const KEYS: &str = "diff { interval = 1s }
 
 /// The archive's figures at the end.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Final {
+pub(super) struct DemoArchiveReport {
     artifacts: usize,
     epochs: usize,
     rows: usize,
@@ -36,15 +36,15 @@ pub(super) struct Final {
 }
 
 /// The process that writes the archive.
-pub(super) struct Archiver(Snapshotter);
+pub(super) struct DemoArchiver(FolderSnapshotter);
 
-impl Archiver {
+impl DemoArchiver {
     /// Starts the process, and waits for the first snapshot.
-    pub(super) async fn start(address: &str, folder: &Path) -> anyhow::Result<Archiver> {
-        let snapshotter = Snapshotter::start(address, super::TABLE, folder, KEYS)?;
+    pub(super) async fn start(address: &str, folder: &Path) -> anyhow::Result<DemoArchiver> {
+        let snapshotter = FolderSnapshotter::start(address, super::TABLE, folder, KEYS)?;
         snapshotter.ready(PATIENCE).await?;
         println!("laredo-snapshotter: http://127.0.0.1:{}/status", snapshotter.port());
-        Ok(Archiver(snapshotter))
+        Ok(DemoArchiver(snapshotter))
     }
 
     /// Returns the archive's folder.
@@ -56,7 +56,7 @@ impl Archiver {
     pub(super) async fn line(&self) -> anyhow::Result<String> {
         self.0.is_running().await?;
         let archive = self.0.archive().await?;
-        let (manifest, head) = (archive.manifest(), archive.boundary(At::Latest)?);
+        let (manifest, head) = (archive.manifest(), archive.boundary(ArchivePoint::Latest)?);
         let head = head.position.context("the archive's head has no position")?;
         Ok(format!("archive: epoch {:>2}, {:>3} artifacts, head {head}", manifest.epoch, manifest.artifacts.len()))
     }
@@ -64,7 +64,7 @@ impl Archiver {
     /// Waits until the process is past a position, and stops it. Then rebuilds the table from the
     /// archive alone, as a table of the database, and compares both. The original must not have
     /// changed since the position.
-    pub(super) async fn finish(&self, cluster: &Cluster, past: Lsn) -> anyhow::Result<Final> {
+    pub(super) async fn finish(&self, cluster: &Cluster, past: Lsn) -> anyhow::Result<DemoArchiveReport> {
         let arrived = async {
             while self.0.position().await?.is_none_or(|position| position <= past) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -81,8 +81,8 @@ impl Archiver {
         let rows = database::rows(cluster, REBUILT).await?;
         let (count, equal) = (rows.len(), super::same_rows(cluster, super::TABLE, rows).await?);
         let artifacts = &archive.manifest().artifacts;
-        let epochs = artifacts.iter().filter(|artifact| artifact.kind == Kind::Snapshot).count();
-        Ok(Final { artifacts: artifacts.len(), epochs, rows: count, equal })
+        let epochs = artifacts.iter().filter(|artifact| artifact.kind == ArtifactKind::Snapshot).count();
+        Ok(DemoArchiveReport { artifacts: artifacts.len(), epochs, rows: count, equal })
     }
 
     /// Rebuilds the table with the command that users run.
@@ -90,7 +90,7 @@ impl Archiver {
         let mut command = clean_command(program("laredo")?);
         command.args(["archive", "reconstruct"]).arg(self.folder());
         command.args(["--postgres", &cluster.url("postgres"), "--table", REBUILT, "--create"]);
-        let laredo = Process::spawn(command)?;
+        let laredo = ChildProcess::spawn(command)?;
         let status = laredo.wait(PATIENCE).await?;
         if !status.success() {
             bail!("{status}\n{}", laredo.output().join("\n"));

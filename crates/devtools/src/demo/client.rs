@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use clap::Args;
 use futures::StreamExt;
-use laredo_client::{Lsn, Predicate, Replica, TableName, Transactions};
+use laredo_client::{ColumnPredicate, Lsn, Replica, TableName, Transactions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::remote::{Final, Second};
+use super::client_process::{FinalClientReport, PeriodicClientReport};
 use crate::percentile::percentile;
 
 /// The arguments of a client.
 #[derive(Args)]
-pub struct ClientArguments {
+pub struct DemoClientArguments {
     /// The client's name.
     #[arg(long)]
     id: String,
@@ -33,7 +33,7 @@ pub struct ClientArguments {
 ///
 /// # Errors
 /// When the replica does not become ready, or an order is not understood.
-pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
+pub async fn run(arguments: DemoClientArguments) -> anyhow::Result<()> {
     let table: TableName = super::TABLE.parse()?;
     let replica = Replica::builder(arguments.server, table)
         .client_id(arguments.id)
@@ -56,9 +56,9 @@ pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
                 }
             }
             _ = ticks.tick() => {
-                let second = Second { rows: replica.view().len(), changes, lag_ms: percentile(&mut recent, 0.5) };
+                let second = PeriodicClientReport { rows: replica.view().len(), changes, lag_ms: percentile(&mut recent, 0.5) };
                 lags.append(&mut recent);
-                say(&second)?;
+                write_report(&second)?;
             }
             line = lines.next_line() => {
                 let Some(line) = line? else { return Ok(()) };
@@ -67,20 +67,20 @@ pub async fn run(arguments: ClientArguments) -> anyhow::Result<()> {
                 };
                 lags.append(&mut recent);
                 let position: Lsn = position.parse()?;
-                reach(&replica, &mut transactions, position, &mut changes).await?;
+                await_position(&replica, &mut transactions, position, &mut changes).await?;
                 let rows = write_rows(&replica, file.into())?;
-                return say(&Final { rows, changes, lags_ms: lags });
+                return write_report(&FinalClientReport { rows, changes, lags_ms: lags });
             }
         }
     }
 }
 
-fn predicate(text: &str) -> anyhow::Result<Predicate> {
+fn predicate(text: &str) -> anyhow::Result<ColumnPredicate> {
     if let Some((column, prefix)) = text.split_once("^=") {
-        return Ok(Predicate::prefix(column, prefix));
+        return Ok(ColumnPredicate::prefix(column, prefix));
     }
     let (column, value) = text.split_once('=').context("a filter is COLUMN=VALUE or COLUMN^=PREFIX")?;
-    Ok(Predicate::equals(column, value))
+    Ok(ColumnPredicate::equals(column, value))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a program's edge: lag is measured by the clock of this machine")]
@@ -89,14 +89,14 @@ fn now_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn say(what: &impl serde::Serialize) -> anyhow::Result<()> {
+fn write_report(what: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", serde_json::to_string(what)?)?;
     Ok(out.flush()?)
 }
 
 /// Waits until every commit up to `position` is in the view.
-async fn reach(
+async fn await_position(
     replica: &Replica,
     transactions: &mut Transactions,
     position: Lsn,

@@ -36,31 +36,31 @@ pub(super) async fn create(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Sessions that keep the table changing.
-pub(super) struct Workload {
+pub(super) struct DemoWorkload {
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
     sessions: JoinSet<anyhow::Result<()>>,
 }
 
 /// The end of the workload.
-pub(super) struct Ended {
+pub(super) struct DemoWorkloadEnd {
     /// A position after all commits except the last one.
     pub(super) before_last: Lsn,
     /// A position after the last commit too.
     pub(super) position: Lsn,
 }
 
-impl Workload {
-    pub(super) async fn start(cluster: &Cluster, rate: u32) -> anyhow::Result<Workload> {
+impl DemoWorkload {
+    pub(super) async fn start(cluster: &Cluster, rate: u32) -> anyhow::Result<DemoWorkload> {
         let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut sessions = JoinSet::new();
         let pause = Duration::from_secs(1) * SESSIONS / rate.max(1);
         for session in 0..SESSIONS {
             let client = cluster.connect().await?;
             let (stop, commits) = (stop.clone(), commits.clone());
-            sessions.spawn(async move { write(client, session, pause, &stop, &commits).await });
+            sessions.spawn(async move { run_session(client, session, pause, &stop, &commits).await });
         }
-        Ok(Workload { stop, commits, sessions })
+        Ok(DemoWorkload { stop, commits, sessions })
     }
 
     pub(super) fn commits(&self) -> u64 {
@@ -69,7 +69,7 @@ impl Workload {
 
     /// Ends the workload with one more commit. A reader that is past a position before that commit
     /// has all the others.
-    pub(super) async fn stop(mut self, cluster: &Cluster) -> anyhow::Result<Ended> {
+    pub(super) async fn stop(mut self, cluster: &Cluster) -> anyhow::Result<DemoWorkloadEnd> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(session) = self.sessions.join_next().await {
             session?.context("a session of the workload")?;
@@ -78,7 +78,7 @@ impl Workload {
         let before_last = position(&client, "SELECT pg_current_wal_insert_lsn()::text").await?;
         client.execute("UPDATE orders SET placed_at = now() WHERE id = (SELECT min(id) FROM orders)", &[]).await?;
         let position = position(&client, "SELECT pg_current_wal_lsn()::text").await?;
-        Ok(Ended { before_last, position })
+        Ok(DemoWorkloadEnd { before_last, position })
     }
 }
 
@@ -87,7 +87,7 @@ async fn position(client: &Client, sql: &str) -> anyhow::Result<Lsn> {
     Ok(text.parse()?)
 }
 
-async fn write(
+async fn run_session(
     mut client: Client,
     session: u32,
     pause: Duration,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use laredo_core::{Key, KeyColumns, RowCast, Schema, Tuple, TupleRef};
-use laredo_proto::batch::{Action, Entries, Entry};
+use laredo_proto::batch::{BatchEntries, BatchEntry, EntryAction};
 
 use super::{Base, BaseError, BaseWriter};
 use crate::journal::{self, Head, Segment};
@@ -55,14 +55,14 @@ pub(super) fn merge_in(
     partitions: usize,
 ) -> Result<Base, BaseError> {
     if partitions > 1 {
-        let schema = Partitions::deal(base, after, folder, partitions)?.merge(&mut writer)?;
+        let schema = MergePartitions::distribute_changes(base, after, folder, partitions)?.merge(&mut writer)?;
         return writer.finish(head, schema);
     }
-    let mut net = Net::new(base.schema.clone());
+    let mut net = BaseNetChanges::new(base.schema.clone());
     each_step(&base.schema, after, |step| {
         match step {
-            Step::Schema(schema) => net.cast(schema)?,
-            Step::Entry(entry) => net.apply(entry),
+            MergeStep::Schema(schema) => net.cast(schema)?,
+            MergeStep::Entry(entry) => net.apply(entry),
         }
         Ok(())
     })?;
@@ -73,26 +73,26 @@ pub(super) fn merge_in(
     writer.finish(head, net.schema)
 }
 
-enum Step<'a> {
+enum MergeStep<'a> {
     Schema(Arc<Schema>),
-    Entry(Entry<'a>),
+    Entry(BatchEntry<'a>),
 }
 
 /// Calls `each` with every entry and change of the schema in these segments.
 fn each_step(
     schema: &Arc<Schema>,
     after: &[Segment],
-    mut each: impl FnMut(Step<'_>) -> Result<(), BaseError>,
+    mut each: impl FnMut(MergeStep<'_>) -> Result<(), BaseError>,
 ) -> Result<(), BaseError> {
     let mut schema = schema.clone();
     for segment in after {
         for frame in journal::frames(segment.data.read_frames()?) {
             if let Some(changed) = frame.batch.schema {
                 schema = Arc::new(laredo_proto::schema::from_wire(changed)?);
-                each(Step::Schema(schema.clone()))?;
+                each(MergeStep::Schema(schema.clone()))?;
             }
-            for entry in Entries::new(&frame.batch.entries, &schema) {
-                each(Step::Entry(entry?))?;
+            for entry in BatchEntries::new(&frame.batch.entries, &schema) {
+                each(MergeStep::Entry(entry?))?;
             }
         }
     }
@@ -100,7 +100,7 @@ fn each_step(
 }
 
 /// The net changes since a base.
-struct Net {
+struct BaseNetChanges {
     schema: Arc<Schema>,
     rows: HashMap<Key, Option<Tuple>, RandomState>,
     /// The casts of a row of the base to the current schema, in order.
@@ -109,20 +109,20 @@ struct Net {
     truncated: bool,
 }
 
-impl Net {
-    fn new(schema: Arc<Schema>) -> Net {
-        Net { schema, rows: HashMap::default(), casts: Vec::new(), truncated: false }
+impl BaseNetChanges {
+    fn new(schema: Arc<Schema>) -> BaseNetChanges {
+        BaseNetChanges { schema, rows: HashMap::default(), casts: Vec::new(), truncated: false }
     }
 
-    fn apply(&mut self, entry: Entry<'_>) {
+    fn apply(&mut self, entry: BatchEntry<'_>) {
         match entry.action {
-            Action::Insert | Action::Update => {
+            EntryAction::Insert | EntryAction::Update => {
                 self.rows.insert(self.schema.key().key_of(entry.row), Some(entry.row.to_tuple()));
             }
-            Action::Delete => {
+            EntryAction::Delete => {
                 self.rows.insert(Key::from_tuple(entry.row.to_tuple()), None);
             }
-            Action::Truncate => {
+            EntryAction::Truncate => {
                 self.truncated = true;
                 self.rows.clear();
             }
@@ -168,7 +168,7 @@ impl Net {
 
 /// Changes, followed by the rows of a base, in files by a hash of the key. A record is its kind, a
 /// length and a row.
-struct Partitions {
+struct MergePartitions {
     files: Vec<BufWriter<File>>,
     hasher: RandomState,
     /// The schema of the first change in the files.
@@ -183,15 +183,20 @@ struct Partitions {
 }
 
 const BASE_ROW: u8 = 0;
-const INSERT: u8 = Action::Insert as u8;
-const UPDATE: u8 = Action::Update as u8;
-const DELETE: u8 = Action::Delete as u8;
+const INSERT: u8 = EntryAction::Insert as u8;
+const UPDATE: u8 = EntryAction::Update as u8;
+const DELETE: u8 = EntryAction::Delete as u8;
 const SCHEMA: u8 = u8::MAX;
 
-impl Partitions {
-    fn deal(base: &Base, after: &[Segment], folder: &Path, count: usize) -> Result<Partitions, BaseError> {
+impl MergePartitions {
+    fn distribute_changes(
+        base: &Base,
+        after: &[Segment],
+        folder: &Path,
+        count: usize,
+    ) -> Result<MergePartitions, BaseError> {
         let file = || Ok(BufWriter::with_capacity(BUFFER_BYTES, temporary_file(folder)?));
-        let mut dealt = Partitions {
+        let mut dealt = MergePartitions {
             files: (0..count).map(|_| file()).collect::<io::Result<_>>()?,
             hasher: RandomState::default(),
             first_schema: base.schema.clone(),
@@ -202,18 +207,18 @@ impl Partitions {
         };
         each_step(&base.schema, after, |step| {
             match step {
-                Step::Schema(schema) => {
+                MergeStep::Schema(schema) => {
                     check_keys(&dealt.schema, &schema, dealt.is_empty)?;
                     dealt.cast(schema)?;
                 }
-                Step::Entry(Entry { action: Action::Truncate, .. }) => {
+                MergeStep::Entry(BatchEntry { action: EntryAction::Truncate, .. }) => {
                     dealt.clear()?;
                 }
-                Step::Entry(Entry { action: Action::Delete, row }) => {
+                MergeStep::Entry(BatchEntry { action: EntryAction::Delete, row }) => {
                     let hash = KeyColumns::hash_key(&dealt.hasher, row);
                     dealt.put(hash, DELETE, row)?;
                 }
-                Step::Entry(Entry { action, row }) => {
+                MergeStep::Entry(BatchEntry { action, row }) => {
                     let hash = dealt.schema.key().hash_row(&dealt.hasher, row);
                     dealt.put(hash, action as u8, row)?;
                 }
@@ -257,16 +262,16 @@ impl Partitions {
         for file in self.files {
             let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.seek(SeekFrom::Start(0))?;
-            let mut net = Net::new(self.first_schema.clone());
+            let mut net = BaseNetChanges::new(self.first_schema.clone());
             // After a truncate, the rows of the base are not in the files.
             net.truncated = self.truncated;
             let mut schemas = self.schemas.iter();
             each_record(file, |kind, row| {
                 match kind {
                     BASE_ROW => return net.base_row(row, writer),
-                    INSERT => net.apply(Entry { action: Action::Insert, row }),
-                    UPDATE => net.apply(Entry { action: Action::Update, row }),
-                    DELETE => net.apply(Entry { action: Action::Delete, row }),
+                    INSERT => net.apply(BatchEntry { action: EntryAction::Insert, row }),
+                    UPDATE => net.apply(BatchEntry { action: EntryAction::Update, row }),
+                    DELETE => net.apply(BatchEntry { action: EntryAction::Delete, row }),
                     _ => {
                         if let Some(schema) = schemas.next() {
                             net.cast(schema.clone())?;

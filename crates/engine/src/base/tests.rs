@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use laredo_core::{Cell, Change, Column, Key, Schema, Sequence, TableState, Tuple, TupleBuf, TupleRef};
-use laredo_proto::batch::Action;
+use laredo_proto::batch::EntryAction;
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ use crate::journal::tests::{self, begin, journal, options};
 use crate::journal::{Journal, JournalWriter};
 
 #[derive(Clone, Debug)]
-enum Op {
+enum MergeOperation {
     Put(i64, u8),
     Delete(i64),
     Truncate,
@@ -25,14 +25,14 @@ enum Op {
     Merge(usize),
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+fn ops() -> impl Strategy<Value = Vec<MergeOperation>> {
     let op = prop_oneof![
-        20 => (0..30_i64, any::<u8>()).prop_map(|(id, text)| Op::Put(id, text)),
-        10 => (0..30_i64).prop_map(Op::Delete),
-        1 => Just(Op::Truncate),
-        1 => prop::collection::btree_set(0..4_u8, 0..4).prop_map(Op::Columns),
-        5 => Just(Op::Commit),
-        2 => (1..6_usize).prop_map(Op::Merge),
+        20 => (0..30_i64, any::<u8>()).prop_map(|(id, text)| MergeOperation::Put(id, text)),
+        10 => (0..30_i64).prop_map(MergeOperation::Delete),
+        1 => Just(MergeOperation::Truncate),
+        1 => prop::collection::btree_set(0..4_u8, 0..4).prop_map(MergeOperation::Columns),
+        5 => Just(MergeOperation::Commit),
+        2 => (1..6_usize).prop_map(MergeOperation::Merge),
     ];
     prop::collection::vec(op, 1..150)
 }
@@ -59,47 +59,47 @@ fn key(id: i64) -> Key {
 }
 
 /// A journal, and the state with the same changes.
-struct Both {
+struct JournalAndState {
     journal: Journal,
     writer: JournalWriter,
     state: TableState,
     is_open: bool,
 }
 
-impl Both {
-    fn new() -> Both {
+impl JournalAndState {
+    fn new() -> JournalAndState {
         let (journal, writer) = journal(options());
         let state = TableState::new(SimDatabase::schema(), &[], 0).unwrap();
-        Both { journal, writer, state, is_open: false }
+        JournalAndState { journal, writer, state, is_open: false }
     }
 
-    fn apply(&mut self, op: Op) {
-        if !self.is_open && !matches!(op, Op::Commit | Op::Merge(_)) {
+    fn apply(&mut self, op: MergeOperation) {
+        if !self.is_open && !matches!(op, MergeOperation::Commit | MergeOperation::Merge(_)) {
             begin(&mut self.writer);
             self.is_open = true;
         }
         match op {
-            Op::Put(id, text) => {
+            MergeOperation::Put(id, text) => {
                 let new = row(self.state.schema(), id, text);
                 let old = self.state.put(new.as_ref().to_tuple());
-                let action = if old.is_some() { Action::Update } else { Action::Insert };
+                let action = if old.is_some() { EntryAction::Update } else { EntryAction::Insert };
                 self.writer.push(action, new.as_ref(), old.as_ref().map(Tuple::as_ref)).unwrap();
             }
-            Op::Delete(id) => {
+            MergeOperation::Delete(id) => {
                 let key = key(id);
                 if let Some(old) = self.state.remove(key.as_ref()) {
-                    self.writer.push(Action::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
+                    self.writer.push(EntryAction::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
                 }
             }
-            Op::Truncate => {
+            MergeOperation::Truncate => {
                 self.state.clear();
-                self.writer.push(Action::Truncate, TupleRef::trusted(&[]), None).unwrap();
+                self.writer.push(EntryAction::Truncate, TupleRef::trusted(&[]), None).unwrap();
             }
-            Op::Columns(columns) => {
+            MergeOperation::Columns(columns) => {
                 self.state.cast_to(schema(&columns)).unwrap();
                 self.writer.change_schema(&schema(&columns));
             }
-            Op::Commit | Op::Merge(_) => {
+            MergeOperation::Commit | MergeOperation::Merge(_) => {
                 if std::mem::take(&mut self.is_open) {
                     self.writer.commit().unwrap();
                     self.writer.publish().unwrap();
@@ -110,7 +110,7 @@ impl Both {
 
     /// Makes the next base and replaces the current one with it.
     fn merge(&self, partitions: usize) -> Arc<Base> {
-        let crate::journal::Merging { base, after, head, .. } = self.journal.base_and_after();
+        let crate::journal::BaseMergeInput { base, after, head, .. } = self.journal.base_and_after();
         let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
         let next = Arc::new(merge_in(&base, &after, head, &std::env::temp_dir(), writer, partitions).unwrap());
         self.journal.replace_base(next.clone(), tokio::time::Instant::now());
@@ -149,7 +149,7 @@ fn newcomer(journal: &Journal, base: &Base) -> TableState {
                 state.apply_change(&Change::Schema(schema)).unwrap();
             }
             let schema = state.schema().clone();
-            for entry in laredo_proto::batch::Entries::new(&frame.batch.entries, &schema) {
+            for entry in laredo_proto::batch::BatchEntries::new(&frame.batch.entries, &schema) {
                 state.apply_change(&entry.unwrap().to_change()).unwrap();
             }
         }
@@ -162,18 +162,18 @@ proptest! {
 
     #[test]
     fn a_merged_base_shows_the_rows_of_the_state(ops in ops(), last in 1..6_usize) {
-        let mut both = Both::new();
+        let mut both = JournalAndState::new();
         let mut bases = vec![both.journal.pin_base()];
         for op in ops {
             both.apply(op.clone());
-            if let Op::Merge(partitions) = op {
+            if let MergeOperation::Merge(partitions) = op {
                 let base = both.merge(partitions);
                 prop_assert_eq!(base.schema(), both.state.schema());
                 prop_assert_eq!(rows_of(&base), rows_of_state(&both.state));
                 bases.push(both.journal.pin_base());
             }
         }
-        both.apply(Op::Commit);
+        both.apply(MergeOperation::Commit);
         for base in &bases {
             let newcomer = newcomer(&both.journal, base.base());
             prop_assert_eq!(newcomer.schema(), both.state.schema());
@@ -193,30 +193,30 @@ fn with_another_key(schema: &Schema) -> Arc<Schema> {
 
 #[test]
 fn another_key_behind_a_truncate_is_merged_in_parts_as_everything_else() {
-    let mut both = Both::new();
-    (1..50).for_each(|id| both.apply(Op::Put(id, 0)));
-    both.apply(Op::Commit);
+    let mut both = JournalAndState::new();
+    (1..50).for_each(|id| both.apply(MergeOperation::Put(id, 0)));
+    both.apply(MergeOperation::Commit);
     both.merge(1);
-    both.apply(Op::Put(1, 1));
-    both.apply(Op::Truncate);
+    both.apply(MergeOperation::Put(1, 1));
+    both.apply(MergeOperation::Truncate);
     let changed = with_another_key(both.state.schema());
     both.state.cast_to(changed.clone()).unwrap();
     both.writer.change_schema(&changed);
-    (1..30).for_each(|id| both.apply(Op::Put(id, 2)));
-    both.apply(Op::Delete(7));
-    both.apply(Op::Commit);
+    (1..30).for_each(|id| both.apply(MergeOperation::Put(id, 2)));
+    both.apply(MergeOperation::Delete(7));
+    both.apply(MergeOperation::Commit);
     let next = both.merge(9);
     assert_eq!((rows_of(&next), next.schema()), (rows_of_state(&both.state), &changed));
 }
 
 #[test]
 fn another_key_of_rows_that_are_there_is_refused() {
-    let mut both = Both::new();
-    both.apply(Op::Put(1, 0));
+    let mut both = JournalAndState::new();
+    both.apply(MergeOperation::Put(1, 0));
     both.writer.change_schema(&with_another_key(both.state.schema()));
-    both.apply(Op::Commit);
+    both.apply(MergeOperation::Commit);
     for partitions in [1, 9] {
-        let crate::journal::Merging { base, after, head, .. } = both.journal.base_and_after();
+        let crate::journal::BaseMergeInput { base, after, head, .. } = both.journal.base_and_after();
         let writer = super::BaseWriter::new(&std::env::temp_dir()).unwrap();
         let merged = merge_in(&base, &after, head, &std::env::temp_dir(), writer, partitions);
         assert!(matches!(merged, Err(BaseError::KeyChanged)), "{merged:?}");

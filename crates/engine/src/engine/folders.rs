@@ -2,7 +2,7 @@
 
 use crate::source::{SourceError, SourceIdentity};
 use crate::store::StoreError;
-use crate::table::{Clock, Opened, TableError, TableOptions, open};
+use crate::table::{Clock, TableError, TableFolders, TableOptions, open_table_folders};
 
 /// Opens the folders of all tables, each table's on a thread that may block. The error of a table
 /// does not affect the others.
@@ -14,11 +14,11 @@ pub(super) async fn open_folders(
     tables: &[TableOptions],
     source: &SourceIdentity,
     clock: &Clock,
-) -> Result<Vec<Result<Opened, TableError>>, SourceError> {
+) -> Result<Vec<Result<TableFolders, TableError>>, SourceError> {
     let mut opening = Vec::new();
     for options in tables {
         let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
-        opening.push(tokio::task::spawn_blocking(move || open(&options, &source, &clock)));
+        opening.push(tokio::task::spawn_blocking(move || open_table_folders(&options, &source, &clock)));
     }
     let (mut opened, mut held) = (Vec::new(), None);
     for (table, options) in opening.into_iter().zip(tables) {

@@ -13,13 +13,15 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::deal::{Outlet, deal, outlet};
+use super::dispatch::{TableEventSender, dispatch_events, table_event_channel};
 use super::folders::open_folders;
 use super::{EngineHandle, ResetOrder};
 use crate::journal::{InstanceId, Journal};
-use crate::source::{Acknowledged, KnownTable, Resume, Source, SourceError, SourceIdentity, TableIndex, TableRequest};
+use crate::source::{
+    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, TableIndex, TableRequest,
+};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, Left, Opened, Table, TableError, TableOptions, VerifyTurns, Worker};
+use crate::table::{Clock, SavedTable, Table, TableError, TableFolders, TableOptions, TableWorker, VerifyTurns};
 
 /// The number of stream events that may wait. A transaction among them holds little memory, because
 /// it spools.
@@ -29,9 +31,9 @@ const STREAM_QUEUE: usize = 64;
 const SEQUENCES_SKIPPED: u64 = 1 << 32;
 
 /// The state that outlives a run.
-pub(super) struct Core<S> {
+pub(super) struct EngineCore<S> {
     pub(super) source: Arc<S>,
-    pub(super) tables: Vec<Slot>,
+    pub(super) tables: Vec<EngineTable>,
     pub(super) clock: Clock,
     pub(super) handle: EngineHandle,
     /// The turns in which verifications take connections of the source.
@@ -39,7 +41,7 @@ pub(super) struct Core<S> {
 }
 
 /// A table of an engine. It outlives the runs.
-pub(super) struct Slot {
+pub(super) struct EngineTable {
     options: TableOptions,
     handle: TableHandle,
     journal: watch::Sender<Option<Journal>>,
@@ -47,9 +49,13 @@ pub(super) struct Slot {
     served: Mutex<(u64, Option<Sequence>)>,
 }
 
-impl Slot {
-    pub(super) fn new(options: TableOptions, handle: TableHandle, journal: watch::Sender<Option<Journal>>) -> Slot {
-        Slot { options, handle, journal, served: Mutex::default() }
+impl EngineTable {
+    pub(super) fn new(
+        options: TableOptions,
+        handle: TableHandle,
+        journal: watch::Sender<Option<Journal>>,
+    ) -> EngineTable {
+        EngineTable { options, handle, journal, served: Mutex::default() }
     }
 
     pub(super) fn handle(&self) -> &TableHandle {
@@ -74,7 +80,7 @@ impl Slot {
         if let Some(journal) = self.journal.send_replace(None) {
             let mut served = self.served.lock();
             *served = (served.0 + 1, Some(journal.head().sequence.plus(SEQUENCES_SKIPPED)));
-            journal.part();
+            journal.mark_parted();
             journal.close();
         }
         let mut status = self.handle.status.lock();
@@ -85,30 +91,30 @@ impl Slot {
 }
 
 /// A source that is ready, and the tables of the run.
-pub(super) struct Run<S> {
-    workers: Vec<Worker<S>>,
-    outlets: Vec<Outlet>,
+pub(super) struct EngineRun<S> {
+    workers: Vec<TableWorker<S>>,
+    outlets: Vec<TableEventSender>,
 }
 
-impl<S: Source> Core<S> {
+impl<S: Source> EngineCore<S> {
     /// Checks the tables, prepares the source, and opens what an earlier run has left.
     ///
     /// # Errors
     /// All problems that prevent the source from being followed.
-    pub(super) async fn begin(&self) -> Result<Run<S>, SourceError> {
+    pub(super) async fn begin(&self) -> Result<EngineRun<S>, SourceError> {
         let begun = self.open().await;
         if begun.is_err() {
-            self.tables.iter().for_each(Slot::close);
+            self.tables.iter().for_each(EngineTable::close);
         }
         begun
     }
 
-    async fn open(&self) -> Result<Run<S>, SourceError> {
-        let tables: Vec<TableOptions> = self.tables.iter().map(Slot::options).collect();
+    async fn open(&self) -> Result<EngineRun<S>, SourceError> {
+        let tables: Vec<TableOptions> = self.tables.iter().map(EngineTable::options).collect();
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let identity = self.source.prepare(&requests).await?;
         let opened = open_folders(&tables, &identity, &self.clock).await?;
-        let left = |opened: &Result<Opened, _>| opened.as_ref().ok()?.left.as_ref().map(Left::known);
+        let left = |opened: &Result<TableFolders, _>| opened.as_ref().ok()?.left.as_ref().map(SavedTable::known);
         let known: Vec<_> = opened.iter().map(left).collect();
         let resumes = self.source.resume(&known).await?;
         let history = &self.handle.history;
@@ -119,7 +125,7 @@ impl<S: Source> Core<S> {
         if let Some((position, mark)) = followed_from(&known, &resumes) {
             history.seed(position, mark);
         }
-        let mut run = Run { workers: Vec::new(), outlets: Vec::new() };
+        let mut run = EngineRun { workers: Vec::new(), outlets: Vec::new() };
         for (slot, ((options, opened), resume)) in self.tables.iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
             self.add_table(&mut run, slot, options, &identity, opened, resume);
         }
@@ -128,15 +134,15 @@ impl<S: Source> Core<S> {
 
     fn add_table(
         &self,
-        run: &mut Run<S>,
-        slot: &Slot,
+        run: &mut EngineRun<S>,
+        slot: &EngineTable,
         options: TableOptions,
         identity: &SourceIdentity,
-        opened: Result<Opened, TableError>,
-        resume: Resume,
+        opened: Result<TableFolders, TableError>,
+        resume: ResumeDecision,
     ) {
         let index = TableIndex(run.workers.len());
-        let (outlet, events) = outlet(options.request.name.clone());
+        let (outlet, events) = table_event_channel(options.request.name.clone());
         let (command_sender, commands) = mpsc::channel(4);
         let TableHandle { status, commits, snapshots, .. } = &slot.handle;
         let shown = (status.clone(), commits.clone(), snapshots.clone());
@@ -145,12 +151,12 @@ impl<S: Source> Core<S> {
         let clock: Clock = Arc::new(move || history.source_time(own()));
         let mut table = Table::new(options, clock, shown, journal, identity.clone());
         let begun = opened.and_then(|opened| match table.use_folders(opened) {
-            Some(Left::Journal(restored)) => table.restore(*restored, resume, written),
-            Some(Left::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
+            Some(SavedTable::Journal(restored)) => table.restore(*restored, resume, written),
+            Some(SavedTable::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
             None => Ok(()),
         });
         let (source, turns) = (self.source.clone(), (self.handle.copy_turns.clone(), self.verify_turns.clone()));
-        let mut worker = Worker::new(table, index, source, events, outlet.progress(), commands, turns);
+        let mut worker = TableWorker::new(table, index, source, events, outlet.progress(), commands, turns);
         if let Err(error) = begun {
             worker.stop(&error);
         }
@@ -160,25 +166,25 @@ impl<S: Source> Core<S> {
     }
 }
 
-impl<S: Source> Run<S> {
+impl<S: Source> EngineRun<S> {
     /// Follows the source until `stop` resolves.
     ///
     /// # Errors
     /// When the source has to be prepared again.
     pub(super) async fn follow(
         self,
-        core: &Core<S>,
+        core: &EngineCore<S>,
         orders: &mut mpsc::Receiver<ResetOrder>,
         stop: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), SourceError> {
         let (source, handle) = (&core.source, &core.handle);
         let asked = handle.clone();
-        let acknowledged: Acknowledged = Arc::new(move || asked.acknowledged());
-        let Run { workers, mut outlets } = self;
+        let acknowledged: AcknowledgedPosition = Arc::new(move || asked.acknowledged());
+        let EngineRun { workers, mut outlets } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
-        let watched = Workers { ids, tables: &handle.tables };
+        let watched = TableTaskMonitor { ids, tables: &handle.tables };
         let (paused, dealt) = (handle.paused.subscribe(), &handle.forgetting.dealt);
         let work = async {
             tokio::select! {
@@ -186,19 +192,19 @@ impl<S: Source> Run<S> {
                 // task waits.
                 biased;
                 ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
-                () = deal(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
+                () = dispatch_events(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
                 () = watched.watch(&mut running) => Ok(()),
                 () = follow_orders(&**source, orders) => Ok(()),
                 () = stop => Ok(()),
             }
         };
-        let ended = catching(work).await.unwrap_or_else(|panic| Err(SourceError::Transient(panic)));
+        let ended = catch_panic(work).await.unwrap_or_else(|panic| Err(SourceError::Transient(panic)));
         drop(outlets);
         while let Some(ended) = running.join_next_with_id().await {
-            watched.ended(ended.map(|(id, ())| id));
+            watched.handle_end(ended.map(|(id, ())| id));
         }
         if ended.is_err() {
-            core.tables.iter().for_each(Slot::close);
+            core.tables.iter().for_each(EngineTable::close);
         }
         ended
     }
@@ -206,49 +212,51 @@ impl<S: Source> Run<S> {
 
 /// Runs a future, and returns the message of a panic as an error. A fault in one source's task must
 /// not end the others.
-pub(super) async fn catching<T>(work: impl Future<Output = T>) -> Result<T, String> {
+pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let mut work = pin!(work);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
         Ok(polled) => polled.map(Ok),
-        Err(panic) => Poll::Ready(Err(format!("the source's task panicked ({}); report this", text_of(&*panic)))),
+        Err(panic) => Poll::Ready(Err(format!("the source's task panicked ({}); report this", panic_message(&*panic)))),
     })
     .await
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Returns the lowest position that a table is followed from, and the newest commit at or before
 /// it.
-fn followed_from(known: &[Option<KnownTable>], resumes: &[Resume]) -> Option<(Lsn, CommitMark)> {
+fn followed_from(known: &[Option<KnownTable>], resumes: &[ResumeDecision]) -> Option<(Lsn, CommitMark)> {
     let followed = known.iter().zip(resumes).filter_map(|(known, resume)| match resume {
-        Resume::Follow | Resume::FollowThenCopy(_) => known.as_ref().map(|known| (known.position, known.mark)),
-        Resume::Copy(_) => None,
+        ResumeDecision::Follow | ResumeDecision::FollowThenCopy(_) => {
+            known.as_ref().map(|known| (known.position, known.mark))
+        }
+        ResumeDecision::Copy(_) => None,
     });
     followed.min_by_key(|(position, _)| *position)
 }
 
 /// The tasks of the tables.
-struct Workers<'a> {
+struct TableTaskMonitor<'a> {
     ids: Vec<Id>,
     tables: &'a [TableHandle],
 }
 
-impl Workers<'_> {
+impl TableTaskMonitor<'_> {
     /// Handles the end of each task. Never returns: after all tasks have ended, the source still
     /// has to report acknowledged positions.
     async fn watch(&self, running: &mut JoinSet<()>) {
         while let Some(ended) = running.join_next_with_id().await {
-            self.ended(ended.map(|(id, ())| id));
+            self.handle_end(ended.map(|(id, ())| id));
         }
         std::future::pending().await
     }
 
     /// Marks the table of a task that panicked as failed. A task that returned has reached the end
     /// of the stream.
-    fn ended(&self, task: Result<Id, JoinError>) {
+    fn handle_end(&self, task: Result<Id, JoinError>) {
         let Err(panic) = task else { return };
         let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
             return;

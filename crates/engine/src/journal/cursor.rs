@@ -10,8 +10,8 @@ use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::{RowBatch, SyncResponse, sync_response};
 use prost::Message;
 
-use super::segment::{Data, Mark};
-use super::{Inner, Journal};
+use super::segment::{SegmentData, SegmentMark};
+use super::{Journal, JournalContents};
 
 /// The size up to which small segments are joined, so that a reader slightly behind reads them
 /// together.
@@ -19,14 +19,14 @@ const JOIN_BYTES: usize = 64 * 1024;
 
 /// A position of a reader in a journal.
 #[derive(Clone, Debug)]
-pub struct Cursor {
+pub struct JournalCursor {
     journal: Journal,
     after: Sequence,
 }
 
 /// The result of one step of a cursor: whole frames, and the old rows that belong to them.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct JournalPiece {
     /// The frames as they are sent to clients.
     pub frames: Bytes,
     /// The old rows. Each frame has a big-endian `u32` length, followed by the old rows of its
@@ -51,17 +51,17 @@ pub struct Piece {
 
 /// The state of a reader before it reads.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct CursorOrigin {
     /// The schema of the reader's rows.
     pub schema: Arc<Schema>,
     /// The position up to which the reader has every commit completely.
     pub position: Lsn,
 }
 
-struct Located {
-    piece: Piece,
-    data: Data,
-    mark: Mark,
+struct PieceLocation {
+    piece: JournalPiece,
+    data: SegmentData,
+    mark: SegmentMark,
     index: usize,
 }
 
@@ -76,9 +76,9 @@ pub enum CursorError {
     Io(#[from] io::Error),
 }
 
-impl Cursor {
-    pub(super) fn new(journal: Journal, after: Sequence) -> Cursor {
-        Cursor { journal, after }
+impl JournalCursor {
+    pub(super) fn new(journal: Journal, after: Sequence) -> JournalCursor {
+        JournalCursor { journal, after }
     }
 
     /// Returns the last entry taken.
@@ -91,12 +91,12 @@ impl Cursor {
     ///
     /// # Errors
     /// When the piece is no longer kept, or cannot be read.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>, CursorError> {
+    pub fn next_piece(&mut self) -> Result<Option<JournalPiece>, CursorError> {
         let head = self.journal.head();
         if self.after >= head.sequence {
             return Ok(None);
         }
-        let (Located { mut piece, data, mark, .. }, rest) = {
+        let (PieceLocation { mut piece, data, mark, .. }, rest) = {
             let inner = self.journal.shared.inner.read();
             let Some(located) = self.locate(&inner)? else {
                 return Ok(None);
@@ -123,7 +123,7 @@ impl Cursor {
     }
 
     /// Returns the segment that holds the next entry, visible or not.
-    fn locate(&self, inner: &Inner) -> Result<Option<Located>, CursorError> {
+    fn locate(&self, inner: &JournalContents) -> Result<Option<PieceLocation>, CursorError> {
         if self.after < inner.pruned.sequence {
             return Err(CursorError::Pruned(self.after));
         }
@@ -138,7 +138,7 @@ impl Cursor {
             true => mark.after,
             false => earlier().map_or(mark.after, |s| Sequence(s.first.0 - 1)),
         };
-        let piece = Piece {
+        let piece = JournalPiece {
             frames: Bytes::new(),
             olds: Bytes::new(),
             before: mark.before,
@@ -150,7 +150,7 @@ impl Cursor {
             ends: segment.ends,
         };
         let data = segment.data.clone();
-        Ok(Some(Located { piece, data, mark, index }))
+        Ok(Some(PieceLocation { piece, data, mark, index }))
     }
 
     /// Returns the state of a reader that has everything up to the cursor. Blocks if the next
@@ -158,12 +158,12 @@ impl Cursor {
     ///
     /// # Errors
     /// When the next piece is no longer kept, or cannot be read.
-    pub fn origin(&self) -> Result<Origin, CursorError> {
+    pub fn origin(&self) -> Result<CursorOrigin, CursorError> {
         let head = self.journal.head();
         let (mut piece, data, mark) = {
             let inner = self.journal.shared.inner.read();
-            let Some(Located { piece, data, mark, .. }) = self.locate(&inner)? else {
-                return Ok(Origin { schema: inner.schema.clone(), position: head.position });
+            let Some(PieceLocation { piece, data, mark, .. }) = self.locate(&inner)? else {
+                return Ok(CursorOrigin { schema: inner.schema.clone(), position: head.position });
             };
             (piece, data, mark)
         };
@@ -174,15 +174,15 @@ impl Cursor {
         let changed = frames(piece.frames).next().filter(|frame| frame.first() <= self.after);
         let changed = changed.and_then(|frame| frame.batch.schema);
         let changed = changed.and_then(|schema| laredo_proto::schema::from_wire(schema).ok());
-        Ok(Origin { schema: changed.map_or(piece.schema, Arc::new), position: piece.before })
+        Ok(CursorOrigin { schema: changed.map_or(piece.schema, Arc::new), position: piece.before })
     }
 
-    /// Returns the result of [`Cursor::next_piece`] without blocking the caller's thread while a
-    /// file is read.
+    /// Returns the result of [`JournalCursor::next_piece`] without blocking the caller's thread
+    /// while a file is read.
     ///
     /// # Errors
-    /// As [`Cursor::next_piece`].
-    pub async fn next_piece_async(&mut self) -> Result<Option<Piece>, CursorError> {
+    /// As [`JournalCursor::next_piece`].
+    pub async fn next_piece_async(&mut self) -> Result<Option<JournalPiece>, CursorError> {
         if self.is_in_memory() {
             return self.next_piece();
         }
@@ -201,7 +201,7 @@ impl Cursor {
 }
 
 /// Removes whole frames that the reader has already.
-fn skip_known(piece: &mut Piece) {
+fn skip_known(piece: &mut JournalPiece) {
     let (after, mut frames_at, mut olds_at, mut schema) = (piece.after, 0, 0, None);
     for frame in frames(piece.frames.clone()) {
         if frame.header.last_sequence > after {
@@ -228,7 +228,7 @@ fn olds_length(olds: &[u8]) -> usize {
     olds.first_chunk::<4>().map_or(0, |head| 4 + u32::from_be_bytes(*head) as usize)
 }
 
-fn join(piece: &mut Piece, rest: &[super::Segment]) -> Result<(), CursorError> {
+fn join(piece: &mut JournalPiece, rest: &[super::Segment]) -> Result<(), CursorError> {
     let Some(last) = rest.last() else { return Ok(()) };
     let (mut frames, mut olds) = (piece.frames.to_vec(), piece.olds.to_vec());
     for segment in rest {
@@ -243,7 +243,7 @@ fn join(piece: &mut Piece, rest: &[super::Segment]) -> Result<(), CursorError> {
 
 /// A frame of a run.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub struct BatchFrame {
     /// The frame's fields other than its entries.
     pub header: BatchHeader,
     /// The whole message. Its entries share the memory of the run.
@@ -252,7 +252,7 @@ pub struct Frame {
     pub length: usize,
 }
 
-impl Frame {
+impl BatchFrame {
     /// Returns the sequence of the first entry, or of the change of the schema before it.
     #[must_use]
     pub fn first(&self) -> Sequence {
@@ -262,7 +262,7 @@ impl Frame {
 }
 
 /// Returns the frames of a run that a journal or a base wrote. Ends at the first invalid frame.
-pub fn frames(mut run: Bytes) -> impl Iterator<Item = Frame> {
+pub fn frames(mut run: Bytes) -> impl Iterator<Item = BatchFrame> {
     std::iter::from_fn(move || {
         let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;
         if run.len() < length {
@@ -271,7 +271,7 @@ pub fn frames(mut run: Bytes) -> impl Iterator<Item = Frame> {
         let mut message = run.split_to(length);
         message.advance(PREFIX_LENGTH);
         match SyncResponse::decode(message).ok()?.message? {
-            sync_response::Message::Batch(batch) => Some(Frame { header: BatchHeader::of(&batch), batch, length }),
+            sync_response::Message::Batch(batch) => Some(BatchFrame { header: BatchHeader::of(&batch), batch, length }),
             _ => None,
         }
     })

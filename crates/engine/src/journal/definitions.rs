@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use laredo_core::{DefinitionVersion, Lsn, Sequence};
 
 use super::InstanceId;
-use super::resolve::{Facts, ResumeRequest};
+use super::resolve::{ResumeFacts, ResumeRequest};
 
 /// The definitions of a journal, oldest first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Definitions {
+pub(crate) struct DefinitionHistory {
     points: VecDeque<DefinitionPoint>,
 }
 
@@ -31,16 +31,16 @@ pub(crate) enum DefinitionChange {
     ChangesRows,
 }
 
-impl Definitions {
+impl DefinitionHistory {
     /// Returns the definitions of a journal that knows none.
     #[cfg(test)]
-    pub(super) const fn none() -> Definitions {
-        Definitions { points: VecDeque::new() }
+    pub(super) const fn none() -> DefinitionHistory {
+        DefinitionHistory { points: VecDeque::new() }
     }
 
     /// Creates the list with the definition of the rows at a position.
-    pub(crate) fn new(position: Lsn, version: DefinitionVersion) -> Definitions {
-        Definitions { points: [DefinitionPoint { since: position, version, keeps_rows: false }].into() }
+    pub(crate) fn new(position: Lsn, version: DefinitionVersion) -> DefinitionHistory {
+        DefinitionHistory { points: [DefinitionPoint { since: position, version, keeps_rows: false }].into() }
     }
 
     /// Notes that the rows have a definition from `since` on. `since` must not be below any
@@ -69,7 +69,7 @@ impl Definitions {
     }
 
     /// Returns the definition at a position; unknown before the first one that is kept.
-    pub(crate) fn at(&self, position: Lsn) -> DefinitionVersion {
+    pub(crate) fn version_at(&self, position: Lsn) -> DefinitionVersion {
         let point = self.index_at(position).and_then(|index| self.points.get(index));
         point.map_or(DefinitionVersion::UNKNOWN, |point| point.version)
     }
@@ -152,9 +152,13 @@ fn definition_in(snapshot_id: &str) -> DefinitionVersion {
 ///
 /// # Errors
 /// The reason for which the client needs a snapshot.
-pub(super) fn check(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn) -> Result<(), &'static str> {
+pub(super) fn check_definition(
+    request: &ResumeRequest,
+    facts: &ResumeFacts<'_>,
+    position: Lsn,
+) -> Result<(), &'static str> {
     let ours = facts.definitions;
-    if facts.is_own(request) || facts.has_rows_of_snapshot(request, position) || !ours.at(position).is_known() {
+    if facts.is_own(request) || facts.has_rows_of_snapshot(request, position) || !ours.version_at(position).is_known() {
         return Ok(());
     }
     let theirs = match request.definition.is_known() {
@@ -176,31 +180,33 @@ mod tests {
 
     use super::DefinitionChange::{ChangesRows, KeepsRows};
     use super::*;
-    use crate::journal::{Boundary, Gaps, Head};
+    use crate::journal::{Head, SequenceGaps, TransactionBoundary};
 
     const OLD: DefinitionVersion = DefinitionVersion(1);
     const NEW: DefinitionVersion = DefinitionVersion(2);
 
     #[test]
     fn each_definition_holds_from_its_position_on() {
-        let mut definitions = Definitions::new(Lsn(100), OLD);
+        let mut definitions = DefinitionHistory::new(Lsn(100), OLD);
         definitions.push(Lsn(150), OLD, ChangesRows);
         definitions.push(Lsn(200), NEW, ChangesRows);
         definitions.push(Lsn(300), OLD, KeepsRows);
-        let at = |definitions: &Definitions| [99, 100, 199, 200, 299, 300, 400].map(|at| definitions.at(Lsn(at)).0);
+        let at = |definitions: &DefinitionHistory| {
+            [99, 100, 199, 200, 299, 300, 400].map(|at| definitions.version_at(Lsn(at)).0)
+        };
         assert_eq!(at(&definitions), [0, 1, 1, 2, 2, 1, 1]);
         definitions.push(Lsn(300), NEW, KeepsRows);
         assert_eq!(at(&definitions), [0, 1, 1, 2, 2, 2, 2], "the last one that a position gets");
         assert_eq!(definitions.points.len(), 2, "and it holds from where it held before");
         definitions.forget_before(Lsn(199));
-        assert_eq!(definitions.at(Lsn(150)), OLD, "it is needed still");
+        assert_eq!(definitions.version_at(Lsn(150)), OLD, "it is needed still");
         definitions.forget_before(Lsn(200));
         assert_eq!(at(&definitions), [0, 0, 0, 2, 2, 2, 2]);
     }
 
     #[test]
     fn definitions_between_which_no_row_changed_are_as_good_as_one() {
-        let mut definitions = Definitions::new(Lsn(100), DefinitionVersion(1));
+        let mut definitions = DefinitionHistory::new(Lsn(100), DefinitionVersion(1));
         definitions.push(Lsn(200), DefinitionVersion(2), KeepsRows);
         definitions.push(Lsn(300), DefinitionVersion(3), ChangesRows);
         definitions.push(Lsn(400), DefinitionVersion(4), KeepsRows);
@@ -255,20 +261,20 @@ mod tests {
             (nothing, binary("other", OLD), Ok(()), "a source that names no definitions"),
         ];
         for (ours, request, expected, what) in table {
-            let (definitions, gaps) = (&Definitions::new(Lsn(100), ours), &Gaps::default());
+            let (definitions, gaps) = (&DefinitionHistory::new(Lsn(100), ours), &SequenceGaps::default());
             let (sequence, position, mark) = (Sequence(9), Lsn(1000), CommitMark::default());
-            let facts = Facts {
+            let facts = ResumeFacts {
                 instance: "own",
                 earlier: &[],
                 predecessor: None,
                 head: Head { sequence, position, committed_at: CommitTime(0), mark, checksum: None },
-                pruned: Boundary { sequence: Sequence(1), position: Lsn::ZERO },
+                pruned: TransactionBoundary { sequence: Sequence(1), position: Lsn::ZERO },
                 abandoned: Lsn::ZERO,
                 has_mark_in_span: false,
                 gaps,
                 definitions,
             };
-            assert_eq!(check(&request, &facts, Lsn(200)), expected, "{what}");
+            assert_eq!(check_definition(&request, &facts, Lsn(200)), expected, "{what}");
         }
     }
 

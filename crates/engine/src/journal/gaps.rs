@@ -8,12 +8,12 @@ use laredo_core::Sequence;
 /// were lost with the process. The gaps are known when the journal is opened, and never change
 /// after that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gaps {
+pub(crate) struct SequenceGaps {
     /// The last entry before each gap, and the last sequence in it.
     runs: Vec<(Sequence, Sequence)>,
 }
 
-impl Gaps {
+impl SequenceGaps {
     /// Adds a gap after the existing ones, from `after` (exclusive) up to `until`. Does nothing if
     /// the gap is empty.
     pub(crate) fn push(&mut self, after: Sequence, until: Sequence) {
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn entries_are_counted_without_what_is_left_out() {
-        let mut gaps = Gaps::default();
+        let mut gaps = SequenceGaps::default();
         gaps.push(Sequence(10), Sequence(100));
         gaps.push(Sequence(105), Sequence(105));
         gaps.push(Sequence(110), Sequence(200));

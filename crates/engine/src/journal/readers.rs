@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::gaps::Gaps;
+use super::gaps::SequenceGaps;
 
 #[cfg(test)]
 mod tests;
@@ -71,30 +71,30 @@ pub struct ReaderInfo {
 }
 
 #[derive(Debug)]
-pub(super) struct Readers {
-    list: Mutex<BTreeMap<ReaderId, Arc<Entry>>>,
+pub(super) struct ReaderRegistry {
+    list: Mutex<BTreeMap<ReaderId, Arc<ReaderRegistration>>>,
     next: AtomicU64,
     /// The smallest `behind_max` of all readers so far. Transactions up to this size are not
     /// recorded.
     behind_min: AtomicU64,
     /// Larger transactions that a live reader has not taken yet and that the journal still keeps.
-    large: Mutex<VecDeque<Large>>,
+    large: Mutex<VecDeque<LargeTransaction>>,
 }
 
 /// The entries of one transaction: those after `before`, up to `last`.
 #[derive(Clone, Copy, Debug)]
-struct Large {
+struct LargeTransaction {
     before: Sequence,
     last: Sequence,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ReaderRegistration {
     options: ReaderOptions,
     since: Instant,
     /// The sequence and the stage, under one lock. If the writer sees a slow reader and waits for
     /// it, it is notified of the move that ends the slowness.
-    progress: Mutex<Progress>,
+    progress: Mutex<ReaderProgress>,
     /// True once the reader has been asked to leave.
     draining: AtomicBool,
     cut: AtomicBool,
@@ -103,13 +103,13 @@ struct Entry {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Progress {
+struct ReaderProgress {
     sequence: Sequence,
-    stage: Stage,
+    stage: ReaderStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ReaderStage {
     CatchingUp,
     Live,
     /// A stage in which the source has been waiting for the reader since this time.
@@ -118,29 +118,29 @@ enum Stage {
 
 /// A registered reader. Dropping it removes it from the list.
 #[derive(Debug)]
-pub struct Reader {
+pub struct JournalReader {
     id: ReaderId,
-    entry: Arc<Entry>,
+    entry: Arc<ReaderRegistration>,
     journal: super::Journal,
 }
 
 /// A wait of the writer until a reader has moved, or until the time is up.
 #[derive(Debug)]
-pub struct Patience {
-    entry: Arc<Entry>,
+pub struct SlowReaderWait {
+    entry: Arc<ReaderRegistration>,
     until: Instant,
 }
 
-impl Patience {
+impl SlowReaderWait {
     /// Waits until the reader has moved, but no longer than until it is due to be cut.
     pub async fn wait(self) {
         let _ = tokio::time::timeout_at(self.until, self.entry.moved.notified()).await;
     }
 }
 
-impl Default for Readers {
-    fn default() -> Readers {
-        Readers {
+impl Default for ReaderRegistry {
+    fn default() -> ReaderRegistry {
+        ReaderRegistry {
             list: Mutex::default(),
             next: AtomicU64::new(0),
             behind_min: AtomicU64::new(u64::MAX),
@@ -149,15 +149,15 @@ impl Default for Readers {
     }
 }
 
-impl Readers {
+impl ReaderRegistry {
     pub(super) fn list(&self) -> Vec<ReaderInfo> {
-        let info = |(id, entry): (&ReaderId, &Arc<Entry>)| {
-            let Progress { sequence, stage } = *entry.progress.lock();
+        let info = |(id, entry): (&ReaderId, &Arc<ReaderRegistration>)| {
+            let ReaderProgress { sequence, stage } = *entry.progress.lock();
             let state = match stage {
                 _ if entry.draining.load(Ordering::Relaxed) => ReaderState::Draining,
-                Stage::CatchingUp => ReaderState::CatchingUp,
-                Stage::Live => ReaderState::Live,
-                Stage::Slow(_) => ReaderState::Backpressured,
+                ReaderStage::CatchingUp => ReaderState::CatchingUp,
+                ReaderStage::Live => ReaderState::Live,
+                ReaderStage::Slow(_) => ReaderState::Backpressured,
             };
             ReaderInfo { id: *id, client_id: entry.options.client_id.clone(), sequence, since: entry.since, state }
         };
@@ -165,14 +165,14 @@ impl Readers {
     }
 
     /// Returns the last entry that each reader has taken.
-    pub(super) fn taken(&self) -> Vec<Sequence> {
+    pub(super) fn taken_sequences(&self) -> Vec<Sequence> {
         self.list.lock().values().map(|entry| entry.progress.lock().sequence).collect()
     }
 
     /// Notes a committed transaction that has the entries after `before`, up to `last`.
     pub(super) fn committed(&self, before: Sequence, last: Sequence) {
         if last.entries_since(before) > self.behind_min.load(Ordering::Relaxed) {
-            self.large.lock().push_back(Large { before, last });
+            self.large.lock().push_back(LargeTransaction { before, last });
         }
     }
 
@@ -181,22 +181,30 @@ impl Readers {
     ///
     /// A transaction larger than a reader's bound does not count while the reader has not taken it.
     /// No reader could have taken it before it was published.
-    pub(super) fn enforce(&self, head: Sequence, pruned: Sequence, gaps: &Gaps, now: Instant) -> Option<Patience> {
+    pub(super) fn enforce(
+        &self,
+        head: Sequence,
+        pruned: Sequence,
+        gaps: &SequenceGaps,
+        now: Instant,
+    ) -> Option<SlowReaderWait> {
         let list = self.list.lock();
         let mut large = self.large.lock();
-        forget(&mut large, pruned);
+        forget_transactions(&mut large, pruned);
         let mut slowest = head;
-        let mut patience: Option<Patience> = None;
+        let mut patience: Option<SlowReaderWait> = None;
         for entry in list.values().filter(|entry| !entry.cut.load(Ordering::Relaxed)) {
             let mut progress = entry.progress.lock();
             let since = match progress.stage {
-                Stage::CatchingUp => continue,
-                Stage::Live => now,
-                Stage::Slow(since) => since,
+                ReaderStage::CatchingUp => continue,
+                ReaderStage::Live => now,
+                ReaderStage::Slow(since) => since,
             };
             slowest = slowest.min(progress.sequence);
-            if behind(head, progress.sequence, &large, gaps, entry.options.behind_max) <= entry.options.behind_max {
-                progress.stage = Stage::Live;
+            if entries_behind(head, progress.sequence, &large, gaps, entry.options.behind_max)
+                <= entry.options.behind_max
+            {
+                progress.stage = ReaderStage::Live;
                 continue;
             }
             let until = match entry.options.policy {
@@ -208,18 +216,18 @@ impl Readers {
                 entry.cut_notice.notify_one();
                 continue;
             }
-            progress.stage = Stage::Slow(since);
+            progress.stage = ReaderStage::Slow(since);
             if patience.as_ref().is_none_or(|p| until < p.until) {
-                patience = Some(Patience { entry: entry.clone(), until });
+                patience = Some(SlowReaderWait { entry: entry.clone(), until });
             }
         }
-        forget(&mut large, slowest);
+        forget_transactions(&mut large, slowest);
         patience
     }
 }
 
 /// Removes the transactions that end at or before `until`.
-fn forget(large: &mut VecDeque<Large>, until: Sequence) {
+fn forget_transactions(large: &mut VecDeque<LargeTransaction>, until: Sequence) {
     while large.front().is_some_and(|transaction| transaction.last <= until) {
         large.pop_front();
     }
@@ -227,7 +235,13 @@ fn forget(large: &mut VecDeque<Large>, until: Sequence) {
 
 /// Returns the number of entries that a reader at `at` has not taken. Entries of transactions
 /// larger than its bound do not count.
-fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, gaps: &Gaps, behind_max: u64) -> u64 {
+fn entries_behind(
+    head: Sequence,
+    at: Sequence,
+    large: &VecDeque<LargeTransaction>,
+    gaps: &SequenceGaps,
+    behind_max: u64,
+) -> u64 {
     let untaken = large.iter().rev().take_while(|transaction| transaction.last > at);
     let excused: u64 = untaken
         .filter(|transaction| transaction.last.entries_since(transaction.before) > behind_max)
@@ -237,25 +251,25 @@ fn behind(head: Sequence, at: Sequence, large: &VecDeque<Large>, gaps: &Gaps, be
 }
 
 impl super::Journal {
-    pub(super) fn add_reader(&self, options: ReaderOptions, at: Sequence) -> Reader {
+    pub(super) fn add_reader(&self, options: ReaderOptions, at: Sequence) -> JournalReader {
         let readers = &self.shared.readers;
         let id = ReaderId(readers.next.fetch_add(1, Ordering::Relaxed));
         readers.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(ReaderRegistration {
             options,
             since: Instant::now(),
-            progress: Mutex::new(Progress { sequence: at, stage: Stage::CatchingUp }),
+            progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             cut_notice: Notify::new(),
             moved: Notify::new(),
         });
         readers.list.lock().insert(id, entry.clone());
-        Reader { id, entry, journal: self.clone() }
+        JournalReader { id, entry, journal: self.clone() }
     }
 }
 
-impl Reader {
+impl JournalReader {
     /// Returns the number of the reader.
     #[must_use]
     pub fn id(&self) -> ReaderId {
@@ -270,15 +284,15 @@ impl Reader {
 
     /// Notes that the reader has taken everything up to `sequence`. `live` is true once the reader
     /// has been at the head.
-    pub fn moved(&self, sequence: Sequence, live: bool) {
-        let Entry { progress, options, moved, .. } = &*self.entry;
+    pub fn note_progress(&self, sequence: Sequence, live: bool) {
+        let ReaderRegistration { progress, options, moved, .. } = &*self.entry;
         let mut progress = progress.lock();
         progress.sequence = sequence;
         match progress.stage {
-            Stage::CatchingUp if live => progress.stage = Stage::Live,
-            Stage::Slow(_) => {
+            ReaderStage::CatchingUp if live => progress.stage = ReaderStage::Live,
+            ReaderStage::Slow(_) => {
                 if self.journal.entries_after(sequence) <= options.behind_max {
-                    progress.stage = Stage::Live;
+                    progress.stage = ReaderStage::Live;
                 }
                 moved.notify_one();
             }
@@ -291,7 +305,7 @@ impl Reader {
     pub fn drain(&self, follows: bool) {
         self.entry.draining.store(true, Ordering::Relaxed);
         if !follows {
-            self.entry.progress.lock().stage = Stage::CatchingUp;
+            self.entry.progress.lock().stage = ReaderStage::CatchingUp;
             self.entry.moved.notify_one();
         }
     }
@@ -303,14 +317,14 @@ impl Reader {
     }
 
     /// Waits until the reader is cut.
-    pub async fn cut(&self) {
+    pub async fn wait_until_cut(&self) {
         while !self.is_cut() {
             self.entry.cut_notice.notified().await;
         }
     }
 }
 
-impl Drop for Reader {
+impl Drop for JournalReader {
     fn drop(&mut self) {
         self.journal.shared.readers.list.lock().remove(&self.id);
         self.entry.moved.notify_one();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{Inner, Journal, PinnedBase};
+use super::{Journal, JournalContents, PinnedBase};
 
 /// The time for which a base is fresh if little was written since it was made.
 const FRESH: Duration = Duration::from_millis(250);
@@ -126,7 +126,7 @@ impl Journal {
     }
 }
 
-impl Inner {
+impl JournalContents {
     /// Returns true if readers hold so many older bases that new clients must share the newest one.
     fn holds_enough(&self) -> bool {
         let newest = self.base.sequence();

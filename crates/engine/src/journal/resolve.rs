@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 
-use super::definitions::{self, Definitions};
-use super::gaps::Gaps;
+use super::definitions::{self, DefinitionHistory};
+use super::gaps::SequenceGaps;
 use super::segment::Segment;
-use super::{Boundary, EarlierInstance, Head, Inner, InstanceId, Predecessor};
-use crate::history::{ScopedMark, Verdict};
+use super::{EarlierInstance, Head, InstanceId, JournalContents, PredecessorJournal, TransactionBoundary};
+use crate::history::{MarkVerdict, ScopedMark};
 use crate::source::SourceIdentity;
 
 /// A client's statement of what it has.
@@ -26,7 +26,7 @@ pub struct ResumeRequest {
     /// none.
     pub mark: ScopedMark,
     /// The verdict on that mark, by the source's newest commits.
-    pub verdict: Verdict,
+    pub verdict: MarkVerdict,
     /// True if the named journal was found to belong to another history.
     pub is_stranger: bool,
     /// The source that the client's position belongs to, if the client names it.
@@ -39,12 +39,12 @@ pub struct ResumeRequest {
     pub whole_transactions: bool,
 }
 
-/// The reason of a [`Resolution::Delta`] from a position. The first entries may be repeats.
+/// The reason of a [`ResumeOutcome::Delta`] from a position. The first entries may be repeats.
 pub const BY_POSITION: &str = "source position";
 
 /// The way in which a client resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
+pub enum ResumeOutcome {
     /// A full snapshot, for this reason.
     Full(&'static str),
     /// A full snapshot, because the client's position belongs to another history. The snapshot's
@@ -59,7 +59,7 @@ pub enum Resolution {
 
 /// The place of a position in a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Floor {
+pub(super) enum PositionFloor {
     /// The last entry of the newest transaction at or before the position, with the transaction's
     /// mark. The mark is `None` if the transaction is no longer kept. The mark of a span has no
     /// transaction ID.
@@ -70,24 +70,24 @@ pub(super) enum Floor {
     Pruned,
 }
 
-pub(super) struct Facts<'a> {
+pub(super) struct ResumeFacts<'a> {
     pub(super) instance: &'a str,
     pub(super) earlier: &'a [EarlierInstance],
-    pub(super) predecessor: Option<&'a Predecessor>,
+    pub(super) predecessor: Option<&'a PredecessorJournal>,
     pub(super) head: Head,
-    pub(super) pruned: Boundary,
+    pub(super) pruned: TransactionBoundary,
     /// The highest position that may belong to a history that the database has abandoned.
     pub(super) abandoned: Lsn,
     /// True if the request's mark is inside a span or at its end.
     pub(super) has_mark_in_span: bool,
-    pub(super) gaps: &'a Gaps,
-    pub(super) definitions: &'a Definitions,
+    pub(super) gaps: &'a SequenceGaps,
+    pub(super) definitions: &'a DefinitionHistory,
 }
 
-impl Facts<'_> {
+impl ResumeFacts<'_> {
     /// Returns the last sequence up to which an instance's entries are this journal's. Returns
     /// `None` for an instance of another journal.
-    fn reach(&self, instance: &str) -> Option<Sequence> {
+    fn reach_of_instance(&self, instance: &str) -> Option<Sequence> {
         if instance == self.instance {
             return Some(self.head.sequence);
         }
@@ -97,12 +97,12 @@ impl Facts<'_> {
     /// Returns the reach of the instance that issued a snapshot, and the snapshot's own sequence.
     fn reach_of_snapshot(&self, snapshot_id: &str) -> Option<(Sequence, u64)> {
         let (instance, at) = InstanceId::parse_snapshot_id(snapshot_id)?;
-        Some((self.reach(instance)?, at.0))
+        Some((self.reach_of_instance(instance)?, at.0))
     }
 
     /// Returns true if the client's rows are this journal's.
     pub(super) fn is_own(&self, request: &ResumeRequest) -> bool {
-        self.reach(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
+        self.reach_of_instance(&request.instance).is_some() || self.reach_of_snapshot(&request.snapshot_id).is_some()
     }
 
     /// Returns true if the client has the rows of the snapshot with which this journal begins. It
@@ -131,10 +131,10 @@ impl Facts<'_> {
 ///    belong to another journal.
 pub(super) fn resolve(
     request: &ResumeRequest,
-    facts: &Facts<'_>,
-    floor: impl Fn(Lsn) -> Floor,
+    facts: &ResumeFacts<'_>,
+    floor: impl Fn(Lsn) -> PositionFloor,
     is_commit: impl Fn(Sequence) -> bool,
-) -> Resolution {
+) -> ResumeOutcome {
     let reached = |sequence: Sequence, reach: Sequence| {
         sequence.0 > 0
             && sequence >= facts.pruned.sequence
@@ -142,64 +142,69 @@ pub(super) fn resolve(
             && !facts.gaps.contain(sequence)
             && (!request.whole_transactions || is_commit(sequence))
     };
-    if let Some(reach) = facts.reach(&request.instance)
+    if let Some(reach) = facts.reach_of_instance(&request.instance)
         && reached(request.sequence, reach)
-        && fits(request, facts, &floor, &is_commit)
+        && belongs_to_sequence(request, facts, &floor, &is_commit)
     {
-        return Resolution::Delta(request.sequence, "sequence of this instance");
+        return ResumeOutcome::Delta(request.sequence, "sequence of this instance");
     }
     if let Some(position) = request.position {
-        return by_position(request, facts, position, &floor);
+        return resolve_by_position(request, facts, position, &floor);
     }
     let Some((reach, at)) = facts.reach_of_snapshot(&request.snapshot_id) else {
-        return Resolution::Full(if request.snapshot_id.is_empty() {
+        return ResumeOutcome::Full(if request.snapshot_id.is_empty() {
             "fresh client"
         } else {
             "snapshot of another instance"
         });
     };
     if request.sequence.0 >= at && reached(request.sequence, reach) {
-        return Resolution::Delta(request.sequence, "sequence after a snapshot of this instance");
+        return ResumeOutcome::Delta(request.sequence, "sequence after a snapshot of this instance");
     }
-    Resolution::Full("the sequence is not in the journal, or lies before its snapshot")
+    ResumeOutcome::Full("the sequence is not in the journal, or lies before its snapshot")
 }
 
 /// Returns true if a request's position and mark belong to its sequence.
-fn fits(
+fn belongs_to_sequence(
     request: &ResumeRequest,
-    facts: &Facts<'_>,
-    floor: &impl Fn(Lsn) -> Floor,
+    facts: &ResumeFacts<'_>,
+    floor: &impl Fn(Lsn) -> PositionFloor,
     is_commit: &impl Fn(Sequence) -> bool,
 ) -> bool {
     let Some(position) = request.position else { return true };
-    if judge_mark(request, facts, position, floor) == Verdict::Other {
+    if judge_mark(request, facts, position, floor) == MarkVerdict::Other {
         return false;
     }
     if position > facts.head.position {
         return request.sequence == facts.head.sequence;
     }
     match floor(position) {
-        Floor::Commit(sequence, _) if sequence == request.sequence => true,
+        PositionFloor::Commit(sequence, _) if sequence == request.sequence => true,
         // A client that was cut inside a transaction has a position before the transaction's end.
-        Floor::Commit(sequence, _) => sequence < request.sequence && !is_commit(request.sequence),
-        Floor::InsideSpan | Floor::Pruned => false,
+        PositionFloor::Commit(sequence, _) => sequence < request.sequence && !is_commit(request.sequence),
+        PositionFloor::InsideSpan | PositionFloor::Pruned => false,
     }
 }
 
-fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: &impl Fn(Lsn) -> Floor) -> Resolution {
-    if let Err(reason) = history(request, facts, position, floor) {
-        return Resolution::AnotherHistory(reason);
+fn resolve_by_position(
+    request: &ResumeRequest,
+    facts: &ResumeFacts<'_>,
+    position: Lsn,
+    floor: &impl Fn(Lsn) -> PositionFloor,
+) -> ResumeOutcome {
+    if let Err(reason) = check_history(request, facts, position, floor) {
+        return ResumeOutcome::AnotherHistory(reason);
     }
     if position > facts.head.position {
-        return Resolution::Wait(position);
+        return ResumeOutcome::Wait(position);
     }
     match floor(position) {
-        Floor::Commit(_, _) if let Err(reason) = definitions::check(request, facts, position) => {
-            Resolution::Full(reason)
+        PositionFloor::Commit(_, _) if let Err(reason) = definitions::check_definition(request, facts, position) => {
+            ResumeOutcome::Full(reason)
         }
-        Floor::Commit(sequence, _) => Resolution::Delta(sequence, BY_POSITION),
-        Floor::InsideSpan => Resolution::Full("source position inside a new copy of the table"),
-        Floor::Pruned => Resolution::Full("source position older than the journal"),
+        PositionFloor::Commit(sequence, _) => ResumeOutcome::Delta(sequence, BY_POSITION),
+        PositionFloor::InsideSpan => ResumeOutcome::Full("source position inside a new copy of the table"),
+        PositionFloor::Pruned => ResumeOutcome::Full("source position older than the journal"),
     }
 }
 
@@ -208,11 +213,11 @@ fn by_position(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor:
 ///
 /// # Errors
 /// The reason for which the position is not part of the history.
-fn history(
+fn check_history(
     request: &ResumeRequest,
-    facts: &Facts<'_>,
+    facts: &ResumeFacts<'_>,
     position: Lsn,
-    floor: &impl Fn(Lsn) -> Floor,
+    floor: &impl Fn(Lsn) -> PositionFloor,
 ) -> Result<(), &'static str> {
     let ours = &request.own_source;
     let is_elsewhere = |theirs: &SourceIdentity| !ours.is_database(&theirs.system_identifier, &theirs.database);
@@ -220,21 +225,21 @@ fn history(
         return Err("source position of another database");
     }
     match judge_mark(request, facts, position, floor) {
-        Verdict::Same => return Ok(()),
-        Verdict::Other => return Err("commit of another history of the database"),
-        Verdict::Unknown => {}
+        MarkVerdict::Same => return Ok(()),
+        MarkVerdict::Other => return Err("commit of another history of the database"),
+        MarkVerdict::Unknown => {}
     }
     // For clients that followed this journal its own order is right, even if the database has
     // forked.
     if facts.is_own(request) {
-        return request.source.as_ref().map_or(Ok(()), |theirs| timeline(ours, theirs.timeline, position));
+        return request.source.as_ref().map_or(Ok(()), |theirs| check_timeline(ours, theirs.timeline, position));
     }
     if request.is_stranger {
         return Err("snapshot of a journal of another history");
     }
     let named = [&request.instance, &request.snapshot_id].into_iter().find_map(|id| InstanceId::timeline_of(id));
     match request.source.as_ref().map(|theirs| theirs.timeline).or(named) {
-        Some(theirs) => timeline(ours, theirs, position)?,
+        Some(theirs) => check_timeline(ours, theirs, position)?,
         None if ours.history.last().is_some_and(|(_, left)| position > *left) => {
             return Err("source position beyond a fork, of an unknown timeline");
         }
@@ -250,17 +255,17 @@ fn history(
 /// because the client followed this journal.
 pub(super) fn is_proven(
     request: &ResumeRequest,
-    facts: &Facts<'_>,
+    facts: &ResumeFacts<'_>,
     position: Lsn,
-    floor: &dyn Fn(Lsn) -> Floor,
+    floor: &dyn Fn(Lsn) -> PositionFloor,
 ) -> bool {
     let floor = |position| floor(position);
-    let is_known = facts.is_own(request) || judge_mark(request, facts, position, &floor) == Verdict::Same;
-    is_known && history(request, facts, position, &floor).is_ok()
+    let is_known = facts.is_own(request) || judge_mark(request, facts, position, &floor) == MarkVerdict::Same;
+    is_known && check_history(request, facts, position, &floor).is_ok()
 }
 
 /// Checks that a position on the timeline `theirs` is part of our own history.
-fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
+fn check_timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'static str> {
     if theirs == ours.timeline {
         return Ok(());
     }
@@ -273,53 +278,58 @@ fn timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(), &'s
 
 /// Compares a request's mark with what the journal and the source know. The mark is the newest
 /// commit that the client knows at or before its position.
-fn judge_mark(request: &ResumeRequest, facts: &Facts<'_>, position: Lsn, floor: &impl Fn(Lsn) -> Floor) -> Verdict {
-    let Some(ScopedMark { mark, scope }) = request.mark.at(position) else { return Verdict::Unknown };
+fn judge_mark(
+    request: &ResumeRequest,
+    facts: &ResumeFacts<'_>,
+    position: Lsn,
+    floor: &impl Fn(Lsn) -> PositionFloor,
+) -> MarkVerdict {
+    let Some(ScopedMark { mark, scope }) = request.mark.known_at(position) else { return MarkVerdict::Unknown };
     let kept = |position: Lsn| match (position <= facts.head.position).then(|| floor(position)) {
-        Some(Floor::Commit(_, kept)) => kept.and_then(CommitMark::known),
-        Some(Floor::InsideSpan | Floor::Pruned) | None => None,
+        Some(PositionFloor::Commit(_, kept)) => kept.and_then(CommitMark::known),
+        Some(PositionFloor::InsideSpan | PositionFloor::Pruned) | None => None,
     };
     // The client knows no commit between its mark and its position.
     if kept(position).is_some_and(|kept| kept.end > mark.end) {
-        return Verdict::Other;
+        return MarkVerdict::Other;
     }
     match kept(mark.end).filter(|kept| kept.end == mark.end) {
-        Some(kept) if kept == mark => return Verdict::Same,
-        Some(_) => return Verdict::Other,
+        Some(kept) if kept == mark => return MarkVerdict::Same,
+        Some(_) => return MarkVerdict::Other,
         None => {}
     }
     let is_covered = mark.end > facts.pruned.position && mark.end <= facts.head.position && !facts.has_mark_in_span;
     match request.verdict {
         // The journal has all commits of the table in this range, and not this one.
-        Verdict::Unknown if scope == 0 && is_covered => Verdict::Other,
+        MarkVerdict::Unknown if scope == 0 && is_covered => MarkVerdict::Other,
         verdict => verdict,
     }
 }
 
 /// The commit that a position is floored to, or the segments that must be read to find it. Segments
 /// are read after the lock of the journal is released.
-pub(super) enum FloorAt {
-    Known(Floor),
+pub(super) enum FloorLookup {
+    Known(PositionFloor),
     /// The last commit in this segment at or before the position. If there is none, the one before
     /// the segment.
-    Within(Box<Segment>, Before),
-    Before(Before),
+    Within(Box<Segment>, PrecedingCommit),
+    Before(PrecedingCommit),
 }
 
 /// The last commit before a segment.
-pub(super) enum Before {
+pub(super) enum PrecedingCommit {
     /// The end of the newest transaction that is no longer kept.
     Pruned(Sequence),
     EndOf(Box<Segment>),
 }
 
-impl Before {
+impl PrecedingCommit {
     /// Returns the floor. Blocks if the segment is in a file.
-    fn read(&self) -> Floor {
+    fn read_floor(&self) -> PositionFloor {
         match self {
-            Before::Pruned(sequence) => Floor::Commit(*sequence, None),
-            Before::EndOf(segment) => {
-                Floor::Commit(segment.last, segment.last_commit(|_, _| true).map(|(_, mark)| mark))
+            PrecedingCommit::Pruned(sequence) => PositionFloor::Commit(*sequence, None),
+            PrecedingCommit::EndOf(segment) => {
+                PositionFloor::Commit(segment.last, segment.last_commit(|_, _| true).map(|(_, mark)| mark))
             }
         }
     }
@@ -327,66 +337,66 @@ impl Before {
 
 /// The answer to the question if a transaction ends at a sequence, or the segment that must be read
 /// to find it.
-pub(super) enum CommitAt {
+pub(super) enum CommitLookup {
     Known(bool),
     Within(Box<Segment>),
 }
 
-impl FloorAt {
+impl FloorLookup {
     /// Returns the floor of `position`. Blocks if a segment is in a file.
-    pub(super) fn read(&self, position: Lsn) -> Floor {
+    pub(super) fn read_floor(&self, position: Lsn) -> PositionFloor {
         match self {
-            FloorAt::Known(floor) => *floor,
-            FloorAt::Before(before) => before.read(),
-            FloorAt::Within(segment, before) => match segment.last_commit(|seen, _| seen <= position) {
-                Some((sequence, mark)) => Floor::Commit(sequence, Some(mark)),
-                None => before.read(),
+            FloorLookup::Known(floor) => *floor,
+            FloorLookup::Before(before) => before.read_floor(),
+            FloorLookup::Within(segment, before) => match segment.last_commit(|seen, _| seen <= position) {
+                Some((sequence, mark)) => PositionFloor::Commit(sequence, Some(mark)),
+                None => before.read_floor(),
             },
         }
     }
 }
 
-impl CommitAt {
+impl CommitLookup {
     /// Returns true if a transaction ends at `sequence`. Blocks if the segment is in a file.
-    pub(super) fn read(&self, sequence: Sequence) -> bool {
+    pub(super) fn is_commit(&self, sequence: Sequence) -> bool {
         match self {
-            CommitAt::Known(known) => *known,
-            CommitAt::Within(segment) => {
+            CommitLookup::Known(known) => *known,
+            CommitLookup::Within(segment) => {
                 segment.last_commit(|_, last| last <= sequence).is_some_and(|(last, _)| last == sequence)
             }
         }
     }
 }
 
-impl Inner {
+impl JournalContents {
     /// Floors a position at or below the head to a commit.
-    pub(super) fn floor_at(&self, position: Lsn) -> FloorAt {
+    pub(super) fn floor_at(&self, position: Lsn) -> FloorLookup {
         if position < self.pruned.position {
-            return FloorAt::Known(Floor::Pruned);
+            return FloorLookup::Known(PositionFloor::Pruned);
         }
         if self.spans.iter().any(|(from, to)| *from < position && position < *to) {
-            return FloorAt::Known(Floor::InsideSpan);
+            return FloorLookup::Known(PositionFloor::InsideSpan);
         }
         let index = self.segments.partition_point(|segment| segment.position <= position);
         let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
-            Some(segment) => Before::EndOf(Box::new(segment.clone())),
-            None => Before::Pruned(self.pruned.sequence),
+            Some(segment) => PrecedingCommit::EndOf(Box::new(segment.clone())),
+            None => PrecedingCommit::Pruned(self.pruned.sequence),
         };
         match self.segments.get(index) {
-            Some(segment) => FloorAt::Within(Box::new(segment.clone()), before),
-            None => FloorAt::Before(before),
+            Some(segment) => FloorLookup::Within(Box::new(segment.clone()), before),
+            None => FloorLookup::Before(before),
         }
     }
 
     /// Finds out if a transaction ends at a sequence.
-    pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitAt {
+    pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitLookup {
         if sequence == self.pruned.sequence || sequence == head {
-            return CommitAt::Known(true);
+            return CommitLookup::Known(true);
         }
         let index = self.segments.partition_point(|segment| segment.last < sequence);
         match self.segments.get(index) {
-            Some(segment) => CommitAt::Within(Box::new(segment.clone())),
-            None => CommitAt::Known(false),
+            Some(segment) => CommitLookup::Within(Box::new(segment.clone())),
+            None => CommitLookup::Known(false),
         }
     }
 }
@@ -430,27 +440,37 @@ mod tests {
         }
     }
 
-    fn ask(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> Resolution {
+    fn resolve_position(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> ResumeOutcome {
         let request = ResumeRequest {
             position: Some(Lsn(position)),
             source: theirs,
             own_source: Arc::new(ours),
             ..ResumeRequest::default()
         };
-        let gaps = Gaps::default();
-        resolve(&request, &facts(&gaps, &[]), |_| Floor::Commit(Sequence(5), None), |_| true)
+        let gaps = SequenceGaps::default();
+        resolve(&request, &facts(&gaps, &[]), |_| PositionFloor::Commit(Sequence(5), None), |_| true)
     }
 
     /// Returns the facts of a journal that has everything after position 0, up to position 1000.
-    fn facts<'a>(gaps: &'a Gaps, earlier: &'a [EarlierInstance]) -> Facts<'a> {
-        static DEFINITIONS: Definitions = Definitions::none();
+    fn facts<'a>(gaps: &'a SequenceGaps, earlier: &'a [EarlierInstance]) -> ResumeFacts<'a> {
+        static DEFINITIONS: DefinitionHistory = DefinitionHistory::none();
         let committed_at = laredo_core::CommitTime(0);
         let (sequence, mark) = (Sequence(9), CommitMark::default());
         let head = Head { sequence, position: Lsn(1000), committed_at, mark, checksum: None };
-        let pruned = Boundary { sequence: Sequence(1), position: Lsn::ZERO };
+        let pruned = TransactionBoundary { sequence: Sequence(1), position: Lsn::ZERO };
         let (abandoned, has_mark_in_span) = (Lsn::ZERO, false);
         let (predecessor, definitions) = (None, &DEFINITIONS);
-        Facts { instance: "j", earlier, predecessor, head, pruned, abandoned, has_mark_in_span, gaps, definitions }
+        ResumeFacts {
+            instance: "j",
+            earlier,
+            predecessor,
+            head,
+            pruned,
+            abandoned,
+            has_mark_in_span,
+            gaps,
+            definitions,
+        }
     }
 
     fn mark(end: u64, xid: u64) -> CommitMark {
@@ -459,15 +479,15 @@ mod tests {
 
     /// Returns the floor of a position in a journal with commits at 100, 200, …, 900, which have
     /// the sequences 1 to 9. The commit at 500 is a span.
-    fn floor(position: Lsn) -> Floor {
+    fn floor(position: Lsn) -> PositionFloor {
         let number = (position.0 / 100).min(9);
         let xid = if number == 5 { 0 } else { number };
-        Floor::Commit(Sequence(number), Some(mark(number * 100, xid)))
+        PositionFloor::Commit(Sequence(number), Some(mark(number * 100, xid)))
     }
 
     #[test]
     fn a_history_is_proven_by_a_commit_or_by_the_journal_that_was_followed() {
-        let gaps = Gaps::default();
+        let gaps = SequenceGaps::default();
         let none = CommitMark::default();
         let table = [
             ("j", none, 350, None, true, "this journal"),
@@ -488,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_position_counts_on_the_line_of_history_that_leads_here_only() {
-        let goes_on = Resolution::Delta(Sequence(5), BY_POSITION);
+        let goes_on = ResumeOutcome::Delta(Sequence(5), BY_POSITION);
         let with = |change: fn(&mut SourceIdentity)| {
             let mut theirs = identity(3);
             change(&mut theirs);
@@ -512,8 +532,8 @@ mod tests {
             (2, Some(identity(3)), 5000, Err(unknown), "and nobody waits for it"),
         ];
         for (ours, theirs, position, expected, what) in table {
-            let expected = expected.map_or_else(Resolution::AnotherHistory, |()| goes_on);
-            assert_eq!(ask(identity(ours), theirs, position), expected, "{what}");
+            let expected = expected.map_or_else(ResumeOutcome::AnotherHistory, |()| goes_on);
+            assert_eq!(resolve_position(identity(ours), theirs, position), expected, "{what}");
         }
     }
 
@@ -522,9 +542,9 @@ mod tests {
         marked: CommitMark,
         scope: u64,
         position: u64,
-        change: impl Fn(&mut Facts<'_>, &mut ResumeRequest),
-    ) -> Resolution {
-        let gaps = Gaps::default();
+        change: impl Fn(&mut ResumeFacts<'_>, &mut ResumeRequest),
+    ) -> ResumeOutcome {
+        let gaps = SequenceGaps::default();
         let (mut facts, mark) = (facts(&gaps, &[]), ScopedMark { mark: marked, scope });
         let (position, own_source) = (Some(Lsn(position)), Arc::new(identity(1)));
         let mut request = ResumeRequest { position, mark, own_source, ..ResumeRequest::default() };
@@ -534,9 +554,9 @@ mod tests {
 
     #[test]
     fn a_commit_that_both_know_proves_a_position_and_another_one_refutes_it() {
-        let other = Resolution::AnotherHistory("commit of another history of the database");
-        let delta = |at| Resolution::Delta(Sequence(at), BY_POSITION);
-        let unchanged = |_: &mut Facts<'_>, _: &mut ResumeRequest| {};
+        let other = ResumeOutcome::AnotherHistory("commit of another history of the database");
+        let delta = |at| ResumeOutcome::Delta(Sequence(at), BY_POSITION);
+        let unchanged = |_: &mut ResumeFacts<'_>, _: &mut ResumeRequest| {};
         let table: [(CommitMark, u64, u64, bool, u64, &str); 12] = [
             (mark(300, 3), 0, 300, true, 3, "at the commit"),
             (mark(300, 3), 0, 399, true, 3, "nothing was committed since"),
@@ -553,19 +573,19 @@ mod tests {
         ];
         for (marked, scope, position, is_ours, at, what) in table {
             let in_span =
-                |facts: &mut Facts<'_>, _: &mut ResumeRequest| facts.has_mark_in_span = marked.end == Lsn(500);
+                |facts: &mut ResumeFacts<'_>, _: &mut ResumeRequest| facts.has_mark_in_span = marked.end == Lsn(500);
             let found = present(marked, scope, position, in_span);
             let expected = if is_ours { delta(at) } else { other };
             assert_eq!(found, expected, "{what}");
         }
         // The source knows the commits of all its tables.
-        let verdict = |verdict| move |_: &mut Facts<'_>, request: &mut ResumeRequest| request.verdict = verdict;
-        assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Other)), other);
-        assert_eq!(present(mark(350, 3), 7, 360, verdict(Verdict::Same)), delta(3));
-        assert_eq!(present(mark(1100, 11), 0, 1100, verdict(Verdict::Other)), other);
-        assert_eq!(present(mark(1100, 11), 0, 1100, unchanged), Resolution::Wait(Lsn(1100)));
+        let verdict = |verdict| move |_: &mut ResumeFacts<'_>, request: &mut ResumeRequest| request.verdict = verdict;
+        assert_eq!(present(mark(350, 3), 7, 360, verdict(MarkVerdict::Other)), other);
+        assert_eq!(present(mark(350, 3), 7, 360, verdict(MarkVerdict::Same)), delta(3));
+        assert_eq!(present(mark(1100, 11), 0, 1100, verdict(MarkVerdict::Other)), other);
+        assert_eq!(present(mark(1100, 11), 0, 1100, unchanged), ResumeOutcome::Wait(Lsn(1100)));
         // A pruned range cannot refute a mark.
-        let pruned = |facts: &mut Facts<'_>, _: &mut ResumeRequest| facts.pruned.position = Lsn(360);
+        let pruned = |facts: &mut ResumeFacts<'_>, _: &mut ResumeRequest| facts.pruned.position = Lsn(360);
         assert_eq!(present(mark(350, 3), 0, 365, pruned), delta(3));
     }
 
@@ -577,19 +597,19 @@ mod tests {
                 (request.own_source, request.source) = (Arc::new(identity(2)), Some(identity(timeline)));
             })
         };
-        assert_eq!(from(1, mark(300, 3)), Resolution::Delta(Sequence(3), BY_POSITION));
-        let beyond = Resolution::AnotherHistory("source position beyond the fork of its timeline");
+        assert_eq!(from(1, mark(300, 3)), ResumeOutcome::Delta(Sequence(3), BY_POSITION));
+        let beyond = ResumeOutcome::AnotherHistory("source position beyond the fork of its timeline");
         assert_eq!(from(1, CommitMark::default()), beyond);
-        let abandoned = Resolution::AnotherHistory("source position that may be of an abandoned history");
+        let abandoned = ResumeOutcome::AnotherHistory("source position that may be of an abandoned history");
         assert_eq!(from(2, CommitMark::default()), abandoned);
     }
 
     #[test]
     fn without_a_commit_the_name_of_a_journal_has_to_tell_histories_apart() {
-        let delta = Resolution::Delta(Sequence(3), BY_POSITION);
-        let abandoned = Resolution::AnotherHistory("source position that may be of an abandoned history");
-        let beyond = Resolution::AnotherHistory("source position beyond the fork of its timeline");
-        let unknown = Resolution::AnotherHistory("source position beyond a fork, of an unknown timeline");
+        let delta = ResumeOutcome::Delta(Sequence(3), BY_POSITION);
+        let abandoned = ResumeOutcome::AnotherHistory("source position that may be of an abandoned history");
+        let beyond = ResumeOutcome::AnotherHistory("source position beyond the fork of its timeline");
+        let unknown = ResumeOutcome::AnotherHistory("source position beyond a fork, of an unknown timeline");
         let table = [
             (1, 0, "", false, delta, "nothing has ever forked"),
             (
@@ -597,7 +617,7 @@ mod tests {
                 0,
                 "other-5",
                 true,
-                Resolution::AnotherHistory("snapshot of a journal of another history"),
+                ResumeOutcome::AnotherHistory("snapshot of a journal of another history"),
                 "a stranger",
             ),
             (1, 349, "", false, delta, "beyond what was abandoned"),
@@ -622,9 +642,9 @@ mod tests {
 
     #[test]
     fn a_sequence_counts_only_where_the_position_is_its_own() {
-        let gaps = Gaps::default();
+        let gaps = SequenceGaps::default();
         let earlier = [EarlierInstance { id: InstanceId("before".to_owned()), last: Sequence(6) }];
-        let own = Resolution::Delta(Sequence(5), "sequence of this instance");
+        let own = ResumeOutcome::Delta(Sequence(5), "sequence of this instance");
         let ask = |instance: &str, sequence, position: Option<u64>, marked, whole_transactions| {
             let request = ResumeRequest {
                 instance: instance.to_owned(),
@@ -640,16 +660,24 @@ mod tests {
         let none = CommitMark::default();
         assert_eq!(ask("j", 5, None, none, true), own);
         assert_eq!(ask("j", 5, Some(599), none, true), own);
-        assert_eq!(ask("j", 5, Some(600), none, true), Resolution::Delta(Sequence(6), BY_POSITION), "of another entry");
+        assert_eq!(
+            ask("j", 5, Some(600), none, true),
+            ResumeOutcome::Delta(Sequence(6), BY_POSITION),
+            "of another entry"
+        );
         assert_eq!(ask("before", 5, Some(500), none, true), own, "an earlier run's name for it");
         let beyond = ask("before", 8, Some(800), none, true);
-        assert_eq!(beyond, Resolution::Delta(Sequence(8), BY_POSITION), "what an earlier run had is known no further");
-        let other = Resolution::AnotherHistory("commit of another history of the database");
+        assert_eq!(
+            beyond,
+            ResumeOutcome::Delta(Sequence(8), BY_POSITION),
+            "what an earlier run had is known no further"
+        );
+        let other = ResumeOutcome::AnotherHistory("commit of another history of the database");
         assert_eq!(ask("j", 4, Some(400), mark(400, 9), true), other, "a commit that is not the sequence's");
         let inside = ask("j", 7, Some(650), none, false);
-        assert_eq!(inside, Resolution::Delta(Sequence(7), "sequence of this instance"), "cut inside a transaction");
+        assert_eq!(inside, ResumeOutcome::Delta(Sequence(7), "sequence of this instance"), "cut inside a transaction");
         let ahead = ask("j", 9, Some(2000), none, true);
-        assert_eq!(ahead, Resolution::Delta(Sequence(9), "sequence of this instance"), "told more than was kept");
-        assert_eq!(ask("j", 5, Some(2000), none, true), Resolution::Wait(Lsn(2000)));
+        assert_eq!(ahead, ResumeOutcome::Delta(Sequence(9), "sequence of this instance"), "told more than was kept");
+        assert_eq!(ask("j", 5, Some(2000), none, true), ResumeOutcome::Wait(Lsn(2000)));
     }
 }

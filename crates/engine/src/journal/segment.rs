@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use laredo_core::{Lsn, Schema, Sequence};
 use tokio::time::Instant;
 
-use super::stored::Stored;
+use super::data_file::StoredSegment;
 
 /// The size at which a piece of a large transaction is closed. Small segments are merged once they
 /// have half of it together. It is large enough to be sent at once, and small enough to be pruned
@@ -29,14 +29,14 @@ pub(crate) struct Segment {
     pub(crate) ends: bool,
     /// The schema before the first frame.
     pub(crate) schema: Arc<Schema>,
-    pub(crate) marks: Vec<Mark>,
+    pub(crate) marks: Vec<SegmentMark>,
     pub(crate) appended_at: Instant,
-    pub(crate) data: Data,
+    pub(crate) data: SegmentData,
 }
 
 /// An entry of the sparse index of a segment: the place of the frame that begins after `after`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct SegmentMark {
     pub(crate) after: Sequence,
     pub(crate) before: Lsn,
     pub(crate) frames_at: usize,
@@ -48,48 +48,48 @@ const MARK_BYTES: usize = 4096;
 
 /// The frames of a segment, and the old rows that projections need.
 #[derive(Clone, Debug)]
-pub(crate) enum Data {
+pub(crate) enum SegmentData {
     /// Data in memory. With a store, the same bytes are in a file or are being written to it.
     Memory {
         frames: Bytes,
         olds: Bytes,
-        stored: Option<Stored>,
+        stored: Option<StoredSegment>,
     },
-    File(Stored),
+    File(StoredSegment),
 }
 
-impl Data {
+impl SegmentData {
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Data::Memory { frames, olds, .. } => frames.len() + olds.len(),
-            Data::File(stored) => stored.bytes(),
+            SegmentData::Memory { frames, olds, .. } => frames.len() + olds.len(),
+            SegmentData::File(stored) => stored.bytes(),
         }
     }
 
     pub(crate) fn frames_bytes(&self) -> usize {
         match self {
-            Data::Memory { frames, .. } => frames.len(),
-            Data::File(stored) => stored.frames_bytes(),
+            SegmentData::Memory { frames, .. } => frames.len(),
+            SegmentData::File(stored) => stored.frames_bytes(),
         }
     }
 
     pub(crate) fn in_memory(&self) -> bool {
-        matches!(self, Data::Memory { .. })
+        matches!(self, SegmentData::Memory { .. })
     }
 
     /// Returns the place in a file, if there is one.
-    pub(crate) fn stored(&self) -> Option<&Stored> {
+    pub(crate) fn stored(&self) -> Option<&StoredSegment> {
         match self {
-            Data::Memory { stored, .. } => stored.as_ref(),
-            Data::File(stored) => Some(stored),
+            SegmentData::Memory { stored, .. } => stored.as_ref(),
+            SegmentData::File(stored) => Some(stored),
         }
     }
 
     /// Returns the frames alone. Blocks if they are in a file.
     pub(crate) fn read_frames(&self) -> io::Result<Bytes> {
         match self {
-            Data::Memory { frames, .. } => Ok(frames.clone()),
-            Data::File(stored) => stored.read_frames(),
+            SegmentData::Memory { frames, .. } => Ok(frames.clone()),
+            SegmentData::File(stored) => stored.read_frames(),
         }
     }
 
@@ -97,8 +97,8 @@ impl Data {
     /// are in a file.
     pub(crate) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
         match self {
-            Data::Memory { frames, olds, .. } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
-            Data::File(stored) => stored.read(frames_at, olds_at),
+            SegmentData::Memory { frames, olds, .. } => Ok((frames.slice(frames_at..), olds.slice(olds_at..))),
+            SegmentData::File(stored) => stored.read(frames_at, olds_at),
         }
     }
 }
@@ -110,9 +110,9 @@ impl Segment {
 
     /// Returns the last mark at or before the next entry of a reader that has everything up to
     /// `after`.
-    pub(crate) fn mark_for(&self, after: Sequence) -> Mark {
+    pub(crate) fn mark_for(&self, after: Sequence) -> SegmentMark {
         let index = self.marks.partition_point(|mark| mark.after <= after);
-        let start = Mark { after: Sequence(self.first.0 - 1), before: self.before, frames_at: 0, olds_at: 0 };
+        let start = SegmentMark { after: Sequence(self.first.0 - 1), before: self.before, frames_at: 0, olds_at: 0 };
         index.checked_sub(1).and_then(|i| self.marks.get(i)).copied().unwrap_or(start)
     }
 
@@ -131,10 +131,10 @@ impl Segment {
         let (first, last) = (parts.first()?, parts.last()?);
         let mut frames = BytesMut::with_capacity(parts.iter().map(|p| p.data.frames_bytes()).sum());
         let mut olds = BytesMut::with_capacity(parts.iter().map(|p| p.data.bytes() - p.data.frames_bytes()).sum());
-        let mut marks: Vec<Mark> = Vec::new();
-        let mut stored: Option<Stored> = None;
+        let mut marks: Vec<SegmentMark> = Vec::new();
+        let mut stored: Option<StoredSegment> = None;
         for part in parts {
-            let Data::Memory { frames: part_frames, olds: part_olds, stored: part_stored } = &part.data else {
+            let SegmentData::Memory { frames: part_frames, olds: part_olds, stored: part_stored } = &part.data else {
                 return None;
             };
             match (&mut stored, part_stored) {
@@ -142,11 +142,11 @@ impl Segment {
                 (stored, more) => stored.clone_from(more),
             }
             let (frames_at, olds_at) = (frames.len(), olds.len());
-            let start = Mark { after: Sequence(part.first.0 - 1), before: part.before, frames_at, olds_at };
+            let start = SegmentMark { after: Sequence(part.first.0 - 1), before: part.before, frames_at, olds_at };
             if marks.last().is_none_or(|m| frames_at - m.frames_at >= MARK_BYTES) {
                 marks.push(start);
             }
-            let shifted = |m: &Mark| Mark {
+            let shifted = |m: &SegmentMark| SegmentMark {
                 after: m.after,
                 before: m.before,
                 frames_at: m.frames_at + frames_at,
@@ -162,7 +162,7 @@ impl Segment {
             ends: last.ends,
             marks,
             appended_at: last.appended_at,
-            data: Data::Memory { frames: frames.freeze(), olds: olds.freeze(), stored },
+            data: SegmentData::Memory { frames: frames.freeze(), olds: olds.freeze(), stored },
             ..first.clone()
         })
     }

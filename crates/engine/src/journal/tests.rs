@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Key, KeyColumns, Lsn, Sequence};
-use laredo_proto::batch::{Action, Entries};
+use laredo_proto::batch::{BatchEntries, EntryAction};
 use laredo_testkit::SimDatabase;
 use tokio::time::Instant;
 
-use super::{CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Merging, frames};
+use super::{BaseMergeInput, CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
 use crate::base::{self, Base, BaseWriter};
 
 /// The texts of rows by their IDs.
-pub(crate) type Rows = BTreeMap<i64, String>;
+pub(crate) type JournalRowTexts = BTreeMap<i64, String>;
 
 pub(crate) fn options() -> JournalOptions {
     JournalOptions {
@@ -34,13 +34,13 @@ pub(crate) fn journal(options: JournalOptions) -> (Journal, JournalWriter) {
 }
 
 pub(crate) fn insert(writer: &mut JournalWriter, id: i64, body: &str) {
-    writer.push(Action::Insert, SimDatabase::row(id, body).as_ref(), None).unwrap();
+    writer.push(EntryAction::Insert, SimDatabase::row(id, body).as_ref(), None).unwrap();
 }
 
 pub(crate) fn delete(writer: &mut JournalWriter, id: i64, old: &str) {
     let old = SimDatabase::row(id, old);
     let key: Key = KeyColumns::new([0]).key_of(old.as_ref());
-    writer.push(Action::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
+    writer.push(EntryAction::Delete, key.as_ref(), Some(old.as_ref())).unwrap();
 }
 
 pub(crate) fn begin(writer: &mut JournalWriter) {
@@ -55,8 +55,8 @@ pub(crate) fn commit(writer: &mut JournalWriter, changes: impl FnOnce(&mut Journ
     writer.publish().unwrap();
 }
 
-pub(crate) fn rows_of_base(base: &Base) -> Rows {
-    let mut rows = Rows::new();
+pub(crate) fn rows_of_base(base: &Base) -> JournalRowTexts {
+    let mut rows = JournalRowTexts::new();
     base.for_each_row::<base::BaseError>(|row| {
         let (id, body) = SimDatabase::parse(row).unwrap();
         assert!(rows.insert(id, body).is_none(), "row {id} is there twice");
@@ -68,7 +68,7 @@ pub(crate) fn rows_of_base(base: &Base) -> Rows {
 }
 
 /// Returns the rows of a new client that receives this base and everything after it.
-pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
+pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> JournalRowTexts {
     let mut rows = rows_of_base(base);
     let mut cursor = journal.cursor(base.sequence());
     while let Some(piece) = cursor.next_piece().unwrap() {
@@ -79,22 +79,22 @@ pub(crate) fn rows_of_newcomer(journal: &Journal, base: &Base) -> Rows {
 }
 
 /// Applies the entries after `after`, and returns their number.
-pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut Rows) -> u64 {
+pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut JournalRowTexts) -> u64 {
     let mut applied = 0;
     for frame in frames(run).filter(|frame| frame.header.last_sequence > after) {
-        for entry in Entries::new(&frame.batch.entries, &SimDatabase::schema()) {
+        for entry in BatchEntries::new(&frame.batch.entries, &SimDatabase::schema()) {
             let entry = entry.unwrap();
             applied += 1;
             match entry.action {
-                Action::Insert | Action::Update => {
+                EntryAction::Insert | EntryAction::Update => {
                     let (id, body) = SimDatabase::parse(entry.row).unwrap();
                     rows.insert(id, body);
                 }
-                Action::Delete => {
+                EntryAction::Delete => {
                     let id = entry.row.cell(0).value().unwrap().try_into().unwrap();
                     rows.remove(&i64::from_be_bytes(id));
                 }
-                Action::Truncate => rows.clear(),
+                EntryAction::Truncate => rows.clear(),
             }
         }
     }
@@ -103,7 +103,7 @@ pub(crate) fn apply_frames(run: bytes::Bytes, after: Sequence, rows: &mut Rows) 
 
 /// Makes the next base and replaces the current one with it.
 pub(crate) fn merge_base(journal: &Journal) {
-    let Merging { base, after, head, .. } = journal.base_and_after();
+    let BaseMergeInput { base, after, head, .. } = journal.base_and_after();
     let writer = BaseWriter::new(&journal.options().folder).unwrap();
     let next = base::merge(&base, &after, head, &journal.options().folder, writer).unwrap();
     journal.replace_base(Arc::new(next), Instant::now());
@@ -145,7 +145,7 @@ fn bases_that_are_made_beside_a_busy_writer_show_what_they_claim() {
     let truth = |sequence: Sequence| {
         let transactions = i64::try_from(sequence.entries_since(Sequence(1000)) / 2).unwrap();
         let rows = (1..=transactions).map(|n| (n % IDS, format!("{n} {}", "b".repeat(3000))));
-        rows.collect::<Rows>()
+        rows.collect::<JournalRowTexts>()
     };
     let (journal, mut writer) = journal(options());
     let writing = std::thread::spawn(move || {
@@ -212,7 +212,9 @@ fn memory_is_counted_as_it_is_used() {
     let (journal, mut writer) = journal(options());
     commit(&mut writer, |writer| insert(writer, 1, &"x".repeat(70_000)));
     let inner = journal.shared.inner.read();
-    let super::segment::Data::Memory { frames, .. } = inner.segments[0].data.clone() else { panic!("not in memory") };
+    let super::segment::SegmentData::Memory { frames, .. } = inner.segments[0].data.clone() else {
+        panic!("not in memory")
+    };
     let length = frames.len();
     drop(inner);
     drop((journal, writer));
@@ -360,14 +362,14 @@ fn who_stops_behind_a_change_of_the_schema_stands_on_the_new_one() {
 }
 
 /// A reader that takes one piece of the journal at a time.
-struct Taking {
-    cursor: super::Cursor,
-    reader: super::Reader,
+struct CountingReader {
+    cursor: super::JournalCursor,
+    reader: super::JournalReader,
     entries: u64,
 }
 
-impl Taking {
-    fn start(journal: &Journal) -> Taking {
+impl CountingReader {
+    fn start(journal: &Journal) -> CountingReader {
         let options = super::ReaderOptions {
             client_id: "reader".to_owned(),
             behind_max: 10,
@@ -375,14 +377,14 @@ impl Taking {
         };
         let at = journal.head().sequence;
         let reader = journal.register(options, at);
-        reader.moved(at, true);
-        Taking { cursor: journal.cursor(at), reader, entries: 0 }
+        reader.note_progress(at, true);
+        CountingReader { cursor: journal.cursor(at), reader, entries: 0 }
     }
 
-    fn take(&mut self) -> Result<bool, CursorError> {
+    fn take_piece(&mut self) -> Result<bool, CursorError> {
         let Some(piece) = self.cursor.next_piece()? else { return Ok(false) };
         self.entries += piece.last.entries_since(piece.after);
-        self.reader.moved(piece.last, false);
+        self.reader.note_progress(piece.last, false);
         Ok(true)
     }
 }
@@ -402,16 +404,16 @@ fn a_transaction_larger_than_the_limits_is_kept_for_those_who_read_it() {
     for (limits, entries, bytes) in oversized() {
         let (journal, mut writer) = journal(limits);
         commit(&mut writer, |writer| insert(writer, -1, "before"));
-        let (mut early, mut late) = (Taking::start(&journal), Taking::start(&journal));
+        let (mut early, mut late) = (CountingReader::start(&journal), CountingReader::start(&journal));
         commit(&mut writer, |writer| (0..entries).for_each(|id| insert(writer, id, &"x".repeat(bytes))));
-        assert!(early.take().unwrap());
+        assert!(early.take_piece().unwrap());
         // The newest base covers the transaction, and more is committed. Each would have it pruned.
         merge_base(&journal);
         commit(&mut writer, |writer| insert(writer, -2, "after"));
         merge_base(&journal);
         commit(&mut writer, |writer| insert(writer, -3, "after"));
         for taking in [&mut early, &mut late] {
-            while taking.take().unwrap() {}
+            while taking.take_piece().unwrap() {}
             assert_eq!(taking.entries, u64::try_from(entries).unwrap() + 2, "{entries} entries of {bytes} bytes");
         }
         // Both readers have the transaction.
@@ -425,9 +427,9 @@ fn a_transaction_larger_than_the_limits_is_kept_for_those_who_read_it() {
 fn a_reader_that_has_stopped_keeps_no_more_than_the_limits_behind_a_large_transaction() {
     for (limits, entries, bytes) in oversized() {
         let (journal, mut writer) = journal(limits.clone());
-        let mut stopped = Taking::start(&journal);
+        let mut stopped = CountingReader::start(&journal);
         commit(&mut writer, |writer| (0..entries).for_each(|id| insert(writer, id, &"x".repeat(bytes))));
-        stopped.take().unwrap();
+        stopped.take_piece().unwrap();
         for round in 0..30 {
             commit(&mut writer, |writer| {
                 (0..20).for_each(|id| insert(writer, id, &format!("{round} {}", "y".repeat(5000))))

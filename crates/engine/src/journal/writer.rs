@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, TupleRef, Xid};
-use laredo_proto::batch::{Action, BATCH_BYTES, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{BATCH_BYTES, BatchBuilder, BatchHeader, EntryAction};
 use tokio::time::Instant;
 
-use super::readers::Patience;
-use super::segment::{Data, SEGMENT_BYTES, Segment};
-use super::stored::{DataFile, Part, Stored};
-use super::{DefinitionChange, Head, Journal, Oversized};
+use super::data_file::{DataFile, StoredPart, StoredSegment};
+use super::readers::SlowReaderWait;
+use super::segment::{SEGMENT_BYTES, Segment, SegmentData};
+use super::{DefinitionChange, Head, Journal, OversizedTransaction};
 use crate::spool::temporary_file;
-use crate::store::{Appender, Definition, Kind, RecordHead, StoreError};
+use crate::store::{JournalAppender, RecordHead, RecordKind, RowDefinition, StoreError};
 
 /// Transactions that arrive together are published together up to this many bytes.
 const PUBLISH_BYTES: usize = 256 * 1024;
@@ -38,15 +38,15 @@ pub struct JournalWriter {
     committed: Head,
     schema: Arc<Schema>,
     /// Facts about the contents of `frames`.
-    piece: Piece,
-    open: Option<Open>,
+    piece: PendingSegment,
+    open: Option<OpenTransaction>,
     spill: Option<(Arc<DataFile>, u64)>,
     /// The appender of the store; `None` if the journal is not kept on disk.
-    appender: Option<Appender>,
+    appender: Option<JournalAppender>,
 }
 
 #[derive(Clone, Debug)]
-struct Piece {
+struct PendingSegment {
     first: Sequence,
     before: Lsn,
     begins: bool,
@@ -55,7 +55,7 @@ struct Piece {
 
 /// The transaction that is being written.
 #[derive(Clone, Debug)]
-struct Open {
+struct OpenTransaction {
     header: BatchHeader,
     /// The lengths and values to restore if the transaction is aborted, down to `schema`.
     frames: usize,
@@ -72,10 +72,11 @@ struct Open {
 
 impl JournalWriter {
     /// Creates a writer that assigns sequences after `taken`.
-    pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<Appender>) -> JournalWriter {
+    pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<JournalAppender>) -> JournalWriter {
         let committed = journal.head();
         let schema = journal.schema();
-        let piece = Piece { first: taken.plus(1), before: committed.position, begins: true, schema: schema.clone() };
+        let piece =
+            PendingSegment { first: taken.plus(1), before: committed.position, begins: true, schema: schema.clone() };
         JournalWriter {
             journal,
             batch: BatchBuilder::default(),
@@ -128,7 +129,7 @@ impl JournalWriter {
         }
         let (last_sequence, ends, xid) = (self.sequence, false, Xid(0));
         let header = BatchHeader { last_sequence, position, span_from, committed_at, ends, xid };
-        self.open = Some(Open {
+        self.open = Some(OpenTransaction {
             header,
             frames: self.frames.len(),
             olds: self.olds.len(),
@@ -149,8 +150,12 @@ impl JournalWriter {
     /// # Errors
     /// When a piece of the transaction could not be handed to the store, or older segments could
     /// not be moved to a temporary file.
-    pub fn push(&mut self, action: Action, row: TupleRef<'_>, old: Option<TupleRef<'_>>) -> io::Result<()> {
-        debug_assert_eq!(old.is_some(), matches!(action, Action::Update | Action::Delete), "old rows by action");
+    pub fn push(&mut self, action: EntryAction, row: TupleRef<'_>, old: Option<TupleRef<'_>>) -> io::Result<()> {
+        debug_assert_eq!(
+            old.is_some(),
+            matches!(action, EntryAction::Update | EntryAction::Delete),
+            "old rows by action"
+        );
         // A full batch is closed when the next entry comes. So a transaction's last batch is never
         // empty. Old rows count separately: those of deletes may be large while the entries are
         // small.
@@ -229,14 +234,14 @@ impl JournalWriter {
             return Ok(());
         }
         self.close_batch(true);
-        let Open { header, pieces, checksum, .. } = open;
+        let OpenTransaction { header, pieces, checksum, .. } = open;
         let (sequence, position, committed_at) = (self.sequence, header.position, header.committed_at);
         self.committed = Head { sequence, position, committed_at, mark, checksum };
         self.journal.shared.readers.committed(open.sequence, self.sequence);
         let limits = &self.journal.shared.options;
         let bytes = (self.frames.len() + self.olds.len()) as u64;
         if pieces || self.sequence.entries_since(open.sequence) > limits.entries_max || bytes > limits.bytes_max {
-            let oversized = Oversized { before: open.sequence, last: self.sequence };
+            let oversized = OversizedTransaction { before: open.sequence, last: self.sequence };
             self.journal.shared.inner.write().oversized = oversized;
         }
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
@@ -259,7 +264,7 @@ impl JournalWriter {
             self.olds.clear();
             self.start_piece(open.sequence, true);
             self.journal.shared.inner.write().truncate_after(open.sequence, &self.schema);
-            self.appender.iter_mut().for_each(Appender::abort);
+            self.appender.iter_mut().for_each(JournalAppender::abort);
         } else {
             self.frames.truncate(open.frames);
             self.olds.truncate(open.olds);
@@ -282,7 +287,7 @@ impl JournalWriter {
     }
 
     /// Makes all committed transactions visible. Does not wait for readers: the caller does so with
-    /// [`JournalWriter::patience`].
+    /// [`JournalWriter::enforce_buffer_policies`].
     ///
     /// # Errors
     /// When a transaction could not be handed to the store, or older segments could not be moved to
@@ -296,7 +301,7 @@ impl JournalWriter {
             moved
         });
         if moved {
-            let reading = self.journal.shared.reading();
+            let reading = self.journal.shared.reader_sequences();
             let mut inner = self.journal.shared.inner.write();
             inner.join_small(head.sequence);
             inner.prune(&self.journal.shared.options, &self.journal.shared.gaps, head.sequence, &reading);
@@ -310,7 +315,7 @@ impl JournalWriter {
     /// Applies the buffer policies: cuts readers that are too far behind. Returns a wait if the
     /// writer should wait for a slow reader.
     #[must_use]
-    pub fn patience(&self) -> Option<Patience> {
+    pub fn enforce_buffer_policies(&self) -> Option<SlowReaderWait> {
         let pruned = self.journal.shared.inner.read().pruned.sequence;
         self.journal.shared.readers.enforce(self.committed.sequence, pruned, &self.journal.shared.gaps, Instant::now())
     }
@@ -369,7 +374,7 @@ impl JournalWriter {
             schema: piece.schema,
             marks: Vec::new(),
             appended_at: Instant::now(),
-            data: Data::Memory { frames, olds, stored },
+            data: SegmentData::Memory { frames, olds, stored },
         };
         self.start_piece(self.sequence, ends);
         let over = self.journal.shared.inner.write().append(segment, &self.schema);
@@ -378,8 +383,12 @@ impl JournalWriter {
     }
 
     fn start_piece(&mut self, after: Sequence, begins: bool) {
-        self.piece =
-            Piece { first: after.plus(1), before: self.committed.position, begins, schema: self.schema.clone() };
+        self.piece = PendingSegment {
+            first: after.plus(1),
+            before: self.committed.position,
+            begins,
+            schema: self.schema.clone(),
+        };
     }
 }
 
@@ -396,15 +405,15 @@ impl JournalWriter {
                 return Ok(());
             };
             let moved = match &data {
-                Data::Memory { stored: Some(stored), .. } if stored.is_written() => stored.clone(),
-                Data::Memory { frames, olds, stored: None } => self.spill_to_temporary(frames, olds)?,
-                Data::Memory { .. } | Data::File(_) => return Ok(()),
+                SegmentData::Memory { stored: Some(stored), .. } if stored.is_written() => stored.clone(),
+                SegmentData::Memory { frames, olds, stored: None } => self.spill_to_temporary(frames, olds)?,
+                SegmentData::Memory { .. } | SegmentData::File(_) => return Ok(()),
             };
-            self.journal.shared.inner.write().replace_data(last, Data::File(moved));
+            self.journal.shared.inner.write().replace_data(last, SegmentData::File(moved));
         }
     }
 
-    fn spill_to_temporary(&mut self, frames: &Bytes, olds: &Bytes) -> io::Result<Stored> {
+    fn spill_to_temporary(&mut self, frames: &Bytes, olds: &Bytes) -> io::Result<StoredSegment> {
         let (file, at) = match self.spill.take() {
             Some((file, at)) if at < SPILL_FILE_BYTES => (file, at),
             _ => (Arc::new(DataFile::temporary(temporary_file(&self.journal.shared.options.folder)?)), 0),
@@ -412,7 +421,7 @@ impl JournalWriter {
         file.file().write_all(frames)?;
         file.file().write_all(olds)?;
         self.spill = Some((file.clone(), at + (frames.len() + olds.len()) as u64));
-        Ok(Stored::new(file, Part { at, frames: frames.len(), olds: olds.len(), checksum: None }))
+        Ok(StoredSegment::new(file, StoredPart { at, frames: frames.len(), olds: olds.len(), checksum: None }))
     }
 }
 
@@ -423,12 +432,12 @@ impl JournalWriter {
     }
 
     #[cfg(test)]
-    pub(crate) fn store(&self) -> &Arc<crate::store::Store> {
+    pub(crate) fn store(&self) -> &Arc<crate::store::JournalFolder> {
         self.appender.as_ref().expect("a journal with a store").store()
     }
 
     /// Sets the definition of the newest committed rows.
-    pub(crate) fn define(&mut self, definition: Definition) {
+    pub(crate) fn define(&mut self, definition: RowDefinition) {
         self.appender.iter_mut().for_each(|appender| appender.define(&definition));
         let (mut inner, position) = (self.journal.shared.inner.write(), self.committed.position);
         // If rows changed with the definition, the transaction has noted that already.
@@ -454,26 +463,26 @@ impl JournalWriter {
 
     /// Stops waiting for a full disk: from now on, a write that finds the disk full fails for good.
     pub(crate) fn stop_waiting_for_disk(&self) {
-        self.appender.iter().for_each(Appender::stop_waiting_for_disk);
+        self.appender.iter().for_each(JournalAppender::stop_waiting_for_disk);
     }
 
     /// Returns true if the store is so far behind that the table should wait for it.
     pub(crate) fn is_ahead_of_disk(&self) -> bool {
-        self.appender.as_ref().is_some_and(Appender::is_behind)
+        self.appender.as_ref().is_some_and(JournalAppender::is_behind)
     }
 
     /// Hands a piece to the store, if there is one.
     fn store_piece(
         &mut self,
-        piece: &Piece,
+        piece: &PendingSegment,
         ends: bool,
         (position, span_from): (Lsn, Option<Lsn>),
         frames: &Bytes,
         olds: &Bytes,
-    ) -> Option<Result<Stored, StoreError>> {
+    ) -> Option<Result<StoredSegment, StoreError>> {
         let appender = self.appender.as_mut()?;
         let head = RecordHead {
-            kind: Kind::Frames,
+            kind: RecordKind::Frames,
             begins: piece.begins,
             ends,
             has_schema: !Arc::ptr_eq(&piece.schema, &self.schema),

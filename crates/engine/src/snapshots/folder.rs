@@ -9,27 +9,29 @@ use laredo_core::{Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::open::{self, Opened, format_of};
-use super::{Recovered, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention};
+use super::open::{self, OpenSnapshot, format_of};
+use super::{
+    RecoveredSnapshot, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention,
+};
 use crate::base::{Base, BaseError};
 use crate::descriptors::with_reserve;
-use crate::durable::{Durable, Synced, sync};
+use crate::durable::{DurablePosition, FsyncProof, sync};
 use crate::history::Fork;
 use crate::source::SourceIdentity;
-use crate::store::{Folder, Forks, Manifest, StoreError, io_error, rows_of};
+use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error, rows_of};
 use crate::table::Clock;
 
 /// The snapshots of a table, which can be written, listed, read and removed. No other server can
 /// use their folder while this lives.
-pub struct Snapshots {
-    pub(super) folder: Folder,
+pub struct SnapshotFolder {
+    pub(super) folder: LockedFolder,
     pub(super) options: SnapshotOptions,
     /// The folder for temporary files.
     pub(super) temporary: PathBuf,
     pub(super) table: TableName,
     pub(super) source: Mutex<SourceIdentity>,
     /// The forks of the database's history that were noted in this folder.
-    pub(super) forks: Mutex<Forks>,
+    pub(super) forks: Mutex<ForkLog>,
     pub(super) clock: Clock,
     /// The known snapshots, newest first. All belong to this table and to its source's history.
     pub(super) known: Mutex<Vec<SnapshotInfo>>,
@@ -38,13 +40,13 @@ pub struct Snapshots {
     pub(super) status: watch::Sender<SnapshotStatus>,
 }
 
-impl std::fmt::Debug for Snapshots {
+impl std::fmt::Debug for SnapshotFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshots").field("folder", &self.folder).finish_non_exhaustive()
     }
 }
 
-impl Snapshots {
+impl SnapshotFolder {
     /// Opens the folder, creates it if it is missing, and lists its snapshots. An unusable file is
     /// logged and left in place.
     ///
@@ -56,11 +58,12 @@ impl Snapshots {
         table: TableName,
         source: SourceIdentity,
         clock: Clock,
-    ) -> Result<Snapshots, StoreError> {
-        let folder = Folder::open(&options.folder)?;
+    ) -> Result<SnapshotFolder, StoreError> {
+        let folder = LockedFolder::open(&options.folder)?;
         let (known, changing, status) = (Mutex::default(), Arc::default(), watch::Sender::default());
-        let (forks, source) = (Mutex::new(Forks::read(&folder)?), Mutex::new(source));
-        let snapshots = Snapshots { folder, options, temporary, table, source, forks, clock, known, changing, status };
+        let (forks, source) = (Mutex::new(ForkLog::read(&folder)?), Mutex::new(source));
+        let snapshots =
+            SnapshotFolder { folder, options, temporary, table, source, forks, clock, known, changing, status };
         let mut found = Vec::new();
         for path in snapshots.folder.list()? {
             let Some(format) = format_of(&path) else { continue };
@@ -101,31 +104,31 @@ impl Snapshots {
 
     /// Returns the rows of a snapshot.
     pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
-        self.look(id, |info| self.open_base(info).map(Arc::new))
+        self.read_listed(id, |info| self.open_base(info).map(Arc::new))
     }
 
     /// Reads a whole snapshot to verify it.
     pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
-        self.look(id, |info| {
+        self.read_listed(id, |info| {
             let base = self.open_base(info)?;
             count_rows(&base, info).map(|()| info.clone())
         })
     }
 
     /// Returns a snapshot with all its rows.
-    pub(super) fn recover_now(&self, id: &str) -> Result<Recovered, SnapshotError> {
-        self.look(id, |info| self.load(info))
+    pub(super) fn recover_now(&self, id: &str) -> Result<RecoveredSnapshot, SnapshotError> {
+        self.read_listed(id, |info| self.load(info))
     }
 
     /// Returns the newest valid snapshot with all its rows. Logs newer ones that are invalid or
     /// cannot be read, and no longer lists them.
-    pub(crate) fn recover_newest(&self) -> Option<Recovered> {
+    pub(crate) fn recover_newest(&self) -> Option<RecoveredSnapshot> {
         loop {
             let info = self.newest()?;
             let recovered = self.load(&info).and_then(|recovered| Ok((self.sync_file(&info.path)?, recovered)));
             match recovered {
                 Ok((synced, recovered)) => {
-                    let durable = Durable::kept(&synced, info.position);
+                    let durable = DurablePosition::kept(&synced, info.position);
                     self.status.send_modify(|status| status.durable = durable);
                     return Some(recovered);
                 }
@@ -150,7 +153,7 @@ impl Snapshots {
         keep_count: u32,
         age_max: Option<std::time::Duration>,
     ) -> Result<usize, SnapshotError> {
-        let beyond = retention::beyond(&self.known.lock(), keep_count, age_max, self.clock.as_ref()());
+        let beyond = retention::snapshots_beyond(&self.known.lock(), keep_count, age_max, self.clock.as_ref()());
         for info in &beyond {
             self.forget(&info.id);
             remove_file(&info.path)?;
@@ -169,7 +172,7 @@ impl Snapshots {
 
     /// Opens a file of an earlier run. Files of this run are not checked: they may be ahead of the
     /// end of the WAL that the source reported at the start.
-    fn admit(&self, path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
+    fn admit(&self, path: &Path, format: SnapshotFormat) -> Result<OpenSnapshot, StoreError> {
         let opened = open::open(path, format)?;
         let manifest = &opened.about.manifest;
         if manifest.table() != self.table {
@@ -182,7 +185,7 @@ impl Snapshots {
     }
 
     /// Checks that a snapshot is part of the database's history. If it is not, notes the fork.
-    fn check_history(&self, manifest: &Manifest, position: Lsn) -> Result<(), String> {
+    fn check_history(&self, manifest: &JournalManifest, position: Lsn) -> Result<(), String> {
         self.forks.lock().check(manifest.forks(), position)?;
         let source = self.source.lock().clone();
         manifest.is_past_of(&source, position).inspect_err(|why| {
@@ -200,11 +203,11 @@ impl Snapshots {
     /// # Errors
     /// When the fork cannot be noted.
     pub(crate) fn note_fork(&self, fork: &Fork, reason: &str) -> Result<(), StoreError> {
-        Forks::note(&self.folder, fork, reason)?;
-        *self.forks.lock() = Forks::read(&self.folder)?;
+        ForkLog::note(&self.folder, fork, reason)?;
+        *self.forks.lock() = ForkLog::read(&self.folder)?;
         if fork.is_certain {
             self.known.lock().retain(|info| info.position <= fork.common);
-            let durable = Durable::default();
+            let durable = DurablePosition::default();
             self.status.send_modify(|status| status.durable = durable);
         }
         Ok(())
@@ -224,24 +227,24 @@ impl Snapshots {
         open::open(&info.path, info.format)?.into_base(&info.path, &self.temporary)
     }
 
-    fn load(&self, info: &SnapshotInfo) -> Result<Recovered, SnapshotError> {
+    fn load(&self, info: &SnapshotInfo) -> Result<RecoveredSnapshot, SnapshotError> {
         let opened = open::open(&info.path, info.format)?;
         let is_of_same_server = opened.about.manifest.is_of_server(&self.source.lock());
         let definition = opened.definition.clone();
         let unchanged_since = opened.about.unchanged_since().unwrap_or(info.position);
         let base = opened.into_base(&info.path, &self.temporary)?;
         let rows = rows_of(&base, &VecDeque::new(), &info.path)?;
-        Ok(Recovered { info: info.clone(), rows, definition, unchanged_since, is_of_same_server })
+        Ok(RecoveredSnapshot { info: info.clone(), rows, definition, unchanged_since, is_of_same_server })
     }
 
-    fn sync_file(&self, path: &Path) -> Result<Synced, StoreError> {
+    fn sync_file(&self, path: &Path) -> Result<FsyncProof, StoreError> {
         with_reserve(|| File::open(path)).and_then(|file| sync(&file)).map_err(io_error("syncing", path))?;
         self.folder.sync_names()
     }
 
     /// Reads a snapshot with `read`. If its file turns out to be damaged, the snapshot is no longer
     /// listed.
-    fn look<T>(
+    fn read_listed<T>(
         &self,
         id: &str,
         read: impl FnOnce(&SnapshotInfo) -> Result<T, SnapshotError>,

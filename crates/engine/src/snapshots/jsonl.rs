@@ -21,25 +21,25 @@ use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::about::{self, About};
+use super::description::{self, SnapshotDescription};
 use super::error::SnapshotError;
-use super::open::Opened;
-use crate::base::{Base, BaseWriter, KeptAs};
+use super::open::OpenSnapshot;
+use crate::base::{Base, BaseWriter, FileChecksums};
 use crate::journal::Head;
-use crate::store::{Definition, SUMMED_BYTES, StoreError, Sums, read_error};
+use crate::store::{MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, read_error};
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Header {
+pub(super) struct JsonlHeader {
     #[serde(flatten)]
-    pub(super) about: About,
+    pub(super) about: SnapshotDescription,
     sequence: u64,
     position: String,
     /// The time of the last commit, in microseconds since 2000-01-01.
     committed_at: i64,
     /// The newest commit of any of the source's tables up to the position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    newest_commit: Option<NewestCommit>,
+    newest_commit: Option<JsonlCommitMark>,
     pub(super) rows: u64,
     is_whole: bool,
     definition: String,
@@ -50,24 +50,24 @@ pub(super) struct Header {
     checksum: Option<String>,
     /// The columns, for human readers.
     #[serde(skip_deserializing)]
-    columns: Vec<ColumnLine>,
+    columns: Vec<JsonlColumn>,
     /// The columns with everything needed to decode the cells: a `TypedSchema` in base64.
     typed_schema: String,
 }
 
 /// The mark of a commit.
 #[derive(Serialize, Deserialize)]
-struct NewestCommit {
+struct JsonlCommitMark {
     end: String,
     xid: u64,
     /// The time of the commit, in microseconds since 2000-01-01.
     committed_at: i64,
 }
 
-impl NewestCommit {
-    fn of(mark: CommitMark) -> Option<NewestCommit> {
+impl JsonlCommitMark {
+    fn of(mark: CommitMark) -> Option<JsonlCommitMark> {
         let CommitMark { end, xid, committed_at } = mark.known()?;
-        Some(NewestCommit { end: end.to_string(), xid: xid.0, committed_at: committed_at.0 })
+        Some(JsonlCommitMark { end: end.to_string(), xid: xid.0, committed_at: committed_at.0 })
     }
 
     fn mark(&self) -> Option<CommitMark> {
@@ -77,7 +77,7 @@ impl NewestCommit {
 }
 
 #[derive(Serialize)]
-struct ColumnLine {
+struct JsonlColumn {
     name: String,
     r#type: String,
     not_null: bool,
@@ -86,14 +86,14 @@ struct ColumnLine {
 
 /// The part of a row's line that is read back: the row's cells in base64.
 #[derive(Deserialize)]
-struct CellsLine<'a> {
+struct JsonlCellsLine<'a> {
     #[serde(borrow)]
     cells: Cow<'a, str>,
 }
 
 /// The last line.
 #[derive(Serialize, Deserialize)]
-struct End {
+struct JsonlTrailer {
     /// The number of bytes of the lines before it.
     bytes: u64,
     /// The CRC-32 of each megabyte of those lines.
@@ -107,24 +107,24 @@ struct End {
 pub(super) fn write(
     base: &Base,
     head: Head,
-    about: &About,
-    definition: &Definition,
+    about: &SnapshotDescription,
+    definition: &RowDefinition,
     out: &mut impl Write,
 ) -> Result<(), SnapshotError> {
     let schema = base.schema();
     let key = schema.key().columns();
-    let column = |(number, column): (usize, &Column)| ColumnLine {
+    let column = |(number, column): (usize, &Column)| JsonlColumn {
         name: column.name.clone(),
         r#type: column.type_name.clone(),
         not_null: column.not_null,
         key: key.contains(&number),
     };
-    let header = Header {
+    let header = JsonlHeader {
         about: about.clone(),
         sequence: head.sequence.0,
         position: head.position.to_string(),
         committed_at: head.committed_at.0,
-        newest_commit: NewestCommit::of(head.mark),
+        newest_commit: JsonlCommitMark::of(head.mark),
         rows: base.rows(),
         is_whole: definition.is_whole,
         definition: definition.source.clone(),
@@ -133,7 +133,7 @@ pub(super) fn write(
         columns: schema.columns().iter().enumerate().map(column).collect(),
         typed_schema: BASE64_STANDARD.encode(laredo_proto::schema::to_wire(schema).encode_to_vec()),
     };
-    let mut lines = Writer { out, sums: Sums::default(), bytes: 0 };
+    let mut lines = JsonlWriter { out, sums: MegabyteChecksums::default(), bytes: 0 };
     lines.put(&line(&header)?)?;
     // The cells follow each row, so a program that reads the file back does not need the values.
     let hex = HexCells::default();
@@ -146,18 +146,18 @@ pub(super) fn write(
         line_of_row.extend_from_slice(format!(",\"cells\":\"{cells}\"}}\n").as_bytes());
         Ok(lines.put(&line_of_row)?)
     })?;
-    let Writer { out, sums, bytes } = lines;
-    out.write_all(&line(&End { bytes, checksums: sums.finish() })?)?;
+    let JsonlWriter { out, sums, bytes } = lines;
+    out.write_all(&line(&JsonlTrailer { bytes, checksums: sums.finish() })?)?;
     Ok(())
 }
 
-struct Writer<'a, W> {
+struct JsonlWriter<'a, W> {
     out: &'a mut W,
-    sums: Sums,
+    sums: MegabyteChecksums,
     bytes: u64,
 }
 
-impl<W: Write> Writer<'_, W> {
+impl<W: Write> JsonlWriter<'_, W> {
     fn put(&mut self, line: &[u8]) -> io::Result<()> {
         self.sums.update(line);
         self.bytes += line.len() as u64;
@@ -175,46 +175,46 @@ fn line(value: &impl Serialize) -> Result<Vec<u8>, SnapshotError> {
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged.
-pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
+pub(super) fn open(path: &Path) -> Result<OpenSnapshot, StoreError> {
     let io = read_error(path);
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), last_line(&file)?, file)));
     let (length, end, file) = opened.map_err(io)?;
     let damaged = |what: &str| StoreError::damaged(path, length, what);
     let (bytes, end) = end.ok_or_else(|| damaged("it does not end as a snapshot does"))?;
-    let end: End = serde_json::from_slice(&end).map_err(|_| damaged("it does not end as a snapshot does"))?;
+    let end: JsonlTrailer = serde_json::from_slice(&end).map_err(|_| damaged("it does not end as a snapshot does"))?;
     if end.bytes != bytes || end.checksums.len() as u64 != bytes.div_ceil(SUMMED_BYTES as u64) {
         return Err(damaged("its length is not what it says"));
     }
-    let kept = KeptAs { path: path.to_owned(), checksums: end.checksums };
-    let mut lines = Lines { file, kept, bytes, at: 0, read: BytesMut::new(), searched: 0 };
+    let kept = FileChecksums { path: path.to_owned(), checksums: end.checksums };
+    let mut lines = JsonlLineReader { file, kept, bytes, at: 0, read: BytesMut::new(), searched: 0 };
     let first = lines.next()?.unwrap_or_default();
-    let header: Header = about::parse(&first, path)?;
+    let header: JsonlHeader = description::parse(&first, path)?;
     let typed = BASE64_STANDARD.decode(&header.typed_schema).ok();
     let typed = typed.and_then(|bytes| TypedSchema::decode(bytes.as_slice()).ok());
     let schema = typed.and_then(|typed| laredo_proto::schema::from_wire(typed).ok());
     let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are none"))?;
     let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
     let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
-    let mark = header.newest_commit.as_ref().and_then(NewestCommit::mark).unwrap_or_default();
+    let mark = header.newest_commit.as_ref().and_then(JsonlCommitMark::mark).unwrap_or_default();
     let checksum = header.checksum.as_deref().map(str::parse).transpose();
     let checksum = checksum.map_err(|error: ChecksumError| StoreError::damaged(path, 0, error.to_string()))?;
     let head = Head { sequence, position, committed_at, mark, checksum };
-    Ok(Opened::jsonl(header, head, Rows { lines, schema: Arc::new(schema) }))
+    Ok(OpenSnapshot::jsonl(header, head, JsonlRowReader { lines, schema: Arc::new(schema) }))
 }
 
-impl Header {
-    pub(super) fn definition(&self) -> Definition {
-        Definition { is_whole: self.is_whole, source: self.definition.clone(), pipeline: self.pipeline.clone() }
+impl JsonlHeader {
+    pub(super) fn definition(&self) -> RowDefinition {
+        RowDefinition { is_whole: self.is_whole, source: self.definition.clone(), pipeline: self.pipeline.clone() }
     }
 }
 
 /// The rows of a file whose first line has been read.
-pub(super) struct Rows {
-    lines: Lines,
+pub(super) struct JsonlRowReader {
+    lines: JsonlLineReader,
     schema: Arc<Schema>,
 }
 
-impl Rows {
+impl JsonlRowReader {
     /// Writes the rows as frames to a temporary file.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ impl Rows {
     pub(super) fn into_base(mut self, head: Head, folder: &Path) -> Result<Base, SnapshotError> {
         let mut writer = BaseWriter::new(folder)?;
         while let Some(line) = self.lines.next()? {
-            let cells = serde_json::from_slice::<CellsLine<'_>>(&line).ok();
+            let cells = serde_json::from_slice::<JsonlCellsLine<'_>>(&line).ok();
             let cells = cells.and_then(|line| BASE64_STANDARD.decode(line.cells.as_bytes()).ok());
             let row = cells.as_ref().map(|cells| TupleRef::parse(cells, self.schema.columns().len()));
             let Some(Ok(row)) = row else {
@@ -235,9 +235,9 @@ impl Rows {
 }
 
 /// The lines before the last one, verified.
-struct Lines {
+struct JsonlLineReader {
     file: File,
-    kept: KeptAs,
+    kept: FileChecksums,
     /// The number of bytes of all of them.
     bytes: u64,
     at: u64,
@@ -246,7 +246,7 @@ struct Lines {
     searched: usize,
 }
 
-impl Lines {
+impl JsonlLineReader {
     fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         loop {
             if let Some(end) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::about::{self, About};
-use super::open::Opened;
+use super::description::{self, SnapshotDescription};
+use super::open::OpenSnapshot;
 use crate::base::{Base, BaseError};
 use crate::journal::Head;
-use crate::store::{BaseFooter, Definition, KeptMark, StoreError, Sums};
+use crate::store::{BaseFooter, MegabyteChecksums, RowDefinition, StoreError, StoredCommitMark};
 
 /// Writes the rows of a base as the state at `head`.
 ///
@@ -16,11 +16,11 @@ use crate::store::{BaseFooter, Definition, KeptMark, StoreError, Sums};
 pub(super) fn write(
     base: &Base,
     head: Head,
-    about: &About,
-    definition: &Definition,
+    about: &SnapshotDescription,
+    definition: &RowDefinition,
     out: &mut impl Write,
 ) -> Result<(), BaseError> {
-    let (mut sums, mut at) = (Sums::default(), 0);
+    let (mut sums, mut at) = (MegabyteChecksums::default(), 0);
     loop {
         let bytes = base.read(at)?;
         if bytes.is_empty() {
@@ -41,7 +41,7 @@ pub(super) fn write(
         definition: Some(definition.clone()),
         checksums: sums.finish(),
         about: serde_json::to_string(about).map_err(io::Error::from)?,
-        mark: KeptMark::of(head.mark),
+        mark: StoredCommitMark::of(head.mark),
         contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
     };
     out.write_all(&footer.ending())?;
@@ -52,11 +52,11 @@ pub(super) fn write(
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged.
-pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
+pub(super) fn open(path: &Path) -> Result<OpenSnapshot, StoreError> {
     let (base, footer) = Base::open(path)?;
-    let about: About = about::parse(footer.about.as_bytes(), path)?;
+    let about: SnapshotDescription = description::parse(footer.about.as_bytes(), path)?;
     if about.manifest.instance().0 != footer.instance {
         return Err(StoreError::damaged(path, base.bytes(), "it names two journals"));
     }
-    Ok(Opened::native(about, footer.definition.unwrap_or_default(), base))
+    Ok(OpenSnapshot::native(about, footer.definition.unwrap_or_default(), base))
 }

@@ -2,25 +2,25 @@
 
 use std::path::Path;
 
-use super::about::About;
+use super::description::SnapshotDescription;
 use super::{SnapshotError, SnapshotFormat, SnapshotInfo, jsonl, native};
 use crate::base::Base;
 use crate::journal::Head;
-use crate::store::{Definition, StoreError};
+use crate::store::{RowDefinition, StoreError};
 
 /// The description of a snapshot, and access to its rows.
-pub(super) struct Opened {
-    pub(super) about: About,
-    pub(super) definition: Definition,
+pub(super) struct OpenSnapshot {
+    pub(super) about: SnapshotDescription,
+    pub(super) definition: RowDefinition,
     head: Head,
     rows: u64,
     format: SnapshotFormat,
-    contents: Contents,
+    contents: SnapshotContents,
 }
 
-enum Contents {
+enum SnapshotContents {
     Native(Base),
-    Jsonl(Box<jsonl::Rows>),
+    Jsonl(Box<jsonl::JsonlRowReader>),
 }
 
 /// Returns the format of a file by its name. Returns `None` if the file is not a snapshot.
@@ -33,23 +33,23 @@ pub(super) fn format_of(path: &Path) -> Option<SnapshotFormat> {
 ///
 /// # Errors
 /// When the file cannot be read, is damaged, or has a format that this version does not know.
-pub(super) fn open(path: &Path, format: SnapshotFormat) -> Result<Opened, StoreError> {
+pub(super) fn open(path: &Path, format: SnapshotFormat) -> Result<OpenSnapshot, StoreError> {
     match format {
         SnapshotFormat::Native => native::open(path),
         SnapshotFormat::Jsonl => jsonl::open(path),
     }
 }
 
-impl Opened {
-    pub(super) fn native(about: About, definition: Definition, base: Base) -> Opened {
+impl OpenSnapshot {
+    pub(super) fn native(about: SnapshotDescription, definition: RowDefinition, base: Base) -> OpenSnapshot {
         let (head, rows, format) = (base.head(), base.rows(), SnapshotFormat::Native);
-        Opened { about, definition, head, rows, format, contents: Contents::Native(base) }
+        OpenSnapshot { about, definition, head, rows, format, contents: SnapshotContents::Native(base) }
     }
 
-    pub(super) fn jsonl(header: jsonl::Header, head: Head, rows: jsonl::Rows) -> Opened {
-        let (definition, contents) = (header.definition(), Contents::Jsonl(Box::new(rows)));
+    pub(super) fn jsonl(header: jsonl::JsonlHeader, head: Head, rows: jsonl::JsonlRowReader) -> OpenSnapshot {
+        let (definition, contents) = (header.definition(), SnapshotContents::Jsonl(Box::new(rows)));
         let (rows, format) = (header.rows, SnapshotFormat::Jsonl);
-        Opened { about: header.about, definition, head, rows, format, contents }
+        OpenSnapshot { about: header.about, definition, head, rows, format, contents }
     }
 
     pub(super) fn position(&self) -> laredo_core::Lsn {
@@ -78,8 +78,8 @@ impl Opened {
     /// When the rows cannot be read, or are damaged.
     pub(super) fn into_base(self, path: &Path, temporary: &Path) -> Result<Base, SnapshotError> {
         let base = match self.contents {
-            Contents::Native(base) => base,
-            Contents::Jsonl(rows) => rows.into_base(self.head, temporary)?,
+            SnapshotContents::Native(base) => base,
+            SnapshotContents::Jsonl(rows) => rows.into_base(self.head, temporary)?,
         };
         if base.rows() != self.rows {
             let what = format!("it has {} rows and says it has {}", base.rows(), self.rows);

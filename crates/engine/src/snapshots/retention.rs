@@ -8,7 +8,7 @@ use super::SnapshotInfo;
 
 /// Returns the snapshots to remove. `known` must be sorted newest first. The newest is never
 /// removed.
-pub(super) fn beyond(
+pub(super) fn snapshots_beyond(
     known: &[SnapshotInfo],
     keep_count: u32,
     age_max: Option<Duration>,
@@ -49,7 +49,7 @@ mod tests {
         };
         let known = [1, 10, 20, 30].map(info);
         let gone = |count, age_s: Option<u64>| -> Vec<String> {
-            let beyond = beyond(&known, count, age_s.map(Duration::from_secs), CommitTime(0));
+            let beyond = snapshots_beyond(&known, count, age_s.map(Duration::from_secs), CommitTime(0));
             beyond.into_iter().map(|info| info.id).collect()
         };
         assert_eq!(gone(4, None), [""; 0]);
@@ -58,6 +58,6 @@ mod tests {
         assert_eq!(gone(2, Some(9)), ["10", "20", "30"]);
         assert_eq!(gone(0, Some(0)), ["10", "20", "30"]);
         // A clock that was set back makes no snapshot old.
-        assert!(super::beyond(&known, 4, Some(Duration::ZERO), CommitTime(-100 * second)).is_empty());
+        assert!(super::snapshots_beyond(&known, 4, Some(Duration::ZERO), CommitTime(-100 * second)).is_empty());
     }
 }

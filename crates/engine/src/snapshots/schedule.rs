@@ -7,7 +7,7 @@ use laredo_core::CommitTime;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::{SnapshotError, Snapshots};
+use super::{SnapshotError, SnapshotFolder};
 use crate::journal::Journal;
 
 /// The maximum wait before the next attempt after a failure.
@@ -19,7 +19,7 @@ const FORKED: Duration = Duration::from_secs(1);
 /// Writes a snapshot at every interval in which anything was committed, until the sender of `ended`
 /// is dropped. A snapshot that is being written at that time is completed.
 pub(crate) async fn write_when_due(
-    mut snapshots: watch::Receiver<Option<Arc<Snapshots>>>,
+    mut snapshots: watch::Receiver<Option<Arc<SnapshotFolder>>>,
     mut journal: watch::Receiver<Option<Journal>>,
     mut ended: oneshot::Receiver<()>,
 ) {
@@ -45,7 +45,7 @@ pub(crate) async fn write_when_due(
         // Another journal replaces this one if the database's history forks.
         let Some(of) = journal.borrow().clone() else { return };
         let interval = snapshots.options.interval;
-        wait = match snapshots.change(move |snapshots| snapshots.write_if_moved(&of)).await {
+        wait = match snapshots.change_folder(move |snapshots| snapshots.write_if_moved(&of)).await {
             Ok(()) => interval.saturating_sub(began.elapsed()),
             Err(SnapshotError::Forked) => interval.min(FORKED),
             Err(error) => {
@@ -63,7 +63,7 @@ pub(crate) async fn write_when_due(
     }
 }
 
-impl Snapshots {
+impl SnapshotFolder {
     /// Returns the rest of the interval since the newest snapshot; zero if there is none.
     fn first_wait(&self) -> Duration {
         let now = self.clock.as_ref()();

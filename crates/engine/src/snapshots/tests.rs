@@ -16,7 +16,7 @@ use crate::journal::JournalWriter;
 use crate::journal::tests::{self, begin, commit, delete, insert};
 use crate::source::SourceIdentity;
 
-type Rows = BTreeMap<i64, String>;
+type SnapshotRowTexts = BTreeMap<i64, String>;
 
 const FORMATS: [SnapshotFormat; 2] = [SnapshotFormat::Native, SnapshotFormat::Jsonl];
 
@@ -37,7 +37,7 @@ fn source() -> SourceIdentity {
     }
 }
 
-fn opened_as(folder: &Path, format: SnapshotFormat, table: &str, source: SourceIdentity) -> Snapshots {
+fn opened_as(folder: &Path, format: SnapshotFormat, table: &str, source: SourceIdentity) -> SnapshotFolder {
     let options = SnapshotOptions {
         folder: folder.to_owned(),
         format,
@@ -46,18 +46,18 @@ fn opened_as(folder: &Path, format: SnapshotFormat, table: &str, source: SourceI
         age_max: None,
     };
     let clock: crate::Clock = Arc::new(|| CommitTime(7_000_000));
-    Snapshots::open(options, std::env::temp_dir(), TableName::new("public", table), source, clock).unwrap()
+    SnapshotFolder::open(options, std::env::temp_dir(), TableName::new("public", table), source, clock).unwrap()
 }
 
-fn opened(folder: &Path, format: SnapshotFormat) -> Snapshots {
+fn opened(folder: &Path, format: SnapshotFormat) -> SnapshotFolder {
     opened_as(folder, format, "t", source())
 }
 
-fn rows_of(recovered: &Recovered) -> Rows {
+fn rows_of(recovered: &RecoveredSnapshot) -> SnapshotRowTexts {
     recovered.rows.rows().map(|row| SimDatabase::parse(row.as_ref()).unwrap()).collect()
 }
 
-fn rows(of: &[(i64, &str)]) -> Rows {
+fn rows(of: &[(i64, &str)]) -> SnapshotRowTexts {
     of.iter().map(|(id, body)| (*id, (*body).to_owned())).collect()
 }
 

@@ -3,18 +3,18 @@
 use std::io::{BufWriter, IntoInnerError};
 use std::sync::Arc;
 
-use super::about::About;
+use super::description::SnapshotDescription;
 use super::folder::{newest_first, remove_file};
-use super::{SnapshotError, SnapshotFormat, SnapshotInfo, Snapshots, jsonl, native};
+use super::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, jsonl, native};
 use crate::base::{self, BaseWriter};
-use crate::durable::Durable;
-use crate::journal::{Journal, Merging};
-use crate::store::{Manifest, io_error};
+use crate::durable::DurablePosition;
+use crate::journal::{BaseMergeInput, Journal};
+use crate::store::{JournalManifest, io_error};
 
 /// The number of bytes written at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-impl Snapshots {
+impl SnapshotFolder {
     /// Writes a snapshot, unless the newest one has the same entries and position.
     pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
         let head = journal.head();
@@ -61,7 +61,7 @@ impl Snapshots {
         }
         let merging = journal.base_and_after();
         let unchanged_since = merging.unchanged_since();
-        let Merging { base, after, head, definition, .. } = merging;
+        let BaseMergeInput { base, after, head, definition, .. } = merging;
         let base = match after.is_empty() {
             true => base,
             false => {
@@ -73,8 +73,8 @@ impl Snapshots {
         let earlier = self.known.lock().iter().find(|info| info.id == id).cloned();
         let user_meta = user_meta.or_else(|| earlier.as_ref()?.user_meta.clone());
         let taken_at = self.clock.as_ref()();
-        let manifest = Manifest::new(journal.instance(), &self.table, &self.source.lock(), forks);
-        let about = About::new(manifest, taken_at, unchanged_since, user_meta.clone());
+        let manifest = JournalManifest::new(journal.instance(), &self.table, &self.source.lock(), forks);
+        let about = SnapshotDescription::new(manifest, taken_at, unchanged_since, user_meta.clone());
         let format = self.options.format;
         let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
         let path = self.folder.path().join(&name);
@@ -86,7 +86,7 @@ impl Snapshots {
         }
         let file = out.into_inner().map_err(IntoInnerError::into_error)?;
         let size_bytes = file.as_file().metadata()?.len();
-        let (_, synced) = self.folder.put(file, &name)?;
+        let (_, synced) = self.folder.persist_file(file, &name)?;
         let info = SnapshotInfo {
             id,
             sequence: head.sequence,
@@ -111,7 +111,7 @@ impl Snapshots {
             newest_first(&mut known);
         }
         self.status.send_modify(|status| {
-            status.durable = Durable::kept(&synced, head.position);
+            status.durable = DurablePosition::kept(&synced, head.position);
             status.writes += 1;
             status.error = None;
         });

@@ -17,7 +17,7 @@ pub struct SourceClock(Arc<Mutex<Option<(CommitTime, Instant)>>>);
 
 impl SourceClock {
     /// Records a time that the database returned between `asked` and `answered`.
-    pub fn note(&self, told: CommitTime, asked: Instant, answered: Instant) {
+    pub fn note_time(&self, told: CommitTime, asked: Instant, answered: Instant) {
         let took = answered.saturating_duration_since(asked);
         let mut known = self.0.lock();
         if known.is_none() || took <= ANSWER_MAX {
@@ -45,13 +45,13 @@ mod tests {
         assert_eq!(clock.now(CommitTime(7)), CommitTime(7), "nothing was told");
         let (asked, second) = (Instant::now(), Duration::from_secs(1));
         tokio::time::advance(second).await;
-        clock.note(CommitTime(5_000_000), asked, Instant::now());
+        clock.note_time(CommitTime(5_000_000), asked, Instant::now());
         assert_eq!(clock.now(CommitTime(7)), CommitTime(5_500_000), "it was told half-way");
         tokio::time::advance(2 * second).await;
         assert_eq!(clock.now(CommitTime(7)), CommitTime(7_500_000));
-        clock.note(CommitTime(9), asked, Instant::now());
+        clock.note_time(CommitTime(9), asked, Instant::now());
         assert_eq!(clock.now(CommitTime(7)), CommitTime(7_500_000), "three seconds are no answer");
-        clock.note(CommitTime(9), Instant::now(), Instant::now());
+        clock.note_time(CommitTime(9), Instant::now(), Instant::now());
         assert_eq!(clock.now(CommitTime(7)), CommitTime(9), "the database's clock may be set back");
     }
 }

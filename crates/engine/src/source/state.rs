@@ -137,19 +137,19 @@ pub struct SourceStatus {
 
 /// The reported state of one source, and the wait for its attempts. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StateReporter {
+pub struct SourceStateReporter {
     source: Arc<str>,
     status: Arc<watch::Sender<SourceStatus>>,
     retry: Arc<Notify>,
 }
 
-impl StateReporter {
+impl SourceStateReporter {
     /// Returns a reporter for a source that is connecting. `source` is its name in the
     /// configuration.
     #[must_use]
-    pub fn new(source: &str) -> StateReporter {
+    pub fn new(source: &str) -> SourceStateReporter {
         let status = SourceStatus { state: SourceState::Connecting, since: Instant::now(), followed_at: None };
-        StateReporter {
+        SourceStateReporter {
             source: source.into(),
             status: Arc::new(watch::Sender::new(status)),
             retry: Arc::new(Notify::new()),
@@ -188,8 +188,8 @@ impl StateReporter {
         });
     }
 
-    /// Changes the state, and waits for its next attempt or a call of [`StateReporter::retry`].
-    /// Returns at once if the state has no next attempt.
+    /// Changes the state, and waits for its next attempt or a call of
+    /// [`SourceStateReporter::retry`]. Returns at once if the state has no next attempt.
     pub async fn wait(&self, state: SourceState) {
         // Registered before the state is visible: an order that is given because of the state must
         // not be missed.
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_state_begins_once_however_often_it_is_reported() {
-        let reporter = StateReporter::new("main");
+        let reporter = SourceStateReporter::new("main");
         let began = Instant::now();
         assert_eq!(reporter.status().state, SourceState::Connecting);
         reporter.wait(retrying("refused", Duration::from_secs(3))).await;
@@ -256,7 +256,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_order_ends_the_wait_for_an_attempt() {
-        let reporter = StateReporter::new("main");
+        let reporter = SourceStateReporter::new("main");
         let (began, asked) = (Instant::now(), reporter.clone());
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;

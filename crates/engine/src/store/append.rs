@@ -14,12 +14,12 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::error::{StoreError, io_error};
-use super::format::{Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, RecordHead, sealed};
-use super::journal_folder::{JOURNAL, Store};
-use super::queue::{Job, Queue, is_exhaustion, run};
+use super::format::{HEAD_BYTES, JournalFileHeader, RecordHead, RecordKind, RowDefinition, StoredCommitMark, sealed};
+use super::journal_folder::{JOURNAL, JournalFolder};
+use super::queue::{DiskJob, DiskQueue, is_exhaustion, run};
 use crate::descriptors::with_reserve;
 use crate::durable::sync;
-use crate::journal::{DataFile, Head, InstanceId, Part, Stored};
+use crate::journal::{DataFile, Head, InstanceId, StoredPart, StoredSegment};
 
 /// The minimum time between two marks if the position moves without changes to the table.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,13 +27,13 @@ const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Appends to a journal's files. A separate thread writes and syncs the records, so callers
 /// normally do not wait for the disk.
 #[derive(Debug)]
-pub(crate) struct Appender {
-    store: Arc<Store>,
-    queue: Arc<Queue>,
+pub(crate) struct JournalAppender {
+    store: Arc<JournalFolder>,
+    queue: Arc<DiskQueue>,
     thread: Option<JoinHandle<()>>,
     /// All files, oldest first. The last one is being written.
     files: VecDeque<JournalFile>,
-    state: Begun,
+    state: AppenderState,
     /// The last position that was written.
     marked: Lsn,
     /// The newest commit that was written with it.
@@ -54,26 +54,31 @@ pub(crate) struct JournalFile {
 
 /// The state with which appending begins, updated with every record.
 #[derive(Clone, Debug)]
-pub(crate) struct Begun {
+pub(crate) struct AppenderState {
     pub(crate) instance: InstanceId,
     /// The end of the last transaction.
     pub(crate) head: Head,
     /// The last sequence that was assigned.
     pub(crate) taken: Sequence,
     pub(crate) schema: Arc<Schema>,
-    pub(crate) definition: Definition,
+    pub(crate) definition: RowDefinition,
 }
 
-impl Appender {
+impl JournalAppender {
     /// Begins a new file after `files`.
     ///
     /// When this returns, the file is on disk. Its header ensures that no sequence up to
     /// `begun.taken` is assigned again.
-    pub(crate) fn begin(store: Arc<Store>, files: VecDeque<JournalFile>, begun: Begun) -> Result<Appender, StoreError> {
-        let queue = Arc::new(Queue::new());
+    pub(crate) fn begin(
+        store: Arc<JournalFolder>,
+        files: VecDeque<JournalFile>,
+        begun: AppenderState,
+    ) -> Result<JournalAppender, StoreError> {
+        let queue = Arc::new(DiskQueue::new());
         let (marked, marked_commit) = (begun.head.position, begun.head.mark);
         let (thread, marked_at) = (None, Instant::now());
-        let mut appender = Appender { store, queue, thread, files, state: begun, marked, marked_commit, marked_at };
+        let mut appender =
+            JournalAppender { store, queue, thread, files, state: begun, marked, marked_commit, marked_at };
         let header = appender.begin_file()?;
         let Some(JournalFile { file, .. }) = appender.files.back() else { return Ok(appender) };
         let failed = |what| io_error(what, file.path().map_or(appender.store.folder().path(), PathBuf::as_path));
@@ -90,7 +95,7 @@ impl Appender {
         file.synced.store(header.len() as u64, Ordering::Relaxed);
         appender.drop_unneeded()?;
         let bytes = appender.files.iter().map(|file| file.bytes).sum();
-        appender.store.tell(|status| status.journal_bytes = bytes);
+        appender.store.update_status(|status| status.journal_bytes = bytes);
         appender.store.reached(&synced, appender.state.head.sequence, marked);
         let (queue, store) = (appender.queue.clone(), appender.store.clone());
         let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || run(&queue, &store));
@@ -113,7 +118,7 @@ impl Appender {
         Ok(())
     }
 
-    pub(crate) fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<JournalFolder> {
         &self.store
     }
 
@@ -129,7 +134,7 @@ impl Appender {
         frames: &Bytes,
         olds: &Bytes,
         head: Option<Head>,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<StoredSegment, StoreError> {
         if !piece.ends {
             // Whole transactions are accepted even if the disk is full: they are visible already,
             // and few follow.
@@ -152,23 +157,23 @@ impl Appender {
 
     /// Records that the pieces since the last transaction were discarded.
     pub(crate) fn abort(&mut self) {
-        self.record(self.plain(Kind::Abort), &Bytes::new(), &Bytes::new(), None);
+        self.record(self.empty_record(RecordKind::Abort), &Bytes::new(), &Bytes::new(), None);
     }
 
     /// Records the position of `head`, up to which the table did not change. With `span_from`,
     /// records a span without changes.
     pub(crate) fn mark(&mut self, head: Head, span_from: Option<Lsn>) {
         (self.state.head.position, self.state.head.mark) = (head.position, head.mark);
-        let mark = RecordHead { span_from, ..self.plain(Kind::Mark) };
-        let newest = Bytes::from(KeptMark::of(head.mark).unwrap_or_default().encode_to_vec());
+        let mark = RecordHead { span_from, ..self.empty_record(RecordKind::Mark) };
+        let newest = Bytes::from(StoredCommitMark::of(head.mark).unwrap_or_default().encode_to_vec());
         self.record(mark, &newest, &Bytes::new(), Some(self.state.head));
     }
 
     /// Records the definition of the rows from here on.
-    pub(crate) fn define(&mut self, definition: &Definition) {
+    pub(crate) fn define(&mut self, definition: &RowDefinition) {
         self.state.definition = definition.clone();
         let bytes = Bytes::from(definition.encode_to_vec());
-        self.record(self.plain(Kind::Definition), &bytes, &Bytes::new(), Some(self.state.head));
+        self.record(self.empty_record(RecordKind::Definition), &bytes, &Bytes::new(), Some(self.state.head));
     }
 
     /// Returns the time when the position must be written. Returns `None` if it is written already.
@@ -192,12 +197,12 @@ impl Appender {
         while self.files.get(1).is_some_and(|next| next.before <= pruned) {
             let Some(gone) = self.files.pop_front() else { return };
             if let Some(path) = gone.file.path() {
-                self.queue.push(Job::Remove { path: path.clone(), bytes: gone.bytes });
+                self.queue.push(DiskJob::Remove { path: path.clone(), bytes: gone.bytes });
             }
         }
     }
 
-    fn plain(&self, kind: Kind) -> RecordHead {
+    fn empty_record(&self, kind: RecordKind) -> RecordHead {
         let Head { sequence, position, committed_at, .. } = self.state.head;
         RecordHead {
             kind,
@@ -217,7 +222,7 @@ impl Appender {
         }
     }
 
-    fn record(&mut self, head: RecordHead, frames: &Bytes, olds: &Bytes, reached: Option<Head>) -> Stored {
+    fn record(&mut self, head: RecordHead, frames: &Bytes, olds: &Bytes, reached: Option<Head>) -> StoredSegment {
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(frames);
         checksum.update(olds);
@@ -228,12 +233,12 @@ impl Appender {
         let (at, file) = (last.bytes, last.file.clone());
         last.bytes += (HEAD_BYTES + head.contents_bytes()) as u64;
         let bytes = [head.encode(), frames.clone(), olds.clone()];
-        self.queue.push(Job::Write { file: file.clone(), at, bytes, head: reached });
+        self.queue.push(DiskJob::Write { file: file.clone(), at, bytes, head: reached });
         if let Some(Head { position, mark, .. }) = reached {
             (self.marked, self.marked_commit, self.marked_at) = (position, mark, Instant::now());
         }
         let at = at + HEAD_BYTES as u64;
-        Stored::new(file, Part { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
+        StoredSegment::new(file, StoredPart { at, frames: head.frames, olds: head.olds, checksum: Some(checksum) })
     }
 
     /// Begins the next file if the current one is full. Called between transactions, so that each
@@ -245,15 +250,15 @@ impl Appender {
         let header = self.begin_file()?;
         let Some(JournalFile { file, .. }) = self.files.back() else { return Ok(()) };
         let bytes = [header, Bytes::new(), Bytes::new()];
-        self.queue.push(Job::Write { file: file.clone(), at: 0, bytes, head: None });
+        self.queue.push(DiskJob::Write { file: file.clone(), at: 0, bytes, head: None });
         Ok(())
     }
 
     /// Creates the next file, and returns its header, which the caller must write.
     fn begin_file(&mut self) -> Result<Bytes, StoreError> {
-        let Begun { instance, head, taken, schema, definition } = &self.state;
+        let AppenderState { instance, head, taken, schema, definition } = &self.state;
         let first = taken.plus(1);
-        let header = Bytes::from(sealed(&FileHeader {
+        let header = Bytes::from(sealed(&JournalFileHeader {
             instance: instance.0.clone(),
             before_sequence: head.sequence.0,
             first_sequence: first.0,
@@ -261,7 +266,7 @@ impl Appender {
             committed_at: head.committed_at.0,
             schema: Some(laredo_proto::schema::to_wire(schema)),
             definition: Some(definition.clone()),
-            mark: KeptMark::of(head.mark),
+            mark: StoredCommitMark::of(head.mark),
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = with_reserve(|| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
@@ -276,7 +281,7 @@ impl Appender {
     }
 }
 
-impl Drop for Appender {
+impl Drop for JournalAppender {
     /// Waits until everything that was appended is on disk or has failed.
     fn drop(&mut self) {
         self.queue.close();

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
 use crate::descriptors::with_reserve;
-use crate::durable::{Synced, sync};
+use crate::durable::{FsyncProof, sync};
 
 /// A folder that no other server can use while this lives.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct LockedFolder {
     path: PathBuf,
     /// The lock file. The lock ends with the process at the latest.
     _lock: File,
@@ -22,13 +22,13 @@ const LOCK: &str = "lock";
 /// The maximum number of bytes that are read from a lock file.
 const HOLDER_BYTES_MAX: u64 = 200;
 
-impl Folder {
+impl LockedFolder {
     /// Opens and locks a folder, and creates it if it is missing. Removes the files that an earlier
     /// run did not finish.
     ///
     /// # Errors
     /// When another server uses the folder, or when it cannot be written to.
-    pub(crate) fn open(path: &Path) -> Result<Folder, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<LockedFolder, StoreError> {
         fs::create_dir_all(path).map_err(io_error("making the folder", path))?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path);
@@ -40,7 +40,7 @@ impl Folder {
             }
             Err(TryLockError::Error(error)) => return Err(io_error("locking", &lock_path)(error)),
         }
-        let folder = Folder { path: path.to_owned(), _lock: lock };
+        let folder = LockedFolder { path: path.to_owned(), _lock: lock };
         folder.remove(|name| name.starts_with(TEMPORARY))?;
         Ok(folder)
     }
@@ -61,7 +61,11 @@ impl Folder {
     ///
     /// # Errors
     /// When the file cannot be synced, or the folder cannot be written.
-    pub(crate) fn put(&self, file: tempfile::NamedTempFile, name: &str) -> Result<(File, Synced), StoreError> {
+    pub(crate) fn persist_file(
+        &self,
+        file: tempfile::NamedTempFile,
+        name: &str,
+    ) -> Result<(File, FsyncProof), StoreError> {
         let path = self.path.join(name);
         sync(file.as_file()).map_err(io_error("syncing", &path))?;
         let file = file.persist(&path).map_err(|error| io_error("naming", &path)(error.error))?;
@@ -70,7 +74,7 @@ impl Folder {
     }
 
     /// Syncs the folder, so that added and removed names are on disk.
-    pub(crate) fn sync_names(&self) -> Result<Synced, StoreError> {
+    pub(crate) fn sync_names(&self) -> Result<FsyncProof, StoreError> {
         let folder = with_reserve(|| File::open(&self.path)).and_then(|folder| sync(&folder));
         folder.map_err(io_error("syncing the folder", &self.path))
     }

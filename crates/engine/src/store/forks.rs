@@ -8,7 +8,7 @@ use laredo_core::Lsn;
 use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
-use super::folder::Folder;
+use super::folder::LockedFolder;
 use crate::history::Fork;
 
 /// The name of the file. It stays in place when the other files are set aside.
@@ -18,7 +18,7 @@ const FORKS_MAX: usize = 64;
 
 /// The forks that were noted in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Forks {
+pub(crate) struct ForkLog {
     /// The number of forks noted since the folder was first used, including those no longer listed.
     #[serde(default)]
     count: u64,
@@ -34,16 +34,16 @@ struct NotedFork {
     reason: String,
 }
 
-impl Forks {
+impl ForkLog {
     /// Reads the forks of a folder.
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged.
-    pub(crate) fn read(folder: &Folder) -> Result<Forks, StoreError> {
+    pub(crate) fn read(folder: &LockedFolder) -> Result<ForkLog, StoreError> {
         let path = folder.path().join(NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Forks::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ForkLog::default()),
             Err(error) => return Err(io_error("reading", &path)(error)),
         };
         serde_json::from_slice(&text).map_err(|error| StoreError::damaged(&path, 0, error.to_string()))
@@ -53,8 +53,8 @@ impl Forks {
     ///
     /// # Errors
     /// When the folder cannot be read or written.
-    pub(crate) fn note(folder: &Folder, fork: &Fork, reason: &str) -> Result<(), StoreError> {
-        let mut forks = Forks::read(folder)?;
+    pub(crate) fn note(folder: &LockedFolder, fork: &Fork, reason: &str) -> Result<(), StoreError> {
+        let mut forks = ForkLog::read(folder)?;
         forks.count += 1;
         forks.forks.push(NotedFork {
             number: forks.count,
@@ -69,7 +69,7 @@ impl Forks {
         let text = serde_json::to_vec_pretty(&forks).map_err(io::Error::from).map_err(io_error("writing", &path))?;
         let mut file = folder.temporary().map_err(io_error("making a file beside", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
-        folder.put(file, NAME).map(drop)
+        folder.persist_file(file, NAME).map(drop)
     }
 
     /// Returns the number of forks noted so far.
@@ -110,20 +110,20 @@ mod tests {
     #[test]
     fn what_was_kept_before_a_fork_counts_up_to_it_and_what_was_kept_after_it_counts() {
         let place = tempfile::tempdir().unwrap();
-        let folder = Folder::open(place.path()).unwrap();
-        assert_eq!(Forks::read(&folder).unwrap(), Forks::default());
+        let folder = LockedFolder::open(place.path()).unwrap();
+        assert_eq!(ForkLog::read(&folder).unwrap(), ForkLog::default());
         let fork = |common, is_certain| Fork { common: Lsn(common), abandoned: Lsn(common + 100), is_certain };
-        Forks::note(&folder, &fork(500, true), "put back").unwrap();
-        Forks::note(&folder, &fork(300, false), "no proof").unwrap();
-        let forks = Forks::read(&folder).unwrap();
+        ForkLog::note(&folder, &fork(500, true), "put back").unwrap();
+        ForkLog::note(&folder, &fork(300, false), "no proof").unwrap();
+        let forks = ForkLog::read(&folder).unwrap();
         assert_eq!((forks.count(), forks.abandoned()), (2, Lsn(600)));
         assert!(forks.check(0, Lsn(501)).unwrap_err().contains("put back"));
         assert_eq!(forks.check(0, Lsn(500)), Ok(()));
         assert_eq!(forks.check(1, Lsn(501)), Ok(()), "begun after the fork");
         for _ in 0..FORKS_MAX {
-            Forks::note(&folder, &fork(700, true), "again").unwrap();
+            ForkLog::note(&folder, &fork(700, true), "again").unwrap();
         }
-        let forks = Forks::read(&folder).unwrap();
+        let forks = ForkLog::read(&folder).unwrap();
         assert_eq!((forks.count(), forks.forks.len()), (2 + FORKS_MAX as u64, FORKS_MAX));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) const HEADER_BYTES_MAX: usize = 64 << 20;
 /// The header of a file. It states where the file continues, so that the file can be read without
 /// those before it.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct FileHeader {
+pub(crate) struct JournalFileHeader {
     /// The name of the journal.
     #[prost(string, tag = "1")]
     pub(crate) instance: String,
@@ -50,15 +50,15 @@ pub(crate) struct FileHeader {
     pub(crate) schema: Option<TypedSchema>,
     /// The definition of the first rows.
     #[prost(message, optional, tag = "7")]
-    pub(crate) definition: Option<Definition>,
+    pub(crate) definition: Option<RowDefinition>,
     /// The newest commit of any of the source's tables before the file.
     #[prost(message, optional, tag = "8")]
-    pub(crate) mark: Option<KeptMark>,
+    pub(crate) mark: Option<StoredCommitMark>,
 }
 
 /// A commit that is known to be at or before a position.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub(crate) struct KeptMark {
+pub(crate) struct StoredCommitMark {
     #[prost(uint64, tag = "1")]
     pub(crate) end: u64,
     #[prost(uint64, tag = "2")]
@@ -68,13 +68,17 @@ pub(crate) struct KeptMark {
     pub(crate) committed_at: i64,
 }
 
-impl KeptMark {
-    pub(crate) fn of(mark: CommitMark) -> Option<KeptMark> {
-        mark.known().map(|mark| KeptMark { end: mark.end.0, xid: mark.xid.0, committed_at: mark.committed_at.0 })
+impl StoredCommitMark {
+    pub(crate) fn of(mark: CommitMark) -> Option<StoredCommitMark> {
+        mark.known().map(|mark| StoredCommitMark {
+            end: mark.end.0,
+            xid: mark.xid.0,
+            committed_at: mark.committed_at.0,
+        })
     }
 
-    pub(crate) fn known(kept: Option<KeptMark>) -> CommitMark {
-        let mark = |KeptMark { end, xid, committed_at }| CommitMark {
+    pub(crate) fn known(kept: Option<StoredCommitMark>) -> CommitMark {
+        let mark = |StoredCommitMark { end, xid, committed_at }| CommitMark {
             end: Lsn(end),
             xid: Xid(xid),
             committed_at: CommitTime(committed_at),
@@ -85,7 +89,7 @@ impl KeptMark {
 
 /// The table definition that the rows were copied under.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub(crate) struct Definition {
+pub(crate) struct RowDefinition {
     /// True if the rows are the source's own: all rows with all columns. Only from such rows can
     /// the state be rebuilt.
     #[prost(bool, tag = "1")]
@@ -98,7 +102,7 @@ pub(crate) struct Definition {
     pub(crate) pipeline: String,
 }
 
-impl Definition {
+impl RowDefinition {
     /// Returns the version that identifies the definition to clients.
     ///
     /// It is the first eight bytes of a SHA-256 hash. The hash is of the first line of the source's
@@ -139,7 +143,7 @@ pub(crate) struct BaseFooter {
     #[prost(message, optional, tag = "7")]
     pub(crate) schema: Option<TypedSchema>,
     #[prost(message, optional, tag = "8")]
-    pub(crate) definition: Option<Definition>,
+    pub(crate) definition: Option<RowDefinition>,
     /// The CRC-32 of each megabyte of the frames.
     #[prost(fixed32, repeated, tag = "9")]
     pub(crate) checksums: Vec<u32>,
@@ -149,7 +153,7 @@ pub(crate) struct BaseFooter {
     pub(crate) about: String,
     /// The newest commit of any of the source's tables at or before the position.
     #[prost(message, optional, tag = "11")]
-    pub(crate) mark: Option<KeptMark>,
+    pub(crate) mark: Option<StoredCommitMark>,
     /// The checksum of the rows, 16 bytes; empty if unknown.
     #[prost(bytes = "vec", tag = "20")]
     pub(crate) contents: Vec<u8>,
@@ -203,7 +207,7 @@ pub(crate) fn unsealed<M: Message + Default>(bytes: &[u8]) -> Option<M> {
 /// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum RecordKind {
     /// Frames: whole transactions, or a piece of one.
     Frames = 1,
     /// A mark: the table did not change up to the record's position.
@@ -217,7 +221,7 @@ pub(crate) enum Kind {
 /// The head of a record, which precedes the contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
-    pub(crate) kind: Kind,
+    pub(crate) kind: RecordKind,
     pub(crate) begins: bool,
     pub(crate) ends: bool,
     /// True if one of its frames changes the schema.
@@ -274,10 +278,10 @@ impl RecordHead {
             return None;
         }
         let kind = match bytes[4] {
-            1 => Kind::Frames,
-            2 => Kind::Mark,
-            3 => Kind::Definition,
-            4 => Kind::Abort,
+            1 => RecordKind::Frames,
+            2 => RecordKind::Mark,
+            3 => RecordKind::Definition,
+            4 => RecordKind::Abort,
             _ => return None,
         };
         let flag = |bit: u8| bytes[5] >> bit & 1 == 1;

@@ -5,14 +5,14 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::error::StoreError;
-use super::folder::Folder;
-use crate::durable::{Durable, Synced};
+use super::folder::LockedFolder;
+use crate::durable::{DurablePosition, FsyncProof};
 use crate::journal::InstanceId;
 
 /// The folder of a table's journal.
 #[derive(Debug)]
-pub(crate) struct Store {
-    folder: Folder,
+pub(crate) struct JournalFolder {
+    folder: LockedFolder,
     /// The size at which a new journal file begins.
     pub(super) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
@@ -24,7 +24,7 @@ pub(crate) struct Store {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStatus {
     /// The position from which a restart would continue. Every commit up to it is on disk.
-    pub durable: Durable,
+    pub durable: DurablePosition,
     /// The last entry up to that position.
     pub sequence: Sequence,
     /// The number of fsyncs of journal files that the writing thread has completed.
@@ -46,15 +46,15 @@ const FILES: u64 = 16;
 const FILE_BYTES_MIN: u64 = 4 << 20;
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-impl Store {
+impl JournalFolder {
     /// Opens a folder for a journal of `bytes_max` bytes, and creates it if it is missing.
     ///
     /// # Errors
     /// When another server uses the folder, or when it cannot be written to.
-    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<Store, StoreError> {
+    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<JournalFolder, StoreError> {
         let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
-        let (folder, status, owner) = (Folder::open(path)?, watch::Sender::default(), Mutex::default());
-        Ok(Store { folder, file_bytes, status, owner })
+        let (folder, status, owner) = (LockedFolder::open(path)?, watch::Sender::default(), Mutex::default());
+        Ok(JournalFolder { folder, file_bytes, status, owner })
     }
 
     /// Returns the journal that the folder belongs to. It cannot change while the guard is held.
@@ -62,7 +62,7 @@ impl Store {
         self.owner.lock()
     }
 
-    pub(crate) fn folder(&self) -> &Folder {
+    pub(crate) fn folder(&self) -> &LockedFolder {
         &self.folder
     }
 
@@ -71,18 +71,20 @@ impl Store {
         self.status.subscribe()
     }
 
-    pub(super) fn tell(&self, change: impl FnOnce(&mut StoreStatus)) {
+    pub(super) fn update_status(&self, change: impl FnOnce(&mut StoreStatus)) {
         self.status.send_modify(change);
     }
 
     /// Clears the failure of an earlier journal when another one replaces it.
     pub(crate) fn forget_failure(&self) {
-        self.tell(|status| (status.stalled, status.failed) = (None, None));
+        self.update_status(|status| (status.stalled, status.failed) = (None, None));
     }
 
-    /// Updates how far the files reach. The [`Synced`] proves that an fsync has completed.
-    pub(super) fn reached(&self, synced: &Synced, sequence: Sequence, position: Lsn) {
-        self.tell(|status| (status.durable, status.sequence) = (Durable::kept(synced, position), sequence));
+    /// Updates how far the files reach. The [`FsyncProof`] proves that an fsync has completed.
+    pub(super) fn reached(&self, synced: &FsyncProof, sequence: Sequence, position: Lsn) {
+        self.update_status(|status| {
+            (status.durable, status.sequence) = (DurablePosition::kept(synced, position), sequence)
+        });
     }
 
     /// Blocks until an entry is on disk. Returns false if the store has failed. Must be called on a

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
 use super::format::VERSION;
-use super::journal_folder::Store;
+use super::journal_folder::JournalFolder;
 use crate::journal::{EarlierInstance, InstanceId};
 use crate::source::SourceIdentity;
 
@@ -17,7 +17,7 @@ const NAME: &str = "manifest.json";
 
 /// The description of the journal in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Manifest {
+pub(crate) struct JournalManifest {
     /// The format of all files in the folder.
     pub(super) format: u32,
     instance: String,
@@ -38,7 +38,7 @@ pub(crate) struct Manifest {
     /// The names of the journal in earlier runs, oldest first, and the last entry that each shares
     /// with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    earlier: Vec<Opening>,
+    earlier: Vec<ManifestInstance>,
     /// The first sequence of the journal file that the last run began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     begun_at: Option<u64>,
@@ -46,7 +46,7 @@ pub(crate) struct Manifest {
 
 /// The name of a journal in one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Opening {
+struct ManifestInstance {
     instance: String,
     last: u64,
 }
@@ -54,9 +54,14 @@ struct Opening {
 /// The maximum number of earlier names that are remembered.
 const EARLIER_MAX: usize = 64;
 
-impl Manifest {
-    pub(crate) fn new(instance: &InstanceId, table: &TableName, source: &SourceIdentity, forks: u64) -> Manifest {
-        Manifest {
+impl JournalManifest {
+    pub(crate) fn new(
+        instance: &InstanceId,
+        table: &TableName,
+        source: &SourceIdentity,
+        forks: u64,
+    ) -> JournalManifest {
+        JournalManifest {
             format: VERSION,
             forks,
             opened_as: String::new(),
@@ -73,7 +78,7 @@ impl Manifest {
     }
 
     /// Reads the manifest of a folder. Returns `None` if there is none.
-    pub(crate) fn read(store: &Store) -> Result<Option<Manifest>, StoreError> {
+    pub(crate) fn read(store: &JournalFolder) -> Result<Option<JournalManifest>, StoreError> {
         let path = store.folder().path().join(NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -88,12 +93,12 @@ impl Manifest {
     }
 
     /// Writes the manifest, and replaces an older one.
-    pub(crate) fn write(&self, store: &Store) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, store: &JournalFolder) -> Result<(), StoreError> {
         let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
         let mut file = store.folder().temporary().map_err(io_error("making a file beside", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
-        store.folder().put(file, NAME).map(drop)
+        store.folder().persist_file(file, NAME).map(drop)
     }
 
     pub(crate) fn instance(&self) -> InstanceId {
@@ -121,7 +126,7 @@ impl Manifest {
         };
         self.earlier.retain(|opening| opening.last >= pruned.0 && opening.instance != before);
         if before != instance.0 {
-            self.earlier.push(Opening { instance: before, last: last.0 });
+            self.earlier.push(ManifestInstance { instance: before, last: last.0 });
         }
         let surplus = self.earlier.len().saturating_sub(EARLIER_MAX);
         self.earlier.drain(..surplus);
@@ -132,7 +137,7 @@ impl Manifest {
 
     /// Returns the names that earlier runs had for the journal.
     pub(super) fn earlier(&self) -> Vec<EarlierInstance> {
-        let earlier = |opening: &Opening| EarlierInstance {
+        let earlier = |opening: &ManifestInstance| EarlierInstance {
             id: InstanceId(opening.instance.clone()),
             last: Sequence(opening.last),
         };
@@ -236,7 +241,7 @@ mod tests {
             server_started: String::new(),
         };
         let kept = |timeline| {
-            Manifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0), 0)
+            JournalManifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0), 0)
         };
         let elsewhere = SourceIdentity { system_identifier: "t".to_owned(), ..source(1, 500) };
         let other = SourceIdentity { database: "e".to_owned(), ..source(1, 500) };

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::error::StoreError;
-use super::journal_folder::Store;
-use crate::durable::{Synced, sync};
+use super::journal_folder::JournalFolder;
+use crate::durable::{FsyncProof, sync};
 use crate::journal::{DataFile, Head};
 use crate::retry_delay::RetryDelay;
 
@@ -31,7 +31,7 @@ const WRITE_BYTES: usize = 1024 * 1024;
 
 /// A job for the thread. Jobs are done in order.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(super) enum DiskJob {
     /// A write of these bytes, one after another. Once they are on disk, so is everything up to
     /// `head`.
     Write { file: Arc<DataFile>, at: u64, bytes: [Bytes; 3], head: Option<Head> },
@@ -41,8 +41,8 @@ pub(super) enum Job {
 
 /// The queue between an appender and the thread that writes.
 #[derive(Debug)]
-pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+pub(super) struct DiskQueue {
+    waiting: Mutex<DiskQueueState>,
     /// Notified of new jobs, and of the end.
     filled: Condvar,
     /// Notified when jobs are done, when the disk becomes full or has room again, and of a failure.
@@ -50,8 +50,8 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    jobs: VecDeque<Job>,
+struct DiskQueueState {
+    jobs: VecDeque<DiskJob>,
     /// The number of bytes that wait or are being written.
     bytes: u64,
     is_closed: bool,
@@ -62,17 +62,17 @@ struct Waiting {
     has_failed: bool,
 }
 
-impl Queue {
-    pub(super) fn new() -> Queue {
-        Queue { waiting: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() }
+impl DiskQueue {
+    pub(super) fn new() -> DiskQueue {
+        DiskQueue { waiting: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new() }
     }
 
     /// Adds a job. Blocks while more than [`UNSYNCED_BYTES_MAX`] bytes are waiting, unless the disk
     /// is full.
     ///
     /// Only callers that add large transactions block. They run where that delays no other table.
-    /// Other callers check [`Queue::is_behind`] first.
-    pub(super) fn push(&self, job: Job) {
+    /// Other callers check [`DiskQueue::is_behind`] first.
+    pub(super) fn push(&self, job: DiskJob) {
         let mut waiting = self.waiting.lock();
         while waiting.bytes > UNSYNCED_BYTES_MAX && !waiting.has_failed && waiting.stalled.is_none() {
             self.emptied.wait(&mut waiting);
@@ -120,7 +120,7 @@ impl Queue {
     }
 
     /// Notes the reason why nothing can be written, or `None` if writing works again.
-    fn stall(&self, store: &Store, reason: Option<String>) {
+    fn stall(&self, store: &JournalFolder, reason: Option<String>) {
         let mut waiting = self.waiting.lock();
         if waiting.stalled == reason {
             return;
@@ -136,7 +136,7 @@ impl Queue {
             ),
             None => tracing::info!(%folder, "the journal is kept again"),
         }
-        store.tell(|status| status.stalled = reason);
+        store.update_status(|status| status.stalled = reason);
     }
 
     /// Waits before the next attempt to write. Returns false if that attempt is the last one.
@@ -154,7 +154,7 @@ impl Queue {
 
     /// Waits for jobs and returns all that have arrived. Returns `None` if there are none and none
     /// follow.
-    fn take(&self) -> Option<VecDeque<Job>> {
+    fn take_jobs(&self) -> Option<VecDeque<DiskJob>> {
         let mut waiting = self.waiting.lock();
         while waiting.jobs.is_empty() {
             if waiting.is_closed {
@@ -171,7 +171,7 @@ impl Queue {
     }
 
     /// Ends the writing of the journal: nothing is written from now on.
-    pub(super) fn give_up(&self, store: &Store, error: &str) {
+    pub(super) fn give_up(&self, store: &JournalFolder, error: &str) {
         tracing::error!(
             folder = %store.folder().path().display(), error,
             "the journal cannot be kept any more; PostgreSQL is asked to keep what follows"
@@ -180,15 +180,15 @@ impl Queue {
         (waiting.has_failed, waiting.jobs) = (true, VecDeque::new());
         self.emptied.notify_all();
         drop(waiting);
-        store.tell(|status| (status.stalled, status.failed) = (None, Some(error.to_owned())));
+        store.update_status(|status| (status.stalled, status.failed) = (None, Some(error.to_owned())));
     }
 }
 
-impl Job {
+impl DiskJob {
     fn bytes(&self) -> u64 {
         match self {
-            Job::Write { bytes, .. } => bytes.iter().map(|bytes| bytes.len() as u64).sum(),
-            Job::Remove { .. } => 0,
+            DiskJob::Write { bytes, .. } => bytes.iter().map(|bytes| bytes.len() as u64).sum(),
+            DiskJob::Remove { .. } => 0,
         }
     }
 }
@@ -198,25 +198,25 @@ impl Job {
 /// If the disk is full, everything since the last successful fsync is written again until it is on
 /// disk. Any other failed write or fsync ends the loop. The kernel may have dropped pages, so a
 /// later success would prove nothing.
-pub(super) fn run(queue: &Queue, store: &Store) {
-    while let Some(jobs) = queue.take() {
-        let bytes = jobs.iter().map(Job::bytes).sum();
+pub(super) fn run(queue: &DiskQueue, store: &JournalFolder) {
+    while let Some(jobs) = queue.take_jobs() {
+        let bytes = jobs.iter().map(DiskJob::bytes).sum();
         if let Err(error) = work_patiently(queue, &jobs, store) {
             queue.give_up(store, &error.to_string());
             return;
         }
         queue.done(bytes);
         // Wakes tasks that wait for the queue to shrink.
-        store.tell(|_| {});
+        store.update_status(|_| {});
     }
 }
 
 /// Does a group of jobs, and repeats it while the disk is full.
-fn work_patiently(queue: &Queue, jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
+fn work_patiently(queue: &DiskQueue, jobs: &VecDeque<DiskJob>, store: &JournalFolder) -> io::Result<()> {
     let mut delay = RetryDelay::new(DISK_RETRY, DISK_RETRY_MAX);
     let mut is_last = false;
     loop {
-        match work(jobs, store) {
+        match write_jobs(jobs, store) {
             Err(error) if is_exhaustion(&error) && !is_last => {
                 queue.stall(store, Some(error.to_string()));
                 is_last = !queue.wait_for_disk(delay.after_failure());
@@ -242,11 +242,11 @@ pub(super) fn is_exhaustion(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-fn remove_files(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
+fn remove_files(jobs: &VecDeque<DiskJob>, store: &JournalFolder) -> io::Result<()> {
     for job in jobs {
-        let Job::Remove { path, bytes } = job else { continue };
+        let DiskJob::Remove { path, bytes } = job else { continue };
         match fs::remove_file(path) {
-            Ok(()) => store.tell(|status| status.journal_bytes = status.journal_bytes.saturating_sub(*bytes)),
+            Ok(()) => store.update_status(|status| status.journal_bytes = status.journal_bytes.saturating_sub(*bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -255,23 +255,23 @@ fn remove_files(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
 }
 
 /// Writes a group of jobs. Each file is synced once.
-fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
-    let mut open: Option<Run<'_>> = None;
+fn write_jobs(jobs: &VecDeque<DiskJob>, store: &JournalFolder) -> io::Result<()> {
+    let mut open: Option<ContiguousWrite<'_>> = None;
     let mut head = None;
     for job in jobs {
         match job {
-            Job::Write { file, at, bytes, head: reached } => {
+            DiskJob::Write { file, at, bytes, head: reached } => {
                 let is_next = open.as_ref().is_some_and(|run| Arc::ptr_eq(run.file, file));
                 if !is_next && let Some(before) = open.take() {
                     // A file is synced before the next one is written. So only the last file can be
                     // torn.
                     before.sync(store)?;
                 }
-                let run = open.get_or_insert_with(|| Run { file, at: *at, buffer: Vec::new() });
+                let run = open.get_or_insert_with(|| ContiguousWrite { file, at: *at, buffer: Vec::new() });
                 bytes.iter().try_for_each(|bytes| run.write(bytes))?;
                 head = reached.or(head);
             }
-            Job::Remove { .. } => {}
+            DiskJob::Remove { .. } => {}
         }
     }
     if let Some(run) = open {
@@ -284,13 +284,13 @@ fn work(jobs: &VecDeque<Job>, store: &Store) -> io::Result<()> {
 }
 
 /// Consecutive bytes for one file.
-struct Run<'a> {
+struct ContiguousWrite<'a> {
     file: &'a Arc<DataFile>,
     at: u64,
     buffer: Vec<u8>,
 }
 
-impl Run<'_> {
+impl ContiguousWrite<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
@@ -304,7 +304,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn sync(mut self, store: &Store) -> io::Result<Synced> {
+    fn sync(mut self, store: &JournalFolder) -> io::Result<FsyncProof> {
         self.flush()?;
         let synced_before = self.file.synced.load(Ordering::Relaxed);
         let synced = sync(self.file.file())?;
@@ -312,7 +312,7 @@ impl Run<'_> {
             store.folder().sync_names().map_err(StoreError::into_io)?;
         }
         self.file.synced.store(self.at, Ordering::Relaxed);
-        store.tell(|status| {
+        store.update_status(|status| {
             status.syncs += 1;
             status.journal_bytes += self.at.saturating_sub(synced_before);
         });

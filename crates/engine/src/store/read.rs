@@ -14,12 +14,13 @@ use prost::Message;
 use super::append::JournalFile;
 use super::error::{StoreError, io_error};
 use super::format::{
-    Definition, FileHeader, HEAD_BYTES, KeptMark, Kind, PREFIX_BYTES, RecordHead, VERSION, prefix, unsealed,
+    HEAD_BYTES, JournalFileHeader, PREFIX_BYTES, RecordHead, RecordKind, RowDefinition, StoredCommitMark, VERSION,
+    prefix, unsealed,
 };
-use super::journal_folder::{JOURNAL, Store};
-use super::recover::Kept;
+use super::journal_folder::{JOURNAL, JournalFolder};
+use super::recover::JournalReplay;
 use crate::durable::sync;
-use crate::journal::{DataFile, Part, Stored};
+use crate::journal::{DataFile, StoredPart, StoredSegment};
 
 /// The number of bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -28,10 +29,10 @@ const READ_BYTES: usize = 1024 * 1024;
 ///
 /// # Errors
 /// When a file cannot be read, or is damaged.
-pub(super) fn journal(
-    store: &Store,
+pub(super) fn read_journal(
+    store: &JournalFolder,
     instance: &str,
-    kept: &mut Option<Kept>,
+    kept: &mut Option<JournalReplay>,
 ) -> Result<VecDeque<JournalFile>, StoreError> {
     let mut paths = VecDeque::from(store.folder().files(JOURNAL)?);
     drop_unborn(&mut paths)?;
@@ -48,10 +49,10 @@ pub(super) fn journal(
         }
         let kept = match kept {
             Some(kept) => kept,
-            None => kept.insert(Kept::begin(&header).map_err(|what| StoreError::damaged(&path, 0, what))?),
+            None => kept.insert(JournalReplay::begin(&header).map_err(|what| StoreError::damaged(&path, 0, what))?),
         };
         kept.begin_file(&header).map_err(|what| StoreError::damaged(&path, 0, what))?;
-        let reading = Reading { path: &path, data: &data, bytes, is_last: paths.is_empty() };
+        let reading = JournalFileReader { path: &path, data: &data, bytes, is_last: paths.is_empty() };
         let (bytes, is_needed) = reading.read(begins_at, kept)?;
         files.push_back(JournalFile { file: data.clone(), before, bytes, is_needed });
     }
@@ -77,7 +78,7 @@ fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
 }
 
 /// Returns a file's header, and the offset of its first record.
-fn header(file: &File, path: &Path) -> Result<(FileHeader, u64), StoreError> {
+fn header(file: &File, path: &Path) -> Result<(JournalFileHeader, u64), StoreError> {
     let damaged = || StoreError::damaged(path, 0, "it does not begin as a journal does");
     let mut bytes = vec![0; PREFIX_BYTES];
     read_at(file, &mut bytes, 0, path)?.then_some(()).ok_or_else(damaged)?;
@@ -103,19 +104,19 @@ fn read_at(file: &File, bytes: &mut [u8], at: u64, path: &Path) -> Result<bool, 
 }
 
 /// A file that is being read.
-struct Reading<'a> {
+struct JournalFileReader<'a> {
     path: &'a Path,
     data: &'a Arc<DataFile>,
     bytes: u64,
     is_last: bool,
 }
 
-impl Reading<'_> {
+impl JournalFileReader<'_> {
     /// Reads all records, and cuts off a torn end of the last file.
     ///
     /// Returns the end of the file, and true if it has contents that a later file's header does not
     /// repeat.
-    fn read(&self, begins_at: u64, kept: &mut Kept) -> Result<(u64, bool), StoreError> {
+    fn read(&self, begins_at: u64, kept: &mut JournalReplay) -> Result<(u64, bool), StoreError> {
         let failed = || io_error("reading", self.path);
         let mut reader = BufReader::with_capacity(READ_BYTES, self.data.file());
         reader.seek(SeekFrom::Start(begins_at)).map_err(failed())?;
@@ -124,16 +125,16 @@ impl Reading<'_> {
             if at == self.bytes {
                 break None;
             }
-            let Some((head, contents)) = self.record(&mut reader, at).map_err(failed())? else {
+            let Some((head, contents)) = self.read_record(&mut reader, at).map_err(failed())? else {
                 break Some("a record is not what was written");
             };
             let contents_at = at + HEAD_BYTES as u64;
             at = contents_at + contents.len() as u64;
-            self.take(&head, contents_at, &contents, kept)
+            self.replay_record(&head, contents_at, &contents, kept)
                 .map_err(|what| StoreError::damaged(self.path, contents_at - HEAD_BYTES as u64, what))?;
             if !kept.is_inside() {
                 whole = at;
-                is_needed |= head.kind == Kind::Frames || head.span_from.is_some();
+                is_needed |= head.kind == RecordKind::Frames || head.span_from.is_some();
             }
         };
         if let Some(what) = problem {
@@ -146,13 +147,13 @@ impl Reading<'_> {
             return Err(StoreError::damaged(self.path, whole, "a transaction does not end"));
         }
         if whole < self.bytes {
-            self.cut(whole, kept)?;
+            self.cut_torn_end(whole, kept)?;
         }
         Ok((whole, is_needed))
     }
 
     /// Returns the next record, or `None` if there is no complete and valid one.
-    fn record(&self, reader: &mut impl Read, at: u64) -> io::Result<Option<(RecordHead, Bytes)>> {
+    fn read_record(&self, reader: &mut impl Read, at: u64) -> io::Result<Option<(RecordHead, Bytes)>> {
         let mut head = [0; HEAD_BYTES];
         if self.bytes - at < HEAD_BYTES as u64 {
             return Ok(None);
@@ -168,23 +169,29 @@ impl Reading<'_> {
         Ok((crc32fast::hash(&contents) == head.checksum).then(|| (head, contents.into())))
     }
 
-    fn take(&self, head: &RecordHead, at: u64, contents: &Bytes, kept: &mut Kept) -> Result<(), String> {
+    fn replay_record(
+        &self,
+        head: &RecordHead,
+        at: u64,
+        contents: &Bytes,
+        kept: &mut JournalReplay,
+    ) -> Result<(), String> {
         match head.kind {
-            Kind::Frames => {
-                let part = Part { at, frames: head.frames, olds: head.olds, checksum: Some(head.checksum) };
-                kept.frames(head, contents.slice(..head.frames), Stored::new(self.data.clone(), part))
+            RecordKind::Frames => {
+                let part = StoredPart { at, frames: head.frames, olds: head.olds, checksum: Some(head.checksum) };
+                kept.frames(head, contents.slice(..head.frames), StoredSegment::new(self.data.clone(), part))
             }
-            Kind::Mark => {
+            RecordKind::Mark => {
                 // A mark of an earlier version names no commit.
-                let mark = KeptMark::decode(contents.as_ref()).map_err(|error| error.to_string())?;
+                let mark = StoredCommitMark::decode(contents.as_ref()).map_err(|error| error.to_string())?;
                 kept.mark(head, mark)
             }
-            Kind::Abort => {
+            RecordKind::Abort => {
                 kept.abort();
                 Ok(())
             }
-            Kind::Definition => {
-                let definition = Definition::decode(contents.as_ref()).map_err(|error| error.to_string())?;
+            RecordKind::Definition => {
+                let definition = RowDefinition::decode(contents.as_ref()).map_err(|error| error.to_string())?;
                 kept.define(definition)
             }
         }
@@ -192,7 +199,7 @@ impl Reading<'_> {
 
     /// Truncates the file to its first `whole` bytes. This is necessary because the file will not
     /// be the last one any more.
-    fn cut(&self, whole: u64, kept: &mut Kept) -> Result<(), StoreError> {
+    fn cut_torn_end(&self, whole: u64, kept: &mut JournalReplay) -> Result<(), StoreError> {
         kept.abort();
         tracing::warn!(
             file = %self.path.display(), at = whole, bytes = self.bytes - whole,
@@ -230,7 +237,7 @@ fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
 ///
 /// # Errors
 /// The reason if it does not.
-pub(super) fn follows(known: (Sequence, Lsn), header: &FileHeader) -> Result<(), String> {
+pub(super) fn follows(known: (Sequence, Lsn), header: &JournalFileHeader) -> Result<(), String> {
     let (sequence, position) = known;
     if header.before_sequence != sequence.0
         || header.before_position < position.0

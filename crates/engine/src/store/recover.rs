@@ -8,26 +8,26 @@ use bytes::Bytes;
 use laredo_core::{
     CommitMark, CommitTime, DefinitionVersion, Lsn, NestedForm, Schema, Sequence, TableName, TableState,
 };
-use laredo_proto::batch::Entries;
+use laredo_proto::batch::BatchEntries;
 use tokio::time::Instant;
 
-use super::append::{Appender, Begun};
+use super::append::{AppenderState, JournalAppender};
 use super::error::{StoreError, read_error};
-use super::forks::Forks;
-use super::format::{Definition, FileHeader, KeptMark, RecordHead, SKIPPED};
-use super::journal_folder::{BASE, JOURNAL, Store};
-use super::manifest::Manifest;
-use super::{form, read};
+use super::forks::ForkLog;
+use super::format::{JournalFileHeader, RecordHead, RowDefinition, SKIPPED, StoredCommitMark};
+use super::journal_folder::{BASE, JOURNAL, JournalFolder};
+use super::manifest::JournalManifest;
+use super::{read, row_form};
 use crate::base::{Base, BaseError};
 use crate::history::Fork;
 use crate::journal::{
-    Beginning, Boundary, DefinitionChange, Definitions, EarlierInstance, Gaps, Head, InstanceId, Segment, Stored,
-    frames,
+    DefinitionChange, DefinitionHistory, EarlierInstance, Head, InstanceId, JournalBeginning, Segment, SequenceGaps,
+    StoredSegment, TransactionBoundary, frames,
 };
 use crate::source::{KnownTable, SourceIdentity};
 
 /// The table and settings that a folder is opened for.
-pub(crate) struct About<'a> {
+pub(crate) struct RestoreContext<'a> {
     pub(crate) table: &'a TableName,
     pub(crate) source: &'a SourceIdentity,
     /// The name of the journal in this run.
@@ -38,21 +38,21 @@ pub(crate) struct About<'a> {
 }
 
 /// A table restored from its folder.
-pub(crate) struct Restored {
-    pub(crate) beginning: Beginning,
-    pub(crate) appender: Appender,
+pub(crate) struct RestoredJournal {
+    pub(crate) beginning: JournalBeginning,
+    pub(crate) appender: JournalAppender,
     /// The rows that readers have.
     pub(crate) rows: TableState,
-    pub(crate) definition: Definition,
+    pub(crate) definition: RowDefinition,
     /// The original name of the journal, which its files carry.
     pub(crate) lineage: InstanceId,
     /// True if PostgreSQL has not restarted since, so that its history is the same.
     pub(crate) is_of_same_server: bool,
 }
 
-impl Restored {
+impl RestoredJournal {
     /// Returns the restored state for the source, which resumes from it.
-    pub(crate) fn known(&self) -> KnownTable {
+    pub(crate) fn to_known_table(&self) -> KnownTable {
         let Head { position, mark, .. } = self.beginning.head;
         let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
         KnownTable { position, mark, definition, is_of_same_server }
@@ -65,8 +65,11 @@ impl Restored {
 /// # Errors
 /// When the folder belongs to another server or table, cannot be read or written, or has a format
 /// that this version does not know.
-pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Option<Restored>), StoreError> {
-    let store = Arc::new(Store::open(folder, about.bytes_max)?);
+pub(crate) fn open(
+    folder: &Path,
+    about: &RestoreContext<'_>,
+) -> Result<(Arc<JournalFolder>, Option<RestoredJournal>), StoreError> {
+    let store = Arc::new(JournalFolder::open(folder, about.bytes_max)?);
     match restore(&store, about) {
         Ok(restored) => Ok((store, restored)),
         Err(error) if error.is_of_no_use() => {
@@ -87,14 +90,14 @@ pub(crate) fn open(folder: &Path, about: &About<'_>) -> Result<(Arc<Store>, Opti
 /// # Errors
 /// When the folder cannot be written.
 pub(crate) fn claim(
-    store: &Store,
+    store: &JournalFolder,
     instance: &InstanceId,
     about: (&TableName, &SourceIdentity),
-) -> Result<Manifest, StoreError> {
+) -> Result<JournalManifest, StoreError> {
     let mut owner = store.owner();
     *owner = Some(instance.clone());
     store.remove_journal()?;
-    let manifest = Manifest::new(instance, about.0, about.1, Forks::read(store.folder())?.count());
+    let manifest = JournalManifest::new(instance, about.0, about.1, ForkLog::read(store.folder())?.count());
     manifest.write(store)?;
     Ok(manifest)
 }
@@ -103,15 +106,24 @@ pub(crate) fn claim(
 ///
 /// # Errors
 /// When the manifest cannot be written.
-pub(crate) fn note_beginning(store: &Store, mut manifest: Manifest, appender: &Appender) -> Result<(), StoreError> {
+pub(crate) fn note_beginning(
+    store: &JournalFolder,
+    mut manifest: JournalManifest,
+    appender: &JournalAppender,
+) -> Result<(), StoreError> {
     manifest.begin_at(appender.begun_at());
     manifest.write(store)
 }
 
 /// Checks that a journal is part of the database's history. If it is not, notes the fork on disk.
-fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position: Lsn) -> Result<(), StoreError> {
+fn check_history(
+    store: &JournalFolder,
+    manifest: &JournalManifest,
+    about: &RestoreContext<'_>,
+    position: Lsn,
+) -> Result<(), StoreError> {
     let error = |why| StoreError::History { path: store.folder().path().to_owned(), why };
-    let forks = Forks::read(store.folder())?;
+    let forks = ForkLog::read(store.folder())?;
     forks.check(manifest.forks(), position).map_err(error)?;
     manifest.is_past_of(about.source, position).map_err(|why| {
         if !manifest.is_of_database(about.source) {
@@ -119,15 +131,18 @@ fn check_history(store: &Store, manifest: &Manifest, about: &About<'_>, position
         }
         let fork = Fork { common: about.source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
         // The contents are set aside even if the fork cannot be noted: none of them is served.
-        if let Err(error) = Forks::note(store.folder(), &fork, &why) {
+        if let Err(error) = ForkLog::note(store.folder(), &fork, &why) {
             tracing::error!(table = %about.table, %error, "the fork of the database's history cannot be noted");
         }
         error(why)
     })
 }
 
-pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Restored>, StoreError> {
-    let Some(mut manifest) = Manifest::read(store)? else {
+pub(super) fn restore(
+    store: &Arc<JournalFolder>,
+    about: &RestoreContext<'_>,
+) -> Result<Option<RestoredJournal>, StoreError> {
+    let Some(mut manifest) = JournalManifest::read(store)? else {
         return match store.folder().files(BASE)?.pop() {
             Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
             None => Ok(None),
@@ -151,7 +166,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
     }
     let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
-    let mut files = read::journal(store, &lineage.0, &mut kept)?;
+    let mut files = read::read_journal(store, &lineage.0, &mut kept)?;
     check_files(store, &manifest, &path)?;
     let head = base.head();
     let mut kept = match kept {
@@ -161,7 +176,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
             store.remove_journal()?;
             files.clear();
             let taken = kept.map_or(head.sequence, |kept| kept.taken.max(head.sequence));
-            Kept { taken, ..Kept::at(head, base.schema().clone(), base_definition) }
+            JournalReplay { taken, ..JournalReplay::at(head, base.schema().clone(), base_definition) }
         }
     };
     if base.sequence() < kept.pruned.sequence {
@@ -172,13 +187,13 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
         kept.head.position.max(if kept.head.sequence == head.sequence { head.position } else { Lsn::ZERO });
     check_history(store, &manifest, about, kept.head.position)?;
     let rows = rows_of(&base, &kept.segments, &path)?;
-    form::check(&base, &kept.segments, &kept.schema, &path)?;
+    row_form::check(&base, &kept.segments, &kept.schema, &path)?;
     store.keep_base(path.file_name().and_then(|name| name.to_str()).unwrap_or_default())?;
     kept.date_segments(about.now);
     let pruned = kept.pruned.sequence;
     let is_of_same_server = manifest.is_of_server(about.source);
     manifest.open_as(about.instance, about.source, (pruned, kept.head.sequence));
-    let abandoned = Forks::read(store.folder())?.abandoned();
+    let abandoned = ForkLog::read(store.folder())?.abandoned();
     let names = (about.instance.clone(), manifest.earlier());
     let mut restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
     restored.is_of_same_server = is_of_same_server;
@@ -188,7 +203,7 @@ pub(super) fn restore(store: &Arc<Store>, about: &About<'_>) -> Result<Option<Re
 }
 
 /// Checks that the journal file that the last run began with exists, or a later one.
-fn check_files(store: &Store, manifest: &Manifest, base: &Path) -> Result<(), StoreError> {
+fn check_files(store: &JournalFolder, manifest: &JournalManifest, base: &Path) -> Result<(), StoreError> {
     let Some(begun_at) = manifest.begun_at() else { return Ok(()) };
     let newest = store.folder().files(JOURNAL)?.pop();
     let first = newest.and_then(|path| path.file_stem()?.to_str()?.parse::<u64>().ok());
@@ -232,7 +247,7 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
     let form = NestedForm::new(state.schema().clone());
     match form.is_trivial() || state.rows().all(|row| form.fits(row.as_ref())) {
         true => Ok(state),
-        false => Err(damaged(form::MIXED.to_owned())),
+        false => Err(damaged(row_form::MIXED.to_owned())),
     }
 }
 
@@ -244,7 +259,7 @@ fn replay(state: &mut TableState, run: Bytes, after: Sequence) -> Result<(), Str
             state.cast_to(Arc::new(schema)).map_err(|error| error.to_string())?;
         }
         let schema = state.schema().clone();
-        for entry in Entries::new(&frame.batch.entries, &schema) {
+        for entry in BatchEntries::new(&frame.batch.entries, &schema) {
             let change = entry.map_err(|error| error.to_string())?.to_change();
             state.apply_change(&change).map_err(|error| error.to_string())?;
         }
@@ -253,9 +268,9 @@ fn replay(state: &mut TableState, run: Bytes, after: Sequence) -> Result<(), Str
 }
 
 /// The state of a journal up to the last record read from its files.
-pub(super) struct Kept {
+pub(super) struct JournalReplay {
     pub(super) head: Head,
-    pub(super) pruned: Boundary,
+    pub(super) pruned: TransactionBoundary,
     pub(super) segments: VecDeque<Segment>,
     /// The commit time of the last transaction of each segment.
     committed: VecDeque<CommitTime>,
@@ -265,10 +280,10 @@ pub(super) struct Kept {
     /// The last sequence that may have been assigned.
     taken: Sequence,
     spans: Vec<(Lsn, Lsn)>,
-    gaps: Gaps,
+    gaps: SequenceGaps,
     schema: Arc<Schema>,
-    definition: Definition,
-    definitions: Definitions,
+    definition: RowDefinition,
+    definitions: DefinitionHistory,
     /// The definition that the open transaction begins; unknown if it begins none.
     open_definition: DefinitionVersion,
     /// The position of the last transaction if that is a new copy of the table.
@@ -278,20 +293,20 @@ pub(super) struct Kept {
 /// The size up to which small records are joined into one segment.
 const JOINED_BYTES: usize = 512 * 1024;
 
-impl Kept {
-    fn at(head: Head, schema: Arc<Schema>, definition: Definition) -> Kept {
-        Kept {
+impl JournalReplay {
+    fn at(head: Head, schema: Arc<Schema>, definition: RowDefinition) -> JournalReplay {
+        JournalReplay {
             head,
-            pruned: Boundary { sequence: head.sequence, position: head.position },
+            pruned: TransactionBoundary { sequence: head.sequence, position: head.position },
             segments: VecDeque::new(),
             committed: VecDeque::new(),
             open: Vec::new(),
             open_schema: schema.clone(),
             taken: head.sequence,
             spans: Vec::new(),
-            gaps: Gaps::default(),
+            gaps: SequenceGaps::default(),
             schema,
-            definitions: Definitions::new(head.position, definition.version()),
+            definitions: DefinitionHistory::new(head.position, definition.version()),
             definition,
             open_definition: DefinitionVersion::UNKNOWN,
             copied_at: None,
@@ -299,23 +314,23 @@ impl Kept {
     }
 
     /// Returns the state at the beginning of the oldest file.
-    pub(super) fn begin(header: &FileHeader) -> Result<Kept, String> {
+    pub(super) fn begin(header: &JournalFileHeader) -> Result<JournalReplay, String> {
         let schema = laredo_proto::schema::from_wire(header.schema.clone().unwrap_or_default());
         let head = Head {
             sequence: Sequence(header.before_sequence),
             position: Lsn(header.before_position),
             committed_at: CommitTime(header.committed_at),
-            mark: KeptMark::known(header.mark),
+            mark: StoredCommitMark::known(header.mark),
             checksum: None,
         };
         let schema = Arc::new(schema.map_err(|error| error.to_string())?);
-        Ok(Kept::at(head, schema, header.definition.clone().unwrap_or_default()))
+        Ok(JournalReplay::at(head, schema, header.definition.clone().unwrap_or_default()))
     }
 
-    pub(super) fn begin_file(&mut self, header: &FileHeader) -> Result<(), String> {
+    pub(super) fn begin_file(&mut self, header: &JournalFileHeader) -> Result<(), String> {
         read::follows((self.head.sequence, self.head.position), header)?;
         self.head.position = Lsn(header.before_position);
-        self.head.mark = KeptMark::known(header.mark);
+        self.head.mark = StoredCommitMark::known(header.mark);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
         // The same definition as before proves nothing: a later copy may have begun another one.
         let definition = header.definition.clone().unwrap_or_default();
@@ -330,7 +345,7 @@ impl Kept {
         !self.open.is_empty()
     }
 
-    pub(super) fn frames(&mut self, record: &RecordHead, run: Bytes, stored: Stored) -> Result<(), String> {
+    pub(super) fn frames(&mut self, record: &RecordHead, run: Bytes, stored: StoredSegment) -> Result<(), String> {
         let after = self.open.last().map_or(self.taken, |piece| piece.last);
         let is_next = record.first == after.plus(1);
         let fits = record.begins == self.open.is_empty()
@@ -350,7 +365,7 @@ impl Kept {
             schema: self.open_schema.clone(),
             marks: Vec::new(),
             appended_at: Instant::now(),
-            data: crate::journal::Data::File(stored),
+            data: crate::journal::SegmentData::File(stored),
         };
         if record.has_schema {
             for schema in frames(run.clone()).filter_map(|frame| frame.batch.schema) {
@@ -399,17 +414,17 @@ impl Kept {
         }
     }
 
-    pub(super) fn mark(&mut self, record: &RecordHead, mark: KeptMark) -> Result<(), String> {
+    pub(super) fn mark(&mut self, record: &RecordHead, mark: StoredCommitMark) -> Result<(), String> {
         if self.is_inside() || record.position < self.head.position {
             return Err("a position that does not follow".to_owned());
         }
         self.head.position = record.position;
-        self.head.mark = KeptMark::known(Some(mark));
+        self.head.mark = StoredCommitMark::known(Some(mark));
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         Ok(())
     }
 
-    pub(super) fn define(&mut self, definition: Definition) -> Result<(), String> {
+    pub(super) fn define(&mut self, definition: RowDefinition) -> Result<(), String> {
         if self.is_inside() {
             return Err("a definition inside a transaction".to_owned());
         }
@@ -417,7 +432,7 @@ impl Kept {
         Ok(())
     }
 
-    fn define_now(&mut self, definition: Definition) {
+    fn define_now(&mut self, definition: RowDefinition) {
         // Earlier versions did not note in the copy that it was made under another definition.
         let change = match self.copied_at == Some(self.head.position) {
             true => DefinitionChange::ChangesRows,
@@ -445,21 +460,27 @@ impl Kept {
 
     fn restored(
         self,
-        store: Arc<Store>,
+        store: Arc<JournalFolder>,
         files: VecDeque<super::append::JournalFile>,
         (lineage, (instance, earlier)): (InstanceId, (InstanceId, Vec<EarlierInstance>)),
         abandoned: Lsn,
         base: Arc<Base>,
         rows: TableState,
-    ) -> Result<Restored, StoreError> {
-        let Kept { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } = self;
+    ) -> Result<RestoredJournal, StoreError> {
+        let JournalReplay { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } =
+            self;
         let head = Head { checksum: Some(rows.checksum()), ..head };
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);
-        let begun =
-            Begun { instance: lineage.clone(), head, taken, schema: schema.clone(), definition: definition.clone() };
-        let appender = Appender::begin(store, files, begun)?;
-        let beginning = Beginning {
+        let begun = AppenderState {
+            instance: lineage.clone(),
+            head,
+            taken,
+            schema: schema.clone(),
+            definition: definition.clone(),
+        };
+        let appender = JournalAppender::begin(store, files, begun)?;
+        let beginning = JournalBeginning {
             instance,
             earlier,
             predecessor: None,
@@ -476,7 +497,7 @@ impl Kept {
             head,
             taken,
         };
-        Ok(Restored { beginning, appender, rows, definition, lineage, is_of_same_server: false })
+        Ok(RestoredJournal { beginning, appender, rows, definition, lineage, is_of_same_server: false })
     }
 }
 
@@ -491,12 +512,12 @@ fn joins(last: &Segment, next: &Segment) -> bool {
         && last.joins(next)
 }
 
-fn joined(last: &crate::journal::Data, next: &crate::journal::Data) -> crate::journal::Data {
+fn joined(last: &crate::journal::SegmentData, next: &crate::journal::SegmentData) -> crate::journal::SegmentData {
     match (last, next) {
-        (crate::journal::Data::File(one), crate::journal::Data::File(other)) => {
+        (crate::journal::SegmentData::File(one), crate::journal::SegmentData::File(other)) => {
             let mut both = one.clone();
             both.extend(other);
-            crate::journal::Data::File(both)
+            crate::journal::SegmentData::File(both)
         }
         _ => last.clone(),
     }

@@ -5,13 +5,13 @@ pub(crate) const SUMMED_BYTES: usize = 1024 * 1024;
 
 /// The CRC-32 of each megabyte written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sums {
+pub(crate) struct MegabyteChecksums {
     hasher: crc32fast::Hasher,
     filled: usize,
     done: Vec<u32>,
 }
 
-impl Sums {
+impl MegabyteChecksums {
     /// Adds the bytes written next.
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{Canary, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
+use laredo_core::{CanaryFault, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -16,11 +16,11 @@ use super::recover::restore;
 use super::*;
 use crate::base::BaseWriter;
 use crate::journal::tests::{begin, delete, insert, options};
-use crate::journal::{Beginning, Head, InstanceId, Journal, JournalWriter, Resolution, ResumeRequest};
+use crate::journal::{Head, InstanceId, Journal, JournalBeginning, JournalWriter, ResumeOutcome, ResumeRequest};
 use crate::source::SourceIdentity;
 
 /// The texts of rows by their IDs.
-type Rows = BTreeMap<i64, String>;
+type StoredRowTexts = BTreeMap<i64, String>;
 
 const BYTES_MAX: u64 = 1 << 30;
 
@@ -44,9 +44,15 @@ fn source() -> SourceIdentity {
     }
 }
 
-fn with_about<T>(work: impl FnOnce(&About<'_>) -> T) -> T {
+fn with_about<T>(work: impl FnOnce(&RestoreContext<'_>) -> T) -> T {
     let instance = InstanceId("j".to_owned());
-    work(&About { table: &table(), source: &source(), instance: &instance, now: CommitTime(2), bytes_max: BYTES_MAX })
+    work(&RestoreContext {
+        table: &table(),
+        source: &source(),
+        instance: &instance,
+        now: CommitTime(2),
+        bytes_max: BYTES_MAX,
+    })
 }
 
 /// Begins the journal of an empty table, at sequence 1000 and position 500.
@@ -57,23 +63,24 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     claim(&store, &instance, (&table(), &source())).unwrap();
     let (committed_at, mark) = (CommitTime(0), CommitMark::default());
     let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
-    let writer = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
+    let writer = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
     let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
-    let beginning = Beginning::at(instance.clone(), base, Definition::default());
-    let (taken, schema, definition) = (beginning.taken, beginning.schema.clone(), Definition::default());
-    let appender = Appender::begin(store, [].into(), Begun { instance, head, taken, schema, definition }).unwrap();
+    let beginning = JournalBeginning::from_base(instance.clone(), base, RowDefinition::default());
+    let (taken, schema, definition) = (beginning.taken, beginning.schema.clone(), RowDefinition::default());
+    let appender =
+        JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition }).unwrap();
     Journal::open(beginning, options(), Some(appender))
 }
 
 /// Opens the journal of a folder again.
 fn reopen(folder: &Path) -> Option<(Journal, JournalWriter, TableState)> {
     let (_, restored) = with_about(|about| open(folder, about)).unwrap();
-    let Restored { beginning, appender, rows, .. } = restored?;
+    let RestoredJournal { beginning, appender, rows, .. } = restored?;
     let (journal, writer) = Journal::open(beginning, options(), Some(appender));
     Some((journal, writer, rows))
 }
 
-fn rows_of(state: &TableState) -> Rows {
+fn rows_of(state: &TableState) -> StoredRowTexts {
     state.rows().map(|row| SimDatabase::parse(row.as_ref()).unwrap()).collect()
 }
 
@@ -81,9 +88,9 @@ fn rows_of(state: &TableState) -> Rows {
 /// sequence.
 fn write(
     writer: &mut JournalWriter,
-    rows: &mut Rows,
+    rows: &mut StoredRowTexts,
     changes: &[Vec<(i64, Option<String>)>],
-) -> BTreeMap<Sequence, Rows> {
+) -> BTreeMap<Sequence, StoredRowTexts> {
     let mut truth = BTreeMap::from([(writer.committed().sequence, rows.clone())]);
     for transaction in changes {
         begin(writer);
@@ -108,7 +115,7 @@ fn some(id: i64, body: &str) -> (i64, Option<String>) {
 }
 
 /// Waits until everything is on disk.
-fn sync(journal: &Journal, store: &Store) {
+fn sync(journal: &Journal, store: &JournalFolder) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _inside = runtime.enter();
     assert!(store.wait_for(journal.head().sequence));
@@ -116,9 +123,9 @@ fn sync(journal: &Journal, store: &Store) {
 
 /// Writes a small journal of a few transactions, each on disk before the next. Returns the rows
 /// after each.
-fn small(folder: &Path) -> BTreeMap<Sequence, Rows> {
+fn small(folder: &Path) -> BTreeMap<Sequence, StoredRowTexts> {
     let (journal, mut writer) = begin_journal(folder);
-    let mut rows = Rows::new();
+    let mut rows = StoredRowTexts::new();
     let mut truth = BTreeMap::new();
     let transactions = [
         vec![some(1, "one"), some(2, "two")],
@@ -150,7 +157,7 @@ fn only_file(folder: &Path, extension: &str) -> PathBuf {
 }
 
 /// Checks that the journal has the rows of some commit, or that everything was set aside.
-fn is_a_prefix(folder: &Path, truth: &BTreeMap<Sequence, Rows>, what: &str) -> Option<Sequence> {
+fn is_a_prefix(folder: &Path, truth: &BTreeMap<Sequence, StoredRowTexts>, what: &str) -> Option<Sequence> {
     match reopen(folder) {
         Some((journal, _, rows)) => {
             let sequence = journal.head().sequence;
@@ -219,7 +226,7 @@ fn damage_before_what_is_on_disk_for_sure_is_named() {
     let first = bytes.windows(4).position(|window| window == b"lrec").unwrap();
     bytes[first + 100] ^= 4;
     fs::write(&path, &bytes).unwrap();
-    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
+    let store = Arc::new(JournalFolder::open(original.path(), BYTES_MAX).unwrap());
     let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
     let expected = format!("{} is damaged at byte {first}: a record is not what was written", path.display());
     assert_eq!(error.to_string(), expected);
@@ -230,7 +237,7 @@ fn damage_before_what_is_on_disk_for_sure_is_named() {
     let mut bytes = fs::read(&base).unwrap();
     bytes.insert(0, 0);
     fs::write(&base, &bytes).unwrap();
-    let store = Arc::new(Store::open(original.path(), BYTES_MAX).unwrap());
+    let store = Arc::new(JournalFolder::open(original.path(), BYTES_MAX).unwrap());
     let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
     assert!(error.to_string().starts_with(&format!("{} is damaged at byte ", base.display())), "{error}");
 }
@@ -248,7 +255,7 @@ fn a_journal_without_its_base_is_put_aside() {
 /// The rows were wrong before they were written, so checksums of bytes are right.
 #[test]
 fn a_base_without_the_checksum_of_its_rows_is_put_aside() {
-    for canary in [None].into_iter().chain(Canary::ALL.map(Some)) {
+    for canary in [None].into_iter().chain(CanaryFault::ALL.map(Some)) {
         let folder = folder();
         let (journal, writer) = begin_journal(folder.path());
         let mut state = TableState::new(SimDatabase::schema(), &[], 0).unwrap();
@@ -256,7 +263,7 @@ fn a_base_without_the_checksum_of_its_rows_is_put_aside() {
         let head = Head { checksum: Some(state.checksum()), ..journal.head() };
         assert!(canary.is_none_or(|canary| state.plant(canary)));
         let store = writer.store().clone();
-        let mut base = BaseWriter::kept(store, journal.instance().clone(), Definition::default()).unwrap();
+        let mut base = BaseWriter::kept(store, journal.instance().clone(), RowDefinition::default()).unwrap();
         state.rows().for_each(|row| base.push(row.as_ref()).unwrap());
         drop((base.finish(head, SimDatabase::schema()).unwrap(), journal, writer));
         let (_, restored) = with_about(|about| open(folder.path(), about)).unwrap();
@@ -281,7 +288,7 @@ fn a_missing_file_is_noticed() {
     for missing in &files[..2] {
         let copy = copy_of(original.path());
         fs::remove_file(copy.path().join(missing.file_name().unwrap())).unwrap();
-        let store = Arc::new(Store::open(copy.path(), BYTES_MAX).unwrap());
+        let store = Arc::new(JournalFolder::open(copy.path(), BYTES_MAX).unwrap());
         let Err(error) = with_about(|about| restore(&store, about)) else { panic!("it was not noticed") };
         assert!(error.to_string().contains("a file is missing"), "{error}");
     }
@@ -309,13 +316,13 @@ fn starting_again_and_again_leaves_one_file() {
 #[test]
 fn what_a_disk_refuses_is_not_durable() {
     let folder = folder();
-    let store = Store::open(folder.path(), BYTES_MAX).unwrap();
+    let store = JournalFolder::open(folder.path(), BYTES_MAX).unwrap();
     let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = super::queue::Queue::new();
+    let queue = super::queue::DiskQueue::new();
     let (committed_at, mark) = (CommitTime(0), CommitMark::default());
     let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at, mark, checksum: None };
-    let write = || super::queue::Job::Write {
+    let write = || super::queue::DiskJob::Write {
         file: full.clone(),
         at: 0,
         bytes: [b"lost".as_slice().into(), bytes::Bytes::new(), bytes::Bytes::new()],
@@ -335,11 +342,11 @@ fn what_a_disk_refuses_is_not_durable() {
 #[test]
 fn a_full_disk_is_waited_for_until_the_table_ends() {
     let folder = folder();
-    let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
+    let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
     let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = Arc::new(super::queue::Queue::new());
-    let write = || super::queue::Job::Write {
+    let queue = Arc::new(super::queue::DiskQueue::new());
+    let write = || super::queue::DiskJob::Write {
         file: full.clone(),
         at: 0,
         bytes: [vec![0; 1 << 20].into(), bytes::Bytes::new(), bytes::Bytes::new()],
@@ -382,9 +389,9 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     let folder = folder();
     small(folder.path());
     let ask = |table: &TableName, source: &SourceIdentity| {
-        let store = Arc::new(Store::open(folder.path(), BYTES_MAX).unwrap());
+        let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
         let instance = &InstanceId("j".to_owned());
-        restore(&store, &About { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX })
+        restore(&store, &RestoreContext { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX })
             .map(drop)
             .unwrap_err()
     };
@@ -411,16 +418,16 @@ fn who_was_served_what_was_lost_waits_for_it() {
         let (instance, position) = ("j".to_owned(), Some(Lsn(position)));
         journal.resolve(&ResumeRequest { instance, sequence, position, ..ResumeRequest::default() })
     };
-    assert!(matches!(ask(&journal, last, position.0), Resolution::Delta(at, _) if at == last));
+    assert!(matches!(ask(&journal, last, position.0), ResumeOutcome::Delta(at, _) if at == last));
     // Three entries that were never synced and are lost.
     let lost = (last.plus(3), position.0 + 30);
-    assert_eq!(ask(&journal, lost.0, lost.1), Resolution::Wait(Lsn(lost.1)));
+    assert_eq!(ask(&journal, lost.0, lost.1), ResumeOutcome::Wait(Lsn(lost.1)));
     write(&mut writer, &mut rows_of(&rows), &[vec![some(7, "again")], vec![some(8, "again")], vec![some(9, "again")]]);
     assert!(writer.committed().sequence > last.plus(SKIPPED), "no sequence is given twice");
     assert_eq!(writer.committed().position, Lsn(lost.1));
     // The client resumes by its position. Its sequence may now belong to another entry.
     let all = writer.committed().sequence;
-    assert!(matches!(ask(&journal, lost.0, lost.1), Resolution::Delta(at, _) if at == all));
+    assert!(matches!(ask(&journal, lost.0, lost.1), ResumeOutcome::Delta(at, _) if at == all));
     assert_eq!((journal.info().entries, journal.entries_after(last)), (10, 3), "what is left out does not count");
 }
 
@@ -448,26 +455,26 @@ fn spans_marks_and_definitions_come_back() {
         writer.commit().unwrap();
         writer.publish().unwrap();
     }
-    let definition = Definition { is_whole: true, source: "as it is now".to_owned(), pipeline: String::new() };
+    let definition = RowDefinition { is_whole: true, source: "as it is now".to_owned(), pipeline: String::new() };
     writer.define(definition.clone());
     writer.advance(Lsn(900), CommitMark::default());
     drop((journal, writer));
     let (_, restored) = with_about(|about| open(folder.path(), about)).unwrap();
-    let Restored { beginning, appender, definition: found, .. } = restored.unwrap();
+    let RestoredJournal { beginning, appender, definition: found, .. } = restored.unwrap();
     assert_eq!((beginning.head.position, &found), (Lsn(900), &definition));
     let (journal, _writer) = Journal::open(beginning, options(), Some(appender));
     let resolve = |at: u64| journal.resolve(&ResumeRequest { position: Some(Lsn(at)), ..Default::default() });
     for inside in [501, 699, 701, 799] {
-        assert!(matches!(resolve(inside), Resolution::Full(_)), "{inside}");
+        assert!(matches!(resolve(inside), ResumeOutcome::Full(_)), "{inside}");
     }
     for outside in [500, 700, 800, 850, 900] {
-        assert!(matches!(resolve(outside), Resolution::Delta(..)), "{outside}");
+        assert!(matches!(resolve(outside), ResumeOutcome::Delta(..)), "{outside}");
     }
 }
 
 #[test]
 fn the_definition_of_each_position_comes_back() {
-    let named = |source: &str| Definition { is_whole: true, source: source.to_owned(), pipeline: String::new() };
+    let named = |source: &str| RowDefinition { is_whole: true, source: source.to_owned(), pipeline: String::new() };
     let (one, two, three) = (named("one"), named("two"), named("three"));
     let folder = folder();
     let (_, mut writer) = begin_journal(folder.path());
@@ -497,7 +504,7 @@ fn the_definition_of_each_position_comes_back() {
     for round in 0..3 {
         let (journal, writer, _) = reopen(folder.path()).unwrap();
         let at = [500, 699, 700, 809, 810, 899, 900].map(|at| journal.definition_at(Lsn(at)));
-        let expected = [&one, &one, &two, &two, &three, &three, &one].map(Definition::version);
+        let expected = [&one, &one, &two, &two, &three, &three, &one].map(RowDefinition::version);
         assert_eq!(at, expected, "{round}");
         drop(writer);
     }
@@ -507,7 +514,7 @@ fn the_definition_of_each_position_comes_back() {
 #[test]
 fn a_journal_with_rows_of_two_forms_is_put_aside() {
     use laredo_core::{Cell, Column, KeyColumns, Schema, TupleBuf, TypeDef, TypeKind};
-    use laredo_proto::batch::Action;
+    use laredo_proto::batch::EntryAction;
     let column = |name: &str, type_oid| Column {
         name: name.to_owned(),
         type_oid,
@@ -533,18 +540,20 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         claim(&store, &instance, (&table(), &source())).unwrap();
         let (committed_at, mark) = (CommitTime(0), CommitMark::default());
         let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
-        let mut base = BaseWriter::kept(store.clone(), instance.clone(), Definition::default()).unwrap();
+        let mut base = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
         base.push(row(base_fields).as_ref()).unwrap();
-        let beginning = Beginning::at(
+        let beginning = JournalBeginning::from_base(
             instance.clone(),
             Arc::new(base.finish(head, schema.clone()).unwrap()),
-            Definition::default(),
+            RowDefinition::default(),
         );
-        let (taken, schema, definition) = (beginning.taken, schema.clone(), Definition::default());
-        let appender = Appender::begin(store, [].into(), Begun { instance, head, taken, schema, definition }).unwrap();
+        let (taken, schema, definition) = (beginning.taken, schema.clone(), RowDefinition::default());
+        let appender =
+            JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition })
+                .unwrap();
         let (journal, mut writer) = Journal::open(beginning, options(), Some(appender));
         begin(&mut writer);
-        writer.push(Action::Update, row(new).as_ref(), Some(row(old).as_ref())).unwrap();
+        writer.push(EntryAction::Update, row(new).as_ref(), Some(row(old).as_ref())).unwrap();
         writer.commit().unwrap();
         writer.publish().unwrap();
         drop((journal, writer));
@@ -553,7 +562,7 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum StoreTestStep {
     Transaction(Vec<(i64, Option<String>)>),
     Aborted(usize),
     Advance,
@@ -561,23 +570,23 @@ enum Step {
     Reopen,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<StoreTestStep>> {
     let size = prop_oneof![6 => 1..200_usize, 2 => 2000..40_000_usize, 1 => Just(700_000_usize)];
     let change = (0..12_i64, prop::option::weighted(0.8, size.prop_map(|size| "b".repeat(size))));
     let step = prop_oneof![
-        10 => prop::collection::vec(change, 1..6).prop_map(Step::Transaction),
-        1 => (1..5_usize).prop_map(Step::Aborted),
-        2 => Just(Step::Advance),
-        2 => Just(Step::Base),
-        3 => Just(Step::Reopen),
+        10 => prop::collection::vec(change, 1..6).prop_map(StoreTestStep::Transaction),
+        1 => (1..5_usize).prop_map(StoreTestStep::Aborted),
+        2 => Just(StoreTestStep::Advance),
+        2 => Just(StoreTestStep::Base),
+        3 => Just(StoreTestStep::Reopen),
     ];
     prop::collection::vec(step, 1..30)
 }
 
 /// Makes the next base in the store.
-fn merge_base(journal: &Journal, store: &Arc<Store>) {
+fn merge_base(journal: &Journal, store: &Arc<JournalFolder>) {
     sync(journal, store);
-    let crate::journal::Merging { base, after, head, definition, .. } = journal.base_and_after();
+    let crate::journal::BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
     let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
     let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
     journal.replace_base(Arc::new(next), tokio::time::Instant::now());
@@ -590,25 +599,25 @@ proptest! {
     fn a_journal_that_is_opened_again_and_again_tells_the_same(steps in steps()) {
         let folder = folder();
         let (mut journal, mut writer) = begin_journal(folder.path());
-        let (mut rows, mut commits) = (Rows::new(), vec![(Sequence(1000), Rows::new())]);
+        let (mut rows, mut commits) = (StoredRowTexts::new(), vec![(Sequence(1000), StoredRowTexts::new())]);
         for step in steps {
             match step {
-                Step::Transaction(changes) => {
+                StoreTestStep::Transaction(changes) => {
                     let written = write(&mut writer, &mut rows, &[changes]);
                     commits.extend(written.into_iter().next_back());
                 }
-                Step::Aborted(count) => {
+                StoreTestStep::Aborted(count) => {
                     begin(&mut writer);
                     (0..count).for_each(|_| insert(&mut writer, 99, &"a".repeat(600_000)));
                     writer.abort();
                 }
-                Step::Advance => {
+                StoreTestStep::Advance => {
                     let position = Lsn(writer.committed().position.0 + 3);
                     writer.advance(position, CommitMark::default());
                     writer.publish().unwrap();
                 }
-                Step::Base => merge_base(&journal, writer.store()),
-                Step::Reopen => {
+                StoreTestStep::Base => merge_base(&journal, writer.store()),
+                StoreTestStep::Reopen => {
                     let head = journal.head();
                     drop((journal, writer));
                     let (reopened, its_writer, state) = reopen(folder.path()).expect("nothing is damaged");

@@ -4,13 +4,13 @@ use std::io;
 
 use laredo_core::{Cell, CommitTime, Key, StateError, TableState, Tuple, TupleBuf, TupleRef};
 
-use super::displaced::{Displaced, DisplacedRow, Place};
+use super::displaced_rows::{DisplacedRow, DisplacedRows, RowLocation};
 use crate::pipeline::Pipeline;
 use crate::spool::{RawChange, Spool, SpoolEntry};
 
 /// The effect of a change on a state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Applied<'a> {
+pub(crate) enum ChangeEffect<'a> {
     /// A row was added (no old row), changed, or removed (no new row).
     Row {
         /// The row before the change.
@@ -52,11 +52,11 @@ pub(crate) fn apply_spool(
     pipeline: &Pipeline,
     spool: &mut Spool,
     committed_at: CommitTime,
-    each: impl FnMut(Applied<'_>) -> io::Result<()>,
+    each: impl FnMut(ChangeEffect<'_>) -> io::Result<()>,
 ) -> Result<(), ApplyError> {
-    let (displaced, scratch) = (Displaced::default(), TupleBuf::new());
-    let mut applier = Applier { state, pipeline, at: committed_at, displaced, scratch, each };
-    spool.read(|entry| match entry {
+    let (displaced, scratch) = (DisplacedRows::default(), TupleBuf::new());
+    let mut applier = SpoolApplier { state, pipeline, at: committed_at, displaced, scratch, each };
+    spool.for_each_entry(|entry| match entry {
         // The caller has checked that every shape is the schema's.
         SpoolEntry::Shape(_) => Ok(()),
         SpoolEntry::Change(change) => applier.apply(change),
@@ -65,16 +65,16 @@ pub(crate) fn apply_spool(
 }
 
 /// A transaction that is being applied.
-struct Applier<'a, E> {
+struct SpoolApplier<'a, E> {
     state: &'a mut TableState,
     pipeline: &'a Pipeline,
     at: CommitTime,
-    displaced: Displaced,
+    displaced: DisplacedRows,
     scratch: TupleBuf,
     each: E,
 }
 
-impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
+impl<E: FnMut(ChangeEffect<'_>) -> io::Result<()>> SpoolApplier<'_, E> {
     fn apply(&mut self, change: RawChange<'_>) -> Result<(), ApplyError> {
         match change {
             RawChange::Insert { new } if new.has_unchanged() => Err(ApplyError::Incomplete),
@@ -85,14 +85,14 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
             RawChange::Update { old: None, new } if !new.has_unchanged() && self.displaced.is_empty() => {
                 let row = self.pipeline.state_row(new, self.at, &mut self.scratch).to_tuple();
                 let old = self.state.put(row.clone()).ok_or(StateError::KeyMissing)?;
-                Ok((self.each)(Applied::Row { old: Some(&old), new: Some(&row), is_whole: true })?)
+                Ok((self.each)(ChangeEffect::Row { old: Some(&old), new: Some(&row), is_whole: true })?)
             }
             RawChange::Update { old, new } => self.update(old, new),
             RawChange::Delete { old } => self.remove(old).map(drop),
             RawChange::Truncate => {
                 self.state.clear();
                 self.displaced.clear();
-                Ok((self.each)(Applied::Truncate)?)
+                Ok((self.each)(ChangeEffect::Truncate)?)
             }
         }
     }
@@ -100,7 +100,7 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
     /// Adds a row. A row whose key is taken is displaced.
     fn insert(&mut self, row: Tuple, is_whole: bool) -> Result<(), ApplyError> {
         match self.state.put(row.clone()) {
-            None => (self.each)(Applied::Row { old: None, new: Some(&row), is_whole })?,
+            None => (self.each)(ChangeEffect::Row { old: None, new: Some(&row), is_whole })?,
             Some(other) => {
                 self.state.put(other);
                 self.displaced.push(self.state.schema().key().key_of(row.as_ref()), DisplacedRow { row, is_whole });
@@ -119,8 +119,8 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
         let key = self.state.schema().key().key_of(old.unwrap_or(new));
         let place = self.place_of(&key, old)?;
         let current = match place {
-            Place::State => self.state.get(&key),
-            Place::Displaced(at) => self.displaced.get(&key, at),
+            RowLocation::State => self.state.get(&key),
+            RowLocation::Displaced(at) => self.displaced.get(&key, at),
         };
         let current = current.ok_or(StateError::KeyMissing)?;
         let whole: TupleBuf = new
@@ -129,9 +129,9 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
             .map(|(sent, kept)| if sent == Cell::Unchanged { kept } else { sent })
             .collect();
         let row = self.pipeline.state_row(whole.as_ref(), self.at, &mut self.scratch).to_tuple();
-        if place == Place::State && self.state.schema().key().row_has_key(row.as_ref(), key.as_ref()) {
+        if place == RowLocation::State && self.state.schema().key().row_has_key(row.as_ref(), key.as_ref()) {
             let old = self.state.put(row.clone()).ok_or(StateError::KeyMissing)?;
-            return Ok((self.each)(Applied::Row { old: Some(&old), new: Some(&row), is_whole })?);
+            return Ok((self.each)(ChangeEffect::Row { old: Some(&old), new: Some(&row), is_whole })?);
         }
         self.remove_from(place, &key)?;
         self.insert(row, is_whole)
@@ -144,8 +144,8 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
     }
 
     /// Removes a row. A row that is displaced from the same key takes its place in the state.
-    fn remove_from(&mut self, place: Place, key: &Key) -> Result<(), ApplyError> {
-        if let Place::Displaced(at) = place {
+    fn remove_from(&mut self, place: RowLocation, key: &Key) -> Result<(), ApplyError> {
+        if let RowLocation::Displaced(at) = place {
             // No effect was reported for this row.
             self.displaced.remove(key, at);
             return Ok(());
@@ -153,11 +153,11 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
         match self.displaced.pop(key) {
             Some(DisplacedRow { row, is_whole }) => {
                 let old = self.state.put(row.clone()).ok_or(StateError::KeyMissing)?;
-                (self.each)(Applied::Row { old: Some(&old), new: Some(&row), is_whole })?;
+                (self.each)(ChangeEffect::Row { old: Some(&old), new: Some(&row), is_whole })?;
             }
             None => {
                 let old = self.state.remove(key.as_ref()).ok_or(StateError::KeyMissing)?;
-                (self.each)(Applied::Row { old: Some(&old), new: None, is_whole: true })?;
+                (self.each)(ChangeEffect::Row { old: Some(&old), new: None, is_whole: true })?;
             }
         }
         Ok(())
@@ -166,9 +166,9 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
     /// Finds the row that a change applies to. If several rows have its key, the whole old row
     /// decides. A key that may be shared cannot be a replica identity, so the source sends whole
     /// old rows.
-    fn place_of(&self, key: &Key, old: Option<TupleRef<'_>>) -> Result<Place, StateError> {
+    fn place_of(&self, key: &Key, old: Option<TupleRef<'_>>) -> Result<RowLocation, StateError> {
         if !self.displaced.has(key) {
-            return Ok(Place::State);
+            return Ok(RowLocation::State);
         }
         let old = old.ok_or(StateError::KeyExists)?;
         let is_it = |row: &Tuple| {
@@ -177,9 +177,9 @@ impl<E: FnMut(Applied<'_>) -> io::Result<()>> Applier<'_, E> {
             std::iter::zip(old.cells(), row.as_ref().cells()).take(count).all(same)
         };
         if let Some(at) = self.displaced.position(key, is_it) {
-            return Ok(Place::Displaced(at));
+            return Ok(RowLocation::Displaced(at));
         }
-        self.state.get(key).filter(|row| is_it(row)).map(|_| Place::State).ok_or(StateError::KeyMissing)
+        self.state.get(key).filter(|row| is_it(row)).map(|_| RowLocation::State).ok_or(StateError::KeyMissing)
     }
 }
 

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
-use crate::base::{self, Base, BaseError, Bases};
-use crate::journal::{Journal, Merging};
+use crate::base::{self, Base, BaseError, BaseLocation};
+use crate::journal::{BaseMergeInput, Journal};
 use crate::retry_delay::RetryDelay;
 
 /// The number of bytes that the journal after the last base has to exceed before a new base is
@@ -32,7 +32,7 @@ pub(super) struct BaseMaker {
 }
 
 impl BaseMaker {
-    pub(super) fn start(table: TableName, journal: Journal, bases: Bases) -> BaseMaker {
+    pub(super) fn start(table: TableName, journal: Journal, bases: BaseLocation) -> BaseMaker {
         let (running, ended) = oneshot::channel();
         let task = tokio::spawn(make_bases(table, journal.clone(), bases, ended));
         BaseMaker { journal, task, running }
@@ -55,9 +55,9 @@ impl BaseMaker {
 
 /// A guard that closes the base requests when the task ends, for whatever reason. New clients then
 /// do not wait for it.
-struct Closing(Journal);
+struct BaseRequestGuard(Journal);
 
-impl Drop for Closing {
+impl Drop for BaseRequestGuard {
     fn drop(&mut self) {
         self.0.close_requests();
     }
@@ -78,8 +78,8 @@ pub(super) fn is_base_due(journal: &Journal) -> bool {
 
 /// Makes a base whenever one is requested and due, or a new client needs a fresh one. Makes one
 /// base at a time.
-async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended: oneshot::Receiver<()>) {
-    let _closing = Closing(journal.clone());
+async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut ended: oneshot::Receiver<()>) {
+    let _closing = BaseRequestGuard(journal.clone());
     let mut retry_delay = RetryDelay::new(RETRY, RETRY_MAX);
     loop {
         tokio::select! {
@@ -126,8 +126,8 @@ async fn make_bases(table: TableName, journal: Journal, bases: Bases, mut ended:
 
 /// Makes the next base. A base in a store must not be ahead of the journal, or clients in between
 /// could not resume after a restart. Returns `None` if the journal on disk will never be that far.
-fn merge_base(journal: &Journal, bases: &Bases) -> Result<Option<Base>, BaseError> {
-    let Merging { base, after, head, definition, .. } = journal.base_and_after();
+fn merge_base(journal: &Journal, bases: &BaseLocation) -> Result<Option<Base>, BaseError> {
+    let BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
     if bases.store.as_ref().is_some_and(|(store, _)| !store.wait_for(head.sequence)) {
         return Ok(None);
     }

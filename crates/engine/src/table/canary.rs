@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use laredo_core::{Canary, TableName, TableState};
+use laredo_core::{CanaryFault, TableName, TableState};
 
 /// Plants the fault that the file requests for this table, if any.
 pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
@@ -22,6 +22,6 @@ pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
         tracing::error!(file = %file.display(), %error, "the canary's file cannot be removed");
         return;
     }
-    let planted = canary.parse::<Canary>().map(|canary| state.plant(canary));
+    let planted = canary.parse::<CanaryFault>().map(|canary| state.plant(canary));
     tracing::warn!(table = name, canary, ?planted, "a canary was planted: a row is wrong now");
 }

@@ -7,15 +7,15 @@ use std::time::Duration;
 use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
-use super::recent::Recent;
-use super::waiting::Waiting;
+use super::commit_queue::CommitQueue;
+use super::recent_transactions::RecentTransactions;
 use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
-use crate::base::{Base, BaseWriter, Bases};
+use crate::base::{Base, BaseLocation, BaseWriter};
 use crate::journal::Head;
 use crate::pipeline::Pipeline;
-use crate::source::{CopyEvent, Snapshot};
+use crate::source::{CopyEvent, TransactionSnapshot};
 use crate::status::CopyProgress;
-use crate::store::Definition;
+use crate::store::RowDefinition;
 
 /// The interval at which a copy logs its progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,14 +30,14 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// All of these transactions are also kept apart. They are published one by one if they explain
 /// everything that the copy shows.
 #[derive(Debug)]
-pub(crate) struct Copying {
+pub(crate) struct OngoingCopy {
     /// The last position that was known before the copy; `None` for the first copy.
     from: Option<Lsn>,
-    held: Waiting,
+    held: CommitQueue,
     /// Every transaction after `from` that is not held; `None` if some were not sent, or if they
     /// are too many.
-    told: Option<Waiting>,
-    incoming: Option<Incoming>,
+    told: Option<CommitQueue>,
+    incoming: Option<PartialCopy>,
     /// The position that the stream has to reach; `None` before all rows have arrived.
     ended: Option<Lsn>,
     /// The position up to which every commit is known.
@@ -52,8 +52,8 @@ pub(crate) struct Copying {
 }
 
 #[derive(Debug)]
-struct Incoming {
-    snapshot: Snapshot,
+struct PartialCopy {
+    snapshot: TransactionSnapshot,
     pipeline: Pipeline,
     state: TableState,
     /// The base, written while rows arrive; `None` once a transaction has changed them.
@@ -72,7 +72,7 @@ struct Incoming {
 
 /// The reason why a copy cannot continue.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CopyStop {
+pub(crate) enum CopyStopReason {
     /// This copy cannot be used, but another one may be.
     #[error("{0}")]
     StartOver(&'static str),
@@ -81,14 +81,14 @@ pub(crate) enum CopyStop {
     Failed(#[from] TableError),
 }
 
-impl From<std::io::Error> for CopyStop {
-    fn from(error: std::io::Error) -> CopyStop {
-        CopyStop::Failed(error.into())
+impl From<std::io::Error> for CopyStopReason {
+    fn from(error: std::io::Error) -> CopyStopReason {
+        CopyStopReason::Failed(error.into())
     }
 }
 
 /// A complete copy: the table at a position.
-pub(crate) struct Done {
+pub(crate) struct CompleteCopy {
     pub(crate) from: Option<Lsn>,
     pub(crate) to: Lsn,
     pub(crate) committed_at: CommitTime,
@@ -102,12 +102,12 @@ pub(crate) struct Done {
     pub(crate) base: Option<BaseWriter>,
 }
 
-impl Copying {
-    pub(crate) fn new(from: Option<Lsn>) -> Copying {
-        Copying {
+impl OngoingCopy {
+    pub(crate) fn new(from: Option<Lsn>) -> OngoingCopy {
+        OngoingCopy {
             from,
-            held: Waiting::default(),
-            told: from.map(|_| Waiting::default()),
+            held: CommitQueue::default(),
+            told: from.map(|_| CommitQueue::default()),
             incoming: None,
             ended: None,
             reached: from.unwrap_or(Lsn::ZERO),
@@ -118,8 +118,8 @@ impl Copying {
     }
 
     /// Returns a copy that replaces rows of another history.
-    pub(crate) fn after_fork() -> Copying {
-        Copying { is_after_fork: true, ..Copying::new(None) }
+    pub(crate) fn after_fork() -> OngoingCopy {
+        OngoingCopy { is_after_fork: true, ..OngoingCopy::new(None) }
     }
 
     /// Returns true if the copy begins a new journal, although there is one.
@@ -141,9 +141,9 @@ impl Copying {
 
     /// Releases the held transactions, and holds no more until the next attempt begins. Its
     /// snapshot has to see all of them.
-    pub(crate) fn stop_holding(&mut self, recent: &mut Recent) {
+    pub(crate) fn stop_holding(&mut self, recent: &mut RecentTransactions) {
         self.abandon(recent);
-        self.misses_some();
+        self.note_gap();
         self.is_waiting = true;
     }
 
@@ -155,12 +155,12 @@ impl Copying {
     /// Forgets the held transactions. PostgreSQL was restarted, so every later snapshot shows them,
     /// or they have never happened.
     pub(crate) fn forget_held(&mut self) {
-        self.held = Waiting::default();
+        self.held = CommitQueue::default();
     }
 
     /// Notes that transactions may be missing from the stream. Those that were kept cannot be
     /// published one by one.
-    pub(crate) fn misses_some(&mut self) {
+    pub(crate) fn note_gap(&mut self) {
         self.told = None;
     }
 
@@ -169,8 +169,8 @@ impl Copying {
         &mut self,
         commit: TableCommit,
         options: &TableOptions,
-        recent: &mut Recent,
-    ) -> Result<(), CopyStop> {
+        recent: &mut RecentTransactions,
+    ) -> Result<(), CopyStopReason> {
         self.reached(commit.end, commit.mark());
         let xid = commit.xid;
         match &self.incoming {
@@ -204,8 +204,13 @@ impl Copying {
 
     /// Releases the held transactions that the snapshot sees. The others keep their file. Later
     /// ones go to another file, so that this one can be removed.
-    fn let_go(&mut self, snapshot: &Snapshot, options: &TableOptions, recent: &mut Recent) {
-        for commit in self.held.take() {
+    fn release_seen(
+        &mut self,
+        snapshot: &TransactionSnapshot,
+        options: &TableOptions,
+        recent: &mut RecentTransactions,
+    ) {
+        for commit in self.held.take_all() {
             match snapshot.sees(commit.xid) {
                 true => {
                     recent.remember(commit.xid);
@@ -217,7 +222,7 @@ impl Copying {
     }
 
     /// Applies the held transactions to the copy, once all of its rows have arrived.
-    fn catch_up(&mut self, options: &TableOptions, recent: &mut Recent) -> Result<(), CopyStop> {
+    fn catch_up(&mut self, options: &TableOptions, recent: &mut RecentTransactions) -> Result<(), CopyStopReason> {
         if self.ended.is_none() {
             return Ok(());
         }
@@ -242,7 +247,7 @@ impl Copying {
 
     /// Notes that readers have received rows as of a position meanwhile. The copy is then published
     /// as the difference from these rows.
-    pub(crate) fn go_on_from(&mut self, position: Lsn) {
+    pub(crate) fn continue_from(&mut self, position: Lsn) {
         self.from = Some(position);
         self.incoming.iter_mut().for_each(|incoming| incoming.base = None);
     }
@@ -267,7 +272,7 @@ impl Copying {
 
     /// Logs the progress of the copy from time to time.
     pub(crate) fn log_progress(&mut self, table: &TableName) {
-        let Some(Incoming { progress, logged_at, .. }) = &mut self.incoming else { return };
+        let Some(PartialCopy { progress, logged_at, .. }) = &mut self.incoming else { return };
         if logged_at.elapsed() < LOG_INTERVAL {
             return;
         }
@@ -280,20 +285,20 @@ impl Copying {
     pub(crate) fn receive(
         &mut self,
         event: CopyEvent,
-        (options, bases): (&TableOptions, &Bases),
+        (options, bases): (&TableOptions, &BaseLocation),
         known: Option<(&TableState, &Pipeline)>,
         now: CommitTime,
-        recent: &mut Recent,
-    ) -> Result<(), CopyStop> {
+        recent: &mut RecentTransactions,
+    ) -> Result<(), CopyStopReason> {
         match event {
             CopyEvent::Begin { schema, snapshot, rows_estimated, bytes_estimated } => {
                 self.start_over();
                 recent.forget_below(snapshot.xmin);
-                self.let_go(&snapshot, options, recent);
+                self.release_seen(&snapshot, options, recent);
                 let started_at = Instant::now();
                 let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
                 let base = if known.is_none() { Some(bases.writer().map_err(TableError::from)?) } else { None };
-                self.incoming = Some(Incoming::new(&schema, snapshot, progress, options, base, now)?);
+                self.incoming = Some(PartialCopy::new(&schema, snapshot, progress, options, base, now)?);
             }
             CopyEvent::Rows(chunk) => {
                 if let Some(incoming) = &mut self.incoming {
@@ -302,7 +307,7 @@ impl Copying {
             }
             CopyEvent::End { inserted, definition, is_told } => {
                 let Some(incoming) = &mut self.incoming else {
-                    return Err(CopyStop::StartOver("the copy ended before it began"));
+                    return Err(CopyStopReason::StartOver("the copy ended before it began"));
                 };
                 (incoming.definition, incoming.is_told) = (definition, is_told);
                 self.ended = Some(inserted);
@@ -318,36 +323,36 @@ impl Copying {
     /// The position is also past everything that readers have received. A change that was not
     /// announced gets a position of its own. Otherwise a reader at the last position would never
     /// receive it.
-    pub(crate) fn complete(&mut self) -> Option<Done> {
+    pub(crate) fn complete(&mut self) -> Option<CompleteCopy> {
         self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
-        let Incoming { pipeline, state, base, committed_at, definition, is_told, .. } = self.incoming.take()?;
+        let PartialCopy { pipeline, state, base, committed_at, definition, is_told, .. } = self.incoming.take()?;
         self.ended = None;
         let told = self.told.take().filter(|_| is_told).map(|mut told| {
-            let mut commits = Vec::from(told.take());
+            let mut commits = Vec::from(told.take_all());
             // Transactions that the copy saw were released before others that had committed
             // earlier.
             commits.sort_by_key(|commit| commit.end);
             commits
         });
         let (from, to, mark) = (self.from, self.reached, self.mark);
-        Some(Done { from, to, committed_at, mark, definition, pipeline, state, told, base })
+        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, told, base })
     }
 
     /// Gives up the copy. The next one has to see every transaction that was held.
-    pub(crate) fn abandon(&mut self, recent: &mut Recent) {
-        self.held.take().into_iter().for_each(|held| recent.remember(held.xid));
+    pub(crate) fn abandon(&mut self, recent: &mut RecentTransactions) {
+        self.held.take_all().into_iter().for_each(|held| recent.remember(held.xid));
     }
 }
 
-impl Incoming {
+impl PartialCopy {
     fn new(
         schema: &Arc<Schema>,
-        snapshot: Snapshot,
+        snapshot: TransactionSnapshot,
         progress: CopyProgress,
         options: &TableOptions,
         base: Option<BaseWriter>,
         copied_at: CommitTime,
-    ) -> Result<Incoming, TableError> {
+    ) -> Result<PartialCopy, TableError> {
         let pipeline = Pipeline::bind(&options.pipeline, schema)?;
         // The estimate only saves growing. A wrong one must not cost the memory of rows that do not
         // exist.
@@ -356,7 +361,7 @@ impl Incoming {
         let logged_at = progress.started_at;
         let committed_at = copied_at;
         let (definition, is_told) = (String::new(), false);
-        Ok(Incoming {
+        Ok(PartialCopy {
             snapshot,
             pipeline,
             state,
@@ -371,9 +376,9 @@ impl Incoming {
     }
 
     /// Applies a transaction that the snapshot does not see.
-    fn apply(&mut self, held: &mut TableCommit) -> Result<(), CopyStop> {
+    fn apply(&mut self, held: &mut TableCommit) -> Result<(), CopyStopReason> {
         if !self.pipeline.fits(&mut held.spool)? {
-            return Err(CopyStop::StartOver("the table's columns or types changed again"));
+            return Err(CopyStopReason::StartOver("the table's columns or types changed again"));
         }
         self.base = None;
         match apply_spool(&mut self.state, &self.pipeline, &mut held.spool, held.committed_at, |_| Ok(())) {
@@ -384,7 +389,7 @@ impl Incoming {
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error) => {
                 tracing::error!(%error, "a transaction held during the copy does not fit it");
-                Err(CopyStop::StartOver("a held transaction does not fit the copy"))
+                Err(CopyStopReason::StartOver("a held transaction does not fit the copy"))
             }
         }
     }
@@ -403,7 +408,7 @@ impl Incoming {
             self.progress.rows += 1;
             self.progress.bytes += tuple.len() as u64;
             if let Some(base) = &mut self.base
-                && self.pipeline.classify(None, Some(row)) == laredo_core::Seen::Insert
+                && self.pipeline.classify(None, Some(row)) == laredo_core::VisibleEffect::Insert
             {
                 base.push(self.pipeline.out_row(row, &mut out))?;
             }
@@ -426,19 +431,19 @@ pub(super) fn rows(mut chunk: &[u8]) -> impl Iterator<Item = TupleRef<'_>> {
     })
 }
 
-impl Done {
+impl CompleteCopy {
     /// Returns the first base, and the state that it shows. `checksum` is that of the rows that
     /// readers receive, if they receive it.
     pub(crate) fn into_base(
         self,
         sequence: Sequence,
-        bases: &Bases,
-        definition: Definition,
+        bases: &BaseLocation,
+        definition: RowDefinition,
         checksum: Option<Checksum>,
     ) -> Result<(Base, TableState, Pipeline), TableError> {
         let (position, committed_at, mark) = (self.to, self.committed_at, self.mark);
         let head = Head { sequence, position, committed_at, mark, checksum };
-        let Done { pipeline, state, base, .. } = self;
+        let CompleteCopy { pipeline, state, base, .. } = self;
         let mut writer = match base {
             Some(writer) => writer,
             None => write_base(&state, &pipeline, bases)?,
@@ -449,11 +454,11 @@ impl Done {
     }
 }
 
-fn write_base(state: &TableState, pipeline: &Pipeline, bases: &Bases) -> Result<BaseWriter, TableError> {
+fn write_base(state: &TableState, pipeline: &Pipeline, bases: &BaseLocation) -> Result<BaseWriter, TableError> {
     let mut writer = bases.writer()?;
     let mut out = TupleBuf::new();
     for row in state.rows() {
-        if pipeline.classify(None, Some(row.as_ref())) == laredo_core::Seen::Insert {
+        if pipeline.classify(None, Some(row.as_ref())) == laredo_core::VisibleEffect::Insert {
             writer.push(pipeline.out_row(row.as_ref(), &mut out))?;
         }
     }

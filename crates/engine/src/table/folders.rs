@@ -5,34 +5,34 @@ use std::sync::Arc;
 use laredo_core::Lsn;
 
 use super::{Clock, Table, TableError, TableOptions};
-use crate::snapshots::{Recovered, Snapshots};
+use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
 use crate::source::{KnownTable, SourceIdentity};
-use crate::store::{self, About, Forks, Restored, Store, StoreError};
+use crate::store::{self, ForkLog, JournalFolder, RestoreContext, RestoredJournal, StoreError};
 
 /// The opened folders of a table, and what was in them.
 #[derive(Default)]
-pub(crate) struct Opened {
-    pub(crate) store: Option<Arc<Store>>,
-    pub(crate) snapshots: Option<Arc<Snapshots>>,
-    pub(crate) left: Option<Left>,
+pub(crate) struct TableFolders {
+    pub(crate) store: Option<Arc<JournalFolder>>,
+    pub(crate) snapshots: Option<Arc<SnapshotFolder>>,
+    pub(crate) left: Option<SavedTable>,
     /// Positions up to here may belong to a history that the database has abandoned.
     abandoned: Lsn,
 }
 
 /// The state from which a table can continue.
-pub(crate) enum Left {
-    Journal(Box<Restored>),
+pub(crate) enum SavedTable {
+    Journal(Box<RestoredJournal>),
     /// A snapshot, used only if there is no journal: a journal is newer, and readers know its
     /// sequences.
-    Snapshot(Box<Recovered>),
+    Snapshot(Box<RecoveredSnapshot>),
 }
 
-impl Left {
+impl SavedTable {
     /// Returns what the source needs to know to resume the table.
     pub(crate) fn known(&self) -> KnownTable {
         match self {
-            Left::Journal(restored) => restored.known(),
-            Left::Snapshot(recovered) => recovered.known(),
+            SavedTable::Journal(restored) => restored.to_known_table(),
+            SavedTable::Snapshot(recovered) => recovered.to_known_table(),
         }
     }
 }
@@ -42,23 +42,27 @@ impl Left {
 /// # Errors
 /// When a folder cannot be read or written, or when an operator has to move its contents away:
 /// those of another table, or in a format that this version does not know.
-pub(crate) fn open(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<Opened, StoreError> {
+pub(crate) fn open_table_folders(
+    options: &TableOptions,
+    source: &SourceIdentity,
+    clock: &Clock,
+) -> Result<TableFolders, StoreError> {
     let name = &options.request.name;
-    let mut opened = Opened::default();
+    let mut opened = TableFolders::default();
     if let Some(folder) = &options.store {
-        let instance = options.instance.on(source.timeline, 0);
+        let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
         let (store, restored) =
-            store::open(folder, &About { table: name, source, instance: &instance, now, bytes_max })?;
-        opened.abandoned = Forks::read(store.folder())?.abandoned();
-        (opened.store, opened.left) = (Some(store), restored.map(|restored| Left::Journal(Box::new(restored))));
+            store::open(folder, &RestoreContext { table: name, source, instance: &instance, now, bytes_max })?;
+        opened.abandoned = ForkLog::read(store.folder())?.abandoned();
+        (opened.store, opened.left) = (Some(store), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
     if let Some(wanted) = &options.snapshots {
         let (wanted, temporary) = (wanted.clone(), options.folder.clone());
-        let snapshots = Snapshots::open(wanted, temporary, name.clone(), source.clone(), clock.clone())?;
+        let snapshots = SnapshotFolder::open(wanted, temporary, name.clone(), source.clone(), clock.clone())?;
         if opened.left.is_none() && options.pipeline.is_plain() {
             let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
-            opened.left = recovered.map(|recovered| Left::Snapshot(Box::new(recovered)));
+            opened.left = recovered.map(|recovered| SavedTable::Snapshot(Box::new(recovered)));
         }
         opened.abandoned = opened.abandoned.max(snapshots.abandoned());
         opened.snapshots = Some(Arc::new(snapshots));
@@ -68,9 +72,9 @@ pub(crate) fn open(options: &TableOptions, source: &SourceIdentity, clock: &Cloc
 
 impl Table {
     /// Uses the folders for the journal, its bases and the snapshots. Returns what was in them.
-    pub(crate) fn use_folders(&mut self, opened: Opened) -> Option<Left> {
-        let Opened { store, snapshots, left, abandoned } = opened;
-        let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
+    pub(crate) fn use_folders(&mut self, opened: TableFolders) -> Option<SavedTable> {
+        let TableFolders { store, snapshots, left, abandoned } = opened;
+        let instance = self.options.instance.on_timeline(self.identity.timeline, self.status.lock().forks);
         self.bases.store = store.map(|store| (store, instance));
         self.abandoned = self.abandoned.max(abandoned);
         self.snapshots.send_replace(snapshots);
@@ -82,7 +86,7 @@ impl Table {
     /// continue from: the source has kept nothing for it since.
     pub(super) fn open_missing_folders(&mut self) -> Result<(), TableError> {
         if !self.has_folders {
-            let opened = open(&self.options, &self.identity, &self.clock.0)?;
+            let opened = open_table_folders(&self.options, &self.identity, &self.clock.0)?;
             drop(self.use_folders(opened));
         }
         Ok(())

@@ -3,12 +3,12 @@
 
 use laredo_core::Sequence;
 
-use super::recent::Recent;
-use super::{Copying, Table, TableError, Wants, copy};
-use crate::durable::Durable;
+use super::recent_transactions::RecentTransactions;
+use super::{FollowUpAction, OngoingCopy, Table, TableError, copy};
+use crate::durable::DurablePosition;
 use crate::history::Fork;
 use crate::source::SourceIdentity;
-use crate::store::{Definition, Forks, Manifest, SKIPPED};
+use crate::store::{ForkLog, JournalManifest, RowDefinition, SKIPPED};
 
 /// A fork that could not be noted on disk.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Table {
     }
 
     /// Notes a fork that could not be noted before, and begins the copy that it requires.
-    pub(super) fn on_fork_due(&mut self, due: UnnotedFork) -> Result<Wants, TableError> {
+    pub(super) fn on_fork_due(&mut self, due: UnnotedFork) -> Result<FollowUpAction, TableError> {
         let UnnotedFork { identity, fork, reason } = due;
         match identity {
             Some(identity) => self.on_forked(identity, &fork, &reason),
@@ -59,10 +59,10 @@ impl Table {
         // This must be first: no snapshot of the other history may be mistaken for one of this
         // history.
         if let Some(journal) = self.journal.borrow().as_ref().filter(|_| fork.is_certain) {
-            journal.part();
+            journal.mark_parted();
         }
         if let Some((store, _)) = &self.bases.store {
-            Forks::note(store.folder(), fork, reason)?;
+            ForkLog::note(store.folder(), fork, reason)?;
         }
         if let Some(snapshots) = self.snapshots() {
             snapshots.note_fork(fork, reason)?;
@@ -84,42 +84,42 @@ impl Table {
         identity: SourceIdentity,
         fork: &Fork,
         reason: &str,
-    ) -> Result<Wants, TableError> {
+    ) -> Result<FollowUpAction, TableError> {
         self.note_or_owe_fork(Some(&identity), fork, reason)?;
         self.status.lock().forks += 1;
         self.identify(identity);
         // Transactions of another history will never be visible in this one.
-        self.recent = Recent::default();
+        self.recent = RecentTransactions::default();
         self.is_forked = true;
         (self.copy_due, self.definition_due, self.owes_copy) = (None, None, None);
         if self.store_failure().is_some() {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         }
         tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
         if let Some(live) = &mut self.live {
             live.writer.publish()?;
             self.first_sequence = Sequence(live.writer.committed().sequence.0 + SKIPPED);
         }
-        let instance = self.options.instance.on(self.identity.timeline, self.status.lock().forks);
+        let instance = self.options.instance.on_timeline(self.identity.timeline, self.status.lock().forks);
         self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance));
-        self.begin_copying(Copying::after_fork(), reason);
-        self.status.lock().releasable = Some(Durable::default());
-        Ok(Wants::Copy)
+        self.begin_copying(OngoingCopy::after_fork(), reason);
+        self.status.lock().releasable = Some(DurablePosition::default());
+        Ok(FollowUpAction::Copy)
     }
 
     /// Handles a new timeline of the database, which contains everything that was followed.
     ///
     /// # Errors
     /// When the timeline cannot be noted on disk.
-    pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<Wants, TableError> {
+    pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<FollowUpAction, TableError> {
         if let Some((store, _)) = &self.bases.store
-            && let Some(mut manifest) = Manifest::read(store)?
+            && let Some(mut manifest) = JournalManifest::read(store)?
         {
             manifest.promote(&identity);
             manifest.write(store)?;
         }
         self.identify(identity);
-        Ok(Wants::Nothing)
+        Ok(FollowUpAction::Nothing)
     }
 
     fn identify(&mut self, identity: SourceIdentity) {
@@ -130,7 +130,11 @@ impl Table {
     }
 
     /// Replaces the journal of another history with a new one.
-    pub(super) fn replace_journal(&mut self, done: copy::Done, definition: Definition) -> Result<(), TableError> {
+    pub(super) fn replace_journal(
+        &mut self,
+        done: copy::CompleteCopy,
+        definition: RowDefinition,
+    ) -> Result<(), TableError> {
         // The files of the old journal are removed, so nothing may write to them any more.
         drop(self.live.take());
         if let Some((store, _)) = &self.bases.store {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
 
 use super::*;
-use crate::source::{ColumnValues, RelationShape, Snapshot, SourceError};
+use crate::source::{ColumnValues, RelationShape, SourceError, TransactionSnapshot};
 use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
 mod definitions;
@@ -57,11 +57,11 @@ fn row(id: i64, body: &[u8]) -> TupleBuf {
 }
 
 /// Returns a snapshot that sees every transaction ID below `xid`.
-fn below(xid: u64) -> Snapshot {
-    Snapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new() }
+fn below(xid: u64) -> TransactionSnapshot {
+    TransactionSnapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new() }
 }
 
-fn begin(schema: &Arc<Schema>, snapshot: Snapshot) -> CopyEvent {
+fn begin(schema: &Arc<Schema>, snapshot: TransactionSnapshot) -> CopyEvent {
     CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated: 0, bytes_estimated: 0 }
 }
 
@@ -124,7 +124,7 @@ fn what_the_snapshot_sees_is_not_held() {
         table.on_commit(commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }])).unwrap()
     };
     let held = |table: &Table| match &table.phase {
-        Phase::Copying(copying) => copying.held_bytes(),
+        TableLifecycle::Copying(copying) => copying.held_bytes(),
         _ => 0,
     };
     insert(&mut table, 1);
@@ -152,7 +152,7 @@ fn live(options: TableOptions, schema: &Arc<Schema>, of: &[TupleBuf]) -> (Table,
     (table, journal)
 }
 
-fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[TupleBuf]) {
+fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: TransactionSnapshot, of: &[TupleBuf]) {
     let inserted = Lsn(snapshot.xmax.0);
     table.on_copy(begin(schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
@@ -160,7 +160,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: Snapshot, of: &[Tuple
 }
 
 /// Returns the changes that readers receive after `after`.
-fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
+fn published_actions(journal: &Journal, after: Sequence) -> Vec<EntryAction> {
     let mut cursor = journal.cursor(after);
     let mut actions = Vec::new();
     let mut schema = journal.schema();
@@ -169,7 +169,7 @@ fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
             if let Some(next) = frame.batch.schema.clone() {
                 schema = Arc::new(laredo_proto::schema::from_wire(next).unwrap());
             }
-            let entries = laredo_proto::batch::Entries::new(&frame.batch.entries, &schema);
+            let entries = laredo_proto::batch::BatchEntries::new(&frame.batch.entries, &schema);
             actions.extend(entries.map(|entry| entry.unwrap().action));
         }
     }
@@ -181,7 +181,7 @@ fn told(journal: &Journal, after: Sequence) -> Vec<Action> {
 #[test]
 fn a_row_that_went_wrong_in_the_state_shows_in_the_checksum() {
     let (schema, new) = (schema(&[("body", 25)]), row(3, b"three"));
-    for canary in [None].into_iter().chain(laredo_core::Canary::ALL.map(Some)) {
+    for canary in [None].into_iter().chain(laredo_core::CanaryFault::ALL.map(Some)) {
         let of = [row(1, b"one"), row(2, b"two")];
         let (mut table, journal) = live(options(), &schema, &of);
         let mut readers = TableState::new(schema.clone(), &[], 0).unwrap();
@@ -204,14 +204,14 @@ fn an_insert_without_a_large_value_is_copied() {
     let head = journal.head();
     let incomplete: TupleBuf = [Cell::Value(&2_i64.to_be_bytes()), Cell::Unchanged].into_iter().collect();
     let insert = || [RawChange::Insert { new: incomplete.as_ref() }];
-    assert_eq!(table.on_commit(commit(&schema, 20, 1024, insert())).unwrap(), Wants::Copy);
-    assert!(told(&journal, head.sequence).is_empty(), "a row that is not whole goes to nobody");
+    assert_eq!(table.on_commit(commit(&schema, 20, 1024, insert())).unwrap(), FollowUpAction::Copy);
+    assert!(published_actions(&journal, head.sequence).is_empty(), "a row that is not whole goes to nobody");
     // A copy that does not see the transaction yet is unusable.
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
     assert_eq!(
         table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap(),
-        Wants::CopyLater
+        FollowUpAction::CopyLater
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
@@ -219,28 +219,31 @@ fn an_insert_without_a_large_value_is_copied() {
     assert!(
         live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
     );
-    assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert, Action::Insert]);
+    assert_eq!(
+        published_actions(&journal, head.sequence),
+        [EntryAction::Truncate, EntryAction::Insert, EntryAction::Insert]
+    );
 }
 
 #[test]
 fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
-    type Columns = &'static [(&'static str, u32)];
+    type ColumnTypePairs = &'static [(&'static str, u32)];
     let text = ("body", 25);
-    let cases: [(&str, Columns, &[Action]); 4] = [
-        ("retyped", &[("body", 1043)], &[Action::Truncate, Action::Insert]),
-        ("renamed", &[("text", 25)], &[Action::Truncate, Action::Insert]),
-        ("dropped", &[], &[Action::Truncate, Action::Insert]),
+    let cases: [(&str, ColumnTypePairs, &[EntryAction]); 4] = [
+        ("retyped", &[("body", 1043)], &[EntryAction::Truncate, EntryAction::Insert]),
+        ("renamed", &[("text", 25)], &[EntryAction::Truncate, EntryAction::Insert]),
+        ("dropped", &[], &[EntryAction::Truncate, EntryAction::Insert]),
         ("added", &[("body", 25), ("more", 25)], &[]),
     ];
     for (what, columns, expected) in cases {
         let (mut table, journal) = live(options(), &schema(&[text]), &[row(1, b"one")]);
         let head = journal.head();
-        assert_eq!(table.on_moved(owed(what)).unwrap(), Wants::Copy);
+        assert_eq!(table.on_moved(owed(what)).unwrap(), FollowUpAction::Copy);
         let cells = [Cell::Value(&1_i64.to_be_bytes()), Cell::Value(b"one"), Cell::Null];
         let row: TupleBuf = cells.into_iter().take(1 + columns.len()).collect();
         copy(&mut table, &schema(columns), below(20), &[row]);
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-        assert_eq!(told(&journal, head.sequence), expected, "{what}");
+        assert_eq!(published_actions(&journal, head.sequence), expected, "{what}");
         assert_eq!(*journal.schema(), *schema(columns), "{what}");
     }
 }
@@ -264,11 +267,11 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
         table.on_progress(Lsn(20), None, CommitMark::default()).expect_err("there is no folder for the journal");
     table.stop(&failed, None);
     std::fs::create_dir(folder.path()).unwrap();
-    assert_eq!(table.on_moved(owed("there is a folder")).unwrap(), Wants::Copy);
+    assert_eq!(table.on_moved(owed("there is a folder")).unwrap(), FollowUpAction::Copy);
     let head = journal.head();
     copy(&mut table, &schema, below(30), &[row(1, b"three")]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
-    assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert]);
+    assert_eq!(published_actions(&journal, head.sequence), [EntryAction::Truncate, EntryAction::Insert]);
 }
 
 #[test]
@@ -282,9 +285,9 @@ fn a_copy_after_a_failure_has_to_see_what_was_held() {
 }
 
 /// A database that does not change: it is empty, and copied at position 10.
-struct Still(Arc<Schema>);
+struct UnchangingSource(Arc<Schema>);
 
-impl crate::source::Source for Still {
+impl crate::source::Source for UnchangingSource {
     async fn prepare(&self, _: &[TableRequest]) -> Result<crate::source::SourceIdentity, SourceError> {
         Ok(crate::source::SourceIdentity::default())
     }
@@ -292,15 +295,15 @@ impl crate::source::Source for Still {
     async fn resume(
         &self,
         tables: &[Option<crate::source::KnownTable>],
-    ) -> Result<Vec<crate::source::Resume>, SourceError> {
-        Ok(vec![crate::source::Resume::Follow; tables.len()])
+    ) -> Result<Vec<crate::source::ResumeDecision>, SourceError> {
+        Ok(vec![crate::source::ResumeDecision::Follow; tables.len()])
     }
 
     async fn stream(
         &self,
         _: tokio::sync::mpsc::Sender<crate::source::SourceEvent>,
-        _: crate::source::Acknowledged,
-        _: crate::source::StateReporter,
+        _: crate::source::AcknowledgedPosition,
+        _: crate::source::SourceStateReporter,
     ) -> Result<(), SourceError> {
         Ok(())
     }
@@ -313,7 +316,7 @@ impl crate::source::Source for Still {
         &self,
         _: crate::source::TableIndex,
         _: Option<&str>,
-        _: crate::source::Admission,
+        _: crate::source::SnapshotCheck,
         rows: tokio::sync::mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         for event in
@@ -327,13 +330,13 @@ impl crate::source::Source for Still {
     async fn inspect(
         &self,
         _: crate::source::TableIndex,
-        _: tokio::sync::mpsc::Receiver<crate::source::PartOrder>,
-        _: tokio::sync::mpsc::Sender<crate::source::PartEvent>,
+        _: tokio::sync::mpsc::Receiver<crate::source::TablePartOrder>,
+        _: tokio::sync::mpsc::Sender<crate::source::TablePartEvent>,
     ) -> Result<(), SourceError> {
         Err(SourceError::Definite(vec!["it stands still".to_owned()]))
     }
 
-    fn retention(&self) -> watch::Receiver<crate::retention::Retention> {
+    fn retention(&self) -> watch::Receiver<crate::retention::WalRetention> {
         watch::Sender::default().subscribe()
     }
 
@@ -355,12 +358,12 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
     let (events, queue) = tokio::sync::mpsc::unbounded_channel();
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
-    let (progress, latest) = watch::channel(Progress::default());
-    let (source, index) = (Arc::new(Still(schema.clone())), crate::source::TableIndex(0));
+    let (progress, latest) = watch::channel(StreamProgress::default());
+    let (source, index) = (Arc::new(UnchangingSource(schema.clone())), crate::source::TableIndex(0));
     let turns = (CopyTurns::new(4), VerifyTurns::default());
-    let worker = Worker::new(table, index, source, queue, latest, commands, turns);
+    let worker = TableWorker::new(table, index, source, queue, latest, commands, turns);
     let look = async {
-        progress.send_replace(Progress { position: Lsn(10), ..Progress::default() });
+        progress.send_replace(StreamProgress { position: Lsn(10), ..StreamProgress::default() });
         while status.lock().phase != TablePhase::Live {
             tokio::task::yield_now().await;
         }
@@ -368,9 +371,9 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
             let row = row(xid.cast_signed(), b"row");
             let commit = commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }]);
             let _room = room.clone().try_acquire_many_owned(0).unwrap();
-            events.send(Queued { event: TableEvent::Commit(commit), _room }).unwrap();
+            events.send(QueuedTableEvent { event: TableEvent::Commit(commit), _room }).unwrap();
         }
-        progress.send_replace(Progress { position: Lsn(5000), after: 3000, ..Progress::default() });
+        progress.send_replace(StreamProgress { position: Lsn(5000), after: 3000, ..StreamProgress::default() });
         let mut seen = std::collections::BTreeMap::new();
         while !seen.contains_key(&Lsn(5000)) {
             let now = status.lock().clone();
@@ -399,7 +402,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     if restarts {
         table.on_restarted("slot lost", None).unwrap();
     }
-    let snapshot = Snapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)] };
+    let snapshot = TransactionSnapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)] };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
     table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
@@ -416,7 +419,7 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     let fork = Fork { common: Lsn(4), abandoned: Lsn(100), is_certain: true };
     table.on_forked(SourceIdentity::default(), &fork, "its storage was put back").unwrap();
     table.stop(&TableError::Source("it is not published".to_owned()), None);
-    assert_eq!(table.on_moved(owed("it can be followed again")).unwrap(), Wants::Copy);
+    assert_eq!(table.on_moved(owed("it can be followed again")).unwrap(), FollowUpAction::Copy);
     // The new history is behind the old one.
     copy(&mut table, &schema, below(5), &[row(3, b"new")]);
     table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
@@ -439,7 +442,7 @@ fn a_copy_does_not_wait_for_transactions_that_a_lost_history_had() {
         let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
         table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
         table.on_restarted("slot gone", fork.as_ref()).unwrap();
-        let earlier = Snapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+        let earlier = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
         assert_eq!(table.recent().admits(&earlier), is_admitted);
     }
 }
@@ -452,7 +455,7 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     let lost = row(2, b"lost");
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: lost.as_ref() }])).unwrap();
     table.on_restarted("slot gone", Some(&possible_fork())).unwrap();
-    let snapshot = Snapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+    let snapshot = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: false }).unwrap();
@@ -462,7 +465,7 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     assert!(state.get_like(lost.as_ref()).is_none());
 }
 
-fn resolve(journal: &Journal, position: u64) -> crate::journal::Resolution {
+fn resolve(journal: &Journal, position: u64) -> crate::journal::ResumeOutcome {
     let position = Some(Lsn(position));
     journal.resolve(&crate::journal::ResumeRequest { position, ..Default::default() })
 }
@@ -470,12 +473,12 @@ fn resolve(journal: &Journal, position: u64) -> crate::journal::Resolution {
 #[test]
 fn what_the_stream_explains_is_told_transaction_by_transaction() {
     let (table, journal, at) = copied_meanwhile(&[row(1, b"one"), row(2, b"2")], true, false);
-    assert_eq!(told(&journal, at), [Action::Insert, Action::Delete, Action::Update]);
+    assert_eq!(published_actions(&journal, at), [EntryAction::Insert, EntryAction::Delete, EntryAction::Update]);
     for (position, left) in [(11, 3), (12, 2), (13, 1), (14, 0), (16, 0), (20, 0)] {
-        let crate::journal::Resolution::Delta(at, _) = resolve(&journal, position) else {
+        let crate::journal::ResumeOutcome::Delta(at, _) = resolve(&journal, position) else {
             panic!("{position} is a position like any other")
         };
-        assert_eq!(told(&journal, at).len(), left, "{position}");
+        assert_eq!(published_actions(&journal, at).len(), left, "{position}");
     }
     let live = table.live.as_ref().unwrap();
     assert_eq!(
@@ -487,20 +490,29 @@ fn what_the_stream_explains_is_told_transaction_by_transaction() {
 
 #[test]
 fn what_the_stream_does_not_explain_is_one_transaction() {
-    type Case<'a> = (&'a str, &'a [TupleBuf], bool, bool, &'a [Action]);
+    type UnexplainedCopyCase<'a> = (&'a str, &'a [TupleBuf], bool, bool, &'a [EntryAction]);
     let explained = [row(1, b"one"), row(2, b"2")];
-    let cases: [Case<'_>; 4] = [
-        ("another row", &[row(1, b"one"), row(2, b"2"), row(3, b"3")], true, false, &[Action::Delete, Action::Insert]),
-        ("a row less", &[row(1, b"one")], true, false, &[Action::Delete]),
-        ("another definition", &explained, false, false, &[Action::Delete, Action::Insert]),
-        ("a gap", &explained, true, true, &[Action::Delete, Action::Insert]),
+    let cases: [UnexplainedCopyCase<'_>; 4] = [
+        (
+            "another row",
+            &[row(1, b"one"), row(2, b"2"), row(3, b"3")],
+            true,
+            false,
+            &[EntryAction::Delete, EntryAction::Insert],
+        ),
+        ("a row less", &[row(1, b"one")], true, false, &[EntryAction::Delete]),
+        ("another definition", &explained, false, false, &[EntryAction::Delete, EntryAction::Insert]),
+        ("a gap", &explained, true, true, &[EntryAction::Delete, EntryAction::Insert]),
     ];
     for (what, of, is_told, restarts, least) in cases {
         let (_, journal, at) = copied_meanwhile(of, is_told, restarts);
-        let actions = told(&journal, at);
+        let actions = published_actions(&journal, at);
         assert!(actions.starts_with(least), "{what}: {actions:?}");
         for position in [11, 14, 19] {
-            assert!(matches!(resolve(&journal, position), crate::journal::Resolution::Full(_)), "{what}: {position}");
+            assert!(
+                matches!(resolve(&journal, position), crate::journal::ResumeOutcome::Full(_)),
+                "{what}: {position}"
+            );
         }
     }
 }
@@ -527,7 +539,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
         table.on_copy(rows(&rows_copied)).unwrap();
         table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-        let inside = matches!(resolve(&journal, 11), crate::journal::Resolution::Full(_));
+        let inside = matches!(resolve(&journal, 11), crate::journal::ResumeOutcome::Full(_));
         assert_eq!(inside, is_one, "{commits} commits");
     }
 }
@@ -544,8 +556,10 @@ fn what_differs_comes_behind_all_that_was_told() {
     assert_eq!(journal.head().position, Lsn(15), "known to readers, who would go on behind it");
     table.on_progress(Lsn(16), None, CommitMark::default()).unwrap();
     let request = crate::journal::ResumeRequest { position: Some(Lsn(15)), ..Default::default() };
-    let crate::journal::Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
-    assert_eq!((journal.head().position, told(&journal, at)), (Lsn(16), vec![Action::Update]));
+    let crate::journal::ResumeOutcome::Delta(at, _) = journal.resolve(&request) else {
+        panic!("the journal has it all")
+    };
+    assert_eq!((journal.head().position, published_actions(&journal, at)), (Lsn(16), vec![EntryAction::Update]));
 }
 
 fn owed(reason: &str) -> OwedCopy {
@@ -570,9 +584,9 @@ fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed()
             let definition = definition.map(str::to_owned);
             OwedCopy { definition, ..owed("seen") }
         };
-        assert_eq!(table.on_moved(moved(seen)).unwrap(), Wants::Copy);
+        assert_eq!(table.on_moved(moved(seen)).unwrap(), FollowUpAction::Copy);
         for seen in [seen, then] {
-            assert_eq!(table.on_moved(moved(seen)).unwrap(), Wants::Nothing);
+            assert_eq!(table.on_moved(moved(seen)).unwrap(), FollowUpAction::Nothing);
         }
         let mut end = |position: u64| {
             table.on_copy(begin(&schema, below(position))).unwrap();
@@ -580,9 +594,9 @@ fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed()
             table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_told: false }).unwrap();
             table.on_progress(Lsn(position), None, CommitMark::default()).unwrap()
         };
-        assert_eq!(end(20), if owes { Wants::Copy } else { Wants::Nothing }, "{seen:?}, {then:?}");
+        assert_eq!(end(20), if owes { FollowUpAction::Copy } else { FollowUpAction::Nothing }, "{seen:?}, {then:?}");
         if owes {
-            assert_eq!(end(30), Wants::Nothing, "owed once");
+            assert_eq!(end(30), FollowUpAction::Nothing, "owed once");
         }
     }
 }
@@ -603,13 +617,13 @@ fn rows_with_another_value_than_the_new_definition_has_are_copied() {
             definition: "newer".to_owned(),
             values: vec![ColumnValues { column: column.to_owned(), values }],
         };
-        assert_eq!(table.on_redefined(asked).unwrap(), Wants::Nothing, "not before the stream is there");
+        assert_eq!(table.on_redefined(asked).unwrap(), FollowUpAction::Nothing, "not before the stream is there");
         // The values of the first definition are still checked when a second one follows.
         let plain = Redefinition { from: Lsn(21), definition: "newest".to_owned(), values: Vec::new() };
         table.on_redefined(plain).unwrap();
-        assert_eq!(table.on_progress(Lsn(20), None, CommitMark::default()).unwrap(), Wants::Nothing);
+        assert_eq!(table.on_progress(Lsn(20), None, CommitMark::default()).unwrap(), FollowUpAction::Nothing);
         let wants = table.on_progress(Lsn(21), None, CommitMark::default()).unwrap();
-        assert_eq!(wants, if copies { Wants::Copy } else { Wants::Nothing }, "{column}");
+        assert_eq!(wants, if copies { FollowUpAction::Copy } else { FollowUpAction::Nothing }, "{column}");
         if !copies {
             assert_eq!(table.copied_under().as_deref(), Some("newest"));
         }

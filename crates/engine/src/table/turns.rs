@@ -18,21 +18,21 @@ pub(crate) struct CopyTurns {
 /// A permit to open one session for a copy. Dropping it passes it to the table that has waited
 /// longest.
 #[derive(Debug)]
-pub(crate) struct CopyTurn {
+pub(crate) struct CopyPermit {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A guard that counts a table while it waits for its turn.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaiterGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
+impl<'a> WaiterGuard<'a> {
+    fn new(count: &'a AtomicUsize) -> WaiterGuard<'a> {
         count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
+        WaiterGuard(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -57,10 +57,10 @@ impl CopyTurns {
     }
 
     /// Waits for a turn. Dropping the future gives up the place in the queue.
-    pub(crate) async fn take(&self) -> CopyTurn {
-        let _waiting = Waiting::new(&self.waiting);
+    pub(crate) async fn take_permit(&self) -> CopyPermit {
+        let _waiting = WaiterGuard::new(&self.waiting);
         // The semaphore is never closed.
-        CopyTurn { _permit: Arc::clone(&self.free).acquire_owned().await.ok() }
+        CopyPermit { _permit: Arc::clone(&self.free).acquire_owned().await.ok() }
     }
 
     /// Returns the number of copies that run and of tables that wait.
@@ -95,7 +95,7 @@ impl Default for VerifyTurns {
 
 impl VerifyTurns {
     /// Waits for a permit to open a session that reads parts.
-    pub(crate) async fn session(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn take_session_permit(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.sessions).acquire_owned().await.ok()
     }
@@ -111,11 +111,11 @@ mod tests {
     #[tokio::test]
     async fn turns_are_given_in_the_order_in_which_they_were_asked_for() {
         let turns = CopyTurns::new(2);
-        let (first, second) = (turns.take().await, turns.take().await);
+        let (first, second) = (turns.take_permit().await, turns.take_permit().await);
         let mut context = Context::from_waker(Waker::noop());
-        let mut third = pin!(turns.take());
+        let mut third = pin!(turns.take_permit());
         assert!(third.as_mut().poll(&mut context).is_pending());
-        let mut fourth = Box::pin(turns.take());
+        let mut fourth = Box::pin(turns.take_permit());
         assert!(fourth.as_mut().poll(&mut context).is_pending());
         assert_eq!(turns.counts(), CopyCounts { running: 2, waiting: 2, max: 2 });
         drop(second);
@@ -130,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn at_least_one_copy_may_run() {
         let turns = CopyTurns::new(0);
-        let _turn = turns.take().await;
+        let _turn = turns.take_permit().await;
         assert_eq!(turns.counts(), CopyCounts { running: 1, waiting: 0, max: 1 });
     }
 }

@@ -13,10 +13,10 @@ use foldhash::quality::RandomState;
 use laredo_core::{CommitTime, Key, Lsn, Tuple, TupleRef, Xid};
 use tokio::time::Instant;
 
+use super::change_tracker::ChangeTracker;
 use super::copy::rows;
-use super::tracker::Tracker;
-use super::{Applied, Live};
-use crate::source::{PartEvent, TablePart};
+use super::{ChangeEffect, LiveTable};
+use crate::source::{TablePart, TablePartEvent};
 use crate::verify::{RowDifference, VerifyProgress, VerifyReport, VerifyTerms};
 
 /// The number of rows that are looked up in one statement.
@@ -42,8 +42,8 @@ pub(crate) struct Verification {
     /// The hashes of the keys of rows in the state that were compared, or came whole from the
     /// source, since the pass began.
     seen: HashSet<u64, RandomState>,
-    stage: Stage,
-    part: Option<Part>,
+    stage: VerificationStage,
+    part: Option<VerifyPart>,
     /// The number of bytes in the next part of the scan.
     part_bytes: u64,
     part_bytes_max: u64,
@@ -56,7 +56,7 @@ pub(crate) struct Verification {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum VerificationStage {
     /// The scan reads the source's rows, from this block on.
     Scan { from: u64 },
     /// The state is searched, from this bucket on, for rows that were not seen.
@@ -69,8 +69,8 @@ enum Stage {
 
 /// A part of the source's table that is being read.
 #[derive(Debug)]
-struct Part {
-    tracker: Tracker,
+struct VerifyPart {
+    tracker: ChangeTracker,
     /// The position that the stream has to reach before rows can be compared; `None` before the
     /// part begins.
     inserted: Option<Lsn>,
@@ -80,7 +80,7 @@ struct Part {
 
 /// The reason why a part has no result.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum PartError {
+pub(crate) enum VerifyPartError {
     /// The same part may succeed later.
     Retry(String),
     /// The pass cannot be completed.
@@ -100,7 +100,7 @@ impl Verification {
             hasher: RandomState::default(),
             // Growing the set later would stop the table while all hashes move.
             seen: HashSet::with_capacity_and_hasher(rows, RandomState::default()),
-            stage: Stage::Scan { from: 0 },
+            stage: VerificationStage::Scan { from: 0 },
             part: None,
             part_bytes: part_bytes_max,
             part_bytes_max,
@@ -119,11 +119,11 @@ impl Verification {
 
     /// Returns true while the state is searched for rows that were not seen.
     pub(crate) fn is_sweeping(&self) -> bool {
-        matches!(self.stage, Stage::Sweep { .. })
+        matches!(self.stage, VerificationStage::Sweep { .. })
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.stage, Stage::Done)
+        matches!(self.stage, VerificationStage::Done)
     }
 
     pub(crate) fn has_part(&self) -> bool {
@@ -139,15 +139,15 @@ impl Verification {
     /// earlier ones.
     pub(crate) fn begin_part(&mut self) -> Option<TablePart> {
         let (part, keys) = match &self.stage {
-            Stage::Scan { from } => (TablePart::Blocks { from: *from, bytes: self.part_bytes }, None),
-            Stage::LookUp { waiting } => {
+            VerificationStage::Scan { from } => (TablePart::Blocks { from: *from, bytes: self.part_bytes }, None),
+            VerificationStage::LookUp { waiting } => {
                 let keys: Vec<Key> = waiting.iter().take(LOOKUP_KEYS).cloned().collect();
                 let asked = keys.iter().map(|key| (key.clone(), false)).collect();
                 (TablePart::Keys(keys), Some(asked))
             }
-            Stage::Sweep { .. } | Stage::Done => return None,
+            VerificationStage::Sweep { .. } | VerificationStage::Done => return None,
         };
-        self.part = Some(Part { tracker: Tracker::new(), inserted: None, keys });
+        self.part = Some(VerifyPart { tracker: ChangeTracker::new(), inserted: None, keys });
         Some(part)
     }
 
@@ -158,14 +158,14 @@ impl Verification {
     }
 
     /// Notes a change of the state.
-    pub(super) fn track(&mut self, xid: Xid, columns: &laredo_core::KeyColumns, applied: Applied<'_>) {
+    pub(super) fn track(&mut self, xid: Xid, columns: &laredo_core::KeyColumns, applied: ChangeEffect<'_>) {
         let mut tracker = self.part.as_mut().map(|part| &mut part.tracker);
         match applied {
-            Applied::Row { old, new, is_whole } => {
+            ChangeEffect::Row { old, new, is_whole } => {
                 if let (Some(row), Some(tracker)) = (new.or(old), &mut tracker) {
                     tracker.track(xid, columns, row, old);
                 }
-                if !matches!(self.stage, Stage::Scan { .. } | Stage::Sweep { .. }) {
+                if !matches!(self.stage, VerificationStage::Scan { .. } | VerificationStage::Sweep { .. }) {
                     return;
                 }
                 match (old, new) {
@@ -181,22 +181,22 @@ impl Verification {
                     (None, None) => {}
                 }
             }
-            Applied::Truncate => {
+            ChangeEffect::Truncate => {
                 self.seen.clear();
-                tracker.into_iter().for_each(Tracker::track_truncate);
+                tracker.into_iter().for_each(ChangeTracker::track_truncate);
             }
         }
     }
 
     /// Handles an event of the part.
-    pub(super) fn on_part(&mut self, event: PartEvent, live: &Live) -> Result<(), PartError> {
+    pub(super) fn on_part(&mut self, event: TablePartEvent, live: &LiveTable) -> Result<(), VerifyPartError> {
         let Some(part) = &mut self.part else { return Ok(()) };
         match event {
-            PartEvent::Begin { schema, snapshot, inserted, blocks } => {
+            TablePartEvent::Begin { schema, snapshot, inserted, blocks } => {
                 // A label that was added to an enum changes the schema's types, but no row.
                 let source = live.pipeline.source();
                 if (schema.columns(), schema.key()) != (source.columns(), source.key()) {
-                    return Err(PartError::Retry("the table's columns have changed".to_owned()));
+                    return Err(VerifyPartError::Retry("the table's columns have changed".to_owned()));
                 }
                 part.tracker.set_snapshot(snapshot);
                 part.inserted = Some(inserted);
@@ -204,24 +204,24 @@ impl Verification {
                 return Ok(());
             }
             // A copy follows, and the pass begins again after it.
-            PartEvent::Changed(reason) => return Err(PartError::Retry(reason)),
-            PartEvent::Rows(_) | PartEvent::End { .. } => {}
+            TablePartEvent::Changed(reason) => return Err(VerifyPartError::Retry(reason)),
+            TablePartEvent::Rows(_) | TablePartEvent::End { .. } => {}
         }
         if let Some(reason) = part.tracker.lost() {
-            return Err(PartError::Retry(reason.to_owned()));
+            return Err(VerifyPartError::Retry(reason.to_owned()));
         }
         match event {
-            PartEvent::Rows(chunk) => {
+            TablePartEvent::Rows(chunk) => {
                 rows(&chunk).for_each(|row| self.compare(row, live));
             }
-            PartEvent::End { next } => self.end_part(next, live),
-            PartEvent::Begin { .. } | PartEvent::Changed(_) => {}
+            TablePartEvent::End { next } => self.end_part(next, live),
+            TablePartEvent::Begin { .. } | TablePartEvent::Changed(_) => {}
         }
         Ok(())
     }
 
     /// Compares a row of the source.
-    fn compare(&mut self, row: TupleRef<'_>, live: &Live) {
+    fn compare(&mut self, row: TupleRef<'_>, live: &LiveTable) {
         let (columns, Some(part)) = (live.state.schema().key(), &mut self.part) else { return };
         let current = live.state.get_like(row);
         let held = match part.tracker.row_like(columns, row) {
@@ -244,7 +244,7 @@ impl Verification {
             (true, _) => {}
             (false, Some(_)) => {
                 let held = held.cloned();
-                self.note(columns.key_of(row), held, Some(row.to_tuple()), live);
+                self.note_difference(columns.key_of(row), held, Some(row.to_tuple()), live);
             }
             (false, None) => {
                 self.suspects.insert(columns.key_of(row));
@@ -252,11 +252,11 @@ impl Verification {
         }
     }
 
-    fn end_part(&mut self, next: Option<u64>, live: &Live) {
+    fn end_part(&mut self, next: Option<u64>, live: &LiveTable) {
         let Some(part) = self.part.take() else { return };
         self.part_bytes = (self.part_bytes * 2).min(self.part_bytes_max);
         match &mut self.stage {
-            Stage::Scan { from } => {
+            VerificationStage::Scan { from } => {
                 let is_cut = self.suspects.len() > SUSPECTS_MAX;
                 self.progress.blocks = next.unwrap_or(self.progress.blocks_total);
                 match next.filter(|_| !is_cut) {
@@ -264,38 +264,38 @@ impl Verification {
                     None => self.end_scan(is_cut, live),
                 }
             }
-            Stage::LookUp { waiting } => {
+            VerificationStage::LookUp { waiting } => {
                 let keys = part.keys.unwrap_or_default();
                 waiting.retain(|key| !keys.contains_key(key));
                 if waiting.is_empty() {
-                    self.stage = Stage::Done;
+                    self.stage = VerificationStage::Done;
                 }
                 for (key, _) in keys.into_iter().filter(|(_, found)| !found) {
                     let held = part.tracker.row_of(&key).unwrap_or_else(|| live.state.get(&key));
                     if let Some(held) = held.cloned() {
-                        self.note(key, Some(held), None, live);
+                        self.note_difference(key, Some(held), None, live);
                     }
                 }
             }
-            Stage::Sweep { .. } | Stage::Done => {}
+            VerificationStage::Sweep { .. } | VerificationStage::Done => {}
         }
     }
 
-    fn end_scan(&mut self, is_cut: bool, live: &Live) {
+    fn end_scan(&mut self, is_cut: bool, live: &LiveTable) {
         self.is_cut = is_cut;
         // Each hash belongs to a row of the state, so equal numbers mean that every row was seen.
         if is_cut || self.seen.len() >= live.state.len() {
             self.look_up(HashSet::default(), 0);
         } else {
-            self.stage = Stage::sweep(live);
+            self.stage = VerificationStage::sweep(live);
         }
     }
 
     /// Searches the next buckets of the state for rows that were not seen.
-    pub(super) fn sweep_some(&mut self, live: &Live) {
-        let Stage::Sweep { bucket, layout, unseen, beyond } = &mut self.stage else { return };
+    pub(super) fn sweep_some(&mut self, live: &LiveTable) {
+        let VerificationStage::Sweep { bucket, layout, unseen, beyond } = &mut self.stage else { return };
         if *layout != live.state.layout() {
-            self.stage = Stage::sweep(live);
+            self.stage = VerificationStage::sweep(live);
             return;
         }
         let (columns, end) = (live.state.schema().key(), (*bucket + SWEEP_BUCKETS).min(live.state.buckets()));
@@ -321,13 +321,13 @@ impl Verification {
         let mut keys = std::mem::take(&mut self.suspects);
         keys.extend(unseen);
         self.stage = match keys.is_empty() {
-            true => Stage::Done,
-            false => Stage::LookUp { waiting: keys.into_iter().collect() },
+            true => VerificationStage::Done,
+            false => VerificationStage::LookUp { waiting: keys.into_iter().collect() },
         };
     }
 
     /// Notes a difference.
-    fn note(&mut self, key: Key, held: Option<Tuple>, stored: Option<Tuple>, live: &Live) {
+    fn note_difference(&mut self, key: Key, held: Option<Tuple>, stored: Option<Tuple>, live: &LiveTable) {
         self.differing += 1;
         if self.differences.len() >= VerifyReport::DIFFERENCES_MAX {
             return;
@@ -344,7 +344,7 @@ impl Verification {
     }
 
     /// Returns the result of the pass.
-    pub(super) fn into_report(self, live: &Live, finished_at: CommitTime) -> VerifyReport {
+    pub(super) fn into_report(self, live: &LiveTable, finished_at: CommitTime) -> VerifyReport {
         VerifyReport {
             finished_at,
             position: live.writer.committed().position,
@@ -361,8 +361,8 @@ impl Verification {
     }
 }
 
-impl Stage {
-    fn sweep(live: &Live) -> Stage {
-        Stage::Sweep { bucket: 0, layout: live.state.layout(), unseen: HashSet::default(), beyond: 0 }
+impl VerificationStage {
+    fn sweep(live: &LiveTable) -> VerificationStage {
+        VerificationStage::Sweep { bucket: 0, layout: live.state.layout(), unseen: HashSet::default(), beyond: 0 }
     }
 }

@@ -8,9 +8,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::verification::PartError;
-use super::{Table, TableError, VerifyTurns, Wants};
-use crate::source::{Admission, PartEvent, PartOrder, Snapshot, Source, SourceError, TableIndex};
+use super::verification::VerifyPartError;
+use super::{FollowUpAction, Table, TableError, VerifyTurns};
+use crate::source::{
+    SnapshotCheck, Source, SourceError, TableIndex, TablePartEvent, TablePartOrder, TransactionSnapshot,
+};
 use crate::status::VerifyCommand;
 use crate::verify::{VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
 
@@ -28,10 +30,10 @@ const STALL: Duration = Duration::from_secs(30);
 /// The delay before another attempt at a background pass that could not begin or complete.
 const POSTPONED: Duration = Duration::from_secs(60);
 
-type Answer = oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>;
+type VerifyResultSender = oneshot::Sender<Result<Arc<VerifyReport>, VerifyError>>;
 
 /// The verification of one table, on schedule and on request.
-pub(super) struct Verifier<S> {
+pub(super) struct TableVerifier<S> {
     source: Arc<S>,
     index: TableIndex,
     schedule: Option<VerifySchedule>,
@@ -39,20 +41,20 @@ pub(super) struct Verifier<S> {
     due: Option<Pin<Box<Sleep>>>,
     /// The turns that the passes of one source take.
     turns: VerifyTurns,
-    pass: Option<Pass>,
+    pass: Option<VerifyJob>,
 }
 
 /// A pass that was requested or scheduled.
-struct Pass {
+struct VerifyJob {
     terms: VerifyTerms,
     /// The sender for the outcome; `None` for a background pass.
-    answer: Option<Answer>,
+    answer: Option<VerifyResultSender>,
     _turn: Option<OwnedSemaphorePermit>,
     has_begun: bool,
     restarts: u32,
     /// The number of failures in a row.
     failures: u32,
-    inspection: Option<Inspection>,
+    inspection: Option<InspectionTask>,
     /// The time before which nothing is read, because of the rate or after a failure.
     resume_at: Instant,
     /// The time at which the wait for the stream ends.
@@ -60,13 +62,13 @@ struct Pass {
 }
 
 /// A task that reads parts of the source's table.
-struct Inspection {
-    orders: mpsc::Sender<PartOrder>,
-    events: mpsc::Receiver<PartEvent>,
+struct InspectionTask {
+    orders: mpsc::Sender<TablePartOrder>,
+    events: mpsc::Receiver<TablePartEvent>,
     task: JoinHandle<Result<(), SourceError>>,
 }
 
-impl Drop for Inspection {
+impl Drop for InspectionTask {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -86,23 +88,23 @@ pub(super) enum VerifierEvent {
     /// The next part may be read.
     Order,
     /// The source has sent an event of the part.
-    Part(PartEvent),
+    Part(TablePartEvent),
     /// The part cannot be read or compared.
-    PartFailed(PartError),
+    PartFailed(VerifyPartError),
     /// The next buckets of the state are due to be searched.
     Sweep,
     /// All rows are compared.
     Done,
 }
 
-impl<S: Source> Verifier<S> {
+impl<S: Source> TableVerifier<S> {
     pub(super) fn new(
         source: Arc<S>,
         index: TableIndex,
         schedule: Option<VerifySchedule>,
         turns: VerifyTurns,
-    ) -> Verifier<S> {
-        Verifier { source, index, schedule, due: None, turns, pass: None }
+    ) -> TableVerifier<S> {
+        TableVerifier { source, index, schedule, due: None, turns, pass: None }
     }
 
     /// Schedules the first background pass. It comes early, because a server may never run for a
@@ -120,7 +122,7 @@ impl<S: Source> Verifier<S> {
             return;
         }
         table.drop_verification();
-        self.pass = Some(Pass::new(terms, Some(answer), None));
+        self.pass = Some(VerifyJob::new(terms, Some(answer), None));
     }
 
     /// Waits for the next step. Dropping the future loses nothing.
@@ -135,8 +137,8 @@ impl<S: Source> Verifier<S> {
         }
     }
 
-    /// Takes the step that [`Verifier::next`] has found.
-    pub(super) fn handle(&mut self, event: VerifierEvent, table: &mut Table) -> Result<Wants, TableError> {
+    /// Takes the step that [`TableVerifier::next`] has found.
+    pub(super) fn handle(&mut self, event: VerifierEvent, table: &mut Table) -> Result<FollowUpAction, TableError> {
         match event {
             VerifierEvent::Due => self.begin_scheduled(table),
             VerifierEvent::Begin => self.begin(table),
@@ -144,7 +146,7 @@ impl<S: Source> Verifier<S> {
             VerifierEvent::Cancelled => self.give_up("it was cancelled".to_owned(), table),
             VerifierEvent::Order => self.order_part(table),
             VerifierEvent::Part(event) => {
-                let bytes = if let PartEvent::Rows(chunk) = &event { chunk.len() } else { 0 };
+                let bytes = if let TablePartEvent::Rows(chunk) = &event { chunk.len() } else { 0 };
                 match table.on_part(event) {
                     Ok(()) => self.pass.iter_mut().for_each(|pass| pass.pace(bytes)),
                     Err(error) => self.part_failed(error, table),
@@ -154,14 +156,14 @@ impl<S: Source> Verifier<S> {
             VerifierEvent::Sweep => table.sweep_some(),
             VerifierEvent::Done => return self.finish(table),
         }
-        Ok(Wants::Nothing)
+        Ok(FollowUpAction::Nothing)
     }
 
     fn begin_scheduled(&mut self, table: &Table) {
         let Some(schedule) = &self.schedule else { return };
         let turn = Arc::clone(&self.turns.background).try_acquire_owned().ok().filter(|_| table.can_verify());
         match turn {
-            Some(turn) => self.pass = Some(Pass::new(schedule.terms.clone(), None, Some(turn))),
+            Some(turn) => self.pass = Some(VerifyJob::new(schedule.terms.clone(), None, Some(turn))),
             None => self.due = Some(timer(POSTPONED.min(schedule.interval))),
         }
     }
@@ -191,34 +193,34 @@ impl<S: Source> Verifier<S> {
         let Some(pass) = &mut self.pass else { return };
         let Some(part) = table.begin_part() else { return };
         let recent = table.recent().clone();
-        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
+        let admits: SnapshotCheck = Arc::new(move |snapshot: &TransactionSnapshot| recent.admits(snapshot));
         let inspection = pass.inspection.get_or_insert_with(|| {
             let ((orders, ordered), (parts, events)) = (mpsc::channel(1), mpsc::channel(PART_QUEUE));
             let (source, index, turns) = (self.source.clone(), self.index, self.turns.clone());
             let task = tokio::spawn(async move {
-                let _turn = turns.session().await;
+                let _turn = turns.take_session_permit().await;
                 source.inspect(index, ordered, parts).await
             });
-            Inspection { orders, events, task }
+            InspectionTask { orders, events, task }
         });
         pass.stall_at = Instant::now() + STALL;
         // Only one part is ordered at a time. If the task has ended, the next wait for the part's
         // events returns its error.
-        let _ = inspection.orders.try_send(PartOrder { part, admits });
+        let _ = inspection.orders.try_send(TablePartOrder { part, admits });
     }
 
-    fn part_failed(&mut self, error: PartError, table: &mut Table) {
+    fn part_failed(&mut self, error: VerifyPartError, table: &mut Table) {
         let Some(pass) = &mut self.pass else { return };
         pass.failures += 1;
         match error {
-            PartError::Retry(reason) if pass.failures < ATTEMPTS_MAX => {
+            VerifyPartError::Retry(reason) if pass.failures < ATTEMPTS_MAX => {
                 tracing::debug!(table = %table.name(), reason, "a part of the verification is read again");
                 // Events of the part that are still to come are dropped with the task.
                 pass.inspection = None;
                 table.drop_part();
                 pass.resume_at = Instant::now() + (BACKOFF * 2_u32.pow(pass.failures)).min(BACKOFF_MAX);
             }
-            PartError::Retry(reason) | PartError::GiveUp(reason) => self.give_up(reason, table),
+            VerifyPartError::Retry(reason) | VerifyPartError::GiveUp(reason) => self.give_up(reason, table),
         }
     }
 
@@ -226,7 +228,7 @@ impl<S: Source> Verifier<S> {
         self.end(Err(VerifyError::GivenUp(reason)), table);
     }
 
-    fn finish(&mut self, table: &mut Table) -> Result<Wants, TableError> {
+    fn finish(&mut self, table: &mut Table) -> Result<FollowUpAction, TableError> {
         let (report, wants) = table.end_verification()?;
         let given_up = || VerifyError::GivenUp("the table went".to_owned());
         self.end(report.ok_or_else(given_up), table);
@@ -249,10 +251,10 @@ impl<S: Source> Verifier<S> {
     }
 }
 
-impl Pass {
-    fn new(terms: VerifyTerms, answer: Option<Answer>, turn: Option<OwnedSemaphorePermit>) -> Pass {
+impl VerifyJob {
+    fn new(terms: VerifyTerms, answer: Option<VerifyResultSender>, turn: Option<OwnedSemaphorePermit>) -> VerifyJob {
         let now = Instant::now();
-        Pass {
+        VerifyJob {
             terms,
             answer,
             _turn: turn,
@@ -266,7 +268,7 @@ impl Pass {
     }
 
     async fn next(&mut self, table: &Table) -> VerifierEvent {
-        let Pass { answer, has_begun, inspection, resume_at, stall_at, .. } = self;
+        let VerifyJob { answer, has_begun, inspection, resume_at, stall_at, .. } = self;
         let cancelled = async {
             match answer {
                 Some(answer) => answer.closed().await,
@@ -291,7 +293,7 @@ impl Pass {
 
 async fn next_event(
     has_begun: bool,
-    inspection: &mut Option<Inspection>,
+    inspection: &mut Option<InspectionTask>,
     (resume_at, stall_at): (Instant, Instant),
     table: &Table,
 ) -> VerifierEvent {
@@ -316,15 +318,15 @@ async fn next_event(
     if verification.awaited().is_some_and(|position| !table.has_reached(position)) {
         sleep_until(stall_at).await;
         let reason = "the stream does not come past what was read; see the table's lag".to_owned();
-        return VerifierEvent::PartFailed(PartError::Retry(reason));
+        return VerifierEvent::PartFailed(VerifyPartError::Retry(reason));
     }
     match inspection.events.recv().await {
         Some(event) => VerifierEvent::Part(event),
         None => VerifierEvent::PartFailed(match (&mut inspection.task).await {
-            Ok(Ok(())) => PartError::Retry("the source ended it".to_owned()),
-            Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => PartError::Retry(error),
-            Ok(Err(error @ SourceError::Definite(_))) => PartError::GiveUp(error.to_string()),
-            Err(panic) => PartError::GiveUp(format!("the task that reads the source failed: {panic}")),
+            Ok(Ok(())) => VerifyPartError::Retry("the source ended it".to_owned()),
+            Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => VerifyPartError::Retry(error),
+            Ok(Err(error @ SourceError::Definite(_))) => VerifyPartError::GiveUp(error.to_string()),
+            Err(panic) => VerifyPartError::GiveUp(format!("the task that reads the source failed: {panic}")),
         }),
     }
 }

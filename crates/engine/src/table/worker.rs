@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::bases::{BaseMaker, is_base_due};
 use super::turns::{CopyTurns, VerifyTurns};
-use super::verifier::Verifier;
-use super::{OwedCopy, Redefinition, Table, TableCommit, TableError, Wants};
-use crate::history::{Fork, Receipt};
+use super::verifier::TableVerifier;
+use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
+use crate::history::{Fork, ForkReceipt};
 use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
-use crate::source::{Admission, CopyEvent, Snapshot, Source, SourceError, SourceIdentity, TableIndex};
+use crate::source::{CopyEvent, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot};
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 
@@ -44,20 +44,20 @@ pub(crate) enum TableEvent {
     Redefined(Redefinition),
     /// A gap: commits may be missing. The fork is set if the history may be another one.
     Restarted(String, Option<Fork>),
-    Forked(Box<SourceIdentity>, Fork, String, Receipt),
+    Forked(Box<SourceIdentity>, Fork, String, ForkReceipt),
     Promoted(Box<SourceIdentity>),
 }
 
 /// An event, and the room that it takes in the table's queue until it is handled.
 #[derive(Debug)]
-pub(crate) struct Queued {
+pub(crate) struct QueuedTableEvent {
     pub(crate) event: TableEvent,
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
 /// The progress of the stream. Only the latest one counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct StreamProgress {
     /// The position up to which every commit has been sent.
     pub(crate) position: Lsn,
     /// The time of the last of these commits; `None` if the source reports that there is no newer
@@ -72,16 +72,16 @@ pub(crate) struct Progress {
 }
 
 /// The task of one table.
-pub(crate) struct Worker<S> {
+pub(crate) struct TableWorker<S> {
     table: Table,
     index: TableIndex,
     source: Arc<S>,
-    events: mpsc::UnboundedReceiver<Queued>,
+    events: mpsc::UnboundedReceiver<QueuedTableEvent>,
     /// The number of events taken from the queue.
     taken: u64,
     /// The number of forks among them.
     forks: u64,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<StreamProgress>,
     /// True if the latest progress waits for the events before it.
     has_progress: bool,
     commands: mpsc::Receiver<TableCommand>,
@@ -91,7 +91,7 @@ pub(crate) struct Worker<S> {
     store: Option<watch::Receiver<StoreStatus>>,
     /// The status of the table's snapshots, if it has any.
     snapshots: Option<watch::Receiver<SnapshotStatus>>,
-    verifier: Verifier<S>,
+    verifier: TableVerifier<S>,
     copy_turns: CopyTurns,
     /// The number of copies that were begun.
     copies: u64,
@@ -104,31 +104,31 @@ pub(crate) struct Worker<S> {
 
 /// A copy that runs or waits for its turn. Dropping it gives the copy up: its task then ends the
 /// session, and passes the turn on.
-struct RunningCopy {
+struct CopyTask {
     events: mpsc::Receiver<CopyEvent>,
     task: JoinHandle<Result<(), SourceError>>,
 }
 
 /// The session of one copy, shown in the table's status unless a later copy shows its own.
-struct SessionReport {
+struct CopySessionReporter {
     status: Arc<Mutex<TableStatus>>,
     copy: u64,
 }
 
-impl SessionReport {
+impl CopySessionReporter {
     fn waits(&self) {
-        self.show(Some(true));
+        self.report_session(Some(true));
     }
 
     fn begins(&self) {
-        self.show(Some(false));
+        self.report_session(Some(false));
     }
 
     fn ends(&self) {
-        self.show(None);
+        self.report_session(None);
     }
 
-    fn show(&self, is_waiting: Option<bool>) {
+    fn report_session(&self, is_waiting: Option<bool>) {
         let mut status = self.status.lock();
         if status.copy_session.is_none_or(|shown| shown.copy <= self.copy) {
             let session = |is_waiting| CopySession { copy: self.copy, is_waiting, since: Instant::now() };
@@ -137,25 +137,25 @@ impl SessionReport {
     }
 }
 
-impl Drop for SessionReport {
+impl Drop for CopySessionReporter {
     fn drop(&mut self) {
         self.ends();
     }
 }
 
-impl<S: Source> Worker<S> {
+impl<S: Source> TableWorker<S> {
     pub(crate) fn new(
         table: Table,
         index: TableIndex,
         source: Arc<S>,
-        events: mpsc::UnboundedReceiver<Queued>,
-        progress: watch::Receiver<Progress>,
+        events: mpsc::UnboundedReceiver<QueuedTableEvent>,
+        progress: watch::Receiver<StreamProgress>,
         commands: mpsc::Receiver<TableCommand>,
         (copy_turns, verify_turns): (CopyTurns, VerifyTurns),
-    ) -> Worker<S> {
+    ) -> TableWorker<S> {
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
-        let verifier = Verifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
-        Worker {
+        let verifier = TableVerifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
+        TableWorker {
             table,
             index,
             source,
@@ -212,19 +212,19 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    fn do_next(&mut self, outcome: Result<Wants, TableError>, copy: &mut Option<RunningCopy>) {
+    fn do_next(&mut self, outcome: Result<FollowUpAction, TableError>, copy: &mut Option<CopyTask>) {
         match outcome {
-            Ok(Wants::Nothing) => {
+            Ok(FollowUpAction::Nothing) => {
                 if self.table.is_live() {
                     self.retry_delay.reset();
                 }
             }
-            Ok(Wants::Copy) => {
+            Ok(FollowUpAction::Copy) => {
                 self.retry_delay.reset();
                 *copy = Some(self.start_copy());
             }
-            Ok(Wants::Retry) => *copy = Some(self.start_copy()),
-            Ok(Wants::CopyLater) => {
+            Ok(FollowUpAction::Retry) => *copy = Some(self.start_copy()),
+            Ok(FollowUpAction::CopyLater) => {
                 *copy = None;
                 self.retry_at = Some(Instant::now() + self.retry_delay.after_failure());
             }
@@ -255,11 +255,11 @@ impl<S: Source> Worker<S> {
     }
 
     /// Handles the next event of any kind. Returns `None` when the stream is closed.
-    async fn step(&mut self, copy: &mut Option<RunningCopy>) -> Option<Result<Wants, TableError>> {
+    async fn step(&mut self, copy: &mut Option<CopyTask>) -> Option<Result<FollowUpAction, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying() || self.table.has_rows_to_check();
-            let Progress { position, current_at, mark, .. } = progress;
-            return Some(aside(heavy, || self.table.on_progress(position, current_at, mark)));
+            let StreamProgress { position, current_at, mark, .. } = progress;
+            return Some(run_aside(heavy, || self.table.on_progress(position, current_at, mark)));
         }
         if copy.is_none() && self.table.is_holding_enough() {
             self.table.stop_holding();
@@ -276,54 +276,54 @@ impl<S: Source> Worker<S> {
             event = self.events.recv(), if !holding_enough => event.map(|queued| self.on_event(queued.event)),
             told = self.progress.changed() => told.ok().map(|()| {
                 self.has_progress = true;
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }),
             Some(command) = self.commands.recv() => Some(self.on_command(command)),
             kept = store_moved(&mut self.store) => Some(kept),
-            () = snapshot_written(&mut self.snapshots) => Some(Ok(Wants::Nothing)),
-            () = until(mark_at) => Some(Ok(Wants::Nothing)),
+            () = snapshot_written(&mut self.snapshots) => Some(Ok(FollowUpAction::Nothing)),
+            () = until(mark_at) => Some(Ok(FollowUpAction::Nothing)),
             event = self.verifier.next(&self.table) => {
-                Some(aside(true, || self.verifier.handle(event, &mut self.table)))
+                Some(run_aside(true, || self.verifier.handle(event, &mut self.table)))
             }
         }
     }
 
     /// Returns the latest progress, once all events before it are taken. Behind a backlog it is
     /// late, but then the events themselves move the table.
-    fn due_progress(&mut self) -> Option<Progress> {
+    fn due_progress(&mut self) -> Option<StreamProgress> {
         let progress = *self.progress.borrow();
         let due = self.has_progress && progress.after <= self.taken;
         self.has_progress &= !due;
         due.then_some(progress)
     }
 
-    fn on_command(&mut self, command: TableCommand) -> Result<Wants, TableError> {
+    fn on_command(&mut self, command: TableCommand) -> Result<FollowUpAction, TableError> {
         match command {
             TableCommand::Reload(ReloadCommand { reason, answer }) => {
                 self.reloads.push(answer);
                 self.reload(reason)
             }
             TableCommand::Restore { recovered, answer } => {
-                let restored = aside(true, || self.table.restore_snapshot(*recovered));
+                let restored = run_aside(true, || self.table.restore_snapshot(*recovered));
                 // The receiver of the answer may have been dropped. The rows are served all the
                 // same.
                 let _ = answer.send(restored);
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }
             TableCommand::Verify(command) => {
                 self.verifier.request(command, &mut self.table);
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }
         }
     }
 
-    fn reload(&mut self, reason: String) -> Result<Wants, TableError> {
+    fn reload(&mut self, reason: String) -> Result<FollowUpAction, TableError> {
         if self.table.is_copying() && self.retry_at.is_some() {
             // The attempt that was scheduled is now the copy that was ordered.
-            return Ok(Wants::Copy);
+            return Ok(FollowUpAction::Copy);
         }
         let wants = self.table.on_moved(OwedCopy { reason, definition: None })?;
-        if wants == Wants::Nothing && self.table.has_copied_rows() {
+        if wants == FollowUpAction::Nothing && self.table.has_copied_rows() {
             // Another copy follows the one that is under way.
             self.answer_reloads(&Ok(()));
         }
@@ -331,45 +331,45 @@ impl<S: Source> Worker<S> {
     }
 
     /// Begins the attempt that is due.
-    fn retry(&mut self) -> Result<Wants, TableError> {
+    fn retry(&mut self) -> Result<FollowUpAction, TableError> {
         self.retry_at = None;
-        match aside(true, || self.table.retry())? {
-            Wants::Copy => Ok(Wants::Retry),
+        match run_aside(true, || self.table.retry())? {
+            FollowUpAction::Copy => Ok(FollowUpAction::Retry),
             wants => Ok(wants),
         }
     }
 
-    fn on_copy_event(&mut self, event: CopyEvent) -> Result<Wants, TableError> {
+    fn on_copy_event(&mut self, event: CopyEvent) -> Result<FollowUpAction, TableError> {
         let begins = matches!(event, CopyEvent::Begin { .. });
-        let wants = aside(true, || self.table.on_copy(event))?;
+        let wants = run_aside(true, || self.table.on_copy(event))?;
         if begins {
             self.answer_reloads(&Ok(()));
         }
         Ok(wants)
     }
 
-    fn on_event(&mut self, event: TableEvent) -> Result<Wants, TableError> {
+    fn on_event(&mut self, event: TableEvent) -> Result<FollowUpAction, TableError> {
         self.taken += 1;
         self.unsettled += 1;
         match event {
             TableEvent::Commit(commit) => {
                 self.unsettled += commit.spool.bytes() / SETTLE_BYTES;
                 let heavy = self.table.is_copying() || commit.spool.bytes() > INLINE_BYTES;
-                aside(heavy, || self.table.on_commit(commit))
+                run_aside(heavy, || self.table.on_commit(commit))
             }
             TableEvent::Moved(owed) => self.table.on_moved(owed),
             TableEvent::Redefined(redefinition) => {
                 let heavy = !redefinition.values.is_empty();
-                aside(heavy, || self.table.on_redefined(redefinition))
+                run_aside(heavy, || self.table.on_redefined(redefinition))
             }
             TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
             TableEvent::Forked(identity, fork, reason, noted) => {
                 self.forks += 1;
-                let wants = aside(true, || self.table.on_forked(*identity, &fork, &reason));
-                noted.give();
+                let wants = run_aside(true, || self.table.on_forked(*identity, &fork, &reason));
+                noted.give_back();
                 wants
             }
-            TableEvent::Promoted(identity) => aside(true, || self.table.on_promoted(*identity)),
+            TableEvent::Promoted(identity) => run_aside(true, || self.table.on_promoted(*identity)),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }
     }
@@ -379,7 +379,7 @@ impl<S: Source> Worker<S> {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
             self.stop(&error.into());
         }
-        while let Some(patience) = self.table.writer().and_then(|writer| writer.patience()) {
+        while let Some(patience) = self.table.writer().and_then(|writer| writer.enforce_buffer_policies()) {
             patience.wait().await;
         }
         if let Some(writer) = self.table.writer() {
@@ -421,7 +421,7 @@ impl<S: Source> Worker<S> {
     }
 
     /// Begins an attempt to copy the table.
-    fn start_copy(&mut self) -> RunningCopy {
+    fn start_copy(&mut self) -> CopyTask {
         self.retry_at = None;
         // Folders that were missing were opened for this copy.
         self.watch_folders();
@@ -430,16 +430,16 @@ impl<S: Source> Worker<S> {
         self.has_progress = true;
         self.table.begin_attempt();
         let recent = self.table.recent().clone();
-        let admits: Admission = Arc::new(move |snapshot: &Snapshot| recent.admits(snapshot));
+        let admits: SnapshotCheck = Arc::new(move |snapshot: &TransactionSnapshot| recent.admits(snapshot));
         let (sender, events) = mpsc::channel(COPY_QUEUE);
         let (source, index, before) = (self.source.clone(), self.index, self.table.copied_under());
         self.copies += 1;
-        let session = SessionReport { status: self.table.shared_status(), copy: self.copies };
+        let session = CopySessionReporter { status: self.table.shared_status(), copy: self.copies };
         let turns = self.copy_turns.clone();
         let task = tokio::spawn(async move {
             session.waits();
             let turn = tokio::select! {
-                turn = turns.take() => turn,
+                turn = turns.take_permit() => turn,
                 () = sender.closed() => return Ok(()),
             };
             session.begins();
@@ -447,19 +447,19 @@ impl<S: Source> Worker<S> {
             drop((session, turn));
             copied
         });
-        RunningCopy { events, task }
+        CopyTask { events, task }
     }
 
     /// Handles the end of the copy's task. The copy has succeeded if it is complete.
-    async fn copy_ended(&mut self, copy: &mut Option<RunningCopy>) -> Result<Wants, TableError> {
+    async fn copy_ended(&mut self, copy: &mut Option<CopyTask>) -> Result<FollowUpAction, TableError> {
         let Some(mut ended) = copy.take() else {
-            return Ok(Wants::Nothing);
+            return Ok(FollowUpAction::Nothing);
         };
         match (&mut ended.task).await {
             Ok(Ok(())) => Ok(self.table.on_copy_lost()),
             Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => {
                 self.on_attempt_failed(error);
-                Ok(Wants::Nothing)
+                Ok(FollowUpAction::Nothing)
             }
             Ok(Err(error @ SourceError::Definite(_))) => Err(error.into()),
             Err(panic) => Err(TableError::Source(format!("the copy's task failed: {panic}"))),
@@ -483,14 +483,14 @@ impl<S: Source> Worker<S> {
 
 /// Waits until the store's status changes. Returns an error if the store has failed. Never returns
 /// without a store.
-async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result<Wants, TableError> {
+async fn store_moved(store: &mut Option<watch::Receiver<StoreStatus>>) -> Result<FollowUpAction, TableError> {
     let Some(status) = store else { return std::future::pending().await };
     if status.changed().await.is_err() {
         return std::future::pending().await;
     }
     match &status.borrow_and_update().failed {
         Some(error) => Err(StoreError::Failed(error.clone()).into()),
-        None => Ok(Wants::Nothing),
+        None => Ok(FollowUpAction::Nothing),
     }
 }
 
@@ -513,14 +513,14 @@ async fn until(time: Option<Instant>) {
 
 /// Runs work that may take long. The runtime moves the other tasks of this thread elsewhere
 /// meanwhile.
-fn aside<T>(heavy: bool, work: impl FnOnce() -> T) -> T {
+fn run_aside<T>(heavy: bool, work: impl FnOnce() -> T) -> T {
     match heavy && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         true => tokio::task::block_in_place(work),
         false => work(),
     }
 }
 
-async fn next_of(copy: &mut Option<RunningCopy>) -> Option<CopyEvent> {
+async fn next_of(copy: &mut Option<CopyTask>) -> Option<CopyEvent> {
     match copy {
         Some(copy) => copy.events.recv().await,
         None => std::future::pending().await,

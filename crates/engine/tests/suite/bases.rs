@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 const LONG: Duration = Duration::from_secs(60);
 
 /// An engine over one simulated table.
-struct Running {
+struct BaseTestEngine {
     database: SimDatabase,
     journal: Journal,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Running {
-    async fn start(database: &SimDatabase, table: TableOptions) -> Running {
+impl BaseTestEngine {
+    async fn start(database: &SimDatabase, table: TableOptions) -> BaseTestEngine {
         let clock: Clock = Arc::new(|| CommitTime(0));
         let engine = Engine::prepare(database.clone(), vec![table], clock).await.unwrap();
         let handle = engine.handle();
@@ -32,7 +32,7 @@ impl Running {
             let _ = stopped.await;
         }));
         let journal = tokio::time::timeout(LONG, handle.tables()[0].wait_journal()).await.unwrap().unwrap();
-        Running { database: database.clone(), journal, stop, task }
+        BaseTestEngine { database: database.clone(), journal, stop, task }
     }
 
     /// Inserts these rows, each in a transaction of its own, and waits until the journal shows
@@ -69,7 +69,7 @@ fn rows(base: &Base) -> SimRows {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn newcomers_of_one_moment_share_a_base_of_the_head() {
-    let running = Running::start(&SimDatabase::new(1), sim_table("t0")).await;
+    let running = BaseTestEngine::start(&SimDatabase::new(1), sim_table("t0")).await;
     let end = running.insert(0..100).await;
     assert!(running.journal.fresh_base_now().is_none(), "the base shows none of it");
     let mut newcomers = JoinSet::new();
@@ -87,7 +87,7 @@ async fn newcomers_of_one_moment_share_a_base_of_the_head() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_that_shows_the_head_is_not_made_again() {
-    let running = Running::start(&SimDatabase::new(1), sim_table("t0")).await;
+    let running = BaseTestEngine::start(&SimDatabase::new(1), sim_table("t0")).await;
     for _ in 0..5 {
         assert_eq!(fresh(&running.journal).await.base().rows(), 0);
     }
@@ -102,7 +102,7 @@ async fn a_base_that_shows_the_head_is_not_made_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_shows_whole_transactions_and_was_the_head_when_it_says() {
-    let running = Running::start(&SimDatabase::new(1), sim_table("t0")).await;
+    let running = BaseTestEngine::start(&SimDatabase::new(1), sim_table("t0")).await;
     let mut made = 0;
     for round in 0..200 {
         let end = running.insert(round..round + 1).await;
@@ -124,7 +124,7 @@ async fn a_base_shows_whole_transactions_and_was_the_head_when_it_says() {
 async fn a_newcomer_gets_the_base_there_is_where_none_can_be_made() {
     let folder = tempfile::tempdir().unwrap();
     let table = TableOptions { folder: folder.path().to_owned(), ..sim_table("t0") };
-    let running = Running::start(&SimDatabase::new(1), table).await;
+    let running = BaseTestEngine::start(&SimDatabase::new(1), table).await;
     running.insert(0..3).await;
     drop(folder);
     assert_eq!(fresh(&running.journal).await.base().rows(), 0);
@@ -134,7 +134,7 @@ async fn a_newcomer_gets_the_base_there_is_where_none_can_be_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_does_not_wait_for_an_engine_that_has_ended() {
-    let running = Running::start(&SimDatabase::new(1), sim_table("t0")).await;
+    let running = BaseTestEngine::start(&SimDatabase::new(1), sim_table("t0")).await;
     running.insert(0..3).await;
     let journal = running.journal.clone();
     running.end().await;
@@ -146,7 +146,7 @@ async fn a_kept_journal_has_one_base_on_disk_and_restarts_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(1);
     let table = || TableOptions { store: Some(folder.path().join("t0")), ..sim_table("t0") };
-    let running = Running::start(&database, table()).await;
+    let running = BaseTestEngine::start(&database, table()).await;
     let mut held = Vec::new();
     for round in 0..3 {
         running.insert(round * 10..round * 10 + 10).await;
@@ -166,7 +166,7 @@ async fn a_kept_journal_has_one_base_on_disk_and_restarts_with_it() {
     let newest = running.journal.base().sequence();
     running.end().await;
     drop(held);
-    let running = Running::start(&database, table()).await;
+    let running = BaseTestEngine::start(&database, table()).await;
     assert_eq!(running.journal.base().sequence(), newest);
     let end = running.insert(100..101).await;
     assert_eq!(rows(fresh(&running.journal).await.base()), database.rows_at(0, end), "the first after a restart");

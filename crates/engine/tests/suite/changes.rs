@@ -13,7 +13,7 @@ pub(crate) fn changes(
     table: usize,
     seed: u64,
     count: usize,
-    locked: &Locked,
+    locked: &LockedRows,
 ) -> Vec<SimChange> {
     let mut rows = database.rows_at(table, Lsn(u64::MAX));
     let mut made = Vec::new();
@@ -50,7 +50,7 @@ pub(crate) fn changes(
 }
 
 /// The tables and IDs of locked rows.
-pub(crate) type Locked = BTreeSet<(usize, i64)>;
+pub(crate) type LockedRows = BTreeSet<(usize, i64)>;
 
 /// Returns the IDs of the rows that changes write.
 pub(crate) fn written(changes: &[SimChange]) -> Vec<i64> {

@@ -5,27 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, TableState};
-use laredo_engine::journal::{Journal, Resolution, ResumeRequest};
+use laredo_engine::journal::{Journal, ResumeOutcome, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::changes::{Locked, changes, written};
-use crate::reader::{Reader, reached};
+use crate::changes::{LockedRows, changes, written};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
-struct Running {
+struct CopyTestEngine {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
-async fn start(database: &SimDatabase, tables: usize) -> Running {
+async fn start(database: &SimDatabase, tables: usize) -> CopyTestEngine {
     start_with_clock(database, tables, Arc::new(|| CommitTime(0))).await
 }
 
-async fn start_with_clock(database: &SimDatabase, tables: usize, clock: laredo_engine::Clock) -> Running {
+async fn start_with_clock(database: &SimDatabase, tables: usize, clock: laredo_engine::Clock) -> CopyTestEngine {
     let options = (0..tables).map(|i| sim_table(&format!("t{i}"))).collect();
     let engine = Engine::prepare(database.clone(), options, clock).await.unwrap();
     let handle = engine.handle();
@@ -33,11 +33,11 @@ async fn start_with_clock(database: &SimDatabase, tables: usize, clock: laredo_e
     let task = tokio::spawn(engine.run(async move {
         let _ = stopped.await;
     }));
-    Running { handle, stop, task }
+    CopyTestEngine { handle, stop, task }
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum CopyTestStep {
     Commit { seed: u64, changes: usize, table: usize },
     Hide { seed: u64, changes: usize, table: usize },
     ShowAll,
@@ -47,56 +47,58 @@ enum Step {
     Yield,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<CopyTestStep>> {
     let table = 0..2_usize;
     let step = prop_oneof![
-        8 => (any::<u64>(), 1..6_usize, table.clone()).prop_map(|(seed, changes, table)| Step::Commit { seed, changes, table }),
-        3 => (any::<u64>(), 1..6_usize, table.clone()).prop_map(|(seed, changes, table)| Step::Hide { seed, changes, table }),
-        2 => Just(Step::ShowAll),
-        2 => table.prop_map(|table| Step::Reload { table }),
-        1 => Just(Step::Restart),
-        1 => Just(Step::Other),
-        3 => Just(Step::Yield),
+        8 => (any::<u64>(), 1..6_usize, table.clone()).prop_map(|(seed, changes, table)| CopyTestStep::Commit { seed, changes, table }),
+        3 => (any::<u64>(), 1..6_usize, table.clone()).prop_map(|(seed, changes, table)| CopyTestStep::Hide { seed, changes, table }),
+        2 => Just(CopyTestStep::ShowAll),
+        2 => table.prop_map(|table| CopyTestStep::Reload { table }),
+        1 => Just(CopyTestStep::Restart),
+        1 => Just(CopyTestStep::Other),
+        3 => Just(CopyTestStep::Yield),
     ];
     prop::collection::vec(step, 1..60)
 }
 
-async fn play(steps: Vec<Step>) {
+async fn play(steps: Vec<CopyTestStep>) {
     let database = SimDatabase::new(2);
     for i in 0..8 {
         database.commit(0, vec![SimChange::Insert(i, format!("first {i}"))]);
     }
     let running = start(&database, 2).await;
-    let (mut hidden, mut locked) = (Vec::new(), Locked::new());
+    let (mut hidden, mut locked) = (Vec::new(), LockedRows::new());
     for step in steps {
         match step {
-            Step::Commit { seed, changes: count, table } => {
+            CopyTestStep::Commit { seed, changes: count, table } => {
                 database.commit(table, changes(&database, table, seed, count, &locked));
             }
-            Step::Hide { seed, changes: count, table } => {
+            CopyTestStep::Hide { seed, changes: count, table } => {
                 let changes = changes(&database, table, seed, count, &locked);
                 locked.extend(written(&changes).into_iter().map(|id| (table, id)));
                 hidden.push(database.commit_unseen(changes.into_iter().map(|c| (table, c)).collect()));
             }
-            Step::ShowAll => {
-                hidden.drain(..).rev().for_each(|end| database.show(end));
+            CopyTestStep::ShowAll => {
+                hidden.drain(..).rev().for_each(|end| database.make_visible(end));
                 locked.clear();
             }
-            Step::Reload { table } => assert!(running.handle.tables()[table].reload("asked").await),
-            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await,
-            Step::Other => drop(database.commit_unseen(Vec::new())),
-            Step::Yield => tokio::task::yield_now().await,
+            CopyTestStep::Reload { table } => assert!(running.handle.tables()[table].reload("asked").await),
+            CopyTestStep::Restart => {
+                database.inject_event(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await
+            }
+            CopyTestStep::Other => drop(database.commit_unseen(Vec::new())),
+            CopyTestStep::Yield => tokio::task::yield_now().await,
         }
     }
-    hidden.drain(..).for_each(|end| database.show(end));
+    hidden.drain(..).for_each(|end| database.make_visible(end));
     let end = database.end();
     for (index, table) in running.handle.tables().iter().enumerate() {
         let journal = table.wait_journal().await.unwrap();
-        reached(&journal, end).await;
-        let mut fresh = Reader::from_base(&journal);
+        wait_until_reached(&journal, end).await;
+        let mut fresh = JournalTestReader::from_base(&journal);
         assert_eq!(fresh.rows(), database.rows_at(index, end), "a fresh reader of table {index}");
         let after = database.commit(index, vec![SimChange::Insert(9999, "last".to_owned())]);
-        reached(&journal, after).await;
+        wait_until_reached(&journal, after).await;
         fresh.read_on(&journal);
         assert_eq!(fresh.rows(), database.rows_at(index, after), "and live");
         resumes_from_every_commit(&database, index, &journal);
@@ -112,18 +114,18 @@ fn resumes_from_every_commit(database: &SimDatabase, index: usize, journal: &Jou
     for position in (990..=head.position.0 + 1).map(Lsn) {
         let request = ResumeRequest { position: Some(position), whole_transactions: true, ..Default::default() };
         match journal.resolve(&request) {
-            Resolution::Delta(at, _) => {
+            ResumeOutcome::Delta(at, _) => {
                 let mut state = TableState::new(SimDatabase::schema(), &[], 0).unwrap();
                 for (id, body) in database.rows_at(index, position) {
                     state.put(SimDatabase::row(id, &body).as_ref().to_tuple());
                 }
-                let mut reader = Reader { state, at, position: Lsn::ZERO };
+                let mut reader = JournalTestReader { state, at, position: Lsn::ZERO };
                 reader.read_on(journal);
                 assert_eq!(reader.rows(), database.rows_at(index, head.position), "resumed at {position}");
             }
-            Resolution::AnotherHistory(why) => panic!("{why}"),
-            Resolution::Full(_) => {}
-            Resolution::Wait(_) => assert!(position > head.position),
+            ResumeOutcome::AnotherHistory(why) => panic!("{why}"),
+            ResumeOutcome::Full(_) => {}
+            ResumeOutcome::Wait(_) => assert!(position > head.position),
         }
     }
 }
@@ -149,13 +151,13 @@ async fn a_copy_waits_for_applied_commits_to_become_visible() {
     let table = &running.handle.tables()[0];
     let journal = table.wait_journal().await.unwrap();
     let late = database.commit_unseen(vec![(0, SimChange::Insert(1, "late".to_owned()))]);
-    reached(&journal, late).await;
+    wait_until_reached(&journal, late).await;
     assert!(table.reload("asked").await);
     // The commit is applied but no snapshot sees it: a copy taken now would lose it.
     let next = database.commit(0, vec![SimChange::Insert(2, "next".to_owned())]);
-    database.show(late);
-    reached(&journal, next).await;
-    assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, next));
+    database.make_visible(late);
+    wait_until_reached(&journal, next).await;
+    assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, next));
     running.stop.send(()).unwrap();
     running.task.await.unwrap();
 }
@@ -167,9 +169,9 @@ async fn a_broken_table_does_not_stop_its_neighbour_and_no_longer_holds_the_slot
     let journal = running.handle.tables()[1].wait_journal().await.unwrap();
     running.handle.tables()[0].wait_journal().await.unwrap();
     let error = "the primary key of public.t0 was dropped".to_owned();
-    database.say(SourceEvent::Broken { table: TableIndex(0), error: error.clone() }).await;
+    database.inject_event(SourceEvent::Broken { table: TableIndex(0), error: error.clone() }).await;
     let end = database.commit(1, vec![SimChange::Insert(1, "one".to_owned())]);
-    reached(&journal, end).await;
+    wait_until_reached(&journal, end).await;
     let failed = laredo_engine::TablePhase::Failed { error };
     laredo_testkit::eventually(Duration::from_secs(30), async || {
         running.handle.tables()[0].status().phase == failed && database.acknowledged() >= end
@@ -189,16 +191,18 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
     let table = &running.handle.tables()[0];
     let journal = table.wait_journal().await.unwrap();
     let known = database.change_silently(0, vec![SimChange::Update(1, "after".to_owned())]);
-    reached(&journal, known).await;
+    wait_until_reached(&journal, known).await;
     let known = journal.head().position;
-    let mut reader = Reader::from_base(&journal);
+    let mut reader = JournalTestReader::from_base(&journal);
     assert_eq!(reader.rows()[&1], "before");
-    database.say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None }).await;
+    database
+        .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
+        .await;
     let copied = async || table.status().copies == 2;
     laredo_testkit::eventually(Duration::from_secs(60), copied).await.unwrap();
     assert!(journal.head().position > known);
     let request = ResumeRequest { position: Some(known), whole_transactions: true, ..Default::default() };
-    let Resolution::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
+    let ResumeOutcome::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
     reader.at = at;
     reader.read_on(&journal);
     assert_eq!(reader.rows()[&1], "after");
@@ -215,7 +219,7 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
     // The commit is applied but not visible, so the next copy waits. Then the table holds as many
     // changes as it may.
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
-    reached(&slow_journal, hidden).await;
+    wait_until_reached(&slow_journal, hidden).await;
     assert!(slow.reload("asked").await);
     let is_full = async || {
         let id = 10 + database.rows_at(0, database.end()).len() as i64;
@@ -229,12 +233,12 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
     }
     for i in 0..300 {
         let end = database.commit(1, vec![SimChange::Insert(i, format!("row {i}"))]);
-        reached(&journal, end).await;
+        wait_until_reached(&journal, end).await;
     }
-    database.show(hidden);
+    database.make_visible(hidden);
     let end = database.end();
-    reached(&slow_journal, end).await;
-    assert_eq!(Reader::from_base(&slow_journal).rows(), database.rows_at(0, end));
+    wait_until_reached(&slow_journal, end).await;
+    assert_eq!(JournalTestReader::from_base(&slow_journal).rows(), database.rows_at(0, end));
     running.stop.send(()).unwrap();
     running.task.await.unwrap();
 }
@@ -247,9 +251,9 @@ async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
     let [table, failed] = running.handle.tables() else { panic!("two tables") };
     let journal = table.wait_journal().await.unwrap();
     failed.wait_journal().await.unwrap();
-    let mut reader = Reader::from_base(&journal);
+    let mut reader = JournalTestReader::from_base(&journal);
     let error = "the primary key of public.t1 was dropped".to_owned();
-    database.say(SourceEvent::Broken { table: TableIndex(1), error }).await;
+    database.inject_event(SourceEvent::Broken { table: TableIndex(1), error }).await;
     let is_failed = async || matches!(failed.status().phase, laredo_engine::TablePhase::Failed { .. });
     laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
     // The stream does not report this change, so only a copy shows it.
@@ -272,7 +276,7 @@ async fn the_engine_stops_while_as_much_is_held_as_may_be() {
     let running = start(&database, 1).await;
     let table = &running.handle.tables()[0];
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
-    reached(&table.wait_journal().await.unwrap(), hidden).await;
+    wait_until_reached(&table.wait_journal().await.unwrap(), hidden).await;
     assert!(table.reload("asked").await);
     let is_full = async || {
         let id = 10 + database.rows_at(0, database.end()).len() as i64;
@@ -290,7 +294,7 @@ async fn where_no_table_can_be_followed_nothing_is_kept_for_them() {
     let running = start(&database, 1).await;
     running.handle.tables()[0].wait_journal().await.unwrap();
     let error = "the primary key of public.t0 was dropped".to_owned();
-    database.say(SourceEvent::Broken { table: TableIndex(0), error }).await;
+    database.inject_event(SourceEvent::Broken { table: TableIndex(0), error }).await;
     let is_failed =
         async || matches!(running.handle.tables()[0].status().phase, laredo_engine::TablePhase::Failed { .. });
     laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
@@ -325,7 +329,7 @@ async fn a_panic_in_one_table_is_told_and_stops_no_other() {
     laredo_testkit::eventually(Duration::from_secs(60), one_failed).await.unwrap();
     let other = failed().iter().position(|failed| !failed).expect("the other goes on");
     let end = database.commit(other, vec![SimChange::Insert(1, "one".to_owned())]);
-    reached(&running.handle.tables()[other].journal().unwrap(), end).await;
+    wait_until_reached(&running.handle.tables()[other].journal().unwrap(), end).await;
     let is_forgotten = async || database.acknowledged() >= end;
     laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
     running.stop.send(()).unwrap();
@@ -341,9 +345,9 @@ async fn each_change_is_encoded_once() {
     for i in 0..1000 {
         end = database.commit(0, vec![SimChange::Insert(i, format!("row {i}")), SimChange::Delete(i)]);
     }
-    reached(&journal, end).await;
+    wait_until_reached(&journal, end).await;
     for _ in 0..3 {
-        assert!(Reader::from_base(&journal).rows().is_empty());
+        assert!(JournalTestReader::from_base(&journal).rows().is_empty());
     }
     assert_eq!(journal.info().encoded_entries, 2000);
     running.stop.send(()).unwrap();

@@ -7,33 +7,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{InstanceId, Journal, Resolution, ResumeRequest};
+use laredo_engine::journal::{InstanceId, Journal, ResumeOutcome, ResumeRequest};
 use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
 use tokio::sync::oneshot;
 
-use crate::reader::{Reader, reached};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The form in which a table survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keeps {
+enum TablePersistence {
     Journal,
     Snapshots,
     Nothing,
 }
 
-const ALL: [Keeps; 3] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing];
+const ALL: [TablePersistence; 3] = [TablePersistence::Journal, TablePersistence::Snapshots, TablePersistence::Nothing];
 
-struct Running {
+struct ForkTestEngine {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
 /// Returns the options of a table in the `run`th process.
-fn table(keeps: Keeps, folder: &Path, run: u64) -> TableOptions {
+fn table(keeps: TablePersistence, folder: &Path, run: u64) -> TableOptions {
     let snapshots = SnapshotOptions {
         folder: folder.join("snapshots"),
         format: SnapshotFormat::Native,
@@ -44,14 +44,14 @@ fn table(keeps: Keeps, folder: &Path, run: u64) -> TableOptions {
     TableOptions {
         instance: InstanceId(format!("run{run}")),
         first_sequence: Sequence(1000 * run),
-        store: (keeps == Keeps::Journal).then(|| folder.join("journal")),
-        snapshots: (keeps == Keeps::Snapshots).then_some(snapshots),
+        store: (keeps == TablePersistence::Journal).then(|| folder.join("journal")),
+        snapshots: (keeps == TablePersistence::Snapshots).then_some(snapshots),
         ..sim_table("t0")
     }
 }
 
-impl Running {
-    async fn start(database: &SimDatabase, options: TableOptions) -> Running {
+impl ForkTestEngine {
+    async fn start(database: &SimDatabase, options: TableOptions) -> ForkTestEngine {
         let clock: Clock = Arc::new(|| CommitTime(0));
         let engine = Engine::prepare(database.clone(), vec![options], clock).await.unwrap();
         let handle = engine.handle();
@@ -59,7 +59,7 @@ impl Running {
         let task = tokio::spawn(engine.run(async move {
             let _ = stopped.await;
         }));
-        Running { handle, stop, task }
+        ForkTestEngine { handle, stop, task }
     }
 
     async fn end(self) {
@@ -70,14 +70,14 @@ impl Running {
     /// Returns the served journal when it has reached a position.
     async fn reached(&self, position: Lsn) -> Journal {
         let journal = tokio::time::timeout(PATIENCE, self.handle.tables()[0].wait_journal()).await.unwrap().unwrap();
-        reached(&journal, position).await;
+        wait_until_reached(&journal, position).await;
         journal
     }
 
     /// Waits until everything up to a position would survive a restart.
-    async fn kept(&self, keeps: Keeps, position: Lsn) {
+    async fn kept(&self, keeps: TablePersistence, position: Lsn) {
         let kept = async || {
-            while keeps != Keeps::Nothing && self.handle.acknowledged() < position {
+            while keeps != TablePersistence::Nothing && self.handle.acknowledged() < position {
                 tokio::task::yield_now().await;
             }
         };
@@ -108,7 +108,7 @@ fn commit(database: &SimDatabase, id: i64, body: &str) -> Lsn {
 }
 
 /// Returns the resume request of a client that sends its commit mark.
-fn request(handle: &EngineHandle, reader: &Reader, mark: CommitMark) -> ResumeRequest {
+fn request(handle: &EngineHandle, reader: &JournalTestReader, mark: CommitMark) -> ResumeRequest {
     let history = handle.tables()[0].history();
     ResumeRequest {
         position: Some(reader.position),
@@ -126,12 +126,12 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);
         let common = commit(&database, 1, "in both");
-        let running = Running::start(&database, table(keeps, folder.path(), 1)).await;
+        let running = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
         let before = running.reached(common).await;
         let lost = commit(&database, 2, "lost");
         let lost = commit(&database, 3, "lost, too").max(lost);
-        reached(&before, lost).await;
-        let reader = Reader::from_base(&before);
+        wait_until_reached(&before, lost).await;
+        let reader = JournalTestReader::from_base(&before);
         let mark = before.head().mark;
         assert_eq!(mark.end, lost, "{keeps:?}");
         let asked = request(&running.handle, &reader, mark);
@@ -144,29 +144,29 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         let after = running.reached(new).await;
         tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
         assert_ne!(after.instance(), before.instance(), "{keeps:?}");
-        assert_eq!(Reader::from_base(&after).rows(), database.rows_at(0, new), "{keeps:?}");
+        assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, new), "{keeps:?}");
         assert_eq!(running.handle.tables()[0].status().copies, 2, "one copy for one fork");
         let resumed = after.resolve(&request(&running.handle, &reader, mark));
-        assert!(matches!(resumed, Resolution::AnotherHistory(_)), "{keeps:?} {resumed:?}");
+        assert!(matches!(resumed, ResumeOutcome::AnotherHistory(_)), "{keeps:?} {resumed:?}");
         let shared = after.shared_position(&request(&running.handle, &reader, mark));
         assert!(shared <= common, "{keeps:?}: {shared} is beyond the fork");
         // A client without a commit mark, at a position that both histories have.
         let unmarked = after.resolve(&request(&running.handle, &reader, CommitMark::default()));
-        assert!(matches!(unmarked, Resolution::AnotherHistory(_)), "{keeps:?} {unmarked:?}");
+        assert!(matches!(unmarked, ResumeOutcome::AnotherHistory(_)), "{keeps:?} {unmarked:?}");
         // Sequences are never reused, and the table is followed normally from here on.
         assert!(after.head().sequence > before.head().sequence);
         let end = commit(&database, 22, "and on");
-        reached(&after, end).await;
-        assert_eq!(Reader::from_base(&after).rows(), database.rows_at(0, end), "{keeps:?}");
+        wait_until_reached(&after, end).await;
+        assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, end), "{keeps:?}");
         running.kept(keeps, end).await;
         running.end().await;
 
         // The kept data belongs to the new history, so nothing is copied again.
-        if keeps != Keeps::Nothing {
+        if keeps != TablePersistence::Nothing {
             let end = commit(&database, 23, "while nothing ran");
-            let again = Running::start(&database, table(keeps, folder.path(), 2)).await;
+            let again = ForkTestEngine::start(&database, table(keeps, folder.path(), 2)).await;
             let journal = again.reached(end).await;
-            assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{keeps:?}");
+            assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{keeps:?}");
             assert_eq!(again.handle.tables()[0].status().copies, 0, "{keeps:?}");
             again.end().await;
         }
@@ -180,16 +180,16 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);
         let common = commit(&database, 1, "in both");
-        let running = Running::start(&database, table(keeps, folder.path(), 1)).await;
+        let running = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
         let before = running.reached(common).await;
         let lost = commit(&database, 2, "lost");
-        reached(&before, lost).await;
+        wait_until_reached(&before, lost).await;
         database.put_back(common);
         running.forked().await;
         while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
         let after = running.reached(database.end()).await;
         let end = commit(&database, 1000, "after the copy");
-        reached(&after, end).await;
+        wait_until_reached(&after, end).await;
         tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
         assert_eq!(after.base().position(), end, "{keeps:?}");
         running.end().await;
@@ -219,14 +219,14 @@ async fn a_reader_keeps_no_room_of_the_journal_before_a_fork() {
         let mut options = table(keeps, folder.path(), 1);
         options.journal.folder = folder.path().to_owned();
         options.journal.memory_bytes_max = 1;
-        let running = Running::start(&database, options).await;
+        let running = ForkTestEngine::start(&database, options).await;
         let before = running.reached(common).await;
         let mut cursor = before.cursor(before.head().sequence);
         for id in 0..i64::try_from(ROWS).unwrap() {
             commit(&database, 100 + id, &"lost".repeat(ROW_BYTES / 4));
         }
         running.kept(keeps, database.end()).await;
-        reached(&before, database.end()).await;
+        wait_until_reached(&before, database.end()).await;
         assert!(cursor.clone().next_piece().unwrap().is_some(), "{keeps:?}: a reader can go on before the fork");
         assert!(before.info().memory_bytes < before.info().bytes / 2, "{keeps:?}: files have it");
 
@@ -253,30 +253,31 @@ async fn a_reader_keeps_no_room_of_the_journal_before_a_fork() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it_has_come_since() {
-    for keeps in [Keeps::Journal, Keeps::Snapshots] {
+    for keeps in [TablePersistence::Journal, TablePersistence::Snapshots] {
         for new_commits in [0, 1, 2, 20] {
             let what = format!("{keeps:?}, {new_commits} commits since");
             let folder = tempfile::tempdir().unwrap();
             let database = SimDatabase::new(1);
             let common = commit(&database, 1, "in both");
-            let first = Running::start(&database, table(keeps, folder.path(), 1)).await;
+            let first = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
             first.reached(common).await;
             let lost = commit(&database, 2, "lost");
             let journal = first.reached(lost).await;
-            let (reader, mark) = (Reader::from_base(&journal), journal.head().mark);
+            let (reader, mark) = (JournalTestReader::from_base(&journal), journal.head().mark);
             first.kept(keeps, lost).await;
             first.end().await;
 
             database.put_back(common);
             let end = (0..new_commits).map(|id| commit(&database, 20 + id, "new")).last().unwrap_or(common);
-            let second = Running::start(&database, table(keeps, folder.path(), 2)).await;
+            let second = ForkTestEngine::start(&database, table(keeps, folder.path(), 2)).await;
             let after = commit(&database, 90, "after the restart").max(end);
             second.copied().await;
             let journal = second.reached(after).await;
-            assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, after), "{what}");
+            assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, after), "{what}");
             assert_eq!(second.handle.tables()[0].status().copies, 1, "{what}");
             let resumed = journal.resolve(&request(&second.handle, &reader, mark));
-            let is_safe = matches!(resumed, Resolution::AnotherHistory(_) | Resolution::Full(_) | Resolution::Wait(_));
+            let is_safe =
+                matches!(resumed, ResumeOutcome::AnotherHistory(_) | ResumeOutcome::Full(_) | ResumeOutcome::Wait(_));
             assert!(is_safe, "{what}: {resumed:?}");
             second.end().await;
         }
@@ -288,11 +289,11 @@ async fn a_fork_that_was_noted_counts_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(1);
     let end = commit(&database, 1, "one");
-    let first = Running::start(&database, table(Keeps::Journal, folder.path(), 1)).await;
+    let first = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 1)).await;
     first.reached(end).await;
     let end = commit(&database, 2, "two");
     first.reached(end).await;
-    first.kept(Keeps::Journal, end).await;
+    first.kept(TablePersistence::Journal, end).await;
     first.end().await;
     // Write the file of a server that ends before the copy is complete.
     let noted = format!(
@@ -300,15 +301,15 @@ async fn a_fork_that_was_noted_counts_after_a_crash() {
         Lsn(end.0 - 1)
     );
     std::fs::write(folder.path().join("journal/history.json"), noted).unwrap();
-    let second = Running::start(&database, table(Keeps::Journal, folder.path(), 2)).await;
+    let second = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 2)).await;
     // The engine trusts nothing in the journal.
     second.copied().await;
     let journal = second.reached(end).await;
-    assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end));
-    second.kept(Keeps::Journal, end).await;
+    assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
+    second.kept(TablePersistence::Journal, end).await;
     second.end().await;
     // The journal that was started after the fork belongs to the new history.
-    let third = Running::start(&database, table(Keeps::Journal, folder.path(), 3)).await;
+    let third = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 3)).await;
     third.reached(end).await;
     assert_eq!(third.handle.tables()[0].status().copies, 0);
     third.end().await;
@@ -330,48 +331,48 @@ async fn an_older_copy_of_a_journal_s_folder_gives_no_sequence_again() {
     let folder = tempfile::tempdir().unwrap();
     let backup = tempfile::tempdir().unwrap();
     let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
-    let options = |run| table(Keeps::Journal, folder.path(), run);
+    let options = |run| table(TablePersistence::Journal, folder.path(), run);
     let end = commit(&database, 1, "one");
-    let first = Running::start(&database, options(1)).await;
+    let first = ForkTestEngine::start(&database, options(1)).await;
     let journal = first.reached(end).await;
     let end = commit(&database, 2, "two");
-    reached(&journal, end).await;
-    let (early, early_instance) = (Reader::from_base(&journal), journal.instance().clone());
-    first.kept(Keeps::Journal, end).await;
+    wait_until_reached(&journal, end).await;
+    let (early, early_instance) = (JournalTestReader::from_base(&journal), journal.instance().clone());
+    first.kept(TablePersistence::Journal, end).await;
     first.end().await;
     copy_folder(&path, backup.path());
 
-    let second = Running::start(&database, options(2)).await;
+    let second = ForkTestEngine::start(&database, options(2)).await;
     let mut readers = Vec::new();
     for id in 10..20 {
         let end = commit(&database, id, "served by the second run");
         let journal = second.reached(end).await;
-        readers.push((Reader::from_base(&journal), journal.head().mark, journal.instance().clone()));
+        readers.push((JournalTestReader::from_base(&journal), journal.head().mark, journal.instance().clone()));
     }
     second.end().await;
     std::fs::remove_dir_all(&path).unwrap();
     copy_folder(backup.path(), &path);
 
     let mut end = Lsn::ZERO;
-    let third = Running::start(&database, options(3)).await;
+    let third = ForkTestEngine::start(&database, options(3)).await;
     for id in 30..60 {
         end = commit(&database, id, "served by the third run");
     }
     let journal = third.reached(end).await;
-    let fresh = Reader::from_base(&journal);
+    let fresh = JournalTestReader::from_base(&journal);
     assert_eq!(fresh.rows(), database.rows_at(0, end));
     readers.push((early, CommitMark::default(), early_instance));
     for (mut reader, mark, instance) in readers {
         let by_sequence =
             ResumeRequest { instance: instance.0, sequence: reader.at, ..request(&third.handle, &reader, mark) };
         match journal.resolve(&by_sequence) {
-            Resolution::Delta(at, _) => {
+            ResumeOutcome::Delta(at, _) => {
                 reader.at = at;
                 reader.read_on(&journal);
                 assert_eq!(reader.rows(), database.rows_at(0, end), "{by_sequence:?}");
             }
-            Resolution::Full(_) | Resolution::AnotherHistory(_) => {}
-            Resolution::Wait(position) => panic!("{by_sequence:?} is to wait for {position}"),
+            ResumeOutcome::Full(_) | ResumeOutcome::AnotherHistory(_) => {}
+            ResumeOutcome::Wait(position) => panic!("{by_sequence:?} is to wait for {position}"),
         }
     }
     third.end().await;
@@ -382,14 +383,15 @@ async fn two_copies_of_one_journal_s_folder_are_two_journals() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let database = SimDatabase::new(1);
     let end = commit(&database, 1, "one");
-    let first = Running::start(&database, table(Keeps::Journal, folders[0].path(), 1)).await;
+    let first = ForkTestEngine::start(&database, table(TablePersistence::Journal, folders[0].path(), 1)).await;
     first.reached(end).await;
-    first.kept(Keeps::Journal, end).await;
+    first.kept(TablePersistence::Journal, end).await;
     first.end().await;
     copy_folder(&folders[0].path().join("journal"), &folders[1].path().join("journal"));
     let mut instances = Vec::new();
     for (run, folder) in (2..).zip(&folders) {
-        let running = Running::start(&database.clone(), table(Keeps::Journal, folder.path(), run)).await;
+        let running =
+            ForkTestEngine::start(&database.clone(), table(TablePersistence::Journal, folder.path(), run)).await;
         instances.push(running.reached(end).await.instance().clone());
         running.end().await;
     }
@@ -402,21 +404,21 @@ async fn the_newest_file_of_a_journal_is_missed() {
     let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
     let end = commit(&database, 1, "one");
     for run in 1..3 {
-        let running = Running::start(&database, table(Keeps::Journal, folder.path(), run)).await;
+        let running = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), run)).await;
         running.reached(end).await;
         let end = commit(&database, 10 + i64::try_from(run).unwrap(), "more");
         running.reached(end).await;
-        running.kept(Keeps::Journal, end).await;
+        running.kept(TablePersistence::Journal, end).await;
         running.end().await;
     }
     let files = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
     let newest = files.filter(|path| path.extension().is_some_and(|found| found == "journal")).max().unwrap();
     std::fs::remove_file(newest).unwrap();
     let end = database.end();
-    let running = Running::start(&database, table(Keeps::Journal, folder.path(), 9)).await;
+    let running = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 9)).await;
     running.copied().await;
     let journal = running.reached(end).await;
-    assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end));
+    assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
     assert!(path.join("set-aside").is_dir());
     running.end().await;
 }

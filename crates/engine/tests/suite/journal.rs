@@ -7,9 +7,9 @@ use std::time::Duration;
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{
-    CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, Resolution, ResumeRequest, frames,
+    CursorError, Head, InstanceId, Journal, JournalOptions, JournalWriter, ResumeOutcome, ResumeRequest, frames,
 };
-use laredo_proto::batch::{Action, Entries};
+use laredo_proto::batch::{BatchEntries, EntryAction};
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ fn write(writer: &mut JournalWriter, position: Lsn, count: usize, size: usize) -
     let ids: Vec<i64> = (0..count as i64).map(|i| position.0 as i64 * 1_000_000 + i).collect();
     for id in &ids {
         let (new, old) = (SimDatabase::row(*id, &"n".repeat(size)), SimDatabase::row(*id, "old"));
-        writer.push(Action::Update, new.as_ref(), Some(old.as_ref())).unwrap();
+        writer.push(EntryAction::Update, new.as_ref(), Some(old.as_ref())).unwrap();
     }
     ids
 }
@@ -53,7 +53,7 @@ fn read(journal: &Journal, after: Sequence) -> Result<Vec<(u64, u64, i64)>, Curs
             let (mut frame_olds, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
             olds = rest;
             let first = frame.header.last_sequence.0 + 1 - u64::from(frame.batch.count);
-            for (i, entry) in Entries::new(&frame.batch.entries, &SimDatabase::schema()).enumerate() {
+            for (i, entry) in BatchEntries::new(&frame.batch.entries, &SimDatabase::schema()).enumerate() {
                 let (id, _) = SimDatabase::parse(entry.unwrap().row).unwrap();
                 let (length, rest) = frame_olds.split_first_chunk::<4>().unwrap();
                 let (old, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
@@ -73,21 +73,21 @@ fn read(journal: &Journal, after: Sequence) -> Result<Vec<(u64, u64, i64)>, Curs
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum JournalWriteStep {
     Transaction { count: usize, size: usize },
     Aborted { count: usize, size: usize },
     Publish,
     Advance,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<JournalWriteStep>> {
     let size = prop_oneof![6 => 1..200_usize, 2 => 2000..40_000_usize, 1 => Just(700_000_usize)];
     let count = prop_oneof![8 => 0..20_usize, 1 => 50..120_usize];
     let step = prop_oneof![
-        8 => (count.clone(), size.clone()).prop_map(|(count, size)| Step::Transaction { count, size }),
-        2 => (count, size).prop_map(|(count, size)| Step::Aborted { count, size }),
-        4 => Just(Step::Publish),
-        1 => Just(Step::Advance),
+        8 => (count.clone(), size.clone()).prop_map(|(count, size)| JournalWriteStep::Transaction { count, size }),
+        2 => (count, size).prop_map(|(count, size)| JournalWriteStep::Aborted { count, size }),
+        4 => Just(JournalWriteStep::Publish),
+        1 => Just(JournalWriteStep::Advance),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -103,7 +103,7 @@ proptest! {
         for step in steps {
             position += 100;
             match step {
-                Step::Transaction { count, size } => {
+                JournalWriteStep::Transaction { count, size } => {
                     for id in write(&mut writer, Lsn(position), count, size) {
                         sequence += 1;
                         expected.push((sequence, position, id));
@@ -111,12 +111,12 @@ proptest! {
                     writer.commit().unwrap();
                     commits.push((sequence, position));
                 }
-                Step::Aborted { count, size } => {
+                JournalWriteStep::Aborted { count, size } => {
                     write(&mut writer, Lsn(position), count, size);
                     writer.abort();
                 }
-                Step::Publish => writer.publish().unwrap(),
-                Step::Advance => writer.advance(Lsn(position), CommitMark::default()),
+                JournalWriteStep::Publish => writer.publish().unwrap(),
+                JournalWriteStep::Advance => writer.advance(Lsn(position), CommitMark::default()),
             }
             let head = journal.head();
             prop_assert!(commits.iter().any(|(s, _)| *s == head.sequence.0), "the head stands at a commit");
@@ -131,9 +131,9 @@ proptest! {
             prop_assert_eq!(&read(&journal, Sequence(*after)).unwrap(), &rest);
             let request = ResumeRequest { position: Some(Lsn(at + 7)), whole_transactions: true, ..Default::default() };
             match journal.resolve(&request) {
-                Resolution::Delta(found, _) => prop_assert_eq!(found, Sequence(*after)),
-                Resolution::Wait(_) => prop_assert!(Lsn(at + 7) > journal.head().position),
-                Resolution::Full(why) | Resolution::AnotherHistory(why) => prop_assert!(false, "{}", why),
+                ResumeOutcome::Delta(found, _) => prop_assert_eq!(found, Sequence(*after)),
+                ResumeOutcome::Wait(_) => prop_assert!(Lsn(at + 7) > journal.head().position),
+                ResumeOutcome::Full(why) | ResumeOutcome::AnotherHistory(why) => prop_assert!(false, "{}", why),
             }
         }
         // Readers of single entries may also start in the middle of a transaction.
@@ -161,16 +161,16 @@ fn a_position_inside_a_new_copy_is_nowhere_to_go_on_from() {
     for (from, to, count) in [(500, 700, 3), (700, 800, 0)] {
         writer.begin(Lsn(to), CommitTime(1), Some(Lsn(from))).unwrap();
         for id in 0..count {
-            writer.push(Action::Insert, SimDatabase::row(id, "x").as_ref(), None).unwrap();
+            writer.push(EntryAction::Insert, SimDatabase::row(id, "x").as_ref(), None).unwrap();
         }
         writer.commit().unwrap();
         writer.publish().unwrap();
         let resolve = |at: u64| journal.resolve(&ResumeRequest { position: Some(Lsn(at)), ..Default::default() });
-        assert!(matches!(resolve(from), Resolution::Delta(..)), "from its beginning");
-        assert!(matches!(resolve(from + 1), Resolution::Full(_)), "from inside, even where nothing differed");
-        assert!(matches!(resolve(to - 1), Resolution::Full(_)));
-        assert!(matches!(resolve(to), Resolution::Delta(..)), "from its end");
-        assert!(matches!(resolve(to + 1), Resolution::Wait(_)));
+        assert!(matches!(resolve(from), ResumeOutcome::Delta(..)), "from its beginning");
+        assert!(matches!(resolve(from + 1), ResumeOutcome::Full(_)), "from inside, even where nothing differed");
+        assert!(matches!(resolve(to - 1), ResumeOutcome::Full(_)));
+        assert!(matches!(resolve(to), ResumeOutcome::Delta(..)), "from its end");
+        assert!(matches!(resolve(to + 1), ResumeOutcome::Wait(_)));
     }
 }
 
@@ -184,8 +184,8 @@ fn requests_resolve_by_the_first_rule_that_matches() {
     }
     let ask = |request: ResumeRequest| journal.resolve(&request);
     let fresh = ResumeRequest::default;
-    let delta = |request, at| assert!(matches!(ask(request), Resolution::Delta(s, _) if s == Sequence(at)));
-    let full = |request| assert!(matches!(ask(request), Resolution::Full(_)));
+    let delta = |request, at| assert!(matches!(ask(request), ResumeOutcome::Delta(s, _) if s == Sequence(at)));
+    let full = |request| assert!(matches!(ask(request), ResumeOutcome::Full(_)));
     let own = |at: u64| ResumeRequest { instance: "j".to_owned(), sequence: Sequence(at), ..fresh() };
     let snapshot = |id: &str, at: u64| ResumeRequest { snapshot_id: id.to_owned(), sequence: Sequence(at), ..fresh() };
 
@@ -202,7 +202,7 @@ fn requests_resolve_by_the_first_rule_that_matches() {
     full(ResumeRequest { position: Some(Lsn(499)), ..fresh() });
     delta(ResumeRequest { position: Some(Lsn(500)), ..fresh() }, 1000);
     delta(ResumeRequest { position: Some(Lsn(799)), ..fresh() }, 1004);
-    assert_eq!(ask(ResumeRequest { position: Some(Lsn(801)), ..fresh() }), Resolution::Wait(Lsn(801)));
+    assert_eq!(ask(ResumeRequest { position: Some(Lsn(801)), ..fresh() }), ResumeOutcome::Wait(Lsn(801)));
     delta(snapshot("j-1002", 1002), 1002);
     delta(snapshot("j-1002", 1005), 1005);
     full(snapshot("j-1002", 1001));

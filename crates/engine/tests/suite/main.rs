@@ -11,6 +11,6 @@ mod pipelines;
 mod reader;
 mod restarts;
 mod snapshots;
-mod states;
+mod source_states;
 mod table_states;
 mod verify;

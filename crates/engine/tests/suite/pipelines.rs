@@ -4,28 +4,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, CommitTime, Lsn, Match, Pattern, Predicate, Value};
+use laredo_core::{Cell, CommitTime, Lsn, MatchCondition, Pattern, Predicate, Value};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
 use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
 use tokio::sync::oneshot;
 
-use crate::reader::{Reader, reached};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 /// A table with a pipeline, and a reader that follows it from the start.
-struct Followed {
+struct PipelineTestEngine {
     database: SimDatabase,
     table: TableHandle,
     journal: Journal,
-    reader: Reader,
+    reader: JournalTestReader,
     copies: u64,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Followed {
-    async fn start(pipeline: PipelineOptions, first: Vec<SimChange>) -> Followed {
+impl PipelineTestEngine {
+    async fn start(pipeline: PipelineOptions, first: Vec<SimChange>) -> PipelineTestEngine {
         let database = SimDatabase::new(1);
         database.commit(0, first);
         let mut options = sim_table("t0");
@@ -38,13 +38,13 @@ impl Followed {
             let _ = stopped.await;
         }));
         let journal = table.wait_journal().await.unwrap();
-        let reader = Reader::from_base(&journal);
-        Followed { database, table, journal, reader, copies: 1, stop, task }
+        let reader = JournalTestReader::from_base(&journal);
+        PipelineTestEngine { database, table, journal, reader, copies: 1, stop, task }
     }
 
     async fn commit(&mut self, changes: Vec<SimChange>) -> Lsn {
         let end = self.database.commit(0, changes);
-        reached(&self.journal, end).await;
+        wait_until_reached(&self.journal, end).await;
         self.reader.read_on(&self.journal);
         end
     }
@@ -53,7 +53,7 @@ impl Followed {
     async fn rewrite(&mut self, changes: Vec<SimChange>) {
         self.database.change_silently(0, changes);
         self.database
-            .say(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
+            .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
             .await;
         self.copies += 1;
         let is_copied = async || self.table.status().copies == self.copies;
@@ -68,14 +68,14 @@ impl Followed {
     /// Returns the cells of the following reader's rows, after checking that a new reader has the
     /// same.
     fn cells(&self) -> Vec<Vec<Option<Vec<u8>>>> {
-        let cells = |reader: &Reader| {
+        let cells = |reader: &JournalTestReader| {
             let value = |cell: Cell<'_>| cell.value().map(<[u8]>::to_vec);
             let rows = reader.state.rows().map(|row| row.as_ref().cells().map(value).collect());
             let mut rows: Vec<Vec<_>> = rows.collect();
             rows.sort();
             rows
         };
-        let newcomer = Reader::from_base(&self.journal);
+        let newcomer = JournalTestReader::from_base(&self.journal);
         assert_eq!(newcomer.state.schema(), self.reader.state.schema());
         let stamped = newcomer.state.schema().columns().iter().any(|column| column.name == "written");
         assert_eq!(self.journal.head().checksum, (!stamped).then(|| newcomer.state.checksum()));
@@ -104,11 +104,11 @@ fn rekey(old: i64, new: i64, body: &str) -> SimChange {
 /// Moves rows into and out of each filter in every possible way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_shows_what_matches_and_nothing_else() {
-    type Matches = fn(&str) -> bool;
-    let filters: [(Match, Matches); 3] = [
-        (Match::Equals(Value::String("keep".to_owned())), |body| body == "keep"),
-        (Match::Prefix("ke".to_owned()), |body| body.starts_with("ke")),
-        (Match::Regex(Pattern::new("^k.*p$").unwrap()), |body| body.starts_with('k') && body.ends_with('p')),
+    type BodyMatcher = fn(&str) -> bool;
+    let filters: [(MatchCondition, BodyMatcher); 3] = [
+        (MatchCondition::Equals(Value::String("keep".to_owned())), |body| body == "keep"),
+        (MatchCondition::Prefix("ke".to_owned()), |body| body.starts_with("ke")),
+        (MatchCondition::Regex(Pattern::new("^k.*p$").unwrap()), |body| body.starts_with('k') && body.ends_with('p')),
     ];
     let steps = [
         vec![insert(3, "keep"), insert(4, "other")],
@@ -122,8 +122,8 @@ async fn a_filter_shows_what_matches_and_nothing_else() {
     for (test, matches) in filters {
         let filter = Predicate { field: "body".to_owned(), test };
         let pipeline = PipelineOptions { filters: vec![filter.clone()], transforms: Vec::new() };
-        let mut followed = Followed::start(pipeline, vec![insert(1, "keep"), insert(2, "other")]).await;
-        let check = |followed: &Followed, what: &str| {
+        let mut followed = PipelineTestEngine::start(pipeline, vec![insert(1, "keep"), insert(2, "other")]).await;
+        let check = |followed: &PipelineTestEngine, what: &str| {
             let wanted: SimRows = followed.source_rows().into_iter().filter(|(_, body)| matches(body)).collect();
             followed.cells();
             assert_eq!(followed.reader.rows(), wanted, "{filter:?} {what}");
@@ -144,10 +144,10 @@ async fn dropped_and_renamed_columns_are_so_for_everybody() {
     let rename = Transform::RenameFields(vec![("id".to_owned(), "key".to_owned())]);
     let drop = Transform::DropFields(vec!["body".to_owned()]);
     let pipeline = PipelineOptions { filters: Vec::new(), transforms: vec![rename, drop] };
-    let mut followed = Followed::start(pipeline, vec![insert(1, "one")]).await;
+    let mut followed = PipelineTestEngine::start(pipeline, vec![insert(1, "one")]).await;
     let names: Vec<String> = followed.journal.schema().columns().iter().map(|c| c.name.clone()).collect();
     assert_eq!(names, ["key"]);
-    let check = |followed: &Followed| {
+    let check = |followed: &PipelineTestEngine| {
         let ids = followed.source_rows().into_keys();
         assert_eq!(followed.cells(), ids.map(|id| vec![Some(id.to_be_bytes().to_vec())]).collect::<Vec<_>>());
     };
@@ -166,7 +166,7 @@ async fn dropped_and_renamed_columns_are_so_for_everybody() {
 async fn a_timestamp_is_that_of_the_commit_which_wrote_the_row() {
     let transforms = vec![Transform::AddTimestamp("written".to_owned())];
     let mut followed =
-        Followed::start(PipelineOptions { filters: Vec::new(), transforms }, vec![insert(1, "one")]).await;
+        PipelineTestEngine::start(PipelineOptions { filters: Vec::new(), transforms }, vec![insert(1, "one")]).await;
     // The simulated database commits at the time given by its position. Copied rows carry the time
     // of the copy.
     let row = |id: i64, body: &str, at: u64| {

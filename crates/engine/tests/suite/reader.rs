@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use laredo_core::{Change, Lsn, Sequence, TableState};
 use laredo_engine::journal::{Journal, frames};
-use laredo_proto::batch::Entries;
+use laredo_proto::batch::BatchEntries;
 use laredo_testkit::{SimDatabase, SimRows};
 
 /// The rows of a reader, and the place where it resumes.
-pub(crate) struct Reader {
+pub(crate) struct JournalTestReader {
     pub(crate) state: TableState,
     pub(crate) at: Sequence,
     pub(crate) position: Lsn,
 }
 
-impl Reader {
-    pub(crate) fn from_base(journal: &Journal) -> Reader {
+impl JournalTestReader {
+    pub(crate) fn from_base(journal: &Journal) -> JournalTestReader {
         let pinned = journal.pin_base();
         let base = pinned.base();
         let mut state = TableState::new(base.schema().clone(), &[], 0).unwrap();
@@ -26,7 +26,7 @@ impl Reader {
         })
         .unwrap();
         base.checksum().into_iter().for_each(|sum| assert_eq!(sum, state.checksum(), "a base says what it has"));
-        let mut reader = Reader { state, at: base.sequence(), position: base.position() };
+        let mut reader = JournalTestReader { state, at: base.sequence(), position: base.position() };
         reader.read_on(journal);
         reader
     }
@@ -42,7 +42,7 @@ impl Reader {
                     self.state.apply_change(&Change::Schema(schema)).unwrap();
                 }
                 let schema = self.state.schema().clone();
-                for entry in Entries::new(&frame.batch.entries, &schema) {
+                for entry in BatchEntries::new(&frame.batch.entries, &schema) {
                     self.state.apply_change(&entry.unwrap().to_change()).unwrap();
                 }
                 assert!(frame.header.last_sequence > self.at, "sequences increase");
@@ -66,7 +66,7 @@ impl Reader {
     }
 }
 
-pub(crate) async fn reached(journal: &Journal, position: Lsn) {
+pub(crate) async fn wait_until_reached(journal: &Journal, position: Lsn) {
     let mut head = journal.watch_head();
     let waiting = head.wait_for(|head| head.position >= position);
     tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the head gets there").unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{Journal, JournalOptions, Resolution, ResumeRequest};
+use laredo_engine::journal::{Journal, JournalOptions, ResumeOutcome, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{
     Clock, Engine, EngineHandle, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions,
@@ -15,11 +15,11 @@ use laredo_engine::{
 use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use tokio::sync::oneshot;
 
-use crate::reader::{Reader, reached};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 const LONG: Duration = Duration::from_secs(60);
 
-struct Running {
+struct RestartTestEngine {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
@@ -33,20 +33,20 @@ fn clock() -> Clock {
     Arc::new(|| CommitTime(0))
 }
 
-async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> Running {
+async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> RestartTestEngine {
     run(Engine::prepare(database.clone(), tables, clock()).await.unwrap())
 }
 
-fn run(engine: Engine<SimDatabase>) -> Running {
+fn run(engine: Engine<SimDatabase>) -> RestartTestEngine {
     let handle = engine.handle();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(engine.run(async move {
         let _ = stopped.await;
     }));
-    Running { handle, stop, task }
+    RestartTestEngine { handle, stop, task }
 }
 
-impl Running {
+impl RestartTestEngine {
     async fn end(self) {
         let _ = self.stop.send(());
         self.task.await.unwrap();
@@ -59,7 +59,7 @@ impl Running {
 
     async fn reached(&self, table: usize, position: Lsn) -> Journal {
         let journal = self.journal(table).await;
-        reached(&journal, position).await;
+        wait_until_reached(&journal, position).await;
         journal
     }
 
@@ -73,7 +73,7 @@ impl Running {
 }
 
 /// Resumes at the reader's sequence or at its position.
-fn resume(reader: &mut Reader, journal: &Journal, by_position: bool) {
+fn resume(reader: &mut JournalTestReader, journal: &Journal, by_position: bool) {
     let request = match by_position {
         true => ResumeRequest { position: Some(reader.position), whole_transactions: true, ..Default::default() },
         false => ResumeRequest {
@@ -84,7 +84,7 @@ fn resume(reader: &mut Reader, journal: &Journal, by_position: bool) {
         },
     };
     match journal.resolve(&request) {
-        Resolution::Delta(at, _) => reader.at = at,
+        ResumeOutcome::Delta(at, _) => reader.at = at,
         other => panic!("{request:?} is answered with {other:?}"),
     }
     reader.read_on(journal);
@@ -102,7 +102,8 @@ async fn a_restart_copies_nothing_and_readers_go_on() {
     let tables = || vec![kept("t0", folder.path()), kept("t1", folder.path())];
     let first = start(&database, tables()).await;
     let instance = first.journal(0).await.instance().clone();
-    let mut readers = [Reader::from_base(&first.journal(0).await), Reader::from_base(&first.journal(0).await)];
+    let mut readers =
+        [JournalTestReader::from_base(&first.journal(0).await), JournalTestReader::from_base(&first.journal(0).await)];
     let mut last = Sequence(0);
     first.end().await;
     for round in 0..4_i64 {
@@ -118,7 +119,7 @@ async fn a_restart_copies_nothing_and_readers_go_on() {
             resume(reader, &journal, by_position);
             assert_eq!(reader.rows(), database.rows_at(0, end));
         }
-        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "a newcomer has the same");
+        assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "a newcomer has the same");
         assert_eq!((running.copies(0), running.copies(1)), (0, 0));
         running.end().await;
     }
@@ -150,7 +151,7 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
     commit(&database, 0, 1, "stays");
     let first = start(&database, vec![kept("t0", folder.path())]).await;
     let end = commit(&database, 0, 2, "stays too");
-    let mut reader = Reader::from_base(&first.reached(0, end).await);
+    let mut reader = JournalTestReader::from_base(&first.reached(0, end).await);
     first.end().await;
     // The stream never reports this change.
     database.redefine("another");
@@ -191,7 +192,7 @@ async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stre
     let tell = async |definition: &str, from: Lsn| {
         database.redefine(definition);
         let (table, definition) = (TableIndex(0), definition.to_owned());
-        database.say(SourceEvent::Redefined { table, definition, from, values: Vec::new() }).await;
+        database.inject_event(SourceEvent::Redefined { table, definition, from, values: Vec::new() }).await;
     };
     tell("after a truncate", database.end()).await;
     let end = database.commit(0, vec![SimChange::Truncate, SimChange::Insert(1, "one".to_owned())]);
@@ -205,7 +206,7 @@ async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stre
     let second = start(&database, tables()).await;
     let end = commit(&database, 0, 3, "three");
     let journal = second.reached(0, end).await;
-    assert_eq!((second.copies(0), Reader::from_base(&journal).rows()), (0, database.rows_at(0, end)));
+    assert_eq!((second.copies(0), JournalTestReader::from_base(&journal).rows()), (0, database.rows_at(0, end)));
     second.end().await;
 }
 
@@ -216,14 +217,14 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     for id in 0..20 {
         commit(&database, 0, id, if id % 2 == 0 { "even" } else { "odd" });
     }
-    let test = laredo_core::Match::Equals(laredo_core::Value::String("even".to_owned()));
+    let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String("even".to_owned()));
     let filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
     let tables = || {
         let pipeline = PipelineOptions { filters: filters.clone(), ..PipelineOptions::default() };
         vec![TableOptions { pipeline, ..kept("t0", folder.path()) }]
     };
     let first = start(&database, tables()).await;
-    let mut reader = Reader::from_base(&first.journal(0).await);
+    let mut reader = JournalTestReader::from_base(&first.journal(0).await);
     first.end().await;
     let end = database.commit(0, vec![SimChange::Update(3, "even".to_owned()), SimChange::Update(4, "odd".to_owned())]);
     let second = start(&database, tables()).await;
@@ -251,7 +252,7 @@ async fn memory_and_disk_are_bounded() {
     };
     let running = start(&database, tables()).await;
     let journal = running.journal(0).await;
-    let mut reader = Reader::from_base(&journal);
+    let mut reader = JournalTestReader::from_base(&journal);
     let body = "b".repeat(1 << 20);
     let mut end = Lsn::ZERO;
     for round in 0..20 {
@@ -259,7 +260,7 @@ async fn memory_and_disk_are_bounded() {
             let change = if round == 0 { SimChange::Insert } else { SimChange::Update };
             end = database.commit(0, vec![change(id, format!("{round} {body}"))]);
         }
-        reached(&journal, end).await;
+        wait_until_reached(&journal, end).await;
         reader.read_on(&journal);
         let info = journal.info();
         // Entries that are not yet written stay in memory, which has a bound of its own.
@@ -275,14 +276,14 @@ async fn memory_and_disk_are_bounded() {
                 break;
             }
             end = database.commit(0, vec![SimChange::Update(id, format!("more {body}"))]);
-            reached(&journal, end).await;
+            wait_until_reached(&journal, end).await;
         }
     })
     .await
     .unwrap_or_else(|_| panic!("{} files, {:?}", files(), journal.info()));
     running.end().await;
     let again = start(&database, tables()).await;
-    assert_eq!(Reader::from_base(&again.reached(0, end).await).rows(), database.rows_at(0, end));
+    assert_eq!(JournalTestReader::from_base(&again.reached(0, end).await).rows(), database.rows_at(0, end));
     assert_eq!(again.copies(0), 0);
     again.end().await;
 }
@@ -322,19 +323,19 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
 
 /// The thing in the place of a table's folder when an engine starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InPlace {
+enum FolderObstacle {
     AFile,
     AnotherTable,
     ANewerFormat,
 }
 
-impl InPlace {
+impl FolderObstacle {
     /// Puts it at `place`. The table's own folder is at `own`.
     fn put(self, place: &Path, own: &Path, other: &Path) {
         match self {
-            InPlace::AFile => std::fs::write(place, "").unwrap(),
-            InPlace::AnotherTable => copy_files(other, place),
-            InPlace::ANewerFormat => {
+            FolderObstacle::AFile => std::fs::write(place, "").unwrap(),
+            FolderObstacle::AnotherTable => copy_files(other, place),
+            FolderObstacle::ANewerFormat => {
                 copy_files(own, place);
                 let manifest = std::fs::read_to_string(place.join("manifest.json")).unwrap();
                 let newer = manifest.replace("\"format\": 1", "\"format\": 99");
@@ -357,13 +358,13 @@ fn copy_files(from: &Path, to: &Path) {
 /// have. Once the folder is back, the table gets a new journal in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
-    for in_place in [InPlace::AFile, InPlace::AnotherTable, InPlace::ANewerFormat] {
+    for in_place in [FolderObstacle::AFile, FolderObstacle::AnotherTable, FolderObstacle::ANewerFormat] {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(2);
         commit(&database, 0, 1, "kept");
         let tables = || vec![kept("t0", folder.path()), kept("t1", folder.path())];
         let first = start(&database, tables()).await;
-        let reader = Reader::from_base(&first.reached(0, commit(&database, 0, 2, "kept, too")).await);
+        let reader = JournalTestReader::from_base(&first.reached(0, commit(&database, 0, 2, "kept, too")).await);
         let beside = commit(&database, 1, 1, "beside it");
         first.reached(1, beside).await;
         first.end().await;
@@ -385,13 +386,13 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
         let (table, error) = (&second.handle.tables()[0], second.phase(0).error().map(str::to_owned));
         let says = |text: &str| error.as_ref().is_some_and(|error| error.contains(text) && error.contains("t0"));
         let (state, text) = match in_place {
-            InPlace::AFile => ("retrying", "making the folder"),
-            InPlace::AnotherTable => ("failed", "holds what was kept of table"),
-            InPlace::ANewerFormat => ("failed", "is of format 99"),
+            FolderObstacle::AFile => ("retrying", "making the folder"),
+            FolderObstacle::AnotherTable => ("failed", "holds what was kept of table"),
+            FolderObstacle::ANewerFormat => ("failed", "is of format 99"),
         };
         assert!(second.phase(0).name() == state && says(text), "{in_place:?}: {:?}", second.phase(0));
         assert!(table.journal().is_none(), "{in_place:?}");
-        if in_place != InPlace::AFile {
+        if in_place != FolderObstacle::AFile {
             let answer = table.begin_reload("too early").await;
             assert!(matches!(answer, Err(ReloadError::Failed(_))), "{in_place:?}: {answer:?}");
             assert!(place.join("manifest.json").exists(), "{in_place:?}: nothing of another is removed");
@@ -406,10 +407,10 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
 
         let end = commit(&database, 0, 4, "after it");
         let journal = second.reached(0, end).await;
-        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
+        assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
         let asks = ResumeRequest { position: Some(reader.position), ..Default::default() };
         let answer = journal.resolve(&asks);
-        assert!(matches!(answer, Resolution::Full(_)), "{in_place:?}: a reader of the old journal gets {answer:?}");
+        assert!(matches!(answer, ResumeOutcome::Full(_)), "{in_place:?}: a reader of the old journal gets {answer:?}");
         let kept = async || table.journal().and_then(|j| j.store_status()).is_some_and(|s| s.durable.position() >= end);
         eventually(LONG, kept).await.expect("the new journal is kept");
         second.end().await;
@@ -417,7 +418,7 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
         let third = start(&database, tables()).await;
         let end = commit(&database, 0, 5, "at last");
         let journal = third.reached(0, end).await;
-        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
+        assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{in_place:?}");
         assert_eq!((third.copies(0), third.copies(1)), (0, 0), "{in_place:?}");
         third.end().await;
     }

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
-use laredo_engine::journal::{Journal, Resolution, ResumeRequest};
+use laredo_engine::journal::{Journal, ResumeOutcome, ResumeRequest};
 use laredo_engine::{
-    Clock, Engine, EngineHandle, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, Snapshots, TableOptions,
-    TablePhase,
+    Clock, Engine, EngineHandle, SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions,
+    TableOptions, TablePhase,
 };
 use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use tokio::sync::oneshot;
 
-use crate::reader::{Reader, reached};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Running {
+struct SnapshotTestEngine {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
@@ -35,7 +35,7 @@ fn with_snapshots(folder: &Path, format: SnapshotFormat, run: u64) -> TableOptio
     TableOptions { snapshots, instance, first_sequence: laredo_core::Sequence(5000 * (run + 1)), ..table }
 }
 
-async fn start_paused(database: &SimDatabase, table: TableOptions, paused: bool) -> Running {
+async fn start_paused(database: &SimDatabase, table: TableOptions, paused: bool) -> SnapshotTestEngine {
     let clock: Clock = Arc::new(|| CommitTime(0));
     let engine = Engine::prepare(database.clone(), vec![table], clock).await.unwrap();
     let handle = engine.handle();
@@ -44,14 +44,14 @@ async fn start_paused(database: &SimDatabase, table: TableOptions, paused: bool)
     let task = tokio::spawn(engine.run(async move {
         let _ = stopped.await;
     }));
-    Running { handle, stop, task }
+    SnapshotTestEngine { handle, stop, task }
 }
 
-async fn start(database: &SimDatabase, table: TableOptions) -> Running {
+async fn start(database: &SimDatabase, table: TableOptions) -> SnapshotTestEngine {
     start_paused(database, table, false).await
 }
 
-impl Running {
+impl SnapshotTestEngine {
     async fn end(self) {
         let _ = self.stop.send(());
         self.task.await.unwrap();
@@ -63,16 +63,16 @@ impl Running {
 
     async fn reached(&self, position: Lsn) -> Journal {
         let journal = self.journal().await;
-        reached(&journal, position).await;
+        wait_until_reached(&journal, position).await;
         journal
     }
 
-    fn snapshots(&self) -> Arc<Snapshots> {
+    fn snapshots(&self) -> Arc<SnapshotFolder> {
         self.handle.tables()[0].snapshots().unwrap()
     }
 
     async fn snapshot(&self) -> SnapshotInfo {
-        self.snapshots().take(self.journal().await, None).await.unwrap()
+        self.snapshots().take_snapshot(self.journal().await, None).await.unwrap()
     }
 
     async fn acknowledged(&self, database: &SimDatabase, position: Lsn) {
@@ -89,11 +89,11 @@ fn commit(database: &SimDatabase, id: i64, body: &str) -> Lsn {
     database.commit(0, vec![SimChange::Insert(id, body.to_owned())])
 }
 
-fn resume_by_position(reader: &mut Reader, journal: &Journal) {
+fn resume_by_position(reader: &mut JournalTestReader, journal: &Journal) {
     let request =
         ResumeRequest { position: Some(reader.position), whole_transactions: true, ..ResumeRequest::default() };
     match journal.resolve(&request) {
-        Resolution::Delta(at, _) => reader.at = at,
+        ResumeOutcome::Delta(at, _) => reader.at = at,
         other => panic!("{request:?} is answered with {other:?}"),
     }
     reader.read_on(journal);
@@ -107,7 +107,7 @@ async fn a_restart_goes_on_from_the_newest_snapshot_and_copies_nothing() {
         commit(&database, 1, "before the first copy");
         let first = start(&database, with_snapshots(folder.path(), format, 0)).await;
         let end = commit(&database, 2, "before the snapshot");
-        let mut reader = Reader::from_base(&first.reached(end).await);
+        let mut reader = JournalTestReader::from_base(&first.reached(end).await);
         let taken = first.snapshot().await;
         assert_eq!((taken.position, taken.rows), (end, 2));
         let end = commit(&database, 3, "after it");
@@ -124,10 +124,14 @@ async fn a_restart_goes_on_from_the_newest_snapshot_and_copies_nothing() {
             let journal = running.journal().await;
             assert!(journal.instance() != &instance, "it is another journal");
             let end = commit(&database, 200 + run, &"now".repeat(1000));
-            reached(&journal, end).await;
+            wait_until_reached(&journal, end).await;
             resume_by_position(&mut reader, &journal);
             assert_eq!(reader.rows(), database.rows_at(0, end));
-            assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(0, end), "a newcomer has the same");
+            assert_eq!(
+                JournalTestReader::from_base(&journal).rows(),
+                database.rows_at(0, end),
+                "a newcomer has the same"
+            );
             assert_eq!(running.copies(), 0);
             let listed = running.snapshots().list();
             assert!(listed.iter().any(|info| info.id == before.id), "those of earlier journals stay");
@@ -188,7 +192,7 @@ async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differ
     assert!(matches!(unknown, SnapshotError::Unknown(_)), "{unknown}");
     table.restore_snapshot(older.id.clone()).await.unwrap();
     let journal = second.journal().await;
-    let mut reader = Reader::from_base(&journal);
+    let mut reader = JournalTestReader::from_base(&journal);
     assert_eq!((reader.rows(), reader.position), (database.rows_at(0, older.position), older.position));
     assert!(matches!(table.status().phase, TablePhase::Copying { .. }));
     second.handle.pause(false);
@@ -198,7 +202,7 @@ async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differ
     assert_eq!(reader.rows(), database.rows_at(0, database.end()));
     assert_eq!(journal.entries_after(journal.pin_base().base().sequence()), 2, "what did not change is not told");
     let end = commit(&database, 4, "followed");
-    reached(&journal, end).await;
+    wait_until_reached(&journal, end).await;
     reader.read_on(&journal);
     assert_eq!(reader.rows(), database.rows_at(0, end));
     drop((journal, table));
@@ -215,7 +219,7 @@ async fn a_journal_that_is_kept_wins() {
     };
     let first = start(&database, options(0)).await;
     let end = commit(&database, 1, "a");
-    let mut reader = Reader::from_base(&first.reached(end).await);
+    let mut reader = JournalTestReader::from_base(&first.reached(end).await);
     let taken = first.snapshot().await;
     let end = commit(&database, 2, "b");
     let journal = first.reached(end).await;
@@ -237,7 +241,7 @@ async fn a_journal_that_is_kept_wins() {
         whole_transactions: true,
         ..ResumeRequest::default()
     };
-    assert!(matches!(journal.resolve(&request), Resolution::Delta(at, _) if at == taken.sequence), "rule 3");
+    assert!(matches!(journal.resolve(&request), ResumeOutcome::Delta(at, _) if at == taken.sequence), "rule 3");
     resume_by_position(&mut reader, &journal);
     assert_eq!(reader.rows(), database.rows_at(0, end));
     drop(journal);
@@ -251,7 +255,7 @@ async fn a_kept_journal_begins_at_a_snapshot() {
     let database = SimDatabase::new(1);
     let end = commit(&database, 1, "a");
     let first = start(&database, with_snapshots(folder.path(), SnapshotFormat::Jsonl, 0)).await;
-    let mut reader = Reader::from_base(&first.reached(end).await);
+    let mut reader = JournalTestReader::from_base(&first.reached(end).await);
     assert_eq!(first.snapshot().await.position, end);
     first.end().await;
     let kept = |run| TableOptions {

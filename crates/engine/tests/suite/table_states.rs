@@ -12,26 +12,26 @@ use laredo_engine::{Engine, EngineHandle, ReloadError, TableOptions, TablePhase}
 use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use tokio::sync::oneshot;
 
-use crate::reader::{Reader, reached};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 const LONG: Duration = Duration::from_secs(60);
 
-struct Running {
+struct TableStateTestEngine {
     handle: EngineHandle,
     _stop: oneshot::Sender<()>,
 }
 
-async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> Running {
+async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> TableStateTestEngine {
     let engine = Engine::prepare(database.clone(), tables, Arc::new(|| CommitTime(0))).await.unwrap();
     let handle = engine.handle();
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(engine.run(async move {
         let _ = stopped.await;
     }));
-    Running { handle, _stop: stop }
+    TableStateTestEngine { handle, _stop: stop }
 }
 
-impl Running {
+impl TableStateTestEngine {
     fn phase(&self, table: usize) -> TablePhase {
         self.handle.tables()[table].status().phase
     }
@@ -42,13 +42,13 @@ impl Running {
     }
 
     /// Compares a table with the database, for a reader that has followed it and for a new one.
-    async fn is_equal(&self, database: &SimDatabase, table: usize, follower: &mut Reader) {
+    async fn is_equal(&self, database: &SimDatabase, table: usize, follower: &mut JournalTestReader) {
         let end = database.commit(table, vec![SimChange::Insert(99_999, "last".to_owned())]);
         let journal = self.handle.tables()[table].wait_journal().await.unwrap();
-        reached(&journal, end).await;
+        wait_until_reached(&journal, end).await;
         follower.read_on(&journal);
         assert_eq!(follower.rows(), database.rows_at(table, end));
-        assert_eq!(Reader::from_base(&journal).rows(), database.rows_at(table, end));
+        assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(table, end));
     }
 }
 
@@ -77,7 +77,7 @@ async fn what_may_pass_is_tried_again_until_it_has_passed() {
     database.commit(0, insert(2, "two"));
     assert!(database.allow_copies(0) > 0);
     let journal = running.handle.tables()[0].wait_journal().await.unwrap();
-    let mut follower = Reader::from_base(&journal);
+    let mut follower = JournalTestReader::from_base(&journal);
     // Fail again, now that the table has rows.
     database.refuse_copies(0, passing());
     assert!(running.handle.tables()[0].reload("asked").await);
@@ -96,7 +96,7 @@ async fn a_table_whose_copies_fail_holds_up_no_other_and_nothing_in_the_source()
     let running = start(&database, tables(2)).await;
     let mut followers = Vec::new();
     for table in running.handle.tables() {
-        followers.push(Reader::from_base(&table.wait_journal().await.unwrap()));
+        followers.push(JournalTestReader::from_base(&table.wait_journal().await.unwrap()));
     }
     database.refuse_copies(0, passing());
     assert!(running.handle.tables()[0].reload("asked").await);
@@ -107,7 +107,7 @@ async fn a_table_whose_copies_fail_holds_up_no_other_and_nothing_in_the_source()
         database.commit(0, insert(id, &"x".repeat(1 << 19)));
     }
     let end = database.commit(1, insert(1, "beside it"));
-    reached(&running.handle.tables()[1].journal().unwrap(), end).await;
+    wait_until_reached(&running.handle.tables()[1].journal().unwrap(), end).await;
     eventually(LONG, async || database.acknowledged() >= end).await.unwrap();
     assert!(running.phase(0).error().is_some());
     database.allow_copies(0);
@@ -123,7 +123,7 @@ async fn an_order_answers_what_has_become_of_it() {
     database.commit(0, insert(1, "one"));
     let running = start(&database, tables(1)).await;
     let table = &running.handle.tables()[0];
-    let mut follower = Reader::from_base(&table.wait_journal().await.unwrap());
+    let mut follower = JournalTestReader::from_base(&table.wait_journal().await.unwrap());
     let lasting = || SourceError::Definite(vec!["run GRANT SELECT".to_owned()]);
     database.refuse_copies(0, lasting());
     let failed = ReloadError::Failed("copying the table: run GRANT SELECT".to_owned());
@@ -151,17 +151,17 @@ async fn a_broken_table_is_followed_again_on_an_order_and_when_its_definition_mo
     let running = start(&database, tables(2)).await;
     let mut followers = Vec::new();
     for table in running.handle.tables() {
-        followers.push(Reader::from_base(&table.wait_journal().await.unwrap()));
+        followers.push(JournalTestReader::from_base(&table.wait_journal().await.unwrap()));
     }
     for index in 0..2 {
         let error = "its primary key was dropped".to_owned();
-        database.say(SourceEvent::Broken { table: TableIndex(index), error }).await;
+        database.inject_event(SourceEvent::Broken { table: TableIndex(index), error }).await;
         running.is_in(index, "failed").await;
         database.commit(index, insert(7, "while it had failed"));
     }
     assert_eq!(running.handle.tables()[0].begin_reload("asked").await, Ok(()));
     let (table, reason) = (TableIndex(1), "it can be followed again".to_owned());
-    database.say(SourceEvent::Moved { table, reason, definition: None }).await;
+    database.inject_event(SourceEvent::Moved { table, reason, definition: None }).await;
     for (index, follower) in followers.iter_mut().enumerate() {
         running.is_in(index, "live").await;
         running.is_equal(&database, index, follower).await;
@@ -182,7 +182,7 @@ async fn a_table_without_temporary_files_is_followed_again_when_there_are_some()
     running.is_in(0, "retrying").await;
     std::fs::create_dir(&gone).unwrap();
     let table = &running.handle.tables()[0];
-    let mut follower = Reader::from_base(&table.wait_journal().await.unwrap());
+    let mut follower = JournalTestReader::from_base(&table.wait_journal().await.unwrap());
     std::fs::remove_dir_all(&gone).unwrap();
     let id = AtomicI64::new(0);
     let has_stopped = async || {
@@ -192,7 +192,7 @@ async fn a_table_without_temporary_files_is_followed_again_when_there_are_some()
     };
     eventually(LONG, has_stopped).await.unwrap();
     let end = database.commit(1, insert(1, "beside it"));
-    reached(&running.handle.tables()[1].wait_journal().await.unwrap(), end).await;
+    wait_until_reached(&running.handle.tables()[1].wait_journal().await.unwrap(), end).await;
     std::fs::create_dir(&gone).unwrap();
     running.is_in(0, "live").await;
     running.is_equal(&database, 0, &mut follower).await;

@@ -12,22 +12,22 @@ use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::changes::{Locked, changes, written};
-use crate::reader::{Reader, reached};
+use crate::changes::{LockedRows, changes, written};
+use crate::reader::{JournalTestReader, wait_until_reached};
 
 /// The first ID of the rows that random commits do not change.
 const PLANTED: i64 = 1000;
 const LOOK: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: false };
 const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
 
-struct Running {
+struct VerifyTestEngine {
     handle: EngineHandle,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Running {
-    async fn start(database: &SimDatabase) -> Running {
+impl VerifyTestEngine {
+    async fn start(database: &SimDatabase) -> VerifyTestEngine {
         let clock: laredo_engine::Clock = Arc::new(|| CommitTime(7));
         let engine = Engine::prepare(database.clone(), vec![sim_table("t0")], clock).await.unwrap();
         let handle = engine.handle();
@@ -36,7 +36,7 @@ impl Running {
             let _ = stopped.await;
         }));
         handle.tables()[0].wait_journal().await.unwrap();
-        Running { handle, stop, task }
+        VerifyTestEngine { handle, stop, task }
     }
 
     fn table(&self) -> &TableHandle {
@@ -54,7 +54,7 @@ impl Running {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum VerifyTestStep {
     Commit { seed: u64, changes: usize },
     Hide { seed: u64, changes: usize },
     Show { newest: bool },
@@ -64,27 +64,27 @@ enum Step {
     Yield { times: usize },
 }
 
-fn steps(disturbs: bool, touches: u32) -> impl Strategy<Value = Vec<Step>> {
+fn steps(disturbs: bool, touches: u32) -> impl Strategy<Value = Vec<VerifyTestStep>> {
     let disturbance = u32::from(disturbs);
     let step = prop_oneof![
-        40 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Commit { seed, changes }),
-        15 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| Step::Hide { seed, changes }),
-        20 => any::<bool>().prop_map(|newest| Step::Show { newest }),
-        touches => (PLANTED..PLANTED + 2).prop_map(|id| Step::Touch { id }),
-        disturbance => Just(Step::Reload),
-        disturbance => Just(Step::Restart),
-        100 => (1..25_usize).prop_map(|times| Step::Yield { times }),
+        40 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| VerifyTestStep::Commit { seed, changes }),
+        15 => (any::<u64>(), 1..6_usize).prop_map(|(seed, changes)| VerifyTestStep::Hide { seed, changes }),
+        20 => any::<bool>().prop_map(|newest| VerifyTestStep::Show { newest }),
+        touches => (PLANTED..PLANTED + 2).prop_map(|id| VerifyTestStep::Touch { id }),
+        disturbance => Just(VerifyTestStep::Reload),
+        disturbance => Just(VerifyTestStep::Restart),
+        100 => (1..25_usize).prop_map(|times| VerifyTestStep::Yield { times }),
     ];
     prop::collection::vec(step, 1..120)
 }
 
 /// The hidden commits, oldest first, each with the rows that it locks.
-type Hidden = Vec<(Lsn, Vec<i64>)>;
+type HiddenCommits = Vec<(Lsn, Vec<i64>)>;
 
 /// Applies the steps to a table, and shows every commit in the end.
-async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, truncates: bool) {
-    let (mut hidden, mut locked) = (Hidden::new(), Locked::new());
-    let fitting = |seed, count, locked: &Locked| {
+async fn play(steps: Vec<VerifyTestStep>, database: &SimDatabase, running: &VerifyTestEngine, truncates: bool) {
+    let (mut hidden, mut locked) = (HiddenCommits::new(), LockedRows::new());
+    let fitting = |seed, count, locked: &LockedRows| {
         let mut changes = changes(database, 0, seed, count, locked);
         if !truncates && let Some(at) = changes.iter().position(|change| *change == SimChange::Truncate) {
             changes.truncate(at);
@@ -93,34 +93,36 @@ async fn play(steps: Vec<Step>, database: &SimDatabase, running: &Running, trunc
     };
     for step in steps {
         match step {
-            Step::Commit { seed, changes: count } => drop(database.commit(0, fitting(seed, count, &locked))),
-            Step::Hide { seed, changes: count } => {
+            VerifyTestStep::Commit { seed, changes: count } => drop(database.commit(0, fitting(seed, count, &locked))),
+            VerifyTestStep::Hide { seed, changes: count } => {
                 let changes = fitting(seed, count, &locked);
                 let ids = written(&changes);
                 locked.extend(ids.iter().map(|id| (0, *id)));
                 hidden.push((database.commit_unseen(changes.into_iter().map(|c| (0, c)).collect()), ids));
             }
-            Step::Show { newest } if !hidden.is_empty() => {
+            VerifyTestStep::Show { newest } if !hidden.is_empty() => {
                 let (end, ids) = hidden.remove(if newest { hidden.len() - 1 } else { 0 });
-                database.show(end);
+                database.make_visible(end);
                 ids.iter().for_each(|id| _ = locked.remove(&(0, *id)));
             }
-            Step::Show { .. } => {}
-            Step::Touch { id } => {
+            VerifyTestStep::Show { .. } => {}
+            VerifyTestStep::Touch { id } => {
                 if database.rows_at(0, Lsn(u64::MAX)).contains_key(&id) {
                     database.commit(0, vec![SimChange::Touch(id)]);
                 }
             }
-            Step::Reload => assert!(running.table().reload("asked").await),
-            Step::Restart => database.say(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await,
-            Step::Yield { times } => {
+            VerifyTestStep::Reload => assert!(running.table().reload("asked").await),
+            VerifyTestStep::Restart => {
+                database.inject_event(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await
+            }
+            VerifyTestStep::Yield { times } => {
                 for _ in 0..times {
                     tokio::task::yield_now().await;
                 }
             }
         }
     }
-    hidden.into_iter().for_each(|(end, _)| database.show(end));
+    hidden.into_iter().for_each(|(end, _)| database.make_visible(end));
 }
 
 /// Verifies the table repeatedly until it is stopped, and then once more.
@@ -138,12 +140,12 @@ async fn verify_on(
     }
 }
 
-async fn finds_nothing(steps: Vec<Step>, yields: u64) {
+async fn finds_nothing(steps: Vec<VerifyTestStep>, yields: u64) {
     let database = SimDatabase::new(1);
     database.slow_parts_down(yields);
     database.commit(0, (0..8).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
     database.commit(0, (PLANTED..PLANTED + 6).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
-    let running = Running::start(&database).await;
+    let running = VerifyTestEngine::start(&database).await;
     let (stop, stopped) = oneshot::channel();
     let verifying = tokio::spawn(verify_on(running.table().clone(), stopped));
     play(steps, &database, &running, true).await;
@@ -168,12 +170,12 @@ fn found(report: &VerifyReport) -> BTreeMap<i64, &'static str> {
     report.differences.iter().map(|difference| (id(&difference.key), difference.kind())).collect()
 }
 
-async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3], yields: u64) {
+async fn finds_what_is_planted(steps: Vec<VerifyTestStep>, kinds: [bool; 3], yields: u64) {
     let database = SimDatabase::new(1);
     database.slow_parts_down(yields);
     let ids = (0..8).chain(PLANTED..PLANTED + 6);
     database.commit(0, ids.map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
-    let running = Running::start(&database).await;
+    let running = VerifyTestEngine::start(&database).await;
     let mut planted = BTreeMap::new();
     for (kind, change) in [
         ("different", SimChange::Update(PLANTED, "planted".to_owned())),
@@ -197,11 +199,11 @@ async fn finds_what_is_planted(steps: Vec<Step>, kinds: [bool; 3], yields: u64) 
 }
 
 /// Waits until readers have the database's rows, and then verifies the table.
-async fn healed(database: &SimDatabase, running: &Running) {
+async fn healed(database: &SimDatabase, running: &VerifyTestEngine) {
     let journal = running.table().journal().unwrap();
     let is_healed = async || {
         let is_live = running.table().status().phase == TablePhase::Live;
-        is_live && Reader::from_base(&journal).rows() == database.rows_at(0, database.end())
+        is_live && JournalTestReader::from_base(&journal).rows() == database.rows_at(0, database.end())
     };
     eventually(Duration::from_secs(60), is_healed).await.unwrap();
     assert_eq!(running.verify(LOOK).await.differing, 0);
@@ -241,7 +243,7 @@ proptest! {
 async fn a_table_that_differs_everywhere_is_reported_early_and_healed() {
     let database = SimDatabase::new(1);
     database.commit(0, (0..3000).map(|id| SimChange::Insert(id, "right".to_owned())).collect());
-    let running = Running::start(&database).await;
+    let running = VerifyTestEngine::start(&database).await;
     database.change_silently(0, (0..3000).map(|id| SimChange::Update(id, "wrong".to_owned())).collect());
     let report = running.verify(HEAL).await;
     assert!(report.is_cut && report.differing >= 1000, "{} rows", report.differing);
@@ -256,18 +258,18 @@ async fn a_table_that_differs_everywhere_is_reported_early_and_healed() {
 async fn one_pass_runs_at_a_time_and_ends_with_those_who_asked() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
-    let running = Running::start(&database).await;
+    let running = VerifyTestEngine::start(&database).await;
     let journal = running.table().journal().unwrap();
     // No snapshot sees this commit, so a pass waits for it.
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(2, "two".to_owned()))]);
-    reached(&journal, hidden).await;
+    wait_until_reached(&journal, hidden).await;
     let table = running.table().clone();
     let first = tokio::spawn(async move { table.verify(LOOK).await });
     eventually(Duration::from_secs(60), async || running.table().status().verify.running.is_some()).await.unwrap();
     assert_eq!(running.table().verify(LOOK).await, Err(VerifyError::Busy));
     first.abort();
     eventually(Duration::from_secs(60), async || running.table().status().verify.running.is_none()).await.unwrap();
-    database.show(hidden);
+    database.make_visible(hidden);
     assert_eq!(running.verify(LOOK).await.differing, 0);
     running.stop().await;
 }

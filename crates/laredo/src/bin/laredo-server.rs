@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use laredo::serve::{Arguments, run};
+use laredo::serve::{ServerArguments, run};
 
 /// The allocator of the program: jemalloc. The server allocates and frees millions of rows of any
 /// size, on threads of their own. The system's allocator would return memory and clear it again all
@@ -13,5 +13,5 @@ use laredo::serve::{Arguments, run};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    run(Arguments::parse())
+    run(ServerArguments::parse())
 }

@@ -4,8 +4,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use laredo::snapshot::{Arguments, run};
+use laredo::snapshotter::{SnapshotterArguments, run};
 
 fn main() -> ExitCode {
-    run(Arguments::parse())
+    run(SnapshotterArguments::parse())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use laredo_core::TableName;
 
-use super::archive::{ArchiveCommand, CompareArgs};
+use super::archive::{ArchiveCommand, ArchiveCompareArgs};
 use super::connect::TlsArgs;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
@@ -19,13 +19,13 @@ const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n
 /// clients, draining and reloading.
 #[derive(Debug, Parser)]
 #[command(name = "laredo", version, after_help = EXIT_CODES)]
-pub(super) struct Args {
+pub(super) struct LaredoArgs {
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: LaredoCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum LaredoCommand {
     /// Print a table's changes as they happen, one line each.
     ///
     /// On a terminal a line is for people; otherwise it is JSON: {"action", "position",
@@ -168,7 +168,7 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
     #[command(flatten)]
-    pub(super) compare: CompareArgs,
+    pub(super) compare: ArchiveCompareArgs,
     #[command(flatten)]
     pub(super) oam: OamArgs,
 }
@@ -322,7 +322,7 @@ pub(super) struct TailArgs {
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]
-    pub(super) server: ServerArgs,
+    pub(super) server: FanoutServerArgs,
     /// Only rows whose FIELD is VALUE; may be given several times, then all must hold.
     #[arg(long = "filter", value_name = "FIELD=VALUE", value_parser = pair)]
     pub(super) filters: Vec<(String, String)>,
@@ -357,14 +357,14 @@ pub(super) struct FanoutArgs {
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
     #[command(flatten)]
-    pub(super) server: ServerArgs,
+    pub(super) server: FanoutServerArgs,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ServerArgs {
+pub(super) struct FanoutServerArgs {
     /// The server's fan-out address; https:// for TLS.
     #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = url)]
     pub(super) server: String,
@@ -404,19 +404,19 @@ mod tests {
 
     use super::*;
 
-    fn parse(line: &str) -> Result<Command, String> {
-        Args::try_parse_from(line.split(' ')).map(|args| args.command).map_err(|e| e.to_string())
+    fn parse(line: &str) -> Result<LaredoCommand, String> {
+        LaredoArgs::try_parse_from(line.split(' ')).map(|args| args.command).map_err(|e| e.to_string())
     }
 
     #[test]
     fn the_definitions_are_sound() {
-        Args::command().debug_assert();
+        LaredoArgs::command().debug_assert();
     }
 
     #[test]
     fn tail_takes_filters_and_a_server_without_a_scheme() {
         let line = "laredo tail public.t --server db1:4002 --filter a=1 --filter b==x --filter-prefix c= --snapshot";
-        let Ok(Command::Tail(args)) = parse(line) else { panic!("no tail") };
+        let Ok(LaredoCommand::Tail(args)) = parse(line) else { panic!("no tail") };
         assert_eq!(args.table, TableName::new("public", "t"));
         assert_eq!(args.server.server, "http://db1:4002");
         assert_eq!(args.server.timeout, Duration::from_secs(5));
@@ -428,10 +428,10 @@ mod tests {
 
     #[test]
     fn status_and_fanout_have_their_flags() {
-        let Ok(Command::Status(args)) = parse("laredo status --timeout 0.5 --json") else { panic!("no status") };
+        let Ok(LaredoCommand::Status(args)) = parse("laredo status --timeout 0.5 --json") else { panic!("no status") };
         assert_eq!((args.health.as_str(), args.json), ("http://127.0.0.1:8080", true));
         assert_eq!(args.timeout, Duration::from_millis(500));
-        let Ok(Command::Fanout(FanoutCommand::Clients(args))) =
+        let Ok(LaredoCommand::Fanout(FanoutCommand::Clients(args))) =
             parse("laredo fanout clients public.a.b --server https://x:1")
         else {
             panic!("no clients")
@@ -442,14 +442,14 @@ mod tests {
 
     #[test]
     fn what_reads_whole_tables_may_take_long() {
-        let Ok(Command::Snapshot(SnapshotCommand::Create(args))) =
+        let Ok(LaredoCommand::Snapshot(SnapshotCommand::Create(args))) =
             parse("laredo snapshot create public.a public.b --meta why=deploy")
         else {
             panic!("no create")
         };
         assert_eq!((args.tables.len(), args.meta.len()), (2, 1));
         assert_eq!(args.oam.timeout, Duration::from_secs(600));
-        let Ok(Command::Snapshot(SnapshotCommand::List(args))) = parse("laredo snapshot list") else {
+        let Ok(LaredoCommand::Snapshot(SnapshotCommand::List(args))) = parse("laredo snapshot list") else {
             panic!("no list")
         };
         assert_eq!((args.limit, args.oam.timeout), (0, Duration::from_secs(5)));
@@ -458,10 +458,10 @@ mod tests {
 
     #[test]
     fn verify_heals_and_hides_values_unless_it_is_told_otherwise() {
-        let Ok(Command::Verify(args)) = parse("laredo verify public.t") else { panic!("no verify") };
+        let Ok(LaredoCommand::Verify(args)) = parse("laredo verify public.t") else { panic!("no verify") };
         assert_eq!((args.no_heal, args.values, args.clients, args.rate), (false, false, false, None));
         let line = "laredo verify public.t --no-heal --values --clients --rate 20 --json";
-        let Ok(Command::Verify(args)) = parse(line) else { panic!("no verify") };
+        let Ok(LaredoCommand::Verify(args)) = parse(line) else { panic!("no verify") };
         assert!(args.no_heal && args.values && args.clients && args.oam.json);
         assert_eq!(args.rate, Some(20));
         assert!(parse("laredo verify").is_err() && parse("laredo verify public.t --rate 0").is_err());

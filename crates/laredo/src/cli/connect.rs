@@ -21,7 +21,7 @@ pub(super) struct TlsArgs {
 }
 
 /// The contents of the TLS files.
-pub(super) struct Credentials {
+pub(super) struct TlsFileContents {
     /// The certificates of the authorities that a server is checked against.
     pub(super) ca_pem: Vec<u8>,
     /// The client's own certificate and its key.
@@ -33,7 +33,7 @@ impl TlsArgs {
     ///
     /// # Errors
     /// A missing `--ca-file`, or a file that cannot be read.
-    pub(super) fn read(&self, server: &str) -> Result<Option<Credentials>, CliError> {
+    pub(super) fn read(&self, server: &str) -> Result<Option<TlsFileContents>, CliError> {
         if !server.starts_with("https:") {
             return Ok(None);
         }
@@ -44,7 +44,7 @@ impl TlsArgs {
             (Some(certificate), Some(key)) => Some((pem(certificate, "--cert-file")?, pem(key, "--key-file")?)),
             _ => None,
         };
-        Ok(Some(Credentials { ca_pem: pem(ca_file, "--ca-file")?, identity_pem }))
+        Ok(Some(TlsFileContents { ca_pem: pem(ca_file, "--ca-file")?, identity_pem }))
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -
         option,
     };
     let mut endpoint = Endpoint::from_shared(server.to_owned()).map_err(unreachable)?;
-    if let Some(Credentials { ca_pem, identity_pem }) = tls.read(server)? {
+    if let Some(TlsFileContents { ca_pem, identity_pem }) = tls.read(server)? {
         let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem));
         if let Some((certificate, key)) = identity_pem {
             config = config.identity(Identity::from_pem(certificate, key));

@@ -6,7 +6,7 @@ use laredo_postgres::{ConnectionOptions, ddl};
 
 use super::args::{DdlArgs, DdlCommand};
 use super::error::CliError;
-use super::print;
+use super::print_output;
 
 /// Creates or drops the event trigger, or prints the statements that do so.
 pub(super) async fn run(command: DdlCommand) -> Result<ExitCode, CliError> {
@@ -15,7 +15,7 @@ pub(super) async fn run(command: DdlCommand) -> Result<ExitCode, CliError> {
         DdlCommand::Remove(args) => (args, ddl::REMOVE, "the event trigger is removed"),
     };
     let DdlArgs { postgres: Some(url), print: false } = args else {
-        print(sql)?;
+        print_output(sql)?;
         return Ok(ExitCode::SUCCESS);
     };
     let options = ConnectionOptions::parse(url)?;
@@ -24,6 +24,6 @@ pub(super) async fn run(command: DdlCommand) -> Result<ExitCode, CliError> {
         DdlCommand::Remove(_) => ddl::remove(&options).await,
     };
     run.map_err(|error| CliError::Ddl(error.to_string()))?;
-    print(&format!("{done}\n"))?;
+    print_output(&format!("{done}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo_archive::ProfileError;
-use laredo_archive::{DestinationError, FormatError, ReadError};
+use laredo_archive::AwsProfileError;
+use laredo_archive::{ArchiveReadError, DestinationError, FormatError};
 use laredo_client::{ReplicaError, StartError};
 use laredo_core::{ProjectError, TableName};
-use laredo_postgres::{OptionsError, RestoreError};
+use laredo_postgres::{ConnectionStringError, RestoreError};
 
 /// A reason why a command failed. All but a broken pipe end the process with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -103,19 +103,19 @@ pub enum CliError {
     Row(#[from] ProjectError),
     /// An archive cannot be read.
     #[error(transparent)]
-    Archive(#[from] ReadError),
+    Archive(#[from] ArchiveReadError),
     /// An S3 destination is invalid.
     #[error(transparent)]
     Destination(#[from] DestinationError),
     /// The AWS credentials are missing or invalid.
     #[error(transparent)]
-    Credentials(#[from] ProfileError),
+    Credentials(#[from] AwsProfileError),
     /// Rows cannot be written.
     #[error("cannot write rows: {0}")]
     Rows(#[source] FormatError),
     /// The address of a database is invalid.
     #[error(transparent)]
-    Database(#[from] OptionsError),
+    Database(#[from] ConnectionStringError),
     /// The event trigger could not be created or dropped.
     #[error(
         "cannot change the event trigger: {0}; run the statements of `laredo ddl … --print` as a superuser, or as the role that your \

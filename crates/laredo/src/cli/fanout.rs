@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::args::{FanoutArgs, FanoutCommand};
 use super::connect::channel;
 use super::error::{CliError, SERVER_OPTION};
-use super::print;
-use super::table::{bytes, grouped, pairs, table};
+use super::print_output;
+use super::text_table::{bytes, grouped, pairs, table};
 
 /// The maximum size, in bytes, of an answer. Tens of thousands of clients fit. No memory is
 /// reserved in advance.
@@ -24,9 +24,9 @@ pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     let args = match &command {
         FanoutCommand::Status(args) | FanoutCommand::Clients(args) => args,
     };
-    let asked = tokio::time::timeout(args.server.timeout, ask(args)).await;
+    let asked = tokio::time::timeout(args.server.timeout, fetch_replication_status(args)).await;
     let answer = asked.map_err(|_| CliError::timeout(&args.server.server, args.server.timeout, SERVER_OPTION))??;
-    print(&match (&command, args.json) {
+    print_output(&match (&command, args.json) {
         (FanoutCommand::Status(_), false) => status_text(&args.table, &answer),
         (FanoutCommand::Status(_), true) => format!("{}\n", status_json(&args.table, &answer)),
         (FanoutCommand::Clients(_), false) => clients_text(&args.table, &answer),
@@ -35,7 +35,7 @@ pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(args: &FanoutArgs) -> Result<GetReplicationStatusResponse, CliError> {
+async fn fetch_replication_status(args: &FanoutArgs) -> Result<GetReplicationStatusResponse, CliError> {
     let server = &args.server.server;
     let channel = channel(server, &args.server.tls, SERVER_OPTION).await?;
     let mut client = LaredoReplicationServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);

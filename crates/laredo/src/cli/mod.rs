@@ -6,7 +6,7 @@
 
 mod archive;
 mod args;
-mod change;
+mod change_line;
 mod connect;
 mod ddl;
 mod error;
@@ -14,8 +14,8 @@ mod fanout;
 mod oam;
 mod snapshot;
 mod status;
-mod table;
 mod tail;
+mod text_table;
 mod verify;
 
 use std::io::{self, Write};
@@ -24,13 +24,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
-use args::{Args, Command};
+use args::{LaredoArgs, LaredoCommand};
 pub use error::CliError;
 
 /// Runs the command that the process's arguments ask for.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = LaredoArgs::parse();
     // Output is written on this thread, which may wait for its reader. Other threads serve the
     // network meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -40,30 +40,30 @@ pub fn main() -> ExitCode {
         // The reader closed the output because it needs no more.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error.to_string());
+            print_message(&error.to_string());
             ExitCode::from(2)
         }
     }
 }
 
-async fn run(command: Command) -> Result<ExitCode, CliError> {
+async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
     match command {
-        Command::Tail(args) => tail::run(args, end_at_interrupt()).await,
-        Command::Status(args) => status::run(args).await,
-        Command::Fanout(command) => fanout::run(command).await,
-        Command::Drain(args) => oam::drain(args).await,
-        Command::Reload(args) => oam::reload(args).await,
-        Command::Verify(args) => verify::run(args, end_at_interrupt()).await,
-        Command::ResetSource(args) => oam::reset_source(args).await,
-        Command::Pause(args) => oam::pause(args).await,
-        Command::Resume(args) => oam::resume(args).await,
-        Command::Source(args) => oam::source(args).await,
-        Command::Schema(args) => oam::schema(args).await,
-        Command::Watch(args) => oam::watch(args, end_at_interrupt()).await,
-        Command::Ready(args) => oam::ready(args).await,
-        Command::Snapshot(command) => snapshot::run(command).await,
-        Command::Archive(command) => archive::run(command).await,
-        Command::Ddl(command) => ddl::run(command).await,
+        LaredoCommand::Tail(args) => tail::run(args, end_at_interrupt()).await,
+        LaredoCommand::Status(args) => status::run(args).await,
+        LaredoCommand::Fanout(command) => fanout::run(command).await,
+        LaredoCommand::Drain(args) => oam::drain(args).await,
+        LaredoCommand::Reload(args) => oam::reload(args).await,
+        LaredoCommand::Verify(args) => verify::run(args, end_at_interrupt()).await,
+        LaredoCommand::ResetSource(args) => oam::reset_source(args).await,
+        LaredoCommand::Pause(args) => oam::pause(args).await,
+        LaredoCommand::Resume(args) => oam::resume(args).await,
+        LaredoCommand::Source(args) => oam::source(args).await,
+        LaredoCommand::Schema(args) => oam::schema(args).await,
+        LaredoCommand::Watch(args) => oam::watch(args, end_at_interrupt()).await,
+        LaredoCommand::Ready(args) => oam::ready(args).await,
+        LaredoCommand::Snapshot(command) => snapshot::run(command).await,
+        LaredoCommand::Archive(command) => archive::run(command).await,
+        LaredoCommand::Ddl(command) => ddl::run(command).await,
     }
 }
 
@@ -85,13 +85,13 @@ fn end_at_interrupt() -> CancellationToken {
 }
 
 /// Writes a text to standard output in one piece.
-fn print(text: &str) -> Result<(), CliError> {
+fn print_output(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
 }
 
 /// Writes a message for the operator to standard error.
-fn tell(message: &str) {
+fn print_message(message: &str) {
     // If standard error is closed, the message is dropped.
-    let _ = writeln!(io::stderr().lock(), "laredo: {}", table::printable(message));
+    let _ = writeln!(io::stderr().lock(), "laredo: {}", text_table::printable(message));
 }

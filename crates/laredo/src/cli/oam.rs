@@ -15,75 +15,75 @@ use tonic::{Code, Status};
 use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, ResetSourceArgs, SchemaArgs, SourceArgs, WatchArgs};
 use super::connect::channel;
 use super::error::{CliError, OAM_OPTION};
-use super::print;
-use super::table::{bytes, table};
+use super::print_output;
+use super::text_table::{bytes, table};
 
-pub(super) type Client = LaredoOamServiceClient<Channel>;
+pub(super) type OamClient = LaredoOamServiceClient<Channel>;
 
 pub(super) async fn drain(args: DrainArgs) -> Result<ExitCode, CliError> {
     let (schema, table) = args.table.map_or_else(Default::default, |name| (name.schema, name.table));
     let deadline = i64::try_from(args.deadline.map_or(0, |time| time.as_secs().max(1))).unwrap_or(i64::MAX);
     let request = DrainReplicationRequest { schema, table, drain_deadline_seconds: deadline };
-    let answer = ask(&args.oam, async |mut client| client.drain_replication(request).await).await?;
-    done(&args.oam, answer.accepted, &answer.message)
+    let answer = call_oam(&args.oam, async |mut client| client.drain_replication(request).await).await?;
+    print_outcome(&args.oam, answer.accepted, &answer.message)
 }
 
 pub(super) async fn reload(args: ReloadArgs) -> Result<ExitCode, CliError> {
     let (accepted, message) = match args.table {
         Some(TableName { schema, table }) => {
             let request = ReloadTableRequest { schema, table, ..ReloadTableRequest::default() };
-            let answer = ask(&args.oam, async |mut client| client.reload_table(request).await).await?;
+            let answer = call_oam(&args.oam, async |mut client| client.reload_table(request).await).await?;
             (answer.accepted, answer.message)
         }
         None => {
             let answer =
-                ask(&args.oam, async |mut client| client.reload_all(ReloadAllRequest::default()).await).await?;
+                call_oam(&args.oam, async |mut client| client.reload_all(ReloadAllRequest::default()).await).await?;
             (answer.accepted, answer.message)
         }
     };
-    done(&args.oam, accepted, &message)
+    print_outcome(&args.oam, accepted, &message)
 }
 
 pub(super) async fn reset_source(args: ResetSourceArgs) -> Result<ExitCode, CliError> {
     let ResetSourceArgs { source, confirm, drop_publication, oam } = args;
     let request = ResetSourceRequest { source_id: source, confirm, drop_publication };
-    let answer = ask(&oam, async |mut client| client.reset_source(request).await).await?;
-    done(&oam, answer.accepted, &answer.message)
+    let answer = call_oam(&oam, async |mut client| client.reset_source(request).await).await?;
+    print_outcome(&oam, answer.accepted, &answer.message)
 }
 
 pub(super) async fn pause(args: SourceArgs) -> Result<ExitCode, CliError> {
     let request = PauseSyncRequest { source_id: args.source.clone().unwrap_or_default() };
-    let answer = ask(&args.oam, async |mut client| client.pause_sync(request).await).await?;
-    state(&args.oam, answer.state())
+    let answer = call_oam(&args.oam, async |mut client| client.pause_sync(request).await).await?;
+    print_state(&args.oam, answer.state())
 }
 
 pub(super) async fn resume(args: SourceArgs) -> Result<ExitCode, CliError> {
     let request = ResumeSyncRequest { source_id: args.source.clone().unwrap_or_default() };
-    let answer = ask(&args.oam, async |mut client| client.resume_sync(request).await).await?;
-    state(&args.oam, answer.state())
+    let answer = call_oam(&args.oam, async |mut client| client.resume_sync(request).await).await?;
+    print_state(&args.oam, answer.state())
 }
 
 pub(super) async fn source(args: SourceArgs) -> Result<ExitCode, CliError> {
     let request = GetSourceInfoRequest { source_id: args.source.clone().unwrap_or_default() };
-    let sources = ask(&args.oam, async |mut client| client.get_source_info(request).await).await?.sources;
-    print(&if args.oam.json { format!("{}\n", sources_json(&sources)) } else { sources_text(sources) })?;
+    let sources = call_oam(&args.oam, async |mut client| client.get_source_info(request).await).await?.sources;
+    print_output(&if args.oam.json { format!("{}\n", sources_json(&sources)) } else { sources_text(sources) })?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn schema(args: SchemaArgs) -> Result<ExitCode, CliError> {
     let TableName { schema, table } = args.table;
     let request = GetTableSchemaRequest { schema, table };
-    let columns = ask(&args.oam, async |mut client| client.get_table_schema(request).await).await?.columns;
-    print(&if args.oam.json { format!("{}\n", columns_json(&columns)) } else { columns_text(columns) })?;
+    let columns = call_oam(&args.oam, async |mut client| client.get_table_schema(request).await).await?.columns;
+    print_output(&if args.oam.json { format!("{}\n", columns_json(&columns)) } else { columns_text(columns) })?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     let table = args.table.map_or_else(String::new, |name| name.to_string());
     let request = CheckReadyRequest { table, ..CheckReadyRequest::default() };
-    let answer = ask(&args.oam, async |mut client| client.check_ready(request).await).await?;
+    let answer = call_oam(&args.oam, async |mut client| client.check_ready(request).await).await?;
     let reasons = &answer.not_ready_reasons;
-    print(&match (args.oam.json, answer.ready) {
+    print_output(&match (args.oam.json, answer.ready) {
         (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
         (false, true) if reasons.is_empty() => "ready\n".to_owned(),
         (false, true) => format!("ready, but some tables are not served\n{}\n", reasons.join("\n")),
@@ -96,33 +96,35 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
 pub(super) async fn watch(args: WatchArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let tables = args.tables.iter().map(ToString::to_string).collect();
     let request = WatchStatusRequest { tables, pipeline_ids: Vec::new() };
-    let mut changes = ask(&args.oam, async |mut client| client.watch_status(request).await).await?;
+    let mut changes = call_oam(&args.oam, async |mut client| client.watch_status(request).await).await?;
     loop {
         let change = tokio::select! {
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
             change = changes.message() => change,
         };
-        let Some(change) = change.map_err(|status| refused(&args.oam, &status))? else { return Ok(ExitCode::SUCCESS) };
-        if let Some(change) = Change::of(change) {
-            print(&if args.oam.json { format!("{}\n", change.to_json()) } else { change.to_text() })?;
+        let Some(change) = change.map_err(|status| oam_error(&args.oam, &status))? else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        if let Some(change) = StatusEvent::of(change) {
+            print_output(&if args.oam.json { format!("{}\n", change.to_json()) } else { change.to_text() })?;
         }
     }
 }
 
 /// Connects and sends a request, both within `args.timeout`.
-pub(super) async fn ask<T>(
+pub(super) async fn call_oam<T>(
     args: &OamArgs,
-    ask: impl AsyncFnOnce(Client) -> Result<tonic::Response<T>, Status>,
+    ask: impl AsyncFnOnce(OamClient) -> Result<tonic::Response<T>, Status>,
 ) -> Result<T, CliError> {
     let asked = async {
-        let client = Client::new(channel(&args.oam, &args.tls, OAM_OPTION).await?);
-        ask(client).await.map(tonic::Response::into_inner).map_err(|status| refused(args, &status))
+        let client = OamClient::new(channel(&args.oam, &args.tls, OAM_OPTION).await?);
+        ask(client).await.map(tonic::Response::into_inner).map_err(|status| oam_error(args, &status))
     };
     let in_time = tokio::time::timeout(args.timeout, asked).await;
     in_time.map_err(|_| CliError::timeout(&args.oam, args.timeout, OAM_OPTION))?
 }
 
-pub(super) fn refused(args: &OamArgs, status: &Status) -> CliError {
+pub(super) fn oam_error(args: &OamArgs, status: &Status) -> CliError {
     let server = args.oam.clone();
     match (status.code(), status.message()) {
         // Another service of laredo listens there, or another program.
@@ -132,17 +134,17 @@ pub(super) fn refused(args: &OamArgs, status: &Status) -> CliError {
     }
 }
 
-pub(super) fn done(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
-    print(&match args.json {
+pub(super) fn print_outcome(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
+    print_output(&match args.json {
         true => format!("{}\n", json!({ "accepted": accepted, "message": message })),
         false => format!("{message}\n"),
     })?;
     Ok(ExitCode::from(u8::from(!accepted)))
 }
 
-fn state(args: &OamArgs, state: ServiceState) -> Result<ExitCode, CliError> {
+fn print_state(args: &OamArgs, state: ServiceState) -> Result<ExitCode, CliError> {
     let name = short(state.as_str_name());
-    print(&if args.json { format!("{}\n", json!({ "state": name })) } else { format!("{name}\n") })?;
+    print_output(&if args.json { format!("{}\n", json!({ "state": name })) } else { format!("{name}\n") })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -253,53 +255,53 @@ fn columns_json(columns: &[ColumnDefinition]) -> Value {
 }
 
 /// An event, with its time.
-struct Change {
+struct StatusEvent {
     at: String,
-    what: What,
+    what: StatusEventKind,
 }
 
-enum What {
+enum StatusEventKind {
     /// A change of the state of a pipeline, or of the whole server.
     State { pipeline: Option<String>, from: String, to: String },
     /// A change of a source.
     Source(SourceStateChange),
 }
 
-impl Change {
+impl StatusEvent {
     /// Converts an event. Returns `None` for a change of a row, which `tail` shows.
-    fn of(change: WatchStatusResponse) -> Option<Change> {
+    fn of(change: WatchStatusResponse) -> Option<StatusEvent> {
         let at = change.timestamp.as_ref().map_or_else(String::new, ToString::to_string);
         let what = match change.event? {
             Event::ServiceStateChange(change) => {
                 let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
-                What::State { pipeline: None, from, to }
+                StatusEventKind::State { pipeline: None, from, to }
             }
             Event::PipelineStateChange(change) => {
                 let (from, to) = (short(change.old_state().as_str_name()), short(change.new_state().as_str_name()));
-                What::State { pipeline: Some(change.pipeline_id), from, to }
+                StatusEventKind::State { pipeline: Some(change.pipeline_id), from, to }
             }
-            Event::SourceStateChange(change) => What::Source(change),
+            Event::SourceStateChange(change) => StatusEventKind::Source(change),
             Event::RowChange(_) => return None,
         };
-        Some(Change { at, what })
+        Some(StatusEvent { at, what })
     }
 
     fn to_text(&self) -> String {
         let text = match &self.what {
-            What::State { pipeline, to, .. } => format!("{} {to}", pipeline.as_deref().unwrap_or("server")),
-            What::Source(SourceStateChange { source_id, message, .. }) => format!("{source_id} {message}"),
+            StatusEventKind::State { pipeline, to, .. } => format!("{} {to}", pipeline.as_deref().unwrap_or("server")),
+            StatusEventKind::Source(SourceStateChange { source_id, message, .. }) => format!("{source_id} {message}"),
         };
-        format!("{} {}\n", self.at, super::table::printable(&text))
+        format!("{} {}\n", self.at, super::text_table::printable(&text))
     }
 
     fn to_json(&self) -> Value {
         match &self.what {
-            What::State { pipeline, from, to } => {
+            StatusEventKind::State { pipeline, from, to } => {
                 // The first event of each reports the current state, so there is no old state.
                 let from = (from != "unspecified").then_some(from);
                 json!({ "at": self.at, "pipeline_id": pipeline, "old_state": from, "new_state": to })
             }
-            What::Source(SourceStateChange { source_id, event_type, message }) => {
+            StatusEventKind::Source(SourceStateChange { source_id, event_type, message }) => {
                 json!({ "at": self.at, "source_id": source_id, "event_type": event_type, "message": message })
             }
         }

@@ -10,9 +10,9 @@ use super::args::{
     SnapshotRestoreArgs,
 };
 use super::error::CliError;
-use super::oam::{ask, done};
-use super::print;
-use super::table::{bytes, grouped, pairs, table};
+use super::oam::{call_oam, print_outcome};
+use super::print_output;
+use super::text_table::{bytes, grouped, pairs, table};
 
 pub(super) async fn run(command: SnapshotCommand) -> Result<ExitCode, CliError> {
     match command {
@@ -30,20 +30,23 @@ async fn create(args: SnapshotCreateArgs) -> Result<ExitCode, CliError> {
     let meta = args.meta.into_iter().map(|(name, value)| (name, text(value))).collect();
     let user_meta = Some(prost_types::Struct { fields: meta }).filter(|meta| !meta.fields.is_empty());
     let request = CreateSnapshotRequest { tables: args.tables.iter().map(ToString::to_string).collect(), user_meta };
-    let answer = ask(&args.oam, async |mut client| client.create_snapshot(request).await).await?;
+    let answer = call_oam(&args.oam, async |mut client| client.create_snapshot(request).await).await?;
     if !args.oam.json {
-        return done(&args.oam, answer.accepted, &answer.message.replace("; ", "\n"));
+        return print_outcome(&args.oam, answer.accepted, &answer.message.replace("; ", "\n"));
     }
     let ids: Vec<&str> = answer.snapshot_id.split(',').collect();
-    print(&format!("{}\n", json!({ "accepted": answer.accepted, "snapshot_ids": ids, "message": answer.message })))?;
+    print_output(&format!(
+        "{}\n",
+        json!({ "accepted": answer.accepted, "snapshot_ids": ids, "message": answer.message })
+    ))?;
     Ok(ExitCode::from(u8::from(!answer.accepted)))
 }
 
 async fn list(args: SnapshotListArgs) -> Result<ExitCode, CliError> {
     let table = args.table.map_or_else(String::new, |name| name.to_string());
     let request = ListSnapshotsRequest { table, limit: args.limit };
-    let found = ask(&args.oam, async |mut client| client.list_snapshots(request).await).await?.snapshots;
-    print(&match args.oam.json {
+    let found = call_oam(&args.oam, async |mut client| client.list_snapshots(request).await).await?.snapshots;
+    print_output(&match args.oam.json {
         true => format!("{}\n", found.iter().map(to_json).collect::<Value>()),
         false => list_text(&found),
     })?;
@@ -52,34 +55,34 @@ async fn list(args: SnapshotListArgs) -> Result<ExitCode, CliError> {
 
 async fn inspect(args: SnapshotIdArgs) -> Result<ExitCode, CliError> {
     let request = InspectSnapshotRequest { snapshot_id: args.id };
-    let info = ask(&args.oam, async |mut client| client.inspect_snapshot(request).await).await?.info;
+    let info = call_oam(&args.oam, async |mut client| client.inspect_snapshot(request).await).await?.info;
     let info = info.unwrap_or_default();
-    print(&if args.oam.json { format!("{}\n", to_json(&info)) } else { info_text(&info) })?;
+    print_output(&if args.oam.json { format!("{}\n", to_json(&info)) } else { info_text(&info) })?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn restore(args: SnapshotRestoreArgs) -> Result<ExitCode, CliError> {
     let request =
         RestoreSnapshotRequest { snapshot_id: args.id, confirm: args.confirm, ..RestoreSnapshotRequest::default() };
-    let answer = ask(&args.oam, async |mut client| client.restore_snapshot(request).await).await?;
-    done(&args.oam, answer.accepted, &answer.message)
+    let answer = call_oam(&args.oam, async |mut client| client.restore_snapshot(request).await).await?;
+    print_outcome(&args.oam, answer.accepted, &answer.message)
 }
 
 async fn delete(args: SnapshotIdArgs) -> Result<ExitCode, CliError> {
     let request = DeleteSnapshotRequest { snapshot_id: args.id.clone() };
-    let deleted = ask(&args.oam, async |mut client| client.delete_snapshot(request).await).await?.deleted;
-    done(&args.oam, deleted, &format!("{} is removed", args.id))
+    let deleted = call_oam(&args.oam, async |mut client| client.delete_snapshot(request).await).await?.deleted;
+    print_outcome(&args.oam, deleted, &format!("{} is removed", args.id))
 }
 
 async fn prune(args: SnapshotPruneArgs) -> Result<ExitCode, CliError> {
     let table = args.table.as_ref().map_or_else(String::new, ToString::to_string);
     let request = PruneSnapshotsRequest { keep: args.keep, table };
-    let count = ask(&args.oam, async |mut client| client.prune_snapshots(request).await).await?.deleted_count;
+    let count = call_oam(&args.oam, async |mut client| client.prune_snapshots(request).await).await?.deleted_count;
     pruned(&args.oam, count)
 }
 
 fn pruned(args: &OamArgs, count: i32) -> Result<ExitCode, CliError> {
-    print(&match args.json {
+    print_output(&match args.json {
         true => format!("{}\n", json!({ "deleted_count": count })),
         false => format!("{count} snapshots are removed\n"),
     })?;
@@ -87,7 +90,7 @@ fn pruned(args: &OamArgs, count: i32) -> Result<ExitCode, CliError> {
 }
 
 /// The facts of a snapshot that are printed. A snapshot is of one table.
-struct Facts {
+struct SnapshotFacts {
     table: String,
     rows: u64,
     position: String,
@@ -95,11 +98,11 @@ struct Facts {
     created_at: String,
 }
 
-impl Facts {
-    fn of(info: &SnapshotInfo) -> Facts {
+impl SnapshotFacts {
+    fn of(info: &SnapshotInfo) -> SnapshotFacts {
         let table = info.tables.first();
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        Facts {
+        SnapshotFacts {
             table: table.map_or_else(String::new, |table| format!("{}.{}", table.schema, table.table)),
             rows: table.map_or(0, |table| unsigned(table.row_count)),
             position: info.source_positions.first().map_or_else(String::new, |entry| entry.position.clone()),
@@ -111,14 +114,14 @@ impl Facts {
 
 fn list_text(found: &[SnapshotInfo]) -> String {
     let rows = found.iter().map(|info| {
-        let Facts { table, rows, position, size_bytes, created_at } = Facts::of(info);
+        let SnapshotFacts { table, rows, position, size_bytes, created_at } = SnapshotFacts::of(info);
         [info.snapshot_id.clone(), table, created_at, grouped(rows), bytes(size_bytes), position, info.format.clone()]
     });
     table(["SNAPSHOT", "TABLE", "WRITTEN", "ROWS", "SIZE", "POSITION", "FORMAT"], &[3, 4, 5], rows.collect())
 }
 
 fn info_text(info: &SnapshotInfo) -> String {
-    let Facts { table, rows, position, size_bytes, created_at } = Facts::of(info);
+    let SnapshotFacts { table, rows, position, size_bytes, created_at } = SnapshotFacts::of(info);
     let mut lines = vec![
         ["snapshot".to_owned(), info.snapshot_id.clone()],
         ["table".to_owned(), table],
@@ -137,7 +140,7 @@ fn info_text(info: &SnapshotInfo) -> String {
 }
 
 fn to_json(info: &SnapshotInfo) -> Value {
-    let Facts { table, rows, position, size_bytes, created_at } = Facts::of(info);
+    let SnapshotFacts { table, rows, position, size_bytes, created_at } = SnapshotFacts::of(info);
     let meta = info.user_meta.as_ref();
     let meta =
         meta.map(|meta| meta.fields.iter().map(|(name, value)| (name.clone(), meta_json(value))).collect::<Value>());

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::args::StatusArgs;
 use super::error::{CliError, HEALTH_OPTION, deepest};
-use super::print;
-use super::table::{self, bytes, grouped};
+use super::print_output;
+use super::text_table::{self, bytes, grouped};
 
 const PATH: &str = "/health/ready";
 /// The maximum size, in bytes, of an answer. Tens of thousands of tables fit.
@@ -25,10 +25,10 @@ const UNVERIFIED_MS: u64 = 30_000;
 
 /// The answer of `/health/ready`.
 #[derive(Debug, Default, Deserialize)]
-struct Health {
+struct HealthAnswer {
     ready: bool,
     #[serde(default)]
-    tables: Vec<Table>,
+    tables: Vec<HealthTable>,
     /// Tables that are not served, each with the reason.
     #[serde(default)]
     not_served: Vec<String>,
@@ -36,12 +36,12 @@ struct Health {
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
     #[serde(default)]
-    sources: Vec<Source>,
+    sources: Vec<HealthSource>,
 }
 
 /// The server's answer about a source.
 #[derive(Debug, Default, Deserialize)]
-struct Source {
+struct HealthSource {
     source: String,
     /// The state; empty in the answer of an older server.
     #[serde(default)]
@@ -53,7 +53,7 @@ struct Source {
 
 /// The state of a table. Values that the server does not know are missing.
 #[derive(Debug, Default, Deserialize)]
-struct Table {
+struct HealthTable {
     schema: String,
     table: String,
     state: String,
@@ -66,35 +66,35 @@ struct Table {
     /// The time until the next attempt, for a table that is being retried.
     next_attempt_ms: Option<u64>,
     #[serde(default)]
-    problems: Vec<Problem>,
+    problems: Vec<HealthProblem>,
     reason: Option<String>,
-    copy: Option<Copied>,
+    copy: Option<HealthCopy>,
     /// The time that the table has waited for its turn to be copied.
     copy_waiting_ms: Option<u64>,
     /// The time since the definition was last checked in the catalog.
     definition_verified_age_ms: Option<u64>,
     definition_error: Option<String>,
     #[serde(default)]
-    verify: Verified,
+    verify: HealthVerification,
 }
 
 /// A problem of a table.
 #[derive(Debug, Default, Deserialize)]
-struct Problem {
+struct HealthProblem {
     reason: String,
     detail: String,
 }
 
 /// The verifications of a table.
 #[derive(Debug, Default, Deserialize)]
-struct Verified {
+struct HealthVerification {
     /// The number of rows that differed in the newest verification.
     differing: Option<u64>,
 }
 
 /// The progress of a copy.
 #[derive(Debug, Default, Deserialize)]
-struct Copied {
+struct HealthCopy {
     rows: u64,
     #[serde(default)]
     bytes: u64,
@@ -109,11 +109,11 @@ struct Copied {
 /// Asks the server, and prints the answer. The exit code is 1 if the server is not ready.
 pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let url = with_path(&args.health);
-    let asked = tokio::time::timeout(args.timeout, ask(&url)).await;
+    let asked = tokio::time::timeout(args.timeout, fetch_health(&url)).await;
     let (status, body) = asked.map_err(|_| CliError::timeout(&url, args.timeout, HEALTH_OPTION))??;
-    let (health, json) = read(&body)
+    let (health, json) = parse_health(&body)
         .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
-    match print(&if args.json { format!("{json}\n") } else { text(&health) }) {
+    match print_output(&if args.json { format!("{json}\n") } else { health_text(&health) }) {
         // If the reader has closed the output, the exit code alone carries the result.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed?,
@@ -131,7 +131,7 @@ fn with_path(url: &str) -> String {
     }
 }
 
-async fn ask(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
+async fn fetch_health(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
     let unreachable = |reason: String| CliError::Unreachable { server: url.to_owned(), reason, option: HEALTH_OPTION };
     let uri = url.parse().map_err(|e: http::uri::InvalidUri| unreachable(e.to_string()))?;
     let client: Client<HttpConnector, Empty<&'static [u8]>> =
@@ -144,13 +144,13 @@ async fn ask(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
 }
 
 /// Parses the answer. Also returns its JSON, which prints as one line.
-fn read(body: &[u8]) -> Result<(Health, serde_json::Value), String> {
+fn parse_health(body: &[u8]) -> Result<(HealthAnswer, serde_json::Value), String> {
     let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "what it says is no JSON".to_owned())?;
-    let health = Health::deserialize(&json).map_err(|e| format!("its JSON is another: {e}"))?;
+    let health = HealthAnswer::deserialize(&json).map_err(|e| format!("its JSON is another: {e}"))?;
     Ok((health, json))
 }
 
-fn text(health: &Health) -> String {
+fn health_text(health: &HealthAnswer) -> String {
     let verdict = match (health.ready, health.not_served.len()) {
         (true, 0) => "ready".to_owned(),
         (true, 1) => "ready, 1 table is not served".to_owned(),
@@ -160,7 +160,7 @@ fn text(health: &Health) -> String {
     let sources: String = health.sources.iter().filter_map(source_line).collect();
     if health.sources.is_empty() && !health.waiting_for.is_empty() {
         let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
-        let lines: Vec<String> = lines.map(|line| table::printable(&line)).collect();
+        let lines: Vec<String> = lines.map(|line| text_table::printable(&line)).collect();
         return format!("{verdict}, the server is starting\n{}\n", lines.join("\n"));
     }
     if health.tables.is_empty() {
@@ -178,21 +178,21 @@ fn text(health: &Health) -> String {
         ]
     });
     let headings = ["TABLE", "STATE", "ROWS", "POSITION", "LAG", "CLIENTS", "DETAIL"];
-    format!("{verdict}\n{sources}\n{}", table::table(headings, &[2, 4, 5], rows.collect()))
+    format!("{verdict}\n{sources}\n{}", text_table::table(headings, &[2, 4, 5], rows.collect()))
 }
 
 /// Returns a line about a source that is not followed, or `None` for a source that is.
-fn source_line(source: &Source) -> Option<String> {
+fn source_line(source: &HealthSource) -> Option<String> {
     if matches!(source.state.as_str(), "" | "following") {
         return None;
     }
     let age = source.state_age_ms.map(|age| format!(" for {}", duration(age))).unwrap_or_default();
     let reason = source.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let next = source.next_attempt_ms.map(|next| format!(" (next attempt in {})", duration(next))).unwrap_or_default();
-    Some(table::printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
+    Some(text_table::printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
 }
 
-fn detail(table: &Table) -> String {
+fn detail(table: &HealthTable) -> String {
     let copy = table.copy.as_ref().map(|copy| {
         let mut text = format!("copied {}", grouped(copy.rows));
         // If the copy has reached the estimate, the rest is unknown.
@@ -218,7 +218,7 @@ fn detail(table: &Table) -> String {
     let differing = differing.map(|rows| format!("verification found {} rows that differed", grouped(rows)));
     let next = table.next_attempt_ms.map(|ms| format!("next attempt in {}", duration(ms)));
     // The other problems have fields of their own.
-    let is_news = |problem: &&Problem| {
+    let is_news = |problem: &&HealthProblem| {
         matches!(problem.reason.as_str(), "drained" | "stale" | "journal_not_kept" | "stream_down")
     };
     let problems = table.problems.iter().filter(is_news).map(|problem| Some(problem.detail.clone()));
@@ -249,9 +249,9 @@ mod tests {
             {"schema": "public", "table": "later", "state": "copying", "reason": "first copy", "rows": 0, "copy_waiting_ms": 700},
             {"schema": "app", "table": "x", "state": "failed", "lag_ms": 61000, "error": "no key\nset one",
              "definition_verified_age_ms": 45000, "definition_error": "a lock"}]}"#;
-        let (health, json) = read(body).unwrap();
+        let (health, json) = parse_health(body).unwrap();
         assert_eq!(
-            text(&health),
+            health_text(&health),
             "not ready\n\n\
              TABLE         STATE     ROWS  POSITION    LAG  CLIENTS  DETAIL\n\
              public.t      live     1,234  0/200     12 ms        3\n\
@@ -261,23 +261,23 @@ mod tests {
              app.x         failed                     61 s           no key\\nset one; definition not verified for 45 s (a lock)\n"
         );
         assert_eq!(json["since"], 1);
-        let (health, _) = read(br#"{"ready": true}"#).unwrap();
-        assert_eq!(text(&health), "ready, no tables\n");
+        let (health, _) = parse_health(br#"{"ready": true}"#).unwrap();
+        assert_eq!(health_text(&health), "ready, no tables\n");
     }
 
     #[test]
     fn a_source_that_is_not_followed_has_a_line() {
         let body = br#"{"ready": false, "tables": [], "sources": [{"source": "a", "state": "following"},
             {"source": "b", "state": "refused", "reason": "wrong password", "state_age_ms": 12000, "next_attempt_ms": 800}]}"#;
-        let (health, _) = read(body).unwrap();
+        let (health, _) = parse_health(body).unwrap();
         let expected = "not ready, no tables\nsource b is refused for 12 s (next attempt in 800 ms): wrong password\n";
-        assert_eq!(text(&health), expected);
+        assert_eq!(health_text(&health), expected);
     }
 
     #[test]
     fn what_is_not_from_laredo_is_refused() {
-        assert_eq!(read(b"<html>").unwrap_err(), "what it says is no JSON");
-        assert!(read(b"{\"ok\":true}").unwrap_err().contains("missing field `ready`"));
+        assert_eq!(parse_health(b"<html>").unwrap_err(), "what it says is no JSON");
+        assert!(parse_health(b"{\"ok\":true}").unwrap_err().contains("missing field `ready`"));
     }
 
     #[test]

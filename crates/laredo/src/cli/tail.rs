@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::StreamExt;
-use laredo_client::{CommittedTransaction, NotReady, Predicate, Replica, ReplicaError, Row, Status};
+use laredo_client::{ColumnPredicate, CommittedTransaction, NotReady, Replica, ReplicaError, ReplicaStatus, Row};
 use laredo_core::{Schema, TableName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::args::TailArgs;
-use super::change::{Change, Style};
-use super::connect::Credentials;
+use super::change_line::{ChangeStyle, RowChangeLine};
+use super::connect::TlsFileContents;
 use super::error::{CliError, SERVER_OPTION};
-use super::tell;
+use super::print_message;
 
 /// The timeout of a wait that only Ctrl-C ends.
 const FOREVER: Duration = Duration::MAX;
@@ -23,11 +23,15 @@ const FOREVER: Duration = Duration::MAX;
 /// Prints changes until `stop` is canceled.
 pub(super) async fn run(args: TailArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
     let variable = |name| std::env::var(name).ok();
-    let style =
-        Style::of(args.json, io::stdout().is_terminal(), variable("NO_COLOR").as_deref(), variable("TERM").as_deref());
-    let replica = start(&args)?;
-    let result = match connected(&replica, &args, &stop).await {
-        Ok(Some(())) => follow(&replica, &args, style, stop).await,
+    let style = ChangeStyle::of(
+        args.json,
+        io::stdout().is_terminal(),
+        variable("NO_COLOR").as_deref(),
+        variable("TERM").as_deref(),
+    );
+    let replica = start_replica(&args)?;
+    let result = match wait_until_connected(&replica, &args, &stop).await {
+        Ok(Some(())) => print_changes(&replica, &args, style, stop).await,
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
@@ -35,12 +39,12 @@ pub(super) async fn run(args: TailArgs, stop: CancellationToken) -> Result<ExitC
     result.map(|()| ExitCode::SUCCESS)
 }
 
-fn start(args: &TailArgs) -> Result<Replica, CliError> {
-    let equals = args.filters.iter().map(|(field, value)| Predicate::equals(field, value.as_str()));
-    let prefixes = args.prefixes.iter().map(|(field, prefix)| Predicate::prefix(field, prefix));
+fn start_replica(args: &TailArgs) -> Result<Replica, CliError> {
+    let equals = args.filters.iter().map(|(field, value)| ColumnPredicate::equals(field, value.as_str()));
+    let prefixes = args.prefixes.iter().map(|(field, prefix)| ColumnPredicate::prefix(field, prefix));
     let mut builder = Replica::builder(&args.server.server, args.table.clone());
     builder = equals.chain(prefixes).fold(builder, |builder, predicate| builder.filter(predicate));
-    if let Some(Credentials { ca_pem, identity_pem }) = args.server.tls.read(&args.server.server)? {
+    if let Some(TlsFileContents { ca_pem, identity_pem }) = args.server.tls.read(&args.server.server)? {
         builder = builder.ca_pem(ca_pem);
         if let Some((certificate, key)) = identity_pem {
             builder = builder.identity_pem(certificate, key);
@@ -51,7 +55,11 @@ fn start(args: &TailArgs) -> Result<Replica, CliError> {
 
 /// Waits for the first stream, or returns `None` if `stop` is canceled. The wait is bounded: an
 /// address that has never worked is probably wrong.
-async fn connected(replica: &Replica, args: &TailArgs, stop: &CancellationToken) -> Result<Option<()>, CliError> {
+async fn wait_until_connected(
+    replica: &Replica,
+    args: &TailArgs,
+    stop: &CancellationToken,
+) -> Result<Option<()>, CliError> {
     let server = &args.server.server;
     let mut status = replica.watch_status();
     let settled = status.wait_for(|s| s.connects > 0 || s.stopped || s.error.as_ref().is_some_and(|e| e.is_definite()));
@@ -66,12 +74,12 @@ async fn connected(replica: &Replica, args: &TailArgs, stop: &CancellationToken)
     };
     match status.error.or(status.last_error) {
         _ if status.connects > 0 => Ok(Some(())),
-        Some(error) => Err(failed(server, &args.table, error)),
+        Some(error) => Err(replica_error(server, &args.table, error)),
         None => Err(CliError::timeout(server, args.server.timeout, SERVER_OPTION)),
     }
 }
 
-fn failed(server: &str, table: &TableName, error: ReplicaError) -> CliError {
+fn replica_error(server: &str, table: &TableName, error: ReplicaError) -> CliError {
     let server = server.to_owned();
     match error {
         ReplicaError::Refused { code, reason, .. } => CliError::from_status(&server, table, code, &reason),
@@ -80,12 +88,17 @@ fn failed(server: &str, table: &TableName, error: ReplicaError) -> CliError {
     }
 }
 
-async fn follow(replica: &Replica, args: &TailArgs, style: Style, stop: CancellationToken) -> Result<(), CliError> {
-    let mut connection = Connection { status: replica.watch_status(), error: None, connects: 1, stop };
-    match connection.telling(replica.ready(FOREVER)).await {
+async fn print_changes(
+    replica: &Replica,
+    args: &TailArgs,
+    style: ChangeStyle,
+    stop: CancellationToken,
+) -> Result<(), CliError> {
+    let mut connection = TailConnection { status: replica.watch_status(), error: None, connects: 1, stop };
+    match connection.wait_and_report(replica.ready(FOREVER)).await {
         None => return Ok(()),
         Some(Ok(())) => {}
-        Some(Err(NotReady::Definite(error))) => return Err(failed(&args.server.server, &args.table, error)),
+        Some(Err(NotReady::Definite(error))) => return Err(replica_error(&args.server.server, &args.table, error)),
         Some(Err(_)) => return Err(CliError::Stopped(replica.status().last_error)),
     }
     // The order matters. Transactions that the view contains are skipped in the stream, and none is
@@ -94,22 +107,22 @@ async fn follow(replica: &Replica, args: &TailArgs, style: Style, stop: Cancella
     let (start, rows, schema) = {
         let view = replica.view();
         let rows: Vec<Row> = if args.snapshot { view.rows().map(|row| row.to_row()).collect() } else { Vec::new() };
-        tell(&format!("following {} from {}, {} rows", args.table, view.position(), view.len()));
+        print_message(&format!("following {} from {}, {} rows", args.table, view.position(), view.len()));
         (view.position(), rows, view.schema().clone())
     };
     check_columns(args, &schema)?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     for row in rows {
-        write(&mut out, &Change::snapshot(start, row.as_ref())?, style)?;
+        write_change(&mut out, &RowChangeLine::snapshot(start, row.as_ref())?, style)?;
     }
     out.flush().map_err(CliError::Output)?;
-    while let Some(next) = connection.telling(transactions.next()).await {
+    while let Some(next) = connection.wait_and_report(transactions.next()).await {
         match next {
             Some(Ok(transaction)) if transaction.position <= start => {}
             Some(Ok(transaction)) => write_all(&mut out, &transaction, style)?,
             Some(Err(lagged)) => {
                 let count = lagged.transactions;
-                tell(&format!("{count} transactions are not shown: the output is read too slowly for them"));
+                print_message(&format!("{count} transactions are not shown: the output is read too slowly for them"));
             }
             None => return Err(CliError::Stopped(replica.status().last_error)),
         }
@@ -129,30 +142,30 @@ fn check_columns(args: &TailArgs, schema: &Schema) -> Result<(), CliError> {
     }
 }
 
-fn write_all(out: &mut impl Write, transaction: &CommittedTransaction, style: Style) -> Result<(), CliError> {
+fn write_all(out: &mut impl Write, transaction: &CommittedTransaction, style: ChangeStyle) -> Result<(), CliError> {
     for change in &transaction.changes {
         let (old, new) = (change.old.as_ref().map(Row::as_ref), change.new.as_ref().map(Row::as_ref));
-        write(out, &Change::new(transaction.position, transaction.committed_at, old, new)?, style)?;
+        write_change(out, &RowChangeLine::new(transaction.position, transaction.committed_at, old, new)?, style)?;
     }
     out.flush().map_err(CliError::Output)
 }
 
-fn write(out: &mut impl Write, change: &Change<'_>, style: Style) -> Result<(), CliError> {
+fn write_change(out: &mut impl Write, change: &RowChangeLine<'_>, style: ChangeStyle) -> Result<(), CliError> {
     writeln!(out, "{}", change.line(style)).map_err(CliError::Output)
 }
 
 /// The state of the connection that was last printed.
-struct Connection {
-    status: watch::Receiver<Status>,
+struct TailConnection {
+    status: watch::Receiver<ReplicaStatus>,
     error: Option<ReplicaError>,
     connects: u64,
     stop: CancellationToken,
 }
 
-impl Connection {
+impl TailConnection {
     /// Waits for a value, and prints news of the connection meanwhile. Returns `None` if `stop` is
     /// canceled.
-    async fn telling<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
+    async fn wait_and_report<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
         let mut wanted = pin!(wanted);
         loop {
             tokio::select! {
@@ -160,7 +173,7 @@ impl Connection {
                 () = self.stop.cancelled() => return None,
                 Ok(()) = self.status.changed() => {
                     let status = self.status.borrow_and_update().clone();
-                    news(&status, &mut self.error, &mut self.connects).iter().for_each(|news| tell(news));
+                    news(&status, &mut self.error, &mut self.connects).iter().for_each(|news| print_message(news));
                 }
                 value = &mut wanted => return Some(value),
             }
@@ -169,7 +182,7 @@ impl Connection {
 }
 
 /// Returns the news of a connection since the last call, and updates `error` and `connects`.
-fn news(status: &Status, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
+fn news(status: &ReplicaStatus, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
     let mut news = Vec::new();
     let told = |error: &ReplicaError| format!("{error}; connecting anew");
     if status.connects > *connects {
@@ -199,8 +212,8 @@ mod tests {
     #[test]
     fn an_error_is_told_once_and_so_is_a_connection() {
         let (mut error, mut connects) = (None, 1);
-        let mut told = |status: &Status| news(status, &mut error, &mut connects);
-        let mut status = Status { connects: 1, connected: true, ..Status::default() };
+        let mut told = |status: &ReplicaStatus| news(status, &mut error, &mut connects);
+        let mut status = ReplicaStatus { connects: 1, connected: true, ..ReplicaStatus::default() };
         assert!(told(&status).is_empty());
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
         assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting anew"]);

@@ -13,13 +13,13 @@ use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{ArchiveComparison, compare};
+use super::archive::{ArchiveComparison, compare_with_server};
 use super::args::VerifyArgs;
 use super::error::CliError;
-use super::oam::{ask, refused};
-use super::print;
+use super::oam::{call_oam, oam_error};
+use super::print_output;
 use super::snapshot::meta_json;
-use super::table::{bytes, grouped, printable, table};
+use super::text_table::{bytes, grouped, printable, table};
 
 mod clients;
 
@@ -30,7 +30,7 @@ const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
 const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
 /// The results of a verification.
-struct Verified {
+struct VerificationResults {
     table: VerifyResult,
     /// The results of the clients, if they were asked for.
     clients: Option<Vec<ClientComparison>>,
@@ -48,21 +48,21 @@ pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<Exi
         let archive = match &args.compare.archive {
             Some(place) => {
                 let line = (&args.oam.tls, args.oam.timeout.max(COMPARE_TIMEOUT));
-                Some(compare(place, &args.compare, &args.table, line).await?)
+                Some(compare_with_server(place, &args.compare, &args.table, line).await?)
             }
             None => None,
         };
-        Ok::<_, CliError>(Verified { table, clients, archive })
+        Ok::<_, CliError>(VerificationResults { table, clients, archive })
     };
     let verified = tokio::select! {
         () = stop.cancelled() => return Err(interrupted()),
         verified = verified => verified?,
     };
-    print(&match args.oam.json {
+    print_output(&match args.oam.json {
         true => format!("{}\n", to_json(&args.table, &verified)),
         false => to_text(&args.table, &verified, args.values),
     })?;
-    let Verified { table, clients, archive } = verified;
+    let VerificationResults { table, clients, archive } = verified;
     let differs = table.differing > 0
         || clients.is_some_and(|clients| clients::is_alarming(&clients))
         || archive.is_some_and(|archive| archive.differing > 0);
@@ -80,15 +80,15 @@ async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientCom
         clients: args.clients,
     };
     let mut clients = None;
-    let mut events = ask(&args.oam, async |mut client| client.verify_table(request).await).await?;
+    let mut events = call_oam(&args.oam, async |mut client| client.verify_table(request).await).await?;
     let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("verifying {bar:30} {percent} %, {msg}") {
         bar.set_style(style);
     }
     loop {
-        let event = events.message().await.map_err(|status| refused(&args.oam, &status))?;
+        let event = events.message().await.map_err(|status| oam_error(&args.oam, &status))?;
         match event.map(|event| event.event) {
-            Some(Some(Event::Progress(progress))) => show(&bar, &progress),
+            Some(Some(Event::Progress(progress))) => show_progress(&bar, &progress),
             Some(Some(Event::Clients(comparisons))) => clients = Some(comparisons.clients),
             Some(Some(Event::Result(result))) => {
                 bar.finish_and_clear();
@@ -111,7 +111,7 @@ async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientCom
     }
 }
 
-fn show(bar: &ProgressBar, progress: &VerifyProgress) {
+fn show_progress(bar: &ProgressBar, progress: &VerifyProgress) {
     bar.set_length(progress.blocks_total.max(1).unsigned_abs());
     bar.set_position(progress.blocks.max(0).unsigned_abs());
     bar.set_message(match progress.has_begun {
@@ -134,7 +134,7 @@ fn archive_text(archive: &ArchiveComparison) -> String {
     }
 }
 
-fn to_text(name: &TableName, verified: &Verified, values: bool) -> String {
+fn to_text(name: &TableName, verified: &VerificationResults, values: bool) -> String {
     let mut text = table_text(name, &verified.table, values);
     if let Some(clients) = &verified.clients {
         text += &clients::to_text(clients);
@@ -183,8 +183,8 @@ fn key_text(difference: &VerifyDifference) -> String {
     fields.map(field).collect::<Vec<_>>().join(", ")
 }
 
-fn to_json(name: &TableName, verified: &Verified) -> Value {
-    let Verified { table: result, clients, archive } = verified;
+fn to_json(name: &TableName, verified: &VerificationResults) -> Value {
+    let VerificationResults { table: result, clients, archive } = verified;
     let difference = |difference: &VerifyDifference| {
         json!({
             "kind": difference.kind,
@@ -264,14 +264,14 @@ mod tests {
         let name = TableName::new("public", "t");
         let equal = VerifyResult { rows: 1000, bytes: 2048, position: "0/10".to_owned(), ..VerifyResult::default() };
         let text = "public.t is equal to the database's: 1,000 rows, 2.0 KiB, at 0/10\n";
-        let equal = Verified { table: equal, clients: None, archive: None };
+        let equal = VerificationResults { table: equal, clients: None, archive: None };
         assert_eq!(to_text(&name, &equal, false), text);
         let json = to_json(&name, &equal);
         assert_eq!((&json["equal"], &json["clients"]), (&json!(true), &Value::Null));
-        let alone = Verified { clients: Some(Vec::new()), ..equal };
+        let alone = VerificationResults { clients: Some(Vec::new()), ..equal };
         assert_eq!(to_text(&name, &alone, false), format!("{text}no client was connected\n"));
         assert_eq!(to_json(&name, &alone)["clients"], json!([]));
-        let differing = Verified { table: differing(), clients: None, archive: None };
+        let differing = VerificationResults { table: differing(), clients: None, archive: None };
         let text = to_text(&name, &differing, true);
         assert!(text.starts_with("public.t differs in 1 of 1,000 rows, at 0/10\n"), "{text}");
         for line in ["different  id=7  price", "the server has {\"price\":3}; the database has {\"price\":4}"] {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::diagnostics::Problem;
-use super::fields::{Fields, Variant};
-use super::references::dangling;
-use super::schema::{Block, Key, Kind, TEXT, Tagged};
-use super::write::{Block as Out, text};
+use super::diagnostics::ConfigProblem;
+use super::fields::{BlockFields, BlockVariant};
+use super::references::report_dangling;
+use super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
+use super::write::{HoconBlock as Out, text};
 
 /// The way to authenticate to AWS: one profile under `credentials`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credentials {
+pub enum CredentialsConfig {
     /// The SDK's default chain: environment, container or task role, instance profile.
     Ambient,
     /// A role, assumed with the credentials of `base` or the default chain.
@@ -29,24 +29,24 @@ pub enum Credentials {
 }
 
 /// The schema of a `credentials { NAME { … } }` block.
-pub(super) const CREDENTIALS: Kind = Kind::Map(&Kind::Tagged(&PROFILE));
+pub(super) const CREDENTIALS: SettingKind = SettingKind::Map(&SettingKind::Tagged(&PROFILE));
 
-static PROFILE: Tagged = Tagged {
+static PROFILE: VariantSchema = VariantSchema {
     tag: "type",
     what: "credentials type",
     variants: &[(&["ambient"], &AMBIENT), (&["assume_role"], &ASSUME_ROLE)],
 };
 
-static AMBIENT: Block = Block { keys: &[Key::required("type", TEXT)] };
+static AMBIENT: BlockSchema = BlockSchema { keys: &[KeySchema::required("type", TEXT)] };
 
-static ASSUME_ROLE: Block = Block {
+static ASSUME_ROLE: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("type", TEXT),
-        Key::required("role_arn", TEXT),
-        Key::new("external_id", TEXT),
-        Key::new("session_name", TEXT),
-        Key::new("region", TEXT),
-        Key::new("base", TEXT),
+        KeySchema::required("type", TEXT),
+        KeySchema::required("role_arn", TEXT),
+        KeySchema::new("external_id", TEXT),
+        KeySchema::new("session_name", TEXT),
+        KeySchema::new("region", TEXT),
+        KeySchema::new("base", TEXT),
     ],
 };
 
@@ -54,17 +54,17 @@ static ASSUME_ROLE: Block = Block {
 const PROFILE_NAME: &str = "credentials profile";
 
 /// Reads the `credentials` of a block.
-pub(super) fn read_all(owner: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, Credentials> {
+pub(super) fn read_all(owner: &BlockFields, problems: &mut Vec<ConfigProblem>) -> BTreeMap<String, CredentialsConfig> {
     let names = owner.names("credentials");
     let profiles = owner.variants_by_name("credentials");
-    let read: BTreeMap<String, Credentials> =
-        profiles.iter().map(|(name, profile)| ((*name).to_owned(), Credentials::read(profile))).collect();
+    let read: BTreeMap<String, CredentialsConfig> =
+        profiles.iter().map(|(name, profile)| ((*name).to_owned(), CredentialsConfig::read(profile))).collect();
     for (name, profile) in &profiles {
-        let Some(base) = read.get(*name).and_then(Credentials::base) else { continue };
-        dangling(&profile.fields, "base", base, &names, PROFILE_NAME, problems);
+        let Some(base) = read.get(*name).and_then(CredentialsConfig::base) else { continue };
+        report_dangling(&profile.fields, "base", base, &names, PROFILE_NAME, problems);
         if let Some(message) = circle(name, &read) {
             let path = profile.fields.path.key("base");
-            problems.push(Problem::new(profile.fields.place_of("base"), &path, message));
+            problems.push(ConfigProblem::new(profile.fields.place_of("base"), &path, message));
         }
     }
     read
@@ -72,9 +72,9 @@ pub(super) fn read_all(owner: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<
 
 /// Returns the error for a profile whose bases lead back to it. A circle is reported once, at the
 /// first of its names.
-fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String> {
+fn circle(name: &str, profiles: &BTreeMap<String, CredentialsConfig>) -> Option<String> {
     let mut path = vec![name];
-    while let Some(base) = profiles.get(path[path.len() - 1]).and_then(Credentials::base) {
+    while let Some(base) = profiles.get(path[path.len() - 1]).and_then(CredentialsConfig::base) {
         if base == name {
             let is_own = path.len() == 1;
             path.push(base);
@@ -95,14 +95,14 @@ fn circle(name: &str, profiles: &BTreeMap<String, Credentials>) -> Option<String
 
 /// Reads the `credentials` of a block that refers to a profile. Reports a profile that does not
 /// exist.
-pub(super) fn read_name(fields: &Fields, known: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
+pub(super) fn read_name(fields: &BlockFields, known: &[&str], problems: &mut Vec<ConfigProblem>) -> Option<String> {
     let name = fields.text("credentials")?;
-    dangling(fields, "credentials", &name, known, PROFILE_NAME, problems);
+    report_dangling(fields, "credentials", &name, known, PROFILE_NAME, problems);
     Some(name)
 }
 
 /// Writes the profiles as a block, unless there are none.
-pub(super) fn write_all(profiles: &BTreeMap<String, Credentials>, out: &mut Out) {
+pub(super) fn write_all(profiles: &BTreeMap<String, CredentialsConfig>, out: &mut Out) {
     if profiles.is_empty() {
         return;
     }
@@ -113,32 +113,32 @@ pub(super) fn write_all(profiles: &BTreeMap<String, Credentials>, out: &mut Out)
     });
 }
 
-impl Credentials {
+impl CredentialsConfig {
     fn base(&self) -> Option<&str> {
         match self {
-            Credentials::AssumeRole { base, .. } => base.as_deref(),
-            Credentials::Ambient => None,
+            CredentialsConfig::AssumeRole { base, .. } => base.as_deref(),
+            CredentialsConfig::Ambient => None,
         }
     }
 
-    fn read(profile: &Variant) -> Credentials {
+    fn read(profile: &BlockVariant) -> CredentialsConfig {
         let fields = &profile.fields;
         match profile.tag {
-            "assume_role" => Credentials::AssumeRole {
+            "assume_role" => CredentialsConfig::AssumeRole {
                 role_arn: fields.text("role_arn").unwrap_or_default(),
                 external_id: fields.text("external_id"),
                 session_name: fields.text("session_name"),
                 region: fields.text("region"),
                 base: fields.text("base"),
             },
-            _ => Credentials::Ambient,
+            _ => CredentialsConfig::Ambient,
         }
     }
 
     fn write(&self, out: &mut Out) {
         match self {
-            Credentials::Ambient => out.put("type", "ambient"),
-            Credentials::AssumeRole { role_arn, external_id, session_name, region, base } => {
+            CredentialsConfig::Ambient => out.put("type", "ambient"),
+            CredentialsConfig::AssumeRole { role_arn, external_id, session_name, region, base } => {
                 out.put("type", "assume_role");
                 out.put("role_arn", text(role_arn));
                 out.put_if("external_id", external_id.as_deref().map(text));

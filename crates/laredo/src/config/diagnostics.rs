@@ -4,13 +4,13 @@ use std::fmt;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode, SourceSpan};
 
-use super::sources::{Excerpt, Sources};
-use super::tree::{KeyPath, Place};
+use super::sources::{ConfigExcerpt, ConfigTexts};
+use super::tree::{ConfigPlace, KeyPath};
 
 /// A problem: its place, the key, a message, and advice on how to fix it.
 #[derive(Debug, Clone)]
-pub(crate) struct Problem {
-    pub(crate) place: Place,
+pub(crate) struct ConfigProblem {
+    pub(crate) place: ConfigPlace,
     pub(crate) path: KeyPath,
     pub(crate) message: String,
     pub(crate) help: Option<String>,
@@ -19,16 +19,16 @@ pub(crate) struct Problem {
 /// Everything that is wrong with a configuration.
 ///
 /// `Display` is one line for each problem, `file:line:column: path: message (help)`;
-/// [`Report::render`] shows the lines of the files too. Secrets are masked in both.
+/// [`ConfigReport::render`] shows the lines of the files too. Secrets are masked in both.
 #[derive(Debug, Clone)]
-pub struct Report {
-    sources: Sources,
-    problems: Vec<Problem>,
+pub struct ConfigReport {
+    sources: ConfigTexts,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Report {
-    pub(crate) fn new(sources: Sources, problems: Vec<Problem>) -> Self {
-        Report { sources, problems }
+impl ConfigReport {
+    pub(crate) fn new(sources: ConfigTexts, problems: Vec<ConfigProblem>) -> Self {
+        ConfigReport { sources, problems }
     }
 
     /// Returns the number of problems, which is never 0.
@@ -44,7 +44,7 @@ impl Report {
         for problem in &self.problems {
             // Writing to a string cannot fail. If a theme ever fails, the plain line still reports
             // the problem.
-            if handler.render_report(&mut out, &Shown::new(problem, &self.sources)).is_err() {
+            if handler.render_report(&mut out, &ProblemDiagnostic::new(problem, &self.sources)).is_err() {
                 out.push_str(&problem.line(&self.sources));
             }
             out.push('\n');
@@ -56,18 +56,18 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<_> = self.problems.iter().map(|p| p.line(&self.sources)).collect();
         f.write_str(&lines.join("\n"))
     }
 }
 
-impl std::error::Error for Report {}
+impl std::error::Error for ConfigReport {}
 
-impl Problem {
-    pub(crate) fn new(place: &Place, path: &KeyPath, message: impl Into<String>) -> Self {
-        Problem { place: place.clone(), path: path.clone(), message: message.into(), help: None }
+impl ConfigProblem {
+    pub(crate) fn new(place: &ConfigPlace, path: &KeyPath, message: impl Into<String>) -> Self {
+        ConfigProblem { place: place.clone(), path: path.clone(), message: message.into(), help: None }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -76,7 +76,7 @@ impl Problem {
     }
 
     /// Formats the problem as one line.
-    fn line(&self, sources: &Sources) -> String {
+    fn line(&self, sources: &ConfigTexts) -> String {
         let mut line = sources.name(&self.place);
         if !line.is_empty() {
             line.push_str(": ");
@@ -97,17 +97,17 @@ impl Problem {
 
 /// A problem in the form that miette displays.
 #[derive(Debug)]
-struct Shown {
+struct ProblemDiagnostic {
     headline: String,
     help: Option<String>,
-    excerpt: Option<(Excerpt, SourceSpan)>,
+    excerpt: Option<(ConfigExcerpt, SourceSpan)>,
 }
 
-impl Shown {
-    fn new(problem: &Problem, sources: &Sources) -> Self {
+impl ProblemDiagnostic {
+    fn new(problem: &ConfigProblem, sources: &ConfigTexts) -> Self {
         let excerpt = sources.excerpt(&problem.place);
         let place = sources.name(&problem.place);
-        Shown {
+        ProblemDiagnostic {
             headline: if excerpt.is_some() || place.is_empty() {
                 problem.headline()
             } else {
@@ -119,15 +119,15 @@ impl Shown {
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ProblemDiagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.headline)
     }
 }
 
-impl std::error::Error for Shown {}
+impl std::error::Error for ProblemDiagnostic {}
 
-impl Diagnostic for Shown {
+impl Diagnostic for ProblemDiagnostic {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use hocon::parser::AstNode;
 use hocon::{Config, ParseOptions};
 
-use super::diagnostics::Problem;
-use super::marks::{Marker, Marks};
-use super::sources::Sources;
-use super::syntax::{SyntaxError, parse, plain};
-use super::tree::{KeyPath, Place};
+use super::diagnostics::ConfigProblem;
+use super::key_places::{KeyPlaces, PlaceRecorder};
+use super::sources::ConfigTexts;
+use super::syntax::{HoconSyntaxError, parse, plain};
+use super::tree::{ConfigPlace, KeyPath};
 
 /// The maximum length of a chain of files that include one another.
 const INCLUDE_DEPTH_MAX: usize = 16;
@@ -22,7 +22,7 @@ const INCLUDE_DEPTH_MAX: usize = 16;
 const INCLUDES_MAX: usize = 100;
 
 /// A file that is being read.
-pub(crate) struct OpenFile {
+pub(crate) struct OpenConfigFile {
     pub(crate) source: usize,
     /// The folder that its includes are relative to; `None` for a text that is not a file.
     folder: Option<PathBuf>,
@@ -30,25 +30,28 @@ pub(crate) struct OpenFile {
 }
 
 /// A reader of documents, which fills one set of marks and collects problems.
-pub(crate) struct Reader<'r> {
-    pub(crate) sources: &'r mut Sources,
-    pub(crate) problems: &'r mut Vec<Problem>,
+pub(crate) struct DocumentReader<'r> {
+    pub(crate) sources: &'r mut ConfigTexts,
+    pub(crate) problems: &'r mut Vec<ConfigProblem>,
     /// The number of files included so far; `None` after the limit was exceeded.
     included: Option<usize>,
 }
 
-impl<'r> Reader<'r> {
-    pub(crate) fn new(sources: &'r mut Sources, problems: &'r mut Vec<Problem>) -> Reader<'r> {
-        Reader { sources, problems, included: Some(0) }
+impl<'r> DocumentReader<'r> {
+    pub(crate) fn new(sources: &'r mut ConfigTexts, problems: &'r mut Vec<ConfigProblem>) -> DocumentReader<'r> {
+        DocumentReader { sources, problems, included: Some(0) }
     }
 
     /// Reads a file's text. Returns `None` if it has errors, which are then in `problems`.
-    pub(crate) fn document(&mut self, path: &Path, text: &str, marks: &mut Marks) -> Option<Config> {
+    pub(crate) fn document(&mut self, path: &Path, text: &str, marks: &mut KeyPlaces) -> Option<Config> {
         let problems_before = self.problems.len();
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let folder = path.parent().map(Path::to_path_buf);
-        let file =
-            OpenFile { source: self.sources.add(path.display().to_string(), text), folder: folder.clone(), depth: 0 };
+        let file = OpenConfigFile {
+            source: self.sources.add(path.display().to_string(), text),
+            folder: folder.clone(),
+            depth: 0,
+        };
         self.mark(text, &file, marks, &[]);
         if self.problems.len() > problems_before {
             return None;
@@ -67,11 +70,11 @@ impl<'r> Reader<'r> {
     }
 
     /// Follows an include. Adds the keys of the included file to the block that includes it.
-    pub(crate) fn include(&mut self, node: &AstNode, from: &OpenFile, owner: &mut Marks, path: &[String]) {
+    pub(crate) fn include(&mut self, node: &AstNode, from: &OpenConfigFile, owner: &mut KeyPlaces, path: &[String]) {
         let AstNode::Include { path: name, required, is_file, pos } = node else {
             return;
         };
-        let place = Place::File { source: from.source, line: pos.line, column: pos.col };
+        let place = ConfigPlace::File { source: from.source, line: pos.line, column: pos.col };
         let Some(included) = self.included else { return };
         if from.depth >= INCLUDE_DEPTH_MAX || included >= INCLUDES_MAX {
             self.included = None;
@@ -104,7 +107,7 @@ impl<'r> Reader<'r> {
             // relative to the including file.
             let help = format!("write include \"{name}\" for a path relative to this file");
             self.problems.push(
-                Problem::new(
+                ConfigProblem::new(
                     &place,
                     &KeyPath::default(),
                     format!("\"{name}\" does not exist in the working directory, where file(…) looks"),
@@ -117,14 +120,14 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn included(&mut self, file: &Path, place: &Place, depth: usize, owner: &mut Marks, path: &[String]) {
+    fn included(&mut self, file: &Path, place: &ConfigPlace, depth: usize, owner: &mut KeyPlaces, path: &[String]) {
         match std::fs::read_to_string(file) {
             // Properties files have a syntax of their own. Their keys have the place of the
             // include.
             Ok(_) if file.extension().is_some_and(|e| e == "properties") => {}
             Ok(text) => {
                 let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-                let opened = OpenFile {
+                let opened = OpenConfigFile {
                     source: self.sources.add(file.display().to_string(), text),
                     folder: file.parent().map(Path::to_path_buf),
                     depth,
@@ -135,18 +138,18 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn mark(&mut self, text: &str, file: &OpenFile, owner: &mut Marks, path: &[String]) {
+    fn mark(&mut self, text: &str, file: &OpenConfigFile, owner: &mut KeyPlaces, path: &[String]) {
         match parse(text, path.len()) {
-            Ok(AstNode::Object { fields, .. }) => Marker { file, reader: self }.object(&fields, owner, path),
+            Ok(AstNode::Object { fields, .. }) => PlaceRecorder { file, reader: self }.object(&fields, owner, path),
             Ok(_) => {
                 let message = "the file is a list; a configuration is a block of keys";
-                self.syntax_error(file, text, &SyntaxError::new(message, 1, 1));
+                self.syntax_error(file, text, &HoconSyntaxError::new(message, 1, 1));
             }
             Err(error) => self.syntax_error(file, text, &error),
         }
     }
 
-    fn syntax_error(&mut self, file: &OpenFile, text: &str, error: &SyntaxError) {
+    fn syntax_error(&mut self, file: &OpenConfigFile, text: &str, error: &HoconSyntaxError) {
         let (line, column) = match error.line {
             0 => (text.lines().count().max(1), 1),
             line => (line, error.column.max(1)),
@@ -157,11 +160,11 @@ impl<'r> Reader<'r> {
         } else {
             plain(&error.message)
         };
-        let place = Place::File { source: file.source, line, column };
+        let place = ConfigPlace::File { source: file.source, line, column };
         self.problem(&place, message);
     }
 
-    fn problem(&mut self, place: &Place, message: impl Into<String>) {
-        self.problems.push(Problem::new(place, &KeyPath::default(), message));
+    fn problem(&mut self, place: &ConfigPlace, message: impl Into<String>) {
+        self.problems.push(ConfigProblem::new(place, &KeyPath::default(), message));
     }
 }

@@ -5,43 +5,43 @@
 
 use std::time::Duration;
 
-use super::leaf::Leaf;
-use super::schema::{Block, Kind};
-use super::tree::{KeyPath, Node, Place};
+use super::leaf::LeafValue;
+use super::schema::{BlockSchema, SettingKind};
+use super::tree::{ConfigNode, ConfigPlace, KeyPath};
 
 /// A block and its path. If the block is missing, so is every key.
-pub(crate) struct Fields<'a> {
-    node: Option<&'a Node>,
-    block: &'static Block,
+pub(crate) struct BlockFields<'a> {
+    node: Option<&'a ConfigNode>,
+    block: &'static BlockSchema,
     pub(crate) path: KeyPath,
     /// The place of the block, or of the nearest block above it.
-    pub(crate) place: Place,
+    pub(crate) place: ConfigPlace,
 }
 
 /// A block whose keys depend on one word, which is `tag`.
-pub(crate) struct Variant<'a> {
+pub(crate) struct BlockVariant<'a> {
     pub(crate) tag: &'static str,
-    pub(crate) fields: Fields<'a>,
+    pub(crate) fields: BlockFields<'a>,
 }
 
-impl<'a> Fields<'a> {
-    pub(crate) fn root(node: &'a Node, block: &'static Block) -> Self {
-        Fields { node: Some(node), block, path: KeyPath::default(), place: node.key_place.clone() }
+impl<'a> BlockFields<'a> {
+    pub(crate) fn root(node: &'a ConfigNode, block: &'static BlockSchema) -> Self {
+        BlockFields { node: Some(node), block, path: KeyPath::default(), place: node.key_place.clone() }
     }
 
-    fn get(&self, name: &str) -> (Option<&'a Node>, &'static Kind) {
+    fn get(&self, name: &str) -> (Option<&'a ConfigNode>, &'static SettingKind) {
         let key = self.block.key(name).expect("only keys of the block's own schema are read");
         let node = self
             .node
-            .and_then(Node::object)
+            .and_then(ConfigNode::object)
             .and_then(|fields| fields.get(name))
-            .filter(|node| !node.is_null() || matches!(key.kind, Kind::Scalar));
+            .filter(|node| !node.is_null() || matches!(key.kind, SettingKind::Scalar));
         (node, &key.kind)
     }
 
-    fn leaf(&self, name: &str) -> Option<Leaf> {
+    fn leaf(&self, name: &str) -> Option<LeafValue> {
         let (node, kind) = self.get(name);
-        Leaf::read(node?, kind).ok()
+        LeafValue::read(node?, kind).ok()
     }
 
     /// Returns true if the block is present.
@@ -55,13 +55,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the place of a key's value, or the place of the block if the key is missing.
-    pub(crate) fn place_of(&self, name: &str) -> &Place {
+    pub(crate) fn place_of(&self, name: &str) -> &ConfigPlace {
         self.get(name).0.map_or(&self.place, |node| &node.place)
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         match self.leaf(name)? {
-            Leaf::Text(text) => Some(text),
+            LeafValue::Text(text) => Some(text),
             _ => None,
         }
     }
@@ -73,14 +73,14 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         match self.leaf(name)? {
-            Leaf::Flag(flag) => Some(flag),
+            LeafValue::Flag(flag) => Some(flag),
             _ => None,
         }
     }
 
     pub(crate) fn count(&self, name: &str) -> Option<u64> {
         match self.leaf(name)? {
-            Leaf::Count(count) => Some(count),
+            LeafValue::Count(count) => Some(count),
             _ => None,
         }
     }
@@ -97,14 +97,14 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn ratio(&self, name: &str) -> Option<f64> {
         match self.leaf(name)? {
-            Leaf::Ratio(ratio) => Some(ratio),
+            LeafValue::Ratio(ratio) => Some(ratio),
             _ => None,
         }
     }
 
     pub(crate) fn time(&self, name: &str) -> Option<Duration> {
         match self.leaf(name)? {
-            Leaf::Time(time) => Some(time),
+            LeafValue::Time(time) => Some(time),
             _ => None,
         }
     }
@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
     /// Reads a size in bytes.
     pub(crate) fn size(&self, name: &str) -> Option<u64> {
         match self.leaf(name)? {
-            Leaf::Size(size) => Some(size),
+            LeafValue::Size(size) => Some(size),
             _ => None,
         }
     }
@@ -120,23 +120,23 @@ impl<'a> Fields<'a> {
     /// Reads a choice and returns its printed spelling.
     pub(crate) fn word(&self, name: &str) -> Option<&'static str> {
         match self.leaf(name)? {
-            Leaf::Word(word) => Some(word),
+            LeafValue::Word(word) => Some(word),
             _ => None,
         }
     }
 
     /// Returns the node of a `Scalar` key.
-    pub(crate) fn scalar(&self, name: &str) -> Option<&'a Node> {
+    pub(crate) fn scalar(&self, name: &str) -> Option<&'a ConfigNode> {
         self.get(name).0.filter(|node| node.scalar().is_some())
     }
 
     /// Returns a block. A missing block reads as empty.
-    pub(crate) fn block(&self, name: &str) -> Fields<'a> {
+    pub(crate) fn block(&self, name: &str) -> BlockFields<'a> {
         let (node, kind) = self.get(name);
         let block = match kind {
-            Kind::Block(block) => block,
-            Kind::Beside { tag, variants } => {
-                let word = self.get(tag).0.and_then(Node::scalar).map(|s| &s.raw);
+            SettingKind::Block(block) => block,
+            SettingKind::Beside { tag, variants } => {
+                let word = self.get(tag).0.and_then(ConfigNode::scalar).map(|s| &s.raw);
                 variants
                     .iter()
                     .find(|(name, _)| word.is_some_and(|word| word == name))
@@ -149,11 +149,11 @@ impl<'a> Fields<'a> {
 
     /// Returns the entries of a map of blocks with variants, by name. Leaves out entries of an
     /// unknown variant.
-    pub(crate) fn variants_by_name(&self, name: &str) -> Vec<(&'a str, Variant<'a>)> {
+    pub(crate) fn variants_by_name(&self, name: &str) -> Vec<(&'a str, BlockVariant<'a>)> {
         let (node, kind) = self.get(name);
-        let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
+        let SettingKind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
         let path = self.path.key(name);
-        node.and_then(Node::object)
+        node.and_then(ConfigNode::object)
             .into_iter()
             .flatten()
             .filter_map(|(name, node)| Some((name.as_str(), self.variant(node, kind, path.key(name))?)))
@@ -161,31 +161,33 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the items of a list of blocks with variants. Leaves out items of an unknown variant.
-    pub(crate) fn variants(&self, name: &str) -> Vec<Variant<'a>> {
+    pub(crate) fn variants(&self, name: &str) -> Vec<BlockVariant<'a>> {
         let (node, kind) = self.get(name);
-        let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
+        let SettingKind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
         let path = self.path.key(name);
-        let items = node.and_then(Node::items).unwrap_or_default();
+        let items = node.and_then(ConfigNode::items).unwrap_or_default();
         items.into_iter().enumerate().filter_map(|(i, node)| self.variant(node, kind, path.index(i))).collect()
     }
 
     /// Returns the items of a list of blocks.
-    pub(crate) fn blocks(&self, name: &str) -> Vec<Fields<'a>> {
+    pub(crate) fn blocks(&self, name: &str) -> Vec<BlockFields<'a>> {
         let (node, kind) = self.get(name);
-        let Kind::List(Kind::Block(block)) = kind else { unreachable!("{name} is a list of blocks in its schema") };
+        let SettingKind::List(SettingKind::Block(block)) = kind else {
+            unreachable!("{name} is a list of blocks in its schema")
+        };
         let path = self.path.key(name);
-        let items = node.and_then(Node::items).unwrap_or_default();
+        let items = node.and_then(ConfigNode::items).unwrap_or_default();
         items.into_iter().enumerate().map(|(i, node)| self.inner(Some(node), block, path.index(i))).collect()
     }
 
     /// Returns the names in a map, of valid and invalid entries.
     pub(crate) fn names(&self, name: &str) -> Vec<&'a str> {
-        self.get(name).0.and_then(Node::object).into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+        self.get(name).0.and_then(ConfigNode::object).into_iter().flatten().map(|(name, _)| name.as_str()).collect()
     }
 
     /// Returns the number of items in a list, valid or not.
     pub(crate) fn item_count(&self, name: &str) -> usize {
-        self.get(name).0.and_then(Node::items).map_or(0, |items| items.len())
+        self.get(name).0.and_then(ConfigNode::items).map_or(0, |items| items.len())
     }
 
     /// Returns the strings of a list.
@@ -194,16 +196,16 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the strings of a list, each with the path and the place of its item.
-    pub(crate) fn texts_and_places(&self, name: &str) -> Vec<(String, KeyPath, &'a Place)> {
+    pub(crate) fn texts_and_places(&self, name: &str) -> Vec<(String, KeyPath, &'a ConfigPlace)> {
         let (node, kind) = self.get(name);
-        let Kind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
+        let SettingKind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
         let path = self.path.key(name);
-        let items = node.and_then(Node::items).unwrap_or_default();
+        let items = node.and_then(ConfigNode::items).unwrap_or_default();
         items
             .into_iter()
             .enumerate()
-            .filter_map(|(i, item)| match Leaf::read(item, kind) {
-                Ok(Leaf::Text(text)) => Some((text, path.index(i), &item.place)),
+            .filter_map(|(i, item)| match LeafValue::read(item, kind) {
+                Ok(LeafValue::Text(text)) => Some((text, path.index(i), &item.place)),
                 _ => None,
             })
             .collect()
@@ -212,25 +214,25 @@ impl<'a> Fields<'a> {
     /// Returns the strings of a map, by name.
     pub(crate) fn texts_by_name(&self, name: &str) -> Vec<(String, String)> {
         let (node, kind) = self.get(name);
-        let Kind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
-        node.and_then(Node::object)
+        let SettingKind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
+        node.and_then(ConfigNode::object)
             .into_iter()
             .flatten()
-            .filter_map(|(name, node)| match Leaf::read(node, kind) {
-                Ok(Leaf::Text(text)) => Some((name.clone(), text)),
+            .filter_map(|(name, node)| match LeafValue::read(node, kind) {
+                Ok(LeafValue::Text(text)) => Some((name.clone(), text)),
                 _ => None,
             })
             .collect()
     }
 
-    fn variant(&self, node: &'a Node, kind: &'static Kind, path: KeyPath) -> Option<Variant<'a>> {
-        let Kind::Tagged(tagged) = kind else { unreachable!("{path} has variants in its schema") };
+    fn variant(&self, node: &'a ConfigNode, kind: &'static SettingKind, path: KeyPath) -> Option<BlockVariant<'a>> {
+        let SettingKind::Tagged(tagged) = kind else { unreachable!("{path} has variants in its schema") };
         let word = &node.object()?.get(tagged.tag)?.scalar()?.raw;
         let (tag, block) = tagged.variant(word)?;
-        Some(Variant { tag, fields: self.inner(Some(node), block, path) })
+        Some(BlockVariant { tag, fields: self.inner(Some(node), block, path) })
     }
 
-    fn inner(&self, node: Option<&'a Node>, block: &'static Block, path: KeyPath) -> Fields<'a> {
-        Fields { node, block, path, place: node.map_or(&self.place, |node| &node.key_place).clone() }
+    fn inner(&self, node: Option<&'a ConfigNode>, block: &'static BlockSchema, path: KeyPath) -> BlockFields<'a> {
+        BlockFields { node, block, path, place: node.map_or(&self.place, |node| &node.key_place).clone() }
     }
 }

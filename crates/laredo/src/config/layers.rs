@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use hocon::{Config, HoconError, ResolveOptions};
 
-use super::diagnostics::Problem;
-use super::document::Reader;
-use super::load::Loader;
-use super::marks::Marks;
-use super::nearest::nearest;
-use super::overrides::Override;
-use super::schema::Schema;
-use super::sources::Sources;
-use super::tree::{KeyPath, Node, Place, Value};
+use super::diagnostics::ConfigProblem;
+use super::document::DocumentReader;
+use super::key_places::KeyPlaces;
+use super::load::ConfigLoader;
+use super::overrides::KeyOverride;
+use super::schema::ConfigSchema;
+use super::sources::ConfigTexts;
+use super::suggestions::nearest;
+use super::tree::{ConfigNode, ConfigPlace, ConfigValue, KeyPath};
 use super::variables;
 
 /// The folder of `*.conf` files unless another one is given.
@@ -23,26 +23,26 @@ const CONF_DIR_DEFAULT: &str = "/etc/laredo/conf.d";
 const INIT_DIR_DEFAULT: &str = "/docker-entrypoint-init.d";
 
 /// A configuration while it is being merged: the layers so far, with their places and problems.
-pub(crate) struct Merging {
-    pub(crate) sources: Sources,
-    pub(crate) problems: Vec<Problem>,
-    marks: Marks,
+pub(crate) struct LayerMerger {
+    pub(crate) sources: ConfigTexts,
+    pub(crate) problems: Vec<ConfigProblem>,
+    marks: KeyPlaces,
     merged: Config,
 }
 
-impl Merging {
+impl LayerMerger {
     pub(crate) fn new() -> Self {
-        Merging {
-            sources: Sources::default(),
+        LayerMerger {
+            sources: ConfigTexts::default(),
             problems: Vec::new(),
-            marks: Marks::new(Place::Nowhere),
+            marks: KeyPlaces::new(ConfigPlace::Nowhere),
             merged: hocon::empty(None),
         }
     }
 
     /// Returns the merged tree. Returns `None` if a file cannot be read, or if the result cannot be
     /// resolved.
-    pub(crate) fn tree(&mut self, loader: &Loader, schema: &Schema) -> Option<Node> {
+    pub(crate) fn tree(&mut self, loader: &ConfigLoader, schema: &ConfigSchema) -> Option<ConfigNode> {
         for (path, place) in self.files(loader, schema) {
             self.file(&path, &place);
         }
@@ -75,27 +75,27 @@ impl Merging {
     }
 
     /// Returns the files to read, in order, each with the argument or variable that named it.
-    fn files(&mut self, loader: &Loader, schema: &Schema) -> Vec<(PathBuf, Place)> {
+    fn files(&mut self, loader: &ConfigLoader, schema: &ConfigSchema) -> Vec<(PathBuf, ConfigPlace)> {
         let mut files = Vec::new();
         if let Some(file) = &loader.file {
-            files.push((file.clone(), Place::Argument("--config".to_owned())));
+            files.push((file.clone(), ConfigPlace::Argument("--config".to_owned())));
         } else if let Some(file) = loader.environment.get(schema.file_variable)
             && !file.is_empty()
         {
-            let variable = Place::Variable(schema.file_variable.to_owned());
+            let variable = ConfigPlace::Variable(schema.file_variable.to_owned());
             files.push((PathBuf::from(file), variable));
         }
         for (flag, named, default) in
             [("--conf-dir", &loader.conf_dir, CONF_DIR_DEFAULT), ("--init-dir", &loader.init_dir, INIT_DIR_DEFAULT)]
         {
-            let place = Place::Argument(flag.to_owned());
+            let place = ConfigPlace::Argument(flag.to_owned());
             let folder = named.as_deref().unwrap_or(Path::new(default));
             if named.is_none() && !folder.is_dir() {
                 continue;
             }
             match conf_files(folder) {
                 Ok(found) => files.extend(found.into_iter().map(|file| (file, place.clone()))),
-                Err(error) => self.problems.push(Problem::new(
+                Err(error) => self.problems.push(ConfigProblem::new(
                     &place,
                     &KeyPath::default(),
                     format!("cannot read the folder {}: {error}", folder.display()),
@@ -105,11 +105,11 @@ impl Merging {
         files
     }
 
-    fn file(&mut self, path: &Path, place: &Place) {
+    fn file(&mut self, path: &Path, place: &ConfigPlace) {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
-                self.problems.push(Problem::new(
+                self.problems.push(ConfigProblem::new(
                     place,
                     &KeyPath::default(),
                     format!("cannot read {}: {error}", path.display()),
@@ -117,28 +117,28 @@ impl Merging {
                 return;
             }
         };
-        let mut reader = Reader::new(&mut self.sources, &mut self.problems);
+        let mut reader = DocumentReader::new(&mut self.sources, &mut self.problems);
         if let Some(layer) = reader.document(path, &text, &mut self.marks) {
             self.merged = layer.with_fallback(&self.merged);
         }
     }
 
     /// Returns the keys that variables and arguments set, in order.
-    fn settings(&mut self, loader: &Loader, schema: &Schema) -> Vec<Override> {
+    fn settings(&mut self, loader: &ConfigLoader, schema: &ConfigSchema) -> Vec<KeyOverride> {
         let mut settings = Vec::new();
         for (name, value) in &loader.environment {
             if !variables::is_ours(schema, name, value) {
                 continue;
             }
-            let place = Place::Variable(name.clone());
+            let place = ConfigPlace::Variable(name.clone());
             let mut keys = variables::keys(schema, name, &self.marks);
             match keys.len() {
-                1 => settings.push(Override { path: keys.remove(0), value: value.clone(), place }),
+                1 => settings.push(KeyOverride { path: keys.remove(0), value: value.clone(), place }),
                 0 => self.problems.push(self.unknown_variable(schema, name, &place)),
                 _ => {
                     let keys: Vec<_> = keys.iter().map(|keys| KeyPath::from_keys(keys).to_string()).collect();
                     let message = format!("may mean {}; set the key with --set", keys.join(" or "));
-                    self.problems.push(Problem::new(&place, &KeyPath::default(), message));
+                    self.problems.push(ConfigProblem::new(&place, &KeyPath::default(), message));
                 }
             }
         }
@@ -151,8 +151,8 @@ impl Merging {
         settings
     }
 
-    fn unknown_variable(&self, schema: &Schema, name: &str, place: &Place) -> Problem {
-        let problem = Problem::new(place, &KeyPath::default(), "sets no known key");
+    fn unknown_variable(&self, schema: &ConfigSchema, name: &str, place: &ConfigPlace) -> ConfigProblem {
+        let problem = ConfigProblem::new(place, &KeyPath::default(), "sets no known key");
         let names = variables::names(schema, &self.marks);
         match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => problem.help(format!("did you mean {near}?")),
@@ -161,7 +161,7 @@ impl Merging {
     }
 
     /// Resolves `${…}` from the keys, and then from the environment.
-    fn resolve(&mut self, environment: &BTreeMap<String, String>) -> Option<Node> {
+    fn resolve(&mut self, environment: &BTreeMap<String, String>) -> Option<ConfigNode> {
         let strict = ResolveOptions::defaults().with_use_system_environment(false);
         let lenient = strict.clone().with_allow_unresolved(true);
         let resolve = |options| {
@@ -177,7 +177,7 @@ impl Merging {
         match resolve(lenient) {
             Ok(config) if !config.is_resolved() => {
                 let tree = self.root(&config);
-                self.holes(&tree, &KeyPath::default());
+                self.report_unresolved(&tree, &KeyPath::default());
                 Some(tree)
             }
             _ => {
@@ -188,46 +188,46 @@ impl Merging {
         }
     }
 
-    fn holes(&mut self, node: &Node, path: &KeyPath) {
+    fn report_unresolved(&mut self, node: &ConfigNode, path: &KeyPath) {
         match &node.value {
-            Value::Unresolved => {
+            ConfigValue::Unresolved => {
                 let name = self.sources.substitution_at(&node.place);
                 let what = name.unwrap_or("a substitution here").to_owned();
                 let message = format!("{what} has no value: no such key and no such variable");
-                self.problems.push(Problem::new(&node.place, path, message));
+                self.problems.push(ConfigProblem::new(&node.place, path, message));
             }
-            Value::Object(fields) => {
+            ConfigValue::Object(fields) => {
                 for (key, field) in fields {
-                    self.holes(field, &path.key(key));
+                    self.report_unresolved(field, &path.key(key));
                 }
             }
-            Value::List(items) => {
+            ConfigValue::List(items) => {
                 for (i, item) in items.iter().enumerate() {
-                    self.holes(item, &path.index(i));
+                    self.report_unresolved(item, &path.index(i));
                 }
             }
-            Value::Scalar(_) => {}
+            ConfigValue::Scalar(_) => {}
         }
     }
 
-    fn unresolvable(&self, error: &HoconError) -> Problem {
+    fn unresolvable(&self, error: &HoconError) -> ConfigProblem {
         let (place, message) = match error {
             HoconError::Resolve(error) => {
                 (self.sources.substitution_place(error.line, error.col), error.message.clone())
             }
-            error => (Place::Nowhere, error.to_string()),
+            error => (ConfigPlace::Nowhere, error.to_string()),
         };
-        Problem::new(&place, &KeyPath::default(), message)
+        ConfigProblem::new(&place, &KeyPath::default(), message)
     }
 
-    fn root(&self, config: &Config) -> Node {
-        let mut root = Node::empty(Place::Nowhere);
-        if let Value::Object(fields) = &mut root.value {
+    fn root(&self, config: &Config) -> ConfigNode {
+        let mut root = ConfigNode::empty(ConfigPlace::Nowhere);
+        if let ConfigValue::Object(fields) = &mut root.value {
             for key in config.keys() {
                 let quoted = serde_json::Value::from(key).to_string();
                 let marks = self.marks.children.get(key);
                 if let Some(value) = config.get(&quoted) {
-                    let node = Node::join(value, marks, &Place::Nowhere);
+                    let node = ConfigNode::join(value, marks, &ConfigPlace::Nowhere);
                     fields.insert(key.to_owned(), node);
                 }
             }

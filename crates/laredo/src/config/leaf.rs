@@ -6,12 +6,12 @@ use std::time::Duration;
 use hocon::{HoconValue, ScalarType, ScalarValue};
 use serde::Deserialize;
 
-use super::schema::Kind;
-use super::tree::Node;
+use super::schema::SettingKind;
+use super::tree::ConfigNode;
 
 /// A value without keys or items.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Leaf {
+pub(crate) enum LeafValue {
     Text(String),
     Flag(bool),
     Count(u64),
@@ -23,90 +23,94 @@ pub(crate) enum Leaf {
     Word(&'static str),
 }
 
-impl Leaf {
+impl LeafValue {
     /// Reads a node as a value of a kind.
     ///
     /// # Errors
     ///
     /// A description of the expected kind, in words that follow "expected".
-    pub(crate) fn read(node: &Node, kind: &Kind) -> Result<Leaf, String> {
+    pub(crate) fn read(node: &ConfigNode, kind: &SettingKind) -> Result<LeafValue, String> {
         Self::parse(node, kind).ok_or_else(|| expected(kind))
     }
 
-    fn parse(node: &Node, kind: &Kind) -> Option<Leaf> {
+    fn parse(node: &ConfigNode, kind: &SettingKind) -> Option<LeafValue> {
         let scalar = node.scalar()?;
         // HOCON converts between strings, numbers and booleans where the reader expects another
         // type.
         let value = HoconValue::Scalar(scalar.clone());
         match kind {
-            Kind::Text { accepts, .. } => accepts(&scalar.raw).then(|| Leaf::Text(scalar.raw.clone())),
-            Kind::Secret => (!scalar.raw.trim().is_empty()).then(|| Leaf::Text(scalar.raw.clone())),
-            Kind::Flag => value.as_bool().map(Leaf::Flag),
-            Kind::Count { min, max } => {
+            SettingKind::Text { accepts, .. } => accepts(&scalar.raw).then(|| LeafValue::Text(scalar.raw.clone())),
+            SettingKind::Secret => (!scalar.raw.trim().is_empty()).then(|| LeafValue::Text(scalar.raw.clone())),
+            SettingKind::Flag => value.as_bool().map(LeafValue::Flag),
+            SettingKind::Count { min, max } => {
                 let count = u64::try_from(value.as_i64()?).ok()?;
-                (*min..=*max).contains(&count).then_some(Leaf::Count(count))
+                (*min..=*max).contains(&count).then_some(LeafValue::Count(count))
             }
-            Kind::Ratio { min, max } => {
+            SettingKind::Ratio { min, max } => {
                 let ratio = value.as_f64()?;
-                (*min..=*max).contains(&ratio).then_some(Leaf::Ratio(ratio))
+                (*min..=*max).contains(&ratio).then_some(LeafValue::Ratio(ratio))
             }
-            Kind::Time { min, max } => {
-                let InTime(time) = hocon::from_value(&value).ok()?;
-                (*min..=*max).contains(&time).then_some(Leaf::Time(time))
+            SettingKind::Time { min, max } => {
+                let HoconDuration(time) = hocon::from_value(&value).ok()?;
+                (*min..=*max).contains(&time).then_some(LeafValue::Time(time))
             }
-            Kind::Size { min, max } => {
-                let InBytes(size) = hocon::from_value(&value).ok()?;
-                (*min..=*max).contains(&size).then_some(Leaf::Size(size))
+            SettingKind::Size { min, max } => {
+                let HoconBytes(size) = hocon::from_value(&value).ok()?;
+                (*min..=*max).contains(&size).then_some(LeafValue::Size(size))
             }
-            Kind::Rate { min, max } => {
+            SettingKind::Rate { min, max } => {
                 let bytes = scalar.raw.trim().strip_suffix("/s")?;
                 let bytes = HoconValue::Scalar(ScalarValue::new(bytes.trim_end().to_owned(), ScalarType::String));
-                let InBytes(rate) = hocon::from_value(&bytes).ok()?;
-                (*min..=*max).contains(&rate).then_some(Leaf::Size(rate))
+                let HoconBytes(rate) = hocon::from_value(&bytes).ok()?;
+                (*min..=*max).contains(&rate).then_some(LeafValue::Size(rate))
             }
-            Kind::Choice(words) => words
+            SettingKind::Choice(words) => words
                 .iter()
                 .find(|spellings| spellings.contains(&scalar.raw.as_str()))
-                .map(|spellings| Leaf::Word(spellings[0])),
+                .map(|spellings| LeafValue::Word(spellings[0])),
             _ => None,
         }
     }
 }
 
 /// Returns true if a node's value is written as a number.
-pub(crate) fn is_number(node: &Node) -> bool {
+pub(crate) fn is_number(node: &ConfigNode) -> bool {
     node.scalar().is_some_and(|s| s.value_type == ScalarType::Number)
 }
 
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct InTime(#[serde(with = "hocon::serde::duration")] Duration);
+struct HoconDuration(#[serde(with = "hocon::serde::duration")] Duration);
 
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct InBytes(#[serde(with = "hocon::serde::bytes")] u64);
+struct HoconBytes(#[serde(with = "hocon::serde::bytes")] u64);
 
 /// Describes the values that a kind accepts, in words that follow "expected".
-pub(crate) fn expected(kind: &Kind) -> String {
+pub(crate) fn expected(kind: &SettingKind) -> String {
     match kind {
-        Kind::Text { expected, .. } => (*expected).to_owned(),
-        Kind::Secret => "a string that is not empty".to_owned(),
-        Kind::Flag => "true or false".to_owned(),
-        Kind::Count { min, max } if *max == i64::MAX as u64 => {
+        SettingKind::Text { expected, .. } => (*expected).to_owned(),
+        SettingKind::Secret => "a string that is not empty".to_owned(),
+        SettingKind::Flag => "true or false".to_owned(),
+        SettingKind::Count { min, max } if *max == i64::MAX as u64 => {
             format!("a whole number, {min} or more")
         }
-        Kind::Count { min, max } => format!("a whole number from {min} to {max}"),
-        Kind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX } => "a number above 0".to_owned(),
-        Kind::Ratio { min, max } => format!("a number from {min} to {max}"),
-        Kind::Time { min, max } => format!("a duration with a unit, from {} to {}", show_time(*min), show_time(*max)),
-        Kind::Size { min, .. } if *min == 0 => "a size such as 32MiB".to_owned(),
-        Kind::Size { min, .. } => format!("a size such as 32MiB, at least {}", show_size(*min)),
-        Kind::Rate { min, .. } => format!("a rate such as 20MiB/s, at least {}", show_rate(*min)),
-        Kind::Choice(words) => one_of(words.iter().map(|spellings| spellings[0])),
-        Kind::Scalar => "a string, a number, true, false or null".to_owned(),
-        Kind::Block(_) | Kind::Map(_) | Kind::Tagged(_) | Kind::Beside { .. } => "a block { … }".to_owned(),
-        Kind::List(_) => "a list [ … ]".to_owned(),
-        Kind::Refused(_) => "nothing".to_owned(),
+        SettingKind::Count { min, max } => format!("a whole number from {min} to {max}"),
+        SettingKind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX } => "a number above 0".to_owned(),
+        SettingKind::Ratio { min, max } => format!("a number from {min} to {max}"),
+        SettingKind::Time { min, max } => {
+            format!("a duration with a unit, from {} to {}", show_time(*min), show_time(*max))
+        }
+        SettingKind::Size { min, .. } if *min == 0 => "a size such as 32MiB".to_owned(),
+        SettingKind::Size { min, .. } => format!("a size such as 32MiB, at least {}", show_size(*min)),
+        SettingKind::Rate { min, .. } => format!("a rate such as 20MiB/s, at least {}", show_rate(*min)),
+        SettingKind::Choice(words) => one_of(words.iter().map(|spellings| spellings[0])),
+        SettingKind::Scalar => "a string, a number, true, false or null".to_owned(),
+        SettingKind::Block(_) | SettingKind::Map(_) | SettingKind::Tagged(_) | SettingKind::Beside { .. } => {
+            "a block { … }".to_owned()
+        }
+        SettingKind::List(_) => "a list [ … ]".to_owned(),
+        SettingKind::Refused(_) => "nothing".to_owned(),
     }
 }
 

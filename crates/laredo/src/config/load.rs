@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::check::check;
-use super::diagnostics::{Problem, Report};
-use super::layers::Merging;
-use super::overrides::Override;
-use super::schema::Schema;
-use super::sources::Sources;
-use super::tree::{KeyPath, Node, Place};
+use super::diagnostics::{ConfigProblem, ConfigReport};
+use super::layers::LayerMerger;
+use super::overrides::KeyOverride;
+use super::schema::ConfigSchema;
+use super::sources::ConfigTexts;
+use super::tree::{ConfigNode, ConfigPlace, KeyPath};
 
 /// The stack size of the thread that reads the configuration. Only the used part takes memory.
 const STACK_BYTES: usize = 64 << 20;
@@ -18,18 +18,18 @@ const STACK_BYTES: usize = 64 << 20;
 /// the init folder, `LAREDO_…` variables, settings in the order they were given. The `*.conf` files
 /// of a folder are sorted by name.
 #[derive(Clone)]
-pub struct Loader {
+pub struct ConfigLoader {
     pub(super) environment: BTreeMap<String, String>,
     pub(super) file: Option<PathBuf>,
     pub(super) conf_dir: Option<PathBuf>,
     pub(super) init_dir: Option<PathBuf>,
-    pub(super) settings: Vec<Result<Override, Problem>>,
+    pub(super) settings: Vec<Result<KeyOverride, ConfigProblem>>,
 }
 
-impl Loader {
+impl ConfigLoader {
     /// Makes a loader that sees these environment variables and no others.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        Loader {
+        ConfigLoader {
             environment: environment.into_iter().collect(),
             file: None,
             conf_dir: None,
@@ -40,7 +40,7 @@ impl Loader {
 
     /// Makes a loader that sees the process's environment, without variables that are not UTF-8.
     pub fn from_process() -> Self {
-        Loader::new(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+        ConfigLoader::new(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
     }
 
     /// Names the configuration file (`--config`). This overrides `LAREDO_CONFIG`, or for the
@@ -67,16 +67,16 @@ impl Loader {
     /// Adds the `key=value` of a `--set`. An invalid setting is reported when the configuration is
     /// loaded.
     pub fn set(mut self, assignment: &str) -> Self {
-        self.settings.push(Override::parse(assignment));
+        self.settings.push(KeyOverride::parse(assignment));
         self
     }
 
     /// Adds a key that a flag of its own sets, such as `--health-port`. Errors name the flag.
     pub fn flag(mut self, flag: &str, key: &str, value: impl Into<String>) -> Self {
-        self.settings.push(Ok(Override {
+        self.settings.push(Ok(KeyOverride {
             path: key.split('.').map(str::to_owned).collect(),
             value: value.into(),
-            place: Place::Argument(flag.to_owned()),
+            place: ConfigPlace::Argument(flag.to_owned()),
         }));
         self
     }
@@ -86,9 +86,9 @@ impl Loader {
     /// that one report has all problems.
     pub(crate) fn load<T: Send>(
         &self,
-        schema: &'static Schema,
-        read: impl FnOnce(&Node, &mut Vec<Problem>) -> T + Send,
-    ) -> Result<T, Report> {
+        schema: &'static ConfigSchema,
+        read: impl FnOnce(&ConfigNode, &mut Vec<ConfigProblem>) -> T + Send,
+    ) -> Result<T, ConfigReport> {
         // Merging and resolving recurse. This stack is enough for documents within the limits.
         std::thread::scope(|scope| {
             std::thread::Builder::new()
@@ -97,18 +97,22 @@ impl Loader {
                 .spawn_scoped(scope, || self.load_here(schema, read))
                 .map_err(|error| {
                     let message = format!("cannot start a thread to read the configuration: {error}");
-                    let problem = Problem::new(&Place::Nowhere, &KeyPath::default(), message);
-                    Report::new(Sources::default(), vec![problem])
+                    let problem = ConfigProblem::new(&ConfigPlace::Nowhere, &KeyPath::default(), message);
+                    ConfigReport::new(ConfigTexts::default(), vec![problem])
                 })?
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    fn load_here<T>(&self, schema: &Schema, read: impl FnOnce(&Node, &mut Vec<Problem>) -> T) -> Result<T, Report> {
-        let mut merging = Merging::new();
+    fn load_here<T>(
+        &self,
+        schema: &ConfigSchema,
+        read: impl FnOnce(&ConfigNode, &mut Vec<ConfigProblem>) -> T,
+    ) -> Result<T, ConfigReport> {
+        let mut merging = LayerMerger::new();
         let tree = merging.tree(self, schema);
-        let Merging { sources, mut problems, .. } = merging;
+        let LayerMerger { sources, mut problems, .. } = merging;
         let value = tree.map(|tree| {
             check(schema, &tree, &mut problems);
             read(&tree, &mut problems)
@@ -117,7 +121,7 @@ impl Loader {
             Some(value) if problems.is_empty() => Ok(value),
             _ => {
                 problems.sort_by_key(|problem| order(&problem.place));
-                Err(Report::new(sources, problems))
+                Err(ConfigReport::new(sources, problems))
             }
         }
     }
@@ -125,9 +129,9 @@ impl Loader {
 
 /// Returns a problem's sort key. Problems are reported file by file, from top to bottom; those
 /// without a file come last.
-fn order(place: &Place) -> (usize, usize, usize) {
+fn order(place: &ConfigPlace) -> (usize, usize, usize) {
     match place {
-        Place::File { source, line, column } => (*source, *line, *column),
+        ConfigPlace::File { source, line, column } => (*source, *line, *column),
         _ => (usize::MAX, 0, 0),
     }
 }

@@ -6,20 +6,19 @@
 //!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
-//! [`Loader`] merges the layers. A program's schema defines which keys exist. The program's reader
-//! makes typed values and finds the problems that a schema cannot detect. A [`Report`] has all
-//! problems at once.
+//! [`ConfigLoader`] merges the layers. A program's schema defines which keys exist. The program's
+//! reader makes typed values and finds the problems that a schema cannot detect. A [`ConfigReport`]
+//! has all problems at once.
 
 mod check;
 mod credentials;
 mod diagnostics;
 mod document;
 mod fields;
+mod key_places;
 mod layers;
 mod leaf;
 mod load;
-mod marks;
-mod nearest;
 mod overrides;
 mod references;
 mod schema;
@@ -27,15 +26,16 @@ mod secret;
 pub mod server;
 pub mod snapshotter;
 mod sources;
+mod suggestions;
 mod syntax;
 mod tree;
 mod value;
 mod variables;
 mod write;
 
-pub use credentials::Credentials;
-pub use diagnostics::Report;
-pub use load::Loader;
-pub use secret::{MASK, Secret};
+pub use credentials::CredentialsConfig;
+pub use diagnostics::ConfigReport;
+pub use load::ConfigLoader;
+pub use secret::{ConfigSecret, MASK};
 pub use server::ServerConfig;
 pub use snapshotter::SnapshotterConfig;

@@ -2,26 +2,26 @@
 
 use hocon::{Config, HoconValue};
 
-use super::diagnostics::Problem;
+use super::diagnostics::ConfigProblem;
 use super::syntax::DEPTH_MAX;
-use super::tree::{KeyPath, Node, Place, Value};
+use super::tree::{ConfigNode, ConfigPlace, ConfigValue, KeyPath};
 use super::value::value_document;
 
 /// A key, its new value as it was given, and the argument or variable that set it.
 #[derive(Clone)]
-pub(crate) struct Override {
+pub(crate) struct KeyOverride {
     pub(crate) path: Vec<String>,
     pub(crate) value: String,
-    pub(crate) place: Place,
+    pub(crate) place: ConfigPlace,
 }
 
-impl Override {
+impl KeyOverride {
     /// Parses the `key=value` of a `--set`. Keys may be quoted: `sources."a.b".connection=…`.
     ///
     /// # Errors
     ///
     /// A problem, if the `=` or a key is missing, or if the keys nest too deep.
-    pub(crate) fn parse(assignment: &str) -> Result<Override, Problem> {
+    pub(crate) fn parse(assignment: &str) -> Result<KeyOverride, ConfigProblem> {
         let mut path = vec![String::new()];
         let mut quoted = false;
         let mut chars = assignment.char_indices();
@@ -36,18 +36,18 @@ impl Override {
         });
         let trimmed: Vec<_> = path.iter().map(|key| key.trim().to_owned()).collect();
         match equals {
-            Some(_) if path.len() > DEPTH_MAX => Err(Problem::new(
-                &Place::Argument("--set".to_owned()),
+            Some(_) if path.len() > DEPTH_MAX => Err(ConfigProblem::new(
+                &ConfigPlace::Argument("--set".to_owned()),
                 &KeyPath::default(),
                 format!("keys nest at most {DEPTH_MAX} levels deep"),
             )),
-            Some(equals) if trimmed.iter().all(|key| !key.is_empty()) => Ok(Override {
+            Some(equals) if trimmed.iter().all(|key| !key.is_empty()) => Ok(KeyOverride {
                 value: assignment[equals + 1..].trim().to_owned(),
-                place: Place::Argument(format!("--set {}", assignment[..equals].trim())),
+                place: ConfigPlace::Argument(format!("--set {}", assignment[..equals].trim())),
                 path: trimmed,
             }),
-            _ => Err(Problem::new(
-                &Place::Argument("--set".to_owned()),
+            _ => Err(ConfigProblem::new(
+                &ConfigPlace::Argument("--set".to_owned()),
                 &KeyPath::default(),
                 "expected key=value, as in --set grpc.port=4001",
             )),
@@ -60,36 +60,38 @@ impl Override {
     }
 
     /// Returns the override as a layer of configuration to merge.
-    pub(crate) fn layer(&self) -> Result<Config, Problem> {
+    pub(crate) fn layer(&self) -> Result<Config, ConfigProblem> {
         value_document(&self.path, &self.text()).map_err(|error| self.problem(error))
     }
 
     /// Sets the key in a resolved tree. The path may have an index: `tables.0.targets.0.grpc.port`.
-    pub(crate) fn apply(&self, root: &mut Node) -> Result<(), Problem> {
+    pub(crate) fn apply(&self, root: &mut ConfigNode) -> Result<(), ConfigProblem> {
         let key = "value".to_owned();
         let config = value_document(std::slice::from_ref(&key), &self.text()).map_err(|error| self.problem(error))?;
         let null = HoconValue::Scalar(hocon::ScalarValue::null());
-        let node = Node::join(config.get(&key).unwrap_or(&null), None, &self.place);
+        let node = ConfigNode::join(config.get(&key).unwrap_or(&null), None, &self.place);
         let slot = self.slot(root)?;
         *slot = node;
         Ok(())
     }
 
-    fn slot<'n>(&self, root: &'n mut Node) -> Result<&'n mut Node, Problem> {
+    fn slot<'n>(&self, root: &'n mut ConfigNode) -> Result<&'n mut ConfigNode, ConfigProblem> {
         let mut node = root;
         for key in &self.path {
-            if !matches!(node.value, Value::Object(_) | Value::List(_)) {
-                *node = Node::empty(self.place.clone());
+            if !matches!(node.value, ConfigValue::Object(_) | ConfigValue::List(_)) {
+                *node = ConfigNode::empty(self.place.clone());
             }
             node = match &mut node.value {
-                Value::List(items) => {
+                ConfigValue::List(items) => {
                     let count = items.len();
                     key.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
                         self.problem(format!("there is no item {key} in a list of {count}; the first item is 0"))
                     })?
                 }
-                Value::Object(fields) => fields.entry(key.clone()).or_insert_with(|| Node::empty(self.place.clone())),
-                Value::Scalar(_) | Value::Unresolved => {
+                ConfigValue::Object(fields) => {
+                    fields.entry(key.clone()).or_insert_with(|| ConfigNode::empty(self.place.clone()))
+                }
+                ConfigValue::Scalar(_) | ConfigValue::Unresolved => {
                     unreachable!("what is neither a block nor a list was replaced above")
                 }
             };
@@ -112,22 +114,22 @@ impl Override {
         }
     }
 
-    fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem::new(&self.place, &KeyPath::from_keys(&self.path), message)
+    fn problem(&self, message: impl Into<String>) -> ConfigProblem {
+        ConfigProblem::new(&self.place, &KeyPath::from_keys(&self.path), message)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Override;
+    use super::KeyOverride;
 
     #[test]
     fn an_assignment_is_split_at_its_first_unquoted_equals_sign() {
-        let set = Override::parse("sources.\"a.b=c\".connection = host=h password=p").expect("valid");
+        let set = KeyOverride::parse("sources.\"a.b=c\".connection = host=h password=p").expect("valid");
         assert_eq!(set.path, ["sources", "a.b=c", "connection"]);
         assert_eq!(set.value, "host=h password=p");
         for wrong in ["", "=", "grpc.port", "=5", "a..b=1", ".a=1", "\"a=1"] {
-            assert!(Override::parse(wrong).is_err(), "{wrong}");
+            assert!(KeyOverride::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 /// The schema of a whole configuration.
-pub(crate) struct Schema {
-    pub(crate) root: &'static Block,
+pub(crate) struct ConfigSchema {
+    pub(crate) root: &'static BlockSchema,
     /// Keys that other implementations have and this one refuses: the name, and the sentence for
     /// the error.
     pub(crate) refused: &'static [(&'static str, &'static str)],
@@ -21,19 +21,19 @@ pub(crate) struct Schema {
 }
 
 /// The keys of one `{ … }`.
-pub(crate) struct Block {
-    pub(crate) keys: &'static [Key],
+pub(crate) struct BlockSchema {
+    pub(crate) keys: &'static [KeySchema],
 }
 
 /// A key of a block.
-pub(crate) struct Key {
+pub(crate) struct KeySchema {
     pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: SettingKind,
     pub(crate) required: bool,
 }
 
 /// The kind of a value.
-pub(crate) enum Kind {
+pub(crate) enum SettingKind {
     /// A string that `accepts` approves of; `expected` describes such strings.
     Text {
         accepts: fn(&str) -> bool,
@@ -72,47 +72,47 @@ pub(crate) enum Kind {
     /// Any string, number, boolean or null.
     Scalar,
     /// A block with known keys.
-    Block(&'static Block),
+    Block(&'static BlockSchema),
     /// A block whose keys are names that the operator chooses.
-    Map(&'static Kind),
-    List(&'static Kind),
+    Map(&'static SettingKind),
+    List(&'static SettingKind),
     /// A block whose other keys depend on the word under `tag`.
-    Tagged(&'static Tagged),
+    Tagged(&'static VariantSchema),
     /// A block whose keys depend on the word under another key of the same block.
     Beside {
         tag: &'static str,
-        variants: &'static [(&'static str, &'static Block)],
+        variants: &'static [(&'static str, &'static BlockSchema)],
     },
     /// A key of another program or a later version; the sentence says why it is refused.
     Refused(&'static str),
 }
 
 /// The variants of a block.
-pub(crate) struct Tagged {
+pub(crate) struct VariantSchema {
     /// The key that selects the variant: `type`. Each variant's block has it, too.
     pub(crate) tag: &'static str,
     /// A description of the block for messages: "source type".
     pub(crate) what: &'static str,
     /// The variants: the words of each, of which the first is printed, and its block.
-    pub(crate) variants: &'static [(&'static [&'static str], &'static Block)],
+    pub(crate) variants: &'static [(&'static [&'static str], &'static BlockSchema)],
 }
 
-impl Schema {
+impl ConfigSchema {
     /// Returns the paths of all keys that have a value. `*` is a placeholder for names that the
     /// operator chooses.
     pub(crate) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
-        collect(&Kind::Block(self.root), "", &mut keys);
+        collect(&SettingKind::Block(self.root), "", &mut keys);
         keys.dedup();
         keys
     }
 }
 
-fn collect(kind: &Kind, path: &str, keys: &mut Vec<String>) {
+fn collect(kind: &SettingKind, path: &str, keys: &mut Vec<String>) {
     match kind {
-        Kind::Refused(_) => {}
-        Kind::List(kind) => collect(kind, path, keys),
-        Kind::Map(kind) => collect(kind, &format!("{path}.*"), keys),
+        SettingKind::Refused(_) => {}
+        SettingKind::List(kind) => collect(kind, path, keys),
+        SettingKind::Map(kind) => collect(kind, &format!("{path}.*"), keys),
         _ => {
             let blocks = kind.blocks();
             if blocks.is_empty() {
@@ -125,41 +125,41 @@ fn collect(kind: &Kind, path: &str, keys: &mut Vec<String>) {
     }
 }
 
-impl Kind {
+impl SettingKind {
     /// Returns the blocks that a value of this kind may be.
-    pub(crate) fn blocks(&self) -> Vec<&'static Block> {
+    pub(crate) fn blocks(&self) -> Vec<&'static BlockSchema> {
         match self {
-            Kind::Block(block) => vec![*block],
-            Kind::Tagged(tagged) => tagged.variants.iter().map(|(_, block)| *block).collect(),
-            Kind::Beside { variants, .. } => variants.iter().map(|(_, block)| *block).collect(),
+            SettingKind::Block(block) => vec![*block],
+            SettingKind::Tagged(tagged) => tagged.variants.iter().map(|(_, block)| *block).collect(),
+            SettingKind::Beside { variants, .. } => variants.iter().map(|(_, block)| *block).collect(),
             _ => Vec::new(),
         }
     }
 }
 
-impl Key {
-    pub(crate) const fn new(name: &'static str, kind: Kind) -> Key {
-        Key { name, kind, required: false }
+impl KeySchema {
+    pub(crate) const fn new(name: &'static str, kind: SettingKind) -> KeySchema {
+        KeySchema { name, kind, required: false }
     }
 
-    pub(crate) const fn required(name: &'static str, kind: Kind) -> Key {
-        Key { name, kind, required: true }
+    pub(crate) const fn required(name: &'static str, kind: SettingKind) -> KeySchema {
+        KeySchema { name, kind, required: true }
     }
 }
 
-impl Block {
-    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+impl BlockSchema {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static KeySchema> {
         self.keys.iter().find(|key| key.name == name)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.keys.iter().filter(|key| !matches!(key.kind, Kind::Refused(_))).map(|key| key.name)
+        self.keys.iter().filter(|key| !matches!(key.kind, SettingKind::Refused(_))).map(|key| key.name)
     }
 }
 
-impl Tagged {
+impl VariantSchema {
     /// Returns the variant that a word selects: its printed name and its block.
-    pub(crate) fn variant(&self, word: &str) -> Option<(&'static str, &'static Block)> {
+    pub(crate) fn variant(&self, word: &str) -> Option<(&'static str, &'static BlockSchema)> {
         self.variants.iter().find(|(words, _)| words.contains(&word)).map(|(words, block)| (words[0], *block))
     }
 
@@ -170,14 +170,14 @@ impl Tagged {
 }
 
 /// A string that is not blank.
-pub(crate) const TEXT: Kind =
-    Kind::Text { accepts: |text| !text.trim().is_empty(), expected: "a string that is not empty" };
+pub(crate) const TEXT: SettingKind =
+    SettingKind::Text { accepts: |text| !text.trim().is_empty(), expected: "a string that is not empty" };
 
 /// A string in which empty means missing.
-pub(crate) const TEXT_OR_EMPTY: Kind = Kind::Text { accepts: |_| true, expected: "a string" };
+pub(crate) const TEXT_OR_EMPTY: SettingKind = SettingKind::Text { accepts: |_| true, expected: "a string" };
 
 /// The path of an HTTP endpoint.
-pub(crate) const URL_PATH: Kind = Kind::Text {
+pub(crate) const URL_PATH: SettingKind = SettingKind::Text {
     accepts: |text| {
         text.starts_with('/')
             && !text.contains("/:")
@@ -187,14 +187,15 @@ pub(crate) const URL_PATH: Kind = Kind::Text {
 };
 
 /// A TCP port; 0 means any free one.
-pub(crate) const PORT: Kind = Kind::Count { min: 0, max: u16::MAX as u64 };
+pub(crate) const PORT: SettingKind = SettingKind::Count { min: 0, max: u16::MAX as u64 };
 
 /// A whole number, 1 or more.
-pub(crate) const AT_LEAST_ONE: Kind = Kind::Count { min: 1, max: i64::MAX as u64 };
+pub(crate) const AT_LEAST_ONE: SettingKind = SettingKind::Count { min: 1, max: i64::MAX as u64 };
 
 /// A number above 0.
-pub(crate) const ABOVE_ZERO: Kind = Kind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX };
+pub(crate) const ABOVE_ZERO: SettingKind = SettingKind::Ratio { min: f64::MIN_POSITIVE, max: f64::MAX };
 
 /// A duration from 1 s to 10 years. The maximum is practically unlimited, and sums of such
 /// durations cannot overflow.
-pub(crate) const AGE: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(3650 * 86_400) };
+pub(crate) const AGE: SettingKind =
+    SettingKind::Time { min: Duration::from_secs(1), max: Duration::from_secs(3650 * 86_400) };

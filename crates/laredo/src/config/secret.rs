@@ -11,12 +11,12 @@ pub const MASK: &str = "****";
 /// A string that no message, log or dump shows. Its `Debug` output is a mask, and it has no
 /// `Display`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct ConfigSecret(String);
 
-impl Secret {
+impl ConfigSecret {
     /// Wraps a value so that it is not printed.
     pub fn new(value: impl Into<String>) -> Self {
-        Secret(value.into())
+        ConfigSecret(value.into())
     }
 
     /// Returns the value, for the code that uses it. The result must not be logged.
@@ -50,7 +50,7 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the pattern is a literal that the tests compile")
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for ConfigSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secret({MASK})")
     }

@@ -3,7 +3,7 @@
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 use super::secret::mask_text;
-use super::tree::Place;
+use super::tree::ConfigPlace;
 
 /// The maximum length of a line that is shown. Terminals have no room for longer ones, and miette
 /// does not count that far.
@@ -12,18 +12,18 @@ const LINE_BYTES_MAX: usize = 1000;
 /// The texts that a configuration was read from, already masked. Code that uses them cannot print a
 /// secret.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sources(Vec<Source>);
+pub(crate) struct ConfigTexts(Vec<ConfigText>);
 
 #[derive(Debug, Clone)]
-struct Source {
+struct ConfigText {
     name: String,
     masked: String,
 }
 
-impl Sources {
-    /// Adds a text and returns its index, for `Place::File`.
+impl ConfigTexts {
+    /// Adds a text and returns its index, for `ConfigPlace::File`.
     pub(crate) fn add(&mut self, name: String, text: &str) -> usize {
-        self.0.push(Source { name, masked: mask_text(text) });
+        self.0.push(ConfigText { name, masked: mask_text(text) });
         self.0.len() - 1
     }
 
@@ -35,8 +35,8 @@ impl Sources {
     }
 
     /// Returns the text of the first required substitution at or after a place, on the same line.
-    pub(crate) fn substitution_at(&self, place: &Place) -> Option<&str> {
-        let Place::File { source, line, column } = place else {
+    pub(crate) fn substitution_at(&self, place: &ConfigPlace) -> Option<&str> {
+        let ConfigPlace::File { source, line, column } = place else {
             return None;
         };
         let text = &self.0.get(*source)?.masked;
@@ -51,22 +51,22 @@ impl Sources {
 
     /// Returns the place of a substitution. The library reports its line and column, but not its
     /// file.
-    pub(crate) fn substitution_place(&self, line: usize, column: usize) -> Place {
+    pub(crate) fn substitution_place(&self, line: usize, column: usize) -> ConfigPlace {
         let found = self.0.iter().position(|source| {
             let text = &source.masked;
             line > 0 && text[span(text, line, column).offset()..].starts_with("${")
         });
-        found.map_or(Place::Nowhere, |source| Place::File { source, line, column })
+        found.map_or(ConfigPlace::Nowhere, |source| ConfigPlace::File { source, line, column })
     }
 
     /// Corrects the place of a bracket, which the library may report one column past it.
-    pub(crate) fn bracket(&self, place: Place, bracket: char) -> Place {
+    pub(crate) fn bracket(&self, place: ConfigPlace, bracket: char) -> ConfigPlace {
         match place {
-            Place::File { source, line, column } if column > 1 => {
+            ConfigPlace::File { source, line, column } if column > 1 => {
                 let text = self.0.get(source).map_or("", |s| s.masked.as_str());
                 let before = span(text, line, column - 1).offset();
                 let column = if text[before..].starts_with(bracket) { column - 1 } else { column };
-                Place::File { source, line, column }
+                ConfigPlace::File { source, line, column }
             }
             place => place,
         }
@@ -74,35 +74,35 @@ impl Sources {
 
     /// Returns the text that contains a place, and the span of the word there. Returns `None` for a
     /// place that is not in a file, or if a line is too long to show.
-    pub(crate) fn excerpt(&self, place: &Place) -> Option<(Excerpt, SourceSpan)> {
-        let Place::File { source, line, column } = place else {
+    pub(crate) fn excerpt(&self, place: &ConfigPlace) -> Option<(ConfigExcerpt, SourceSpan)> {
+        let ConfigPlace::File { source, line, column } = place else {
             return None;
         };
         let source = self.0.get(*source)?;
         let around = source.masked.lines().skip(line.saturating_sub(2)).take(3);
         let long = around.map(str::len).any(|length| length > LINE_BYTES_MAX);
-        (!long).then(|| (Excerpt(source.clone()), span(&source.masked, *line, *column)))
+        (!long).then(|| (ConfigExcerpt(source.clone()), span(&source.masked, *line, *column)))
     }
 
     /// Describes a place: `file:line:column`, or the variable or argument that set the key.
-    pub(crate) fn name(&self, place: &Place) -> String {
+    pub(crate) fn name(&self, place: &ConfigPlace) -> String {
         match place {
-            Place::File { source, line, column } => {
+            ConfigPlace::File { source, line, column } => {
                 let name = self.0.get(*source).map_or("", |s| s.name.as_str());
                 format!("{name}:{line}:{column}")
             }
-            Place::Variable(name) => format!("environment variable {name}"),
-            Place::Argument(name) => name.clone(),
-            Place::Nowhere => String::new(),
+            ConfigPlace::Variable(name) => format!("environment variable {name}"),
+            ConfigPlace::Argument(name) => name.clone(),
+            ConfigPlace::Nowhere => String::new(),
         }
     }
 }
 
 /// A source whose columns are counted in characters, as in editors. Miette counts bytes.
 #[derive(Debug)]
-pub(crate) struct Excerpt(Source);
+pub(crate) struct ConfigExcerpt(ConfigText);
 
-impl SourceCode for Excerpt {
+impl SourceCode for ConfigExcerpt {
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,

@@ -10,7 +10,7 @@ pub(crate) const DEPTH_MAX: usize = 128;
 const SUBSTITUTIONS_MAX: usize = 1000;
 
 /// Parses a text, if it is sound enough for the library to process further.
-pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, SyntaxError> {
+pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, HoconSyntaxError> {
     let tokens = hocon::tokenize(text)?;
     check_braces(&tokens)?;
     check_substitutions(&tokens)?;
@@ -25,13 +25,13 @@ pub(crate) fn parse(text: &str, depth: usize) -> Result<AstNode, SyntaxError> {
 
 /// Checks that every `{` is closed and that every `}` closes a block. The library takes any other
 /// `}` for the end of the document, and ignores the rest silently.
-pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), SyntaxError> {
+pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), HoconSyntaxError> {
     let mut open = Vec::new();
     for token in tokens {
         match token.kind {
             TokenKind::LBrace => open.push(token),
             TokenKind::RBrace if open.pop().is_none() => {
-                return Err(SyntaxError::new(
+                return Err(HoconSyntaxError::new(
                     "this } closes no block; everything after it would be ignored",
                     token.line,
                     token.col,
@@ -41,43 +41,43 @@ pub(crate) fn check_braces(tokens: &[Token]) -> Result<(), SyntaxError> {
         }
     }
     match open.last() {
-        Some(token) => Err(SyntaxError::new("this { is never closed", token.line, token.col)),
+        Some(token) => Err(HoconSyntaxError::new("this { is never closed", token.line, token.col)),
         None => Ok(()),
     }
 }
 
 /// Checks the number of substitutions. A substitution may refer to the next one, and the library
 /// follows them by recursion.
-fn check_substitutions(tokens: &[Token]) -> Result<(), SyntaxError> {
+fn check_substitutions(tokens: &[Token]) -> Result<(), HoconSyntaxError> {
     let mut substitutions = tokens.iter().filter(|token| token.kind == TokenKind::Substitution);
     match substitutions.nth(SUBSTITUTIONS_MAX) {
         Some(token) => {
             let message = format!("a file may have at most {SUBSTITUTIONS_MAX} substitutions");
-            Err(SyntaxError::new(message, token.line, token.col))
+            Err(HoconSyntaxError::new(message, token.line, token.col))
         }
         None => Ok(()),
     }
 }
 
 /// Returns an error if a key nests deeper than the recursion over the tree may go.
-fn too_deep(fields: &[AstField], depth: usize) -> Option<SyntaxError> {
+fn too_deep(fields: &[AstField], depth: usize) -> Option<HoconSyntaxError> {
     fields.iter().find_map(|field| {
         let depth = depth + field.key.len();
         if depth > DEPTH_MAX {
             let message = format!("keys nest deeper than {DEPTH_MAX} levels");
-            return Some(SyntaxError::new(&message, field.pos.line, field.pos.col));
+            return Some(HoconSyntaxError::new(&message, field.pos.line, field.pos.col));
         }
         value_too_deep(&field.value, depth)
     })
 }
 
-fn value_too_deep(value: &AstNode, depth: usize) -> Option<SyntaxError> {
+fn value_too_deep(value: &AstNode, depth: usize) -> Option<HoconSyntaxError> {
     match value {
         AstNode::Object { fields, .. } => too_deep(fields, depth),
         AstNode::Array { items, .. } => items.iter().find_map(|i| value_too_deep(i, depth)),
         AstNode::Concat { nodes, .. } => nodes.iter().find_map(|n| value_too_deep(n, depth)),
         AstNode::Substitution { segments, pos, .. } if segments.len() > DEPTH_MAX => {
-            Some(SyntaxError::new("this substitution's path is too long", pos.line, pos.col))
+            Some(HoconSyntaxError::new("this substitution's path is too long", pos.line, pos.col))
         }
         _ => None,
     }
@@ -85,32 +85,32 @@ fn value_too_deep(value: &AstNode, depth: usize) -> Option<SyntaxError> {
 
 /// An error in a document's syntax. The line and column count from 1; they are 0 if the library
 /// does not report them.
-pub(crate) struct SyntaxError {
+pub(crate) struct HoconSyntaxError {
     pub(crate) message: String,
     pub(crate) line: usize,
     pub(crate) column: usize,
 }
 
-impl SyntaxError {
+impl HoconSyntaxError {
     pub(crate) fn new(message: impl Into<String>, line: usize, column: usize) -> Self {
-        SyntaxError { message: message.into(), line, column }
+        HoconSyntaxError { message: message.into(), line, column }
     }
 }
 
-impl From<ParseError> for SyntaxError {
+impl From<ParseError> for HoconSyntaxError {
     fn from(error: ParseError) -> Self {
-        SyntaxError::new(error.message, error.line, error.col)
+        HoconSyntaxError::new(error.message, error.line, error.col)
     }
 }
 
-impl From<HoconError> for SyntaxError {
+impl From<HoconError> for HoconSyntaxError {
     fn from(error: HoconError) -> Self {
         match error {
             HoconError::Parse(error) => error.into(),
             HoconError::Resolve(error) => {
-                SyntaxError::new(format!("{} ({})", error.message, error.path), error.line, error.col)
+                HoconSyntaxError::new(format!("{} ({})", error.message, error.path), error.line, error.col)
             }
-            error => SyntaxError::new(error.to_string(), 0, 0),
+            error => HoconSyntaxError::new(error.to_string(), 0, 0),
         }
     }
 }

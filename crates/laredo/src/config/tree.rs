@@ -5,23 +5,23 @@ use std::fmt;
 
 use hocon::{HoconValue, ScalarType, ScalarValue};
 
-use super::marks::Marks;
+use super::key_places::KeyPlaces;
 
 /// A value, its place, and the place of its key.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
+pub(crate) struct ConfigNode {
+    pub(crate) value: ConfigValue,
     /// The place where the value was written, for errors about the value.
-    pub(crate) place: Place,
+    pub(crate) place: ConfigPlace,
     /// The place where the key was written, for errors about the key (unknown, or missing inside).
-    pub(crate) key_place: Place,
+    pub(crate) key_place: ConfigPlace,
 }
 
 /// The value of a key.
 #[derive(Debug, Clone)]
-pub(crate) enum Value {
-    Object(BTreeMap<String, Node>),
-    List(Vec<Node>),
+pub(crate) enum ConfigValue {
+    Object(BTreeMap<String, ConfigNode>),
+    List(Vec<ConfigNode>),
     Scalar(ScalarValue),
     /// A substitution without a value. It has been reported, so no other error follows.
     Unresolved,
@@ -29,9 +29,9 @@ pub(crate) enum Value {
 
 /// A place where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A place in a file: its index in `Sources`, and the line and column. These count from 1, the
-    /// column in characters.
+pub(crate) enum ConfigPlace {
+    /// A place in a file: its index in `ConfigTexts`, and the line and column. These count from 1,
+    /// the column in characters.
     File { source: usize, line: usize, column: usize },
     /// An environment variable, by name.
     Variable(String),
@@ -43,60 +43,60 @@ pub(crate) enum Place {
 
 /// The path of a key from the root: `tables[0].targets[0].grpc.port`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct KeyPath(Vec<Step>);
+pub(crate) struct KeyPath(Vec<KeyPathStep>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum KeyPathStep {
     Key(String),
     Index(usize),
 }
 
-impl Node {
+impl ConfigNode {
     /// Joins the resolved values with the places where they were written. A value without a mark of
     /// its own, because it came through a substitution, has the place of the nearest key above it.
-    pub(crate) fn join(value: &HoconValue, marks: Option<&Marks>, above: &Place) -> Node {
+    pub(crate) fn join(value: &HoconValue, marks: Option<&KeyPlaces>, above: &ConfigPlace) -> ConfigNode {
         let place = marks.map_or(above, |m| &m.place).clone();
         let key_place = marks.map_or(above, |m| &m.key_place).clone();
         let value = match value {
-            HoconValue::Object(fields) => Value::Object(
+            HoconValue::Object(fields) => ConfigValue::Object(
                 fields
                     .iter()
                     .map(|(key, value)| {
                         let marks = marks.and_then(|m| m.children.get(key));
-                        (key.clone(), Node::join(value, marks, &key_place))
+                        (key.clone(), ConfigNode::join(value, marks, &key_place))
                     })
                     .collect(),
             ),
-            HoconValue::Array(items) => Value::List(
+            HoconValue::Array(items) => ConfigValue::List(
                 items
                     .iter()
                     .enumerate()
-                    .map(|(i, item)| Node::join(item, marks.and_then(|m| m.items.get(i)), &place))
+                    .map(|(i, item)| ConfigNode::join(item, marks.and_then(|m| m.items.get(i)), &place))
                     .collect(),
             ),
-            HoconValue::Scalar(scalar) => Value::Scalar(scalar.clone()),
-            _ => Value::Unresolved,
+            HoconValue::Scalar(scalar) => ConfigValue::Scalar(scalar.clone()),
+            _ => ConfigValue::Unresolved,
         };
-        Node { value, place, key_place }
+        ConfigNode { value, place, key_place }
     }
 
     /// Makes an empty block.
-    pub(crate) fn empty(place: Place) -> Node {
-        Node { value: Value::Object(BTreeMap::new()), key_place: place.clone(), place }
+    pub(crate) fn empty(place: ConfigPlace) -> ConfigNode {
+        ConfigNode { value: ConfigValue::Object(BTreeMap::new()), key_place: place.clone(), place }
     }
 
-    pub(crate) fn object(&self) -> Option<&BTreeMap<String, Node>> {
+    pub(crate) fn object(&self) -> Option<&BTreeMap<String, ConfigNode>> {
         match &self.value {
-            Value::Object(fields) => Some(fields),
+            ConfigValue::Object(fields) => Some(fields),
             _ => None,
         }
     }
 
     /// Returns the items of a list. In HOCON, an object whose keys are all numbers is a list, too.
-    pub(crate) fn items(&self) -> Option<Vec<&Node>> {
+    pub(crate) fn items(&self) -> Option<Vec<&ConfigNode>> {
         match &self.value {
-            Value::List(items) => Some(items.iter().collect()),
-            Value::Object(fields) if !fields.is_empty() => {
+            ConfigValue::List(items) => Some(items.iter().collect()),
+            ConfigValue::Object(fields) if !fields.is_empty() => {
                 let mut numbered = fields
                     .iter()
                     .map(|(key, node)| key.parse::<u32>().ok().map(|n| (n, node)))
@@ -110,7 +110,7 @@ impl Node {
 
     pub(crate) fn scalar(&self) -> Option<&ScalarValue> {
         match &self.value {
-            Value::Scalar(scalar) => Some(scalar),
+            ConfigValue::Scalar(scalar) => Some(scalar),
             _ => None,
         }
     }
@@ -123,17 +123,17 @@ impl Node {
     /// Describes the value, for "found …" in an error. The caller masks the result.
     pub(crate) fn describe(&self) -> String {
         match &self.value {
-            Value::Object(_) => "a block { … }".to_owned(),
-            Value::List(_) => "a list [ … ]".to_owned(),
-            Value::Unresolved => "a substitution without a value".to_owned(),
-            Value::Scalar(s) if s.value_type == ScalarType::String => {
+            ConfigValue::Object(_) => "a block { … }".to_owned(),
+            ConfigValue::List(_) => "a list [ … ]".to_owned(),
+            ConfigValue::Unresolved => "a substitution without a value".to_owned(),
+            ConfigValue::Scalar(s) if s.value_type == ScalarType::String => {
                 let mut shown: String = s.raw.chars().take(60).collect();
                 if shown.len() < s.raw.len() {
                     shown.push('…');
                 }
                 format!("\"{shown}\"")
             }
-            Value::Scalar(s) => s.raw.clone(),
+            ConfigValue::Scalar(s) => s.raw.clone(),
         }
     }
 }
@@ -141,18 +141,18 @@ impl Node {
 impl KeyPath {
     pub(crate) fn key(&self, key: &str) -> KeyPath {
         let mut steps = self.0.clone();
-        steps.push(Step::Key(key.to_owned()));
+        steps.push(KeyPathStep::Key(key.to_owned()));
         KeyPath(steps)
     }
 
     pub(crate) fn index(&self, index: usize) -> KeyPath {
         let mut steps = self.0.clone();
-        steps.push(Step::Index(index));
+        steps.push(KeyPathStep::Index(index));
         KeyPath(steps)
     }
 
     pub(crate) fn from_keys(keys: &[String]) -> KeyPath {
-        KeyPath(keys.iter().cloned().map(Step::Key).collect())
+        KeyPath(keys.iter().cloned().map(KeyPathStep::Key).collect())
     }
 }
 
@@ -160,8 +160,8 @@ impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.0.iter().enumerate() {
             match step {
-                Step::Index(index) => write!(f, "[{index}]")?,
-                Step::Key(key) => {
+                KeyPathStep::Index(index) => write!(f, "[{index}]")?,
+                KeyPathStep::Key(key) => {
                     if i > 0 {
                         f.write_str(".")?;
                     }

@@ -3,8 +3,8 @@
 //! `LAREDO_SOURCES_PG_MAIN_CONNECTION` is `sources.pg_main.connection`. An underscore may be a dot
 //! or part of a name. So a variable is matched against the schema and the names that the files use.
 
-use super::marks::Marks;
-use super::schema::{Kind, Schema};
+use super::key_places::KeyPlaces;
+use super::schema::{ConfigSchema, SettingKind};
 
 /// The prefix of every variable that sets a key. The rest of the name is the key's path.
 pub(crate) const PREFIX: &str = "LAREDO_";
@@ -13,7 +13,7 @@ pub(crate) const PREFIX: &str = "LAREDO_";
 ///
 /// Kubernetes gives every pod variables for the services of its namespace. Those of a service named
 /// `laredo`, `laredo-server` or `laredo-snapshotter` have the same prefix.
-pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
+pub(crate) fn is_ours(schema: &ConfigSchema, name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).filter(|_| name.starts_with(schema.variable_prefix)) else {
         return false;
     };
@@ -30,10 +30,10 @@ pub(crate) fn is_ours(schema: &Schema, name: &str, value: &str) -> bool {
 
 /// Returns the keys that a variable may mean. If it matches a name that the files use, new names
 /// are not considered.
-pub(crate) fn keys(schema: &Schema, variable: &str, marks: &Marks) -> Vec<Vec<String>> {
+pub(crate) fn keys(schema: &ConfigSchema, variable: &str, marks: &KeyPlaces) -> Vec<Vec<String>> {
     let rest = variable.strip_prefix(PREFIX).unwrap_or(variable);
-    let mut search = Search { found: Vec::new(), path: Vec::new() };
-    search.block(rest, &Kind::Block(schema.root), Some(marks));
+    let mut search = VariableSearch { found: Vec::new(), path: Vec::new() };
+    search.block(rest, &SettingKind::Block(schema.root), Some(marks));
     search.found.sort();
     search.found.dedup();
     search.found
@@ -41,21 +41,21 @@ pub(crate) fn keys(schema: &Schema, variable: &str, marks: &Marks) -> Vec<Vec<St
 
 /// Returns all variables that set a key of the schema, for "did you mean". A list has the variables
 /// of its items, or of a first item if it is empty.
-pub(crate) fn names(schema: &Schema, marks: &Marks) -> Vec<String> {
+pub(crate) fn names(schema: &ConfigSchema, marks: &KeyPlaces) -> Vec<String> {
     let mut names = Vec::new();
-    collect(&Kind::Block(schema.root), Some(marks), "LAREDO", &mut names);
+    collect(&SettingKind::Block(schema.root), Some(marks), "LAREDO", &mut names);
     names.sort();
     names.dedup();
     names
 }
 
-struct Search {
+struct VariableSearch {
     found: Vec<Vec<String>>,
     path: Vec<String>,
 }
 
-impl Search {
-    fn value(&mut self, rest: &str, kind: &Kind, marks: Option<&Marks>) {
+impl VariableSearch {
+    fn value(&mut self, rest: &str, kind: &SettingKind, marks: Option<&KeyPlaces>) {
         if rest.is_empty() {
             self.found.push(self.path.clone());
         } else {
@@ -65,10 +65,10 @@ impl Search {
 
     /// Removes the next key from the front of `rest`, which is the remaining part of the variable's
     /// name.
-    fn block(&mut self, rest: &str, kind: &Kind, marks: Option<&Marks>) {
+    fn block(&mut self, rest: &str, kind: &SettingKind, marks: Option<&KeyPlaces>) {
         let child = |name: &str| marks.and_then(|m| m.children.get(name));
         match kind {
-            Kind::Map(kind) => {
+            SettingKind::Map(kind) => {
                 let before = self.found.len();
                 for (name, marks) in marks.iter().flat_map(|m| &m.children) {
                     self.step(rest, name, kind, Some(marks));
@@ -81,7 +81,7 @@ impl Search {
                     }
                 }
             }
-            Kind::List(kind) => {
+            SettingKind::List(kind) => {
                 let digits = rest.split('_').next().unwrap_or_default();
                 if let Ok(index) = digits.parse::<usize>() {
                     let marks = marks.and_then(|m| m.items.get(index));
@@ -96,7 +96,7 @@ impl Search {
         }
     }
 
-    fn step(&mut self, rest: &str, name: &str, kind: &Kind, marks: Option<&Marks>) {
+    fn step(&mut self, rest: &str, name: &str, kind: &SettingKind, marks: Option<&KeyPlaces>) {
         let Some(rest) = rest.strip_prefix(&capitals(name)) else {
             return;
         };
@@ -111,16 +111,16 @@ impl Search {
     }
 }
 
-fn collect(kind: &Kind, marks: Option<&Marks>, prefix: &str, names: &mut Vec<String>) {
+fn collect(kind: &SettingKind, marks: Option<&KeyPlaces>, prefix: &str, names: &mut Vec<String>) {
     let named = |name: &str| format!("{prefix}_{}", capitals(name));
     match kind {
-        Kind::Refused(_) => {}
-        Kind::Map(kind) => {
+        SettingKind::Refused(_) => {}
+        SettingKind::Map(kind) => {
             for (name, marks) in marks.iter().flat_map(|m| &m.children) {
                 collect(kind, Some(marks), &named(name), names);
             }
         }
-        Kind::List(kind) => {
+        SettingKind::List(kind) => {
             let items = marks.map_or(0, |m| m.items.len()).max(1);
             for i in 0..items {
                 let marks = marks.and_then(|m| m.items.get(i));

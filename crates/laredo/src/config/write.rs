@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// A block that is being written. Keys are written in the order in which they were added.
 #[derive(Default)]
-pub(crate) struct Block {
+pub(crate) struct HoconBlock {
     lines: Vec<String>,
 }
 
@@ -18,7 +18,7 @@ pub(crate) fn list(items: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-impl Block {
+impl HoconBlock {
     /// Adds a key and a value that is HOCON already.
     pub(crate) fn put(&mut self, key: &str, value: impl ToString) {
         self.lines.push(format!("{} = {}", name(key), value.to_string()));
@@ -31,8 +31,8 @@ impl Block {
     }
 
     /// Adds a key and the block that `fill` writes.
-    pub(crate) fn block(&mut self, key: &str, fill: impl FnOnce(&mut Block)) {
-        let mut inner = Block::default();
+    pub(crate) fn block(&mut self, key: &str, fill: impl FnOnce(&mut HoconBlock)) {
+        let mut inner = HoconBlock::default();
         fill(&mut inner);
         self.lines.push(format!("{} {{", name(key)));
         self.lines.extend(inner.indented());
@@ -44,11 +44,11 @@ impl Block {
         &mut self,
         key: &str,
         items: impl IntoIterator<Item = T>,
-        mut fill: impl FnMut(T, &mut Block),
+        mut fill: impl FnMut(T, &mut HoconBlock),
     ) {
         self.lines.push(format!("{} = [", name(key)));
         for item in items {
-            let mut inner = Block::default();
+            let mut inner = HoconBlock::default();
             fill(item, &mut inner);
             self.lines.push("  {".to_owned());
             self.lines.extend(inner.indented().map(|line| format!("  {line}")));

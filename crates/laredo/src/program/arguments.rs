@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::config::Loader;
+use crate::config::ConfigLoader;
 
 /// The place of the configuration.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(crate) struct ConfigArguments {
 
 /// Commands other than running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum ProgramCommand {
     /// Check the configuration and exit, as `--check` does.
     Validate,
     /// Print the effective configuration, secrets masked.
@@ -42,8 +42,8 @@ pub(crate) enum Command {
 
 impl ConfigArguments {
     /// Returns a loader of the layers that the arguments name, and of the process's environment.
-    pub(super) fn loader(&self) -> Loader {
-        let mut loader = Loader::from_process();
+    pub(super) fn loader(&self) -> ConfigLoader {
+        let mut loader = ConfigLoader::from_process();
         if let Some(file) = &self.config {
             loader = loader.file(file);
         }

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Requests the readiness path of the program on this machine. Returns exit code 0 if the program
 /// is ready.
 pub(crate) fn healthcheck(program: &str, port: u16, path: &str) -> ExitCode {
-    match ask(port, path) {
+    match request_readiness(port, path) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(answer) => {
             eprintln!("not ready: {}", answer.lines().next().unwrap_or("no answer"));
@@ -26,7 +26,7 @@ pub(crate) fn healthcheck(program: &str, port: u16, path: &str) -> ExitCode {
     }
 }
 
-fn ask(port: u16, path: &str) -> io::Result<String> {
+fn request_readiness(port: u16, path: &str) -> io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -28,6 +28,6 @@ pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
 }
 
 /// Waits until the flag is true or its sender is dropped.
-pub(crate) async fn until(mut flag: watch::Receiver<bool>) {
+pub(crate) async fn wait_for_flag(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }

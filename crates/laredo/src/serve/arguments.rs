@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::program::{Command, ConfigArguments};
+use crate::program::{ConfigArguments, ProgramCommand};
 
 /// Live copies of PostgreSQL tables for any number of clients, from one replication slot.
 #[derive(Debug, Parser)]
@@ -13,7 +13,7 @@ use crate::program::{Command, ConfigArguments};
     version,
     after_help = "LAREDO_CONFIG names the configuration file, too.\n\nExit codes: 0 stopped as asked, 1 failed, 2 misconfigured."
 )]
-pub struct Arguments {
+pub struct ServerArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
     /// The health port, over `health.http_port`.
@@ -32,7 +32,7 @@ pub struct Arguments {
     #[arg(long)]
     pub(super) strict: bool,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<ProgramCommand>,
 }
 
 /// Parses a whole number and its unit.

@@ -9,16 +9,17 @@ use laredo_core::CommitTime;
 use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
-    HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, TlsOptions, WaitingFor, Waits,
+    AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
+    ServerTimeLimits, ServerTlsOptions,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::prepare::{prepare, unprepared};
-use super::{listen, options, temporary};
+use super::{listen, options, temporary_folder};
 use crate::config::ServerConfig;
-use crate::config::server::{SlotConfig, TableConfig};
-use crate::program::{Failure, reserve_descriptors, until};
+use crate::config::server::{ServedTableConfig, SlotConfig};
+use crate::program::{ProgramFailure, reserve_descriptors, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -41,23 +42,23 @@ pub(super) async fn serve(
     mode: StartMode,
     drain: Duration,
     stop: watch::Receiver<bool>,
-) -> Result<(), Failure> {
+) -> Result<(), ProgramFailure> {
     reserve_descriptors();
     say_what_is_not_active(config);
-    let tls = listen::tls(config)?;
+    let tls = listen::read_tls_files(config)?;
     serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
 }
 
 /// Serves as `serve` does, at ports that are bound already.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
-    listeners: Listeners,
-    tls: Option<TlsOptions>,
+    listeners: ServerListeners,
+    tls: Option<ServerTlsOptions>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
-) -> Result<(), Failure> {
+) -> Result<(), ProgramFailure> {
     let clock: Clock = Arc::new(now);
-    let folder = temporary::folder(config)?;
+    let folder = temporary_folder::folder(config)?;
     let allowed_origins = listen::allowed_origins(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
@@ -69,21 +70,21 @@ pub(crate) async fn serve_at(
     let engines = match mode {
         StartMode::Lenient => unprepared(config, &folder, &clock)?,
         StartMode::Strict | StartMode::Once => {
-            let (waiting_sender, waiting) = watch::channel(WaitingFor::new());
+            let (waiting_sender, waiting) = watch::channel(AwaitedSources::new());
             // Meanwhile, the health endpoint reports the reasons for the wait. A stop takes effect
             // at any time.
             tokio::select! {
                 prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
                 answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
-                    return answering.context("serving health").map_err(Failure::Failed);
+                    return answering.context("serving health").map_err(ProgramFailure::Failed);
                 }
-                () = until(stop.clone()) => return Ok(()),
+                () = wait_for_flag(stop.clone()) => return Ok(()),
             }
         }
     };
     let tables = config.tables.iter().filter_map(|table| {
         let engine = engines.get(&table.source)?;
-        served(table, &engine.handle())
+        served_table_options(table, &engine.handle())
     });
     let sources = engines.iter().map(|(id, engine)| ServedSource {
         id: id.clone(),
@@ -91,7 +92,7 @@ pub(crate) async fn serve_at(
         resumes: config.sources.get(id).is_some_and(|source| matches!(source.slot, SlotConfig::Stateful { .. })),
         engine: engine.handle(),
     });
-    let waits = Waits { drain, ..Waits::default() };
+    let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
     let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
     run(engines, Server::new(options), listeners, mode, stop).await
@@ -100,10 +101,10 @@ pub(crate) async fn serve_at(
 async fn run(
     engines: BTreeMap<String, Engine<PostgresSource>>,
     server: Server,
-    listeners: Listeners,
+    listeners: ServerListeners,
     mode: StartMode,
     stop: watch::Receiver<bool>,
-) -> Result<(), Failure> {
+) -> Result<(), ProgramFailure> {
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The engines outlive the server, so that the server itself ends its streams before their
     // journals disappear.
@@ -112,7 +113,7 @@ async fn run(
         let (ended, handle) = (server_ended.clone(), engine.handle());
         parts.spawn(async move {
             tokio::select! {
-                () = engine.run(until(ended)) => Ok(()),
+                () = engine.run(wait_for_flag(ended)) => Ok(()),
                 reason = handle.wait_refused(), if mode == StartMode::Once => {
                     Err(anyhow::anyhow!("source {name} cannot be followed any more: {reason}"))
                 }
@@ -120,7 +121,7 @@ async fn run(
         });
     }
     parts.spawn(async move {
-        let result = server.serve(listeners, until(stop)).await.context("serving");
+        let result = server.serve(listeners, wait_for_flag(stop)).await.context("serving");
         served.send_replace(true);
         result
     });
@@ -130,7 +131,7 @@ async fn run(
     Ok(())
 }
 
-fn served(table: &TableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
+fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
     let name = laredo_core::TableName::new(&table.schema, &table.table);
     let handle = engine.table(&name)?.clone();
     Some(ServedTableOptions {

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use http::HeaderValue;
-use laredo_server::{Listeners, TlsFile, TlsOptions};
+use laredo_server::{ServerListeners, ServerTlsOptions, TlsFile};
 use tokio::net::TcpListener;
 
 use crate::config::ServerConfig;
-use crate::config::server::TlsConfig;
-use crate::program::{Failure, bind};
+use crate::config::server::GrpcTlsConfig;
+use crate::program::{ProgramFailure, bind};
 
 /// Binds every port. The error names all ports that cannot be bound.
-pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure> {
+pub(super) async fn bind_all(config: &ServerConfig) -> Result<ServerListeners, ProgramFailure> {
     let ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
     let (mut fanout, mut problems) = (Vec::new(), Vec::new());
     for port in ports.into_iter().filter(|port| *port != config.grpc.port) {
@@ -25,13 +25,13 @@ pub(super) async fn bind_all(config: &ServerConfig) -> Result<Listeners, Failure
     let mut keep = |bound: Result<TcpListener, String>| bound.map_err(|problem| problems.push(problem)).ok();
     let (grpc, health, metrics) = (keep(grpc).into_iter().collect(), keep(health), keep(metrics));
     if !problems.is_empty() {
-        return Err(Failure::Misconfigured(problems));
+        return Err(ProgramFailure::Misconfigured(problems));
     }
-    Ok(Listeners { grpc, fanout, health, metrics })
+    Ok(ServerListeners { grpc, fanout, health, metrics })
 }
 
 /// Reads and checks the TLS files. The error names every problem.
-pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> {
+pub(super) fn read_tls_files(config: &ServerConfig) -> Result<Option<ServerTlsOptions>, ProgramFailure> {
     let Some(tls) = &config.grpc.tls else { return Ok(None) };
     let mut problems = Vec::new();
     let mut read = |key: &str, path: &Path| {
@@ -43,22 +43,28 @@ pub(super) fn tls(config: &ServerConfig) -> Result<Option<TlsOptions>, Failure> 
     let certificate = read("cert_path", &tls.cert_path);
     let key = read("key_path", &tls.key_path);
     let client_ca = tls.client_ca_path.as_ref().map(|path| read("client_ca_path", path));
-    let options = TlsOptions { certificate, key, client_ca };
+    let options = ServerTlsOptions { certificate, key, client_ca };
     if problems.is_empty() {
-        problems = options.check().err().unwrap_or_default().into_iter().map(|problem| said(tls, problem)).collect();
+        problems = options
+            .check()
+            .err()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|problem| tls_problem_text(tls, problem))
+            .collect();
     }
-    if problems.is_empty() { Ok(Some(options)) } else { Err(Failure::Misconfigured(problems)) }
+    if problems.is_empty() { Ok(Some(options)) } else { Err(ProgramFailure::Misconfigured(problems)) }
 }
 
 /// Returns the origins whose pages may call the server from a browser.
-pub(super) fn allowed_origins(config: &ServerConfig) -> Result<Vec<HeaderValue>, Failure> {
+pub(super) fn allowed_origins(config: &ServerConfig) -> Result<Vec<HeaderValue>, ProgramFailure> {
     let origins = config.grpc.allowed_origins.iter();
     let origins = origins.map(|origin| HeaderValue::from_str(origin).map_err(|error| format!("{origin}: {error}")));
     let origins: Result<Vec<_>, String> = origins.collect();
-    origins.map_err(|problem| Failure::Misconfigured(vec![format!("grpc.allowed_origins: {problem}")]))
+    origins.map_err(|problem| ProgramFailure::Misconfigured(vec![format!("grpc.allowed_origins: {problem}")]))
 }
 
-fn said(tls: &TlsConfig, (file, problem): (TlsFile, String)) -> String {
+fn tls_problem_text(tls: &GrpcTlsConfig, (file, problem): (TlsFile, String)) -> String {
     let (key, path) = match file {
         TlsFile::Certificate => ("cert_path", Some(&tls.cert_path)),
         TlsFile::Key => ("key_path", Some(&tls.key_path)),

@@ -3,21 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{Match, Pattern, Predicate, Sequence, TableName, Value};
+use laredo_core::{MatchCondition, Pattern, Predicate, Sequence, TableName, Value};
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, VerifySchedule, VerifyTerms};
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, OptionsError, PostgresOptions, PublicationOptions};
+use laredo_postgres::{ConnectionOptions, ConnectionStringError, PostgresOptions, PublicationOptions};
 use laredo_server::BufferOptions;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::config::server::{
-    self as config, DdlWatchConfig, FanoutConfig, Filter, FilterValue, JournalStore, SlotConfig, SnapshotConfig,
-    SnapshotSerializer, SourceConfig, Store, TableConfig, VerifyConfig,
+    self as config, DdlWatchConfig, FanoutConfig, FilterConfig, FilterValue, JournalStoreConfig, PostgresSourceConfig,
+    ServedTableConfig, SlotConfig, SnapshotConfig, SnapshotSerializer, StoreConfig, VerifyConfig,
 };
 
 /// The maximum size, in bytes, that a transaction takes in memory, for each table that it touches.
@@ -31,10 +31,10 @@ const FIRST_SEQUENCE_MAX: u64 = 1 << 52;
 
 pub(super) fn postgres(
     name: &str,
-    source: &SourceConfig,
+    source: &PostgresSourceConfig,
     folder: &Path,
     random: &mut StdRng,
-) -> Result<PostgresOptions, OptionsError> {
+) -> Result<PostgresOptions, ConnectionStringError> {
     let slot = match &source.slot {
         SlotConfig::Stateful { slot_name } => SlotMode::Stateful { name: slot_name.clone() },
         SlotConfig::Ephemeral { slot_name } => {
@@ -68,7 +68,7 @@ fn slot_name_of(source: &str) -> String {
     format!("laredo_{}", source.chars().map(plain).take(30).collect::<String>())
 }
 
-pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> TableOptions {
+pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRng) -> TableOptions {
     let journal = &table.fanout.journal;
     TableOptions {
         request: TableRequest {
@@ -88,8 +88,8 @@ pub(super) fn table(table: &TableConfig, folder: &Path, random: &mut StdRng) -> 
         first_sequence: Sequence(random.random_range(1..FIRST_SEQUENCE_MAX)),
         folder: folder.to_owned(),
         store: match &journal.store {
-            JournalStore::Durable(store) => own_folder(store, table),
-            JournalStore::Memory => None,
+            JournalStoreConfig::Durable(store) => own_folder(store, table),
+            JournalStoreConfig::Memory => None,
         },
         snapshots: table.fanout.snapshot.as_ref().and_then(|snapshot| snapshots(snapshot, table)),
         verify: verify(&table.verify),
@@ -103,7 +103,7 @@ fn verify(verify: &VerifyConfig) -> Option<VerifySchedule> {
     })
 }
 
-fn snapshots(snapshot: &SnapshotConfig, table: &TableConfig) -> Option<SnapshotOptions> {
+fn snapshots(snapshot: &SnapshotConfig, table: &ServedTableConfig) -> Option<SnapshotOptions> {
     Some(SnapshotOptions {
         folder: own_folder(&snapshot.store, table)?,
         format: match snapshot.serializer {
@@ -117,11 +117,11 @@ fn snapshots(snapshot: &SnapshotConfig, table: &TableConfig) -> Option<SnapshotO
 }
 
 /// Returns the table's own folder inside the folder of a store.
-fn own_folder(store: &Store, table: &TableConfig) -> Option<PathBuf> {
+fn own_folder(store: &StoreConfig, table: &ServedTableConfig) -> Option<PathBuf> {
     match store {
-        Store::Local { path } => Some(path.join(file_name(&table.schema)).join(file_name(&table.table))),
+        StoreConfig::Local { path } => Some(path.join(file_name(&table.schema)).join(file_name(&table.table))),
         // The configuration accepts only local stores for journals and snapshots.
-        Store::S3 { .. } => None,
+        StoreConfig::S3 { .. } => None,
     }
 }
 
@@ -140,11 +140,11 @@ fn pipeline(fanout: &FanoutConfig) -> PipelineOptions {
     }
 }
 
-fn predicate(filter: &Filter) -> Predicate {
+fn predicate(filter: &FilterConfig) -> Predicate {
     let (field, test) = match filter {
-        Filter::FieldEquals { field, value } => (field, Match::Equals(value_of(value))),
-        Filter::FieldPrefix { field, prefix } => (field, Match::Prefix(prefix.clone())),
-        Filter::FieldRegex { field, pattern } => (field, Match::Regex(Pattern::from(pattern.0.clone()))),
+        FilterConfig::FieldEquals { field, value } => (field, MatchCondition::Equals(value_of(value))),
+        FilterConfig::FieldPrefix { field, prefix } => (field, MatchCondition::Prefix(prefix.clone())),
+        FilterConfig::FieldRegex { field, pattern } => (field, MatchCondition::Regex(Pattern::from(pattern.0.clone()))),
     };
     Predicate { field: field.clone(), test }
 }
@@ -159,18 +159,18 @@ fn value_of(value: &FilterValue) -> Value {
     }
 }
 
-fn transform(transform: &config::Transform) -> laredo_engine::Transform {
+fn transform(transform: &config::TransformConfig) -> laredo_engine::Transform {
     match transform {
-        config::Transform::DropFields { fields } => laredo_engine::Transform::DropFields(fields.clone()),
-        config::Transform::RenameFields { fields } => laredo_engine::Transform::RenameFields(fields.clone()),
-        config::Transform::AddTimestamp { field } => laredo_engine::Transform::AddTimestamp(field.clone()),
+        config::TransformConfig::DropFields { fields } => laredo_engine::Transform::DropFields(fields.clone()),
+        config::TransformConfig::RenameFields { fields } => laredo_engine::Transform::RenameFields(fields.clone()),
+        config::TransformConfig::AddTimestamp { field } => laredo_engine::Transform::AddTimestamp(field.clone()),
     }
 }
 
 pub(super) fn buffer(fanout: &FanoutConfig) -> BufferOptions {
     let policy = match fanout.client_buffer.policy {
-        config::BufferPolicy::DropDisconnect => BufferPolicy::DropDisconnect,
-        config::BufferPolicy::SlowDown => BufferPolicy::SlowDown,
+        config::BufferPolicyConfig::DropDisconnect => BufferPolicy::DropDisconnect,
+        config::BufferPolicyConfig::SlowDown => BufferPolicy::SlowDown,
     };
     BufferOptions { behind_max: fanout.client_buffer.max_entries, policy }
 }

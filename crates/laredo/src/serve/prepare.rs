@@ -11,7 +11,7 @@ use laredo_core::Schema;
 use laredo_engine::source::{SourceError, TableRequest};
 use laredo_engine::{Clock, Engine, PipelineError, TableOptions};
 use laredo_postgres::{PostgresOptions, PostgresSource};
-use laredo_server::WaitingFor;
+use laredo_server::AwaitedSources;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::options;
 use crate::config::ServerConfig;
-use crate::program::Failure;
+use crate::program::ProgramFailure;
 
 /// A source and its tables, as the configuration describes them.
-struct Plan<'a> {
+struct SourcePlan<'a> {
     name: &'a str,
     source: PostgresOptions,
     tables: Vec<TableOptions>,
 }
 
 /// A reason why a source is not ready.
-enum Obstacle {
+enum SourceObstacle {
     /// Problems that the operator must fix, each a sentence.
     Definite(Vec<String>),
     /// A source that stayed unreachable for the `reconnect.max_attempts` that are allowed.
@@ -45,8 +45,8 @@ pub(super) async fn prepare(
     config: &ServerConfig,
     folder: &Path,
     clock: &Clock,
-    waiting: &watch::Sender<WaitingFor>,
-) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
+    waiting: &watch::Sender<AwaitedSources>,
+) -> Result<BTreeMap<String, Engine<PostgresSource>>, ProgramFailure> {
     let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
     let broken = CancellationToken::new();
     if !malformed.is_empty() {
@@ -54,14 +54,14 @@ pub(super) async fn prepare(
     }
     let checked = join_all(plans.iter().map(|plan| {
         let requests: Vec<TableRequest> = plan.tables.iter().map(|table| table.request.clone()).collect();
-        plan.reach(waiting, &broken, async move || {
+        plan.retry_until_reached(waiting, &broken, async move || {
             let schemas = PostgresSource::new(plan.source.clone()).check(&requests).await?;
             plan.check_pipelines(&schemas)
         })
     }));
     collect(&plans, checked.await, malformed)?;
     let prepared = join_all(plans.iter().map(|plan| {
-        plan.reach(waiting, &broken, async move || {
+        plan.retry_until_reached(waiting, &broken, async move || {
             let source = PostgresSource::new(plan.source.clone());
             Engine::new(plan.name, source, plan.tables.clone(), clock.clone()).prepared().await
         })
@@ -78,12 +78,12 @@ pub(super) fn unprepared(
     config: &ServerConfig,
     folder: &Path,
     clock: &Clock,
-) -> Result<BTreeMap<String, Engine<PostgresSource>>, Failure> {
+) -> Result<BTreeMap<String, Engine<PostgresSource>>, ProgramFailure> {
     let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
     if !malformed.is_empty() {
-        return Err(Failure::Misconfigured(malformed));
+        return Err(ProgramFailure::Misconfigured(malformed));
     }
-    let engine = |plan: Plan<'_>| {
+    let engine = |plan: SourcePlan<'_>| {
         let source = PostgresSource::new(plan.source).tolerating_broken_tables();
         let engine = Engine::new(plan.name, source, plan.tables, clock.clone());
         (plan.name.to_owned(), engine)
@@ -91,13 +91,13 @@ pub(super) fn unprepared(
     Ok(plans.into_iter().map(engine).collect())
 }
 
-fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (Vec<Plan<'a>>, Vec<String>) {
+fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (Vec<SourcePlan<'a>>, Vec<String>) {
     let (mut plans, mut malformed) = (Vec::new(), Vec::new());
     for (name, source) in &config.sources {
         let tables = config.tables.iter().filter(|table| table.source == *name);
         let tables = tables.map(|table| options::table(table, folder, random)).collect();
         match options::postgres(name, source, folder, random) {
-            Ok(source) => plans.push(Plan { name, source, tables }),
+            Ok(source) => plans.push(SourcePlan { name, source, tables }),
             Err(error) => malformed.push(format!("sources.{name}.connection: {error}")),
         }
     }
@@ -106,30 +106,30 @@ fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (V
 
 /// Returns the results of all sources, or else every problem.
 fn collect<T>(
-    plans: &[Plan<'_>],
-    reached: Vec<Result<T, Obstacle>>,
+    plans: &[SourcePlan<'_>],
+    reached: Vec<Result<T, SourceObstacle>>,
     malformed: Vec<String>,
-) -> Result<Vec<T>, Failure> {
+) -> Result<Vec<T>, ProgramFailure> {
     let (mut done, mut problems, mut away) = (Vec::new(), malformed, None);
     for (plan, reached) in plans.iter().zip(reached) {
         let name = plan.name;
         match reached {
             Ok(reached) => done.push(reached),
-            Err(Obstacle::Definite(sentences)) => {
+            Err(SourceObstacle::Definite(sentences)) => {
                 problems.extend(sentences.into_iter().map(|sentence| format!("source {name}: {sentence}")));
             }
-            Err(Obstacle::Away(error)) => away = Some(anyhow!("source {name}: {error}")),
-            Err(Obstacle::Unknown) => {}
+            Err(SourceObstacle::Away(error)) => away = Some(anyhow!("source {name}: {error}")),
+            Err(SourceObstacle::Unknown) => {}
         }
     }
     match away {
-        _ if !problems.is_empty() => Err(Failure::Misconfigured(problems)),
-        Some(error) => Err(Failure::Failed(error)),
+        _ if !problems.is_empty() => Err(ProgramFailure::Misconfigured(problems)),
+        Some(error) => Err(ProgramFailure::Failed(error)),
         None => Ok(done),
     }
 }
 
-impl Plan<'_> {
+impl SourcePlan<'_> {
     /// Checks the filters and transforms of each table.
     fn check_pipelines(&self, schemas: &[Arc<Schema>]) -> Result<(), SourceError> {
         let checked = self.tables.iter().zip(schemas).map(|(table, schema)| (table, table.pipeline.check(schema)));
@@ -142,12 +142,12 @@ impl Plan<'_> {
 
     /// Does `work`. While the source is unreachable, tries again and writes the reason to
     /// `waiting`.
-    async fn reach<T>(
+    async fn retry_until_reached<T>(
         &self,
-        waiting: &watch::Sender<WaitingFor>,
+        waiting: &watch::Sender<AwaitedSources>,
         broken: &CancellationToken,
         work: impl AsyncFn() -> Result<T, SourceError>,
-    ) -> Result<T, Obstacle> {
+    ) -> Result<T, SourceObstacle> {
         let (name, reconnect) = (self.name, &self.source.reconnect);
         let mut random = StdRng::seed_from_u64(self.source.seed);
         let wait_for = |what: String| waiting.send_modify(|waiting| drop(waiting.insert(name.to_owned(), what)));
@@ -160,7 +160,7 @@ impl Plan<'_> {
                 }
                 Err(SourceError::Definite(sentences)) => {
                     broken.cancel();
-                    return Err(Obstacle::Definite(sentences));
+                    return Err(SourceObstacle::Definite(sentences));
                 }
                 // The process that holds the slot or a folder may be about to end, because this one
                 // replaces it.
@@ -168,7 +168,7 @@ impl Plan<'_> {
             };
             if reconnect.attempts_max.is_some_and(|max| failed >= max) {
                 broken.cancel();
-                return Err(Obstacle::Away(format!(
+                return Err(SourceObstacle::Away(format!(
                     "{error}; given up after {failed} attempts (reconnect.max_attempts)"
                 )));
             }
@@ -187,6 +187,6 @@ impl Plan<'_> {
                 () = tokio::time::sleep(delay) => {}
             }
         }
-        Err(Obstacle::Unknown)
+        Err(SourceObstacle::Unknown)
     }
 }

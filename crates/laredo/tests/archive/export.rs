@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, eventually};
+use laredo_testkit::{ChildProcess, Cluster, ClusterOptions, clean_command, eventually};
 use serde_json::{Value, json};
 
 use crate::pipeline::{THINGS, answer, assert_same, laredo, manifest, refusal};
@@ -165,7 +165,7 @@ async fn an_export_that_is_interrupted_leaves_nothing_behind() {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
     command.args(["archive", "export"]).arg(folder.path().join("things"));
     command.args(["--postgres", &cluster.url("postgres"), "--table", "public.things"]);
-    let export = Process::spawn(command).unwrap();
+    let export = ChildProcess::spawn(command).unwrap();
     let is_published = async || cluster.psql("SELECT count(*) FROM pg_publication").unwrap() == "1";
     eventually(PATIENCE, is_published).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -3,7 +3,7 @@
 use laredo_testkit::{Cluster, ClusterOptions};
 use serde_json::{Value, json};
 
-use crate::handmade::Handmade;
+use crate::handmade::HandmadeArchive;
 use crate::pipeline::{answer, laredo, refusal};
 
 const LINES: [&str; 3] = [
@@ -18,7 +18,7 @@ fn parsed(text: &str) -> Vec<Value> {
 
 #[test]
 fn a_key_that_no_manifest_names_is_named_on_the_command_line() {
-    let archive = Handmade::new(&[], 0, "0/046204C8", &LINES);
+    let archive = HandmadeArchive::new(&[], 0, "0/046204C8", &LINES);
     let place = archive.place();
     for command in [&["verify", place][..], &["reconstruct", place], &["diff", place, "latest", "latest"]] {
         let said = refusal(command);
@@ -52,7 +52,7 @@ fn a_key_that_no_manifest_names_is_named_on_the_command_line() {
 /// Rows without types are restored into tables whose types are known, with all digits.
 #[test]
 fn rows_without_types_go_into_a_table_that_has_some() {
-    let archive = Handmade::new(&[], 0, "0/1A2F620", &LINES);
+    let archive = HandmadeArchive::new(&[], 0, "0/1A2F620", &LINES);
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (note jsonb, id bigint PRIMARY KEY, n numeric)").unwrap();
     let url = cluster.url("postgres");
@@ -69,7 +69,7 @@ fn rows_without_types_go_into_a_table_that_has_some() {
 #[test]
 fn a_named_key_has_to_be_the_manifests() {
     let columns = [("id", "bigint", 20), ("n", "numeric", 0), ("note", "jsonb", 3802)];
-    let archive = Handmade::new(&columns, 1, "0/1A2F620", &LINES);
+    let archive = HandmadeArchive::new(&columns, 1, "0/1A2F620", &LINES);
     let rows = parsed(&answer(&["reconstruct", archive.place(), "--key-fields", "id"]));
     let numbers: Vec<&Value> = rows.iter().map(|row| &row["n"]).collect();
     assert_eq!(numbers, [&json!("12345678901234567890.123"), &json!("1.50"), &json!("7")]);

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// An archive of `public.t` with one snapshot.
-pub(crate) struct Handmade(TempDir);
+pub(crate) struct HandmadeArchive(TempDir);
 
-impl Handmade {
+impl HandmadeArchive {
     /// Writes an archive. A column has a name, a type and the type's OID. The first `key` columns
     /// are the key. Without columns, the manifest names none.
-    pub(crate) fn new(columns: &[(&str, &str, u32)], key: usize, position: &str, lines: &[&str]) -> Handmade {
+    pub(crate) fn new(columns: &[(&str, &str, u32)], key: usize, position: &str, lines: &[&str]) -> HandmadeArchive {
         let folder = tempfile::tempdir().unwrap();
         let object = format!("epoch=1/snapshot-{}.jsonl", position.replace('/', "_"));
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -32,7 +32,7 @@ impl Handmade {
             manifest["columns"] = Value::from_iter(columns.iter().enumerate().map(column));
         }
         std::fs::write(folder.path().join("manifest.json"), manifest.to_string()).unwrap();
-        Handmade(folder)
+        HandmadeArchive(folder)
     }
 
     pub(crate) fn place(&self) -> &str {

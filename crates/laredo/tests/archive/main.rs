@@ -4,12 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod bad;
+mod damaged_archives;
+mod example_readers;
 mod export;
 mod foreign;
 mod handmade;
 mod migrated;
-mod others;
 mod pipeline;
 mod replace;
 mod restore;

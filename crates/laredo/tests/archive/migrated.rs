@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::pipeline::{Archived, Pipeline, answer, manifest};
+use crate::pipeline::{ArchivePipeline, PipelineArchive, answer, manifest};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, c int, d text); INSERT INTO t VALUES (1, 3, 'a'), (2, 4, NULL), (3, NULL, 'z')";
-const ARCHIVE: Archived<'_> = Archived { table: "t", formats: &["jsonl"], name: "t" };
+const ARCHIVE: PipelineArchive<'_> = PipelineArchive { table: "t", formats: &["jsonl"], name: "t" };
 
 /// Returns changes of the definition. Each has the expected lines of the diff across it: action,
 /// old, new.
@@ -80,7 +80,7 @@ fn lines(text: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_and_new_values_are_those_that_were_there() {
     for (sql, expected) in migrations() {
-        let pipeline = Pipeline::start(TABLE, &[ARCHIVE]).await;
+        let pipeline = ArchivePipeline::start(TABLE, &[ARCHIVE]).await;
         let archive = pipeline.archive("t");
         let before = manifest(&archive)["head_position"].as_str().unwrap().to_owned();
         pipeline.write(sql).await;

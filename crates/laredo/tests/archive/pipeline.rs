@@ -7,8 +7,8 @@ use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::server::{PATIENCE, Server, ServerConfig};
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
 /// A table with quoted names, a key of two columns in an order of its own, and common types.
 pub(crate) const THINGS: &str = r#"
@@ -31,33 +31,33 @@ pub(crate) const HISTORY: [&str; 5] = [
 ];
 
 /// An archive to write: a table, its formats, and the name of its folder.
-pub(crate) struct Archived<'a> {
+pub(crate) struct PipelineArchive<'a> {
     pub(crate) table: &'a str,
     pub(crate) formats: &'a [&'a str],
     pub(crate) name: &'a str,
 }
 
-pub(crate) struct Pipeline {
+pub(crate) struct ArchivePipeline {
     // Before the cluster: when the server is dropped, it is verified.
-    _server: Server,
+    _server: ServerProcess,
     pub(crate) cluster: Cluster,
     folder: TempDir,
     names: Vec<String>,
-    snapshotter: Snapshotter,
+    snapshotter: SnapshotterProcess,
 }
 
-impl Pipeline {
+impl ArchivePipeline {
     /// Starts everything with the tables that the SQL creates. Returns when each archive has its
     /// first base.
-    pub(crate) async fn start(sql: &str, archives: &[Archived<'_>]) -> Pipeline {
+    pub(crate) async fn start(sql: &str, archives: &[PipelineArchive<'_>]) -> ArchivePipeline {
         let cluster = Cluster::start(ClusterOptions::default()).unwrap();
         cluster.psql(sql).unwrap();
         let mut tables: Vec<TableName> = archives.iter().map(|one| TableName::new("public", one.table)).collect();
         tables.dedup();
-        let server = ServerConfig::new(cluster.url("postgres"), tables).start().await;
+        let server = ServerProcessConfig::new(cluster.url("postgres"), tables).start().await;
         let folder = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", server.ports.grpc);
-        let block = |one: &Archived<'_>| {
+        let block = |one: &PipelineArchive<'_>| {
             let keys = json!({
                 "key_prefix": format!("{}/", one.name),
                 "diff": { "interval": "100ms" },
@@ -66,10 +66,10 @@ impl Pipeline {
             table(&address, &TableName::new("public", one.table), folder.path(), &keys)
         };
         let blocks: Vec<Value> = archives.iter().map(block).collect();
-        let snapshotter = Snapshotter::launch(&blocks, &json!({}), &[]);
+        let snapshotter = SnapshotterProcess::launch(&blocks, &json!({}), &[]);
         snapshotter.ready().await;
         let names = archives.iter().map(|one| one.name.to_owned()).collect();
-        Pipeline { cluster, folder, names, snapshotter, _server: server }
+        ArchivePipeline { cluster, folder, names, snapshotter, _server: server }
     }
 
     /// Returns the folder of the archive with this name.

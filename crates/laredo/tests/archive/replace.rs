@@ -2,7 +2,7 @@
 
 use laredo_testkit::{Cluster, ClusterOptions};
 
-use crate::handmade::Handmade;
+use crate::handmade::HandmadeArchive;
 use crate::pipeline::{laredo, refusal};
 
 /// A table of ten rows that others may refer to, by its key and by a code.
@@ -11,16 +11,16 @@ const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, v tex
 const COLUMNS: [(&str, &str, u32); 3] = [("id", "integer", 23), ("code", "text", 25), ("v", "text", 25)];
 
 /// A database of its own for each case, in one cluster.
-struct Case<'c> {
+struct CaseDatabase<'c> {
     cluster: &'c Cluster,
     database: String,
 }
 
-impl<'c> Case<'c> {
-    fn new(cluster: &'c Cluster, number: usize, sql: &str) -> Case<'c> {
+impl<'c> CaseDatabase<'c> {
+    fn new(cluster: &'c Cluster, number: usize, sql: &str) -> CaseDatabase<'c> {
         let database = format!("case_{number}");
         cluster.psql(&format!("CREATE DATABASE {database}")).unwrap();
-        let case = Case { cluster, database };
+        let case = CaseDatabase { cluster, database };
         case.sql(sql);
         case
     }
@@ -29,20 +29,20 @@ impl<'c> Case<'c> {
         self.cluster.psql_in(&self.database, sql).unwrap()
     }
 
-    fn arguments<'a>(&self, archive: &'a Handmade, url: &'a str, how: &[&'a str]) -> Vec<&'a str> {
+    fn arguments<'a>(&self, archive: &'a HandmadeArchive, url: &'a str, how: &[&'a str]) -> Vec<&'a str> {
         let into = ["reconstruct", archive.place(), "--postgres", url, "--table", "public.t", "--replace"];
         [&into[..], how].concat()
     }
 
     /// Replaces the rows of `t`, and returns the command's messages.
-    fn replace(&self, archive: &Handmade, how: &[&str]) -> String {
+    fn replace(&self, archive: &HandmadeArchive, how: &[&str]) -> String {
         let url = self.cluster.url(&self.database);
         let (code, out, said) = laredo(&self.arguments(archive, &url, how));
         assert_eq!((code, out.as_str()), (Some(0), ""), "{}: {said}", self.database);
         said
     }
 
-    fn refusal(&self, archive: &Handmade) -> String {
+    fn refusal(&self, archive: &HandmadeArchive) -> String {
         let url = self.cluster.url(&self.database);
         let said = refusal(&self.arguments(archive, &url, &[]));
         assert!(said.contains("nothing was restored: "), "{said}");
@@ -55,10 +55,10 @@ fn cluster() -> Cluster {
 }
 
 /// Returns an archive that has the rows with these IDs, changed.
-fn archive(ids: impl IntoIterator<Item = i32>) -> Handmade {
+fn archive(ids: impl IntoIterator<Item = i32>) -> HandmadeArchive {
     let lines: Vec<String> = ids.into_iter().map(|id| format!(r#"{{"id":{id},"code":"c{id}","v":"then"}}"#)).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    Handmade::new(&COLUMNS, 1, "0/1A2F620", &lines)
+    HandmadeArchive::new(&COLUMNS, 1, "0/1A2F620", &lines)
 }
 
 /// The SQL that connects another table `o` with `t`, so that rows of `o` change when a row of `t`
@@ -114,7 +114,7 @@ const CONNECTED: [(&str, &str); 9] = [
 async fn rows_of_other_tables_are_named_and_stay() {
     let (cluster, archive) = (cluster(), archive(1..=8));
     for (number, (connection, words)) in CONNECTED.into_iter().enumerate() {
-        let case = Case::new(&cluster, number, &format!("{TABLE} {connection}"));
+        let case = CaseDatabase::new(&cluster, number, &format!("{TABLE} {connection}"));
         let tables = "SELECT (SELECT string_agg(t::text, ' ' ORDER BY id) FROM t), (SELECT string_agg(o::text, ' ' ORDER BY id) FROM o)";
         let before = case.sql(tables);
         let said = case.refusal(&archive);
@@ -133,7 +133,7 @@ async fn rows_of_other_tables_are_named_and_stay() {
 async fn rows_that_stay_are_not_deleted() {
     let (cluster, same, more) = (cluster(), archive(1..=10), archive(1..=20));
     for (number, (connection, _)) in CONNECTED.into_iter().take(5).enumerate() {
-        let case = Case::new(&cluster, number, &format!("{TABLE} {connection}"));
+        let case = CaseDatabase::new(&cluster, number, &format!("{TABLE} {connection}"));
         let others = case.sql("SELECT string_agg(o::text, ' ' ORDER BY id) FROM o");
         for (archive, expected) in [(&same, "10|then|then|10"), (&more, "20|then|then|20"), (&more, "20|then|then|20")]
         {
@@ -142,7 +142,7 @@ async fn rows_that_stay_are_not_deleted() {
         }
         assert_eq!(case.sql("SELECT string_agg(o::text, ' ' ORDER BY id) FROM o"), others, "{connection}");
     }
-    let case = Case::new(&cluster, 100, &format!("{TABLE} {}", CONNECTED[0].0));
+    let case = CaseDatabase::new(&cluster, 100, &format!("{TABLE} {}", CONNECTED[0].0));
     case.sql("DELETE FROM o WHERE id > 8");
     case.replace(&archive(1..=8), &[]);
     assert_eq!(
@@ -162,7 +162,7 @@ async fn references_without_an_action_hold_in_the_end() {
     for (number, action) in ["", "ON DELETE NO ACTION DEFERRABLE", "ON DELETE RESTRICT"].into_iter().enumerate() {
         let others =
             format!("CREATE TABLE o (t int REFERENCES t {action}); INSERT INTO o SELECT id FROM t WHERE id <= 5");
-        let case = Case::new(&cluster, number, &format!("{TABLE} {others}"));
+        let case = CaseDatabase::new(&cluster, number, &format!("{TABLE} {others}"));
         case.replace(&archive(1..=7), &[]);
         let said = case.refusal(&archive(3..=12));
         assert!(
@@ -177,14 +177,14 @@ async fn references_without_an_action_hold_in_the_end() {
         );
     }
     // The code moves to a row with another key. The reference finds it there in the end.
-    let moved = Handmade::new(&COLUMNS, 1, "0/1A2F620", &[r#"{"id":11,"code":"c1","v":"then"}"#]);
+    let moved = HandmadeArchive::new(&COLUMNS, 1, "0/1A2F620", &[r#"{"id":11,"code":"c1","v":"then"}"#]);
     let others = "CREATE TABLE o (code text REFERENCES t (code)); INSERT INTO o VALUES ('c1')";
-    let case = Case::new(&cluster, 10, &format!("{TABLE} {others}"));
+    let case = CaseDatabase::new(&cluster, 10, &format!("{TABLE} {others}"));
     case.replace(&moved, &[]);
     assert_eq!(case.sql("SELECT t.id, o.code FROM t JOIN o USING (code)"), "11|c1");
     // The table refers to another one itself.
     let others = "CREATE TABLE p (v text PRIMARY KEY); INSERT INTO p VALUES ('now'); ALTER TABLE t ADD FOREIGN KEY (v) REFERENCES p";
-    let case = Case::new(&cluster, 11, &format!("{TABLE} {others}"));
+    let case = CaseDatabase::new(&cluster, 11, &format!("{TABLE} {others}"));
     let said = case.refusal(&archive(1..=2));
     assert!(said.contains("a foreign key does not hold") && said.contains("t_v_fkey"), "{said}");
     assert_eq!(case.sql("SELECT count(*) FROM t WHERE v = 'now'"), "10");
@@ -200,7 +200,7 @@ async fn every_kind_of_table_gets_the_rows() {
         r#"{"id":3,"code":"c","v":"1"}"#,
         r#"{"id":7,"code":"d","v":"1"}"#,
     ];
-    let archive = Handmade::new(&COLUMNS, 1, "0/1A2F620", &lines);
+    let archive = HandmadeArchive::new(&COLUMNS, 1, "0/1A2F620", &lines);
     let rows = "INSERT INTO t (id, code, v) OVERRIDING SYSTEM VALUE VALUES (1, 'a', 'now'), (2, 'b', 'now'), (4, 'd', '1'), (5, 'e', NULL)";
     for (number, table) in [
         // Values of a unique column change places.
@@ -221,7 +221,7 @@ async fn every_kind_of_table_gets_the_rows() {
     .into_iter()
     .enumerate()
     {
-        let case = Case::new(&cluster, number, "CREATE TABLE other (v text PRIMARY KEY); INSERT INTO other VALUES ('now'), ('then'), ('1')");
+        let case = CaseDatabase::new(&cluster, number, "CREATE TABLE other (v text PRIMARY KEY); INSERT INTO other VALUES ('now'), ('then'), ('1')");
         case.sql(&format!("{table}; {rows}"));
         let expected = "1|b|then\n2|a|\n3|c|1\n7|d|1";
         for _ in 0..2 {
@@ -229,7 +229,7 @@ async fn every_kind_of_table_gets_the_rows() {
             assert_eq!(case.sql("SELECT id, code, v FROM t ORDER BY id"), expected, "{table}");
         }
     }
-    let case = Case::new(
+    let case = CaseDatabase::new(
         &cluster,
         100,
         &format!("CREATE TABLE t (id int PRIMARY KEY, code text, v text, of_ours int DEFAULT 7); {rows}"),
@@ -248,7 +248,7 @@ async fn every_kind_of_table_gets_the_rows() {
 async fn heirs_keep_their_rows_and_trees_come_back() {
     let cluster = cluster();
     let heirs = "CREATE TABLE heir (more int) INHERITS (t); INSERT INTO heir VALUES (1, 'mine', 'mine', 1), (99, 'c99', 'mine', 2)";
-    let case = Case::new(&cluster, 0, &format!("{TABLE} {heirs}"));
+    let case = CaseDatabase::new(&cluster, 0, &format!("{TABLE} {heirs}"));
     case.replace(&archive(1..=3), &[]);
     assert_eq!(case.sql("SELECT count(*) FROM ONLY t"), "3");
     assert_eq!(case.sql("SELECT string_agg(heir::text, ' ' ORDER BY id) FROM heir"), "(1,mine,mine,1) (99,c99,mine,2)");
@@ -262,9 +262,10 @@ async fn heirs_keep_their_rows_and_trees_come_back() {
     for (number, key) in ["PRIMARY KEY", "PRIMARY KEY DEFERRABLE"].into_iter().enumerate() {
         let tree = "INSERT INTO t VALUES (1, NULL), (2, 1), (3, 2), (4, 3)";
         let own = if number == 0 { "REFERENCES t ON DELETE CASCADE" } else { "" };
-        let case = Case::new(&cluster, 10 + number, &format!("CREATE TABLE t (id int {key}, up int {own}); {tree}"));
+        let case =
+            CaseDatabase::new(&cluster, 10 + number, &format!("CREATE TABLE t (id int {key}, up int {own}); {tree}"));
         let lines = [r#"{"id":2,"up":null}"#, r#"{"id":3,"up":2}"#, r#"{"id":4,"up":2}"#, r#"{"id":5,"up":4}"#];
-        case.replace(&Handmade::new(&columns, 1, "0/1A2F620", &lines), &[]);
+        case.replace(&HandmadeArchive::new(&columns, 1, "0/1A2F620", &lines), &[]);
         assert_eq!(case.sql("SELECT id, up FROM t ORDER BY id"), "2|\n3|2\n4|2\n5|4");
     }
 }
@@ -279,13 +280,13 @@ async fn rows_are_compared_by_their_bytes() {
         r#"{"id":2,"doc":[1,null],"n":"2","at":"(3,4)"}"#,
         r#"{"id":3,"doc":null,"n":null,"at":null}"#,
     ];
-    let case = Case::new(
+    let case = CaseDatabase::new(
         &cluster,
         0,
         r#"CREATE TABLE t (id int PRIMARY KEY, doc json, n numeric, at point);
            INSERT INTO t VALUES (1, '{"a":2}', 1.5, '(1,2)'), (2, '[1,null]', 2.00, '(3,4)'), (3, 'null', 1, '(0,0)')"#,
     );
-    case.replace(&Handmade::new(&columns, 1, "0/1A2F620", &lines), &[]);
+    case.replace(&HandmadeArchive::new(&columns, 1, "0/1A2F620", &lines), &[]);
     assert_eq!(case.sql("SELECT * FROM t ORDER BY id"), "1|{\"a\":1}|1.50|(1,2)\n2|[1,null]|2|(3,4)\n3|||");
 }
 
@@ -295,7 +296,7 @@ async fn rows_that_a_trigger_keeps_away_are_missed() {
     let trigger = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
     for (number, events) in ["BEFORE INSERT", "BEFORE DELETE"].into_iter().enumerate() {
         let sql = format!("{TABLE} {trigger}; CREATE TRIGGER no {events} ON t FOR EACH ROW EXECUTE FUNCTION f()");
-        let case = Case::new(&cluster, number, &sql);
+        let case = CaseDatabase::new(&cluster, number, &sql);
         let said = case.refusal(&archive(5..=12));
         assert!(said.contains("table public.t would have ") && said.contains("rows instead of 8"), "{said}");
         assert_eq!(case.sql("SELECT count(*), max(v) FROM t"), "10|now");
@@ -306,7 +307,7 @@ async fn rows_that_a_trigger_keeps_away_are_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_changes_are_not_counted_nothing_is_replaced() {
     let cluster = Cluster::start(ClusterOptions::default().set("track_counts", "off")).unwrap();
-    let case = Case::new(&cluster, 0, &format!("{TABLE} {}", CONNECTED[0].0));
+    let case = CaseDatabase::new(&cluster, 0, &format!("{TABLE} {}", CONNECTED[0].0));
     let said = case.refusal(&archive(1..=8));
     assert!(said.contains(CONNECTED[0].1), "a superuser has them counted: {said}");
     case.sql("CREATE ROLE plain LOGIN; GRANT ALL ON t, o TO plain; GRANT ALL ON DATABASE case_0 TO plain");

@@ -2,13 +2,13 @@
 
 use laredo_testkit::{Cluster, ClusterOptions};
 
-use crate::pipeline::{Archived, HISTORY, Pipeline, THINGS, answer, assert_same, laredo, refusal};
+use crate::pipeline::{ArchivePipeline, HISTORY, PipelineArchive, THINGS, answer, assert_same, laredo, refusal};
 
-const ARCHIVE: Archived<'_> = Archived { table: "things", formats: &["jsonl"], name: "things" };
+const ARCHIVE: PipelineArchive<'_> = PipelineArchive { table: "things", formats: &["jsonl"], name: "things" };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_state_comes_back_as_it_was() {
-    let pipeline = Pipeline::start(THINGS, &[ARCHIVE]).await;
+    let pipeline = ArchivePipeline::start(THINGS, &[ARCHIVE]).await;
     let heads = pipeline.write_history().await;
     pipeline.end().await;
     let (cluster, place) = (&pipeline.cluster, pipeline.archive("things"));
@@ -125,7 +125,7 @@ fn refuses(cluster: &Cluster, place: &str) {
 /// The table may have wider columns than the archive, and more of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_may_hold_more_than_the_archive_has() {
-    let pipeline = Pipeline::start(THINGS, &[ARCHIVE]).await;
+    let pipeline = ArchivePipeline::start(THINGS, &[ARCHIVE]).await;
     for sql in HISTORY.iter().take(2) {
         pipeline.write(sql).await;
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::pipeline::{Archived, HISTORY, Pipeline, THINGS, answer, laredo, manifest, objects, refusal};
+use crate::pipeline::{ArchivePipeline, HISTORY, PipelineArchive, THINGS, answer, laredo, manifest, objects, refusal};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -11,8 +11,8 @@ fn lines(text: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_is_listed_shown_and_compared() {
     let archives = ["jsonl", "protobuf", "protobuf.zst"].map(|format| (format, [format]));
-    let archives = archives.each_ref().map(|(name, formats)| Archived { table: "things", formats, name });
-    let pipeline = Pipeline::start(THINGS, &archives).await;
+    let archives = archives.each_ref().map(|(name, formats)| PipelineArchive { table: "things", formats, name });
+    let pipeline = ArchivePipeline::start(THINGS, &archives).await;
     let heads = pipeline.write_history().await;
     pipeline.end().await;
     let archive = pipeline.archive("jsonl");
@@ -45,7 +45,7 @@ async fn an_archive_is_listed_shown_and_compared() {
 }
 
 /// Checks that an object of any format is printed as its jsonl lines.
-fn shows_each_form_alike(pipeline: &Pipeline) {
+fn shows_each_form_alike(pipeline: &ArchivePipeline) {
     let [plain, others @ ..] = ["jsonl", "protobuf", "protobuf.zst"].map(|name| pipeline.archive(name));
     for (number, object) in objects(&plain).iter().enumerate() {
         let bytes = std::fs::read_to_string(plain.join(object)).unwrap();

@@ -8,7 +8,7 @@ use laredo_testkit::{Cluster, is_full};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::pipeline::{Archived, Pipeline, answer, laredo, refusal};
+use crate::pipeline::{ArchivePipeline, PipelineArchive, answer, laredo, refusal};
 
 /// Types whose values JSON does not keep exactly (docs/archive-format.md): the spelling of a
 /// document is lost.
@@ -108,9 +108,9 @@ async fn every_type_comes_back_in_this_database_and_in_another() {
     let mut rng = StdRng::seed_from_u64(7);
     let more = if is_full() { 400 } else { 20 };
     let forms = ["jsonl", "protobuf", "jsonl.zst", "protobuf.zst"].map(|format| [format]);
-    let archives = forms.each_ref().map(|formats| Archived { table: "every", formats, name: formats[0] });
+    let archives = forms.each_ref().map(|formats| PipelineArchive { table: "every", formats, name: formats[0] });
     let sql = format!("{DEFINITIONS} {} {}", table("every"), inserts(0, 6, &mut rng));
-    let pipeline = Pipeline::start(&sql, &archives).await;
+    let pipeline = ArchivePipeline::start(&sql, &archives).await;
     pipeline.write(&inserts(6, 6 + more, &mut rng)).await;
     let columns: Vec<String> = COLUMNS.iter().map(|case| identifier(case.name)).collect();
     let list = columns.join(", ");
@@ -146,7 +146,7 @@ async fn every_type_comes_back_in_this_database_and_in_another() {
 }
 
 /// The types have to exist, and to mean the same.
-fn what_is_not_there_is_said(pipeline: &Pipeline) {
+fn what_is_not_there_is_said(pipeline: &ArchivePipeline) {
     let (cluster, place) = (&pipeline.cluster, pipeline.archive("jsonl"));
     cluster.psql("CREATE DATABASE bare").unwrap();
     let into = ["reconstruct", place.to_str().unwrap(), "--postgres", &cluster.url("bare"), "--table", "public.every"];

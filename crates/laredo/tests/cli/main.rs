@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
-use server::{Server, delete, insert, update};
+use server::{SingleTableServer, delete, insert, update};
 
 fn laredo(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laredo"));
@@ -21,29 +21,29 @@ fn laredo(args: &[&str]) -> Command {
 }
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
-    told(laredo(args).output().expect("it runs"))
+    output_texts(laredo(args).output().expect("it runs"))
 }
 
-fn told(output: Output) -> (Option<i32>, String, String) {
+fn output_texts(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 /// A `tail` that has reached the head of its table.
-struct Tail {
+struct TailProcess {
     child: Child,
     errors: BufReader<std::process::ChildStderr>,
     started: String,
 }
 
-impl Tail {
-    fn start(mut command: Command) -> Tail {
+impl TailProcess {
+    fn start(mut command: Command) -> TailProcess {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
         let mut errors = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut started = String::new();
         errors.read_line(&mut started).expect("it says that it follows");
         assert!(started.starts_with("laredo: following"), "{started}");
-        Tail { child, errors, started }
+        TailProcess { child, errors, started }
     }
 
     fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
@@ -65,9 +65,9 @@ impl Tail {
 
 #[test]
 fn tail_writes_a_json_line_for_each_row_and_change_and_ends_at_an_interrupt() {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let mut command = laredo(&["tail", "public.t", "--snapshot", "--filter", "flag=true", "--filter-prefix", "name=a"]);
-    let mut tail = Tail::start({
+    let mut tail = TailProcess::start({
         command.env("LAREDO_SERVER", &server.url).stdout(Stdio::piped());
         command
     });
@@ -98,10 +98,10 @@ fn tail_writes_a_json_line_for_each_row_and_change_and_ends_at_an_interrupt() {
 
 #[test]
 fn tail_ends_quietly_when_its_reader_does() {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
     command.stdout(Stdio::piped());
-    let mut tail = Tail::start(command);
+    let mut tail = TailProcess::start(command);
     drop(tail.child.stdout.take());
     server.commit(0x200, vec![insert(2, "b")]);
     assert_eq!(tail.end(), (Some(0), String::new()));
@@ -109,10 +109,10 @@ fn tail_ends_quietly_when_its_reader_does() {
 
 #[test]
 fn tail_tells_of_a_lost_connection_and_goes_on() {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
     command.stdout(Stdio::piped());
-    let mut tail = Tail::start(command);
+    let mut tail = TailProcess::start(command);
     let mut lines = tail.lines();
     server.commit(0x200, vec![insert(2, "b")]);
     assert!(lines.next().expect("a line").contains("\"id\":2"));
@@ -141,7 +141,7 @@ fn tail_is_coloured_on_a_terminal_unless_told_otherwise() {
 
 /// Returns the first line that `tail` writes to a terminal.
 fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
     grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("it is ours");
     let name = ptsname(&controller, Vec::new()).expect("it has a name").into_string().expect("it is UTF-8");
@@ -151,7 +151,7 @@ fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
     if let Some(value) = no_color {
         command.env("NO_COLOR", value);
     }
-    let tail = Tail::start(command);
+    let tail = TailProcess::start(command);
     server.commit(0x200, vec![insert(2, "b")]);
     let mut line = String::new();
     BufReader::new(File::from(controller)).read_line(&mut line).expect("a line comes");
@@ -162,7 +162,7 @@ fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
 
 #[test]
 fn what_goes_wrong_is_told_with_what_to_do() {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let url = server.url.as_str();
     // The port is bound, so that no other process can take it, and nothing listens on it.
     let bound = tokio::net::TcpSocket::new_v4().expect("there are sockets");
@@ -215,7 +215,7 @@ fn a_server_that_never_answers_is_given_up() {
 
 #[test]
 fn fanout_tells_people_and_programs() {
-    let server = Server::start();
+    let server = SingleTableServer::start();
     let (code, text, _) = run(&["fanout", "clients", "public.t", "--server", &server.url]);
     assert_eq!(code, Some(0));
     assert!(text.starts_with("CLIENT  STATE  SEQUENCE"), "{text}");

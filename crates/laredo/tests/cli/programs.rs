@@ -7,10 +7,10 @@ use std::process::Command;
 
 use laredo_testkit::clean_command;
 
-use crate::told;
+use crate::output_texts;
 
 /// A program, and its names for common things.
-struct Program {
+struct ProgramUnderTest {
     name: &'static str,
     path: &'static str,
     config: &'static str,
@@ -20,8 +20,8 @@ struct Program {
     port: (&'static str, &'static str),
 }
 
-const PROGRAMS: [Program; 2] = [
-    Program {
+const PROGRAMS: [ProgramUnderTest; 2] = [
+    ProgramUnderTest {
         name: "laredo-server",
         path: env!("CARGO_BIN_EXE_laredo-server"),
         config: "sources { db { type = postgresql, connection = \"postgresql://u:hunter2@h/d\" } }
@@ -29,7 +29,7 @@ const PROGRAMS: [Program; 2] = [
         variable: "LAREDO_CONFIG",
         port: ("--health-port", "health.http_port"),
     },
-    Program {
+    ProgramUnderTest {
         name: "laredo-snapshotter",
         path: env!("CARGO_BIN_EXE_laredo-snapshotter"),
         config: "snapshotter { source { server = \"https://h:1\", schema = public, table = t, token = hunter2 }
@@ -39,7 +39,7 @@ const PROGRAMS: [Program; 2] = [
     },
 ];
 
-impl Program {
+impl ProgramUnderTest {
     fn command(&self, config: &str) -> (tempfile::TempDir, Command) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("own.conf");
@@ -53,7 +53,7 @@ impl Program {
     /// Runs the program. Returns the exit code, the standard output and the standard error.
     fn run(&self, config: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
         let (_folder, mut command) = self.command(config);
-        told(command.args(arguments).output().expect("it runs"))
+        output_texts(command.args(arguments).output().expect("it runs"))
     }
 }
 
@@ -112,7 +112,7 @@ fn a_variable_names_the_file() {
         let (folder, _) = program.command(program.config);
         let run = |file: &Path| {
             let mut command = clean_command(program.path);
-            told(command.arg("validate").env(program.variable, file).output().expect("it runs"))
+            output_texts(command.arg("validate").env(program.variable, file).output().expect("it runs"))
         };
         assert_eq!(run(&folder.path().join("own.conf")).0, Some(0));
         let (code, _, said) = run(&folder.path().join("none.conf"));

@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt, stream};
 use laredo_core::{
     Cell, Change, Column, CommitTime, Key, KeyColumns, Lsn, Schema, Sequence, TableState, Transaction, Tuple, TupleBuf,
 };
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader};
+use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
 use laredo_proto::replication::laredo_replication_service_server::{
     LaredoReplicationService, LaredoReplicationServiceServer,
 };
@@ -19,38 +19,38 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Feed = mpsc::UnboundedSender<Result<SyncResponse, Status>>;
+type GrpcMessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type SyncResponseSender = mpsc::UnboundedSender<Result<SyncResponse, Status>>;
 
 /// A server that ends when it is dropped.
-pub(crate) struct Server {
+pub(crate) struct SingleTableServer {
     pub(crate) url: String,
-    table: Arc<Table>,
+    table: Arc<SingleTable>,
     _stop: oneshot::Sender<()>,
 }
 
 /// The served table: its state, and the streams of its followers.
-struct Table(Mutex<Inner>);
+struct SingleTable(Mutex<SingleTableState>);
 
-struct Inner {
+struct SingleTableState {
     state: TableState,
     position: Lsn,
     sequence: Sequence,
-    feeds: Vec<Feed>,
+    feeds: Vec<SyncResponseSender>,
     requests: Vec<SyncRequest>,
 }
 
-impl Server {
+impl SingleTableServer {
     /// Starts a server whose table has the row (1, a, null) at 0/100.
-    pub(crate) fn start() -> Server {
+    pub(crate) fn start() -> SingleTableServer {
         let mut state = TableState::new(table_schema(), &[], 0).expect("there are no indexes");
         state.put(row(1, "a"));
         let (position, sequence) = (Lsn(0x100), Sequence(1000));
-        let inner = Inner { state, position, sequence, feeds: Vec::new(), requests: Vec::new() };
-        let table = Arc::new(Table(Mutex::new(inner)));
+        let inner = SingleTableState { state, position, sequence, feeds: Vec::new(), requests: Vec::new() };
+        let table = Arc::new(SingleTable(Mutex::new(inner)));
         let (stop, stopped) = oneshot::channel::<()>();
         let (address, bound) = std::sync::mpsc::channel();
-        let service = Service(table.clone());
+        let service = SingleTableService(table.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -65,7 +65,7 @@ impl Server {
             });
         });
         let url = format!("http://{}", bound.recv().expect("it starts"));
-        Server { url, table, _stop: stop }
+        SingleTableServer { url, table, _stop: stop }
     }
 
     /// Commits a transaction, and sends it to all streams.
@@ -75,9 +75,9 @@ impl Server {
         let mut batch = BatchBuilder::default();
         for change in &changes {
             match change {
-                Change::Insert(row) => batch.push(Action::Insert, row.as_ref()),
-                Change::Update(row) => batch.push(Action::Update, row.as_ref()),
-                Change::Delete(key) => batch.push(Action::Delete, key.as_ref()),
+                Change::Insert(row) => batch.push(EntryAction::Insert, row.as_ref()),
+                Change::Update(row) => batch.push(EntryAction::Update, row.as_ref()),
+                Change::Delete(key) => batch.push(EntryAction::Delete, key.as_ref()),
                 Change::Truncate | Change::Schema(_) => unreachable!("no test does so"),
             }
         }
@@ -103,13 +103,13 @@ impl Server {
     }
 }
 
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl SingleTable {
+    fn lock(&self) -> MutexGuard<'_, SingleTableState> {
         self.0.lock().expect("no test panics in here")
     }
 }
 
-impl Inner {
+impl SingleTableState {
     /// Returns the present state as a snapshot.
     fn snapshot(&self) -> Vec<SyncResponse> {
         use sync_response::Message;
@@ -119,7 +119,7 @@ impl Inner {
         let sequence = self.sequence.to_wire();
         let source_position = self.position.to_string();
         let mut rows = BatchBuilder::default();
-        self.state.rows().for_each(|row| rows.push(Action::Insert, row.as_ref()));
+        self.state.rows().for_each(|row| rows.push(EntryAction::Insert, row.as_ref()));
         let count = self.state.len() as i64;
         vec![
             message(Message::Handshake(SyncHandshake {
@@ -148,12 +148,12 @@ impl Inner {
     }
 }
 
-struct Service(Arc<Table>);
+struct SingleTableService(Arc<SingleTable>);
 
 #[tonic::async_trait]
-impl LaredoReplicationService for Service {
-    type SyncStream = Messages<SyncResponse>;
-    type FetchSnapshotStream = Messages<FetchSnapshotResponse>;
+impl LaredoReplicationService for SingleTableService {
+    type SyncStream = GrpcMessageStream<SyncResponse>;
+    type FetchSnapshotStream = GrpcMessageStream<FetchSnapshotResponse>;
 
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<Self::SyncStream>, Status> {
         let request = request.into_inner();

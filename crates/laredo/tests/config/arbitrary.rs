@@ -3,10 +3,10 @@
 use laredo::config::{ServerConfig, SnapshotterConfig};
 use proptest::prelude::*;
 
-use super::{Folder, fixture};
+use super::{ConfigFolder, fixture};
 
 fn load_bytes(bytes: &[u8], setting: &str) {
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     folder.write("laredo.conf", bytes);
     let loader = folder
         .loader_with(&[

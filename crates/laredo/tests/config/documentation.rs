@@ -7,7 +7,7 @@ use std::time::Duration;
 use laredo::config::{ServerConfig, SnapshotterConfig};
 use laredo_client::{Replica, TableName, Unique};
 
-use super::Folder;
+use super::ConfigFolder;
 
 fn reference() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
@@ -26,7 +26,7 @@ const README: &str = include_str!("../../../../README.md");
 fn the_configurations_of_the_readme_load() {
     let examples = blocks(README, "hocon");
     assert_eq!(examples.len(), 2);
-    let folder = Folder::new(&[("laredo.conf", examples[0]), ("snapshotter.conf", examples[1])]);
+    let folder = ConfigFolder::new(&[("laredo.conf", examples[0]), ("snapshotter.conf", examples[1])]);
     let config = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf")));
     assert!(config.is_ok(), "{}", config.expect_err("it is none").render(false));
     let config = SnapshotterConfig::load(&folder.loader().file(folder.path("snapshotter.conf")));
@@ -72,7 +72,7 @@ fn every_example_of_the_reference_loads() {
     let [server, snapshotter] = parts();
     let examples = blocks(&server, "hocon");
     assert_eq!(examples.len(), 4);
-    let folder = Folder::new(&[("tables.conf", examples[0])]);
+    let folder = ConfigFolder::new(&[("tables.conf", examples[0])]);
     let loader = |example: &str| {
         folder.write("example.conf", example.as_bytes());
         folder.loader_with(&[("PG_URL", "postgresql://u@h/d")]).file(folder.path("example.conf"))

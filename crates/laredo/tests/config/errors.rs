@@ -2,7 +2,7 @@
 
 use laredo::config::ServerConfig;
 
-use super::{Folder, MINIMAL, problems};
+use super::{ConfigFolder, MINIMAL, problems};
 
 /// Returns a configuration whose line 2 is the source, line 4 the table and line 6 the target.
 fn with(source: &str, table: &str, target: &str) -> String {
@@ -360,7 +360,7 @@ fn syntax_errors_have_a_place() {
 
 #[test]
 fn includes_that_go_wrong_are_told_where_they_stand() {
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let include = |statement: &str| {
         folder.write("laredo.conf", format!("{MINIMAL}\n{statement}").as_bytes());
         let loader = folder.loader().file(folder.path("laredo.conf"));
@@ -397,7 +397,7 @@ fn includes_that_go_wrong_are_told_where_they_stand() {
 #[test]
 fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
     let twice = |file: &str| format!("include \"{file}.conf\"\ninclude \"{file}.conf\"\n");
-    let folder = Folder::new(&[("laredo.conf", &format!("{MINIMAL}{}", twice("round")))]);
+    let folder = ConfigFolder::new(&[("laredo.conf", &format!("{MINIMAL}{}", twice("round")))]);
     folder.write("round.conf", twice("round").as_bytes());
     let told = || {
         let loader = folder.loader().file(folder.path("laredo.conf"));
@@ -416,7 +416,7 @@ fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
 
 #[test]
 fn everything_is_told_at_once_file_by_file() {
-    let folder = Folder::new(&[
+    let folder = ConfigFolder::new(&[
         ("conf.d/1.conf", "sources.pg { type = pg, conection = x }\ngrpc.port = -1"),
         ("conf.d/2.conf", "health.http_prt = 1\ntables = [{ source = p, schema = s, table = t, targets = [{}] }]"),
     ]);
@@ -457,7 +457,7 @@ fn everything_is_told_at_once_file_by_file() {
 
 #[test]
 fn the_rendered_report_shows_the_line() {
-    let folder = Folder::new(&[("laredo.conf", &with("", "", "journal { max_entires = 5 }"))]);
+    let folder = ConfigFolder::new(&[("laredo.conf", &with("", "", "journal { max_entires = 5 }"))]);
     let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("a mistyped key");
     let shown = report.render(false).replace(&format!("{}/", folder.path("").display()).replace("//", "/"), "");
     assert_eq!(
@@ -491,7 +491,7 @@ fn a_connection_string_is_read_and_its_error_has_a_place_and_no_password() {
             "sources {{ pg {{ type = pg, connection = \"{connection}\" }} }}\n\
              tables = [{{ source = pg, schema = s, table = t, targets = [{{ type = replication-fanout }}] }}]"
         );
-        let folder = Folder::new(&[("laredo.conf", &text)]);
+        let folder = ConfigFolder::new(&[("laredo.conf", &text)]);
         let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err(connection);
         let lines = folder.lines(&report).join("\n");
         assert!(lines.starts_with("laredo.conf:1:40: sources.pg.connection: ") && lines.contains(expected), "{lines}");
@@ -503,7 +503,7 @@ fn a_connection_string_is_read_and_its_error_has_a_place_and_no_password() {
 fn a_text_and_a_block_in_one_value_have_a_place() {
     let text =
         "sources { pg { type = pg, connection = \"postgresql://u@h/d\"\n  x = y reconnect { max_attempts = 1 } } }";
-    let folder = Folder::new(&[("laredo.conf", text)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", text)]);
     let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("no such value");
     let lines = folder.lines(&report).join("\n");
     assert!(lines.starts_with("laredo.conf:2:") && lines.contains("a text and a block"), "{lines}");

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use laredo::config::ServerConfig;
 use laredo::config::server::{
-    ArchiveFormat, BufferPolicy, DdlWatchConfig, Filter, FilterValue, JournalStore, LogLevel, LogType, SlotConfig,
-    SnapshotSerializer, Store, Transform,
+    ArchiveFormat, BufferPolicyConfig, DdlWatchConfig, FilterConfig, FilterValue, JournalStoreConfig, LogLevel,
+    LogType, SlotConfig, SnapshotSerializer, StoreConfig, TransformConfig,
 };
 
-use super::{Folder, MINIMAL, fixture, load};
+use super::{ConfigFolder, MINIMAL, fixture, load};
 
 fn load_fixture(name: &str) -> ServerConfig {
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     ServerConfig::load(&folder.loader().file(fixture(name)))
         .map_err(|report| report.to_string())
         .expect("the fixture loads")
@@ -26,14 +26,14 @@ fn the_fan_out_page_loads_as_printed() {
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
     assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, Some(500)));
     assert_eq!(fanout.client_buffer.max_entries, 50_000);
-    assert_eq!(fanout.client_buffer.policy, BufferPolicy::DropDisconnect);
+    assert_eq!(fanout.client_buffer.policy, BufferPolicyConfig::DropDisconnect);
     let snapshot = fanout.snapshot.as_ref().expect("the page has one");
     assert_eq!(snapshot.interval, Duration::from_secs(300));
     assert_eq!(snapshot.serializer, SnapshotSerializer::Jsonl);
     assert_eq!(snapshot.retention.keep_count, 5);
     assert_eq!(snapshot.retention.max_age, Some(Duration::from_secs(3600)));
     let path = PathBuf::from("/var/lib/laredo/fanout-snapshots");
-    assert_eq!(snapshot.store, Store::Local { path });
+    assert_eq!(snapshot.store, StoreConfig::Local { path });
 }
 
 #[test]
@@ -58,16 +58,16 @@ fn the_full_example_loads_as_printed() {
     assert_eq!(fanout.journal.max_bytes, 4 << 30);
     assert_eq!(fanout.journal.memory_max_bytes, 256 << 20);
     let path = PathBuf::from("/var/lib/laredo/journal");
-    assert_eq!(fanout.journal.store, JournalStore::Durable(Store::Local { path }));
+    assert_eq!(fanout.journal.store, JournalStoreConfig::Durable(StoreConfig::Local { path }));
     assert_eq!(fanout.heartbeat_interval, Duration::from_secs(5));
     let archive = fanout.archive.as_ref().expect("the example has one");
     assert_eq!(archive.key_prefix, "config_document/");
     assert_eq!(archive.format, ArchiveFormat::Jsonl);
     assert_eq!(
         fanout.filters,
-        [Filter::FieldEquals { field: "status".to_owned(), value: FilterValue::String("active".to_owned()) }]
+        [FilterConfig::FieldEquals { field: "status".to_owned(), value: FilterValue::String("active".to_owned()) }]
     );
-    assert_eq!(fanout.transforms, [Transform::DropFields { fields: vec!["secret".to_owned()] }]);
+    assert_eq!(fanout.transforms, [TransformConfig::DropFields { fields: vec!["secret".to_owned()] }]);
 
     assert_eq!(config.grpc.port, 4001);
     assert_eq!(config.grpc.tls, None);
@@ -94,7 +94,7 @@ fn defaults_are_filled_in() {
     assert_eq!(fanout.journal.max_entries, 100_000);
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
     assert_eq!(fanout.journal.memory_max_bytes, 256 << 20);
-    assert_eq!(fanout.journal.store, JournalStore::Memory);
+    assert_eq!(fanout.journal.store, JournalStoreConfig::Memory);
     assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, None));
     assert_eq!(fanout.heartbeat_interval, Duration::from_secs(5));
     assert_eq!((&fanout.snapshot, &fanout.archive), (&None, &None));
@@ -202,7 +202,7 @@ fn filters_and_transforms_are_typed() {
         .filters
         .iter()
         .filter_map(|filter| match filter {
-            Filter::FieldEquals { value, .. } => Some(value.clone()),
+            FilterConfig::FieldEquals { value, .. } => Some(value.clone()),
             _ => None,
         })
         .collect();
@@ -217,16 +217,19 @@ fn filters_and_transforms_are_typed() {
         ]
     );
     match &fanout.filters[6] {
-        Filter::FieldRegex { pattern, .. } => assert!(pattern.0.is_match("aaa")),
+        FilterConfig::FieldRegex { pattern, .. } => assert!(pattern.0.is_match("aaa")),
         other => panic!("{other:?}"),
     }
-    assert_eq!(fanout.transforms[0], Transform::RenameFields { fields: vec![("old".to_owned(), "new".to_owned())] });
-    assert_eq!(fanout.transforms[1], Transform::AddTimestamp { field: "at".to_owned() });
+    assert_eq!(
+        fanout.transforms[0],
+        TransformConfig::RenameFields { fields: vec![("old".to_owned(), "new".to_owned())] }
+    );
+    assert_eq!(fanout.transforms[1], TransformConfig::AddTimestamp { field: "at".to_owned() });
 }
 
 #[test]
 fn the_effective_configuration_loads_to_the_same_again() {
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     for name in ["server-full.conf", "fanout-page-server.conf", "every-key.conf"] {
         let config = load_fixture(name);
         folder.write("effective.conf", config.to_hocon().as_bytes());

@@ -3,13 +3,13 @@
 use laredo::config::ServerConfig;
 use laredo::config::server::LogLevel;
 
-use super::{Folder, MINIMAL};
+use super::{ConfigFolder, MINIMAL};
 
 /// Loads a folder in which each layer up to `layers` sets the same key. Returns the resulting
 /// value.
 fn layered(layers: usize) -> u16 {
     let port = |i: u16| format!("grpc.port = {i}");
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let mut environment = vec![];
     if layers >= 1 {
         folder.write("laredo.conf", format!("{MINIMAL}\n{}", port(1)).as_bytes());
@@ -53,7 +53,7 @@ fn later_layers_win() {
 
 #[test]
 fn the_file_may_be_named_by_a_variable_and_the_argument_wins() {
-    let folder = Folder::new(&[("a.conf", MINIMAL), ("b", &format!("{MINIMAL} grpc.port = 2"))]);
+    let folder = ConfigFolder::new(&[("a.conf", MINIMAL), ("b", &format!("{MINIMAL} grpc.port = 2"))]);
     let (a, b) = (folder.path("a.conf"), folder.path("b"));
     let environment = [("LAREDO_CONFIG", b.to_str().expect("UTF-8"))];
     let loader = folder.loader_with(&environment);
@@ -64,7 +64,7 @@ fn the_file_may_be_named_by_a_variable_and_the_argument_wins() {
 
 #[test]
 fn a_named_file_or_folder_must_exist() {
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     for (loader, who) in [
         (folder.loader().file(folder.path("no.conf")), "--config: cannot read no.conf"),
         (folder.loader().conf_dir(folder.path("no.d")), "--conf-dir: cannot read the folder no.d"),
@@ -82,7 +82,7 @@ fn a_named_file_or_folder_must_exist() {
 
 #[test]
 fn files_merge_by_key_and_lists_append_across_them() {
-    let folder = Folder::new(&[
+    let folder = ConfigFolder::new(&[
         ("conf.d/1.conf", MINIMAL),
         ("conf.d/2.conf", "sources.pg.slot_name = two"),
         (
@@ -104,7 +104,7 @@ fn files_merge_by_key_and_lists_append_across_them() {
 
 #[test]
 fn includes_are_relative_to_the_file_that_includes() {
-    let folder = Folder::new(&[
+    let folder = ConfigFolder::new(&[
         ("laredo.conf", "include \"parts/all.conf\"\ninclude \"parts/absent.conf\""),
         ("parts/all.conf", "include required(\"more/minimal.conf\")\ngrpc { include \"grpc\" }"),
         ("parts/more/minimal.conf", MINIMAL),
@@ -120,7 +120,7 @@ fn includes_are_relative_to_the_file_that_includes() {
 
 #[test]
 fn variables_set_keys_whose_names_have_underscores() {
-    let folder = Folder::new(&[(
+    let folder = ConfigFolder::new(&[(
         "laredo.conf",
         r#"sources {
              pg { type = pg, connection = "host=a user=u" }
@@ -170,7 +170,7 @@ fn variables_set_keys_whose_names_have_underscores() {
 
 #[test]
 fn settings_reach_quoted_names_and_list_items() {
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let loader = folder
         .loader()
         .file(folder.path("laredo.conf"))
@@ -189,7 +189,7 @@ fn settings_reach_quoted_names_and_list_items() {
 
 #[test]
 fn errors_of_variables_and_settings_name_them() {
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let environment = [("LAREDO_GRPC_PORT", "many"), ("LAREDO_GRCP_PORT", "4001"), ("LAREDO_TABLES_7_SCHEMA", "s")];
     let loader = folder
         .loader_with(&environment)
@@ -216,7 +216,8 @@ fn errors_of_variables_and_settings_name_them() {
 
 #[test]
 fn an_item_of_a_list_that_an_argument_sets_is_told_where_the_argument_is() {
-    let folder = Folder::new(&[("laredo.conf", &format!("{MINIMAL}\ngrpc.allowed_origins = [\"https://a.example\"]"))]);
+    let folder =
+        ConfigFolder::new(&[("laredo.conf", &format!("{MINIMAL}\ngrpc.allowed_origins = [\"https://a.example\"]"))]);
     let loader = folder.loader().file(folder.path("laredo.conf")).set("grpc.allowed_origins=[nowhere]");
     let lines = folder.lines(&ServerConfig::load(&loader).expect_err("no origin"));
     let place = "--set grpc.allowed_origins: grpc.allowed_origins[0]: expected an origin";
@@ -225,7 +226,7 @@ fn an_item_of_a_list_that_an_argument_sets_is_told_where_the_argument_is() {
 
 #[test]
 fn substitutions_take_variables_of_the_environment_that_was_handed_in() {
-    let folder = Folder::new(&[(
+    let folder = ConfigFolder::new(&[(
         "laredo.conf",
         &format!("{MINIMAL}\nsources.pg.connection = ${{PG.URL}}, grpc.port = ${{?PORT}}"),
     )]);

@@ -10,7 +10,7 @@ mod snapshotter;
 
 use std::path::{Path, PathBuf};
 
-use laredo::config::{Loader, Report, ServerConfig};
+use laredo::config::{ConfigLoader, ConfigReport, ServerConfig};
 
 /// The smallest valid configuration, which tests extend.
 const MINIMAL: &str = r#"
@@ -19,11 +19,11 @@ tables = [{ source = pg, schema = public, table = t, targets = [{ type = replica
 "#;
 
 /// A folder with files. Its loader sees nothing else of the machine.
-struct Folder(tempfile::TempDir);
+struct ConfigFolder(tempfile::TempDir);
 
-impl Folder {
-    fn new(files: &[(&str, &str)]) -> Folder {
-        let folder = Folder(tempfile::tempdir().expect("a temporary folder"));
+impl ConfigFolder {
+    fn new(files: &[(&str, &str)]) -> ConfigFolder {
+        let folder = ConfigFolder(tempfile::tempdir().expect("a temporary folder"));
         std::fs::create_dir(folder.path("empty")).expect("a folder");
         for (name, text) in files {
             folder.write(name, text.as_bytes());
@@ -42,17 +42,17 @@ impl Folder {
     }
 
     /// Returns a loader without environment variables and without the machine's own folders.
-    fn loader(&self) -> Loader {
+    fn loader(&self) -> ConfigLoader {
         self.loader_with(&[])
     }
 
-    fn loader_with(&self, environment: &[(&str, &str)]) -> Loader {
+    fn loader_with(&self, environment: &[(&str, &str)]) -> ConfigLoader {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        Loader::new(environment).conf_dir(self.path("empty")).init_dir(self.path("empty"))
+        ConfigLoader::new(environment).conf_dir(self.path("empty")).init_dir(self.path("empty"))
     }
 
     /// Returns the lines of a report without the folder's own path, which differs from run to run.
-    fn lines(&self, report: &Report) -> Vec<String> {
+    fn lines(&self, report: &ConfigReport) -> Vec<String> {
         let folder = format!("{}/", self.0.path().display());
         report.to_string().lines().map(|line| line.replace(&folder, "")).collect()
     }
@@ -64,7 +64,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// Loads one text as `laredo.conf`.
 fn load(text: &str) -> Result<ServerConfig, Vec<String>> {
-    let folder = Folder::new(&[("laredo.conf", text)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", text)]);
     ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).map_err(|report| folder.lines(&report))
 }
 

@@ -2,7 +2,7 @@
 
 use laredo::config::ServerConfig;
 
-use super::{Folder, MINIMAL, fixture, load};
+use super::{ConfigFolder, MINIMAL, fixture, load};
 
 const PASSWORD: &str = "hunter2";
 
@@ -24,7 +24,7 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
         assert!(!format!("{config:?}").contains(PASSWORD));
         assert_eq!(config.sources["pg"].connection.expose(), connection);
     }
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     let config = ServerConfig::load(&folder.loader().file(fixture("every-key.conf"))).expect("valid");
     assert!(!config.to_hocon().contains("hunter"));
 }
@@ -49,7 +49,7 @@ fn reports_hold_no_secret() {
         "connection = \"\"\"hunter2\n",
     ];
     for line in secret_lines {
-        let folder = Folder::new(&[("laredo.conf", line)]);
+        let folder = ConfigFolder::new(&[("laredo.conf", line)]);
         let report =
             ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("the line is wrong");
         for shown in [report.to_string(), report.render(false), report.render(true), format!("{report:?}")] {
@@ -60,7 +60,7 @@ fn reports_hold_no_secret() {
 
 #[test]
 fn reports_about_variables_and_settings_hold_no_secret() {
-    let folder = Folder::new(&[("laredo.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let loader = folder
         .loader_with(&[
             ("LAREDO_SOURCES_PG_CONECTION", "postgresql://u:hunter2@h/d"),

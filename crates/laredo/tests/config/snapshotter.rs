@@ -7,7 +7,7 @@ mod values;
 
 use laredo::config::SnapshotterConfig;
 
-use super::Folder;
+use super::ConfigFolder;
 
 /// The smallest valid configuration, which tests extend.
 const MINIMAL: &str = r#"
@@ -17,7 +17,7 @@ destinations = [{ type = local, path = /archive }] }
 
 /// Loads one text as `snapshotter.conf`.
 fn load(text: &str) -> Result<SnapshotterConfig, Vec<String>> {
-    let folder = Folder::new(&[("snapshotter.conf", text)]);
+    let folder = ConfigFolder::new(&[("snapshotter.conf", text)]);
     let loader = folder.loader().file(folder.path("snapshotter.conf"));
     SnapshotterConfig::load(&loader).map_err(|report| folder.lines(&report))
 }

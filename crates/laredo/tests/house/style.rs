@@ -8,6 +8,9 @@ use crate::{files, read};
 /// The maximum width of comments and paragraphs, in columns.
 const WIDTH_MAX: usize = 100;
 
+/// The maximum number of words in a sentence of a document.
+const SENTENCE_WORDS_MAX: usize = 25;
+
 /// Words that no doc comment begins with: its first sentence names its subject.
 const FIRST_WORDS: &[&str] = &[
     "What", "How", "Whether", "Where", "It", "Its", "One", "Of", "As", "Who", "Whoever", "Nobody", "Somebody",
@@ -19,7 +22,7 @@ const UNUSUAL: &str =
     r"(?i)\b(nobody|somebody|anybody|whoever|anew|told|tells|of no use|goes on|go on|stands for|beside)\b";
 
 /// A line of a comment or of a document.
-struct Line<'t> {
+struct ProseLine<'t> {
     number: usize,
     whole: &'t str,
     /// The text without markers and code.
@@ -28,7 +31,7 @@ struct Line<'t> {
     is_summary: bool,
 }
 
-impl Line<'_> {
+impl ProseLine<'_> {
     fn is_plain(&self, unusual: &Regex) -> bool {
         let first = self.text.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty());
         let begins_well = !self.is_summary || first.is_none_or(|first| !FIRST_WORDS.contains(&first));
@@ -59,7 +62,7 @@ fn comments_and_documents_are_plain() {
 #[test]
 fn what_is_not_plain_is_found() {
     let unusual = Regex::new(UNUSUAL).unwrap();
-    let wrong = |lines: Vec<Line<'_>>| {
+    let wrong = |lines: Vec<ProseLine<'_>>| {
         lines.iter().filter(|line| !line.is_plain(&unusual)).map(|line| line.number).collect::<Vec<_>>()
     };
     let code = "/// Whether it is.\n/// Where it goes on.\n/// It may.\nlet told = \"anew\";\n// It is plain.\n//! Its name.\n";
@@ -69,8 +72,57 @@ fn what_is_not_plain_is_found() {
     assert_eq!(wrong(paragraphs(&document)), [2, 4, 8]);
 }
 
+#[test]
+fn sentences_of_documents_are_short() {
+    let mut wrong = Vec::new();
+    for path in files() {
+        let is_document = path.extension().is_some_and(|extension| extension == "md");
+        let Some(text) = read(&path).filter(|_| is_document) else { continue };
+        let long = sentences(&text).into_iter().filter(|sentence| words(sentence) > SENTENCE_WORDS_MAX);
+        wrong.extend(long.map(|sentence| format!("{}: {sentence}", path.display())));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} sentences have more than {SENTENCE_WORDS_MAX} words:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn sentences_are_separated() {
+    let document = "# A heading of five words\n\nOne, `a b. c` two. Is it\nthree? See [the four](x.md):\n\n* five (six.) Seven\n\
+                    * eight\n\n```\nnot this. one\n```\n| nor | this. One |\n<!-- Nor this. -->\n";
+    let found = sentences(document);
+    assert_eq!(found, ["One, x two.", "Is it three?", "See the four:", "* five (six.)", "Seven", "* eight"]);
+    assert_eq!(words("One, x two."), 3);
+}
+
+fn words(sentence: &str) -> usize {
+    sentence.split_whitespace().count()
+}
+
+/// Returns the sentences of a Markdown document. Headings, tables and code have none, and a link
+/// counts as its text.
+fn sentences(document: &str) -> Vec<String> {
+    let replaced =
+        |text: String, pattern: &str, by: &str| Regex::new(pattern).unwrap().replace_all(&text, by).into_owned();
+    let text = replaced(document.to_owned(), r"(?s)```.*?```|<!--.*?-->", "\n\n");
+    let text = replaced(text, r"\[([^\]]*)\]\([^)]*\)", "$1");
+    let text = replaced(text, "`[^`]*`", "x");
+    // Each paragraph, item, heading and row begins after an empty line.
+    let text = replaced(text, r"\n[ \t]*(#|\||[*-] |\d+\. )", "\n\n$1");
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let prose = paragraphs.filter(|paragraph| !paragraph.starts_with(['#', '|']));
+    let lines = prose.map(|paragraph| replaced(paragraph, r#"([.!?:][)"*_]?) "#, "$1\n"));
+    lines
+        .flat_map(|lines| lines.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
 /// Returns the lines of a source file that are comments.
-fn comments(source: &str) -> Vec<Line<'_>> {
+fn comments(source: &str) -> Vec<ProseLine<'_>> {
     let mut lines = Vec::new();
     let mut before = "";
     for (index, whole) in source.lines().enumerate() {
@@ -78,7 +130,7 @@ fn comments(source: &str) -> Vec<Line<'_>> {
         let marker = ["///", "//!", "//"].into_iter().find(|marker| comment.starts_with(marker)).unwrap_or_default();
         if !marker.is_empty() {
             let (text, is_summary) = (comment[marker.len()..].to_owned(), marker.len() == 3 && before != marker);
-            lines.push(Line { number: index + 1, whole, text, is_summary });
+            lines.push(ProseLine { number: index + 1, whole, text, is_summary });
         }
         before = marker;
     }
@@ -86,7 +138,7 @@ fn comments(source: &str) -> Vec<Line<'_>> {
 }
 
 /// Returns the lines of a Markdown document that are not code.
-fn paragraphs(document: &str) -> Vec<Line<'_>> {
+fn paragraphs(document: &str) -> Vec<ProseLine<'_>> {
     let (mut lines, mut is_code) = (Vec::new(), false);
     for (index, whole) in document.lines().enumerate() {
         let is_fence = whole.trim_start().starts_with("```");
@@ -94,7 +146,7 @@ fn paragraphs(document: &str) -> Vec<Line<'_>> {
         if !is_code && !is_fence {
             // The odd pieces are between backticks.
             let text = whole.split('`').step_by(2).collect();
-            lines.push(Line { number: index + 1, whole, text, is_summary: false });
+            lines.push(ProseLine { number: index + 1, whole, text, is_summary: false });
         }
     }
     lines

@@ -10,22 +10,27 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
-use laredo_archive::{Archive, At, Local, ReadProgress};
+use laredo_archive::{Archive, ArchivePoint, FolderDestination, ReadProgress};
 use laredo_core::{KeyColumns, Lsn, Tuple, project_row};
-use laredo_testkit::workload::{Shape, TABLES, Workload, WorkloadOptions, WorkloadTable};
+use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable, WorkloadTableShape};
 use laredo_testkit::{eventually, is_full, oracle};
 use serde_json::{Value, json};
 
-use super::restarts::kept;
+use super::restarts::with_durable_journal;
 use crate::support::compare::struct_differences;
-use crate::support::fleet::{cluster, more, serve_all};
+use crate::support::fleet::{await_transactions, cluster, serve_all};
 use crate::support::server::PATIENCE;
 use crate::support::simple::{JsonRow, key_of};
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
 /// Returns the tables whose rows PostgreSQL sends as a record. The others are compared at rest.
 fn remembered() -> Vec<&'static WorkloadTable> {
-    TABLES.iter().filter(|table| matches!(table.shape, Shape::Plain | Shape::ByIndex | Shape::Full)).collect()
+    TABLES
+        .iter()
+        .filter(|table| {
+            matches!(table.shape, WorkloadTableShape::Plain | WorkloadTableShape::ByIndex | WorkloadTableShape::Full)
+        })
+        .collect()
 }
 
 fn folder(root: &Path, table: &WorkloadTable) -> std::path::PathBuf {
@@ -43,7 +48,8 @@ async fn every_boundary_is_the_table_as_it_was() {
     let sql = cluster.connect().await.unwrap();
     history::remember(&sql, &remembered()).await;
     let (journal, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut server = kept(serve_all(cluster.url("postgres")).slot("laredo_archive"), &journal).start().await;
+    let mut server =
+        with_durable_journal(serve_all(cluster.url("postgres")).slot("laredo_archive"), &journal).start().await;
     let options = WorkloadOptions { value_bytes_max: 4096, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 4, options);
     let keys = json!({
@@ -53,10 +59,10 @@ async fn every_boundary_is_the_table_as_it_was() {
     });
     let tables: Vec<Value> =
         TABLES.iter().map(|name| table(&server.url(), &name.name(), &folder(root.path(), name), &keys)).collect();
-    let mut snapshotter = Snapshotter::launch(&tables, &Value::Null, &[]);
+    let mut snapshotter = SnapshotterProcess::launch(&tables, &Value::Null, &[]);
     snapshotter.ready().await;
     for round in 0.. {
-        more(&workload, 300).await;
+        await_transactions(&workload, 300).await;
         let written = snapshotter.status().await;
         let epochs: u64 = written.iter().map(|table| table["epoch"].as_u64().unwrap_or(0)).sum();
         if counted(root.path()).await >= boundaries && round >= 4 && epochs > 10 {
@@ -90,7 +96,8 @@ async fn every_boundary_is_the_table_as_it_was() {
     let checked = compare_with_history(root.path(), &history::recall(&sql).await).await;
     assert!(checked >= boundaries, "only {checked} boundaries were compared");
     for name in TABLES {
-        let rebuilt = open(&archive_of(root.path(), name)).await.rebuild(At::Latest, &ReadProgress::default()).await;
+        let rebuilt =
+            open(&archive_of(root.path(), name)).await.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await;
         let rebuilt = rebuilt.unwrap().table;
         let rows = oracle::rows_at_rest(&sql, &name.name(), name.key, "true").await.unwrap();
         // An archive does not keep the spelling of JSON. It keeps everything else, and the recorded
@@ -108,13 +115,13 @@ async fn every_boundary_is_the_table_as_it_was() {
     workload.resume(paused);
     workload.stop().await.unwrap();
     // An archive does not keep the spelling of JSON, so the rows of this table would differ.
-    for name in TABLES.iter().filter(|table| table.shape != Shape::Wide) {
+    for name in TABLES.iter().filter(|table| table.shape != WorkloadTableShape::Wide) {
         server.has_archive(&name.name(), &archive_of(root.path(), name));
     }
 }
 
 /// Checks that a killed writer resumes from its archive, without loading a table again.
-async fn goes_on(snapshotter: &Snapshotter) {
+async fn goes_on(snapshotter: &SnapshotterProcess) {
     let is_connected = async || {
         let status = snapshotter.status().await;
         status.iter().all(|table| table["stream"]["connected"] == true)
@@ -130,7 +137,7 @@ fn position_of(position: &Value) -> Lsn {
 }
 
 async fn open(folder: &Path) -> Archive {
-    Archive::open(Arc::new(Local::new(folder)), None).await.unwrap()
+    Archive::open(Arc::new(FolderDestination::new(folder)), None).await.unwrap()
 }
 
 /// Returns the number of artifacts of the recorded tables.
@@ -144,7 +151,10 @@ async fn counted(root: &Path) -> usize {
 
 /// Rebuilds the state of every artifact with the manifest of that time, and compares it with the
 /// recorded history.
-async fn compare_with_history(root: &Path, history: &std::collections::HashMap<String, history::History>) -> usize {
+async fn compare_with_history(
+    root: &Path,
+    history: &std::collections::HashMap<String, history::RecordedHistory>,
+) -> usize {
     let mut compared = 0;
     for table in remembered() {
         let folder = archive_of(root, table);
@@ -188,7 +198,7 @@ async fn rebuilt_after(folder: &Path, count: usize) -> (Lsn, BTreeMap<Vec<u8>, T
             symlink(entry.path(), then.path().join(entry.file_name())).unwrap();
         }
     }
-    let rebuilt = open(then.path()).await.rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+    let rebuilt = open(then.path()).await.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap();
     let key = rebuilt.table.schema().key().clone();
     let keyed = |row: &Tuple| (key.key_of(row.as_ref()).as_ref().bytes().to_vec(), row.clone());
     (rebuilt.boundary.position.unwrap(), rebuilt.table.rows().map(keyed).collect(), key)

@@ -11,7 +11,7 @@ use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 
 use super::support::compare::view_differences;
-use super::support::server::{PATIENCE, ServerConfig};
+use super::support::server::{PATIENCE, ServerProcessConfig};
 
 /// Sums the amounts of all rows, and of both sides through the index, until it is stopped. Returns
 /// the totals that it saw, and the number of positions.
@@ -40,7 +40,7 @@ async fn no_reader_sees_half_a_transfer() {
              INSERT INTO account SELECT i, CASE i % 2 WHEN 0 THEN 'left' ELSE 'right' END, 100 FROM generate_series(1, {rows}) i"
         ))
         .unwrap();
-    let server = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "account")]).start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "account")]).start().await;
     let replica = Replica::builder(server.url(), TableName::new("public", "account"))
         .index("by_side", ["side"], Unique::No)
         .start()

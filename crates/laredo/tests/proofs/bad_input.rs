@@ -2,7 +2,7 @@
 //! before anything is changed. The program ends at its first check, because only an operator can
 //! fix them.
 
-use laredo_testkit::{Cluster, ClusterOptions, Tls, clean_command};
+use laredo_testkit::{Cluster, ClusterOptions, ClusterTls, clean_command};
 
 use crate::support::server::PATIENCE;
 
@@ -120,7 +120,8 @@ async fn a_connection_that_cannot_succeed_is_not_tried_again() {
     for (connection, expected) in cases {
         refused(&config(&connection, "good", true), &[expected]).await;
     }
-    let encrypted = Cluster::start(ClusterOptions { tls: Some(Tls::default()), ..ClusterOptions::default() }).unwrap();
+    let encrypted =
+        Cluster::start(ClusterOptions { tls: Some(ClusterTls::default()), ..ClusterOptions::default() }).unwrap();
     let untrusted = format!("{}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem", encrypted.url("postgres"));
     refused(&config(&untrusted, "good", true), &["/nowhere/ca.pem"]).await;
 }

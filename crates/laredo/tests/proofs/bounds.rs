@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use laredo_client::Replica;
 use laredo_core::TableName;
-use laredo_testkit::{Cluster, ClusterOptions, Proxy, eventually, is_full};
+use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, eventually, is_full};
 use tokio_postgres::Client;
 
-use super::support::server::{PATIENCE, ServerConfig};
+use super::support::server::{PATIENCE, ServerProcessConfig};
 
 const MEMORY_MAX_MIB: u64 = 16;
 /// The longest time that the huge transaction may take.
@@ -32,10 +32,10 @@ async fn memory_is_bounded_and_neighbours_go_on() {
         )
         .unwrap();
     let (big, small) = (TableName::new("public", "big"), TableName::new("public", "small"));
-    let config = ServerConfig::new(cluster.url("postgres"), [big.clone(), small.clone()])
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [big.clone(), small.clone()])
         .target(&format!("journal {{ memory_max_bytes = {MEMORY_MAX_MIB}MiB }}"));
     let server = config.start().await;
-    let stalling = Proxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
+    let stalling = FaultProxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
     let stalled = Replica::builder(format!("http://{}", stalling.addr()), big.clone()).start().unwrap();
     let [reading, live] = [&big, &small].map(|table| Replica::builder(server.url(), table.clone()).start().unwrap());
     for replica in [&stalled, &reading, &live] {
@@ -44,7 +44,7 @@ async fn memory_is_bounded_and_neighbours_go_on() {
     stalling.stall(true);
 
     let client = cluster.connect().await.unwrap();
-    let mut neighbour = Neighbour { sql: cluster.connect().await.unwrap(), live: &live, n: 0 };
+    let mut neighbour = NeighborProbe { sql: cluster.connect().await.unwrap(), live: &live, n: 0 };
     let before = neighbour.median_lag().await;
     let fill = format!(
         "BEGIN; INSERT INTO big SELECT i, repeat('a', 60), i % 1000, i / 7.0, now(), gen_random_uuid(), i / 3.0, repeat('g', 40)
@@ -81,13 +81,13 @@ async fn memory_is_bounded_and_neighbours_go_on() {
 }
 
 /// A session that writes to the small table, and a client that reads it.
-struct Neighbour<'a> {
+struct NeighborProbe<'a> {
     sql: Client,
     live: &'a Replica,
     n: i32,
 }
 
-impl Neighbour<'_> {
+impl NeighborProbe<'_> {
     /// Returns the median time from a commit's answer until the client shows it.
     async fn median_lag(&mut self) -> Duration {
         let mut lags = Vec::new();

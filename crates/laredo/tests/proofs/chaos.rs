@@ -20,7 +20,7 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
-use laredo_testkit::{Cluster, ClusterOptions, Proxy, SmallDisk, StopMode, StorageCopy, is_full};
+use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, SmallDisk, StopMode, StorageCopy, is_full};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -31,10 +31,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::support::definitions::{create_tables, tables};
 use crate::support::fleet::{cluster_with, serve_all};
-use crate::support::server::{PATIENCE, Server, ServerConfig};
-use archive::Archiver;
-use client::Client;
-use fault::{CONTINUITY, Fault, everything, handful};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
+use archive::ChaosArchiver;
+use client::ChaosClient;
+use fault::{CONTINUITY, ChaosFault, everything, handful};
 use outage::{PASSWORD, ROLE};
 
 /// The least time of each half of a run at full size.
@@ -47,7 +47,7 @@ const COMPARE_EVERY: usize = 8;
 
 /// The result, over all seeds.
 #[derive(Debug, Default, Serialize)]
-struct Tally {
+struct ChaosTally {
     seeds: u64,
     faults: u64,
     /// Faults that changed definitions, and faults that lost commits.
@@ -85,11 +85,11 @@ async fn whatever_happens_clients_are_equal_and_never_load_twice() {
     let (seeds, first) = (number("LAREDO_CHAOS_SEEDS"), number("LAREDO_CHAOS_FIRST").unwrap_or(1));
     let rounds = number("LAREDO_CHAOS_ROUNDS").unwrap_or(1);
     let is_full = is_full() || seeds.is_some();
-    let mut tally = Tally::default();
+    let mut tally = ChaosTally::default();
     for seed in first..first + seeds.unwrap_or(1) {
-        let failing = Failing { seed, is_full };
+        let failing = SeedFailureGuard { seed, is_full };
         let before = tally.failures();
-        let mut chaos = Chaos::start(seed).await;
+        let mut chaos = ChaosRun::start(seed).await;
         match is_full {
             true => chaos.run(CONTINUITY.to_vec(), CONTINUITY_TIME).await,
             false => chaos.run(CONTINUITY[..8].to_vec(), Duration::ZERO).await,
@@ -121,7 +121,7 @@ async fn whatever_happens_clients_are_equal_and_never_load_twice() {
     }
 }
 
-impl Tally {
+impl ChaosTally {
     /// Returns the number of broken promises.
     fn failures(&self) -> u64 {
         self.unequal + self.unverified + self.full_snapshots + self.late + self.ended
@@ -129,12 +129,12 @@ impl Tally {
 }
 
 /// A guard that prints how to run a seed again, if it is dropped before the end.
-struct Failing {
+struct SeedFailureGuard {
     seed: u64,
     is_full: bool,
 }
 
-impl Drop for Failing {
+impl Drop for SeedFailureGuard {
     fn drop(&mut self) {
         let variable = |name: &str| std::env::var(name).map(|value| format!("{name}={value} ")).unwrap_or_default();
         let (seed, bin, logs) = (self.seed, variable("LAREDO_TEST_PG_BIN"), env!("CARGO_TARGET_TMPDIR"));
@@ -146,17 +146,17 @@ impl Drop for Failing {
     }
 }
 
-struct Chaos {
+struct ChaosRun {
     seed: u64,
     random: StdRng,
     workload: Workload,
-    archive: Archiver,
-    servers: [Server; 2],
+    archive: ChaosArchiver,
+    servers: [ServerProcess; 2],
     /// The proxy between each server and PostgreSQL.
-    routes: [Proxy; 2],
+    routes: [FaultProxy; 2],
     /// The file system of each server's folder, if one could be mounted.
     disks: [Option<SmallDisk>; 2],
-    clients: Vec<Client>,
+    clients: Vec<ChaosClient>,
     copy: StorageCopy,
     cluster: Cluster,
     faults: u64,
@@ -181,15 +181,15 @@ struct Chaos {
     folders: TempDir,
 }
 
-impl Chaos {
-    async fn start(seed: u64) -> Chaos {
+impl ChaosRun {
+    async fn start(seed: u64) -> ChaosRun {
         let mut options = ClusterOptions::default().set("restore_command", "false").set("wal_keep_size", "512MB");
         options.hba.push(format!("host all {ROLE} 127.0.0.1/32 scram-sha-256"));
         let (mut cluster, folders) = (cluster_with(options), tempfile::tempdir().unwrap());
         create_tables(&cluster);
         cluster.psql(&format!("CREATE ROLE {ROLE} SUPERUSER REPLICATION LOGIN PASSWORD '{PASSWORD}'")).unwrap();
         let postgres = format!("127.0.0.1:{}", cluster.port());
-        let routes = [Proxy::start(&postgres).await.unwrap(), Proxy::start(&postgres).await.unwrap()];
+        let routes = [FaultProxy::start(&postgres).await.unwrap(), FaultProxy::start(&postgres).await.unwrap()];
         let disks =
             [0, 1].map(|number| SmallDisk::mount(&folders.path().join(format!("disk-{number}")), "1500m").unwrap());
         let mut random = StdRng::seed_from_u64(seed);
@@ -208,14 +208,14 @@ impl Chaos {
         let mut servers = [server(0).await, server(1).await];
         let ports = servers.each_ref().map(|server| server.ports.fanout);
         let first = random.random_range(0..TABLES.len());
-        let clients = client::all(first, ports, folders.path()).await;
+        let clients = client::start_clients(first, ports, folders.path()).await;
         let archived = vec![TABLES[1 + first % 4].name(), tables()[random.random_range(0..tables().len())].clone()];
         let root = folders.path().join("archive");
-        let archive = Archiver::start(archived, ports, &root).await;
+        let archive = ChaosArchiver::start(archived, ports, &root).await;
         for (table, folder) in archive.folders(&root) {
             servers.iter_mut().for_each(|server| server.has_archive(&table, &folder));
         }
-        let mut chaos = Chaos {
+        let mut chaos = ChaosRun {
             seed,
             random,
             workload,
@@ -249,7 +249,7 @@ impl Chaos {
     }
 
     /// Inflicts each fault, in a random order, with work in between, evenly over the time.
-    async fn run(&mut self, mut faults: Vec<Fault>, time: Duration) {
+    async fn run(&mut self, mut faults: Vec<ChaosFault>, time: Duration) {
         let started = Instant::now();
         faults.shuffle(&mut self.random);
         let count = u32::try_from(faults.len()).unwrap();
@@ -275,13 +275,13 @@ impl Chaos {
         for server in [0, 1] {
             if self.servers[server].process.wait(Duration::ZERO).await.is_ok() {
                 self.ended += 1;
-                self.say(&format!("server {server} has ended by itself"));
+                self.log_event(&format!("server {server} has ended by itself"));
                 self.start_again(server).await;
             }
         }
     }
 
-    fn say(&self, what: &str) {
+    fn log_event(&self, what: &str) {
         let at = self.started.elapsed().as_secs_f32();
         eprintln!("seed {}, {at:.1} s, fault {}: {what}", self.seed, self.faults + 1);
     }
@@ -340,7 +340,7 @@ impl Chaos {
     /// Ends the half in which no client may receive a second full snapshot. Struct clients that
     /// name their snapshot are excepted. A truncate creates another definition, which they learn
     /// only with the next snapshot.
-    fn tally_continuity(&mut self, tally: &mut Tally) {
+    fn tally_continuity(&mut self, tally: &mut ChaosTally) {
         let last = self.clients.len() - 1;
         for (number, client) in self.clients.iter().enumerate() {
             let (full_snapshots, _) = client.streams();
@@ -360,7 +360,7 @@ impl Chaos {
     }
 
     /// Verifies both servers and the archive, and ends everything.
-    async fn end(mut self, tally: &mut Tally) {
+    async fn end(mut self, tally: &mut ChaosTally) {
         // The servers have noticed everything by now. The archive still needs a commit after all of
         // it.
         let position = self.compare().await;
@@ -384,7 +384,7 @@ impl Chaos {
         tally.clients += self.clients.len() as u64;
         tally.rows_compared += self.rows_compared;
         tally.unequal += self.unequal;
-        let streams: Vec<(u64, u64)> = self.clients.iter().map(Client::streams).collect();
+        let streams: Vec<(u64, u64)> = self.clients.iter().map(ChaosClient::streams).collect();
         tally.full_snapshots_allowed += streams.iter().map(|(loads, _)| loads).sum::<u64>() - self.loads_before;
         tally.deltas += streams.iter().map(|(_, deltas)| deltas).sum::<u64>();
         self.workload.stop().await.unwrap();
@@ -401,7 +401,7 @@ fn slot_of(number: usize) -> String {
 }
 
 /// Returns the configuration of a server with a journal and snapshots in a folder of its own.
-fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -> ServerConfig {
+fn server_config(url: String, folder: &Path, number: usize, has_trigger: bool) -> ServerProcessConfig {
     let path = |what: &str| serde_json::Value::from(folder.join(what).to_string_lossy());
     let keys = format!(
         "journal {{ max_entries = 1000000, max_bytes = 128MiB, store = local, store_config {{ path = {} }} }}

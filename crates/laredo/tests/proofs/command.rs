@@ -1,15 +1,15 @@
 //! The program `laredo` against a real server and a real database.
 
 use laredo_core::TableName;
-use laredo_testkit::{Cluster, ClusterOptions, Process, clean_command, eventually};
+use laredo_testkit::{ChildProcess, Cluster, ClusterOptions, clean_command, eventually};
 use serde_json::{Value, json};
 
-use crate::support::server::{PATIENCE, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcessConfig};
 
-fn laredo(arguments: &[&str]) -> Process {
+fn laredo(arguments: &[&str]) -> ChildProcess {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
     command.args(arguments);
-    Process::spawn(command).unwrap()
+    ChildProcess::spawn(command).unwrap()
 }
 
 /// Returns the output of a successful command.
@@ -23,7 +23,7 @@ pub(super) fn answer(arguments: &[&str]) -> String {
 async fn tail_status_and_fanout_tell_of_a_real_server() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')").unwrap();
-    let server = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).start().await;
     let url = server.url();
 
     let tail = laredo(&["tail", "public.t", "--server", &url]);
@@ -62,7 +62,7 @@ async fn a_server_takes_orders() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL); INSERT INTO t VALUES (1, 'a')").unwrap();
     let table = TableName::new("public", "t");
-    let mut config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_orders");
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_orders");
     config.arguments = ["--drain-grace", "60s"].map(str::to_owned).to_vec();
     let server = config.start().await;
     let url = server.oam_url();

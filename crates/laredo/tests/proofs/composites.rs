@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use laredo_archive::{Archive, At, Local, ReadProgress};
+use laredo_archive::{Archive, ArchivePoint, FolderDestination, ReadProgress};
 use laredo_core::{TableName, Tuple, project_row};
-use laredo_testkit::oracle::{Rows, flushed, rows_at_rest};
+use laredo_testkit::oracle::{OracleRows, flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
-use super::restarts::kept;
+use super::restarts::with_durable_journal;
 use crate::support::compare::struct_differences;
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, Server, ServerConfig, numbers};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig, numbers};
 use crate::support::simple::{JsonRow, key_of};
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
 const KEY: &[&str] = &["id"];
 
@@ -135,13 +135,15 @@ async fn composites_change_while_the_server_follows_and_while_it_is_down() {
     }
     let (sql, journals, archives) = (cluster.connect().await.unwrap(), folder(), folder());
     let names: Vec<TableName> = TABLES.iter().map(|table| TableName::new("public", table.name)).collect();
-    let config = ServerConfig::new(cluster.url("postgres"), names.clone()).slot("laredo_nested");
-    let mut server = kept(config, &journals).start().await;
-    let pairs = || -> Vec<Pair> { names.iter().map(|name| Pair::start(&server.url(), name, KEY, Only::All)).collect() };
+    let config = ServerProcessConfig::new(cluster.url("postgres"), names.clone()).slot("laredo_nested");
+    let mut server = with_durable_journal(config, &journals).start().await;
+    let pairs = || -> Vec<ClientPair> {
+        names.iter().map(|name| ClientPair::start(&server.url(), name, KEY, CategoryFilter::All)).collect()
+    };
     let early = pairs();
     let keys = json!({ "diff": { "interval": "200ms" }, "formats": { "snapshot": ["jsonl"], "diff": ["protobuf"] } });
     let tables: Vec<Value> = names.iter().map(|name| table(&server.url(), name, archives.path(), &keys)).collect();
-    let snapshotter = Snapshotter::launch(&tables, &Value::Null, &[]);
+    let snapshotter = SnapshotterProcess::launch(&tables, &Value::Null, &[]);
     snapshotter.ready().await;
     for (mark, is_down) in [(100, false), (200, true)] {
         let insert = |table: &NestedTable| format!("INSERT INTO {} (id, n) VALUES ({mark}, {mark})", table.name);
@@ -158,10 +160,11 @@ async fn composites_change_while_the_server_follows_and_while_it_is_down() {
         if is_down {
             server.restart().await;
         }
-        equal(&sql, &server, &early, mark).await;
-        archived(&sql, archives.path(), &snapshotter).await;
-        let late: Vec<Pair> = names.iter().map(|name| Pair::start(&server.url(), name, KEY, Only::All)).collect();
-        equal(&sql, &server, &late, mark).await;
+        assert_clients_equal(&sql, &server, &early, mark).await;
+        assert_archives_equal(&sql, archives.path(), &snapshotter).await;
+        let late: Vec<ClientPair> =
+            names.iter().map(|name| ClientPair::start(&server.url(), name, KEY, CategoryFilter::All)).collect();
+        assert_clients_equal(&sql, &server, &late, mark).await;
     }
     snapshotter.stop().await;
     for name in &names {
@@ -174,7 +177,7 @@ fn folder() -> TempDir {
 }
 
 /// Checks that all clients have the database's rows, and that no value was sent as hex.
-async fn equal(sql: &Client, server: &Server, pairs: &[Pair], mark: i32) {
+async fn assert_clients_equal(sql: &Client, server: &ServerProcess, pairs: &[ClientPair], mark: i32) {
     let position = flushed(sql).await.unwrap();
     for pair in pairs {
         pair.reach(position, mark).await;
@@ -188,7 +191,7 @@ async fn equal(sql: &Client, server: &Server, pairs: &[Pair], mark: i32) {
 }
 
 /// Checks that every archive has the database's rows, and that its writer continues.
-async fn archived(sql: &Client, archives: &Path, snapshotter: &Snapshotter) {
+async fn assert_archives_equal(sql: &Client, archives: &Path, snapshotter: &SnapshotterProcess) {
     for NestedTable { name, .. } in TABLES {
         let rows = rows_at_rest(sql, &TableName::new("public", *name), KEY, "true").await.unwrap();
         let folder = archives.join(format!("{name}/"));
@@ -199,12 +202,12 @@ async fn archived(sql: &Client, archives: &Path, snapshotter: &Snapshotter) {
     }
 }
 
-async fn archive_differences(folder: &Path, oracle: &Rows) -> String {
-    let archive = match Archive::open(Arc::new(Local::new(folder)), None).await {
+async fn archive_differences(folder: &Path, oracle: &OracleRows) -> String {
+    let archive = match Archive::open(Arc::new(FolderDestination::new(folder)), None).await {
         Ok(archive) => archive,
         Err(error) => return error.to_string(),
     };
-    let rebuilt = match archive.rebuild(At::Latest, &ReadProgress::default()).await {
+    let rebuilt = match archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await {
         Ok(rebuilt) => rebuilt.table,
         Err(error) => return error.to_string(),
     };

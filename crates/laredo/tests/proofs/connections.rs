@@ -10,26 +10,26 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
 const TABLES: usize = 20;
 
 /// The highest numbers of sessions at one time, by application name and in total.
 #[derive(Clone, Debug, Default)]
-struct Most {
+struct SessionPeaks {
     by_name: BTreeMap<String, i64>,
     all: i64,
 }
 
 /// A task that reads the sessions as often as PostgreSQL answers.
-struct Watch {
-    most: Arc<Mutex<Most>>,
+struct SessionMonitor {
+    most: Arc<Mutex<SessionPeaks>>,
     task: JoinHandle<()>,
 }
 
-impl Watch {
-    async fn start(cluster: &Cluster) -> Watch {
-        let (sql, most) = (cluster.connect().await.unwrap(), Arc::new(Mutex::new(Most::default())));
+impl SessionMonitor {
+    async fn start(cluster: &Cluster) -> SessionMonitor {
+        let (sql, most) = (cluster.connect().await.unwrap(), Arc::new(Mutex::new(SessionPeaks::default())));
         let seen = most.clone();
         let task = tokio::spawn(async move {
             loop {
@@ -42,16 +42,16 @@ impl Watch {
                 }
             }
         });
-        Watch { most, task }
+        SessionMonitor { most, task }
     }
 
     /// Returns the highest numbers since the last call.
-    fn take(&self) -> Most {
+    fn take_peaks(&self) -> SessionPeaks {
         std::mem::take(&mut *self.most.lock())
     }
 }
 
-impl Drop for Watch {
+impl Drop for SessionMonitor {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -74,7 +74,7 @@ fn cluster(rows: usize) -> (Cluster, Vec<TableName>) {
     (cluster, tables)
 }
 
-async fn copies(server: &Server, tables: &[TableName]) -> u64 {
+async fn copies(server: &ServerProcess, tables: &[TableName]) -> u64 {
     let mut sum = 0;
     for table in tables {
         sum += server.metric("laredo_copies_total", table).await.unwrap_or(0);
@@ -85,11 +85,11 @@ async fn copies(server: &Server, tables: &[TableName]) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_copies_than_may_run_take_a_connection() {
     let (cluster, tables) = cluster(4000);
-    let watch = Watch::start(&cluster).await;
-    let config = ServerConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_connections");
-    let config = ServerConfig { source: format!("{}\ncopies_max = 3", config.source), ..config };
+    let watch = SessionMonitor::start(&cluster).await;
+    let config = ServerProcessConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_connections");
+    let config = ServerProcessConfig { source: format!("{}\ncopies_max = 3", config.source), ..config };
     let server = config.start().await;
-    let first = watch.take();
+    let first = watch.take_peaks();
     let sql = cluster.connect().await.unwrap();
     let connections_max = i64::try_from(server.source_metric("laredo_connections_max").await.unwrap()).unwrap();
     // After a lost slot every table needs a copy at once.
@@ -99,7 +99,7 @@ async fn no_more_copies_than_may_run_take_a_connection() {
     assert!(eventually(PATIENCE, dropped).await.is_ok());
     let all_copied = async || copies(&server, &tables).await >= 2 * TABLES as u64;
     assert!(eventually(PATIENCE, all_copied).await.is_ok(), "{:#?}", server.health().await);
-    let lost = watch.take();
+    let lost = watch.take_peaks();
     for (when, most) in [("the first start", first), ("a lost slot", lost)] {
         let copying = most.by_name.get("laredo copy").copied().unwrap_or(0);
         assert!((1..=3).contains(&copying), "{when}: {most:?}");
@@ -116,8 +116,8 @@ async fn tables_that_cannot_be_copied_yet_do_not_keep_others_waiting() {
     let (cluster, tables) = cluster(10);
     let mut other = cluster.connect().await.unwrap();
     let locking = other.transaction().await.unwrap();
-    let config = ServerConfig::new(cluster.url("postgres"), tables.clone());
-    let config = ServerConfig { source: format!("{}\ncopies_max = 2", config.source), ..config };
+    let config = ServerProcessConfig::new(cluster.url("postgres"), tables.clone());
+    let config = ServerProcessConfig { source: format!("{}\ncopies_max = 2", config.source), ..config };
     let server = config.start().await;
     locking.batch_execute("LOCK TABLE t1, t2 IN ACCESS EXCLUSIVE MODE").await.unwrap();
     reload(&server, &["t1", "t2", "t3", "t4", "t5"]).await;
@@ -139,7 +139,7 @@ async fn tables_that_cannot_be_copied_yet_do_not_keep_others_waiting() {
     assert!(eventually(PATIENCE, copied).await.is_ok(), "{:#?}", server.health().await);
 }
 
-async fn reload(server: &Server, tables: &[&str]) {
+async fn reload(server: &ServerProcess, tables: &[&str]) {
     use laredo_proto::oam::ReloadTableRequest;
     use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
     let channel = tonic::transport::Channel::from_shared(server.oam_url()).unwrap().connect().await.unwrap();

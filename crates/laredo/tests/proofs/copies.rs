@@ -18,8 +18,8 @@ use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcess, ServerProcessConfig};
 
 const WRITERS: i64 = 8;
 const KEY: &[&str] = &["id"];
@@ -32,12 +32,12 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
                   INSERT INTO ledger SELECT -i, 0, 'old', repeat('x', 60) FROM generate_series(1, 5000) i";
     cluster.psql(create).unwrap();
     let table = TableName::new("public", "ledger");
-    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_copies");
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_copies");
     // The journal's limit forces a new base with every other copy.
     let server = config.target(PATIENT).target("journal { max_entries = 20000 }").start().await;
-    let pair = Pair::start(&server.url(), &table, KEY, Only::All);
+    let pair = ClientPair::start(&server.url(), &table, KEY, CategoryFilter::All);
     let sql = cluster.connect().await.unwrap();
-    let ledger = Ledger::start(&cluster).await;
+    let ledger = BookkeepingWriters::start(&cluster).await;
     for copy in 1..=copies {
         let before = server.metric("laredo_copies_total", &table).await.unwrap();
         let how = provoke(&sql, &server, copy).await;
@@ -64,7 +64,7 @@ async fn copies_under_load_are_equal_and_harm_nothing() {
 }
 
 /// Causes one of the events after which a table has to be copied again.
-async fn provoke(sql: &Client, server: &Server, copy: i32) -> String {
+async fn provoke(sql: &Client, server: &ServerProcess, copy: i32) -> String {
     let statement = match copy % 4 {
         0 if copy % 8 == 0 => {
             let channel = tonic::transport::Channel::from_shared(server.oam_url()).unwrap().connect().await.unwrap();
@@ -101,7 +101,7 @@ async fn drop_slot(sql: &Client) {
 
 /// Writers that each have their own IDs, so that the expected rows are known without asking the
 /// database.
-struct Ledger {
+struct BookkeepingWriters {
     gate: Arc<RwLock<()>>,
     stopped: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
@@ -109,9 +109,9 @@ struct Ledger {
     writers: JoinSet<()>,
 }
 
-impl Ledger {
-    async fn start(cluster: &Cluster) -> Ledger {
-        let mut ledger = Ledger {
+impl BookkeepingWriters {
+    async fn start(cluster: &Cluster) -> BookkeepingWriters {
+        let mut ledger = BookkeepingWriters {
             gate: Arc::default(),
             stopped: Arc::default(),
             committed: Arc::default(),

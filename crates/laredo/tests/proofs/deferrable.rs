@@ -10,8 +10,8 @@ use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
 use tokio_postgres::Client;
 
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcess, ServerProcessConfig};
 
 const ONE: &[&str] = &["id"];
 const TWO: &[&str] = &["part", "id"];
@@ -56,15 +56,15 @@ fn start() -> (Cluster, [TableName; 2]) {
     (cluster, ["one", "two"].map(|table| TableName::new("public", table)))
 }
 
-fn config(cluster: &Cluster, tables: &[TableName; 2]) -> ServerConfig {
-    let mut config = ServerConfig::new(cluster.url("postgres"), []).target(PATIENT);
+fn config(cluster: &Cluster, tables: &[TableName; 2]) -> ServerProcessConfig {
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), []).target(PATIENT);
     let owned = |key: &[&str]| key.iter().map(|name| (*name).to_owned()).collect();
     config.tables = vec![(tables[0].clone(), owned(ONE)), (tables[1].clone(), owned(TWO))];
     config
 }
 
 /// Marks both tables, and compares every client with the rows that also match `filter`.
-async fn compare(sql: &Client, pairs: &[Pair], filter: &str, mark: i32, after: &str) {
+async fn compare(sql: &Client, pairs: &[ClientPair], filter: &str, mark: i32, after: &str) {
     let marks =
         format!("UPDATE one SET n = {mark} WHERE id = 100; UPDATE two SET n = {mark} WHERE part = 2 AND id = 50");
     let set = format!(
@@ -82,7 +82,7 @@ async fn compare(sql: &Client, pairs: &[Pair], filter: &str, mark: i32, after: &
     }
 }
 
-async fn copies(server: &Server, tables: &[TableName; 2]) -> Vec<Option<u64>> {
+async fn copies(server: &ServerProcess, tables: &[TableName; 2]) -> Vec<Option<u64>> {
     let mut copies = Vec::new();
     for table in tables {
         copies.push(server.metric("laredo_copies_total", table).await);
@@ -93,8 +93,8 @@ async fn copies(server: &Server, tables: &[TableName; 2]) -> Vec<Option<u64>> {
 /// Compares after each of [`TRANSACTIONS`]. None of them may cause a copy.
 async fn compare_after_each(
     cluster: &Cluster,
-    (server, tables): (&Server, &[TableName; 2]),
-    pairs: &[Pair],
+    (server, tables): (&ServerProcess, &[TableName; 2]),
+    pairs: &[ClientPair],
     filter: &str,
 ) {
     let sql = cluster.connect().await.unwrap();
@@ -110,9 +110,12 @@ async fn keys_that_are_shared_until_the_commit_need_no_copy() {
     let (cluster, tables) = start();
     let server = config(&cluster, &tables).start().await;
     let clients = |table: &TableName, key| {
-        [Pair::start(&server.url(), table, key, Only::All), Pair::start(&server.url(), table, key, Only::Category)]
+        [
+            ClientPair::start(&server.url(), table, key, CategoryFilter::All),
+            ClientPair::start(&server.url(), table, key, CategoryFilter::Category),
+        ]
     };
-    let pairs: Vec<Pair> = clients(&tables[0], ONE).into_iter().chain(clients(&tables[1], TWO)).collect();
+    let pairs: Vec<ClientPair> = clients(&tables[0], ONE).into_iter().chain(clients(&tables[1], TWO)).collect();
     compare_after_each(&cluster, (&server, &tables), &pairs, "true").await;
 }
 
@@ -122,8 +125,8 @@ async fn a_filter_of_the_target_sees_what_the_commit_leaves() {
     let filtered = config(&cluster, &tables).target("filters = [{ type = field-equals, field = category, value = a }]");
     let server = filtered.start().await;
     let pairs = [
-        Pair::start(&server.url(), &tables[0], ONE, Only::All),
-        Pair::start(&server.url(), &tables[1], TWO, Only::All),
+        ClientPair::start(&server.url(), &tables[0], ONE, CategoryFilter::All),
+        ClientPair::start(&server.url(), &tables[1], TWO, CategoryFilter::All),
     ];
     compare_after_each(&cluster, (&server, &tables), &pairs, "category = 'a'").await;
 }
@@ -143,7 +146,7 @@ async fn a_first_copy_ends_while_keys_are_swapped() {
         }
     });
     let server = config(&cluster, &tables).start().await;
-    let pair = Pair::start(&server.url(), &tables[0], ONE, Only::All);
+    let pair = ClientPair::start(&server.url(), &tables[0], ONE, CategoryFilter::All);
     for copy in 2..5 {
         let redefine = if copy % 2 == 0 { "ALTER TABLE one ADD extra int" } else { "ALTER TABLE one DROP extra" };
         sql.batch_execute(redefine).await.unwrap();

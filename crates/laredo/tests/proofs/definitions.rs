@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use tokio_postgres::Client;
 
 use crate::support::compare::view_differences;
-use crate::support::definitions::{Change, KEY, KINDS, create_tables, tables};
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
+use crate::support::definitions::{KEY, KINDS, ReversibleChange, create_tables, tables};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcess, ServerProcessConfig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_kept_journal() {
@@ -38,11 +38,12 @@ async fn with_an_event_trigger() {
     cluster.psql(laredo_postgres::ddl::INSTALL).unwrap();
     let tables = tables();
     let mut config =
-        ServerConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_triggered").target(PATIENT);
+        ServerProcessConfig::new(cluster.url("postgres"), tables.clone()).slot("laredo_triggered").target(PATIENT);
     config.source += "\nddl.watch = trigger";
     let server = config.start().await;
     let sql = cluster.connect().await.unwrap();
-    let pairs: Vec<Pair> = tables.iter().map(|table| Pair::start(&server.url(), table, KEY, Only::All)).collect();
+    let pairs: Vec<ClientPair> =
+        tables.iter().map(|table| ClientPair::start(&server.url(), table, KEY, CategoryFilter::All)).collect();
     compare(&sql, &server, &pairs, "at the start").await;
     for round in 0..3 {
         change_all(&cluster);
@@ -71,9 +72,10 @@ async fn every_kind(slot: &str, store: impl Fn(serde_json::Value) -> String) {
     let (cluster, folder, tables) = (start(), TempDir::new().unwrap(), tables());
     let sql = cluster.connect().await.unwrap();
     let path = serde_json::Value::from(folder.path().to_string_lossy());
-    let config = ServerConfig::new(cluster.url("postgres"), tables.clone()).slot(slot).target(PATIENT);
+    let config = ServerProcessConfig::new(cluster.url("postgres"), tables.clone()).slot(slot).target(PATIENT);
     let mut server = config.target(&store(path)).start().await;
-    let pairs: Vec<Pair> = tables.iter().map(|table| Pair::start(&server.url(), table, KEY, Only::All)).collect();
+    let pairs: Vec<ClientPair> =
+        tables.iter().map(|table| ClientPair::start(&server.url(), table, KEY, CategoryFilter::All)).collect();
     compare(&sql, &server, &pairs, "at the start").await;
 
     change_all(&cluster);
@@ -94,13 +96,13 @@ async fn every_kind(slot: &str, store: impl Fn(serde_json::Value) -> String) {
 
 /// Runs all changes.
 fn change_all(cluster: &Cluster) {
-    for step in KINDS.iter().flat_map(Change::steps) {
+    for step in KINDS.iter().flat_map(ReversibleChange::steps) {
         cluster.psql(&step).unwrap();
     }
 }
 
 /// Compares every client with the database, now and again after a write to each table.
-async fn compare(sql: &Client, server: &Server, pairs: &[Pair], when: &str) {
+async fn compare(sql: &Client, server: &ServerProcess, pairs: &[ClientPair], when: &str) {
     for write in ["SELECT", "UPDATE {} SET v = v + 1 WHERE id = (SELECT min(id) FROM {})"] {
         if write != "SELECT" {
             for pair in pairs {

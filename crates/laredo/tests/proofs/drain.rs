@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use laredo_client::{Replica, SyncMode};
-use laredo_testkit::Proxy;
+use laredo_testkit::FaultProxy;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
 use laredo_testkit::{eventually, is_full};
 
 use crate::support::compare::view_differences;
-use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
+use crate::support::fleet::{await_transactions, cluster, compare_all, fleet, serve_all};
 use crate::support::server::PATIENCE;
 
 /// A grace that never runs out, because it ends when all clients have left.
@@ -25,12 +25,12 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
     // copy's span needs a snapshot.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 11, options);
-    more(&workload, 100).await;
+    await_transactions(&workload, 100).await;
     let mut config = serve_all(cluster.url("postgres"));
     config.arguments = GRACE.map(str::to_owned).to_vec();
     let instance = |round: i32| config.clone().slot(&format!("laredo_drain_{round}"));
     let mut server = instance(0).start().await;
-    let balancer = Proxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
+    let balancer = FaultProxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
     let pairs = fleet(&format!("http://{}", balancer.addr()));
     let paused = compare_all(&sql, &workload, &pairs, -10_000).await;
     workload.resume(paused);
@@ -45,7 +45,7 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
             async || server.get(server.ports.health, "/health/ready").await.is_none_or(|(code, _)| code == 503);
         eventually(PATIENCE, unready).await.unwrap();
         // The old server refuses returning clients, but still sends commits to connected replicas.
-        more(&workload, 50).await;
+        await_transactions(&workload, 50).await;
         balancer.retarget(format!("127.0.0.1:{}", next.ports.fanout));
         let ended = server.process.wait(Duration::from_secs(120)).await.unwrap();
         assert!(ended.success(), "{ended:?}");
@@ -75,7 +75,7 @@ async fn a_process_that_starts_again_goes_on_from_its_local_snapshot_on_another_
     let sql = cluster.connect().await.unwrap();
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 12, options);
-    more(&workload, 100).await;
+    await_transactions(&workload, 100).await;
     let config = serve_all(cluster.url("postgres"));
     let servers = [config.clone().slot("laredo_here").start().await, config.slot("laredo_there").start().await];
     let folder = tempfile::tempdir().unwrap();
@@ -99,7 +99,7 @@ async fn a_process_that_starts_again_goes_on_from_its_local_snapshot_on_another_
             replica.stop().await;
         }
         workload.resume(paused);
-        more(&workload, 50).await;
+        await_transactions(&workload, 50).await;
     }
     workload.stop().await.unwrap();
 }

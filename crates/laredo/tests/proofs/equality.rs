@@ -10,8 +10,10 @@ use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
 use laredo_testkit::{Cluster, eventually, is_full};
 
 use crate::support::compare::json_differences;
-use crate::support::fleet::{Only, Pair, cluster, compare_all, compare_at_rest, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::fleet::{
+    CategoryFilter, ClientPair, await_transactions, cluster, compare_all, compare_at_rest, fleet, serve_all,
+};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 use crate::support::simple::{JsonRow, key_of};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,10 +45,10 @@ async fn clients_equal_the_database_while_the_journal_is_pruned_all_the_time() {
 /// Compares early and late clients with the database repeatedly.
 async fn compare_under_load(
     cluster: &Cluster,
-    config: &ServerConfig,
+    config: &ServerProcessConfig,
     pauses: i32,
     transactions: u64,
-) -> (Server, Vec<Pair>) {
+) -> (ServerProcess, Vec<ClientPair>) {
     let sql = cluster.connect().await.unwrap();
     if cluster.major_version() >= 17 {
         // PostgreSQL 17 is the first version with infinite intervals. The marked row has one.
@@ -54,14 +56,14 @@ async fn compare_under_load(
         sql.batch_execute(&format!("ALTER TABLE {} {infinite}", TABLES[0].name().quoted())).await.unwrap();
     }
     let workload = Workload::start(&cluster.url("postgres"), 42, WorkloadOptions::default());
-    more(&workload, 200).await;
+    await_transactions(&workload, 200).await;
     // The table is copied while eight sessions write.
     let server = config.start().await;
     let early = fleet(&server.url());
     for pause in 1..=pauses {
-        more(&workload, transactions).await;
+        await_transactions(&workload, transactions).await;
         let late = fleet(&server.url());
-        more(&workload, 50).await;
+        await_transactions(&workload, 50).await;
         let paused = compare_all(&sql, &workload, &early, -10_000 - pause).await;
         compare_at_rest(&sql, &late, -20_000 - pause).await;
         compare_with_jsonb(&sql, &early[0]).await;
@@ -101,8 +103,8 @@ const AS_JSONB: &[&str] = &[
 
 /// Compares some types with PostgreSQL's own JSON, so that the projection is not compared with
 /// itself alone.
-async fn compare_with_jsonb(sql: &tokio_postgres::Client, pair: &Pair) {
-    assert_eq!((pair.only, &pair.table), (Only::All, &TABLES[0].name()));
+async fn compare_with_jsonb(sql: &tokio_postgres::Client, pair: &ClientPair) {
+    assert_eq!((pair.only, &pair.table), (CategoryFilter::All, &TABLES[0].name()));
     // An array whose subscripts do not begin at 1 is projected as text, because JSON would drop
     // them.
     let value = |name: &str| match name.ends_with("[]") {
@@ -126,7 +128,7 @@ async fn compare_with_jsonb(sql: &tokio_postgres::Client, pair: &Pair) {
 }
 
 /// Tests the comparison itself with one changed cell.
-async fn one_changed_cell_is_found(sql: &tokio_postgres::Client, pair: &Pair) {
+async fn one_changed_cell_is_found(sql: &tokio_postgres::Client, pair: &ClientPair) {
     compare_at_rest(sql, std::slice::from_ref(pair), -30_000).await;
     let changed = format!("UPDATE {} SET bool = NOT coalesce(bool, false)", pair.table.quoted());
     sql.batch_execute(&format!("BEGIN; {changed} WHERE n = -30000")).await.unwrap();

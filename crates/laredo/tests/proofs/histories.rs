@@ -8,34 +8,35 @@ use laredo_proto::replication::{SyncMode, SyncRequest};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, eventually, oracle};
 use tempfile::TempDir;
 
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 use crate::support::simple;
 
 /// The data that a server keeps for its next start, and the kind of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keeps {
+enum KeptServerData {
     Journal,
     Snapshots,
     Nothing,
     NothingAndNoSlot,
 }
 
-const ALL: [Keeps; 4] = [Keeps::Journal, Keeps::Snapshots, Keeps::Nothing, Keeps::NothingAndNoSlot];
+const ALL: [KeptServerData; 4] =
+    [KeptServerData::Journal, KeptServerData::Snapshots, KeptServerData::Nothing, KeptServerData::NothingAndNoSlot];
 
-struct Scene {
+struct ForkingDatabase {
     // Before the cluster: when the server is dropped, it is verified.
-    server: Server,
+    server: ServerProcess,
     cluster: Cluster,
     table: TableName,
     _folder: TempDir,
-    pair: Pair,
+    pair: ClientPair,
     mark: i32,
 }
 
-impl Scene {
+impl ForkingDatabase {
     /// Starts a table of a thousand rows, a server, and two clients that have all of it.
-    async fn start(keeps: Keeps) -> Scene {
+    async fn start(keeps: KeptServerData) -> ForkingDatabase {
         let cluster = Cluster::start(ClusterOptions::default().set("restore_command", "false")).unwrap();
         cluster
             .psql(
@@ -46,17 +47,17 @@ impl Scene {
         let (folder, table) = (tempfile::tempdir().unwrap(), TableName::new("public", "kept"));
         let path = serde_json::Value::from(folder.path().to_string_lossy());
         let keys = match keeps {
-            Keeps::Journal => format!("journal {{ store = local, store_config {{ path = {path} }} }}"),
-            Keeps::Snapshots => {
+            KeptServerData::Journal => format!("journal {{ store = local, store_config {{ path = {path} }} }}"),
+            KeptServerData::Snapshots => {
                 format!("snapshot {{ interval = 1s, store = local, store_config {{ path = {path} }} }}")
             }
-            Keeps::Nothing | Keeps::NothingAndNoSlot => String::new(),
+            KeptServerData::Nothing | KeptServerData::NothingAndNoSlot => String::new(),
         };
-        let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).target(&keys);
-        let config = if keeps == Keeps::NothingAndNoSlot { config } else { config.slot("laredo_histories") };
+        let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).target(&keys);
+        let config = if keeps == KeptServerData::NothingAndNoSlot { config } else { config.slot("laredo_histories") };
         let server = config.start().await;
-        let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
-        let mut scene = Scene { cluster, table, _folder: folder, server, pair, mark: 0 };
+        let pair = ClientPair::start(&server.url(), &table, &["n"], CategoryFilter::All);
+        let mut scene = ForkingDatabase { cluster, table, _folder: folder, server, pair, mark: 0 };
         scene.clients_have_everything().await;
         scene
     }
@@ -92,11 +93,11 @@ impl Scene {
     }
 
     /// Waits until the server has everything on disk that its clients have.
-    async fn is_kept(&self, keeps: Keeps) {
+    async fn is_kept(&self, keeps: KeptServerData) {
         let position = self.pair.replica.view().position().0;
         let kept = async || {
             let durable = self.server.metric("laredo_stored_snapshot_position_bytes", &self.table).await;
-            keeps != Keeps::Snapshots || durable >= Some(position)
+            keeps != KeptServerData::Snapshots || durable >= Some(position)
         };
         eventually(PATIENCE, kept).await.unwrap();
     }
@@ -112,7 +113,7 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
         // Once with less and once with more WAL than the lost history had.
         for new_bytes in [0, 3_000_000] {
             let what = format!("{keeps:?}, {new_bytes} bytes");
-            let mut scene = Scene::start(keeps).await;
+            let mut scene = ForkingDatabase::start(keeps).await;
             let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
             scene.clients_have_everything().await;
             scene.write("lost", 2000, 1000);
@@ -120,7 +121,7 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
             scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
             scene.write("new", 5000, new_bytes);
             scene.clients_have_everything().await;
-            if keeps != Keeps::NothingAndNoSlot {
+            if keeps != KeptServerData::NothingAndNoSlot {
                 assert_eq!(scene.forks().await, 1, "{what}");
             }
             // The new history survives a restart like any other.
@@ -133,9 +134,9 @@ async fn storage_put_back_under_a_running_server_is_healed_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
-    for keeps in [Keeps::Journal, Keeps::Snapshots] {
+    for keeps in [KeptServerData::Journal, KeptServerData::Snapshots] {
         for new_bytes in [0, 3_000_000] {
-            let mut scene = Scene::start(keeps).await;
+            let mut scene = ForkingDatabase::start(keeps).await;
             let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
             scene.clients_have_everything().await;
             scene.write("lost", 2000, 1000);
@@ -153,8 +154,8 @@ async fn storage_put_back_while_no_server_runs_is_noticed_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_is_followed_and_heals_what_it_lost() {
-    for keeps in [Keeps::Journal, Keeps::Nothing] {
-        let mut scene = Scene::start(keeps).await;
+    for keeps in [KeptServerData::Journal, KeptServerData::Nothing] {
+        let mut scene = ForkingDatabase::start(keeps).await;
         scene.cluster.begin_timeline(StopMode::Fast).unwrap();
         scene.clients_have_everything().await;
         let copies = scene.server.metric("laredo_copies_total", &scene.table).await;
@@ -176,7 +177,7 @@ async fn a_promotion_is_followed_and_heals_what_it_lost() {
 /// history by their commit marks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
-    let scene = Scene::start(Keeps::Nothing).await;
+    let scene = ForkingDatabase::start(KeptServerData::Nothing).await;
     let mut scene = scene;
     let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
     scene.clients_have_everything().await;
@@ -196,7 +197,7 @@ async fn a_client_that_moves_to_a_server_of_another_history_gets_a_snapshot() {
     scene.cluster.put_back(&copy, StopMode::Immediate).unwrap();
     // Write past the end of the other history.
     scene.write("new", 5000, 100_000);
-    let other = ServerConfig::new(scene.cluster.url("postgres"), [scene.table.clone()]).start().await;
+    let other = ServerProcessConfig::new(scene.cluster.url("postgres"), [scene.table.clone()]).start().await;
     scene.write("newer", 6000, 3_000_000);
     let sql = scene.cluster.connect().await.unwrap();
     // A commit flushes the WAL before it. Without one, the message may stay in memory.
@@ -227,13 +228,13 @@ async fn a_migration_that_the_new_history_has_in_another_form_is_seen() {
     };
     let migrations: [&dyn Fn(&str) -> String; 2] = [&column, &partition];
     for (keeps, runs, migration) in [
-        (Keeps::Journal, false, migrations[0]),
-        (Keeps::Snapshots, false, migrations[0]),
-        (Keeps::Journal, true, migrations[0]),
-        (Keeps::Journal, true, migrations[1]),
-        (Keeps::Journal, false, migrations[1]),
+        (KeptServerData::Journal, false, migrations[0]),
+        (KeptServerData::Snapshots, false, migrations[0]),
+        (KeptServerData::Journal, true, migrations[0]),
+        (KeptServerData::Journal, true, migrations[1]),
+        (KeptServerData::Journal, false, migrations[1]),
     ] {
-        let mut scene = Scene::start(keeps).await;
+        let mut scene = ForkingDatabase::start(keeps).await;
         let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
         scene.cluster.psql(&migration("lost")).unwrap();
         scene.clients_are_equal(Lsn::ZERO).await;
@@ -261,7 +262,7 @@ async fn a_migration_that_the_new_history_has_in_another_form_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_beyond_the_wal_is_another_history_at_once_and_stays_so() {
-    let scene = Scene::start(Keeps::Nothing).await;
+    let scene = ForkingDatabase::start(KeptServerData::Nothing).await;
     let end: Lsn = scene.cluster.psql("SELECT pg_current_wal_lsn()").unwrap().parse().unwrap();
     let request = SyncRequest {
         schema: scene.table.schema.clone(),

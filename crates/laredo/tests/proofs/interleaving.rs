@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use laredo_client::Replica;
 use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncRequest, SyncResponse};
-use laredo_testkit::oracle::{Rows, flushed, rows_at_rest};
+use laredo_testkit::oracle::{OracleRows, flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use crate::support::binary::BinaryState;
 use crate::support::compare::{json_differences, view_differences};
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 use crate::support::simple::{JsonRow, SimpleState, key_of, open};
 
 const KEY: &[&str] = &["id"];
@@ -27,29 +27,33 @@ const REPLICA_CUTS: u64 = 40;
 
 /// The protocol of a client, and the place that it resumes at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ResumeProtocol {
     StructBySequence,
     StructByPosition,
     BinaryBySequence,
     BinaryByPosition,
 }
 
-const KINDS: [Kind; 4] =
-    [Kind::StructBySequence, Kind::StructByPosition, Kind::BinaryBySequence, Kind::BinaryByPosition];
+const KINDS: [ResumeProtocol; 4] = [
+    ResumeProtocol::StructBySequence,
+    ResumeProtocol::StructByPosition,
+    ResumeProtocol::BinaryBySequence,
+    ResumeProtocol::BinaryByPosition,
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cut_after_any_frame_ends_equal() {
-    let mut setting = Setting::start().await;
+    let mut setting = InterleavedServers::start().await;
     setting.interleave(1).await;
     setting.large_transaction().await;
     setting.interleave(2).await;
     setting.finish().await;
-    setting.cut_everywhere(Spans::None).await;
+    setting.cut_everywhere(SpanPresence::None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cut_around_a_new_copy_ends_equal() {
-    let mut setting = Setting::start().await;
+    let mut setting = InterleavedServers::start().await;
     setting.interleave(1).await;
     // Each server copies the table by itself, so their spans differ.
     for statement in ["ALTER TABLE t ADD note text DEFAULT 'x'", "UPDATE t SET note = 'y' WHERE id % 2 = 0"] {
@@ -58,21 +62,21 @@ async fn a_client_cut_around_a_new_copy_ends_equal() {
     }
     setting.interleave(3).await;
     setting.finish().await;
-    setting.cut_everywhere(Spans::Some).await;
+    setting.cut_everywhere(SpanPresence::Some).await;
 }
 
 /// The presence of positions that another server cannot resume from, because a table was copied
 /// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spans {
+enum SpanPresence {
     None,
     Some,
 }
 
 /// A database, and two servers with a slot each.
-struct Setting {
+struct InterleavedServers {
     // Before the cluster: when the server is dropped, it is verified.
-    servers: [Server; 2],
+    servers: [ServerProcess; 2],
     _cluster: Cluster,
     one: Client,
     other: Client,
@@ -86,17 +90,17 @@ struct Setting {
     mark: i32,
 }
 
-impl Setting {
-    async fn start() -> Setting {
+impl InterleavedServers {
+    async fn start() -> InterleavedServers {
         let cluster = Cluster::start(ClusterOptions::default().set("logical_decoding_work_mem", "64kB")).unwrap();
         let sql = "CREATE TABLE t (id int PRIMARY KEY, v text, n int); INSERT INTO t SELECT i, 'v' || i, i FROM generate_series(1, 10) i";
         cluster.psql(sql).unwrap();
-        let config = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]);
+        let config = ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]);
         let servers = [config.clone().slot("laredo_one").start().await, config.slot("laredo_two").start().await];
         let (one, other) = (cluster.connect().await.unwrap(), cluster.connect().await.unwrap());
         let both_ready = flushed(&one).await.unwrap();
         let early = load(&servers[0]).await;
-        Setting { _cluster: cluster, one, other, servers, early, both_ready, next: 100, mark: 0 }
+        InterleavedServers { _cluster: cluster, one, other, servers, early, both_ready, next: 100, mark: 0 }
     }
 
     /// Runs transactions that interleave. The first one begins first, writes first, and commits
@@ -144,21 +148,28 @@ impl Setting {
         self.one.batch_execute(&format!("INSERT INTO t (id, v, n) VALUES ({}, 'last', 0)", self.mark)).await.unwrap();
     }
 
-    async fn cut_everywhere(&self, spans: Spans) {
+    async fn cut_everywhere(&self, spans: SpanPresence) {
         let table = TableName::new("public", "t");
         let oracle = rows_at_rest(&self.one, &table, KEY, "true").await.unwrap();
         let early = Some(&self.early);
         let newcomers = KINDS.map(|kind| (kind, None, 3));
-        let early = [(Kind::StructBySequence, early, 6), (Kind::StructByPosition, early, 6)];
+        let early = [(ResumeProtocol::StructBySequence, early, 6), (ResumeProtocol::StructByPosition, early, 6)];
         // A new client receives the present rows, and few of the changes that led to them.
         for (kind, early, least) in newcomers.into_iter().chain(early) {
-            let by_sequence = matches!(kind, Kind::StructBySequence | Kind::BinaryBySequence);
+            let by_sequence = matches!(kind, ResumeProtocol::StructBySequence | ResumeProtocol::BinaryBySequence);
             let delta_from = match spans {
                 _ if by_sequence => Some(Lsn::ZERO),
-                Spans::None => Some(self.both_ready),
-                Spans::Some => None,
+                SpanPresence::None => Some(self.both_ready),
+                SpanPresence::Some => None,
             };
-            let goal = Goal { kind, early, oracle: &oracle, mark: self.mark, json: self.json().await, delta_from };
+            let goal = ExpectedClientEnd {
+                kind,
+                early,
+                oracle: &oracle,
+                mark: self.mark,
+                json: self.json().await,
+                delta_from,
+            };
             let frames = goal.cut_after(&self.servers, usize::MAX).await;
             assert!(frames > least, "{kind:?}: only {frames} frames");
             for cut in 1..frames {
@@ -173,8 +184,8 @@ impl Setting {
 
     /// Cuts a replica's stream from the first server after `bytes` bytes, and lets it resume at the
     /// other server. Returns the bytes that the first server sent.
-    async fn replica_cut_after(&self, bytes: u64, oracle: &Rows) -> u64 {
-        let relay = Relay::start(self.servers.each_ref().map(Server::url), bytes).await;
+    async fn replica_cut_after(&self, bytes: u64, oracle: &OracleRows) -> u64 {
+        let relay = CuttingRelay::start(self.servers.each_ref().map(ServerProcess::url), bytes).await;
         let replica = Replica::builder(&relay.url, TableName::new("public", "t")).seed(bytes).start().unwrap();
         let mut transactions = replica.transactions();
         if eventually(PATIENCE, async || replica.get(self.mark).is_some()).await.is_err() {
@@ -201,7 +212,7 @@ impl Setting {
 }
 
 /// Loads the table with a client that reads Structs.
-async fn load(server: &Server) -> SimpleState {
+async fn load(server: &ServerProcess) -> SimpleState {
     let mut state = SimpleState::new(KEY);
     let request = SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..SyncRequest::default() };
     let mut stream = open(&server.url(), request).await.unwrap();
@@ -213,14 +224,14 @@ async fn load(server: &Server) -> SimpleState {
 
 /// A relay that forwards its first connection to one server, up to a number of bytes, and all
 /// others to the other server.
-struct Relay {
+struct CuttingRelay {
     url: String,
     sent: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Relay {
-    async fn start(servers: [String; 2], bytes_max: u64) -> Relay {
+impl CuttingRelay {
+    async fn start(servers: [String; 2], bytes_max: u64) -> CuttingRelay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let sent = Arc::new(AtomicU64::new(0));
@@ -232,11 +243,11 @@ impl Relay {
                 forward(&listener, &other, u64::MAX, &counter).await;
             }
         });
-        Relay { url, sent, task }
+        CuttingRelay { url, sent, task }
     }
 }
 
-impl Drop for Relay {
+impl Drop for CuttingRelay {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -269,11 +280,11 @@ async fn forward(listener: &TcpListener, server: &str, bytes_max: u64, sent: &At
 }
 
 /// The expected end of a client.
-struct Goal<'a> {
-    kind: Kind,
+struct ExpectedClientEnd<'a> {
+    kind: ResumeProtocol,
     /// The state of the client before the stream that is cut.
     early: Option<&'a SimpleState>,
-    oracle: &'a Rows,
+    oracle: &'a OracleRows,
     /// The ID of the row that was committed last.
     mark: i32,
     json: BTreeMap<String, JsonRow>,
@@ -282,58 +293,60 @@ struct Goal<'a> {
     delta_from: Option<Lsn>,
 }
 
-enum Raw {
+enum RawClientState {
     Struct(SimpleState),
     Binary(BinaryState),
 }
 
-impl Raw {
+impl RawClientState {
     /// Returns the position that a client with a complete table may resume from.
     fn place(&self) -> Option<Lsn> {
         match self {
-            Raw::Struct(state) => state.is_loaded.then(|| state.position.parse().unwrap_or(Lsn::ZERO)),
-            Raw::Binary(state) => (state.position > Lsn::ZERO).then_some(state.position),
+            RawClientState::Struct(state) => state.is_loaded.then(|| state.position.parse().unwrap_or(Lsn::ZERO)),
+            RawClientState::Binary(state) => (state.position > Lsn::ZERO).then_some(state.position),
         }
     }
 
     fn snapshots(&self) -> u32 {
         match self {
-            Raw::Struct(state) => state.snapshots,
-            Raw::Binary(state) => state.snapshots,
+            RawClientState::Struct(state) => state.snapshots,
+            RawClientState::Binary(state) => state.snapshots,
         }
     }
 }
 
-impl Goal<'_> {
+impl ExpectedClientEnd<'_> {
     /// Cuts a new client after `cut` frames, and lets it resume to the end. Returns the total
     /// number of frames that it read.
-    async fn cut_after(&self, servers: &[Server; 2], cut: usize) -> usize {
+    async fn cut_after(&self, servers: &[ServerProcess; 2], cut: usize) -> usize {
         let mut client = match self.kind {
-            Kind::StructBySequence | Kind::StructByPosition => {
-                Raw::Struct(self.early.cloned().unwrap_or_else(|| SimpleState::new(KEY)))
+            ResumeProtocol::StructBySequence | ResumeProtocol::StructByPosition => {
+                RawClientState::Struct(self.early.cloned().unwrap_or_else(|| SimpleState::new(KEY)))
             }
-            Kind::BinaryBySequence | Kind::BinaryByPosition => Raw::Binary(BinaryState::default()),
+            ResumeProtocol::BinaryBySequence | ResumeProtocol::BinaryByPosition => {
+                RawClientState::Binary(BinaryState::default())
+            }
         };
-        if let Raw::Struct(state) = &mut client {
-            state.resumes_exactly = self.kind == Kind::StructBySequence;
+        if let RawClientState::Struct(state) = &mut client {
+            state.resumes_exactly = self.kind == ResumeProtocol::StructBySequence;
         }
-        let by_position = matches!(self.kind, Kind::StructByPosition | Kind::BinaryByPosition);
+        let by_position = matches!(self.kind, ResumeProtocol::StructByPosition | ResumeProtocol::BinaryByPosition);
         let fresh = match client {
-            Raw::Struct(_) => self.early.map(SimpleState::resume_by_sequence).unwrap_or_default(),
-            Raw::Binary(_) => BinaryState::fresh(),
+            RawClientState::Struct(_) => self.early.map(SimpleState::resume_by_sequence).unwrap_or_default(),
+            RawClientState::Binary(_) => BinaryState::fresh(),
         };
         let mut frames = self.read(&servers[0], fresh, &mut client, cut).await;
         if frames == cut {
             let goes_on = self.delta_from.is_some_and(|from| client.place().is_some_and(|place| place >= from));
             let request = match (&client, by_position) {
-                (Raw::Struct(state), true) => state.resume_by_position(),
-                (Raw::Struct(state), false) => state.resume_by_sequence(),
-                (Raw::Binary(state), true) => state.resume_by_position(),
-                (Raw::Binary(state), false) => state.resume_by_sequence(),
+                (RawClientState::Struct(state), true) => state.resume_by_position(),
+                (RawClientState::Struct(state), false) => state.resume_by_sequence(),
+                (RawClientState::Binary(state), true) => state.resume_by_position(),
+                (RawClientState::Binary(state), false) => state.resume_by_sequence(),
             };
             let server = &servers[usize::from(by_position)];
             frames += self.read(server, request, &mut client, usize::MAX).await;
-            if let Raw::Binary(state) = &mut client
+            if let RawClientState::Binary(state) = &mut client
                 && state.starts_over
             {
                 assert!(by_position, "a server whose own sequence goes on with another schema, cut after {cut} frames");
@@ -344,8 +357,8 @@ impl Goal<'_> {
             assert!(!(goes_on && again), "{:?}, cut after {cut} frames: a snapshot instead of the rest", self.kind);
         }
         let differences = match &client {
-            Raw::Struct(state) => json_differences(&state.rows, &self.json) + &state.violations.concat(),
-            Raw::Binary(state) => {
+            RawClientState::Struct(state) => json_differences(&state.rows, &self.json) + &state.violations.concat(),
+            RawClientState::Binary(state) => {
                 let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
                     (state.rows.keys().collect(), self.oracle.rows.keys().collect());
                 match state.rows == self.oracle.rows {
@@ -360,18 +373,24 @@ impl Goal<'_> {
 
     /// Reads a stream until the client has everything and at least two frames, or until it has
     /// `max` frames. Returns the number of frames.
-    async fn read(&self, server: &Server, request: SyncRequest, client: &mut Raw, max: usize) -> usize {
+    async fn read(
+        &self,
+        server: &ServerProcess,
+        request: SyncRequest,
+        client: &mut RawClientState,
+        max: usize,
+    ) -> usize {
         let request = SyncRequest { schema: "public".to_owned(), table: "t".to_owned(), ..request };
         let mut stream = open(&server.url(), request).await.unwrap();
         for frames in 1.. {
             let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the stream goes on");
             let message: SyncResponse = message.unwrap().expect("the stream does not end");
             let is_over = match client {
-                Raw::Struct(state) => {
+                RawClientState::Struct(state) => {
                     state.apply(message);
                     state.rows.contains_key(&format!("[{}]", self.mark))
                 }
-                Raw::Binary(state) => {
+                RawClientState::Binary(state) => {
                     state.apply(message);
                     if state.starts_over {
                         return frames;

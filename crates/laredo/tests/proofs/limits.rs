@@ -16,8 +16,8 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use super::bad_input::run;
-use crate::support::server::{PATIENCE, Server, ServerConfig};
-use crate::support::snapshotter::{Snapshotter, table as archived};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
+use crate::support::snapshotter::{SnapshotterProcess, table as archived};
 
 fn table() -> TableName {
     TableName::new("public", "t")
@@ -29,19 +29,19 @@ fn cluster() -> Cluster {
     cluster
 }
 
-async fn replica(server: &Server) -> Replica {
+async fn replica(server: &ServerProcess) -> Replica {
     let replica = Replica::builder(server.url(), table()).start().unwrap();
     replica.ready(PATIENCE).await.unwrap();
     replica
 }
 
 /// Returns a process's limit of open files, and its number of open files.
-fn descriptors(server: &Server) -> (Rlimit, u64) {
+fn descriptors(server: &ServerProcess) -> (Rlimit, u64) {
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).unwrap().count();
     (set_limit(server, None), open as u64)
 }
 
-fn set_limit(server: &Server, current: Option<u64>) -> Rlimit {
+fn set_limit(server: &ServerProcess, current: Option<u64>) -> Rlimit {
     let pid = Pid::from_raw(server.process.id().cast_signed()).unwrap();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process.id())).unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
@@ -60,7 +60,8 @@ async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
         "journal {{ max_bytes = 1MiB, memory_max_bytes = 1MiB, store = local, store_config {{ path = \"{}\" }} }}",
         folder.path().display()
     );
-    let server = ServerConfig::new(cluster.url("postgres"), [table()]).slot("limits").target(&journal).start().await;
+    let server =
+        ServerProcessConfig::new(cluster.url("postgres"), [table()]).slot("limits").target(&journal).start().await;
     let (limit, open) = descriptors(&server);
     assert_eq!(limit.current, Some(limit.maximum.unwrap_or(u64::MAX).min(1 << 20)), "the soft limit was raised");
     let follows = replica(&server).await;
@@ -118,7 +119,7 @@ fn is_ended(port: u16, sent: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_mute_is_let_go() {
     let cluster = cluster();
-    let server = ServerConfig::new(cluster.url("postgres"), [table()]).start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [table()]).start().await;
     let ports = server.ports;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let cases: [(u16, &'static [u8]); 7] = [
@@ -141,10 +142,10 @@ async fn a_client_that_is_mute_is_let_go() {
 }
 
 /// A server that accepts connections and is silent. The connections stay open until it is dropped.
-struct Mute(u16, Arc<AtomicUsize>);
+struct SilentServer(u16, Arc<AtomicUsize>);
 
-impl Mute {
-    fn start() -> Mute {
+impl SilentServer {
+    fn start() -> SilentServer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let count = Arc::new(AtomicUsize::new(0));
@@ -156,7 +157,7 @@ impl Mute {
                 accepted.push(connection);
             }
         });
-        Mute(port, count)
+        SilentServer(port, count)
     }
 }
 
@@ -165,11 +166,14 @@ async fn a_server_that_is_mute_is_given_up_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut waits = Vec::new();
     for scheme in ["http", "https"] {
-        let mute = Mute::start();
+        let mute = SilentServer::start();
         let url = format!("{scheme}://127.0.0.1:{}", mute.0);
         let replica = Replica::builder(&url, table()).start().unwrap();
-        let snapshotter =
-            Snapshotter::launch(&[archived(&url, &table(), &folder.path().join(scheme), &json!({}))], &json!({}), &[]);
+        let snapshotter = SnapshotterProcess::launch(
+            &[archived(&url, &table(), &folder.path().join(scheme), &json!({}))],
+            &json!({}),
+            &[],
+        );
         waits.push((scheme, replica, snapshotter, mute));
     }
     for (scheme, replica, snapshotter, _mute) in &waits {
@@ -183,9 +187,9 @@ async fn a_server_that_is_mute_is_given_up_and_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_mute_is_given_up_and_tried_again() {
-    let mute = Mute::start();
+    let mute = SilentServer::start();
     let url = format!("postgresql://postgres@127.0.0.1:{}/db?connect_timeout=1", mute.0);
-    let mut server = ServerConfig::new(url, [table()]).launch();
+    let mut server = ServerProcessConfig::new(url, [table()]).launch();
     server.ends_unverified();
     server.process.wait_for_line("no answer for 1 s").await.unwrap();
     // The same reason is not logged again, but the server tries again.
@@ -217,7 +221,7 @@ async fn a_folder_that_cannot_be_written_ends_the_server_before_it_changes_the_d
 #[tokio::test(flavor = "multi_thread")]
 async fn temporary_files_are_where_temp_dir_says_and_in_memory_only_with_a_warning() {
     let (cluster, folder) = (cluster(), tempfile::tempdir_in("/dev/shm").unwrap());
-    let mut config = ServerConfig::new(cluster.url("postgres"), [table()]);
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table()]);
     config.extra = format!("temp_dir = \"{}\"", folder.path().display());
     config.environment = vec![("TMPDIR", "/no/such/folder".to_owned())];
     let server = config.start().await;
@@ -264,7 +268,7 @@ async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
         .unwrap();
     let held = holder.transaction().await.unwrap();
     held.batch_execute("LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let server = ServerConfig::new(url, [table()]).launch();
+    let server = ServerProcessConfig::new(url, [table()]).launch();
     // Wait longer than the lock timeout and the statement timeout.
     tokio::time::sleep(Duration::from_secs(2)).await;
     held.commit().await.unwrap();

@@ -11,7 +11,6 @@ mod bounds;
 mod chaos;
 #[cfg(debug_assertions)]
 mod checksums;
-mod clients;
 mod command;
 mod composites;
 mod connections;
@@ -32,7 +31,8 @@ mod snapshots;
 mod startup;
 mod states;
 mod subscription;
-mod tables;
+mod table_isolation;
 mod two_servers;
 mod values;
 mod verify;
+mod verify_clients;

@@ -15,7 +15,7 @@ use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full};
 use prost::Message as _;
 use tokio::task::JoinHandle;
 
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 use crate::support::simple::SimpleState;
 
 fn table() -> TableName {
@@ -27,14 +27,14 @@ fn request() -> SyncRequest {
 }
 
 /// A session that runs statements of one kind until it is stopped, and counts them.
-struct Writer {
+struct CountingWriter {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
-impl Writer {
-    async fn start(cluster: &Cluster, statement: impl Fn(u64) -> String + Send + 'static) -> Writer {
+impl CountingWriter {
+    async fn start(cluster: &Cluster, statement: impl Fn(u64) -> String + Send + 'static) -> CountingWriter {
         let client = cluster.connect().await.unwrap();
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), count.clone());
@@ -45,7 +45,7 @@ impl Writer {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        Writer { stop, count, task }
+        CountingWriter { stop, count, task }
     }
 
     fn count(&self) -> u64 {
@@ -59,7 +59,7 @@ impl Writer {
 }
 
 /// Opens a stream with small windows, so that the server soon waits for reads.
-async fn narrow(server: &Server) -> tonic::Streaming<SyncResponse> {
+async fn narrow(server: &ServerProcess) -> tonic::Streaming<SyncResponse> {
     let endpoint = tonic::transport::Endpoint::from_shared(server.url()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     let mut client = LaredoReplicationServiceClient::new(endpoint.connect().await.unwrap());
@@ -76,7 +76,7 @@ struct Newcomer {
 }
 
 /// Loads the table, with a pause after each message.
-async fn load(server: &Server, pause: Option<Duration>) -> Newcomer {
+async fn load(server: &ServerProcess, pause: Option<Duration>) -> Newcomer {
     let mut stream = narrow(server).await;
     let mut newcomer = Newcomer { state: SimpleState::new(&["id"]), bytes: 0, rows: 0, entries: 0 };
     while !newcomer.state.is_loaded {
@@ -97,11 +97,11 @@ async fn load(server: &Server, pause: Option<Duration>) -> Newcomer {
     newcomer
 }
 
-async fn serve(cluster: &Cluster) -> Server {
-    ServerConfig::new(cluster.url("postgres"), [table()]).start().await
+async fn serve(cluster: &Cluster) -> ServerProcess {
+    ServerProcessConfig::new(cluster.url("postgres"), [table()]).start().await
 }
 
-async fn has_everything(cluster: &Cluster, server: &Server) {
+async fn has_everything(cluster: &Cluster, server: &ServerProcess) {
     let position = flushed(&cluster.connect().await.unwrap()).await.unwrap();
     eventually(PATIENCE, async || server.is_live_at(position).await).await.unwrap();
 }
@@ -120,7 +120,7 @@ async fn new_clients_cost_the_table_however_much_was_written() {
     }
     has_everything(&cluster, &server).await;
     let update = |number: u64| format!("UPDATE t SET n = {number} WHERE id <= 10");
-    let writer = Writer::start(&cluster, update).await;
+    let writer = CountingWriter::start(&cluster, update).await;
     let loads = futures::future::join_all((0..50).map(|_| load(&server, None))).await;
     let written = writer.count() * 10;
     for newcomer in &loads {
@@ -165,7 +165,7 @@ async fn a_newcomer_shows_one_commit_of_the_present_at_its_snapshots_end() {
              INSERT INTO h SELECT {number}, id, v FROM t WHERE id IN ({from}, {to}); COMMIT"
         )
     };
-    let writer = Writer::start(&cluster, transfer).await;
+    let writer = CountingWriter::start(&cluster, transfer).await;
     let slow = Some(Duration::from_millis(1));
     let mut states = Vec::new();
     let rounds = if is_full() { 10 } else { 2 };

@@ -7,10 +7,10 @@ use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
 use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full, oracle};
 use tempfile::TempDir;
 
-use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig, numbers};
+use crate::support::fleet::{CategoryFilter, ClientPair, await_transactions, cluster, compare_all, fleet, serve_all};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcess, ServerProcessConfig, numbers};
 
-pub(super) fn kept(config: ServerConfig, folder: &TempDir) -> ServerConfig {
+pub(super) fn with_durable_journal(config: ServerProcessConfig, folder: &TempDir) -> ServerProcessConfig {
     let path = serde_json::Value::from(folder.path().to_string_lossy());
     config.target(&format!("journal {{ store = local, store_config {{ path = {path} }} }}"))
 }
@@ -38,16 +38,16 @@ async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<Str
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let sql = cluster.connect().await.unwrap();
     let workload = Workload::start(&cluster.url("postgres"), 10, options);
-    more(&workload, 100).await;
-    let mut server = kept(serve_all(cluster.url("postgres")).slot(slot), &folder).start().await;
+    await_transactions(&workload, 100).await;
+    let mut server = with_durable_journal(serve_all(cluster.url("postgres")).slot(slot), &folder).start().await;
     let pairs = fleet(&server.url());
     let paused = compare_all(&sql, &workload, &pairs, -10_000).await;
     workload.resume(paused);
     let mut metrics = Vec::new();
     for round in 1..=rounds {
-        more(&workload, 60 + 17 * round).await;
+        await_transactions(&workload, 60 + 17 * round).await;
         server.restart().await;
-        more(&workload, 40).await;
+        await_transactions(&workload, 40).await;
         let paused = compare_all(&sql, &workload, &pairs, -10_000 - i32::try_from(round).unwrap()).await;
         metrics.push(server.metrics().await);
         workload.resume(paused);
@@ -67,24 +67,24 @@ async fn killed_again_and_again(slot: &str, options: WorkloadOptions) -> Vec<Str
 }
 
 /// A table that is served with a durable journal, and two clients of it.
-pub(super) struct Served {
+pub(super) struct DurableTable {
     // Before the cluster: when the server is dropped, it is verified.
-    pub(super) server: Server,
+    pub(super) server: ServerProcess,
     pub(super) cluster: Cluster,
     folder: TempDir,
     sql: tokio_postgres::Client,
     pub(super) table: TableName,
-    pub(super) pair: Pair,
+    pub(super) pair: ClientPair,
 }
 
-impl Served {
-    async fn start(slot: &str) -> Served {
-        Served::start_on(cluster(), slot).await
+impl DurableTable {
+    async fn start(slot: &str) -> DurableTable {
+        DurableTable::start_on(cluster(), slot).await
     }
 
     /// Starts a server whose clients have only changes that are on disk. A client ahead of the disk
     /// would be inside the span of a copy.
-    pub(super) async fn start_on(cluster: Cluster, slot: &str) -> Served {
+    pub(super) async fn start_on(cluster: Cluster, slot: &str) -> DurableTable {
         let folder = tempfile::tempdir().unwrap();
         let sql = cluster.connect().await.unwrap();
         let create = "CREATE TYPE temper AS ENUM ('fine', 'bad');
@@ -92,10 +92,10 @@ impl Served {
              INSERT INTO kept SELECT n, 'fine', n FROM generate_series(1, 1000) n";
         sql.batch_execute(create).await.unwrap();
         let table = TableName::new("public", "kept");
-        let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot(slot);
-        let server = kept(config, &folder).start().await;
-        let pair = Pair::start(&server.url(), &table, &["n"], Only::All);
-        let served = Served { cluster, folder, sql, table, server, pair };
+        let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot(slot);
+        let server = with_durable_journal(config, &folder).start().await;
+        let pair = ClientPair::start(&server.url(), &table, &["n"], CategoryFilter::All);
+        let served = DurableTable { cluster, folder, sql, table, server, pair };
         let position = served.reach(-1).await;
         let durable = async || {
             let durable = served.server.metric("laredo_durable_position_bytes", &served.table).await;
@@ -143,7 +143,7 @@ impl Served {
 /// The definition changes while the server is down, in ways that the stream does not report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
-    let mut served = Served::start("laredo_kept").await;
+    let mut served = DurableTable::start("laredo_kept").await;
     served.kill().await;
     let change = "ALTER TYPE temper RENAME VALUE 'fine' TO 'well';
          ALTER TABLE kept ALTER amount TYPE int USING amount % 10, ADD note text DEFAULT 'as always';
@@ -155,7 +155,7 @@ async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_lost_slot_did_not_keep_is_told_by_what_differs() {
-    let mut served = Served::start("laredo_lost").await;
+    let mut served = DurableTable::start("laredo_lost").await;
     served.kill().await;
     let drop = "SELECT pg_drop_replication_slot('laredo_lost')";
     let dropped = async || served.sql.batch_execute(drop).await.is_ok();
@@ -171,7 +171,7 @@ async fn what_a_lost_slot_did_not_keep_is_told_by_what_differs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
-    let mut served = Served::start("laredo_damaged").await;
+    let mut served = DurableTable::start("laredo_damaged").await;
     served.kill().await;
     let folder = served.folder.path().join("public/kept");
     let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
@@ -190,7 +190,7 @@ async fn a_damaged_journal_is_named_and_put_aside_and_the_table_copied() {
 /// as the stream has explained it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
-    let mut served = Served::start("laredo_truncated").await;
+    let mut served = DurableTable::start("laredo_truncated").await;
     served.sql.batch_execute("TRUNCATE kept; INSERT INTO kept SELECT n FROM generate_series(1, 10) n").await.unwrap();
     served.clients_have_everything(-2).await;
     let file = served.cluster.psql("SELECT relfilenode FROM pg_class WHERE relname = 'kept'").unwrap();
@@ -222,8 +222,8 @@ async fn a_large_table_is_there_again_after_a_crash_and_its_clients_go_on() {
          INSERT INTO big SELECT i, 'name of ' || i, now(), i / 7.0 FROM generate_series(1, {rows}) i"
     );
     cluster.psql(&fill).unwrap();
-    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_big").target(PATIENT);
-    let mut server = kept(config, &folder).start().await;
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_big").target(PATIENT);
+    let mut server = with_durable_journal(config, &folder).start().await;
     let replicas = [(), ()].map(|()| Replica::builder(server.url(), table.clone()).start().unwrap());
     for replica in &replicas {
         replica.ready(PATIENCE).await.unwrap();

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, ServerConfig};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcessConfig};
 
 const KEY: &[&str] = &["id"];
 
@@ -53,15 +53,15 @@ const UNANNOUNCED: &[&str] = &[
 async fn tables_change_their_shape_under_load() {
     let cluster = start();
     let table = TableName::new("public", "items");
-    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_shapes");
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_shapes");
     let server = config.target(PATIENT).target("journal { max_entries = 5000 }").start().await;
     let sql = cluster.connect().await.unwrap();
-    let early = Pair::start(&server.url(), &table, KEY, Only::All);
-    let some = Pair::start(&server.url(), &table, KEY, Only::Category);
-    let writers = Writers::start(&cluster, "items").await;
+    let early = ClientPair::start(&server.url(), &table, KEY, CategoryFilter::All);
+    let some = ClientPair::start(&server.url(), &table, KEY, CategoryFilter::Category);
+    let writers = StableColumnWriters::start(&cluster, "items").await;
     for (mark, statement) in (1..).zip(ANNOUNCED.iter().chain(UNANNOUNCED)) {
         change(&sql, statement).await;
-        let late = Pair::start(&server.url(), &table, KEY, Only::All);
+        let late = ClientPair::start(&server.url(), &table, KEY, CategoryFilter::All);
         let at_rest = writers.gate.write().await;
         let insert = format!(
             "INSERT INTO items (id, n, category) VALUES (0, {mark}, 'a') ON CONFLICT (id) DO UPDATE SET n = {mark}"
@@ -70,7 +70,7 @@ async fn tables_change_their_shape_under_load() {
         let position = flushed(&sql).await.unwrap();
         for pair in [&early, &some, &late] {
             pair.reach(position, mark).await;
-            let filter = if pair.only == Only::All { "true" } else { "category = 'a'" };
+            let filter = if pair.only == CategoryFilter::All { "true" } else { "category = 'a'" };
             let rows = rows_at_rest(&sql, &table, KEY, filter).await.unwrap();
             if UNANNOUNCED.contains(statement) {
                 // The catalog shows the change after a while. The assertion below reports missing
@@ -94,13 +94,13 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     let [doomed, items] = ["doomed", "items"].map(|name| TableName::new("public", name));
     cluster.psql("CREATE TABLE doomed (id int PRIMARY KEY, n int); INSERT INTO doomed VALUES (1, 1)").unwrap();
     let tables = [doomed.clone(), items.clone()];
-    let config = ServerConfig::new(cluster.url("postgres"), tables).slot("laredo_doomed");
+    let config = ServerProcessConfig::new(cluster.url("postgres"), tables).slot("laredo_doomed");
     let server = config.target(PATIENT).start().await;
     let sql = cluster.connect().await.unwrap();
-    let victim = Pair::start(&server.url(), &doomed, KEY, Only::All);
-    let neighbour = Pair::start(&server.url(), &items, KEY, Only::All);
+    let victim = ClientPair::start(&server.url(), &doomed, KEY, CategoryFilter::All);
+    let neighbour = ClientPair::start(&server.url(), &items, KEY, CategoryFilter::All);
     victim.replica.ready(PATIENCE).await.unwrap();
-    let writers = Writers::start(&cluster, "items").await;
+    let writers = StableColumnWriters::start(&cluster, "items").await;
 
     sql.batch_execute("ALTER TABLE doomed DROP CONSTRAINT doomed_pkey; INSERT INTO doomed VALUES (2, 2)")
         .await
@@ -125,7 +125,7 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     // Existing clients keep their rows and receive the error. A new client is refused with the
     // reason.
     assert_eq!(victim.replica.view().len(), 1);
-    let late = Pair::start(&server.url(), &doomed, KEY, Only::All);
+    let late = ClientPair::start(&server.url(), &doomed, KEY, CategoryFilter::All);
     let refused = late.replica.ready(PATIENCE).await.unwrap_err().to_string();
     assert!(refused.contains("key"), "a refusal that tells why, not: {refused}");
 
@@ -164,15 +164,16 @@ fn start() -> Cluster {
 }
 
 /// Sessions that write columns which never change.
-struct Writers {
+struct StableColumnWriters {
     gate: Arc<RwLock<()>>,
     stopped: Arc<AtomicBool>,
     sessions: JoinSet<()>,
 }
 
-impl Writers {
-    async fn start(cluster: &Cluster, table: &'static str) -> Writers {
-        let mut writers = Writers { gate: Arc::default(), stopped: Arc::default(), sessions: JoinSet::new() };
+impl StableColumnWriters {
+    async fn start(cluster: &Cluster, table: &'static str) -> StableColumnWriters {
+        let mut writers =
+            StableColumnWriters { gate: Arc::default(), stopped: Arc::default(), sessions: JoinSet::new() };
         for writer in 0..4 {
             let sql = cluster.connect().await.unwrap();
             let (gate, stopped) = (writers.gate.clone(), writers.stopped.clone());

@@ -6,10 +6,10 @@ use laredo_testkit::workload::{Workload, WorkloadOptions};
 use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
 
 use super::command::answer;
-use super::faults::undisturbed;
-use super::restarts::Served;
-use crate::support::fleet::{cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, ServerConfig, numbers};
+use super::faults::assert_undisturbed;
+use super::restarts::DurableTable;
+use crate::support::fleet::{await_transactions, cluster, compare_all, fleet, serve_all};
+use crate::support::server::{PATIENCE, ServerProcessConfig, numbers};
 
 /// Starts a cluster that keeps almost no WAL for a slot.
 fn tight() -> Cluster {
@@ -28,7 +28,7 @@ fn write_wal(cluster: &Cluster) {
 }
 
 /// Checks that the server logs an error about the slot, and that no client loads the table again.
-fn is_told(served: &Served) {
+fn is_told(served: &DurableTable) {
     let log = served.server.process.output();
     let is_loud =
         |line: &String| line.contains("ERROR") && line.contains("replication slot laredo_tight was invalidated");
@@ -39,7 +39,7 @@ fn is_told(served: &Served) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_told_by_what_differs() {
-    let served = Served::start_on(tight(), "laredo_tight").await;
+    let served = DurableTable::start_on(tight(), "laredo_tight").await;
     let source = async || served.server.health().await.1["sources"][0].clone();
     let stands = async || {
         let source = source().await;
@@ -65,7 +65,7 @@ async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_told
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_was_invalidated_meanwhile_is_told_by_what_differs_and_said() {
-    let mut served = Served::start_on(tight(), "laredo_tight").await;
+    let mut served = DurableTable::start_on(tight(), "laredo_tight").await;
     served.kill().await;
     served.cluster.psql("DELETE FROM kept WHERE n % 100 = 7; UPDATE kept SET amount = 0 WHERE n = 8").unwrap();
     let is_lost = async || {
@@ -83,13 +83,13 @@ async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
     let workload = Workload::start(&cluster.url("postgres"), 11, WorkloadOptions::default());
-    more(&workload, 100).await;
+    await_transactions(&workload, 100).await;
     let server = serve_all(cluster.url("postgres")).slot("laredo_reset").start().await;
     let pairs = fleet(&server.url());
     let url = server.oam_url();
     let publication = || cluster.psql("SELECT oid FROM pg_publication").unwrap();
     for (round, with_publication) in [(1, false), (2, true)] {
-        more(&workload, 60).await;
+        await_transactions(&workload, 60).await;
         // PostgreSQL itself may also have cost a slot: after a truncate it cannot always read on.
         let lost = async || server.source_metric("laredo_slot_losses_total").await.unwrap();
         let copied = async || -> Vec<u64> {
@@ -102,14 +102,14 @@ async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
         let said = answer(&order);
         assert!(said.contains("slot laredo_reset is dropped and made again"), "{said}");
         assert_eq!(publication() != before, with_publication);
-        more(&workload, 60).await;
+        await_transactions(&workload, 60).await;
         let is_done =
             async || lost().await > losses && copied().await.iter().zip(&copies).all(|(now, before)| now > before);
         eventually(PATIENCE, is_done).await.expect("every table is copied again");
         let paused = compare_all(&sql, &workload, &pairs, -10_000 - round).await;
         workload.resume(paused);
     }
-    undisturbed(&pairs);
+    assert_undisturbed(&pairs);
     workload.stop().await.unwrap();
 }
 
@@ -118,7 +118,7 @@ async fn a_reset_that_meets_a_deadlock_is_tried_again() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").unwrap();
     let tables = ["a", "b"].map(|name| TableName::new("public", name));
-    let server = ServerConfig::new(cluster.url("postgres"), tables).slot("laredo_locks").start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), tables).slot("laredo_locks").start().await;
     let url = server.oam_url();
     let other = cluster.connect().await.unwrap();
     // Only one of two sessions in a deadlock detects it. This setting makes it the other one.
@@ -140,7 +140,8 @@ async fn a_reset_that_meets_a_deadlock_is_tried_again() {
 async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_elses() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION theirs FOR TABLE t").unwrap();
-    let mut config = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).slot("laredo_theirs");
+    let mut config =
+        ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).slot("laredo_theirs");
     config.publication = "theirs".to_owned();
     config.source += "\npublication { create = false }";
     let server = config.start().await;

@@ -8,16 +8,16 @@ use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually, is_full
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::fleet::{Only, Pair, cluster, compare_all, fleet, more, serve_all};
-use crate::support::server::{PATIENCE, Server, ServerConfig, numbers};
+use crate::support::fleet::{CategoryFilter, ClientPair, await_transactions, cluster, compare_all, fleet, serve_all};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig, numbers};
 
-fn with_snapshots(config: ServerConfig, folder: &TempDir, keys: &str) -> ServerConfig {
+fn with_snapshots(config: ServerProcessConfig, folder: &TempDir, keys: &str) -> ServerProcessConfig {
     let path = Value::from(folder.path().to_string_lossy());
     config.target(&format!("snapshot {{ store = local, store_config {{ path = {path} }}, {keys} }}"))
 }
 
 /// Returns the output of a successful `laredo snapshot …` command.
-fn snapshot(server: &Server, arguments: &[&str]) -> String {
+fn snapshot(server: &ServerProcess, arguments: &[&str]) -> String {
     let url = server.oam_url();
     let arguments = [&["snapshot"], arguments, &["--oam", &url]].concat();
     let output = clean_command(env!("CARGO_BIN_EXE_laredo")).args(&arguments).output().unwrap();
@@ -36,25 +36,25 @@ async fn a_killed_server_goes_on_from_a_snapshot_and_its_clients_by_delta() {
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let sql = cluster.connect().await.unwrap();
     let workload = Workload::start(&cluster.url("postgres"), 11, without_truncates());
-    more(&workload, 100).await;
+    await_transactions(&workload, 100).await;
     let config = serve_all(cluster.url("postgres")).slot("laredo_snapshots");
     let mut server = with_snapshots(config, &folder, "interval = 1h").start().await;
     let pairs = fleet(&server.url());
     for round in 0..rounds {
-        more(&workload, 50).await;
+        await_transactions(&workload, 50).await;
         let taken: Value = serde_json::from_str(&snapshot(&server, &["create", "--json"])).unwrap();
         assert_eq!(taken["snapshot_ids"].as_array().map(Vec::len), Some(TABLES.len()), "{taken}");
         // All clients are past the snapshots when the server is killed, in the middle of the
         // workload.
         let paused = compare_all(&sql, &workload, &pairs, -20_000 - round).await;
         workload.resume(paused);
-        more(&workload, 60 + 17 * u64::try_from(round).unwrap()).await;
+        await_transactions(&workload, 60 + 17 * u64::try_from(round).unwrap()).await;
         server.restart().await;
         let metrics = server.metrics().await;
         assert_eq!(numbers(&metrics, "laredo_copies_total"), vec!["0"; TABLES.len()]);
         assert_eq!(numbers(&metrics, "laredo_snapshots_total"), Vec::<&str>::new());
     }
-    more(&workload, 40).await;
+    await_transactions(&workload, 40).await;
     compare_all(&sql, &workload, &pairs, -30_000).await;
     assert_eq!(numbers(&server.metrics().await, "laredo_snapshots_total"), Vec::<&str>::new());
     for pair in &pairs {
@@ -73,7 +73,7 @@ async fn a_server_writes_snapshots_by_itself_and_postgres_keeps_what_follows() {
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let sql = cluster.connect().await.unwrap();
     let workload = Workload::start(&cluster.url("postgres"), 12, without_truncates());
-    more(&workload, 100).await;
+    await_transactions(&workload, 100).await;
     let config = serve_all(cluster.url("postgres")).slot("laredo_by_itself");
     let keys = "interval = 1s, serializer = jsonl, retention { keep_count = 2 }";
     let mut server = with_snapshots(config, &folder, keys).start().await;
@@ -87,7 +87,7 @@ async fn a_server_writes_snapshots_by_itself_and_postgres_keeps_what_follows() {
             counts.len() == TABLES.len() && counts.iter().all(|count| count.parse::<u64>().unwrap() >= 2)
         };
         eventually(PATIENCE, written).await.unwrap();
-        more(&workload, 60).await;
+        await_transactions(&workload, 60).await;
         server.restart().await;
         let metrics = server.metrics().await;
         assert_eq!(numbers(&metrics, "laredo_copies_total"), vec!["0"; TABLES.len()]);
@@ -105,7 +105,7 @@ async fn an_operator_looks_after_snapshots() {
     let folder = tempfile::tempdir().unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v json); INSERT INTO t VALUES (1, '{\"a\": 1.10}')").unwrap();
     let table = TableName::new("public", "t");
-    let config = ServerConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_operator");
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]).slot("laredo_operator");
     let server = with_snapshots(config, &folder, "interval = 1h, serializer = jsonl").start().await;
     let written = async || server.metric("laredo_stored_snapshots", &table).await == Some(1);
     eventually(PATIENCE, written).await.unwrap();
@@ -156,11 +156,11 @@ async fn clients_of_a_quiet_table_go_on_after_each_restart() {
     let sql = cluster.connect().await.unwrap();
     let [quiet, busy] = ["quiet", "busy"].map(|table| TableName::new("public", table));
     for serializer in ["native", "jsonl"] {
-        let config = ServerConfig::new(cluster.url("postgres"), [quiet.clone(), busy.clone()]);
+        let config = ServerProcessConfig::new(cluster.url("postgres"), [quiet.clone(), busy.clone()]);
         let slot = format!("laredo_quiet_{serializer}");
         let keys = format!("interval = 1h, serializer = {serializer}");
         let mut server = with_snapshots(config.slot(&slot), &folder, &keys).start().await;
-        let pair = Pair::start(&server.url(), &quiet, &["id"], Only::All);
+        let pair = ClientPair::start(&server.url(), &quiet, &["id"], CategoryFilter::All);
         for round in 1..=3 {
             // In the first round there is no change, so a client may have received only the
             // snapshot.

@@ -6,20 +6,20 @@ use laredo_testkit::{Cluster, ClusterOptions, eventually, free_port};
 use tokio::net::TcpListener;
 
 use super::bad_input::run;
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
-fn away(port: u16) -> ServerConfig {
-    ServerConfig::new(format!("postgresql://nobody@127.0.0.1:{port}/db"), [TableName::new("public", "t")])
+fn unreachable_config(port: u16) -> ServerProcessConfig {
+    ServerProcessConfig::new(format!("postgresql://nobody@127.0.0.1:{port}/db"), [TableName::new("public", "t")])
 }
 
-async fn stops_as_asked(server: &Server) {
+async fn stops_as_asked(server: &ServerProcess) {
     server.process.terminate();
     assert_eq!(server.process.wait(PATIENCE).await.unwrap().code(), Some(0), "{:?}", server.process.output());
 }
 
 #[tokio::test]
 async fn a_database_that_is_away_is_waited_for_and_health_says_so() {
-    let server = away(free_port().unwrap()).launch();
+    let server = unreachable_config(free_port().unwrap()).launch();
     server.process.wait_for_line("cannot reach the source yet").await.unwrap();
     let get = async |path| server.get(server.ports.health, path).await.unwrap();
     assert_eq!(get("/health/live").await.0, 200);
@@ -34,7 +34,7 @@ async fn a_database_that_is_away_is_waited_for_and_health_says_so() {
 #[tokio::test]
 async fn a_stop_is_heard_while_the_database_says_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = away(silent.local_addr().unwrap().port()).launch();
+    let server = unreachable_config(silent.local_addr().unwrap().port()).launch();
     let _connection = tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
     assert_eq!(server.get(server.ports.health, "/health/live").await.unwrap().0, 200);
     stops_as_asked(&server).await;
@@ -44,7 +44,7 @@ async fn a_stop_is_heard_while_the_database_says_nothing() {
 async fn a_server_that_waited_serves_when_the_database_is_back() {
     let mut cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
-    let config = ServerConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]);
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]);
     cluster.stop(laredo_testkit::StopMode::Fast).unwrap();
     let server = config.launch();
     server.process.wait_for_line("cannot reach the source yet").await.unwrap();
@@ -58,7 +58,7 @@ async fn a_server_that_waited_serves_when_the_database_is_back() {
 
 #[tokio::test]
 async fn attempts_end_where_the_configuration_says() {
-    let mut config = away(free_port().unwrap());
+    let mut config = unreachable_config(free_port().unwrap());
     config.source = "reconnect { initial_backoff = 10ms, max_attempts = 2 }".to_owned();
     config.arguments = vec!["--strict".to_owned()];
     let server = config.launch();
@@ -110,7 +110,7 @@ async fn a_server_with_a_client_drains_until_it_is_told_again() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
     let table = TableName::new("public", "t");
-    let mut config = ServerConfig::new(cluster.url("postgres"), [table.clone()]);
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]);
     config.arguments = vec!["--drain-grace".to_owned(), "1h".to_owned()];
     let server = config.start().await;
     let replica = laredo_client::Replica::builder(server.url(), table).start().unwrap();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::command::answer;
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
 /// The longest time until a source is followed again after its fault is gone.
 const HEALED: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ fn table(name: &str) -> TableName {
 }
 
 /// Returns the health report of a source.
-async fn source(server: &Server, name: &str) -> Value {
+async fn source(server: &ServerProcess, name: &str) -> Value {
     // The server may not answer yet.
     let Some((_, body)) = server.get(server.ports.health, "/health/ready").await else { return Value::Null };
     let health: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -30,11 +30,11 @@ async fn source(server: &Server, name: &str) -> Value {
     sources.into_iter().find(|source| source["source"] == name).unwrap_or_default()
 }
 
-async fn is(server: &Server, name: &str, state: &str, words: &str) {
-    is_within(PATIENCE, server, name, state, words).await;
+async fn await_state(server: &ServerProcess, name: &str, state: &str, words: &str) {
+    await_state_within(PATIENCE, server, name, state, words).await;
 }
 
-async fn is_within(patience: Duration, server: &Server, name: &str, state: &str, words: &str) {
+async fn await_state_within(patience: Duration, server: &ServerProcess, name: &str, state: &str, words: &str) {
     let seen = async || {
         let source = source(server, name).await;
         source["state"] == state && source["reason"].as_str().unwrap_or_default().contains(words)
@@ -44,15 +44,15 @@ async fn is_within(patience: Duration, server: &Server, name: &str, state: &str,
     }
 }
 
-async fn has_rows(server: &Server, table: &TableName, rows: u64) {
+async fn has_rows(server: &ServerProcess, table: &TableName, rows: u64) {
     let has = async || server.metric("laredo_rows", table).await == Some(rows);
     eventually(HEALED, has).await.unwrap_or_else(|_| panic!("{table} does not come to {rows} rows"));
 }
 
 /// Returns a server's configuration with two sources. The source `good` has `public.a` in the
 /// database `postgres`, and `db` has `public.b` in `other`.
-fn two_sources(cluster: &Cluster, connection: &str) -> ServerConfig {
-    let mut config = ServerConfig::new(connection, [table("b")]).slot("states_b");
+fn two_sources(cluster: &Cluster, connection: &str) -> ServerProcessConfig {
+    let mut config = ServerProcessConfig::new(connection, [table("b")]).slot("states_b");
     config.extra = format!(
         "sources {{ good {{ type = postgresql, connection = \"{}\", slot_mode = stateful, slot_name = states_a
             publication {{ name = states_a, create = true }} }} }}
@@ -82,15 +82,16 @@ async fn a_password_that_is_changed_concerns_one_source_until_it_is_put_back() {
     let change = "ALTER ROLE states_b PASSWORD 'wrong';
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'states_b'";
     cluster.psql(change).unwrap();
-    is(&server, "db", "refused", "password authentication failed").await;
+    await_state(&server, "db", "refused", "password authentication failed").await;
     cluster.psql("INSERT INTO a VALUES (2)").unwrap();
     cluster.psql_in("other", "INSERT INTO b VALUES (2)").unwrap();
     has_rows(&server, &table("a"), 2).await;
     assert_eq!(server.metric("laredo_rows", &table("b")).await, Some(1), "its rows are served as they were");
     let metrics = server.metrics().await;
     assert!(metrics.contains("laredo_source_state{source=\"db\",state=\"refused\"} 1"), "{metrics}");
-    let logged =
-        |server: &Server| server.process.output().iter().filter(|line| line.contains("is refused until")).count();
+    let logged = |server: &ServerProcess| {
+        server.process.output().iter().filter(|line| line.contains("is refused until")).count()
+    };
     // The server tries again more than once, and logs the reason once.
     let began = Instant::now();
     let again = async || cluster.log().matches("password authentication failed").count() > 4;
@@ -104,7 +105,7 @@ async fn a_password_that_is_changed_concerns_one_source_until_it_is_put_back() {
     cluster.psql("ALTER ROLE states_b PASSWORD 'wrong'").unwrap();
     server.relaunch().await;
     has_rows(&server, &table("a"), 2).await;
-    is(&server, "db", "refused", "password authentication failed").await;
+    await_state(&server, "db", "refused", "password authentication failed").await;
     cluster.psql("ALTER ROLE states_b PASSWORD 'right'").unwrap();
     has_rows(&server, &table("b"), 2).await;
     server.ready().await;
@@ -139,10 +140,10 @@ async fn what_is_missing_at_the_start_is_waited_for() {
         ),
     ];
     for (number, (url, database, words, remedy)) in faults.into_iter().enumerate() {
-        let mut config = ServerConfig::new(url, [table("b")]);
+        let mut config = ServerProcessConfig::new(url, [table("b")]);
         config.publication = format!("states_{number}");
         let server = config.launch();
-        is(&server, "db", "refused", words).await;
+        await_state(&server, "db", "refused", words).await;
         let live = server.get(server.ports.health, "/health/live").await;
         assert_eq!(live.map(|(code, _)| code), Some(200));
         cluster.psql(remedy).unwrap();
@@ -161,7 +162,7 @@ async fn a_publication_that_is_gone_is_waited_for_and_then_everything_is_copied(
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE a (id int PRIMARY KEY)").unwrap();
     cluster.psql("CREATE PUBLICATION p FOR TABLE b").unwrap();
-    let mut config = ServerConfig::new(cluster.url("postgres"), [table("b")]).slot("states_gone");
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).slot("states_gone");
     config.publication = "p".to_owned();
     // The server may not create a publication.
     config.source = format!("{}\npublication.create = false", config.source);
@@ -170,7 +171,7 @@ async fn a_publication_that_is_gone_is_waited_for_and_then_everything_is_copied(
         let gone = ["DROP PUBLICATION p", "ALTER PUBLICATION p RENAME TO q"][round];
         let back = ["CREATE PUBLICATION p FOR TABLE b", "ALTER PUBLICATION q RENAME TO p"][round];
         cluster.psql(&format!("{gone}; INSERT INTO b VALUES ({round})")).unwrap();
-        is(&server, "db", "refused", "run CREATE PUBLICATION").await;
+        await_state(&server, "db", "refused", "run CREATE PUBLICATION").await;
         cluster.psql(&format!("INSERT INTO b VALUES (10 + {round}); {back}")).unwrap();
         has_rows(&server, &table("b"), 2 * (round as u64 + 1)).await;
         server.ready().await;
@@ -181,8 +182,9 @@ async fn a_publication_that_is_gone_is_waited_for_and_then_everything_is_copied(
 async fn an_order_to_reload_has_a_refused_source_looked_at_now() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY); CREATE ROLE plain LOGIN").unwrap();
-    let server = ServerConfig::new(cluster.url("postgres").replace("postgres@", "plain@"), [table("b")]).launch();
-    is(&server, "db", "refused", "may not replicate").await;
+    let server =
+        ServerProcessConfig::new(cluster.url("postgres").replace("postgres@", "plain@"), [table("b")]).launch();
+    await_state(&server, "db", "refused", "may not replicate").await;
     cluster.psql("ALTER ROLE plain SUPERUSER").unwrap();
     let arguments = ["reload", "public.b", "--oam", &server.oam_url()];
     let ordered = clean_command(env!("CARGO_BIN_EXE_laredo")).args(arguments).output().unwrap();
@@ -196,11 +198,12 @@ async fn a_second_server_stands_by_and_takes_over_without_a_copy() {
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let journal = format!("journal {{ store = local, store_config.path = \"{}\" }}", folder.path().display());
-    let config = ServerConfig::new(cluster.url("postgres"), [table("b")]).slot("states_rolling").target(&journal);
+    let config =
+        ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).slot("states_rolling").target(&journal);
     let mut servers = vec![config.start().await];
     for round in 2..=3 {
         let next = config.launch();
-        is(&next, "db", "standby", "replication slot states_rolling is used by process").await;
+        await_state(&next, "db", "standby", "replication slot states_rolling is used by process").await;
         cluster.psql(&format!("INSERT INTO b VALUES ({round})")).unwrap();
         let before = servers.pop().unwrap();
         has_rows(&before, &table("b"), round).await;
@@ -225,12 +228,17 @@ async fn a_folder_that_another_server_has_is_waited_for() {
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let journal = format!("journal {{ store = local, store_config.path = \"{}\" }}", folder.path().display());
-    let config = ServerConfig::new(cluster.url("postgres"), [table("b")]).target(&journal);
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).target(&journal);
     // Each server has a slot of its own.
     let mut first = config.clone().slot("states_first").start().await;
     let second = config.slot("states_second").launch();
-    is(&second, "db", "standby", &format!("is in use by another laredo-server (process {} on", first.process.id()))
-        .await;
+    await_state(
+        &second,
+        "db",
+        "standby",
+        &format!("is in use by another laredo-server (process {} on", first.process.id()),
+    )
+    .await;
     first.ends_unverified();
     first.process.terminate();
     first.process.wait(PATIENCE).await.unwrap();
@@ -242,17 +250,17 @@ async fn a_folder_that_another_server_has_is_waited_for() {
 async fn a_paused_source_lets_postgres_shut_down_and_goes_on_after_its_start() {
     let mut cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY, v text)").unwrap();
-    let server = ServerConfig::new(cluster.url("postgres"), [table("b")]).slot("states_paused").start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).slot("states_paused").start().await;
     let oam = server.oam_url();
     answer(&["pause", "--oam", &oam]);
-    is(&server, "db", "paused", "an operator paused it").await;
+    await_state(&server, "db", "paused", "an operator paused it").await;
     // Write more than fits into queues and sockets.
     let write = "DO $$ BEGIN FOR i IN 1..1500 LOOP
         INSERT INTO b SELECT i * 50 + g, repeat('x', 1000) FROM generate_series(1, 50) g; COMMIT; END LOOP; END $$";
     cluster.psql(write).unwrap();
     // The server gives the connection up after a minute.
     let patience = PATIENCE + Duration::from_secs(60);
-    is_within(patience, &server, "db", "paused", "the connection was given up").await;
+    await_state_within(patience, &server, "db", "paused", "the connection was given up").await;
     let began = Instant::now();
     cluster.stop(StopMode::Fast).unwrap();
     assert!(began.elapsed() < Duration::from_secs(20), "it waited for {:?}", began.elapsed());
@@ -266,9 +274,9 @@ async fn a_paused_source_lets_postgres_shut_down_and_goes_on_after_its_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_says_when_it_is_tried_again() {
     let url = format!("postgresql://nobody@127.0.0.1:{}/db", free_port().unwrap());
-    let mut server = ServerConfig::new(url, [table("b")]).launch();
+    let mut server = ServerProcessConfig::new(url, [table("b")]).launch();
     server.ends_unverified();
-    is(&server, "db", "retrying", "cannot connect to PostgreSQL").await;
+    await_state(&server, "db", "retrying", "cannot connect to PostgreSQL").await;
     let source = source(&server, "db").await;
     assert!(source["next_attempt_ms"].as_u64().is_some_and(|ms| ms <= 10_000), "{source}");
 }

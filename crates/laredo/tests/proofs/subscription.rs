@@ -4,21 +4,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use laredo_client::{ResumePoint, SourceIdentity, Status, Subscription, SubscriptionEvent};
+use laredo_client::{ReplicaStatus, ResumePoint, SourceIdentity, Subscription, SubscriptionEvent};
 use laredo_core::{DefinitionVersion, Lsn, TableState};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable};
-use laredo_testkit::{Direction, Proxy, eventually, is_full, oracle};
+use laredo_testkit::{FaultProxy, ProxyDirection, eventually, is_full, oracle};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::restarts::kept;
+use super::restarts::with_durable_journal;
 use crate::support::compare::rows_differences;
-use crate::support::fleet::{cluster, more, serve_all};
+use crate::support::fleet::{await_transactions, cluster, serve_all};
 use crate::support::server::PATIENCE;
 
 /// The data of a consumer. It could be saved to a disk in this form.
 #[derive(Clone, Debug, Default)]
-struct Kept {
+struct SavedConsumerData {
     table: Option<TableState>,
     position: Lsn,
     source: Option<SourceIdentity>,
@@ -29,16 +29,16 @@ struct Kept {
     restarts: u32,
 }
 
-struct Consumer {
+struct WorkloadConsumer {
     table: &'static WorkloadTable,
-    kept: Arc<Mutex<Kept>>,
-    status: watch::Receiver<Status>,
+    kept: Arc<Mutex<SavedConsumerData>>,
+    status: watch::Receiver<ReplicaStatus>,
     task: JoinHandle<()>,
 }
 
-impl Consumer {
+impl WorkloadConsumer {
     /// Starts with the saved data, if there is any.
-    fn start(url: &str, table: &'static WorkloadTable, saved: Kept) -> Consumer {
+    fn start(url: &str, table: &'static WorkloadTable, saved: SavedConsumerData) -> WorkloadConsumer {
         let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
         if let Some(rows) = &saved.table {
             let (schema, position, source) = (rows.schema().clone(), saved.position, saved.source.clone());
@@ -49,10 +49,10 @@ impl Consumer {
         let status = subscription.watch_status();
         let kept = Arc::new(Mutex::new(saved));
         let task = tokio::spawn(consume(subscription, kept.clone()));
-        Consumer { table, kept, status, task }
+        WorkloadConsumer { table, kept, status, task }
     }
 
-    fn kept(&self) -> Kept {
+    fn kept(&self) -> SavedConsumerData {
         self.kept.lock().unwrap().clone()
     }
 
@@ -68,14 +68,14 @@ impl Consumer {
     }
 }
 
-impl Drop for Consumer {
+impl Drop for WorkloadConsumer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// Consumes the events of a subscription, and cancels its wait for the next event repeatedly.
-async fn consume(mut subscription: Subscription, kept: Arc<Mutex<Kept>>) {
+async fn consume(mut subscription: Subscription, kept: Arc<Mutex<SavedConsumerData>>) {
     let mut calls = tokio::time::interval(Duration::from_millis(2));
     loop {
         let event = tokio::select! {
@@ -114,7 +114,7 @@ async fn consume(mut subscription: Subscription, kept: Arc<Mutex<Kept>>) {
     }
 }
 
-async fn compare(sql: &tokio_postgres::Client, consumers: &[Consumer]) {
+async fn compare(sql: &tokio_postgres::Client, consumers: &[WorkloadConsumer]) {
     let position = oracle::flushed(sql).await.unwrap();
     for consumer in consumers {
         consumer.reach(position).await;
@@ -128,11 +128,11 @@ async fn compare(sql: &tokio_postgres::Client, consumers: &[Consumer]) {
 }
 
 /// Cuts all connections repeatedly, mostly inside a message.
-async fn cut(proxy: &Proxy, workload: &Workload, times: u64) {
+async fn cut(proxy: &FaultProxy, workload: &Workload, times: u64) {
     for cut in 0..times {
-        more(workload, 15).await;
+        await_transactions(workload, 15).await;
         if cut % 2 == 0 {
-            proxy.cut_after_bytes(Direction::ToClient, 3000 + 7919 * cut);
+            proxy.cut_after_bytes(ProxyDirection::ToClient, 3000 + 7919 * cut);
         }
         proxy.cut_all();
     }
@@ -146,23 +146,24 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
     // A truncated table is copied, and a consumer inside the copy's span has to load it again.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let workload = Workload::start(&cluster.url("postgres"), 21, options);
-    more(&workload, 100).await;
-    let mut server = kept(serve_all(cluster.url("postgres")).slot("laredo_subscription"), &folder).start().await;
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
+    await_transactions(&workload, 100).await;
+    let mut server =
+        with_durable_journal(serve_all(cluster.url("postgres")).slot("laredo_subscription"), &folder).start().await;
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.ports.fanout)).await.unwrap();
     let url = format!("http://{}", proxy.addr());
-    let mut consumers: Vec<Consumer> =
-        TABLES.iter().map(|table| Consumer::start(&url, table, Kept::default())).collect();
+    let mut consumers: Vec<WorkloadConsumer> =
+        TABLES.iter().map(|table| WorkloadConsumer::start(&url, table, SavedConsumerData::default())).collect();
     for consumer in &consumers {
         consumer.reach(Lsn(1)).await;
     }
     cut(&proxy, &workload, cuts).await;
     // Save the data of each consumer, each at its own position. The server is killed before the
     // copies are used.
-    let saved: Vec<Kept> =
-        consumers.iter().map(|consumer| Kept { states: 0, restarts: 0, ..consumer.kept() }).collect();
+    let saved: Vec<SavedConsumerData> =
+        consumers.iter().map(|consumer| SavedConsumerData { states: 0, restarts: 0, ..consumer.kept() }).collect();
     cut(&proxy, &workload, cuts).await;
     server.restart().await;
-    let late = TABLES.iter().zip(saved).map(|(table, saved)| Consumer::start(&url, table, saved));
+    let late = TABLES.iter().zip(saved).map(|(table, saved)| WorkloadConsumer::start(&url, table, saved));
     consumers.extend(late);
     for _ in 0..rounds {
         cut(&proxy, &workload, cuts).await;

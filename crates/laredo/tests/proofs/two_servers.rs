@@ -6,16 +6,16 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use laredo_archive::{Archive, At, Local, ReadProgress};
+use laredo_archive::{Archive, ArchivePoint, FolderDestination, ReadProgress};
 use laredo_client::Replica;
 use laredo_core::TableName;
-use laredo_testkit::{Cluster, ClusterOptions, Proxy, eventually};
+use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, eventually};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::support::server::{PATIENCE, PATIENT, ServerConfig};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcessConfig};
 use crate::support::simple::SimpleClient;
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
 const KEY: &[&str] = &["id"];
 
@@ -58,24 +58,28 @@ impl Drop for BlindServer {
     }
 }
 
-type Ids = BTreeSet<i64>;
+type RowIdSet = BTreeSet<i64>;
 
-async fn ids_of_database(sql: &Client) -> Ids {
+async fn ids_of_database(sql: &Client) -> RowIdSet {
     sql.query("SELECT id::bigint FROM p", &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn ids_of_replica(replica: &Replica) -> Ids {
+fn ids_of_replica(replica: &Replica) -> RowIdSet {
     let id = |bytes: &[u8]| i64::from(i32::from_be_bytes(bytes.try_into().unwrap()));
     replica.view().rows().map(|row| id(row.tuple().as_ref().cell(0).value().unwrap())).collect()
 }
 
-fn ids_of_simple(simple: &SimpleClient) -> Ids {
+fn ids_of_simple(simple: &SimpleClient) -> RowIdSet {
     simple.state().rows.values().map(|row| row["id"].as_i64().unwrap()).collect()
 }
 
-async fn ids_of_archive(folder: &Path) -> Ids {
-    let Ok(archive) = Archive::open(Arc::new(Local::new(folder)), None).await else { return Ids::new() };
-    let Ok(rebuilt) = archive.rebuild(At::Latest, &ReadProgress::default()).await else { return Ids::new() };
+async fn ids_of_archive(folder: &Path) -> RowIdSet {
+    let Ok(archive) = Archive::open(Arc::new(FolderDestination::new(folder)), None).await else {
+        return RowIdSet::new();
+    };
+    let Ok(rebuilt) = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await else {
+        return RowIdSet::new();
+    };
     let id = |bytes: &[u8]| i64::from(i32::from_be_bytes(bytes.try_into().unwrap()));
     rebuilt.table.rows().map(|row| id(row.as_ref().cell(0).value().unwrap())).collect()
 }
@@ -90,9 +94,9 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
         INSERT INTO p SELECT g, 0 FROM generate_series(0, 199) g";
     cluster.psql(create).unwrap();
     let (sql, name) = (cluster.connect().await.unwrap(), TableName::new("public", "p"));
-    let config = ServerConfig::new(cluster.url("postgres"), [name.clone()]).target(PATIENT);
+    let config = ServerProcessConfig::new(cluster.url("postgres"), [name.clone()]).target(PATIENT);
     let mut old = config.clone().slot("laredo_old").start().await;
-    let way = Proxy::start(format!("127.0.0.1:{}", old.ports.fanout)).await.unwrap();
+    let way = FaultProxy::start(format!("127.0.0.1:{}", old.ports.fanout)).await.unwrap();
     let url = format!("http://{}", way.addr());
     let folder = tempfile::tempdir().unwrap();
     let replica = Replica::builder(url.clone(), name.clone()).start().unwrap();
@@ -104,7 +108,8 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     let simple = SimpleClient::start_naming_snapshots(&url, &name, KEY, Vec::new());
     let keys = json!({ "diff": { "interval": "200ms" }, "formats": { "snapshot": ["jsonl"], "diff": ["jsonl"] } });
     let archive = |kind: &str| folder.path().join(kind);
-    let snapshotter = |kind: &str| Snapshotter::launch(&[table(&url, &name, &archive(kind), &keys)], &Value::Null, &[]);
+    let snapshotter =
+        |kind: &str| SnapshotterProcess::launch(&[table(&url, &name, &archive(kind), &keys)], &Value::Null, &[]);
     let (running, restarted) = (snapshotter("running"), snapshotter("restarted"));
     let shown = async |with_saved: Option<&Replica>| {
         let mut shown = vec![("replica", ids_of_replica(&replica)), ("simple client", ids_of_simple(&simple))];

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use laredo_client::{Predicate, PredicateValue, Replica, ReplicaError};
+use laredo_client::{ColumnPredicate, PredicateValue, Replica, ReplicaError};
 use laredo_core::TableName;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
 
 use super::bad_input::run;
-use crate::support::fleet::{Only, Pair};
-use crate::support::server::{PATIENCE, PATIENT, Server, ServerConfig};
+use crate::support::fleet::{CategoryFilter, ClientPair};
+use crate::support::server::{PATIENCE, PATIENT, ServerProcess, ServerProcessConfig};
 
 const TYPES: &str = "
     CREATE EXTENSION citext; CREATE EXTENSION ltree;
@@ -26,11 +26,11 @@ fn table(name: &str) -> TableName {
     TableName::new("public", name)
 }
 
-async fn serve(cluster: &Cluster, name: &str) -> Server {
-    ServerConfig::new(cluster.url("postgres"), [table(name)]).slot("laredo_values").target(PATIENT).start().await
+async fn serve(cluster: &Cluster, name: &str) -> ServerProcess {
+    ServerProcessConfig::new(cluster.url("postgres"), [table(name)]).slot("laredo_values").target(PATIENT).start().await
 }
 
-fn replica(server: &Server, predicate: Predicate) -> Replica {
+fn replica(server: &ServerProcess, predicate: ColumnPredicate) -> Replica {
     Replica::builder(server.url(), table("t")).filter(predicate).seed(1).start().unwrap()
 }
 
@@ -64,24 +64,27 @@ async fn a_value_in_any_spelling_finds_its_row() {
         ("i", "24:00".into()),
         ("h", "AP8=".into()),
     ] {
-        let replica = replica(&server, Predicate::any_of(column, [value]));
+        let replica = replica(&server, ColumnPredicate::any_of(column, [value]));
         replica.ready(PATIENCE).await.unwrap();
         assert_eq!(replica.view().len(), 1, "{column}");
     }
     for (column, prefix) in [("c", "DE "), ("e", "FO"), ("p", "Top."), ("m", "s")] {
-        let replica = replica(&server, Predicate::prefix(column, prefix));
+        let replica = replica(&server, ColumnPredicate::prefix(column, prefix));
         replica.ready(PATIENCE).await.unwrap();
         assert_eq!(replica.view().len(), 1, "{column}");
     }
     for (predicate, reason) in [
         (
-            Predicate::equals("u", "x"),
+            ColumnPredicate::equals("u", "x"),
             "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is none of its values",
         ),
-        (Predicate::equals("at", "2024-01-01"), "a timestamp with its zone (2024-01-31T04:05:06Z)"),
-        (Predicate::equals("m", "m".repeat(64)), "this is not how a label (63 bytes at most) is written"),
-        (Predicate::any_of("n", ["1", "one"]), "\"one\" is none of its values: this is not how a number is written"),
-        (Predicate::prefix("day", "2024"), "column `day` is of type date: it is not text"),
+        (ColumnPredicate::equals("at", "2024-01-01"), "a timestamp with its zone (2024-01-31T04:05:06Z)"),
+        (ColumnPredicate::equals("m", "m".repeat(64)), "this is not how a label (63 bytes at most) is written"),
+        (
+            ColumnPredicate::any_of("n", ["1", "one"]),
+            "\"one\" is none of its values: this is not how a number is written",
+        ),
+        (ColumnPredicate::prefix("day", "2024"), "column `day` is of type date: it is not text"),
     ] {
         let reason_said = refusal(&replica(&server, predicate)).await;
         assert!(reason_said.contains(reason), "{reason_said}");
@@ -98,10 +101,10 @@ async fn upper_and_lower_case_are_those_of_the_database() {
         sql(
             "CREATE EXTENSION citext; CREATE TABLE t (id int PRIMARY KEY, e citext); INSERT INTO t VALUES (1, 'É'), (2, 'Foo')",
         );
-        let config = ServerConfig::new(cluster.url(database), [table("t")]);
+        let config = ServerProcessConfig::new(cluster.url(database), [table("t")]);
         let server = config.slot(&format!("laredo_{database}")).start().await;
         for value in ["é", "É", "fOO"] {
-            let replica = replica(&server, Predicate::equals("e", value));
+            let replica = replica(&server, ColumnPredicate::equals("e", value));
             replica.ready(PATIENCE).await.unwrap();
             let count = sql(&format!("SELECT count(*) FROM t WHERE e = '{value}'"));
             assert_eq!(replica.view().len().to_string(), count, "{value} in {database}");
@@ -116,15 +119,15 @@ async fn a_filter_finds_a_label_that_was_added_since_the_copy() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql(TYPES).unwrap();
     let server = serve(&cluster, "t").await;
-    let early = replica(&server, Predicate::equals("m", "mad"));
-    let early_prefix = replica(&server, Predicate::prefix("m", "ma"));
+    let early = replica(&server, ColumnPredicate::equals("m", "mad"));
+    let early_prefix = replica(&server, ColumnPredicate::prefix("m", "ma"));
     for replica in [&early, &early_prefix] {
         replica.ready(PATIENCE).await.unwrap();
         assert_eq!(replica.view().len(), 0);
     }
     cluster.psql("ALTER TYPE mood ADD VALUE 'mad'").unwrap();
     cluster.psql("INSERT INTO t (id, m) VALUES (3, 'mad')").unwrap();
-    let late = replica(&server, Predicate::any_of("m", ["mad", "glad"]));
+    let late = replica(&server, ColumnPredicate::any_of("m", ["mad", "glad"]));
     for replica in [early, early_prefix, late] {
         eventually(PATIENCE, async || replica.view().len() == 1).await.unwrap();
         assert_eq!(replica.status().resyncs, 0);
@@ -138,7 +141,7 @@ async fn a_filter_is_read_again_where_its_column_changes() {
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '5'), (2, 'five')").unwrap();
     let server = serve(&cluster, "t").await;
     let (stays, ends) =
-        (replica(&server, Predicate::equals("v", "5")), replica(&server, Predicate::equals("v", "five")));
+        (replica(&server, ColumnPredicate::equals("v", "5")), replica(&server, ColumnPredicate::equals("v", "five")));
     for replica in [&stays, &ends] {
         replica.ready(PATIENCE).await.unwrap();
         assert_eq!(replica.view().len(), 1);
@@ -196,7 +199,7 @@ async fn keys_stay_apart_for_clients_of_every_kind() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql(KEYS).unwrap();
     let server = serve(&cluster, "t").await;
-    let pair = Pair::start(&server.url(), &table("t"), &["k", "j", "q"], Only::All);
+    let pair = ClientPair::start(&server.url(), &table("t"), &["k", "j", "q"], CategoryFilter::All);
     let sql = cluster.connect().await.unwrap();
     for (mark, change) in [
         (100, "UPDATE t SET n = 100 WHERE k = '[5:5]={1}'"),
@@ -238,8 +241,8 @@ async fn an_amount_has_the_decimals_that_the_database_gives_it() {
         .psql("CREATE TABLE t (id int PRIMARY KEY, n int, m money, l money[]); INSERT INTO t VALUES (1, 1, 100::money, ARRAY[(-5)::money])")
         .unwrap();
     let server = serve(&cluster, "t").await;
-    let pair = Pair::start(&server.url(), &table("t"), &["id"], Only::All);
-    let found = replica(&server, Predicate::equals("m", "100"));
+    let pair = ClientPair::start(&server.url(), &table("t"), &["id"], CategoryFilter::All);
+    let found = replica(&server, ColumnPredicate::equals("m", "100"));
     found.ready(PATIENCE).await.unwrap();
     assert_eq!(found.view().len(), 1);
     let sql = cluster.connect().await.unwrap();

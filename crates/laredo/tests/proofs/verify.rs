@@ -11,28 +11,28 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::support::compare::view_differences;
-use crate::support::server::{PATIENCE, Server, ServerConfig};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
-struct Setting {
+struct CorruptibleServer {
     // Before the cluster: when the server is dropped, it is verified.
-    server: Server,
+    server: ServerProcess,
     cluster: Cluster,
     sql: Client,
     table: TableName,
 }
 
-impl Setting {
-    async fn start(arguments: &[&str]) -> Setting {
+impl CorruptibleServer {
+    async fn start(arguments: &[&str]) -> CorruptibleServer {
         let cluster = Cluster::start(ClusterOptions::default().set("autovacuum", "off")).unwrap();
         let schema = "CREATE EXTENSION pg_surgery; CREATE TABLE t (id int PRIMARY KEY, n int, secret text);
             INSERT INTO t SELECT i, 0, 'secret ' || i FROM generate_series(1, 3000) i";
         cluster.psql(schema).unwrap();
         let table = TableName::new("public", "t");
-        let mut config = ServerConfig::new(cluster.url("postgres"), [table.clone()]);
+        let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table.clone()]);
         config.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let server = config.start().await;
         let sql = cluster.connect().await.unwrap();
-        Setting { cluster, sql, server, table }
+        CorruptibleServer { cluster, sql, server, table }
     }
 
     /// Undoes an update, a delete and an insert in the table's file, without WAL.
@@ -76,7 +76,7 @@ impl Setting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_planted_is_named_and_healed() {
-    let setting = Setting::start(&[]).await;
+    let setting = CorruptibleServer::start(&[]).await;
     let replica = Replica::builder(setting.server.url(), setting.table.clone()).start().unwrap();
     replica.ready(PATIENCE).await.unwrap();
     let (code, equal) = setting.verify_json(&[]);
@@ -120,7 +120,7 @@ async fn what_was_planted_is_named_and_healed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_heals_itself_in_the_background() {
-    let setting = Setting::start(&["--set", "tables.0.verify.interval=1s"]).await;
+    let setting = CorruptibleServer::start(&["--set", "tables.0.verify.interval=1s"]).await;
     let replica = Replica::builder(setting.server.url(), setting.table.clone()).start().unwrap();
     replica.ready(PATIENCE).await.unwrap();
     setting.plant().await;
@@ -137,7 +137,7 @@ async fn a_server_heals_itself_in_the_background() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_verified_is_no_answer() {
-    let setting = Setting::start(&[]).await;
+    let setting = CorruptibleServer::start(&[]).await;
     let command = |table: &str, oam: &str| {
         let output =
             clean_command(env!("CARGO_BIN_EXE_laredo")).args(["verify", table, "--oam", oam]).output().unwrap();
@@ -153,7 +153,7 @@ async fn what_cannot_be_verified_is_no_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_is_compared_with_the_server_at_one_position() {
-    let setting = Setting::start(&[]).await;
+    let setting = CorruptibleServer::start(&[]).await;
     let schema = "CREATE TABLE other (LIKE t INCLUDING ALL); INSERT INTO other SELECT * FROM t WHERE id > 1;
         UPDATE other SET n = 5 WHERE id = 2";
     setting.sql.batch_execute(schema).await.unwrap();

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use laredo_testkit::{Process, eventually};
+use laredo_testkit::{ChildProcess, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::server::{PATIENCE, ServerConfig};
+use super::support::server::{PATIENCE, ServerProcessConfig};
 use super::{CHANGES, cluster, item, plain, rows_in};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it needs Chromium, and npm's packages in examples/browser: ./dev test --full has both"]
 async fn a_page_follows_a_table_in_every_protocol_and_only_where_it_may() {
-    let site = Site::start().await;
+    let site = BrowserSite::start().await;
     let cluster = cluster();
-    let mut config = ServerConfig::new(cluster.url("postgres"), [item()]);
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [item()]);
     config.extra = format!("grpc.allowed_origins = [\"{}\"]", site.origin("127.0.0.1"));
     let server = config.start().await;
     let protocols = ["connect", "connect-json", "grpc-web"];
@@ -44,7 +44,7 @@ async fn a_page_follows_a_table_in_every_protocol_and_only_where_it_may() {
 }
 
 /// A web server that serves the page and receives its reports.
-struct Site {
+struct BrowserSite {
     port: u16,
     folder: TempDir,
     /// The last report of each page.
@@ -52,14 +52,14 @@ struct Site {
     serving: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Site {
+impl Drop for BrowserSite {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-impl Site {
-    async fn start() -> Site {
+impl BrowserSite {
+    async fn start() -> BrowserSite {
         let folder = tempfile::tempdir().unwrap();
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/browser");
         let bundled = Command::new("node_modules/.bin/esbuild")
@@ -74,7 +74,7 @@ impl Site {
         let port = listener.local_addr().unwrap().port();
         let reports = Arc::new(Mutex::new(HashMap::new()));
         let serving = tokio::spawn(serve(listener, folder.path().to_owned(), reports.clone()));
-        Site { port, folder, reports, serving }
+        BrowserSite { port, folder, reports, serving }
     }
 
     fn origin(&self, host: &str) -> String {
@@ -82,12 +82,12 @@ impl Site {
     }
 
     /// Opens the page in a browser of its own, which ends when the process is dropped.
-    fn open(&self, host: &str, name: &str, ask: &str) -> Process {
+    fn open(&self, host: &str, name: &str, ask: &str) -> ChildProcess {
         let mut browser = Command::new(browser());
         browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]);
         browser.arg(format!("--user-data-dir={}", self.folder.path().join(name).display()));
         browser.arg(format!("{}/?{ask}&report=/reports/{name}", self.origin(host)));
-        Process::spawn(browser).expect("the browser starts")
+        ChildProcess::spawn(browser).expect("the browser starts")
     }
 
     fn report(&self, name: &str) -> Option<Value> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::support::server::{PATIENCE, Server, ServerConfig};
+use super::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 use super::{CHANGES, cluster, item, plain, rows_in};
 
 const ITEM: &str = r#"{"schema":"public","table":"item"}"#;
@@ -23,7 +23,7 @@ fn curl(port: u16, method: &str, content_type: &str, arguments: &[&str]) -> Comm
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_asks_on_either_port_and_in_either_http() {
     let cluster = cluster();
-    let server = ServerConfig::new(cluster.url("postgres"), [item()]).start().await;
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [item()]).start().await;
     for port in [server.ports.grpc, server.ports.fanout] {
         for version in ["--http1.1", "--http2-prior-knowledge"] {
             let output = curl(port, "GetReplicationStatus", "application/json", &[version, "--data", ITEM]).output();
@@ -38,8 +38,8 @@ async fn curl_asks_on_either_port_and_in_either_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_follows_a_table_in_json_and_has_what_postgresql_has() {
     let cluster = cluster();
-    let server = ServerConfig::new(cluster.url("postgres"), [item()]).start().await;
-    let mut follower = Follower::start(&server);
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [item()]).start().await;
+    let mut follower = CurlFollower::start(&server);
     let expected = rows_in(&cluster);
     follower.read_until(&expected).await;
     for change in CHANGES {
@@ -54,15 +54,15 @@ async fn curl_follows_a_table_in_json_and_has_what_postgresql_has() {
 }
 
 /// A follower that applies the stream that curl reads, as a reader of the contract would write it.
-struct Follower {
+struct CurlFollower {
     rows: BTreeMap<i64, Value>,
     output: ChildStdout,
     _curl: Child,
     _folder: tempfile::TempDir,
 }
 
-impl Follower {
-    fn start(server: &Server) -> Follower {
+impl CurlFollower {
+    fn start(server: &ServerProcess) -> CurlFollower {
         let folder = tempfile::tempdir().unwrap();
         let ask = folder.path().join("ask");
         let length = u32::try_from(ITEM.len()).unwrap().to_be_bytes();
@@ -71,7 +71,7 @@ impl Follower {
         let arguments = ["--http1.1", "--data-binary", data.as_str()];
         let mut curl = curl(server.ports.fanout, "Sync", "application/connect+json", &arguments);
         let mut curl = curl.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("curl is installed");
-        Follower { rows: BTreeMap::new(), output: curl.stdout.take().unwrap(), _curl: curl, _folder: folder }
+        CurlFollower { rows: BTreeMap::new(), output: curl.stdout.take().unwrap(), _curl: curl, _folder: folder }
     }
 
     /// Returns the flags and the JSON of the next frame.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use laredo_core::{Change, Lsn, RowCast, Schema, Sequence, Tuple};
-use laredo_proto::batch::Entries;
+use laredo_proto::batch::BatchEntries;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowBatch, RowEncoding, SourceIdentity, SyncMode, SyncRequest, SyncResponse};
 use laredo_testkit::oracle::key_bytes;
@@ -133,7 +133,8 @@ impl BinaryState {
 }
 
 fn changes(batch: &RowBatch, schema: &Schema) -> Vec<Change> {
-    let found: Vec<Change> = Entries::new(&batch.entries, schema).map(|entry| entry.unwrap().to_change()).collect();
+    let found: Vec<Change> =
+        BatchEntries::new(&batch.entries, schema).map(|entry| entry.unwrap().to_change()).collect();
     assert_eq!(found.len(), batch.count as usize, "a batch with another number of entries than it says");
     found
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use laredo_client::{RowRef, View};
 use laredo_core::{Schema, Tuple, project_row};
-use laredo_testkit::oracle::{Rows, key_bytes};
+use laredo_testkit::oracle::{OracleRows, key_bytes};
 
 use super::simple::{JsonRow, key_of};
 
@@ -14,7 +14,7 @@ const SHOWN: usize = 5;
 
 /// Returns the differences between a view and the database's rows. Each line names the key, the
 /// column and both values.
-pub fn view_differences(view: &View<'_>, oracle: &Rows, key: &[&str]) -> String {
+pub fn view_differences(view: &View<'_>, oracle: &OracleRows, key: &[&str]) -> String {
     rows_differences(view.schema(), view.rows().map(RowRef::tuple), oracle, key)
 }
 
@@ -22,7 +22,7 @@ pub fn view_differences(view: &View<'_>, oracle: &Rows, key: &[&str]) -> String 
 pub fn rows_differences<'a>(
     schema: &Schema,
     rows: impl Iterator<Item = &'a Tuple>,
-    oracle: &Rows,
+    oracle: &OracleRows,
     key: &[&str],
 ) -> String {
     let names: Vec<&str> = schema.columns().iter().map(|column| column.name.as_str()).collect();
@@ -57,7 +57,12 @@ pub fn rows_differences<'a>(
 }
 
 /// Returns the differences between a Struct client's rows and the database's.
-pub fn struct_differences(ours: &BTreeMap<String, JsonRow>, oracle: &Rows, schema: &Schema, key: &[&str]) -> String {
+pub fn struct_differences(
+    ours: &BTreeMap<String, JsonRow>,
+    oracle: &OracleRows,
+    schema: &Schema,
+    key: &[&str],
+) -> String {
     let mut theirs = BTreeMap::new();
     for row in oracle.rows.values() {
         // The client's present schema may not be the database's yet.

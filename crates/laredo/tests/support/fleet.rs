@@ -1,21 +1,21 @@
 //! Clients of all kinds on the tables of the workload, and their comparison with the database.
 
-use laredo_client::{Predicate, Replica};
+use laredo_client::{ColumnPredicate, Replica};
 use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{FieldPredicate, field_predicate::Match};
-use laredo_testkit::oracle::{self, Rows};
-use laredo_testkit::workload::{Paused, TABLES, Workload, WorkloadTable};
+use laredo_testkit::oracle::{self, OracleRows};
+use laredo_testkit::workload::{TABLES, Workload, WorkloadPause, WorkloadTable};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, eventually};
 use prost_types::{ListValue, value::Kind};
 use tokio_postgres::Client;
 
 use super::compare::{struct_differences, view_differences};
-use super::server::{PATIENCE, PATIENT, ServerConfig};
+use super::server::{PATIENCE, PATIENT, ServerProcessConfig};
 use super::simple::SimpleClient;
 
 /// The rows that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Only {
+pub enum CategoryFilter {
     All,
     /// Rows with `category = 'a'`.
     Category,
@@ -25,32 +25,32 @@ pub enum Only {
     OneOf,
 }
 
-impl Only {
+impl CategoryFilter {
     pub fn sql(self) -> &'static str {
         match self {
-            Only::All => "true",
-            Only::Category => "category = 'a'",
-            Only::Prefix => "category LIKE 'a%'",
-            Only::OneOf => "category IN ('a', 'b')",
+            CategoryFilter::All => "true",
+            CategoryFilter::Category => "category = 'a'",
+            CategoryFilter::Prefix => "category LIKE 'a%'",
+            CategoryFilter::OneOf => "category IN ('a', 'b')",
         }
     }
 
-    pub fn predicate(self) -> Option<Predicate> {
+    pub fn predicate(self) -> Option<ColumnPredicate> {
         match self {
-            Only::All => None,
-            Only::Category => Some(Predicate::equals("category", "a")),
-            Only::Prefix => Some(Predicate::prefix("category", "a")),
-            Only::OneOf => Some(Predicate::any_of("category", ["a", "b"])),
+            CategoryFilter::All => None,
+            CategoryFilter::Category => Some(ColumnPredicate::equals("category", "a")),
+            CategoryFilter::Prefix => Some(ColumnPredicate::prefix("category", "a")),
+            CategoryFilter::OneOf => Some(ColumnPredicate::any_of("category", ["a", "b"])),
         }
     }
 
     pub fn wire(self) -> Vec<FieldPredicate> {
         let text = |text: &str| prost_types::Value { kind: Some(Kind::StringValue(text.to_owned())) };
         let test = match self {
-            Only::All => return Vec::new(),
-            Only::Category => Match::Equals(text("a")),
-            Only::Prefix => Match::Prefix("a".to_owned()),
-            Only::OneOf => Match::In(ListValue { values: vec![text("a"), text("b")] }),
+            CategoryFilter::All => return Vec::new(),
+            CategoryFilter::Category => Match::Equals(text("a")),
+            CategoryFilter::Prefix => Match::Prefix("a".to_owned()),
+            CategoryFilter::OneOf => Match::In(ListValue { values: vec![text("a"), text("b")] }),
         };
         vec![FieldPredicate { field: "category".to_owned(), r#match: Some(test) }]
     }
@@ -58,21 +58,21 @@ impl Only {
 
 /// A replica and a simple client with the same filter.
 #[derive(Debug)]
-pub struct Pair {
+pub struct ClientPair {
     pub table: TableName,
     pub key: &'static [&'static str],
-    pub only: Only,
+    pub only: CategoryFilter,
     pub replica: Replica,
     pub simple: SimpleClient,
 }
 
-impl Pair {
-    pub fn start(url: &str, table: &TableName, key: &'static [&'static str], only: Only) -> Pair {
+impl ClientPair {
+    pub fn start(url: &str, table: &TableName, key: &'static [&'static str], only: CategoryFilter) -> ClientPair {
         let mut builder = Replica::builder(url, table.clone()).client_id("replica").seed(1);
         if let Some(predicate) = only.predicate() {
             builder = builder.filter(predicate);
         }
-        Pair {
+        ClientPair {
             table: table.clone(),
             key,
             only,
@@ -92,7 +92,7 @@ impl Pair {
         // At this position the rows have the server's checksum, and no earlier comparison failed. A
         // filtered client receives no checksums.
         let compared = async || self.replica.status().checksum_position >= position;
-        if matches!(self.only, Only::All) {
+        if matches!(self.only, CategoryFilter::All) {
             let is_compared = eventually(PATIENCE, compared).await.is_ok();
             let status = self.replica.status();
             assert!(is_compared && status.checksum_mismatches == 0, "{}: {status:?}", place());
@@ -110,8 +110,8 @@ impl Pair {
 
     /// Waits until the simple client, which has the mark, also has the rows that were written with
     /// it. A new copy may bring the mark among other rows, and a simple client does not know of
-    /// transactions. [`Pair::differences`] then reports the missing rows.
-    pub async fn settle(&self, oracle: &Rows) {
+    /// transactions. [`ClientPair::differences`] then reports the missing rows.
+    pub async fn settle(&self, oracle: &OracleRows) {
         let settled = async || {
             let view = self.replica.view();
             struct_differences(&self.simple.state().rows, oracle, view.schema(), self.key).is_empty()
@@ -120,7 +120,7 @@ impl Pair {
     }
 
     /// Returns the differences from the database's rows.
-    pub fn differences(&self, oracle: &Rows) -> String {
+    pub fn differences(&self, oracle: &OracleRows) -> String {
         let view = self.replica.view();
         let state = self.simple.state();
         let mut found = String::new();
@@ -152,25 +152,30 @@ pub fn cluster_with(options: ClusterOptions) -> Cluster {
 }
 
 /// Returns a configuration that serves all tables of the workload.
-pub fn serve_all(connection: String) -> ServerConfig {
-    let mut config = ServerConfig::new(connection, []).target(PATIENT);
+pub fn serve_all(connection: String) -> ServerProcessConfig {
+    let mut config = ServerProcessConfig::new(connection, []).target(PATIENT);
     let key_fields = |table: &WorkloadTable| table.key_fields().iter().map(|name| (*name).to_owned()).collect();
     config.tables = TABLES.iter().map(|table| (table.name(), key_fields(table))).collect();
     config
 }
 
 /// Starts clients on every table: one pair for all rows and one for some.
-pub fn fleet(url: &str) -> Vec<Pair> {
-    let some = [Only::Category, Only::Prefix, Only::OneOf, Only::Category, Only::Prefix];
-    let pairs = TABLES
-        .iter()
-        .zip(some)
-        .flat_map(|(table, some)| [Only::All, some].map(|only| Pair::start(url, &table.name(), table.key, only)));
+pub fn fleet(url: &str) -> Vec<ClientPair> {
+    let some = [
+        CategoryFilter::Category,
+        CategoryFilter::Prefix,
+        CategoryFilter::OneOf,
+        CategoryFilter::Category,
+        CategoryFilter::Prefix,
+    ];
+    let pairs = TABLES.iter().zip(some).flat_map(|(table, some)| {
+        [CategoryFilter::All, some].map(|only| ClientPair::start(url, &table.name(), table.key, only))
+    });
     pairs.collect()
 }
 
 /// Waits until `transactions` more transactions have committed.
-pub async fn more(workload: &Workload, transactions: u64) {
+pub async fn await_transactions(workload: &Workload, transactions: u64) {
     let goal = workload.counts().committed + transactions;
     let reached = async || workload.counts().committed >= goal;
     if eventually(PATIENCE, reached).await.is_err() {
@@ -180,14 +185,14 @@ pub async fn more(workload: &Workload, transactions: u64) {
 
 /// Pauses the workload and compares every client with the database. `mark` must be different each
 /// time.
-pub async fn compare_all(sql: &Client, workload: &Workload, pairs: &[Pair], mark: i32) -> Paused {
+pub async fn compare_all(sql: &Client, workload: &Workload, pairs: &[ClientPair], mark: i32) -> WorkloadPause {
     let paused = workload.pause().await;
     compare_at_rest(sql, pairs, mark).await;
     paused
 }
 
 /// Compares every client with a database in which no session writes.
-pub async fn compare_at_rest(sql: &Client, pairs: &[Pair], mark: i32) {
+pub async fn compare_at_rest(sql: &Client, pairs: &[ClientPair], mark: i32) {
     let marks: Vec<String> = TABLES.iter().map(|table| table.mark(mark)).collect();
     sql.batch_execute(&format!("BEGIN; {}; COMMIT", marks.join("; "))).await.unwrap();
     let position = oracle::flushed(sql).await.unwrap();

@@ -5,13 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
-use laredo_testkit::{Process, clean_command, eventually, free_port};
+use laredo_testkit::{ChildProcess, clean_command, eventually, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::verify::{ArchiveOf, Verified, verify_server};
+use super::verify::{ComparedArchive, ServerVerification, verify_server};
 
 /// The longest time until a server becomes ready, and the limit of all other waits.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ pub const PATIENT: &str = "client_buffer { max_size = 100000000 }";
 
 /// The configuration of a test's server. Fields that are HOCON text are inserted unchanged.
 #[derive(Clone, Debug)]
-pub struct ServerConfig {
+pub struct ServerProcessConfig {
     /// A connection string.
     pub connection: String,
     /// The name of a permanent slot. Without one the slot is temporary.
@@ -44,11 +44,11 @@ pub struct ServerConfig {
     pub environment: Vec<(&'static str, String)>,
 }
 
-impl ServerConfig {
+impl ServerProcessConfig {
     /// Returns a configuration that serves `tables`. It has five heartbeats a second, and short
     /// waits before reconnects.
-    pub fn new(connection: impl Into<String>, tables: impl IntoIterator<Item = TableName>) -> ServerConfig {
-        ServerConfig {
+    pub fn new(connection: impl Into<String>, tables: impl IntoIterator<Item = TableName>) -> ServerProcessConfig {
+        ServerProcessConfig {
             connection: connection.into(),
             slot: None,
             publication: "laredo_test_pub".to_owned(),
@@ -63,20 +63,20 @@ impl ServerConfig {
 
     /// Sets a permanent slot of this name.
     #[must_use]
-    pub fn slot(mut self, slot: &str) -> ServerConfig {
+    pub fn slot(mut self, slot: &str) -> ServerProcessConfig {
         self.slot = Some(slot.to_owned());
         self
     }
 
     /// Adds keys to every target.
     #[must_use]
-    pub fn target(mut self, keys: &str) -> ServerConfig {
+    pub fn target(mut self, keys: &str) -> ServerProcessConfig {
         self.target = format!("{}\n{keys}", self.target);
         self
     }
 
     /// Returns the text of the configuration file.
-    pub fn to_hocon(&self, ports: &Ports) -> String {
+    pub fn to_hocon(&self, ports: &ServerPorts) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         let slot = match &self.slot {
             Some(slot) => format!("slot_mode = stateful, slot_name = {}", quoted(slot)),
@@ -113,24 +113,24 @@ impl ServerConfig {
     }
 
     /// Starts a server, and waits until all its tables are ready.
-    pub async fn start(&self) -> Server {
+    pub async fn start(&self) -> ServerProcess {
         let server = self.launch();
         server.ready().await;
         server
     }
 
     /// Starts a server.
-    pub fn launch(&self) -> Server {
+    pub fn launch(&self) -> ServerProcess {
         let port = || free_port().unwrap();
-        let ports = Ports { grpc: port(), fanout: port(), health: port(), metrics: port() };
+        let ports = ServerPorts { grpc: port(), fanout: port(), health: port(), metrics: port() };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("laredo.conf");
         std::fs::write(&file, self.to_hocon(&ports)).unwrap();
         let arguments = self.arguments.clone();
         let mut command = command(&file, &arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let process = Process::spawn(command).unwrap();
-        Server { process, ports, archives: Vec::new(), ends_verified: true, file, arguments, _dir: dir }
+        let process = ChildProcess::spawn(command).unwrap();
+        ServerProcess { process, ports, archives: Vec::new(), ends_verified: true, file, arguments, _dir: dir }
     }
 }
 
@@ -142,7 +142,7 @@ fn command(file: &PathBuf, arguments: &[String]) -> Command {
 
 /// The ports of a server, on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
-pub struct Ports {
+pub struct ServerPorts {
     /// The port of all gRPC services.
     pub grpc: u16,
     /// The port of the fan-out.
@@ -156,20 +156,20 @@ pub struct Ports {
 /// A running server. When it is dropped, `laredo verify` compares its tables with the database and
 /// with their archives. Then the server is killed. It prints its log when the test panics.
 #[derive(Debug)]
-pub struct Server {
+pub struct ServerProcess {
     /// The process of the server.
-    pub process: Process,
+    pub process: ChildProcess,
     /// The ports that the server listens on.
-    pub ports: Ports,
+    pub ports: ServerPorts,
     /// The archives of its tables.
-    pub archives: Vec<ArchiveOf>,
+    pub archives: Vec<ComparedArchive>,
     ends_verified: bool,
     file: PathBuf,
     arguments: Vec<String>,
     _dir: TempDir,
 }
 
-impl Server {
+impl ServerProcess {
     /// Returns the URL for clients.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.fanout)
@@ -183,7 +183,7 @@ impl Server {
     /// Has an archive of a table compared with the server when the test ends. The folder must exist
     /// until then.
     pub fn has_archive(&mut self, table: &TableName, folder: &Path) {
-        self.archives.push(ArchiveOf { table: table.clone(), folder: folder.to_owned() });
+        self.archives.push(ComparedArchive { table: table.clone(), folder: folder.to_owned() });
     }
 
     /// Leaves out the verification at the end of a test whose tables cannot equal the database's.
@@ -192,7 +192,7 @@ impl Server {
     }
 
     /// Verifies every table now instead of when this is dropped.
-    pub fn verify(&mut self) -> Verified {
+    pub fn verify(&mut self) -> ServerVerification {
         self.ends_verified = false;
         verify_server(self)
     }
@@ -203,12 +203,12 @@ impl Server {
         self.ready().await;
     }
 
-    /// Does the same as [`Server::restart`] without waiting until the server is ready. Returns the
-    /// old process.
-    pub async fn relaunch(&mut self) -> Process {
+    /// Does the same as [`ServerProcess::restart`] without waiting until the server is ready.
+    /// Returns the old process.
+    pub async fn relaunch(&mut self) -> ChildProcess {
         self.process.kill9();
         self.process.wait(PATIENCE).await.unwrap();
-        std::mem::replace(&mut self.process, Process::spawn(command(&self.file, &self.arguments)).unwrap())
+        std::mem::replace(&mut self.process, ChildProcess::spawn(command(&self.file, &self.arguments)).unwrap())
     }
 
     /// Waits until every table is ready.
@@ -266,7 +266,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         if self.ends_verified && !std::thread::panicking() {
             let failures = verify_server(self).failures;

@@ -27,7 +27,7 @@ pub struct SimpleState {
     key: Vec<String>,
     /// The rows by the JSON of the key's values.
     pub rows: BTreeMap<String, JsonRow>,
-    staged: Option<Staged>,
+    staged: Option<StagedSnapshot>,
     /// The last received position, of any entry.
     pub position: String,
     /// The last received sequence.
@@ -54,7 +54,7 @@ pub struct SimpleState {
 
 /// A snapshot that has not ended. Entries that arrive before its end change its rows.
 #[derive(Clone, Debug, Default)]
-struct Staged {
+struct StagedSnapshot {
     rows: BTreeMap<String, JsonRow>,
     /// The number of rows that the snapshot itself had.
     count: i64,
@@ -75,7 +75,7 @@ impl SimpleState {
                 self.staged = None;
                 self.snapshot_id = handshake.snapshot_id;
             }
-            Some(Message::SnapshotBegin(_)) => self.staged = Some(Staged::default()),
+            Some(Message::SnapshotBegin(_)) => self.staged = Some(StagedSnapshot::default()),
             Some(Message::SnapshotRow(row)) => {
                 let row = to_json(row.row);
                 let key = self.key_of(&row);

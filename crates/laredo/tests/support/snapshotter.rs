@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use laredo_core::TableName;
-use laredo_testkit::{Process, clean_command, eventually, free_port};
+use laredo_testkit::{ChildProcess, clean_command, eventually, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -11,9 +11,9 @@ use super::server::{PATIENCE, http};
 
 /// A running snapshotter. It is killed when it is dropped, and prints its log when the test panics.
 #[derive(Debug)]
-pub struct Snapshotter {
+pub struct SnapshotterProcess {
     /// The process of the snapshotter.
-    pub process: Process,
+    pub process: ChildProcess,
     /// The port of its HTTP API.
     pub port: u16,
     file: PathBuf,
@@ -32,9 +32,9 @@ pub fn table(server: &str, name: &TableName, folder: &Path, keys: &Value) -> Val
     table
 }
 
-impl Snapshotter {
+impl SnapshotterProcess {
     /// Starts a snapshotter that writes these tables, with more top-level keys.
-    pub fn launch(tables: &[Value], keys: &Value, environment: &[(&str, &str)]) -> Snapshotter {
+    pub fn launch(tables: &[Value], keys: &Value, environment: &[(&str, &str)]) -> SnapshotterProcess {
         let port = free_port().unwrap();
         let mut config = json!({ "tables": tables, "http": { "port": port } });
         let more = keys.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
@@ -45,7 +45,7 @@ impl Snapshotter {
         std::fs::write(&file, json!({ "snapshotter": config }).to_string()).unwrap();
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
-        Snapshotter { process: spawn(&file, &environment), port, file, environment, _dir: dir }
+        SnapshotterProcess { process: spawn(&file, &environment), port, file, environment, _dir: dir }
     }
 
     /// Kills the snapshotter and starts it again.
@@ -85,9 +85,9 @@ impl Snapshotter {
     }
 }
 
-fn spawn(file: &Path, environment: &[(String, String)]) -> Process {
+fn spawn(file: &Path, environment: &[(String, String)]) -> ChildProcess {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-snapshotter"));
     command.arg("--config").arg(file).env("NO_COLOR", "1");
     command.envs(environment.iter().map(|(name, value)| (name, value)));
-    Process::spawn(command).unwrap()
+    ChildProcess::spawn(command).unwrap()
 }

@@ -11,14 +11,14 @@ use laredo_core::TableName;
 use laredo_testkit::clean_command;
 use serde_json::Value;
 
-use super::server::{PATIENCE, Server};
+use super::server::{PATIENCE, ServerProcess};
 
 /// The arguments of every verification.
 const ARGUMENTS: &[&str] = &["--json", "--clients"];
 
 /// An archive that is also compared with the server.
 #[derive(Clone, Debug)]
-pub struct ArchiveOf {
+pub struct ComparedArchive {
     /// The table of the archive.
     pub table: TableName,
     /// The folder of its manifest.
@@ -27,7 +27,7 @@ pub struct ArchiveOf {
 
 /// The results of the verification of one server.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct ServerVerification {
     /// Tables that were verified.
     pub tables: u64,
     /// The rows of these tables.
@@ -40,11 +40,11 @@ pub struct Verified {
 
 /// Verifies each table that is live or being copied, and its archives. A failed table has no rows
 /// to verify, and neither has a server that does not run.
-pub fn verify_server(server: &Server) -> Verified {
-    let mut verified = Verified::default();
+pub fn verify_server(server: &ServerProcess) -> ServerVerification {
+    let mut verified = ServerVerification::default();
     let Some(tables) = tables_to_verify(server.ports.health) else { return verified };
     for table in tables {
-        let archives: Vec<&ArchiveOf> = server.archives.iter().filter(|archive| archive.table == table).collect();
+        let archives: Vec<&ComparedArchive> = server.archives.iter().filter(|archive| archive.table == table).collect();
         let folders = archives.iter().map(|archive| Some(archive.folder.as_path()));
         // Once for each archive, and once without an archive if there is none.
         let runs: Vec<Option<&Path>> = if archives.is_empty() { vec![None] } else { folders.collect() };
@@ -64,7 +64,7 @@ pub fn verify_server(server: &Server) -> Verified {
 
 /// Returns the numbers of equal rows and clients, or the reason why the table is not known to be
 /// equal.
-fn verify_table(server: &Server, table: &TableName, archive: Option<&Path>) -> Result<(u64, u64), String> {
+fn verify_table(server: &ServerProcess, table: &TableName, archive: Option<&Path>) -> Result<(u64, u64), String> {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
     command.args(["verify", &table.to_string(), "--oam", &server.oam_url()]).args(ARGUMENTS);
     if let Some(folder) = archive {

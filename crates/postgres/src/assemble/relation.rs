@@ -15,12 +15,12 @@ use crate::pgoutput::Relation;
 /// the OID of its first announcement. Changes of that OID belong to the table even while it has
 /// another name. Changes of another relation that has taken the name do not.
 #[derive(Debug)]
-pub(super) struct Catalogue {
+pub(super) struct RelationCatalog {
     tables: Vec<FollowedTable>,
     by_name: HashMap<TableName, TableIndex>,
     by_oid: HashMap<Oid, TableIndex>,
     /// The relations announced on this connection by transactions that have committed.
-    relations: HashMap<Oid, Known>,
+    relations: HashMap<Oid, AnnouncedRelation>,
     announcements: u64,
     /// True if an announcement since the last check named a followed table.
     pub(super) announced: bool,
@@ -28,7 +28,7 @@ pub(super) struct Catalogue {
 
 /// A relation that the stream has announced.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct AnnouncedRelation {
     /// The ordinal of the announcement. A later announcement of the same relation replaces this
     /// one.
     announcement: u64,
@@ -44,7 +44,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct FollowedTable {
     name: TableName,
-    route: Option<Route>,
+    route: Option<TableRoute>,
     /// The identity in the last announcement.
     announced: Option<RelationIdentity>,
     /// The OID of another relation that was announced under the table's name and has been reported.
@@ -53,7 +53,7 @@ struct FollowedTable {
 
 /// The relation that a followed table's rows come from, and the copy that chose it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct TableRoute {
     /// The number of copies of the table in this run.
     pub copies: u64,
     /// The OID and the replica identity of the relation.
@@ -61,7 +61,7 @@ pub struct Route {
 }
 
 /// The routes of the tables that were copied, in this run or an earlier one.
-pub type Routes = BTreeMap<TableIndex, Route>;
+pub type TableRoutes = BTreeMap<TableIndex, TableRoute>;
 
 /// The OID of a relation and its replica identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,12 +75,12 @@ pub struct RelationIdentity {
     pub key: Vec<String>,
 }
 
-impl Catalogue {
-    pub(super) fn new(tables: impl IntoIterator<Item = TableName>) -> Catalogue {
+impl RelationCatalog {
+    pub(super) fn new(tables: impl IntoIterator<Item = TableName>) -> RelationCatalog {
         let followed = |name| FollowedTable { name, route: None, announced: None, stranger: None };
         let tables: Vec<_> = tables.into_iter().map(followed).collect();
         let by_name = tables.iter().enumerate().map(|(i, table)| (table.name.clone(), TableIndex(i))).collect();
-        Catalogue {
+        RelationCatalog {
             tables,
             by_name,
             by_oid: HashMap::new(),
@@ -100,11 +100,11 @@ impl Catalogue {
     ///
     /// A table whose OID is now routed to another table has moved. Its changes are not sent until
     /// the table is copied again.
-    pub(super) fn reroute(&mut self, routes: &Routes, events: &mut VecDeque<SourceEvent>) -> Vec<TableIndex> {
+    pub(super) fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) -> Vec<TableIndex> {
         let mut changed = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             let (index, route) = (TableIndex(index), routes.get(&TableIndex(index)));
-            let oid = |route: Option<&Route>| route.map(|route| route.identity.oid);
+            let oid = |route: Option<&TableRoute>| route.map(|route| route.identity.oid);
             let before = oid(table.route.as_ref());
             let is_taken = || before.is_some_and(|before| routes.values().any(|route| route.identity.oid == before));
             match route {
@@ -129,7 +129,7 @@ impl Catalogue {
         let numbered = self.tables.iter().enumerate();
         self.by_oid =
             numbered.filter_map(|(i, table)| Some((table.route.as_ref()?.identity.oid, TableIndex(i)))).collect();
-        let Catalogue { relations, by_oid, .. } = self;
+        let RelationCatalog { relations, by_oid, .. } = self;
         relations.iter_mut().for_each(|(oid, known)| known.table = by_oid.get(oid).copied());
         changed
     }
@@ -139,7 +139,7 @@ impl Catalogue {
         self.by_oid.get(&oid).copied()
     }
 
-    pub(super) fn get(&self, oid: Oid) -> Option<&Known> {
+    pub(super) fn get(&self, oid: Oid) -> Option<&AnnouncedRelation> {
         self.relations.get(&oid)
     }
 
@@ -148,7 +148,7 @@ impl Catalogue {
     }
 
     /// Records an announcement. It applies to all transactions only once it is adopted.
-    pub(super) fn announce(&mut self, relation: &Relation<'_>) -> Known {
+    pub(super) fn announce(&mut self, relation: &Relation<'_>) -> AnnouncedRelation {
         self.announcements += 1;
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
         let named = self.by_name.get(&TableName::new(schema, relation.name)).copied();
@@ -157,18 +157,18 @@ impl Catalogue {
             && self.tables[table.0].route.is_none()
             && !self.by_oid.contains_key(&relation.oid)
         {
-            self.tables[table.0].route = Some(Route { copies: 0, identity: identity.clone() });
+            self.tables[table.0].route = Some(TableRoute { copies: 0, identity: identity.clone() });
             self.by_oid.insert(relation.oid, table);
         }
         let table = self.table_of(relation.oid);
         // A table that was renamed away may get its name back soon. The next catalog check decides.
         self.announced |= named.is_some();
-        Known { announcement: self.announcements, table, named, shape: self.shape(relation), identity }
+        AnnouncedRelation { announcement: self.announcements, table, named, shape: self.shape(relation), identity }
     }
 
     /// Makes an announcement valid for every transaction, unless a newer one is already valid.
-    pub(super) fn adopt(&mut self, oid: Oid, known: Known, events: &mut VecDeque<SourceEvent>) {
-        let newer = |held: &Known| held.announcement > known.announcement;
+    pub(super) fn adopt(&mut self, oid: Oid, known: AnnouncedRelation, events: &mut VecDeque<SourceEvent>) {
+        let newer = |held: &AnnouncedRelation| held.announcement > known.announcement;
         if self.relations.get(&oid).is_some_and(newer) {
             return;
         }

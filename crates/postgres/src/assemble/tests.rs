@@ -2,45 +2,45 @@ use laredo_engine::source::TableIndex;
 use laredo_engine::spool::SpoolEntry;
 
 use super::*;
-use crate::message_bytes::{self as bytes, Sent};
+use crate::message_bytes::{self as bytes, SentCell};
 
 /// A stream that follows `public.users` (table 0, OID 10) and `public.orders` (table 1, OID 20).
-struct Stream {
-    assembler: Assembler,
+struct AssemblerHarness {
+    assembler: PgoutputAssembler,
     events: VecDeque<SourceEvent>,
-    routes: Routes,
+    routes: TableRoutes,
 }
 
-impl Stream {
-    fn new() -> Stream {
+impl AssemblerHarness {
+    fn new() -> AssemblerHarness {
         let tables = ["users", "orders"].map(|table| TableName::new("public", table));
         let options = SpoolOptions { memory_bytes_max: 1 << 20, folder: std::env::temp_dir() };
-        let mut assembler = Assembler::new(tables, Arc::new(options));
+        let mut assembler = PgoutputAssembler::new(tables, Arc::new(options));
         assembler.connected(Lsn(50), Xid(1000));
-        Stream { assembler, events: VecDeque::new(), routes: Routes::new() }
+        AssemblerHarness { assembler, events: VecDeque::new(), routes: TableRoutes::new() }
     }
 
-    fn take(&mut self, message: impl AsRef<[u8]>) -> &mut Stream {
-        self.assembler.take(message.as_ref(), &mut self.events).unwrap();
+    fn take(&mut self, message: impl AsRef<[u8]>) -> &mut AssemblerHarness {
+        self.assembler.take_message(message.as_ref(), &mut self.events).unwrap();
         self
     }
 
     fn refuse(&mut self, message: impl AsRef<[u8]>) -> String {
-        let refused = self.assembler.take(message.as_ref(), &mut self.events);
+        let refused = self.assembler.take_message(message.as_ref(), &mut self.events);
         refused.unwrap_err().to_string()
     }
 
-    fn users(&mut self, xid: Option<u32>) -> &mut Stream {
+    fn users(&mut self, xid: Option<u32>) -> &mut AssemblerHarness {
         self.take(bytes::relation(xid, 10, "users", b'd', &["*id", "note"]))
     }
 
     /// Begins a copy of the table with this index.
-    fn route(&mut self, table: usize, oid: u32, replica_identity: u8, key: &[&str]) -> &mut Stream {
+    fn route(&mut self, table: usize, oid: u32, replica_identity: u8, key: &[&str]) -> &mut AssemblerHarness {
         let key = key.iter().map(|name| (*name).to_owned()).collect();
         let identity = RelationIdentity { oid, replica_identity, key };
         let copies = self.routes.get(&TableIndex(table)).map_or(1, |route| route.copies + 1);
         self.routes.retain(|_, route| route.identity.oid != oid);
-        self.routes.insert(TableIndex(table), Route { copies, identity });
+        self.routes.insert(TableIndex(table), TableRoute { copies, identity });
         self.assembler.reroute(&self.routes, &mut self.events);
         self
     }
@@ -55,7 +55,7 @@ fn tell(event: SourceEvent) -> String {
         SourceEvent::Commit(commit) => {
             let tables = commit.tables.into_iter().map(|(table, mut spool)| {
                 let mut entries = Vec::new();
-                let read = spool.read::<io::Error>(|entry| {
+                let read = spool.for_each_entry::<io::Error>(|entry| {
                     entries.push(entry_text(entry));
                     Ok(())
                 });
@@ -98,12 +98,12 @@ fn entry_text(entry: SpoolEntry<'_>) -> String {
 }
 
 fn insert(xid: Option<u32>, cells: [&str; 2]) -> Vec<u8> {
-    bytes::insert(xid, 10, &cells.map(Sent::Text))
+    bytes::insert(xid, 10, &cells.map(SentCell::Text))
 }
 
 #[test]
 fn a_transaction_is_told_at_its_commit() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
     assert!(stream.told().is_empty());
     stream.take(bytes::commit(100));
@@ -112,11 +112,11 @@ fn a_transaction_is_told_at_its_commit() {
 
 #[test]
 fn old_rows_come_as_they_were_sent() {
-    use Sent::{Null, Text, Unchanged};
-    let mut stream = Stream::new();
+    use SentCell::{Null, Text, Unchanged};
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None);
     let key = [Text("1"), Null];
-    let update = |old, new: [Sent<'_>; 2]| bytes::update(None, 10, old, &new);
+    let update = |old, new: [SentCell<'_>; 2]| bytes::update(None, 10, old, &new);
     // In this order: a plain update; an unchanged large value; an old key although the key stayed;
     // a large key that stayed; a changed key; a whole old row.
     stream.take(update(None, [Text("1"), Text("b")]));
@@ -132,7 +132,7 @@ fn old_rows_come_as_they_were_sent() {
 
 #[test]
 fn streamed_transactions_interleave_and_are_told_in_commit_order() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7));
     stream.take(insert(Some(7), ["1", "seven"])).take(bytes::stream_stop());
     stream.take(bytes::stream_start(8, true)).users(Some(8));
@@ -154,7 +154,7 @@ fn streamed_transactions_interleave_and_are_told_in_commit_order() {
 
 #[test]
 fn what_was_rolled_back_is_not_told() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "kept"]));
     stream.take(insert(Some(71), ["2", "gone"])).take(bytes::stream_stop());
     stream.take(bytes::stream_abort(7, 71));
@@ -173,8 +173,8 @@ fn what_was_rolled_back_is_not_told() {
 #[test]
 fn a_streamed_transaction_sees_its_own_tables() {
     let wide = |xid| bytes::relation(xid, 10, "users", b'd', &["*id", "note", "more"]);
-    let three = ["1", "b", "c"].map(Sent::Text);
-    let mut stream = Stream::new();
+    let three = ["1", "b", "c"].map(SentCell::Text);
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).take(wide(Some(7)));
     stream.take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
     // Other transactions see the old definition until this transaction commits. The new definition
@@ -192,13 +192,13 @@ fn a_streamed_transaction_sees_its_own_tables() {
 
 #[test]
 fn what_a_streamed_transaction_was_told_holds_for_all_once_it_commits() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
     stream.take(bytes::stream_stop());
     stream.take(bytes::begin(8, 100));
     assert!(stream.refuse(insert(None, ["2", "b"])).contains("not announced"));
 
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_commit(7, 100));
     stream.take(bytes::begin(8, 110)).take(insert(None, ["2", "b"])).take(bytes::commit(110));
@@ -207,17 +207,17 @@ fn what_a_streamed_transaction_was_told_holds_for_all_once_it_commits() {
 
 #[test]
 fn a_table_that_changes_within_a_transaction_is_announced_within_its_rows() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
     stream.take(bytes::relation(None, 10, "users", b'd', &["*id"]));
-    stream.take(bytes::insert(None, 10, &[Sent::Text("2")])).take(bytes::commit(100));
+    stream.take(bytes::insert(None, 10, &[SentCell::Text("2")])).take(bytes::commit(100));
     assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a [id] +2"]);
     assert!(stream.assembler.take_announced() && !stream.assembler.take_announced());
 }
 
 #[test]
 fn truncate_empties_every_table_that_is_ours() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None);
     stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
     stream.take(bytes::relation(None, 30, "other", b'd', &["*id"]));
@@ -233,12 +233,12 @@ fn truncate_empties_every_table_that_is_ours() {
 
 #[test]
 fn transactions_without_our_tables_are_progress() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "where it begins");
     assert!(stream.assembler.progress().is_none(), "said once");
     stream.take(bytes::begin(7, 100)).take(bytes::commit(100));
     stream.take(bytes::begin(8, 110)).take(bytes::relation(None, 30, "other", b'd', &["*id"]));
-    stream.take(bytes::insert(None, 30, &[Sent::Text("1")])).take(bytes::commit(110));
+    stream.take(bytes::insert(None, 30, &[SentCell::Text("1")])).take(bytes::commit(110));
     assert!(stream.told().is_empty());
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/76"));
     assert!(stream.assembler.progress().is_none(), "said once");
@@ -246,7 +246,7 @@ fn transactions_without_our_tables_are_progress() {
 
 #[test]
 fn a_keepalive_inside_a_transaction_is_no_progress() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None);
     stream.assembler.keepalive(Lsn(500)).unwrap();
     assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "no further than it began");
@@ -262,7 +262,7 @@ fn a_keepalive_inside_a_transaction_is_no_progress() {
 
 #[test]
 fn a_new_connection_repeats_nothing_and_keeps_nothing_half() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     let first = [bytes::begin(7, 100), insert(None, ["1", "a"]), bytes::commit(100)];
     stream.users(None);
     first.iter().for_each(|message| _ = stream.take(message));
@@ -284,7 +284,7 @@ fn a_new_connection_repeats_nothing_and_keeps_nothing_half() {
 
 #[test]
 fn a_table_with_another_identity_has_moved() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.users(None).users(None);
     assert!(stream.told().is_empty(), "the first announcement is compared by the catalogue check");
     stream.take(bytes::relation(None, 10, "users", b'i', &["id", "*note"]));
@@ -295,14 +295,14 @@ fn a_table_with_another_identity_has_moved() {
     stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
     assert_eq!(stream.told(), ["moved 0: public.users is another table now: its number in pg_class was 10 and is 11"]);
     // Rows of the new relation are not rows of the table until a copy begins under it.
-    let insert = bytes::insert(None, 11, &[Sent::Null, Sent::Text("a")]);
+    let insert = bytes::insert(None, 11, &[SentCell::Null, SentCell::Text("a")]);
     stream.take(bytes::begin(8, 90)).take(&insert).take(bytes::commit(90));
     assert_eq!(stream.told(), [""; 0]);
     stream.route(0, 11, b'i', &["note"]).take(bytes::begin(9, 95)).take(&insert).take(bytes::commit(95));
     assert_eq!(stream.told(), ["9 at 0/67: 0: [id,note] +-,a"]);
     // A streamed transaction reports the move when it commits, before its rows.
     stream.take(bytes::stream_start(7, true)).take(bytes::relation(Some(7), 11, "users", b'f', &["*id", "*note"]));
-    stream.take(bytes::insert(Some(7), 11, &[Sent::Null, Sent::Null])).take(bytes::stream_stop());
+    stream.take(bytes::insert(Some(7), 11, &[SentCell::Null, SentCell::Null])).take(bytes::stream_stop());
     assert!(stream.told().is_empty());
     stream.take(bytes::stream_commit(7, 100));
     let told = stream.told();
@@ -312,20 +312,20 @@ fn a_table_with_another_identity_has_moved() {
 #[test]
 fn a_table_is_followed_by_its_number_whatever_it_is_named() {
     let other = |xid| bytes::relation(xid, 10, "x", b'd', &["*id", "note"]);
-    let renamed_and_back = |stream: &mut Stream| {
+    let renamed_and_back = |stream: &mut AssemblerHarness| {
         for (name, xid, at) in [("x", 7, 100), ("users", 8, 110)] {
             stream.take(bytes::begin(xid, at)).take(bytes::relation(None, 10, name, b'd', &["*id", "note"]));
             stream.take(insert(None, ["1", "a"])).take(bytes::commit(at));
         }
         assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a", "8 at 0/76: 0: [id,note] +1,a"]);
     };
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.take(other(None)).take(bytes::begin(6, 90)).take(insert(None, ["1", "a"])).take(bytes::commit(90));
     assert_eq!(stream.told(), [""; 0], "a number that is not known");
     renamed_and_back(stream.users(None));
     // The OID is known from a copy, of this run or an earlier one. A new connection announces the
     // relation under the other name first.
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     renamed_and_back(stream.route(0, 10, b'd', &["id"]));
     stream.assembler.connected(Lsn(120), Xid(1000));
     stream.take(bytes::stream_start(9, true)).take(other(Some(9))).take(insert(Some(9), ["2", "b"]));
@@ -335,8 +335,8 @@ fn a_table_is_followed_by_its_number_whatever_it_is_named() {
 
 #[test]
 fn a_table_announced_before_it_had_the_name_is_followed_once_it_is_copied() {
-    let mut stream = Stream::new();
-    let insert = bytes::insert(None, 11, &[Sent::Text("1"), Sent::Text("a")]);
+    let mut stream = AssemblerHarness::new();
+    let insert = bytes::insert(None, 11, &[SentCell::Text("1"), SentCell::Text("a")]);
     stream.route(0, 10, b'd', &["id"]).users(None).take(bytes::relation(None, 11, "new", b'd', &["*id", "note"]));
     stream.take(bytes::begin(7, 100)).take(&insert).take(bytes::commit(100));
     // A transaction that is open did not write this relation.
@@ -351,7 +351,7 @@ fn a_table_announced_before_it_had_the_name_is_followed_once_it_is_copied() {
 #[test]
 fn tables_that_swap_names_keep_their_rows() {
     let named = |oid, name| bytes::relation(None, oid, name, b'd', &["*id", "note"]);
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.route(0, 10, b'd', &["id"]).route(1, 20, b'd', &["id"]);
     stream.take(named(10, "users")).take(named(20, "orders")).take(named(10, "orders")).take(named(20, "users"));
     let moved = |table, name, was, is| {
@@ -371,7 +371,7 @@ fn tables_that_swap_names_keep_their_rows() {
 #[test]
 fn an_identity_that_was_copied_is_no_news() {
     let by = |replica_identity, columns: &[&str]| bytes::relation(None, 10, "users", replica_identity, columns);
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.route(0, 10, b'd', &["id"]);
     assert!(stream.take(by(b'd', &["*id", "note"])).told().is_empty());
     // The catalog check saw the change before the stream announced it.
@@ -387,7 +387,7 @@ fn a_table_without_identity_is_broken_and_only_that_one() {
         (b'i', ["id", "note"], "has lost the index"),
         (b'n', ["id", "note"], "has REPLICA IDENTITY NOTHING"),
     ] {
-        let mut stream = Stream::new();
+        let mut stream = AssemblerHarness::new();
         stream.users(None);
         stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
         stream.take(bytes::relation(None, 10, "users", identity, &columns));
@@ -401,7 +401,7 @@ fn a_table_without_identity_is_broken_and_only_that_one() {
 
 #[test]
 fn ids_are_widened_past_the_wrap() {
-    let mut stream = Stream::new();
+    let mut stream = AssemblerHarness::new();
     stream.assembler.connected(Lsn(50), Xid(0x1_ffff_fff0));
     stream.users(None);
     for (xid, at) in [(0xffff_fffe, 100), (5, 110)] {
@@ -415,7 +415,7 @@ fn ids_are_widened_past_the_wrap() {
 #[test]
 fn messages_out_of_order_are_refused() {
     let refuse = |messages: &[Vec<u8>]| {
-        let mut stream = Stream::new();
+        let mut stream = AssemblerHarness::new();
         let (last, first) = messages.split_last().unwrap();
         first.iter().for_each(|message| _ = stream.take(message));
         stream.refuse(last)
@@ -439,7 +439,7 @@ fn messages_out_of_order_are_refused() {
         assert!(refuse(&messages).starts_with("pgoutput sent"), "{}", refuse(&messages));
     }
     let relation = bytes::relation(None, 10, "users", b'd', &["*id", "note"]);
-    let narrow = bytes::insert(None, 10, &[Sent::Null]);
+    let narrow = bytes::insert(None, 10, &[SentCell::Null]);
     assert_eq!(
         refuse(&[bytes::begin(7, 100), relation, narrow]),
         "pgoutput sent a row of 1 cells for public.users, which has 2 columns"

@@ -9,15 +9,15 @@ use laredo_core::Oid;
 use laredo_engine::source::TableIndex;
 use laredo_engine::spool::{Spool, SpoolOptions, SpoolWriter};
 
-use super::relation::Known;
+use super::relation::AnnouncedRelation;
 
 /// The changes of a transaction, and the relations that were announced to it alone.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(super) struct UncommittedTransaction {
     pub(super) xid: u32,
     /// The relations announced inside its streamed blocks. Other transactions see them only after
     /// this one commits.
-    pub(super) relations: HashMap<Oid, Known>,
+    pub(super) relations: HashMap<Oid, AnnouncedRelation>,
     pub(super) spools: BTreeMap<TableIndex, SpoolWriter>,
     /// The tables that the transaction truncates, each with the last (sub)transaction that does so.
     pub(super) truncated: BTreeMap<Oid, u32>,
@@ -25,9 +25,9 @@ pub(super) struct Transaction {
     pub(super) has_ddl: bool,
 }
 
-impl Transaction {
-    pub(super) fn new(xid: u32) -> Transaction {
-        Transaction {
+impl UncommittedTransaction {
+    pub(super) fn new(xid: u32) -> UncommittedTransaction {
+        UncommittedTransaction {
             xid,
             relations: HashMap::new(),
             spools: BTreeMap::new(),

@@ -2,22 +2,24 @@
 
 use laredo_core::Oid;
 
-use super::facts::{ColumnFacts, Definition, Facts, File, KindFacts, Label, Partition, TypeFacts};
+use super::facts::{
+    ColumnFacts, EnumLabel, Partition, TableDefinition, TableFacts, TableFile, TypeFacts, TypeKindFacts,
+};
 
 /// The consequence of a newer definition for rows that were copied and followed under an older one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum DefinitionImpact {
     /// The definitions are the same.
     Nothing,
     /// The rows match what the stream has sent, on these conditions.
-    Harmless(Conditions),
+    Harmless(HarmlessConditions),
     /// Rows may have changed without a message in the stream. The reason is for the log.
     Rows(String),
 }
 
 /// Conditions that make a change harmless, and that the catalog cannot show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Conditions {
+pub(crate) struct HarmlessConditions {
     /// The tables that were attached. They have to be empty.
     pub(crate) empty: Vec<Oid>,
     /// Columns, by name, with the only labels that their rows may hold. A row with another label
@@ -26,19 +28,19 @@ pub(crate) struct Conditions {
 }
 
 /// The result of comparing one part of a definition.
-enum Parts<T> {
+enum PartComparison<T> {
     /// The rows are unaffected if each of these conditions holds, or if there are none.
     Kept(Vec<T>),
     Changed,
 }
 
-impl Definition {
+impl TableDefinition {
     /// Compares this definition with a newer one of the same table.
-    pub(crate) fn change(&self, newer: &Definition) -> Change {
+    pub(crate) fn change(&self, newer: &TableDefinition) -> DefinitionImpact {
         if self == newer {
-            return Change::Nothing;
+            return DefinitionImpact::Nothing;
         }
-        let Definition {
+        let TableDefinition {
             oid,
             file,
             kind,
@@ -59,26 +61,26 @@ impl Definition {
             ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
             ("its replica identity changed", *identity != newer.identity || *key != newer.key),
             ("its columns changed", *columns != newer.columns),
-            ("a type that it uses changed", matches!(types, Parts::Changed)),
-            ("its partitions changed", matches!(partitions, Parts::Changed) || *ancestors != newer.ancestors),
+            ("a type that it uses changed", matches!(types, PartComparison::Changed)),
+            ("its partitions changed", matches!(partitions, PartComparison::Changed) || *ancestors != newer.ancestors),
             ("it may have been a partition of another table for a while", self.may_have_been_attached(newer)),
             ("its publication changed", *published != newer.published),
         ];
         let seen: Vec<&str> = differences.into_iter().filter_map(|(what, is)| is.then_some(what)).collect();
         match (partitions, types) {
-            (Parts::Kept(empty), Parts::Kept(labels)) if seen.is_empty() => {
-                Change::Harmless(Conditions { empty, labels })
+            (PartComparison::Kept(empty), PartComparison::Kept(labels)) if seen.is_empty() => {
+                DefinitionImpact::Harmless(HarmlessConditions { empty, labels })
             }
-            _ => Change::Rows(seen.join(", ")),
+            _ => DefinitionImpact::Rows(seen.join(", ")),
         }
     }
 
     /// Returns the reason why rows may have changed. `None` if only transactions in the stream can
     /// have changed them.
-    pub(crate) fn difference(&self, newer: &Definition) -> Option<String> {
+    pub(crate) fn difference(&self, newer: &TableDefinition) -> Option<String> {
         match self.change(newer) {
-            Change::Nothing | Change::Harmless(_) => None,
-            Change::Rows(reason) => Some(reason),
+            DefinitionImpact::Nothing | DefinitionImpact::Harmless(_) => None,
+            DefinitionImpact::Rows(reason) => Some(reason),
         }
     }
 
@@ -87,7 +89,7 @@ impl Definition {
     /// That transaction was the last to change the table's entry. Rows that were rewritten before
     /// the truncate are gone. If the transaction rewrote the table after the truncate, or wrote it
     /// while it was unlogged, this shows. The toast table differs, or the entry counts rows.
-    pub(crate) fn truncated_by(&self, newer: &Facts) -> Option<u32> {
+    pub(crate) fn truncated_by(&self, newer: &TableFacts) -> Option<u32> {
         let newer_definition = &newer.definition;
         let (before, after) = (self.file, newer_definition.file);
         let is_other = before.number != after.number;
@@ -99,7 +101,7 @@ impl Definition {
     /// Returns true if the table, or one above it, may have been attached to another table and
     /// detached again. PostgreSQL sent its changes under the other table's name in the meantime.
     /// Attaching and detaching change the entry of every column, which hardly anything else does.
-    fn may_have_been_attached(&self, newer: &Definition) -> bool {
+    fn may_have_been_attached(&self, newer: &TableDefinition) -> bool {
         let are_all_others = |old: &Option<Vec<u32>>, new: &Option<Vec<u32>>| match (old, new) {
             (Some(old), Some(new)) => old.iter().zip(new).all(|(old, new)| old != new),
             (None, _) | (_, None) => false,
@@ -110,35 +112,35 @@ impl Definition {
 
     /// Returns true if rows were at most moved to other files or truncated. A change that gives
     /// rows other values also changes a column's entry.
-    pub(crate) fn differs_in_files_only(&self, newer: &Definition) -> bool {
+    pub(crate) fn differs_in_files_only(&self, newer: &TableDefinition) -> bool {
         let moved = |partition: &Partition| {
             let found = newer.partitions.iter().find(|other| other.oid == partition.oid);
             Partition { file: found.map_or(partition.file, |found| found.file), ..partition.clone() }
         };
         let partitions = self.partitions.iter().map(moved).collect();
-        let with_its_files = Definition { partitions, ..self.with_file(newer.file) };
+        let with_its_files = TableDefinition { partitions, ..self.with_file(newer.file) };
         self.has_columns_of(newer) && with_its_files.difference(newer).is_none()
     }
 
     /// Returns true if the columns' entries are unchanged. Recomputing a column's values changes
     /// its entry.
-    fn has_columns_of(&self, newer: &Definition) -> bool {
+    fn has_columns_of(&self, newer: &TableDefinition) -> bool {
         self.column_versions.first() == newer.column_versions.first()
     }
 
-    pub(crate) fn with_file(&self, file: File) -> Definition {
-        Definition { file, ..self.clone() }
+    pub(crate) fn with_file(&self, file: TableFile) -> TableDefinition {
+        TableDefinition { file, ..self.clone() }
     }
 
     /// Compares the partitions. Rows may have been added or removed together with a partition.
     /// Returns the partitions that have to be empty.
-    fn partitions_since(&self, newer: &Definition) -> Parts<Oid> {
+    fn partitions_since(&self, newer: &TableDefinition) -> PartComparison<Oid> {
         let found = |list: &[Partition], oid: Oid| list.binary_search_by_key(&oid, |partition| partition.oid).ok();
         let stayed = |old: &Partition| {
             found(&newer.partitions, old.oid).and_then(|at| newer.partitions.get(at)).is_some_and(|new| old.stayed(new))
         };
         if !self.partitions.iter().all(stayed) {
-            return Parts::Changed;
+            return PartComparison::Changed;
         }
         let is_new = |oid: Oid| oid != self.oid && found(&self.partitions, oid).is_none();
         let mut attached = Vec::new();
@@ -146,13 +148,13 @@ impl Definition {
             // Another file than the first one means that the partition was rewritten or truncated
             // since.
             if leaf.file != leaf.oid {
-                return Parts::Changed;
+                return PartComparison::Changed;
             }
             if !newer.grew(leaf, is_new) {
                 attached.push(leaf.oid);
             }
         }
-        Parts::Kept(attached)
+        PartComparison::Kept(attached)
     }
 
     /// Returns true if a new partition, and each new table above it, was created as a partition.
@@ -176,29 +178,29 @@ impl Definition {
 
     /// Compares the types. Returns the columns of each enum that has gained labels, with the labels
     /// that their rows may hold.
-    fn types_since(&self, newer: &Definition) -> Parts<(String, Vec<String>)> {
+    fn types_since(&self, newer: &TableDefinition) -> PartComparison<(String, Vec<String>)> {
         let mut grown = Vec::new();
         for (old, new) in self.types.iter().zip(&newer.types) {
             match (&old.kind, &new.kind) {
                 _ if old == new => {}
-                (KindFacts::Enum(before), KindFacts::Enum(after)) if old.is_named_as(new) => {
-                    let Some(labels) = permitted(before, after) else { return Parts::Changed };
+                (TypeKindFacts::Enum(before), TypeKindFacts::Enum(after)) if old.is_named_as(new) => {
+                    let Some(labels) = permitted(before, after) else { return PartComparison::Changed };
                     grown.push((old.oid, labels));
                 }
-                _ => return Parts::Changed,
+                _ => return PartComparison::Changed,
             }
         }
         if self.types.len() != newer.types.len() {
-            return Parts::Changed;
+            return PartComparison::Changed;
         }
         let mut columns = Vec::new();
         for (oid, labels) in grown {
             match self.columns_of(oid) {
                 Some(found) => columns.extend(found.map(|column| (column.name.clone(), labels.clone()))),
-                None => return Parts::Changed,
+                None => return PartComparison::Changed,
             }
         }
-        Parts::Kept(columns)
+        PartComparison::Kept(columns)
     }
 
     /// Returns the columns whose cells are labels of an enum. `None` if labels also occur inside
@@ -206,11 +208,15 @@ impl Definition {
     fn columns_of(&self, enumeration: Oid) -> Option<impl Iterator<Item = &ColumnFacts>> {
         let is_label = move |oid: Oid| self.base_of(oid) == enumeration;
         let is_inside = self.types.iter().any(|facts| match &facts.kind {
-            KindFacts::Base | KindFacts::Money(_) | KindFacts::Ascii | KindFacts::Enum(_) | KindFacts::Domain(_) => {
-                false
+            TypeKindFacts::Base
+            | TypeKindFacts::Money(_)
+            | TypeKindFacts::Ascii
+            | TypeKindFacts::Enum(_)
+            | TypeKindFacts::Domain(_) => false,
+            TypeKindFacts::Array(inner) | TypeKindFacts::Range(inner) | TypeKindFacts::Multirange(inner) => {
+                is_label(*inner)
             }
-            KindFacts::Array(inner) | KindFacts::Range(inner) | KindFacts::Multirange(inner) => is_label(*inner),
-            KindFacts::Composite(fields) => fields.iter().any(|(_, inner, _)| is_label(*inner)),
+            TypeKindFacts::Composite(fields) => fields.iter().any(|(_, inner, _)| is_label(*inner)),
         });
         (!is_inside).then(|| self.sent_columns().filter(move |column| is_label(column.type_oid)))
     }
@@ -220,7 +226,7 @@ impl Definition {
         let mut oid = oid;
         for _ in 0..self.types.len() {
             match self.types.iter().find(|facts| facts.oid == oid).map(|facts| &facts.kind) {
-                Some(KindFacts::Domain(base)) => oid = *base,
+                Some(TypeKindFacts::Domain(base)) => oid = *base,
                 _ => break,
             }
         }
@@ -239,7 +245,7 @@ impl TypeFacts {
 ///
 /// A row with any other label was written before that label was renamed. If there are several new
 /// labels, one of them may have had another's name before. None of them is therefore in the result.
-fn permitted(before: &[Label], after: &[Label]) -> Option<Vec<String>> {
+fn permitted(before: &[EnumLabel], after: &[EnumLabel]) -> Option<Vec<String>> {
     if !before.iter().all(|label| after.contains(label)) {
         return None;
     }

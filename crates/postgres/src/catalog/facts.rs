@@ -5,9 +5,9 @@ use crate::assemble::RelationIdentity;
 
 /// A table as the catalog describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Facts {
+pub(crate) struct TableFacts {
     /// The definition of its rows. A copy stays valid as long as the definition is unchanged.
-    pub(crate) definition: Definition,
+    pub(crate) definition: TableDefinition,
     /// The last transaction that changed the table's entry in `pg_class`.
     pub(crate) changed_by: u32,
     /// The last transaction that changed any entry that decides what the rows are.
@@ -16,7 +16,7 @@ pub(crate) struct Facts {
     /// statistics were collected. Also true if the table has no index that would show rows.
     pub(crate) counts_rows: bool,
     /// The facts that only decide whether the table may be followed.
-    pub(crate) access: Access,
+    pub(crate) access: TableAccess,
 }
 
 /// Everything in the catalog that decides what a table's rows are, by OID and by version.
@@ -26,19 +26,19 @@ pub(crate) struct Facts {
 /// another version (`xmin`). Two laredo servers that read one database at the same time find the
 /// same definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Definition {
+pub(crate) struct TableDefinition {
     pub(crate) oid: Oid,
-    pub(crate) file: File,
+    pub(crate) file: TableFile,
     /// `relkind`: `r` for a table, `p` for a partitioned table; other kinds cannot be followed.
     pub(crate) kind: char,
     /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
     pub(crate) persistence: char,
-    pub(crate) identity: Identity,
+    pub(crate) identity: ReplicaIdentity,
     /// The columns of the replica identity's index, in its order. Without such an index, the
     /// columns of the primary key.
     pub(crate) key: Option<Vec<String>>,
     /// The partitioned tables above it, nearest first.
-    pub(crate) ancestors: Vec<Ancestor>,
+    pub(crate) ancestors: Vec<AncestorTable>,
     /// For the table and each table above it, the last transaction that changed each column's
     /// entry. `None` for a table without columns.
     pub(crate) column_versions: Vec<Option<Vec<u32>>>,
@@ -49,12 +49,12 @@ pub(crate) struct Definition {
     /// Every type that a column needs, by OID.
     pub(crate) types: Vec<TypeFacts>,
     /// The publication's settings for the table. `None` if the table is not published.
-    pub(crate) published: Option<Published>,
+    pub(crate) published: Option<TablePublication>,
 }
 
 /// A partitioned table above another table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ancestor {
+pub(crate) struct AncestorTable {
     pub(crate) schema: String,
     pub(crate) table: String,
     /// The transaction that attached the table below it.
@@ -63,7 +63,7 @@ pub(crate) struct Ancestor {
 
 /// The file that holds a table's rows, and the toast table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct File {
+pub(crate) struct TableFile {
     /// `relfilenode`: changes when the table is rewritten or truncated.
     pub(crate) number: Oid,
     /// `reltoastrelid`: changes when `ALTER TABLE` rewrites the table, but not after `TRUNCATE`.
@@ -73,7 +73,7 @@ pub(crate) struct File {
 
 /// The values of `relreplident`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Identity {
+pub(crate) enum ReplicaIdentity {
     #[serde(rename = "d")]
     Default,
     #[serde(rename = "i")]
@@ -113,7 +113,7 @@ pub(crate) struct Partition {
     pub(crate) kind: char,
     pub(crate) persistence: char,
     /// The partition's own replica identity, which decides what its old rows contain.
-    pub(crate) identity: Identity,
+    pub(crate) identity: ReplicaIdentity,
     pub(crate) key: Option<Vec<String>>,
     /// The OID and the version of its replica identity index. `None` for another identity.
     pub(crate) index: Option<String>,
@@ -145,16 +145,16 @@ pub(crate) struct TypeFacts {
     pub(crate) name: String,
     /// True if the type has a binary form.
     pub(crate) sends: bool,
-    pub(crate) kind: KindFacts,
+    pub(crate) kind: TypeKindFacts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum KindFacts {
+pub(crate) enum TypeKindFacts {
     Base,
     Money(u8),
     Ascii,
-    Enum(Vec<Label>),
+    Enum(Vec<EnumLabel>),
     Domain(Oid),
     /// The name, the type and the number of each attribute. PostgreSQL never reuses a number.
     Composite(Vec<(String, Oid, i16)>),
@@ -165,7 +165,7 @@ pub(crate) enum KindFacts {
 
 /// A label of an enum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Label {
+pub(crate) struct EnumLabel {
     pub(crate) label: String,
     pub(crate) oid: Oid,
     /// The transaction that added or renamed it.
@@ -174,7 +174,7 @@ pub(crate) struct Label {
 
 /// The settings of a publication for one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Published {
+pub(crate) struct TablePublication {
     /// The published columns. `None` before PostgreSQL 15, which publishes every column that is not
     /// generated.
     pub(crate) columns: Option<Vec<String>>,
@@ -191,7 +191,7 @@ pub(crate) struct Published {
 
 /// The facts that decide whether our role may follow the table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Access {
+pub(crate) struct TableAccess {
     pub(crate) owner: String,
     /// True if our role has the owner's rights.
     pub(crate) owned: bool,
@@ -210,7 +210,7 @@ pub(crate) struct Access {
     pub(crate) unique: Vec<Option<Vec<String>>>,
 }
 
-impl Facts {
+impl TableFacts {
     /// Returns true if the definition was changed after `proven`, a commit in the database's
     /// history, or if no such commit is known. The database may then have been restored, and the
     /// change made again in another way.
@@ -223,7 +223,7 @@ impl Facts {
     }
 }
 
-impl Definition {
+impl TableDefinition {
     /// Returns the partitions that hold rows.
     pub(crate) fn leaves(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter().filter(|partition| partition.is_leaf())
@@ -234,10 +234,10 @@ impl Definition {
         let is_key = |column: &&ColumnFacts| self.key.as_ref().is_some_and(|key| key.contains(&column.name));
         let key = self.columns.iter().filter(is_key).map(|column| column.name.clone());
         let (replica_identity, key) = match self.identity {
-            Identity::Default => (b'd', key.collect()),
-            Identity::Index => (b'i', key.collect()),
-            Identity::Full => (b'f', Vec::new()),
-            Identity::Nothing => (b'n', Vec::new()),
+            ReplicaIdentity::Default => (b'd', key.collect()),
+            ReplicaIdentity::Index => (b'i', key.collect()),
+            ReplicaIdentity::Full => (b'f', Vec::new()),
+            ReplicaIdentity::Nothing => (b'n', Vec::new()),
         };
         RelationIdentity { oid: self.oid, replica_identity, key }
     }

@@ -3,20 +3,21 @@ use std::collections::BTreeMap;
 use laredo_core::{Column, KeyColumns, Oid, Schema, TableName, TypeDef, TypeKind};
 use laredo_engine::source::TableRequest;
 
-use super::facts::{Access, Definition, Identity, KindFacts, Partition, TypeFacts};
+use super::facts::{Partition, ReplicaIdentity, TableAccess, TableDefinition, TypeFacts, TypeKindFacts};
 
 /// Returns the schema of the rows that the copy and the stream send.
 ///
 /// # Errors
 /// Sentences that say why the table cannot be followed and how to fix it.
-pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Result<Schema, Vec<String>> {
+pub(crate) fn schema_of(definition: &TableDefinition, request: &TableRequest) -> Result<Schema, Vec<String>> {
     let name = &request.name;
     let types: BTreeMap<Oid, &TypeFacts> = definition.types.iter().map(|facts| (facts.oid, facts)).collect();
     let mut problems = leaves_outside_wal(definition, name);
     let mut columns = Vec::new();
     for column in definition.sent_columns() {
         let facts = types.get(&column.type_oid).copied();
-        if let Some(inner) = facts.filter(|facts| facts.sends).and_then(|facts| mute(facts, &types, 0)) {
+        if let Some(inner) = facts.filter(|facts| facts.sends).and_then(|facts| find_unsendable_part(facts, &types, 0))
+        {
             problems.push(format!(
                 "table {name}: column \"{column}\" is of type {type_name}, and PostgreSQL cannot send its part \
                  {inner}, which has no binary form; leave the column out: ALTER TABLE {table} DROP COLUMN \
@@ -47,7 +48,7 @@ pub(crate) fn schema_of(definition: &Definition, request: &TableRequest) -> Resu
 }
 
 /// Returns a doubt about the key that PostgreSQL does not reject, for the log.
-pub(crate) fn key_problems(access: &Access, request: &TableRequest) -> Option<String> {
+pub(crate) fn key_problems(access: &TableAccess, request: &TableRequest) -> Option<String> {
     let fields = &request.key_fields;
     let covered = |index: &Option<Vec<String>>| {
         let columns = index.as_ref().filter(|columns| !columns.is_empty());
@@ -63,49 +64,52 @@ pub(crate) fn key_problems(access: &Access, request: &TableRequest) -> Option<St
 }
 
 /// Returns the name of the part of a type that has no binary form and so cannot be sent.
-fn mute(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Option<String> {
+fn find_unsendable_part(facts: &TypeFacts, types: &BTreeMap<Oid, &TypeFacts>, depth: u32) -> Option<String> {
     // A table's row type cannot contain itself, but the recursion is bounded without relying on
     // that.
     if depth > 64 {
         return None;
     }
     let parts: Vec<Oid> = match &facts.kind {
-        KindFacts::Base | KindFacts::Money(_) | KindFacts::Ascii | KindFacts::Enum(_) => Vec::new(),
-        KindFacts::Domain(oid) | KindFacts::Array(oid) | KindFacts::Range(oid) | KindFacts::Multirange(oid) => {
+        TypeKindFacts::Base | TypeKindFacts::Money(_) | TypeKindFacts::Ascii | TypeKindFacts::Enum(_) => Vec::new(),
+        TypeKindFacts::Domain(oid)
+        | TypeKindFacts::Array(oid)
+        | TypeKindFacts::Range(oid)
+        | TypeKindFacts::Multirange(oid) => {
             vec![*oid]
         }
-        KindFacts::Composite(fields) => fields.iter().map(|(_, oid, _)| *oid).collect(),
+        TypeKindFacts::Composite(fields) => fields.iter().map(|(_, oid, _)| *oid).collect(),
     };
     parts.into_iter().find_map(|oid| {
         let part = types.get(&oid)?;
         match part.sends {
-            true => mute(part, types, depth + 1),
+            true => find_unsendable_part(part, types, depth + 1),
             false => Some(part.name.clone()),
         }
     })
 }
 
-fn key_columns(definition: &Definition, request: &TableRequest, columns: &[Column]) -> Result<KeyColumns, String> {
+fn key_columns(definition: &TableDefinition, request: &TableRequest, columns: &[Column]) -> Result<KeyColumns, String> {
     let name = &request.name;
     let table = name.quoted();
     let fields = &request.key_fields;
     let names: &[String] = match (definition.identity, &definition.key) {
-        (Identity::Nothing, _) => {
+        (ReplicaIdentity::Nothing, _) => {
             return Err(format!(
                 "table {name} has REPLICA IDENTITY NOTHING, so updates and deletes do not say which row; run ALTER \
                  TABLE {table} REPLICA IDENTITY DEFAULT where it has a primary key, otherwise ALTER TABLE {table} \
                  REPLICA IDENTITY FULL and name its key_fields"
             ));
         }
-        (Identity::Full, _) if !fields.is_empty() => fields,
-        (Identity::Full, Some(key)) => key,
-        (Identity::Full, None) => {
+        (ReplicaIdentity::Full, _) if !fields.is_empty() => fields,
+        (ReplicaIdentity::Full, Some(key)) => key,
+        (ReplicaIdentity::Full, None) => {
             return Err(format!(
                 "table {name} has REPLICA IDENTITY FULL and no primary key; name the columns that tell its rows \
                  apart: key_fields = [ … ]"
             ));
         }
-        (Identity::Default | Identity::Index, Some(key)) => {
+        (ReplicaIdentity::Default | ReplicaIdentity::Index, Some(key)) => {
             if !fields.is_empty() && !same_set(fields, key) {
                 return Err(format!(
                     "table {name}: key_fields [{}] differ from its replica identity [{}], which is all that deletes \
@@ -116,14 +120,14 @@ fn key_columns(definition: &Definition, request: &TableRequest, columns: &[Colum
             }
             key
         }
-        (Identity::Default, None) => {
+        (ReplicaIdentity::Default, None) => {
             return Err(format!(
                 "table {name} has no primary key, so updates and deletes do not say which row; run ALTER TABLE \
                  {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique \
                  index of NOT NULL columns, or ALTER TABLE {table} REPLICA IDENTITY FULL and name its key_fields"
             ));
         }
-        (Identity::Index, None) => {
+        (ReplicaIdentity::Index, None) => {
             return Err(format!(
                 "table {name}: the index of its replica identity was dropped; run ALTER TABLE {table} REPLICA \
                  IDENTITY DEFAULT, or USING INDEX another one"
@@ -143,7 +147,7 @@ fn same_set(one: &[String], other: &[String]) -> bool {
     one.len() == other.len() && one.iter().all(|name| other.contains(name))
 }
 
-fn missing_key_column(definition: &Definition, request: &TableRequest, field: &str) -> String {
+fn missing_key_column(definition: &TableDefinition, request: &TableRequest, field: &str) -> String {
     let name = &request.name;
     let column = definition.columns.iter().find(|column| column.name == field);
     match column {
@@ -166,7 +170,7 @@ fn missing_key_column(definition: &Definition, request: &TableRequest, field: &s
 
 /// Returns a problem for each partition whose rows would be copied but whose changes are never
 /// sent.
-fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> {
+fn leaves_outside_wal(definition: &TableDefinition, name: &TableName) -> Vec<String> {
     let outside = definition.leaves().filter(|leaf| leaf.kind != 'r' || leaf.persistence != 'p');
     let problem = |leaf: &Partition| {
         format!(
@@ -182,10 +186,10 @@ fn leaves_outside_wal(definition: &Definition, name: &TableName) -> Vec<String> 
 
 /// Checks that each partition's replica identity contains the key. The old rows in a partitioned
 /// table's changes are those of the partition's own replica identity.
-fn leaves_cover(definition: &Definition, request: &TableRequest, key: &[String]) -> Result<(), String> {
+fn leaves_cover(definition: &TableDefinition, request: &TableRequest, key: &[String]) -> Result<(), String> {
     let poor = definition.leaves().find(|leaf| match (leaf.identity, &leaf.key) {
-        (Identity::Full, _) => false,
-        (Identity::Nothing, _) | (_, None) => true,
+        (ReplicaIdentity::Full, _) => false,
+        (ReplicaIdentity::Nothing, _) | (_, None) => true,
         (_, Some(columns)) => !key.iter().all(|column| columns.contains(column)),
     });
     match poor {
@@ -205,17 +209,17 @@ pub(crate) fn type_def(facts: &TypeFacts) -> TypeDef {
     TypeDef {
         name: facts.name.clone(),
         kind: match &facts.kind {
-            KindFacts::Base => TypeKind::Base,
-            KindFacts::Money(decimals) => TypeKind::Money(*decimals),
-            KindFacts::Ascii => TypeKind::Ascii,
-            KindFacts::Enum(labels) => TypeKind::Enum(labels.iter().map(|label| label.label.clone()).collect()),
-            KindFacts::Domain(oid) => TypeKind::Domain(*oid),
-            KindFacts::Composite(fields) => {
+            TypeKindFacts::Base => TypeKind::Base,
+            TypeKindFacts::Money(decimals) => TypeKind::Money(*decimals),
+            TypeKindFacts::Ascii => TypeKind::Ascii,
+            TypeKindFacts::Enum(labels) => TypeKind::Enum(labels.iter().map(|label| label.label.clone()).collect()),
+            TypeKindFacts::Domain(oid) => TypeKind::Domain(*oid),
+            TypeKindFacts::Composite(fields) => {
                 TypeKind::Composite(fields.iter().map(|(name, oid, _)| (name.clone(), *oid)).collect())
             }
-            KindFacts::Array(oid) => TypeKind::Array(*oid),
-            KindFacts::Range(oid) => TypeKind::Range(*oid),
-            KindFacts::Multirange(oid) => TypeKind::Multirange(*oid),
+            TypeKindFacts::Array(oid) => TypeKind::Array(*oid),
+            TypeKindFacts::Range(oid) => TypeKind::Range(*oid),
+            TypeKindFacts::Multirange(oid) => TypeKind::Multirange(*oid),
         },
     }
 }

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use laredo_core::{Schema, TableName};
-use laredo_engine::source::{CopyEvent, Snapshot, SourceError};
+use laredo_engine::source::{CopyEvent, SourceError, TransactionSnapshot};
 use postgres_protocol::escape::escape_literal;
 use tokio::sync::mpsc;
 
-use super::AttemptError;
-use crate::transport::{Connection, TransportError};
+use super::TableReadError;
+use crate::transport::{SqlConnection, TransportError};
 
 /// The approximate size of the chunks in which rows are passed on.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -16,13 +16,13 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
 /// Copies a table with the statement `sql`, within the transaction that is open on the connection.
 pub(super) async fn copy(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     name: &TableName,
     sql: &str,
     schema: &Arc<Schema>,
-    snapshot: Snapshot,
+    snapshot: TransactionSnapshot,
     out: &mpsc::Sender<CopyEvent>,
-) -> Result<(), AttemptError> {
+) -> Result<(), TableReadError> {
     let (rows_estimated, bytes_estimated) = size(connection, name).await?;
     send(out, CopyEvent::Begin { schema: schema.clone(), snapshot, rows_estimated, bytes_estimated }).await?;
     send_rows(connection, sql, schema, out, CopyEvent::Rows).await
@@ -30,13 +30,13 @@ pub(super) async fn copy(
 
 /// Runs a binary `COPY … TO STDOUT` and sends its rows in chunks, which `event` converts to events.
 pub(crate) async fn send_rows<E>(
-    connection: &mut Connection,
+    connection: &mut SqlConnection,
     sql: &str,
     schema: &Schema,
     out: &mpsc::Sender<E>,
     event: impl Fn(Vec<u8>) -> E,
-) -> Result<(), AttemptError> {
-    let mut rows = RowReader::new(schema.columns().len());
+) -> Result<(), TableReadError> {
+    let mut rows = CopyRowParser::new(schema.columns().len());
     let mut copy = connection.copy_out(sql).await?;
     while let Some(bytes) = copy.next().await? {
         rows.take(bytes)?;
@@ -54,8 +54,8 @@ pub(crate) async fn send_rows<E>(
 /// Returns the rows that a query has sent as a chunk of a copy. Each row is an `i16` count and its
 /// cells.
 pub(crate) fn rows_of(rows: &[Vec<u8>], columns: usize) -> Result<Vec<u8>, TransportError> {
-    let mut reader = RowReader::new(columns);
-    reader.state = State::Rows;
+    let mut reader = CopyRowParser::new(columns);
+    reader.state = CopyParserState::Rows;
     rows.iter().try_for_each(|row| reader.take(row))?;
     Ok(reader.chunk)
 }
@@ -65,7 +65,7 @@ pub(crate) async fn send<E>(out: &mpsc::Sender<E>, event: E) -> Result<(), Sourc
     out.send(event).await.map_err(|_| super::given_up())
 }
 
-async fn size(connection: &mut Connection, name: &TableName) -> Result<(u64, u64), TransportError> {
+async fn size(connection: &mut SqlConnection, name: &TableName) -> Result<(u64, u64), TransportError> {
     let table = escape_literal(&name.quoted());
     let sql = format!(
         "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::int8, coalesce(sum(pg_table_size(c.oid)), 0)::int8
@@ -78,39 +78,43 @@ async fn size(connection: &mut Connection, name: &TableName) -> Result<(u64, u64
 }
 
 /// A parser that turns binary COPY into chunks of rows.
-struct RowReader {
+struct CopyRowParser {
     columns: usize,
-    state: State,
+    state: CopyParserState,
     chunk: Vec<u8>,
 }
 
 #[derive(PartialEq, Eq)]
-enum State {
+enum CopyParserState {
     Header,
     Rows,
     Complete,
 }
 
-impl RowReader {
-    fn new(columns: usize) -> RowReader {
-        RowReader { columns, state: State::Header, chunk: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8) }
+impl CopyRowParser {
+    fn new(columns: usize) -> CopyRowParser {
+        CopyRowParser {
+            columns,
+            state: CopyParserState::Header,
+            chunk: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8),
+        }
     }
 
     /// Takes a message. PostgreSQL puts whole rows into each message, and the header before the
     /// first row.
     fn take(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let mut rest = message;
-        if self.state == State::Header {
+        if self.state == CopyParserState::Header {
             rest = after_header(rest).ok_or_else(|| broken("header"))?;
-            self.state = State::Rows;
+            self.state = CopyParserState::Rows;
         }
         while let Some((count, after)) = rest.split_first_chunk::<2>() {
-            if self.state == State::Complete {
+            if self.state == CopyParserState::Complete {
                 return Err(broken("row after the end"));
             }
             let count = i16::from_be_bytes(*count);
             if count == -1 {
-                self.state = State::Complete;
+                self.state = CopyParserState::Complete;
                 rest = after;
                 continue;
             }
@@ -136,8 +140,8 @@ impl RowReader {
     /// Returns the remaining rows of a complete copy.
     fn finish(self) -> Result<Vec<u8>, TransportError> {
         match self.state {
-            State::Complete => Ok(self.chunk),
-            State::Header | State::Rows => Err(broken("end")),
+            CopyParserState::Complete => Ok(self.chunk),
+            CopyParserState::Header | CopyParserState::Rows => Err(broken("end")),
         }
     }
 }
@@ -191,7 +195,7 @@ mod tests {
     #[test]
     fn rows_come_out_as_they_went_in() {
         let (one, two) = (row(&[Some(b"ab"), None]), row(&[None, Some(b"")]));
-        let mut reader = RowReader::new(2);
+        let mut reader = CopyRowParser::new(2);
         reader.take(&[header(), one.clone()].concat()).unwrap();
         reader.take(&[two.clone(), one.clone(), vec![0xff, 0xff]].concat()).unwrap();
         let expected: Vec<u8> = [&one, &two, &one]
@@ -212,9 +216,9 @@ mod tests {
             [header(), vec![0xff, 0xfe]].concat(),
             [header(), vec![0]].concat(),
         ] {
-            assert!(RowReader::new(1).take(&message).is_err(), "{message:?}");
+            assert!(CopyRowParser::new(1).take(&message).is_err(), "{message:?}");
         }
-        let mut cut = RowReader::new(1);
+        let mut cut = CopyRowParser::new(1);
         cut.take(&[header(), good].concat()).unwrap();
         assert!(cut.finish().is_err(), "a copy without its end is not whole");
     }
@@ -222,8 +226,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_taken_or_refused(bytes: Vec<u8>, columns in 0_usize..5) {
-            let _ = RowReader::new(columns).take(&bytes);
-            let _ = RowReader::new(columns).take(&[header(), bytes].concat());
+            let _ = CopyRowParser::new(columns).take(&bytes);
+            let _ = CopyRowParser::new(columns).take(&[header(), bytes].concat());
         }
     }
 }

@@ -1,11 +1,11 @@
 use laredo_core::Oid;
 
-use super::wait::Wait;
-use crate::transport::{Connection, TransportError};
+use super::polling::PollingWait;
+use crate::transport::{SqlConnection, TransportError};
 
 /// A transaction that has written a table and has not ended.
 #[derive(Clone, Debug)]
-pub(crate) struct Writer {
+pub(crate) struct WritingTransaction {
     /// The transaction ID. It stays when a transaction is prepared and no longer belongs to a
     /// process. A transaction without an ID has not written.
     xid: String,
@@ -18,7 +18,10 @@ pub(crate) struct Writer {
 /// Changes that they made before the slot existed, or before the publication contained the table,
 /// are never streamed. A snapshot taken before their commits are visible lacks these changes too.
 /// Transactions that write later are streamed completely.
-pub(super) async fn writers(connection: &mut Connection, oids: &[Oid]) -> Result<Vec<Writer>, TransportError> {
+pub(super) async fn writers(
+    connection: &mut SqlConnection,
+    oids: &[Oid],
+) -> Result<Vec<WritingTransaction>, TransportError> {
     let condition = format!(
         "EXISTS (SELECT FROM pg_locks r
             WHERE r.virtualtransaction = t.virtualtransaction AND r.locktype = 'relation' AND r.granted
@@ -35,13 +38,13 @@ pub(super) async fn writers(connection: &mut Connection, oids: &[Oid]) -> Result
     holding_locks(connection, &condition).await
 }
 
-/// Waits until these transactions have ended, for as long as [`Wait`] allows. Returns those that
-/// have not ended.
+/// Waits until these transactions have ended, for as long as [`PollingWait`] allows. Returns those
+/// that have not ended.
 pub(super) async fn wait_for(
-    connection: &mut Connection,
-    mut writers: Vec<Writer>,
-) -> Result<Vec<Writer>, TransportError> {
-    let mut wait = Wait::new();
+    connection: &mut SqlConnection,
+    mut writers: Vec<WritingTransaction>,
+) -> Result<Vec<WritingTransaction>, TransportError> {
+    let mut wait = PollingWait::new();
     while !writers.is_empty() {
         let is_long = wait.pause().await;
         let xids: Vec<&str> = writers.iter().map(|writer| writer.xid.as_str()).collect();
@@ -55,7 +58,10 @@ pub(super) async fn wait_for(
 }
 
 /// Returns the transactions that meet a condition.
-async fn holding_locks(connection: &mut Connection, condition: &str) -> Result<Vec<Writer>, TransportError> {
+async fn holding_locks(
+    connection: &mut SqlConnection,
+    condition: &str,
+) -> Result<Vec<WritingTransaction>, TransportError> {
     let sql = format!(
         "SELECT t.transactionid::text,
             coalesce(format('process %s of %s since %s', a.pid, a.usename, a.xact_start), 'a prepared transaction')
@@ -65,7 +71,7 @@ async fn holding_locks(connection: &mut Connection, condition: &str) -> Result<V
     let rows = connection.simple_query(&sql).await?;
     let writers = rows.into_iter().filter_map(|row| {
         let mut values = row.into_iter().flatten();
-        Some(Writer { xid: values.next()?, who: values.next()? })
+        Some(WritingTransaction { xid: values.next()?, who: values.next()? })
     });
     Ok(writers.collect())
 }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ChannelBinding, ConnectionOptions, Host, OptionsError, RootCertificates, Secret, SslMode, TlsOptions};
+use super::{
+    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PostgresTlsOptions, RootCertificates, SecretText,
+    SslMode,
+};
 
 const SUPPORTED: &[&str] = &[
     "host",
@@ -68,9 +71,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The folder where libpq looks for a socket on Debian.
 const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
 
-type Pairs = BTreeMap<&'static str, String>;
+type OptionPairs = BTreeMap<&'static str, String>;
 
-pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, OptionsError> {
+pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, ConnectionStringError> {
     let text = text.trim();
     let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
     let pairs = match rest {
@@ -83,11 +86,11 @@ pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, Options
     options(&pairs)
 }
 
-fn syntax(problem: &str) -> OptionsError {
-    OptionsError::Syntax(problem.to_owned())
+fn syntax(problem: &str) -> ConnectionStringError {
+    ConnectionStringError::Syntax(problem.to_owned())
 }
 
-fn put(pairs: &mut Pairs, key: &str, value: String) -> Result<(), OptionsError> {
+fn put(pairs: &mut OptionPairs, key: &str, value: String) -> Result<(), ConnectionStringError> {
     if let Some(known) = SUPPORTED.iter().find(|known| **known == key) {
         pairs.insert(known, value);
         return Ok(());
@@ -96,18 +99,18 @@ fn put(pairs: &mut Pairs, key: &str, value: String) -> Result<(), OptionsError> 
         return Ok(());
     }
     if UNSUPPORTED.contains(&key) {
-        return Err(OptionsError::Unsupported(key.to_owned()));
+        return Err(ConnectionStringError::Unsupported(key.to_owned()));
     }
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
     let nearest = SUPPORTED.iter().min_by_key(distance).filter(|known| distance(known) <= 3);
-    Err(OptionsError::UnknownKey { key: key.to_owned(), nearest: nearest.copied() })
+    Err(ConnectionStringError::UnknownKey { key: key.to_owned(), nearest: nearest.copied() })
 }
 
 /// Parses `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
 ///
 /// A password may contain any character unencoded if that leaves one way to read the whole URL.
 /// libpq's reading is tried first.
-fn url(rest: &str) -> Result<Pairs, OptionsError> {
+fn url(rest: &str) -> Result<OptionPairs, ConnectionStringError> {
     // libpq ends the user's part at the first @ that no / precedes.
     let usual = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
     let error = match url_with_user_until(rest, usual) {
@@ -127,8 +130,8 @@ fn url(rest: &str) -> Result<Pairs, OptionsError> {
 }
 
 /// Parses a URL whose user and password end at the @ at this index. `None` for a URL without them.
-fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsError> {
-    let mut pairs = Pairs::new();
+fn url_with_user_until(text: &str, at: Option<usize>) -> Result<OptionPairs, ConnectionStringError> {
+    let mut pairs = OptionPairs::new();
     let (user, rest) = at.map_or(("", text), |at| (&text[..at], &text[at + 1..]));
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
@@ -161,16 +164,16 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<Pairs, OptionsEr
 }
 
 /// Hides an unknown key that follows a password, since it may be the rest of the password.
-fn without_password(error: OptionsError, has_password: bool) -> OptionsError {
+fn without_password(error: ConnectionStringError, has_password: bool) -> ConnectionStringError {
     match error {
-        OptionsError::UnknownKey { .. } | OptionsError::Unsupported(_) if has_password => syntax(
+        ConnectionStringError::UnknownKey { .. } | ConnectionStringError::Unsupported(_) if has_password => syntax(
             "an unknown parameter follows the password; write & in a URL as %26, and a value with blanks in quotes",
         ),
         error => error,
     }
 }
 
-fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
+fn host_and_port(text: &str) -> Result<(&str, &str), ConnectionStringError> {
     let (host, port) = match text.strip_prefix('[') {
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
@@ -191,13 +194,13 @@ fn host_and_port(text: &str) -> Result<(&str, &str), OptionsError> {
     // The port is not shown, since it may be a part of a password.
     if !port.is_empty() && port.parse::<u16>().map_or(true, |port| port == 0) {
         let problem = "a port is a number from 1 to 65535; write : in a user name or password as %3A".to_owned();
-        return Err(OptionsError::Value { key: "port", problem });
+        return Err(ConnectionStringError::Value { key: "port", problem });
     }
     Ok((host, port))
 }
 
 /// Decodes a password. A % that two hexadecimal digits do not follow is a literal %.
-fn decoded_where_encoded(text: &str) -> Result<String, OptionsError> {
+fn decoded_where_encoded(text: &str) -> Result<String, ConnectionStringError> {
     let is_code = |at: usize| {
         let digits = text.as_bytes().get(at + 1..at + 3);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
@@ -209,7 +212,7 @@ fn decoded_where_encoded(text: &str) -> Result<String, OptionsError> {
     percent_decoded(&parts.collect::<String>())
 }
 
-fn percent_decoded(text: &str) -> Result<String, OptionsError> {
+fn percent_decoded(text: &str) -> Result<String, ConnectionStringError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -237,8 +240,8 @@ fn percent_decoded(text: &str) -> Result<String, OptionsError> {
 
 /// Parses `key = value` pairs. A value with blanks is quoted with `'`, and `\` escapes the next
 /// character.
-fn dsn(text: &str) -> Result<Pairs, OptionsError> {
-    let mut pairs = Pairs::new();
+fn dsn(text: &str) -> Result<OptionPairs, ConnectionStringError> {
+    let mut pairs = OptionPairs::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (key, value) = rest
@@ -256,7 +259,7 @@ fn dsn(text: &str) -> Result<Pairs, OptionsError> {
     Ok(pairs)
 }
 
-fn dsn_value(text: &str) -> Result<(String, &str), OptionsError> {
+fn dsn_value(text: &str) -> Result<(String, &str), ConnectionStringError> {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
     let mut chars = text.char_indices().skip(usize::from(quoted));
@@ -278,9 +281,9 @@ fn dsn_value(text: &str) -> Result<(String, &str), OptionsError> {
     }
 }
 
-fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
+fn options(pairs: &OptionPairs) -> Result<ConnectionOptions, ConnectionStringError> {
     let get = |key: &str| pairs.get(key).map(String::as_str).filter(|value| !value.is_empty());
-    let user = get("user").ok_or_else(|| OptionsError::Value {
+    let user = get("user").ok_or_else(|| ConnectionStringError::Value {
         key: "user",
         problem: "is missing; add the role to connect as".to_owned(),
     })?;
@@ -288,7 +291,7 @@ fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
         get("hostaddr").map(|text| number("hostaddr", text, "an IP address")).transpose()?;
     let host = match (get("host"), host_address) {
         (Some(host), _) if host.contains(',') => {
-            return Err(OptionsError::Value {
+            return Err(ConnectionStringError::Value {
                 key: "host",
                 problem: "several hosts are not supported; name the primary".to_owned(),
             });
@@ -303,7 +306,7 @@ fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
         host_address,
         port: get("port").map_or(Ok(5432), |text| number("port", text, "a port from 1 to 65535"))?,
         user: user.to_owned(),
-        password: get("password").map(Secret::new),
+        password: get("password").map(SecretText::new),
         database: get("dbname").unwrap_or(user).to_owned(),
         tls: tls_options(&get)?,
         channel_binding: match get("channel_binding") {
@@ -331,7 +334,7 @@ fn options(pairs: &Pairs) -> Result<ConnectionOptions, OptionsError> {
     })
 }
 
-fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<TlsOptions, OptionsError> {
+fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<PostgresTlsOptions, ConnectionStringError> {
     let roots = get("sslrootcert").map(|text| match text {
         "system" => RootCertificates::System,
         path => RootCertificates::File(PathBuf::from(path)),
@@ -354,24 +357,27 @@ fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<TlsOptions,
     // A public authority issues certificates to any applicant, so the host name is all that such a
     // certificate proves.
     if system && mode != SslMode::VerifyFull {
-        return Err(OptionsError::Value {
+        return Err(ConnectionStringError::Value {
             key: "sslmode",
             problem: "must be verify-full with sslrootcert=system".to_owned(),
         });
     }
     let (certificate, key) = (get("sslcert").map(PathBuf::from), get("sslkey").map(PathBuf::from));
     if certificate.is_some() != key.is_some() {
-        return Err(OptionsError::Value { key: "sslcert", problem: "sslcert and sslkey go together".to_owned() });
+        return Err(ConnectionStringError::Value {
+            key: "sslcert",
+            problem: "sslcert and sslkey go together".to_owned(),
+        });
     }
-    Ok(TlsOptions { mode, roots, certificate, key })
+    Ok(PostgresTlsOptions { mode, roots, certificate, key })
 }
 
-fn number<T: FromStr>(key: &'static str, text: &str, wanted: &str) -> Result<T, OptionsError> {
-    text.trim().parse().map_err(|_| OptionsError::Value { key, problem: format!("`{text}` is not {wanted}") })
+fn number<T: FromStr>(key: &'static str, text: &str, wanted: &str) -> Result<T, ConnectionStringError> {
+    text.trim().parse().map_err(|_| ConnectionStringError::Value { key, problem: format!("`{text}` is not {wanted}") })
 }
 
-fn choice(key: &'static str, found: &str, possible: &str) -> OptionsError {
-    OptionsError::Value { key, problem: format!("`{found}` is not one of {possible}") }
+fn choice(key: &'static str, found: &str, possible: &str) -> ConnectionStringError {
+    ConnectionStringError::Value { key, problem: format!("`{found}` is not one of {possible}") }
 }
 
 #[cfg(test)]
@@ -398,7 +404,7 @@ mod tests {
               sslrootcert=/ca.pem application_name=x connect_timeout=3 options='-c geqo=off'",
         );
         assert_eq!(url, dsn);
-        assert_eq!(url.password, Some(Secret::new("p:/'")));
+        assert_eq!(url.password, Some(SecretText::new("p:/'")));
         assert_eq!(url.database, "my db");
         assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
         assert_eq!(url.server_options.as_deref(), Some("-c geqo=off"));
@@ -464,16 +470,16 @@ mod tests {
         for password in passwords {
             for rest in ["127.0.0.1:6000/app", "db.example/app?sslmode=disable", "[::1]:6000", "h"] {
                 let options = parse(&format!("postgresql://u:{password}@{rest}"));
-                assert_eq!(options.password, Some(Secret::new(password)), "{rest}");
+                assert_eq!(options.password, Some(SecretText::new(password)), "{rest}");
                 let without = parse(&format!("postgresql://u:x@{rest}"));
                 assert_eq!(ConnectionOptions { password: without.password.clone(), ..options }, without, "{password}");
             }
         }
         // An encoded character is decoded, as libpq does.
-        assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, Some(Secret::new("a/b%zz")));
+        assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, Some(SecretText::new("a/b%zz")));
         // libpq's reading comes first.
         let options = parse("postgresql://u:p@h?application_name=x@y");
-        assert_eq!((options.password, options.application_name.as_str()), (Some(Secret::new("p")), "x@y"));
+        assert_eq!((options.password, options.application_name.as_str()), (Some(SecretText::new("p")), "x@y"));
         assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("in several"));
     }
 
@@ -522,13 +528,13 @@ mod tests {
         fn any_encoded_password_can_be_written(password in "[^\0]{1,20}") {
             let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let url = format!("postgresql://u:{encoded}@h:1/d");
-            prop_assert_eq!(parse(&url).password, Some(Secret::new(password)));
+            prop_assert_eq!(parse(&url).password, Some(SecretText::new(password)));
         }
 
         #[test]
         fn any_password_can_be_written(password in "[^\0]{1,20}") {
             let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
-            prop_assert_eq!(parse(&format!("user=u password='{quoted}' port=1")).password, Some(Secret::new(password)));
+            prop_assert_eq!(parse(&format!("user=u password='{quoted}' port=1")).password, Some(SecretText::new(password)));
         }
     }
 }

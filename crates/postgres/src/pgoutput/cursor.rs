@@ -5,7 +5,7 @@ use laredo_core::{CommitTime, Lsn};
 /// An error in a message: pgoutput does not send such a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pgoutput message {}, byte {offset} of {length}: {problem}", name(*.kind))]
-pub struct DecodeError {
+pub struct PgoutputDecodeError {
     /// The message's first byte; zero for an empty message.
     pub kind: u8,
     /// The offset of the error in the message, in bytes.
@@ -13,12 +13,12 @@ pub struct DecodeError {
     /// The length of the message, in bytes.
     pub length: usize,
     /// The problem at that offset.
-    pub problem: Problem,
+    pub problem: PgoutputProblem,
 }
 
 /// A problem with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum PgoutputProblem {
     /// The message ends too early.
     #[error("{wanted} more bytes belong here and {left} are left")]
     Short {
@@ -75,66 +75,67 @@ fn name(kind: u8) -> &'static str {
 
 /// A position in a message.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(super) struct PgoutputCursor<'a> {
     message: &'a [u8],
     rest: &'a [u8],
 }
 
-impl<'a> Cursor<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Cursor<'a> {
-        Cursor { message, rest: message }
+impl<'a> PgoutputCursor<'a> {
+    pub(super) fn new(message: &'a [u8]) -> PgoutputCursor<'a> {
+        PgoutputCursor { message, rest: message }
     }
 
-    pub(super) fn kind(&mut self) -> Result<u8, DecodeError> {
+    pub(super) fn kind(&mut self) -> Result<u8, PgoutputDecodeError> {
         self.u8()
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(super) fn u8(&mut self) -> Result<u8, PgoutputDecodeError> {
         self.array().map(|[byte]| byte)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
+    pub(super) fn u32(&mut self) -> Result<u32, PgoutputDecodeError> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn i32(&mut self) -> Result<i32, DecodeError> {
+    pub(super) fn i32(&mut self) -> Result<i32, PgoutputDecodeError> {
         self.array().map(i32::from_be_bytes)
     }
 
-    pub(super) fn lsn(&mut self) -> Result<Lsn, DecodeError> {
+    pub(super) fn lsn(&mut self) -> Result<Lsn, PgoutputDecodeError> {
         self.array().map(u64::from_be_bytes).map(Lsn)
     }
 
-    pub(super) fn time(&mut self) -> Result<CommitTime, DecodeError> {
+    pub(super) fn time(&mut self) -> Result<CommitTime, PgoutputDecodeError> {
         self.array().map(i64::from_be_bytes).map(CommitTime)
     }
 
     /// Reads a number of columns.
-    pub(super) fn count(&mut self) -> Result<usize, DecodeError> {
+    pub(super) fn count(&mut self) -> Result<usize, PgoutputDecodeError> {
         let count = self.array().map(i16::from_be_bytes)?;
-        usize::try_from(count).map_err(|_| self.error_back(2, Problem::Length(count.into())))
+        usize::try_from(count).map_err(|_| self.error_back(2, PgoutputProblem::Length(count.into())))
     }
 
     /// Reads a zero-terminated text.
-    pub(super) fn text(&mut self) -> Result<&'a str, DecodeError> {
+    pub(super) fn text(&mut self) -> Result<&'a str, PgoutputDecodeError> {
         let Some(length) = self.rest.iter().position(|byte| *byte == 0) else {
-            return Err(self.error_back(0, Problem::Endless));
+            return Err(self.error_back(0, PgoutputProblem::Endless));
         };
-        let text = std::str::from_utf8(&self.rest[..length]).map_err(|_| self.error_back(0, Problem::NotUtf8))?;
+        let text =
+            std::str::from_utf8(&self.rest[..length]).map_err(|_| self.error_back(0, PgoutputProblem::NotUtf8))?;
         self.rest = &self.rest[length + 1..];
         Ok(text)
     }
 
     /// Reads a length and as many bytes.
-    pub(super) fn sized(&mut self) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn sized(&mut self) -> Result<&'a [u8], PgoutputDecodeError> {
         let length = self.i32()?;
         match usize::try_from(length) {
             Ok(length) => self.bytes(length),
-            Err(_) => Err(self.error_back(4, Problem::Length(length))),
+            Err(_) => Err(self.error_back(4, PgoutputProblem::Length(length))),
         }
     }
 
-    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], PgoutputDecodeError> {
         let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
             return Err(self.short(length));
         };
@@ -142,23 +143,23 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    pub(super) fn finish(&self) -> Result<(), DecodeError> {
+    pub(super) fn finish(&self) -> Result<(), PgoutputDecodeError> {
         match self.rest.len() {
             0 => Ok(()),
-            left => Err(self.error_back(0, Problem::Long(left))),
+            left => Err(self.error_back(0, PgoutputProblem::Long(left))),
         }
     }
 
-    pub(super) fn error_at_start(&self, problem: Problem) -> DecodeError {
+    pub(super) fn error_at_start(&self, problem: PgoutputProblem) -> PgoutputDecodeError {
         self.error_back(self.message.len() - self.rest.len(), problem)
     }
 
     /// Returns an error about the byte just read.
-    pub(super) fn error_before(&self, problem: Problem) -> DecodeError {
+    pub(super) fn error_before(&self, problem: PgoutputProblem) -> PgoutputDecodeError {
         self.error_back(1, problem)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], PgoutputDecodeError> {
         let Some((array, rest)) = self.rest.split_first_chunk() else {
             return Err(self.short(N));
         };
@@ -167,14 +168,14 @@ impl<'a> Cursor<'a> {
     }
 
     #[cold]
-    fn short(&self, wanted: usize) -> DecodeError {
+    fn short(&self, wanted: usize) -> PgoutputDecodeError {
         let left = self.rest.len();
-        self.error_back(0, Problem::Short { wanted, left })
+        self.error_back(0, PgoutputProblem::Short { wanted, left })
     }
 
     #[cold]
-    fn error_back(&self, bytes: usize, problem: Problem) -> DecodeError {
-        DecodeError {
+    fn error_back(&self, bytes: usize, problem: PgoutputProblem) -> PgoutputDecodeError {
+        PgoutputDecodeError {
             kind: self.message.first().copied().unwrap_or_default(),
             offset: (self.message.len() - self.rest.len()).saturating_sub(bytes),
             length: self.message.len(),

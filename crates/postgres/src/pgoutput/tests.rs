@@ -1,29 +1,29 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::message_bytes::{self as bytes, Bytes, Sent};
+use crate::message_bytes::{self as bytes, MessageBuilder, SentCell};
 
-fn cells(row: Row<'_>) -> Vec<Cell<'_>> {
+fn cells(row: PgoutputRow<'_>) -> Vec<Cell<'_>> {
     assert_eq!(row.cells.cells().count(), row.columns);
     row.cells.cells().collect()
 }
 
 #[test]
 fn rows_come_in_every_form() {
-    let mut decoder = Decoder::new();
-    let row = [Sent::Text("a"), Sent::Null, Sent::Unchanged, Sent::Binary(&[0, 1])];
+    let mut decoder = PgoutputDecoder::new();
+    let row = [SentCell::Text("a"), SentCell::Null, SentCell::Unchanged, SentCell::Binary(&[0, 1])];
     let expected = vec![Cell::Value(b"a"), Cell::Null, Cell::Unchanged, Cell::Value(&[0, 1])];
-    let key = [Sent::Text("k"), Sent::Null, Sent::Null, Sent::Null];
+    let key = [SentCell::Text("k"), SentCell::Null, SentCell::Null, SentCell::Null];
     let expected_key = vec![Cell::Value(b"k"), Cell::Null, Cell::Null, Cell::Null];
 
     let message = bytes::insert(None, 7, &row);
-    let Message::Insert { xid: None, relation: 7, new } = decoder.decode(&message).unwrap() else {
+    let PgoutputMessage::Insert { xid: None, relation: 7, new } = decoder.decode(&message).unwrap() else {
         panic!("not an insert")
     };
     assert_eq!(cells(new), expected);
     for (old, part) in [(None, 0), (Some(&key), b'K'), (Some(&key), b'O')] {
         let message = bytes::update(None, 7, old.map(|old| (part, old.as_slice())), &row);
-        let Message::Update { old: found, new, .. } = decoder.decode(&message).unwrap() else {
+        let PgoutputMessage::Update { old: found, new, .. } = decoder.decode(&message).unwrap() else {
             panic!("not an update")
         };
         assert_eq!(found.map(cells), old.map(|_| expected_key.clone()));
@@ -31,18 +31,20 @@ fn rows_come_in_every_form() {
     }
     for part in *b"KO" {
         let message = bytes::delete(None, 7, part, &key);
-        let Message::Delete { old, .. } = decoder.decode(&message).unwrap() else { panic!("not a delete") };
+        let PgoutputMessage::Delete { old, .. } = decoder.decode(&message).unwrap() else { panic!("not a delete") };
         assert_eq!(cells(old), expected_key);
     }
 }
 
 #[test]
 fn inside_a_streamed_block_messages_have_an_id() {
-    let mut decoder = Decoder::new();
+    let mut decoder = PgoutputDecoder::new();
     let plain = bytes::truncate(None, &[1, 2]);
     let within = bytes::truncate(Some(9), &[1, 2]);
-    let expect = |decoder: &mut Decoder, message: &[u8], expected| {
-        let Message::Truncate { xid, relations } = decoder.decode(message).unwrap() else { panic!("not a truncate") };
+    let expect = |decoder: &mut PgoutputDecoder, message: &[u8], expected| {
+        let PgoutputMessage::Truncate { xid, relations } = decoder.decode(message).unwrap() else {
+            panic!("not a truncate")
+        };
         assert_eq!((xid, relations.iter().collect::<Vec<_>>()), (expected, vec![1, 2]));
     };
     expect(&mut decoder, &plain, None);
@@ -55,21 +57,27 @@ fn inside_a_streamed_block_messages_have_an_id() {
 
 #[test]
 fn the_small_messages() {
-    let mut decoder = Decoder::new();
+    let mut decoder = PgoutputDecoder::new();
     let committed_at = CommitTime(1_000_000);
     let expected = [
-        (bytes::begin(3, 16), Message::Begin { xid: 3, commit: Lsn(16), committed_at }),
-        (bytes::commit(16), Message::Commit { commit: Lsn(16), end: Lsn(24), committed_at }),
-        (bytes::stream_commit(3, 16), Message::StreamCommit { xid: 3, commit: Lsn(16), end: Lsn(24), committed_at }),
-        (bytes::stream_abort(3, 4), Message::StreamAbort { xid: 3, subtransaction: 4 }),
-        (Bytes::new(b'O').u64(5).text("elsewhere").0, Message::Origin { commit: Lsn(5), name: "elsewhere" }),
+        (bytes::begin(3, 16), PgoutputMessage::Begin { xid: 3, commit: Lsn(16), committed_at }),
+        (bytes::commit(16), PgoutputMessage::Commit { commit: Lsn(16), end: Lsn(24), committed_at }),
         (
-            Bytes::new(b'Y').u32(5).text("public").text("mood").0,
-            Message::Type { xid: None, oid: 5, schema: "public", name: "mood" },
+            bytes::stream_commit(3, 16),
+            PgoutputMessage::StreamCommit { xid: 3, commit: Lsn(16), end: Lsn(24), committed_at },
+        ),
+        (bytes::stream_abort(3, 4), PgoutputMessage::StreamAbort { xid: 3, subtransaction: 4 }),
+        (
+            MessageBuilder::new(b'O').u64(5).text("elsewhere").0,
+            PgoutputMessage::Origin { commit: Lsn(5), name: "elsewhere" },
         ),
         (
-            Bytes::new(b'M').u8(1).u64(5).text("laredo").u32(2).u16(0x6869).0,
-            Message::Message { xid: None, transactional: true, lsn: Lsn(5), prefix: "laredo", content: b"hi" },
+            MessageBuilder::new(b'Y').u32(5).text("public").text("mood").0,
+            PgoutputMessage::Type { xid: None, oid: 5, schema: "public", name: "mood" },
+        ),
+        (
+            MessageBuilder::new(b'M').u8(1).u64(5).text("laredo").u32(2).u16(0x6869).0,
+            PgoutputMessage::Message { xid: None, transactional: true, lsn: Lsn(5), prefix: "laredo", content: b"hi" },
         ),
     ];
     for (message, expected) in expected {
@@ -79,9 +87,11 @@ fn the_small_messages() {
 
 #[test]
 fn a_relation_names_its_columns_and_key() {
-    let mut decoder = Decoder::new();
+    let mut decoder = PgoutputDecoder::new();
     let message = bytes::relation(None, 7, "users", b'd', &["*id", "näme"]);
-    let Message::Relation { relation, .. } = decoder.decode(&message).unwrap() else { panic!("not a relation") };
+    let PgoutputMessage::Relation { relation, .. } = decoder.decode(&message).unwrap() else {
+        panic!("not a relation")
+    };
     assert_eq!((relation.oid, relation.schema, relation.name), (7, "public", "users"));
     assert_eq!(relation.replica_identity, b'd');
     let columns: Vec<_> = relation.columns.iter().map(|c| (c.is_key, c.name)).collect();
@@ -103,42 +113,45 @@ fn errors_say_where_and_what() {
             "pgoutput message Stream Stop, byte 1 of 3: 2 bytes follow the end of the message",
         ),
         (
-            Bytes::new(b'I').u32(7).u8(b'X').0,
+            MessageBuilder::new(b'I').u32(7).u8(b'X').0,
             "pgoutput message Insert, byte 5 of 6: 0x58 introduces neither an old nor a new row",
         ),
         (
-            Bytes::new(b'I').u32(7).u8(b'N').u16(1).u8(b'z').0,
+            MessageBuilder::new(b'I').u32(7).u8(b'N').u16(1).u8(b'z').0,
             "pgoutput message Insert, byte 8 of 9: there is no cell of kind 0x7a",
         ),
         (
-            Bytes::new(b'I').u32(7).u8(b'N').u16(1).u8(b't').u32(u32::MAX).0,
+            MessageBuilder::new(b'I').u32(7).u8(b'N').u16(1).u8(b't').u32(u32::MAX).0,
             "pgoutput message Insert, byte 9 of 13: length -1 is impossible",
         ),
         (
-            Bytes::new(b'I').u32(7).u8(b'N').u16(0xffff).0,
+            MessageBuilder::new(b'I').u32(7).u8(b'N').u16(0xffff).0,
             "pgoutput message Insert, byte 6 of 8: length -1 is impossible",
         ),
-        (Bytes::new(b'R').u32(7).u8(0xff).u8(0).0, "pgoutput message Relation, byte 5 of 7: the name is not UTF-8"),
+        (
+            MessageBuilder::new(b'R').u32(7).u8(0xff).u8(0).0,
+            "pgoutput message Relation, byte 5 of 7: the name is not UTF-8",
+        ),
     ];
     for (message, expected) in cases {
-        assert_eq!(Decoder::new().decode(&message).unwrap_err().to_string(), expected);
+        assert_eq!(PgoutputDecoder::new().decode(&message).unwrap_err().to_string(), expected);
     }
-    let prepared = Decoder::new().decode(b"b").unwrap_err();
-    assert_eq!(prepared.problem, Problem::TwoPhase(b'b'));
+    let prepared = PgoutputDecoder::new().decode(b"b").unwrap_err();
+    assert_eq!(prepared.problem, PgoutputProblem::TwoPhase(b'b'));
 }
 
 proptest! {
     #[test]
     fn any_bytes_decode_or_are_refused(kind in "[BCORYIUDTMSEcA]", rest: Vec<u8>, streamed: bool) {
-        let mut decoder = Decoder { in_stream: streamed, ..Decoder::default() };
+        let mut decoder = PgoutputDecoder { in_stream: streamed, ..PgoutputDecoder::default() };
         let _ = decoder.decode(&[kind.as_bytes(), &rest].concat());
     }
 
     #[test]
     fn no_shorter_message_passes(cut in 0_usize..100) {
-        let key = [Sent::Text("key"), Sent::Null];
-        let message = bytes::update(None, 7, Some((b'K', &key)), &[Sent::Unchanged, Sent::Binary(b"value")]);
+        let key = [SentCell::Text("key"), SentCell::Null];
+        let message = bytes::update(None, 7, Some((b'K', &key)), &[SentCell::Unchanged, SentCell::Binary(b"value")]);
         let cut = cut % message.len();
-        prop_assert!(Decoder::new().decode(&message[..cut]).is_err());
+        prop_assert!(PgoutputDecoder::new().decode(&message[..cut]).is_err());
     }
 }

@@ -14,11 +14,11 @@ use postgres_protocol::escape::escape_literal;
 
 use super::RestoreError;
 use crate::catalog::quoted;
-use crate::transport::{Connection, Row, TransportError};
+use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// A table whose rows are replaced by those of a temporary table.
 #[derive(Debug)]
-pub(super) struct Replacement {
+pub(super) struct TableReplacement {
     table: TableName,
     oid: Oid,
     /// The table as written after `FROM`: with its partitions, but without inheriting tables.
@@ -56,20 +56,20 @@ impl std::fmt::Display for TouchedTable {
 /// that hold in the end but not after each row, a column that cannot be updated, and a rule.
 const NEEDS_TWO: [&str; 4] = ["23505", "23P01", "428C9", "0A000"];
 
-impl Replacement {
+impl TableReplacement {
     /// Locks the table against other writers and creates the temporary table. `is_parted` is true
     /// for a partitioned table.
     pub(super) async fn begin(
-        connection: &mut Connection,
+        connection: &mut SqlConnection,
         table: &TableName,
         oid: Oid,
         schema: &Schema,
         is_parted: bool,
-    ) -> Result<Replacement, RestoreError> {
+    ) -> Result<TableReplacement, RestoreError> {
         // A temporary table hides a catalog table of the same name.
         let stage = if table.table.starts_with("pg_") { "laredo_restored" } else { &table.table };
         let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
-        let mut replacement = Replacement {
+        let mut replacement = TableReplacement {
             table: table.clone(),
             oid,
             target: format!("{}{}", if is_parted { "" } else { "ONLY " }, table.quoted()),
@@ -107,7 +107,7 @@ impl Replacement {
     /// not set, or if triggers keep rows away.
     pub(super) async fn apply(
         &self,
-        connection: &mut Connection,
+        connection: &mut SqlConnection,
         expected: u64,
         allows_cascade: bool,
     ) -> Result<Vec<TouchedTable>, RestoreError> {
@@ -142,7 +142,7 @@ impl Replacement {
 
     /// Deletes the rows that are gone, updates those that differ, and inserts those that are new,
     /// in one statement. Foreign keys are checked after it, against the resulting rows.
-    async fn update_by_key(&self, connection: &mut Connection) -> Result<(), TransportError> {
+    async fn update_by_key(&self, connection: &mut SqlConnection) -> Result<(), TransportError> {
         let (target, stage) = (&self.target, &self.stage);
         let same_key = self.pairs(self.key.iter(), " AND ", |column| format!("old.{column} = new.{column}"));
         let row = |side: &str| self.pairs(self.columns.iter(), ", ", |column| format!("{side}.{column}"));
@@ -175,7 +175,7 @@ impl Replacement {
         connection.simple_query(&sql).await.map(drop)
     }
 
-    async fn delete_and_insert(&self, connection: &mut Connection) -> Result<(), TransportError> {
+    async fn delete_and_insert(&self, connection: &mut SqlConnection) -> Result<(), TransportError> {
         let columns = self.columns();
         let sql = format!(
             "DELETE FROM {}; INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {}",
@@ -195,7 +195,7 @@ impl Replacement {
         of.map(|column| each(&quoted(column))).collect::<Vec<_>>().join(between)
     }
 
-    async fn read_identities(&self, connection: &mut Connection) -> Result<Vec<String>, TransportError> {
+    async fn read_identities(&self, connection: &mut SqlConnection) -> Result<Vec<String>, TransportError> {
         let sql = format!(
             "SELECT attname FROM pg_attribute WHERE attrelid = {} AND attidentity = 'a' AND attnum > 0 AND NOT attisdropped",
             self.oid
@@ -206,7 +206,7 @@ impl Replacement {
 
     /// Returns true if a unique index rules out two rows of one key. An identity column outside the
     /// key could not be updated, so it makes the result false.
-    async fn has_unique_key(&self, connection: &mut Connection) -> Result<bool, TransportError> {
+    async fn has_unique_key(&self, connection: &mut SqlConnection) -> Result<bool, TransportError> {
         let is_updatable =
             self.identities.iter().all(|column| self.key.contains(column) || !self.columns.contains(column));
         if self.key.is_empty() || !is_updatable {
@@ -234,7 +234,11 @@ impl Replacement {
     }
 
     /// Returns the other tables whose rows have changed since `before`, by PostgreSQL's counts.
-    async fn touched(&self, connection: &mut Connection, before: &Counts) -> Result<Vec<TouchedTable>, TransportError> {
+    async fn touched(
+        &self,
+        connection: &mut SqlConnection,
+        before: &ChangedRowCounts,
+    ) -> Result<Vec<TouchedTable>, TransportError> {
         let own = self.partitions(connection).await?;
         let changed = |(oid, after): (Oid, [u64; 3])| {
             let before = before.get(&oid).copied().unwrap_or_default();
@@ -252,7 +256,7 @@ impl Replacement {
     }
 
     /// Returns the table and its partitions.
-    async fn partitions(&self, connection: &mut Connection) -> Result<Vec<Oid>, TransportError> {
+    async fn partitions(&self, connection: &mut SqlConnection) -> Result<Vec<Oid>, TransportError> {
         let sql = format!("SELECT {0}::oid UNION SELECT relid::oid FROM pg_partition_tree({0})", self.oid);
         Ok(connection.simple_query(&sql).await?.iter().map(|row| number(Some(row), 0)).collect())
     }
@@ -260,7 +264,7 @@ impl Replacement {
     /// Returns a table's name, and the possible causes of changes to its rows.
     async fn causes(
         &self,
-        connection: &mut Connection,
+        connection: &mut SqlConnection,
         oid: Oid,
         own: &[Oid],
         reached: &[Oid],
@@ -301,19 +305,19 @@ impl Replacement {
 }
 
 /// The numbers of rows inserted, updated and deleted in this transaction, by table.
-type Counts = BTreeMap<Oid, [u64; 3]>;
+type ChangedRowCounts = BTreeMap<Oid, [u64; 3]>;
 
 /// Reads the transaction's counts, without those of temporary tables.
-async fn counts(connection: &mut Connection) -> Result<Counts, TransportError> {
+async fn counts(connection: &mut SqlConnection) -> Result<ChangedRowCounts, TransportError> {
     let sql = "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid \
                WHERE c.relpersistence <> 't' AND n_tup_ins + n_tup_upd + n_tup_del > 0";
-    let row = |row: &Row| (number(Some(row), 0), [1, 2, 3].map(|place| number(Some(row), place)));
+    let row = |row: &TextRow| (number(Some(row), 0), [1, 2, 3].map(|place| number(Some(row), place)));
     Ok(connection.simple_query(sql).await?.iter().map(row).collect())
 }
 
 /// Makes sure that PostgreSQL counts changed rows, which is its default. Turns the counts on for
 /// this transaction if an administrator has turned them off.
-async fn watch_counts(connection: &mut Connection) -> Result<(), RestoreError> {
+async fn watch_counts(connection: &mut SqlConnection) -> Result<(), RestoreError> {
     let found = connection.simple_query("SELECT 1 WHERE current_setting('track_counts') = 'on'").await?;
     if found.is_empty() {
         let turned_on = connection.simple_query("SET LOCAL track_counts = on").await;
@@ -322,7 +326,7 @@ async fn watch_counts(connection: &mut Connection) -> Result<(), RestoreError> {
     Ok(())
 }
 
-fn number<T: std::str::FromStr + Default>(row: Option<&Row>, column: usize) -> T {
+fn number<T: std::str::FromStr + Default>(row: Option<&TextRow>, column: usize) -> T {
     let text = row.and_then(|row| row.get(column)).and_then(Option::as_deref);
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }

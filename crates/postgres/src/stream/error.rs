@@ -5,7 +5,7 @@ use std::time::Duration;
 use laredo_core::Lsn;
 use laredo_engine::source::SourceError;
 
-use crate::assemble::AssembleError;
+use crate::assemble::PgoutputAssemblyError;
 use crate::transport::TransportError;
 
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub(super) enum StreamError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error(transparent)]
-    Assemble(#[from] AssembleError),
+    Assemble(#[from] PgoutputAssemblyError),
     /// An error that only an operator can fix.
     #[error("{0}")]
     Definite(String),
@@ -59,7 +59,9 @@ impl StreamError {
                 error.is_transient() || unusable || unreadable
             }
             // A disk may get free space again, but an invalid message stays invalid.
-            StreamError::Assemble(error) => matches!(error, AssembleError::Spool(_) | AssembleError::Mismatch(_)),
+            StreamError::Assemble(error) => {
+                matches!(error, PgoutputAssemblyError::Spool(_) | PgoutputAssemblyError::Mismatch(_))
+            }
             StreamError::Recovering
             | StreamError::Ended
             | StreamError::Silent(_)
@@ -77,7 +79,9 @@ impl StreamError {
     pub(super) fn as_fork(&self) -> Option<(String, Lsn)> {
         match self {
             StreamError::Forked { what, common } => Some((what.clone(), *common)),
-            StreamError::Assemble(AssembleError::Mismatch(mismatch)) => Some((mismatch.to_string(), mismatch.common)),
+            StreamError::Assemble(PgoutputAssemblyError::Mismatch(mismatch)) => {
+                Some((mismatch.to_string(), mismatch.common))
+            }
             _ => None,
         }
     }

@@ -41,12 +41,12 @@ pub(crate) struct SentCommits {
     /// The position after which every sent commit is in `newest`.
     from: Lsn,
     /// All commits from the oldest one that the acknowledged position has to stay before.
-    groups: VecDeque<Group>,
+    groups: VecDeque<CommitGroup>,
 }
 
 /// A run of consecutive commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Group {
+struct CommitGroup {
     /// The start of the first commit record.
     begins: Lsn,
     /// The end of the first commit record.
@@ -72,7 +72,7 @@ impl SentCommits {
         {
             self.from = oldest.mark.end;
         }
-        self.groups.push_back(Group { begins, first: mark.end, last: mark.end });
+        self.groups.push_back(CommitGroup { begins, first: mark.end, last: mark.end });
         if self.groups.len() > GROUPS_MAX {
             self.join_groups();
         }
@@ -86,8 +86,8 @@ impl SentCommits {
     /// Joins groups pairwise, except the newest ones.
     fn join_groups(&mut self) {
         let newest = self.groups.split_off(self.groups.len() - COMMITS_KEPT);
-        let groups: Vec<Group> = self.groups.drain(..).collect();
-        let join = |pair: &[Group]| Some(Group { last: pair.last()?.last, ..*pair.first()? });
+        let groups: Vec<CommitGroup> = self.groups.drain(..).collect();
+        let join = |pair: &[CommitGroup]| Some(CommitGroup { last: pair.last()?.last, ..*pair.first()? });
         self.groups = groups.chunks(2).filter_map(join).chain(newest).collect();
     }
 
@@ -112,19 +112,19 @@ impl SentCommits {
 
     /// Returns the position where a stream has to begin so that it sends the commits again, and the
     /// proof that it has to give.
-    fn prove(&self, tables: usize, confirmed: Lsn, resume: Lsn) -> (Lsn, Proof) {
+    fn prove(&self, tables: usize, confirmed: Lsn, resume: Lsn) -> (Lsn, HistoryProof) {
         let begins = self.newest.front().map_or(self.from, |oldest| oldest.begins);
         let from = begins.max(confirmed).min(resume);
         let expected = self.newest.iter().filter(|commit| commit.begins >= from).map(|commit| commit.mark);
         let tables = (0..tables).map(|table| (TableIndex(table), (from, resume))).collect();
-        (from, Proof { expected: expected.collect(), tables, common: Lsn::ZERO })
+        (from, HistoryProof { expected: expected.collect(), tables, common: Lsn::ZERO })
     }
 }
 
 /// The evidence that the database is not the one that was followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: its storage was put back to an earlier state, or another server took its place")]
-pub struct Mismatch {
+pub struct HistoryMismatch {
     what: String,
     /// The newest commit that both histories contain.
     pub(crate) common: Lsn,
@@ -132,7 +132,7 @@ pub struct Mismatch {
 
 /// The commits that a stream has to send again before anything new is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Proof {
+pub(crate) struct HistoryProof {
     /// The commits that have to arrive.
     expected: VecDeque<CommitMark>,
     /// For each table, a range of positions (start excluded) in which no other commit may arrive.
@@ -141,13 +141,13 @@ pub(crate) struct Proof {
     common: Lsn,
 }
 
-impl Proof {
+impl HistoryProof {
     /// Checks a commit that has arrived and that changed these tables.
     pub(crate) fn commit(
         &mut self,
         mark: CommitMark,
         tables: impl IntoIterator<Item = TableIndex>,
-    ) -> Result<(), Mismatch> {
+    ) -> Result<(), HistoryMismatch> {
         if let Some(expected) = self.expected.front() {
             if expected.end < mark.end || (expected.end == mark.end && *expected != mark) {
                 return Err(self.missing(*expected));
@@ -172,7 +172,7 @@ impl Proof {
 
     /// Checks that nothing expected is missing up to a position. Returns true if the proof is
     /// complete.
-    pub(crate) fn reached(&mut self, position: Lsn) -> Result<bool, Mismatch> {
+    pub(crate) fn reached(&mut self, position: Lsn) -> Result<bool, HistoryMismatch> {
         match self.expected.front() {
             Some(expected) if expected.end <= position => Err(self.missing(*expected)),
             Some(_) => Ok(false),
@@ -180,27 +180,27 @@ impl Proof {
         }
     }
 
-    fn missing(&self, expected: CommitMark) -> Mismatch {
+    fn missing(&self, expected: CommitMark) -> HistoryMismatch {
         let CommitMark { end, xid, .. } = expected;
         self.mismatch(format!("PostgreSQL no longer has the commit of transaction {} at {end}", xid.0))
     }
 
-    fn mismatch(&self, what: String) -> Mismatch {
-        Mismatch { what, common: self.common }
+    fn mismatch(&self, what: String) -> HistoryMismatch {
+        HistoryMismatch { what, common: self.common }
     }
 }
 
 /// The start of a stream, and the proof that it has to give first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beginning {
+pub(super) struct StreamBeginning {
     pub(super) from: Lsn,
-    pub(super) proof: Option<Proof>,
+    pub(super) proof: Option<HistoryProof>,
 }
 
-impl Beginning {
+impl StreamBeginning {
     /// Begins at a position without a proof.
-    pub(super) fn at(from: Lsn) -> Beginning {
-        Beginning { from, proof: None }
+    pub(super) fn at(from: Lsn) -> StreamBeginning {
+        StreamBeginning { from, proof: None }
     }
 
     /// Begins after another connection of this run. The server may have been restarted in the
@@ -208,38 +208,47 @@ impl Beginning {
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn again(sent: &SentCommits, tables: usize, confirmed: Lsn, resume: Lsn) -> Result<Beginning, Mismatch> {
+    pub(super) fn again(
+        sent: &SentCommits,
+        tables: usize,
+        confirmed: Lsn,
+        resume: Lsn,
+    ) -> Result<StreamBeginning, HistoryMismatch> {
         check_slot(sent.newest(), confirmed, resume)?;
         let (from, proof) = sent.prove(tables, confirmed, resume);
-        Ok(Beginning { from, proof: Some(proof) })
+        Ok(StreamBeginning { from, proof: Some(proof) })
     }
 
     /// Begins after an earlier run that has kept these tables.
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn after_restart(kept: &[KeptTable], confirmed: Lsn, resume: Lsn) -> Result<Beginning, Mismatch> {
+    pub(super) fn after_restart(
+        kept: &[KeptTable],
+        confirmed: Lsn,
+        resume: Lsn,
+    ) -> Result<StreamBeginning, HistoryMismatch> {
         let known = || kept.iter().filter(|kept| kept.mark.known().is_some());
         known().try_for_each(|kept| check_slot(kept.mark, confirmed, kept.position))?;
         if known().next().is_none() {
-            return Ok(Beginning::at(resume));
+            return Ok(StreamBeginning::at(resume));
         }
         let mut expected: Vec<CommitMark> = known().map(|kept| kept.mark).filter(|mark| mark.end > confirmed).collect();
         expected.sort_by_key(|mark| (mark.end, mark.xid));
         expected.dedup();
         let tables = known().map(|kept| (kept.table, (kept.mark.end.max(confirmed), kept.position))).collect();
-        let proof = Proof { expected: expected.into(), tables, common: Lsn::ZERO };
-        Ok(Beginning { from: confirmed.min(resume), proof: Some(proof) })
+        let proof = HistoryProof { expected: expected.into(), tables, common: Lsn::ZERO };
+        Ok(StreamBeginning { from: confirmed.min(resume), proof: Some(proof) })
     }
 }
 
 /// Checks that the slot is before the newest commit, unless that commit is far behind. Any other
 /// slot is not the one that was followed.
-fn check_slot(newest: CommitMark, confirmed: Lsn, position: Lsn) -> Result<(), Mismatch> {
+fn check_slot(newest: CommitMark, confirmed: Lsn, position: Lsn) -> Result<(), HistoryMismatch> {
     let is_near = position.0.saturating_sub(newest.end.0) < HELD_BYTES_MAX;
     if newest.known().is_some() && confirmed >= newest.end && confirmed <= position && is_near {
         let what = format!("the replication slot was moved to {confirmed}, beyond the newest commit at {}", newest.end);
-        return Err(Mismatch { what, common: Lsn::ZERO });
+        return Err(HistoryMismatch { what, common: Lsn::ZERO });
     }
     Ok(())
 }
@@ -259,7 +268,7 @@ mod tests {
     }
 
     /// Feeds commits, each with its table, and then a position.
-    fn take(proof: &mut Proof, commits: &[(CommitMark, usize)], position: u64) -> Result<bool, String> {
+    fn take(proof: &mut HistoryProof, commits: &[(CommitMark, usize)], position: u64) -> Result<bool, String> {
         for (mark, table) in commits {
             proof.commit(*mark, [TableIndex(*table)]).map_err(|mismatch| mismatch.to_string())?;
         }
@@ -269,7 +278,7 @@ mod tests {
     #[test]
     fn what_was_kept_must_come_again_and_nothing_else_of_its_tables() {
         let kept = [kept(0, 1000, 900), kept(1, 1200, 1100)];
-        let proof = || Beginning::after_restart(&kept, Lsn(500), Lsn(1000)).unwrap().proof.unwrap();
+        let proof = || StreamBeginning::after_restart(&kept, Lsn(500), Lsn(1000)).unwrap().proof.unwrap();
         let other = CommitMark { committed_at: CommitTime(1), ..mark(900) };
         let gone = "no longer has the commit of transaction 90 at 0/384";
         let extra = "has a commit at";
@@ -296,16 +305,19 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_not_where_it_was_left_proves_nothing() {
-        let at = |confirmed| Beginning::after_restart(&[kept(0, 1000, 900)], Lsn(confirmed), Lsn(1000));
+        let at = |confirmed| StreamBeginning::after_restart(&[kept(0, 1000, 900)], Lsn(confirmed), Lsn(1000));
         assert!(at(899).is_ok());
         assert!(at(900).unwrap_err().to_string().contains("was moved to 0/384"));
         // The slot may be there if nothing has happened for long.
         let idle = KeptTable { position: Lsn(900 + HELD_BYTES_MAX), ..kept(0, 0, 900) };
-        assert!(Beginning::after_restart(std::slice::from_ref(&idle), Lsn(2000), idle.position).is_ok());
+        assert!(StreamBeginning::after_restart(std::slice::from_ref(&idle), Lsn(2000), idle.position).is_ok());
         // Without a known commit, as from a version that did not keep them, the database is
         // trusted.
         let old = KeptTable { mark: CommitMark::default(), ..kept(0, 1000, 0) };
-        assert_eq!(Beginning::after_restart(&[old], Lsn(1000), Lsn(1000)).unwrap(), Beginning::at(Lsn(1000)));
+        assert_eq!(
+            StreamBeginning::after_restart(&[old], Lsn(1000), Lsn(1000)).unwrap(),
+            StreamBeginning::at(Lsn(1000))
+        );
     }
 
     #[test]
@@ -323,7 +335,7 @@ mod tests {
         let far = 9000 + HELD_BYTES_MAX;
         assert_eq!(sent().hold(Lsn(far)), Lsn(8950), "of those that are near");
         assert_eq!(sent().hold(Lsn(far + 1001)), Lsn(far + 1001), "and of none that is far behind");
-        let Beginning { from, proof } = Beginning::again(&sent(), 1, Lsn(2950), Lsn(10_500)).unwrap();
+        let StreamBeginning { from, proof } = StreamBeginning::again(&sent(), 1, Lsn(2950), Lsn(10_500)).unwrap();
         let proof = proof.unwrap();
         assert_eq!((from, proof.expected.len()), (Lsn(2950), 8));
         let all: Vec<_> = (3..=10).map(|n| (mark(n * 1000), 0)).collect();
@@ -332,7 +344,7 @@ mod tests {
         assert!(take(&mut proof.clone(), &all[1..], 0).is_err());
         assert!(take(&mut proof.clone(), &all[..7], 10_500).is_err());
         // A slot that is further ahead sends fewer commits.
-        let Beginning { from, proof } = Beginning::again(&sent(), 1, Lsn(8950), Lsn(10_500)).unwrap();
+        let StreamBeginning { from, proof } = StreamBeginning::again(&sent(), 1, Lsn(8950), Lsn(10_500)).unwrap();
         assert_eq!((from, proof.unwrap().expected.len()), (Lsn(8950), 2));
     }
 

@@ -5,18 +5,18 @@ use laredo_core::{Lsn, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
-use super::proof::Proof;
+use super::proof::HistoryProof;
 use crate::transport::{ReplicationReader, ReplicationWriter};
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct ReplicationSession {
     pub(super) reader: ReplicationReader,
     pub(super) writer: ReplicationWriter,
     pub(super) slot: String,
     /// The position after which commits arrive that were not sent before.
     pub(super) resume: Lsn,
     /// The proof that the earlier commits have to give.
-    pub(super) proof: Option<Proof>,
+    pub(super) proof: Option<HistoryProof>,
     /// The position that the slot has confirmed.
     pub(super) floor: Lsn,
     pub(super) recent: Xid,

@@ -5,12 +5,12 @@ use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
 use super::error::StreamError;
-use super::proof::{Beginning, KeptTable, SentCommits};
-use super::session::Session;
-use super::{Signals, StreamOptions};
+use super::proof::{KeptTable, SentCommits, StreamBeginning};
+use super::session::ReplicationSession;
+use super::{SourceSignals, StreamOptions};
 use crate::ddl::DdlWatch;
-use crate::options::Work;
-use crate::transport::{ReplicationConnection, Row, TransportError};
+use crate::options::SessionWork;
+use crate::transport::{ReplicationConnection, TextRow, TransportError};
 use crate::{identity, publication, slot};
 
 /// The replication slot that is used.
@@ -30,7 +30,7 @@ pub enum SlotMode {
 }
 
 /// The state from which the connections of one stream are started.
-pub(super) struct Start<'a> {
+pub(super) struct StreamStarter<'a> {
     options: &'a StreamOptions,
     /// The position where the stream resumes. Before the first slot it is the position of an
     /// earlier run, or `None`.
@@ -67,8 +67,8 @@ const INTERNAL_ERRORS_MAX: u32 = 3;
 
 /// The state of the server and the slot that a new connection finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Found {
-    slot: Option<Slot>,
+struct ObservedServer {
+    slot: Option<ObservedSlot>,
     wal_end: Lsn,
     timeline: u32,
     /// The start time of the server.
@@ -79,14 +79,14 @@ struct Found {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Slot {
+struct ObservedSlot {
     confirmed: Lsn,
     is_lost: bool,
 }
 
 /// The decision about the slot.
 #[derive(Debug, PartialEq, Eq)]
-enum Plan {
+enum SlotDecision {
     /// Use the existing slot.
     Use { from: Lsn, restarted: Option<String> },
     /// Drop the slot, if it exists, and create it.
@@ -98,10 +98,10 @@ enum Plan {
     },
 }
 
-impl<'a> Start<'a> {
-    pub(super) fn new(options: &'a StreamOptions) -> Start<'a> {
+impl<'a> StreamStarter<'a> {
+    pub(super) fn new(options: &'a StreamOptions) -> StreamStarter<'a> {
         let resume = options.from;
-        Start {
+        StreamStarter {
             options,
             resume,
             has_slot: false,
@@ -165,8 +165,13 @@ impl<'a> Start<'a> {
     }
 
     /// Connects and begins to stream.
-    pub(super) async fn open(&mut self, signals: &Signals, sent: &SentCommits) -> Result<Session, StreamError> {
-        let mut connection = ReplicationConnection::connect(&self.options.connection.for_work(Work::Stream)).await?;
+    pub(super) async fn open(
+        &mut self,
+        signals: &SourceSignals,
+        sent: &SentCommits,
+    ) -> Result<ReplicationSession, StreamError> {
+        let mut connection =
+            ReplicationConnection::connect(&self.options.connection.for_work(SessionWork::Stream)).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
         if self.suspect.is_some() {
@@ -181,16 +186,16 @@ impl<'a> Start<'a> {
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
         let is_server_restarted = self.proven_with.is_some() && !is_same_server;
         let (begins, floor, restarted, lost) = match plan(&name, &found, self.resume) {
-            Plan::Use { from, restarted: Some(reason) } => {
-                (Beginning::at(from), from, Some(reason.clone()), Some(reason))
+            SlotDecision::Use { from, restarted: Some(reason) } => {
+                (StreamBeginning::at(from), from, Some(reason.clone()), Some(reason))
             }
-            Plan::Use { from, restarted: None } => {
+            SlotDecision::Use { from, restarted: None } => {
                 let confirmed = found.slot.as_ref().map_or(from, |slot| slot.confirmed);
                 (self.beginning(sent, confirmed, from, is_same_server)?, confirmed, None, None)
             }
-            Plan::Make { restarted, lost } => {
+            SlotDecision::Make { restarted, lost } => {
                 let from = self.make(&mut connection, &name, found.slot.is_some()).await?;
-                (Beginning::at(from), from, restarted, lost)
+                (StreamBeginning::at(from), from, restarted, lost)
             }
         };
         let is_new = restarted.is_some() || !self.has_slot;
@@ -224,7 +229,7 @@ impl<'a> Start<'a> {
         let (reader, writer) = connection.start_replication(&sql).await?;
         self.walsender = Some(process_id);
         self.started = found.started;
-        Ok(Session {
+        Ok(ReplicationSession {
             reader,
             writer,
             slot: name,
@@ -248,18 +253,18 @@ impl<'a> Start<'a> {
         confirmed: Lsn,
         resume: Lsn,
         is_same_server: bool,
-    ) -> Result<Beginning, StreamError> {
+    ) -> Result<StreamBeginning, StreamError> {
         let begins = match &self.proven_with {
             // The storage of a running server is not restored to an earlier state.
-            Some(_) if is_same_server => Ok(Beginning::at(resume)),
-            Some(_) => Beginning::again(sent, self.options.tables.len(), confirmed, resume),
-            None => Beginning::after_restart(&self.kept, confirmed, resume),
+            Some(_) if is_same_server => Ok(StreamBeginning::at(resume)),
+            Some(_) => StreamBeginning::again(sent, self.options.tables.len(), confirmed, resume),
+            None => StreamBeginning::after_restart(&self.kept, confirmed, resume),
         };
         begins.map_err(|mismatch| StreamError::Assemble(mismatch.into()))
     }
 
     /// Checks that the server is the same cluster as before, and not in recovery.
-    async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<Found, StreamError> {
+    async fn identify(&mut self, connection: &mut ReplicationConnection) -> Result<ObservedServer, StreamError> {
         const WHAT: &str = "IDENTIFY_SYSTEM";
         // The recovery check comes first: a server that is promoted in the meantime would still
         // name the old timeline.
@@ -280,18 +285,23 @@ impl<'a> Start<'a> {
                 self.options.connection.address()
             )));
         }
-        Ok(Found { timeline: field(&rows, 1, WHAT)?, wal_end: field(&rows, 2, WHAT)?, started, ..Found::default() })
+        Ok(ObservedServer {
+            timeline: field(&rows, 1, WHAT)?,
+            wal_end: field(&rows, 2, WHAT)?,
+            started,
+            ..ObservedServer::default()
+        })
     }
 
     /// Checks that everything sent is still part of the server's history.
     async fn check_history(
         &mut self,
         connection: &mut ReplicationConnection,
-        found: &Found,
+        found: &ObservedServer,
     ) -> Result<(), StreamError> {
         let told = self.told();
         let Some(identity) = &mut self.identity else {
-            self.identity = Some(identity::of(connection).await?);
+            self.identity = Some(identity::read_identity_on(connection).await?);
             return Ok(());
         };
         let timeline = identity.timeline;
@@ -381,7 +391,11 @@ impl<'a> Start<'a> {
         }
     }
 
-    async fn slot(&self, connection: &mut ReplicationConnection, name: &str) -> Result<Option<Slot>, StreamError> {
+    async fn slot(
+        &self,
+        connection: &mut ReplicationConnection,
+        name: &str,
+    ) -> Result<Option<ObservedSlot>, StreamError> {
         let sql = format!(
             "SELECT confirmed_flush_lsn, wal_status = 'lost', plugin = 'pgoutput' AND database = current_database() \
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
@@ -397,7 +411,7 @@ impl<'a> Start<'a> {
                 literal(name)
             )));
         }
-        Ok(Some(Slot {
+        Ok(Some(ObservedSlot {
             // A lost slot may have no position.
             confirmed: field(&rows, 0, "confirmed_flush_lsn").unwrap_or(Lsn::ZERO),
             is_lost: is(1),
@@ -422,7 +436,7 @@ impl<'a> Start<'a> {
 
 /// Returns a description of the event if the server's history does not contain the highest reported
 /// position on `timeline`.
-fn another_history(found: &Found, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
+fn another_history(found: &ObservedServer, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
     if told == Lsn::ZERO {
         return None;
     }
@@ -441,11 +455,11 @@ fn another_history(found: &Found, told: Lsn, timeline: u32, left: Option<Lsn>) -
     })
 }
 
-fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
+fn plan(name: &str, found: &ObservedServer, resume: Option<Lsn>) -> SlotDecision {
     let make = |why: String| {
         let restarted = resume.map(|resume| format!("{why}; commits after {resume} may be missing"));
         let lost = restarted.clone().or_else(|| found.slot.is_some().then_some(why));
-        Plan::Make { restarted, lost }
+        SlotDecision::Make { restarted, lost }
     };
     if found.is_reset {
         return make(format!("an operator had replication slot {name} made again"));
@@ -461,14 +475,14 @@ fn plan(name: &str, found: &Found, resume: Option<Lsn>) -> Plan {
     }
     match resume {
         // PostgreSQL would silently begin at the slot's own position.
-        Some(resume) if resume < slot.confirmed => Plan::Use {
+        Some(resume) if resume < slot.confirmed => SlotDecision::Use {
             from: slot.confirmed,
             restarted: Some(format!(
                 "replication slot {name} was moved to {}; commits after {resume} are missing",
                 slot.confirmed
             )),
         },
-        resume => Plan::Use { from: resume.unwrap_or(slot.confirmed), restarted: None },
+        resume => SlotDecision::Use { from: resume.unwrap_or(slot.confirmed), restarted: None },
     }
 }
 
@@ -509,7 +523,7 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn field<T: std::str::FromStr>(rows: &[Row], column: usize, what: &str) -> Result<T, TransportError> {
+fn field<T: std::str::FromStr>(rows: &[TextRow], column: usize, what: &str) -> Result<T, TransportError> {
     let text = rows.first().and_then(|row| row.get(column)?.as_deref());
     text.and_then(|text| text.parse().ok())
         .ok_or_else(|| TransportError::Protocol(format!("the answer to {what} is {text:?}")))
@@ -526,45 +540,45 @@ mod tests {
     use crate::options::ConnectionOptions;
     use crate::stream::ReconnectOptions;
 
-    fn found(confirmed: u64) -> Found {
-        Found {
-            slot: Some(Slot { confirmed: Lsn(confirmed), is_lost: false }),
+    fn found(confirmed: u64) -> ObservedServer {
+        ObservedServer {
+            slot: Some(ObservedSlot { confirmed: Lsn(confirmed), is_lost: false }),
             wal_end: Lsn(500),
             timeline: 3,
-            ..Found::default()
+            ..ObservedServer::default()
         }
     }
 
     #[test]
     fn a_slot_goes_on_where_the_stream_ended() {
-        let use_from = |from| Plan::Use { from: Lsn(from), restarted: None };
+        let use_from = |from| SlotDecision::Use { from: Lsn(from), restarted: None };
         assert_eq!(plan("s", &found(100), None), use_from(100), "a first start");
         assert_eq!(plan("s", &found(100), Some(Lsn(300))), use_from(300));
         assert_eq!(plan("s", &found(300), Some(Lsn(300))), use_from(300));
-        let none = Plan::Make { restarted: None, lost: None };
-        assert_eq!(plan("s", &Found::default(), None), none, "a first start copies in any case");
+        let none = SlotDecision::Make { restarted: None, lost: None };
+        assert_eq!(plan("s", &ObservedServer::default(), None), none, "a first start copies in any case");
     }
 
     #[test]
     fn a_slot_that_lost_commits_says_so() {
         let mut lost = found(100);
-        lost.slot = Some(Slot { confirmed: Lsn(100), is_lost: true });
-        let suspect = Found { suspect: Some("why".to_owned()), ..found(100) };
-        let reset = Found { is_reset: true, ..found(100) };
-        let Plan::Make { restarted: None, lost: Some(said) } = plan("s", &lost, None) else {
+        lost.slot = Some(ObservedSlot { confirmed: Lsn(100), is_lost: true });
+        let suspect = ObservedServer { suspect: Some("why".to_owned()), ..found(100) };
+        let reset = ObservedServer { is_reset: true, ..found(100) };
+        let SlotDecision::Make { restarted: None, lost: Some(said) } = plan("s", &lost, None) else {
             panic!("a first start says what it finds lost, too")
         };
         assert!(said.contains("was invalidated"), "{said}");
         for (found, resume, made, reason) in [
-            (Found::default(), 300, true, "is gone; commits after 0/12C may be missing"),
+            (ObservedServer::default(), 300, true, "is gone; commits after 0/12C may be missing"),
             (lost, 300, true, "was invalidated"),
             (suspect, 300, true, "can no longer stream"),
             (reset, 300, true, "an operator had replication slot s made again"),
             (found(100), 50, false, "was moved to 0/64"),
         ] {
             let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
-                Plan::Use { restarted, .. } => (false, restarted.unwrap()),
-                Plan::Make { restarted, lost } => {
+                SlotDecision::Use { restarted, .. } => (false, restarted.unwrap()),
+                SlotDecision::Make { restarted, lost } => {
                     assert_eq!(restarted, lost);
                     (true, restarted.unwrap())
                 }
@@ -607,9 +621,9 @@ mod tests {
             kept: Vec::new(),
             identity: None,
         };
-        let mut start = Start::new(&options);
+        let mut start = StreamStarter::new(&options);
         let server = |code: &str| {
-            let error = crate::transport::ServerError { code: code.to_owned(), ..Default::default() };
+            let error = crate::transport::PostgresError { code: code.to_owned(), ..Default::default() };
             StreamError::Transport(TransportError::Server(error))
         };
         assert!(server("XX000").is_transient() && server("54000").is_transient());

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::open::BoxStream;
+use super::open::BoxedSocket;
 use crate::options::{ConnectionOptions, Host};
 
 /// The idle time before keepalive probes. A vanished peer is noticed ten seconds after it.
@@ -21,37 +21,39 @@ const HEAD_START: Duration = Duration::from_secs(1);
 
 /// The addresses that were not tried yet.
 #[derive(Debug)]
-pub(super) enum Addresses {
+pub(super) enum HostAddresses {
     Unix(Option<std::path::PathBuf>),
     Tcp(VecDeque<SocketAddr>),
 }
 
-impl Addresses {
+impl HostAddresses {
     /// Looks up a host name, unless its address is given.
-    pub(super) async fn of(options: &ConnectionOptions) -> io::Result<Addresses> {
+    pub(super) async fn of(options: &ConnectionOptions) -> io::Result<HostAddresses> {
         Ok(match (&options.host, options.host_address) {
-            (Host::Unix(folder), _) => Addresses::Unix(Some(folder.join(format!(".s.PGSQL.{}", options.port)))),
-            (Host::Tcp(_), Some(address)) => Addresses::Tcp(VecDeque::from([SocketAddr::new(address, options.port)])),
-            (Host::Tcp(name), None) => Addresses::Tcp(look_up(name, options.port).await?),
+            (Host::Unix(folder), _) => HostAddresses::Unix(Some(folder.join(format!(".s.PGSQL.{}", options.port)))),
+            (Host::Tcp(_), Some(address)) => {
+                HostAddresses::Tcp(VecDeque::from([SocketAddr::new(address, options.port)]))
+            }
+            (Host::Tcp(name), None) => HostAddresses::Tcp(look_up(name, options.port).await?),
         })
     }
 
     /// Returns true if every address was tried.
     pub(super) fn is_empty(&self) -> bool {
         match self {
-            Addresses::Unix(path) => path.is_none(),
-            Addresses::Tcp(addresses) => addresses.is_empty(),
+            HostAddresses::Unix(path) => path.is_none(),
+            HostAddresses::Tcp(addresses) => addresses.is_empty(),
         }
     }
 
     /// Connects to the first address that answers. Addresses that were tried are not tried again.
-    pub(super) async fn connect(&mut self, options: &ConnectionOptions) -> io::Result<BoxStream> {
+    pub(super) async fn connect(&mut self, options: &ConnectionOptions) -> io::Result<BoxedSocket> {
         match self {
-            Addresses::Unix(path) => {
+            HostAddresses::Unix(path) => {
                 let path = path.take().ok_or_else(none_left)?;
                 Ok(Box::new(UnixStream::connect(path).await?))
             }
-            Addresses::Tcp(addresses) => {
+            HostAddresses::Tcp(addresses) => {
                 let stream = first_to_answer(addresses).await?;
                 set_socket_options(&stream, options)?;
                 Ok(Box::new(stream))

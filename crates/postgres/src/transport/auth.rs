@@ -7,12 +7,12 @@ use postgres_protocol::message::frontend;
 use tokio::io::AsyncWriteExt;
 
 use super::error::TransportError;
-use super::frame::FrameReader;
-use super::open::BoxStream;
+use super::frame::BackendFrameReader;
+use super::open::BoxedSocket;
 use crate::options::{ChannelBinding, ConnectionOptions};
 
 /// The channel that a password exchange can be bound to.
-pub(super) enum Binding {
+pub(super) enum BindableChannel {
     /// A connection without TLS.
     Plain,
     /// The hash of the server's certificate, if it has one.
@@ -22,8 +22,8 @@ pub(super) enum Binding {
 /// Answers the server's authentication requests until the login is accepted or refused.
 pub(super) async fn authenticate(
     options: &ConnectionOptions,
-    frames: &mut FrameReader<BoxStream>,
-    binding: &Binding,
+    frames: &mut BackendFrameReader<BoxedSocket>,
+    binding: &BindableChannel,
 ) -> Result<(), TransportError> {
     let refuse = |problem: &str| TransportError::Login { address: options.address(), problem: problem.to_owned() };
     let password = || match &options.password {
@@ -70,7 +70,7 @@ pub(super) async fn authenticate(
 fn mechanism(
     options: &ConnectionOptions,
     offered: &AuthenticationSaslBody,
-    binding: &Binding,
+    binding: &BindableChannel,
 ) -> Result<(&'static str, sasl::ChannelBinding), &'static str> {
     let (mut plain, mut plus) = (false, false);
     let mut mechanisms = offered.mechanisms();
@@ -79,7 +79,7 @@ fn mechanism(
         plus |= name == SCRAM_SHA_256_PLUS;
     }
     match (binding, options.channel_binding) {
-        (Binding::Tls(Some(hash)), ChannelBinding::Prefer | ChannelBinding::Require) if plus => {
+        (BindableChannel::Tls(Some(hash)), ChannelBinding::Prefer | ChannelBinding::Require) if plus => {
             return Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash.clone())));
         }
         (_, ChannelBinding::Require) => {
@@ -91,14 +91,14 @@ fn mechanism(
     // "Unrequested" says that this client supports binding. The server then notices if an attacker
     // on the way has removed its offer.
     let channel = match (binding, options.channel_binding) {
-        (Binding::Tls(Some(_)), ChannelBinding::Prefer) => sasl::ChannelBinding::unrequested(),
+        (BindableChannel::Tls(Some(_)), ChannelBinding::Prefer) => sasl::ChannelBinding::unrequested(),
         _ => sasl::ChannelBinding::unsupported(),
     };
     Ok((SCRAM_SHA_256, channel))
 }
 
 async fn exchange(
-    frames: &mut FrameReader<BoxStream>,
+    frames: &mut BackendFrameReader<BoxedSocket>,
     mechanism: &str,
     mut scram: ScramSha256,
 ) -> Result<(), TransportError> {
@@ -120,7 +120,7 @@ async fn exchange(
     }
 }
 
-async fn authentication_message(frames: &mut FrameReader<BoxStream>) -> Result<Message, TransportError> {
+async fn authentication_message(frames: &mut BackendFrameReader<BoxedSocket>) -> Result<Message, TransportError> {
     loop {
         let frame = frames.next().await?;
         match frame.tag() {
@@ -133,7 +133,7 @@ async fn authentication_message(frames: &mut FrameReader<BoxStream>) -> Result<M
 }
 
 async fn send(
-    frames: &mut FrameReader<BoxStream>,
+    frames: &mut BackendFrameReader<BoxedSocket>,
     write: impl FnOnce(&mut BytesMut) -> Result<(), TransportError>,
 ) -> Result<(), TransportError> {
     let mut out = BytesMut::new();

@@ -5,11 +5,11 @@ use fallible_iterator::FallibleIterator;
 use laredo_engine::source::SourceError;
 use postgres_protocol::message::backend::ErrorFields;
 
-use super::sqlstate::{Outlook, outlook};
+use super::sqlstate::{RetryOutlook, outlook};
 
 /// An error that PostgreSQL reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerError {
+pub struct PostgresError {
     /// The severity: `ERROR`, `FATAL` or `PANIC`.
     pub severity: String,
     /// The SQLSTATE.
@@ -22,7 +22,7 @@ pub struct ServerError {
     pub hint: Option<String>,
 }
 
-impl fmt::Display for ServerError {
+impl fmt::Display for PostgresError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (SQLSTATE {})", self.message, self.code)?;
         if let Some(detail) = &self.detail {
@@ -35,11 +35,11 @@ impl fmt::Display for ServerError {
     }
 }
 
-impl std::error::Error for ServerError {}
+impl std::error::Error for PostgresError {}
 
-impl ServerError {
-    pub(super) fn read(mut fields: ErrorFields<'_>) -> ServerError {
-        let mut error = ServerError::default();
+impl PostgresError {
+    pub(super) fn read(mut fields: ErrorFields<'_>) -> PostgresError {
+        let mut error = PostgresError::default();
         // The fields of a truncated message are used as far as they go.
         while let Ok(Some(field)) = fields.next() {
             let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -59,7 +59,7 @@ impl ServerError {
     /// Returns true if the same statement may succeed later without an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        outlook(&self.code) == Outlook::Passing
+        outlook(&self.code) == RetryOutlook::Passing
     }
 }
 
@@ -95,7 +95,7 @@ pub enum TransportError {
     Lost(#[from] io::Error),
     /// The server reported an error.
     #[error("PostgreSQL: {0}")]
-    Server(#[from] ServerError),
+    Server(#[from] PostgresError),
     /// The server sent data that the protocol does not allow.
     #[error("PostgreSQL broke its protocol: {0}")]
     Protocol(String),
@@ -121,14 +121,14 @@ impl TransportError {
             | TransportError::Lost(_)
             | TransportError::Tls { .. }
             | TransportError::Login { .. } => true,
-            TransportError::Server(error) => outlook(&error.code) != Outlook::Lasting,
+            TransportError::Server(error) => outlook(&error.code) != RetryOutlook::Lasting,
             TransportError::Protocol(_) => false,
         }
     }
 
     /// Returns the server's error, if the server reported one.
     #[must_use]
-    pub fn server(&self) -> Option<&ServerError> {
+    pub fn server(&self) -> Option<&PostgresError> {
         match self {
             TransportError::Server(error) => Some(error),
             _ => None,

@@ -2,7 +2,7 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use super::error::{ServerError, TransportError};
+use super::error::{PostgresError, TransportError};
 
 /// The size of a tag and a length, in bytes.
 const HEADER: usize = 5;
@@ -17,7 +17,7 @@ const READ_BYTES: usize = 256 * 1024;
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 
 /// A reader that splits the server's bytes into messages.
-pub(super) struct FrameReader<R> {
+pub(super) struct BackendFrameReader<R> {
     from: R,
     buffer: BytesMut,
     /// The size of the frame that was returned last, in bytes.
@@ -26,9 +26,9 @@ pub(super) struct FrameReader<R> {
 }
 
 /// A message, borrowed from the read buffer.
-pub(super) struct Frame<'a>(&'a [u8]);
+pub(super) struct BackendFrame<'a>(&'a [u8]);
 
-impl<'a> Frame<'a> {
+impl<'a> BackendFrame<'a> {
     pub(super) fn tag(&self) -> u8 {
         self.0[0]
     }
@@ -47,11 +47,11 @@ impl<'a> Frame<'a> {
     }
 
     /// Returns the error in an `ErrorResponse` or `NoticeResponse`.
-    pub(super) fn error(&self) -> ServerError {
+    pub(super) fn error(&self) -> PostgresError {
         match self.message() {
-            Ok(Message::ErrorResponse(body)) => ServerError::read(body.fields()),
-            Ok(Message::NoticeResponse(body)) => ServerError::read(body.fields()),
-            _ => ServerError::default(),
+            Ok(Message::ErrorResponse(body)) => PostgresError::read(body.fields()),
+            Ok(Message::NoticeResponse(body)) => PostgresError::read(body.fields()),
+            _ => PostgresError::default(),
         }
     }
 
@@ -60,10 +60,10 @@ impl<'a> Frame<'a> {
     }
 }
 
-impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Creates a reader that accepts only short frames, until [`FrameReader::logged_in`].
-    pub(super) fn new(from: R) -> FrameReader<R> {
-        FrameReader { from, buffer: BytesMut::new(), taken: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
+impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
+    /// Creates a reader that accepts only short frames, until [`BackendFrameReader::logged_in`].
+    pub(super) fn new(from: R) -> BackendFrameReader<R> {
+        BackendFrameReader { from, buffer: BytesMut::new(), taken: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
     }
 
     pub(super) fn logged_in(&mut self) {
@@ -71,7 +71,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// Reads the next message and drops the one before it. Cancel safe: no data is lost.
-    pub(super) async fn next(&mut self) -> Result<Frame<'_>, TransportError> {
+    pub(super) async fn next(&mut self) -> Result<BackendFrame<'_>, TransportError> {
         self.advance().await?;
         Ok(self.frame())
     }
@@ -88,12 +88,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.buffer[0])
     }
 
-    /// Returns the message that [`FrameReader::advance`] has read.
-    pub(super) fn frame(&self) -> Frame<'_> {
-        Frame(&self.buffer[..self.taken])
+    /// Returns the message that [`BackendFrameReader::advance`] has read.
+    pub(super) fn frame(&self) -> BackendFrame<'_> {
+        BackendFrame(&self.buffer[..self.taken])
     }
 
-    /// Returns true if [`FrameReader::next`] has a whole message without reading.
+    /// Returns true if [`BackendFrameReader::next`] has a whole message without reading.
     pub(super) fn has_next(&self) -> bool {
         matches!(self.length_at(self.taken), Ok(Some(_)))
     }
@@ -136,11 +136,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> FrameReader<S> {
+impl<S: AsyncRead + AsyncWrite> BackendFrameReader<S> {
     /// Splits reading from writing. Buffered bytes stay with the reader.
-    pub(super) fn split(self) -> (FrameReader<ReadHalf<S>>, WriteHalf<S>) {
+    pub(super) fn split(self) -> (BackendFrameReader<ReadHalf<S>>, WriteHalf<S>) {
         let (from, writer) = tokio::io::split(self.from);
-        let reader = FrameReader { from, buffer: self.buffer, taken: self.taken, bytes_max: self.bytes_max };
+        let reader = BackendFrameReader { from, buffer: self.buffer, taken: self.taken, bytes_max: self.bytes_max };
         (reader, writer)
     }
 }
@@ -159,7 +159,7 @@ mod tests {
         let bytes = [frame(b'a', b"one"), frame(b'b', b""), frame(b'c', &[7; 7_000])].concat();
         for step in [1, 4, 5, 6, 9, 4096, bytes.len()] {
             let pieces: Vec<_> = bytes.chunks(step).map(<[u8]>::to_vec).collect();
-            let mut reader = FrameReader::new(Pieces(pieces.into()));
+            let mut reader = BackendFrameReader::new(PiecewiseReader(pieces.into()));
             for (tag, length) in [(b'a', 3), (b'b', 0), (b'c', 7_000)] {
                 let frame = reader.next().await.unwrap();
                 assert_eq!((frame.tag(), frame.body().len()), (tag, length));
@@ -172,7 +172,7 @@ mod tests {
     async fn impossible_lengths_are_refused_before_they_are_believed() {
         for length in [0_u32, 3, 1 << 21, u32::MAX] {
             let bytes = [b"d".as_slice(), &length.to_be_bytes()].concat();
-            let mut reader = FrameReader::new(bytes.as_slice());
+            let mut reader = BackendFrameReader::new(bytes.as_slice());
             assert!(matches!(reader.next().await, Err(TransportError::Protocol(_))), "{length}");
         }
     }
@@ -180,16 +180,16 @@ mod tests {
     #[tokio::test]
     async fn tells_what_is_buffered() {
         let bytes = [frame(b'a', b"x"), frame(b'b', b"y"), b"c".to_vec()].concat();
-        let mut reader = FrameReader::new(bytes.as_slice());
+        let mut reader = BackendFrameReader::new(bytes.as_slice());
         reader.next().await.unwrap();
         assert!(reader.has_next());
         reader.next().await.unwrap();
         assert!(!reader.has_next(), "a header without its end is not a message");
     }
 
-    struct Pieces(std::collections::VecDeque<Vec<u8>>);
+    struct PiecewiseReader(std::collections::VecDeque<Vec<u8>>);
 
-    impl AsyncRead for Pieces {
+    impl AsyncRead for PiecewiseReader {
         fn poll_read(
             mut self: std::pin::Pin<&mut Self>,
             _: &mut std::task::Context<'_>,

@@ -5,43 +5,46 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use super::address::Addresses;
-use super::auth::{self, Binding};
+use super::address::HostAddresses;
+use super::auth::{self, BindableChannel};
 use super::error::TransportError;
-use super::frame::FrameReader;
-use super::query::Connection;
+use super::frame::BackendFrameReader;
+use super::query::SqlConnection;
 use super::settings;
 use crate::options::{ConnectionOptions, Host, SslMode};
 use crate::tls;
 
 /// The operations of a socket, encrypted or not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+pub(super) trait AsyncSocket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncSocket for S {}
 
 /// A socket, encrypted or not.
-pub(super) type BoxStream = Box<dyn Stream>;
+pub(super) type BoxedSocket = Box<dyn AsyncSocket>;
 
 /// The purpose of a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum SessionPurpose {
     Sql,
     Replication,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Encryption {
+enum SocketEncryption {
     Never,
     IfOffered,
     Always,
 }
 
 /// Connects and logs in as `sslmode` requires, within `connect_timeout` for each address.
-pub(super) async fn open(options: &ConnectionOptions, purpose: Purpose) -> Result<Connection, TransportError> {
-    let attempts: &[Encryption] = match (&options.host, options.tls.mode) {
-        (Host::Unix(_), _) | (_, SslMode::Disable) => &[Encryption::Never],
-        (_, SslMode::Allow) => &[Encryption::Never, Encryption::Always],
-        (_, SslMode::Prefer) => &[Encryption::IfOffered, Encryption::Never],
-        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Encryption::Always],
+pub(super) async fn open(
+    options: &ConnectionOptions,
+    purpose: SessionPurpose,
+) -> Result<SqlConnection, TransportError> {
+    let attempts: &[SocketEncryption] = match (&options.host, options.tls.mode) {
+        (Host::Unix(_), _) | (_, SslMode::Disable) => &[SocketEncryption::Never],
+        (_, SslMode::Allow) => &[SocketEncryption::Never, SocketEncryption::Always],
+        (_, SslMode::Prefer) => &[SocketEncryption::IfOffered, SocketEncryption::Never],
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[SocketEncryption::Always],
     };
     let (last, earlier) = attempts.split_last().expect("every mode has an attempt");
     for encryption in earlier {
@@ -59,12 +62,12 @@ pub(super) async fn cancel(
     (process_id, secret_key): (i32, i32),
 ) -> Result<(), TransportError> {
     let encryption = match (&options.host, options.tls.mode) {
-        (Host::Unix(_), _) | (_, SslMode::Disable | SslMode::Allow) => Encryption::Never,
-        (_, SslMode::Prefer) => Encryption::IfOffered,
-        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => Encryption::Always,
+        (Host::Unix(_), _) | (_, SslMode::Disable | SslMode::Allow) => SocketEncryption::Never,
+        (_, SslMode::Prefer) => SocketEncryption::IfOffered,
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => SocketEncryption::Always,
     };
     let failed = |error| connect_error(options, error);
-    let mut addresses = Addresses::of(options).await.map_err(failed)?;
+    let mut addresses = HostAddresses::of(options).await.map_err(failed)?;
     let mut request = BytesMut::new();
     frontend::cancel_request(process_id, secret_key, &mut request);
     loop {
@@ -90,16 +93,17 @@ fn may_depend_on_encryption(error: &TransportError) -> bool {
 /// Tries the addresses until a server accepts the login.
 async fn attempt(
     options: &ConnectionOptions,
-    encryption: Encryption,
-    purpose: Purpose,
-) -> Result<Connection, TransportError> {
+    encryption: SocketEncryption,
+    purpose: SessionPurpose,
+) -> Result<SqlConnection, TransportError> {
     let mut addresses =
-        within(options, async { Addresses::of(options).await.map_err(|error| connect_error(options, error)) }).await?;
+        within(options, async { HostAddresses::of(options).await.map_err(|error| connect_error(options, error)) })
+            .await?;
     loop {
         let work = async {
             let stream = addresses.connect(options).await.map_err(|error| connect_error(options, error))?;
             let (stream, binding) = encrypted(options, stream, encryption).await?;
-            log_in(options, FrameReader::new(stream), &binding, purpose).await
+            log_in(options, BackendFrameReader::new(stream), &binding, purpose).await
         };
         match within(options, work).await {
             Err(error) if concerns_address(&error) && !addresses.is_empty() => {
@@ -139,11 +143,11 @@ fn connect_error(options: &ConnectionOptions, source: io::Error) -> TransportErr
 
 async fn encrypted(
     options: &ConnectionOptions,
-    mut stream: BoxStream,
-    encryption: Encryption,
-) -> Result<(BoxStream, Binding), TransportError> {
-    if encryption == Encryption::Never {
-        return Ok((stream, Binding::Plain));
+    mut stream: BoxedSocket,
+    encryption: SocketEncryption,
+) -> Result<(BoxedSocket, BindableChannel), TransportError> {
+    if encryption == SocketEncryption::Never {
+        return Ok((stream, BindableChannel::Plain));
     }
     let tls_error = |problem: String| TransportError::Tls { address: options.address(), problem };
     let mut request = BytesMut::new();
@@ -153,7 +157,7 @@ async fn encrypted(
     // of it.
     match stream.read_u8().await? {
         b'S' => {}
-        b'N' if encryption == Encryption::IfOffered => return Ok((stream, Binding::Plain)),
+        b'N' if encryption == SocketEncryption::IfOffered => return Ok((stream, BindableChannel::Plain)),
         b'N' => {
             let advice = "the server does not offer TLS; set ssl = on there, or use sslmode=prefer";
             return Err(tls_error(advice.to_owned()));
@@ -180,15 +184,15 @@ async fn encrypted(
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let hash = certificate.and_then(|certificate| tls::end_point_hash(certificate));
-    Ok((Box::new(stream), Binding::Tls(hash)))
+    Ok((Box::new(stream), BindableChannel::Tls(hash)))
 }
 
 async fn log_in(
     options: &ConnectionOptions,
-    mut frames: FrameReader<BoxStream>,
-    binding: &Binding,
-    purpose: Purpose,
-) -> Result<Connection, TransportError> {
+    mut frames: BackendFrameReader<BoxedSocket>,
+    binding: &BindableChannel,
+    purpose: SessionPurpose,
+) -> Result<SqlConnection, TransportError> {
     let mut startup = BytesMut::new();
     // Parameters that poolers accept, too. All other settings are set in the session.
     let mut parameters = vec![
@@ -200,7 +204,7 @@ async fn log_in(
     if let Some(text) = &options.server_options {
         parameters.push(("options", text));
     }
-    if purpose == Purpose::Replication {
+    if purpose == SessionPurpose::Replication {
         parameters.push(("replication", "database"));
     }
     frontend::startup_message(parameters, &mut startup)?;
@@ -208,11 +212,11 @@ async fn log_in(
     frames.get_mut().flush().await?;
     let logged_in = async {
         auth::authenticate(options, &mut frames, binding).await?;
-        Connection::ready(frames).await
+        SqlConnection::ready(frames).await
     };
     let mut connection = logged_in.await.map_err(|error| of_pooler(options, error))?;
     let process_id = settings::apply(&mut connection, purpose).await?;
-    if connection.set_process_id(process_id) && purpose == Purpose::Replication {
+    if connection.set_process_id(process_id) && purpose == SessionPurpose::Replication {
         tracing::warn!(
             address = options.address(),
             "PostgreSQL answers through a proxy or a connection pooler; name PostgreSQL's own address in the connection \

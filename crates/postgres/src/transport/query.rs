@@ -9,17 +9,17 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend::{self, BindError};
 use tokio::io::AsyncWriteExt;
 
-use super::error::{ServerError, TransportError};
-use super::frame::{Frame, FrameReader};
-use super::open::{self, BoxStream, Purpose};
+use super::error::{PostgresError, TransportError};
+use super::frame::{BackendFrame, BackendFrameReader};
+use super::open::{self, BoxedSocket, SessionPurpose};
 use crate::options::ConnectionOptions;
 
 /// A row of a plain query: every value as text, `None` for NULL.
-pub type Row = Vec<Option<String>>;
+pub type TextRow = Vec<Option<String>>;
 
 /// A parameter of a query.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parameter<'a> {
+pub(crate) struct QueryParameter<'a> {
     /// The OID of the type.
     pub(crate) type_oid: Oid,
     /// True if the value is in the type's text form instead of its binary form.
@@ -32,8 +32,8 @@ pub(crate) struct Parameter<'a> {
 const CANCEL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A session that accepts SQL.
-pub struct Connection {
-    frames: FrameReader<BoxStream>,
+pub struct SqlConnection {
+    frames: BackendFrameReader<BoxedSocket>,
     parameters: BTreeMap<String, String>,
     process_id: i32,
     /// The process ID and the secret for a request to cancel a statement. A pooler provides its
@@ -43,30 +43,30 @@ pub struct Connection {
     busy: bool,
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for SqlConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("process_id", &self.process_id).finish_non_exhaustive()
     }
 }
 
-impl Connection {
+impl SqlConnection {
     /// Connects for SQL.
     ///
     /// # Errors
     /// Fails if the server cannot be reached or refuses the login.
-    pub async fn connect(options: &ConnectionOptions) -> Result<Connection, TransportError> {
-        open::open(options, Purpose::Sql).await
+    pub async fn connect(options: &ConnectionOptions) -> Result<SqlConnection, TransportError> {
+        open::open(options, SessionPurpose::Sql).await
     }
 
-    pub(super) async fn connect_replication(options: &ConnectionOptions) -> Result<Connection, TransportError> {
-        open::open(options, Purpose::Replication).await
+    pub(super) async fn connect_replication(options: &ConnectionOptions) -> Result<SqlConnection, TransportError> {
+        open::open(options, SessionPurpose::Replication).await
     }
 
     /// Reads the server's parameters after a login, and returns the session once it accepts
     /// queries.
-    pub(super) async fn ready(frames: FrameReader<BoxStream>) -> Result<Connection, TransportError> {
+    pub(super) async fn ready(frames: BackendFrameReader<BoxedSocket>) -> Result<SqlConnection, TransportError> {
         let mut connection =
-            Connection { frames, parameters: BTreeMap::new(), process_id: 0, cancel_key: (0, 0), busy: false };
+            SqlConnection { frames, parameters: BTreeMap::new(), process_id: 0, cancel_key: (0, 0), busy: false };
         loop {
             let frame = connection.frames.next().await?;
             match frame.tag() {
@@ -105,7 +105,7 @@ impl Connection {
 
     /// Ends the session, and waits until the server has ended it. Until then it counts against
     /// `max_connections`. A running statement is canceled. `options` are those of
-    /// [`Connection::connect`].
+    /// [`SqlConnection::connect`].
     pub(crate) async fn close(mut self, options: &ConnectionOptions) {
         let mut terminate = BytesMut::new();
         frontend::terminate(&mut terminate);
@@ -154,7 +154,7 @@ impl Connection {
     /// # Errors
     /// [`TransportError::Server`] leaves the session usable. Any other error ends it, and so does
     /// dropping the future early.
-    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, TransportError> {
+    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<TextRow>, TransportError> {
         self.send(sql).await?;
         let mut rows = Vec::new();
         let mut error = None;
@@ -180,7 +180,7 @@ impl Connection {
     pub(crate) async fn query(
         &mut self,
         sql: &str,
-        parameters: &[Parameter<'_>],
+        parameters: &[QueryParameter<'_>],
     ) -> Result<Vec<Vec<u8>>, TransportError> {
         let mut out = BytesMut::new();
         frontend::parse("", sql, parameters.iter().map(|parameter| parameter.type_oid), &mut out)?;
@@ -243,7 +243,7 @@ impl Connection {
 
     /// Sends a statement that turns the session into a stream in both directions, and returns its
     /// reader.
-    pub(super) async fn into_copy_both(mut self, sql: &str) -> Result<FrameReader<BoxStream>, TransportError> {
+    pub(super) async fn into_copy_both(mut self, sql: &str) -> Result<BackendFrameReader<BoxedSocket>, TransportError> {
         self.send(sql).await?;
         loop {
             let frame = self.frames.next().await?;
@@ -272,7 +272,7 @@ impl Connection {
     }
 
     /// Reads after an error until the session accepts the next query.
-    async fn fail(&mut self, error: ServerError) -> TransportError {
+    async fn fail(&mut self, error: PostgresError) -> TransportError {
         loop {
             match self.frames.advance().await {
                 Ok(b'Z') => break,
@@ -285,7 +285,7 @@ impl Connection {
         error.into()
     }
 
-    fn finish(&mut self, error: Option<ServerError>) -> Result<(), TransportError> {
+    fn finish(&mut self, error: Option<PostgresError>) -> Result<(), TransportError> {
         self.busy = false;
         error.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -293,7 +293,7 @@ impl Connection {
 
 /// A running `COPY … TO STDOUT`. If it is dropped before its end, the session ends.
 pub(crate) struct CopyOut<'a> {
-    connection: &'a mut Connection,
+    connection: &'a mut SqlConnection,
 }
 
 impl CopyOut<'_> {
@@ -321,7 +321,7 @@ const COPY_IN_BYTES: usize = 256 * 1024;
 /// A running `COPY … FROM STDIN`. If it is dropped before its end, the session ends and nothing is
 /// copied.
 pub(crate) struct CopyIn<'a> {
-    connection: &'a mut Connection,
+    connection: &'a mut SqlConnection,
     out: BytesMut,
 }
 
@@ -361,7 +361,7 @@ impl CopyIn<'_> {
     }
 }
 
-fn text_row(frame: &Frame<'_>) -> Result<Row, TransportError> {
+fn text_row(frame: &BackendFrame<'_>) -> Result<TextRow, TransportError> {
     let broken = |error: std::io::Error| TransportError::Protocol(error.to_string());
     let Message::DataRow(body) = frame.message()? else {
         return Err(frame.unexpected("a query"));

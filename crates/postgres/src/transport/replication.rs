@@ -5,14 +5,14 @@ use laredo_core::{CommitTime, Lsn};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::error::TransportError;
-use super::frame::FrameReader;
-use super::open::BoxStream;
-use super::query::{Connection, Row};
+use super::frame::BackendFrameReader;
+use super::open::BoxedSocket;
+use super::query::{SqlConnection, TextRow};
 use crate::options::ConnectionOptions;
 
 /// A walsender session. It accepts replication commands and SQL, and then becomes a stream.
 #[derive(Debug)]
-pub struct ReplicationConnection(Connection);
+pub struct ReplicationConnection(SqlConnection);
 
 impl ReplicationConnection {
     /// Connects with `replication=database`.
@@ -20,7 +20,7 @@ impl ReplicationConnection {
     /// # Errors
     /// Fails if the server cannot be reached or refuses the login.
     pub async fn connect(options: &ConnectionOptions) -> Result<ReplicationConnection, TransportError> {
-        Connection::connect_replication(options).await.map(ReplicationConnection)
+        SqlConnection::connect_replication(options).await.map(ReplicationConnection)
     }
 
     /// Returns the ID of the server process that serves this session.
@@ -38,9 +38,9 @@ impl ReplicationConnection {
     /// Runs a replication command or SQL, and returns its rows.
     ///
     /// # Errors
-    /// The errors of [`Connection::simple_query`]. An error of the server drops the session's
+    /// The errors of [`SqlConnection::simple_query`]. An error of the server drops the session's
     /// temporary slots.
-    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, TransportError> {
+    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<TextRow>, TransportError> {
         self.0.simple_query(sql).await
     }
 
@@ -81,7 +81,7 @@ pub enum ReplicationMessage<'a> {
 
 /// The receiving half of a replication stream.
 pub struct ReplicationReader {
-    frames: FrameReader<ReadHalf<BoxStream>>,
+    frames: BackendFrameReader<ReadHalf<BoxedSocket>>,
 }
 
 impl std::fmt::Debug for ReplicationReader {
@@ -143,7 +143,7 @@ fn parse(body: &[u8]) -> Result<ReplicationMessage<'_>, TransportError> {
 
 /// The sending half of a replication stream.
 pub struct ReplicationWriter {
-    writer: WriteHalf<BoxStream>,
+    writer: WriteHalf<BoxedSocket>,
     out: BytesMut,
 }
 

@@ -2,8 +2,8 @@
 //! reads or how long it may take.
 
 use super::error::TransportError;
-use super::open::Purpose;
-use super::query::Connection;
+use super::open::SessionPurpose;
+use super::query::SqlConnection;
 
 /// The first major version that has `transaction_timeout`.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 17;
@@ -50,14 +50,14 @@ pub(crate) fn for_transaction() -> String {
 /// Applies all settings, and returns the ID of the server process.
 ///
 /// The startup packet could set them as well, but poolers accept few parameters there.
-pub(super) async fn apply(connection: &mut Connection, purpose: Purpose) -> Result<i32, TransportError> {
+pub(super) async fn apply(connection: &mut SqlConnection, purpose: SessionPurpose) -> Result<i32, TransportError> {
     let timeout = match connection.major_version() >= TRANSACTION_TIMEOUT_SINCE {
         true => "SET transaction_timeout = 0; ",
         false => "",
     };
     let walsender = match purpose {
-        Purpose::Sql => "",
-        Purpose::Replication => WALSENDER,
+        SessionPurpose::Sql => "",
+        SessionPurpose::Replication => WALSENDER,
     };
     let (session, text) = (statements("SET", SESSION), statements("SET", TEXT));
     let sql = format!("{timeout}{session}{text}{walsender}SELECT pg_catalog.pg_backend_pid()");

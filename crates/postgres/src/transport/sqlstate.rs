@@ -3,7 +3,7 @@
 
 /// The prospects of another attempt at the same statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outlook {
+pub(crate) enum RetryOutlook {
     /// The attempt may succeed without an operator. The cause is a lack of resources, a time limit,
     /// a conflict or a race inside the catalog. Or the server starts, stops or is briefly a
     /// standby.
@@ -18,12 +18,12 @@ pub(crate) enum Outlook {
 }
 
 /// Classifies an SQLSTATE.
-pub(crate) fn outlook(code: &str) -> Outlook {
+pub(crate) fn outlook(code: &str) -> RetryOutlook {
     match code {
         // The database was dropped.
-        "57P04" => Outlook::Lasting,
+        "57P04" => RetryOutlook::Lasting,
         // Damaged data or indexes.
-        "XX001" | "XX002" => Outlook::Lasting,
+        "XX001" | "XX002" => RetryOutlook::Lasting,
         // An object in use by another session (a slot of a connection that is just ending), or a
         // lock that was not available in time.
         "55006" | "55P03"
@@ -32,19 +32,19 @@ pub(crate) fn outlook(code: &str) -> Outlook {
         // `idle_in_transaction_session_timeout` and `transaction_timeout`.
         | "25P03" | "25P04"
         // A hot standby behind the same address, which is promoted or left soon.
-        | "25006" => Outlook::Passing,
+        | "25006" => RetryOutlook::Passing,
         // No such table, column, object, schema or function, and features that a hot standby lacks
         // ("during recovery").
-        "42P01" | "42703" | "42704" | "3F000" | "42883" | "0A000" => Outlook::Missing,
+        "42P01" | "42703" | "42704" | "3F000" | "42883" | "0A000" => RetryOutlook::Missing,
         // No such database. It may be being restored.
-        "3D000" => Outlook::Login,
+        "3D000" => RetryOutlook::Login,
         _ => match code.get(..2).unwrap_or_default() {
             // Connections, transaction conflicts, lack of resources, operator intervention, and
             // internal errors. An example of the latter is a relation that vanished between two
             // lookups by PostgreSQL.
-            "08" | "40" | "53" | "57" | "XX" => Outlook::Passing,
-            "28" => Outlook::Login,
-            _ => Outlook::Lasting,
+            "08" | "40" | "53" | "57" | "XX" => RetryOutlook::Passing,
+            "28" => RetryOutlook::Login,
+            _ => RetryOutlook::Lasting,
         },
     }
 }
@@ -56,26 +56,26 @@ mod tests {
     #[test]
     fn every_class_that_may_pass_is_tried_again() {
         for (code, expected) in [
-            ("57014", Outlook::Passing), // statement_timeout
-            ("55P03", Outlook::Passing), // lock_timeout
-            ("25P03", Outlook::Passing),
-            ("25P04", Outlook::Passing),
-            ("57P05", Outlook::Passing), // idle_session_timeout
-            ("53300", Outlook::Passing), // too many connections
-            ("53100", Outlook::Passing), // disk full
-            ("57P03", Outlook::Passing), // the server starts
-            ("40P01", Outlook::Passing), // deadlock
-            ("40001", Outlook::Passing),
-            ("25006", Outlook::Passing),
-            ("XX000", Outlook::Passing), // cache lookup failed
-            ("XX001", Outlook::Lasting),
-            ("57P04", Outlook::Lasting),
-            ("42P01", Outlook::Missing),
-            ("28P01", Outlook::Login),
-            ("28000", Outlook::Login),
-            ("42501", Outlook::Lasting),
-            ("22012", Outlook::Lasting),
-            ("", Outlook::Lasting),
+            ("57014", RetryOutlook::Passing), // statement_timeout
+            ("55P03", RetryOutlook::Passing), // lock_timeout
+            ("25P03", RetryOutlook::Passing),
+            ("25P04", RetryOutlook::Passing),
+            ("57P05", RetryOutlook::Passing), // idle_session_timeout
+            ("53300", RetryOutlook::Passing), // too many connections
+            ("53100", RetryOutlook::Passing), // disk full
+            ("57P03", RetryOutlook::Passing), // the server starts
+            ("40P01", RetryOutlook::Passing), // deadlock
+            ("40001", RetryOutlook::Passing),
+            ("25006", RetryOutlook::Passing),
+            ("XX000", RetryOutlook::Passing), // cache lookup failed
+            ("XX001", RetryOutlook::Lasting),
+            ("57P04", RetryOutlook::Lasting),
+            ("42P01", RetryOutlook::Missing),
+            ("28P01", RetryOutlook::Login),
+            ("28000", RetryOutlook::Login),
+            ("42501", RetryOutlook::Lasting),
+            ("22012", RetryOutlook::Lasting),
+            ("", RetryOutlook::Lasting),
         ] {
             assert_eq!(outlook(code), expected, "{code}");
         }

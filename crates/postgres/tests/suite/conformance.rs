@@ -8,23 +8,23 @@ use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
-use laredo_testkit::conformance::{Bed, keeps_to_the_contract};
+use laredo_testkit::conformance::{ConformanceDatabase, keeps_to_the_contract};
 use laredo_testkit::{Cluster, ClusterOptions, oracle};
 use tokio_postgres::Client;
 
-struct Postgres {
+struct PostgresFixture {
     cluster: Cluster,
     sql: Client,
 }
 
-impl Postgres {
+impl PostgresFixture {
     async fn lsn(&self, sql: &str) -> Lsn {
         let row = self.sql.query_opt(&format!("SELECT ({sql})::text"), &[]).await.unwrap();
         row.and_then(|row| row.get::<_, Option<String>>(0)).map_or(Lsn::ZERO, |text| text.parse().unwrap())
     }
 }
 
-impl Bed for Postgres {
+impl ConformanceDatabase for PostgresFixture {
     type Source = PostgresSource;
 
     fn source(&self) -> PostgresSource {
@@ -77,5 +77,5 @@ async fn postgres_keeps_to_the_contract() {
         )
         .unwrap();
     let sql = cluster.connect().await.unwrap();
-    keeps_to_the_contract(&Postgres { cluster, sql }).await;
+    keeps_to_the_contract(&PostgresFixture { cluster, sql }).await;
 }

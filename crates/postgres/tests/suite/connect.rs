@@ -1,16 +1,16 @@
 //! Every way to connect to a real PostgreSQL, and every way to be refused.
 use laredo_core::Lsn;
 use laredo_postgres::ConnectionOptions;
-use laredo_postgres::transport::{Connection, ReplicationConnection, ReplicationMessage, TransportError};
-use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, Tls};
+use laredo_postgres::transport::{ReplicationConnection, ReplicationMessage, SqlConnection, TransportError};
+use laredo_testkit::{Cluster, ClusterOptions, ClusterTls, FaultProxy, ProxyDirection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn options(text: &str) -> ConnectionOptions {
     ConnectionOptions::parse(text).unwrap()
 }
 
-async fn connect(text: &str) -> Result<Connection, TransportError> {
-    Connection::connect(&options(text)).await
+async fn connect(text: &str) -> Result<SqlConnection, TransportError> {
+    SqlConnection::connect(&options(text)).await
 }
 
 async fn refused(text: &str) -> String {
@@ -18,14 +18,14 @@ async fn refused(text: &str) -> String {
 }
 
 /// Returns true if the session is encrypted according to the server.
-async fn encrypted(connection: &mut Connection) -> bool {
+async fn encrypted(connection: &mut SqlConnection) -> bool {
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     connection.simple_query(sql).await.unwrap()[0][0].as_deref() == Some("t")
 }
 
 fn tls_cluster(hosts: &[&str], hba: &[&str]) -> Cluster {
     let options = ClusterOptions {
-        tls: Some(Tls { hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }),
+        tls: Some(ClusterTls { hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }),
         password: Some("s3cret é".to_owned()),
         hba: hba.iter().map(|line| (*line).to_owned()).collect(),
         ..ClusterOptions::default()
@@ -101,13 +101,13 @@ async fn a_self_signed_certificate_may_be_trusted_itself() {
 #[tokio::test]
 async fn a_server_that_goes_away_during_the_handshake_is_only_away() {
     let cluster = tls_cluster(&["127.0.0.1"], &[]);
-    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
     let base = format!("hostaddr=127.0.0.1 port={} user=postgres dbname=postgres", proxy.addr().port());
     for mode in ["require", "verify-ca", "verify-full"] {
         let text = format!("{base} host=127.0.0.1 sslmode={mode} sslrootcert={}", cluster.ca_path().display());
         // Cut after nothing, after the `S` that agrees to TLS, and inside the bytes that follow.
         for bytes in [0, 1, 2, 100, 500] {
-            proxy.cut_after_bytes(Direction::ToClient, bytes);
+            proxy.cut_after_bytes(ProxyDirection::ToClient, bytes);
             let error = connect(&text).await.unwrap_err();
             assert!(error.is_transient(), "{mode}, cut after {bytes} bytes: {error}");
         }

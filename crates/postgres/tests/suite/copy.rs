@@ -1,8 +1,8 @@
 //! Copies of real tables, and their relation to the stream.
-mod away_and_back;
 mod copies;
+mod event_trigger;
 mod harness;
 mod redefinitions;
 mod sessions;
-mod triggered;
+mod undone_changes;
 mod writers;

@@ -23,15 +23,15 @@ const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
 /// A rate so low that a pass has several parts.
 const SLOWLY: VerifyTerms = VerifyTerms { bytes_per_second: Some(2 << 20), heals: false };
 
-struct Setting {
+struct VerifiedCluster {
     cluster: Cluster,
     sql: Client,
     handle: EngineHandle,
     _stop: oneshot::Sender<()>,
 }
 
-impl Setting {
-    async fn start(schema: &str, tables: Vec<TableRequest>) -> Setting {
+impl VerifiedCluster {
+    async fn start(schema: &str, tables: Vec<TableRequest>) -> VerifiedCluster {
         let options = ClusterOptions::default().set("autovacuum", "off").set("wal_writer_delay", "10ms");
         let cluster = Cluster::start(options).unwrap();
         cluster.psql(schema).unwrap();
@@ -58,12 +58,12 @@ impl Setting {
             table.wait_journal().await.unwrap();
         }
         let sql = cluster.connect().await.unwrap();
-        Setting { cluster, sql, handle, _stop: stop }
+        VerifiedCluster { cluster, sql, handle, _stop: stop }
     }
 
-    async fn of_one(schema: &str, name: &str, key_fields: &[&str]) -> Setting {
+    async fn of_one(schema: &str, name: &str, key_fields: &[&str]) -> VerifiedCluster {
         let key_fields = key_fields.iter().map(|field| (*field).to_owned()).collect();
-        Setting::start(schema, vec![TableRequest { name: name.parse().unwrap(), key_fields }]).await
+        VerifiedCluster::start(schema, vec![TableRequest { name: name.parse().unwrap(), key_fields }]).await
     }
 
     fn table(&self) -> &TableHandle {
@@ -129,7 +129,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
         key_fields: table.key_fields().iter().map(|field| (*field).to_owned()).collect(),
     });
     let schema = format!("CREATE EXTENSION pg_surgery; {}", schema_sql());
-    let setting = Setting::start(&schema, requests.collect()).await;
+    let setting = VerifiedCluster::start(&schema, requests.collect()).await;
     for table in TABLES {
         setting.run(&table.fill(20_000)).await;
     }
@@ -169,7 +169,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_database_and_an_empty_table_are_verified() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text)";
-    let setting = Setting::of_one(schema, "public.t", &[]).await;
+    let setting = VerifiedCluster::of_one(schema, "public.t", &[]).await;
     let report = setting.table().verify(LOOK).await.unwrap();
     assert_eq!((report.rows, report.differing), (0, 0));
     // An asynchronous commit becomes visible before it is flushed.
@@ -188,7 +188,7 @@ async fn filters_column_lists_and_keys_without_an_operator_are_verified() {
         DO $$ BEGIN IF current_setting('server_version_num')::int >= 150000 THEN
             EXECUTE 'CREATE PUBLICATION laredo_pub FOR TABLE t (id, j, p, k, kind) WHERE (kind = ''kept'')';
         END IF; END $$";
-    let setting = Setting::of_one(schema, "public.t", &["id", "j", "p", "k"]).await;
+    let setting = VerifiedCluster::of_one(schema, "public.t", &["id", "j", "p", "k"]).await;
     let rows = if setting.cluster.major_version() >= 15 { 300 } else { 600 };
     assert_eq!(setting.table().verify(LOOK).await.unwrap().rows, rows);
     // Remove a row that lacks a value of its key, and one that has all values.
@@ -208,7 +208,7 @@ async fn filters_column_lists_and_keys_without_an_operator_are_verified() {
 async fn a_redefined_table_is_verified_when_it_is_copied() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text);
         INSERT INTO t SELECT i, repeat('v', 500) FROM generate_series(1, 20000) i";
-    let setting = Setting::of_one(schema, "public.t", &[]).await;
+    let setting = VerifiedCluster::of_one(schema, "public.t", &[]).await;
     let verifying = setting.table().verify(SLOWLY);
     let redefine = async {
         let begun = || setting.table().status().verify.running.is_some_and(|running| running.blocks > 0);
@@ -227,7 +227,7 @@ async fn a_table_that_changes_as_a_whole_again_and_again_is_verified() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text, n int);
         INSERT INTO t SELECT i, (SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 100) j), 0
         FROM generate_series(1, 2000) i";
-    let setting = Setting::of_one(schema, "public.t", &[]).await;
+    let setting = VerifiedCluster::of_one(schema, "public.t", &[]).await;
     let (stop, mut stopped) = oneshot::channel::<()>();
     let writer = setting.cluster.connect().await.unwrap();
     let writing = tokio::spawn(async move {

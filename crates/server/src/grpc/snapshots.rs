@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use laredo_engine::base::Base;
-use laredo_engine::{SnapshotInfo, Snapshots, journal};
-use laredo_proto::batch::Entries;
+use laredo_engine::{SnapshotFolder, SnapshotInfo, journal};
+use laredo_proto::batch::BatchEntries;
 use laredo_proto::replication::fetch_snapshot_response::Chunk;
 use laredo_proto::replication::{
     FetchSnapshotResponse, ListSnapshotsResponse, ReplicationSnapshotInfo, SnapshotBegin, SnapshotEnd, SnapshotRow,
@@ -15,12 +15,12 @@ use tokio::task::spawn_blocking;
 use tonic::Status;
 
 use crate::refusal;
-use crate::shared::Shared;
-use crate::table::{Seat, Served};
+use crate::server_state::ServerState;
+use crate::table::{ClientSeat, ServedTable};
 use crate::view::{ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all.
-pub(super) fn list(table: &Served, limit: i32) -> Result<ListSnapshotsResponse, Status> {
+pub(super) fn list(table: &ServedTable, limit: i32) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
     let snapshots = table.handle().snapshots().ok_or_else(refusal::no_store)?;
     Ok(ListSnapshotsResponse { snapshots: snapshots.list().iter().take(limit).map(info).collect() })
@@ -37,10 +37,10 @@ pub(super) fn info(info: &SnapshotInfo) -> ReplicationSnapshotInfo {
     }
 }
 
-type Answers = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
+type SnapshotResponseStream = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
 
 /// Streams a whole snapshot. The stream takes a client's seat at the table.
-pub(super) async fn fetch(shared: Arc<Shared>, id: String) -> Result<Answers, Status> {
+pub(super) async fn fetch(shared: Arc<ServerState>, id: String) -> Result<SnapshotResponseStream, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
     if table.drain.has_begun() {
         return Err(refusal::draining(table.name()));
@@ -48,12 +48,12 @@ pub(super) async fn fetch(shared: Arc<Shared>, id: String) -> Result<Answers, St
     let seat = table.take_seat()?;
     let info = find(&snapshots, &id)?;
     let base = snapshots.fetch(id).await.map_err(|error| refusal::snapshot(&error))?;
-    let fetch = Fetch { shared, table, info, base, next: Next::Begin, rows: 0, _seat: seat };
+    let fetch = SnapshotFetch { shared, table, info, base, next: SnapshotFetchStage::Begin, rows: 0, _seat: seat };
     let rounds = stream::unfold(Some(fetch), |fetch| async {
         let mut fetch = fetch?;
         match fetch.round().await {
             Ok(answers) => {
-                let goes_on = !matches!(fetch.next, Next::Nothing);
+                let goes_on = !matches!(fetch.next, SnapshotFetchStage::Nothing);
                 Some((answers.into_iter().map(Ok).collect(), goes_on.then_some(fetch)))
             }
             Err(status) => Some((vec![Err(status)], None)),
@@ -62,46 +62,46 @@ pub(super) async fn fetch(shared: Arc<Shared>, id: String) -> Result<Answers, St
     Ok(rounds.flat_map(stream::iter).boxed())
 }
 
-fn find(snapshots: &Snapshots, id: &str) -> Result<SnapshotInfo, Status> {
+fn find(snapshots: &SnapshotFolder, id: &str) -> Result<SnapshotInfo, Status> {
     snapshots.list().into_iter().find(|info| info.id == id).ok_or_else(|| refusal::unknown_snapshot(id))
 }
 
 /// A snapshot that is being sent.
-struct Fetch {
-    shared: Arc<Shared>,
-    table: Arc<Served>,
+struct SnapshotFetch {
+    shared: Arc<ServerState>,
+    table: Arc<ServedTable>,
     info: SnapshotInfo,
     base: Arc<Base>,
-    next: Next,
+    next: SnapshotFetchStage,
     rows: u64,
-    _seat: Seat,
+    _seat: ClientSeat,
 }
 
-enum Next {
+enum SnapshotFetchStage {
     Begin,
     /// The rows of the frame at this offset.
     Rows(u64),
     Nothing,
 }
 
-impl Fetch {
+impl SnapshotFetch {
     /// Returns the next messages, at most the rows of one frame.
     async fn round(&mut self) -> Result<Vec<FetchSnapshotResponse>, Status> {
         let (sequence, source_position) = (self.info.sequence.to_wire(), self.info.position.to_string());
         let chunk = match self.next {
-            Next::Begin => {
-                self.next = Next::Rows(0);
+            SnapshotFetchStage::Begin => {
+                self.next = SnapshotFetchStage::Rows(0);
                 let (snapshot_id, row_count) = (self.info.id.clone(), count(self.info.rows));
                 Chunk::Begin(SnapshotBegin { snapshot_id, sequence, row_count, source_position })
             }
-            Next::Rows(at) => {
+            SnapshotFetchStage::Rows(at) => {
                 let (rows, after) = self.rows_at(at).await?;
                 if !rows.is_empty() {
-                    self.next = Next::Rows(after);
+                    self.next = SnapshotFetchStage::Rows(after);
                     self.rows += rows.len() as u64;
                     return Ok(rows);
                 }
-                self.next = Next::Nothing;
+                self.next = SnapshotFetchStage::Nothing;
                 Chunk::End(SnapshotEnd {
                     sequence,
                     rows_sent: count(self.rows),
@@ -109,7 +109,7 @@ impl Fetch {
                     ..SnapshotEnd::default()
                 })
             }
-            Next::Nothing => return Ok(Vec::new()),
+            SnapshotFetchStage::Nothing => return Ok(Vec::new()),
         };
         Ok(vec![FetchSnapshotResponse { chunk: Some(chunk) }])
     }
@@ -138,10 +138,10 @@ impl Fetch {
     }
 }
 
-fn rows(table: &Served, base: &Base, frame: Bytes) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
+fn rows(table: &ServedTable, base: &Base, frame: Bytes) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
     let mut rows = Vec::new();
     for frame in journal::frames(frame) {
-        for entry in Entries::new(&frame.batch.entries, base.schema()) {
+        for entry in BatchEntries::new(&frame.batch.entries, base.schema()) {
             let row = Some(row_struct(base.schema(), entry?.row, table.views.hex_cells())?);
             rows.push(FetchSnapshotResponse { chunk: Some(Chunk::Row(SnapshotRow { row })) });
         }

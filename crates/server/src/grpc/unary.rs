@@ -17,24 +17,24 @@ use tonic::{Request, Response, Status};
 use super::snapshots;
 use crate::refusal;
 use crate::roster::{CheckId, ChecksumReport};
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 use crate::view::timestamp;
 
-pub(super) struct Unary {
-    shared: Arc<Shared>,
+pub(super) struct UnaryMethods {
+    shared: Arc<ServerState>,
 }
 
-impl Unary {
-    pub(super) fn new(shared: Arc<Shared>) -> Unary {
-        Unary { shared }
+impl UnaryMethods {
+    pub(super) fn new(shared: Arc<ServerState>) -> UnaryMethods {
+        UnaryMethods { shared }
     }
 }
 
 type NoStream<T> = futures::stream::Empty<Result<T, Status>>;
 
 #[tonic::async_trait]
-impl LaredoReplicationService for Unary {
+impl LaredoReplicationService for UnaryMethods {
     type SyncStream = NoStream<SyncResponse>;
     type FetchSnapshotStream = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
 
@@ -99,7 +99,7 @@ fn checksum_report(request: &ReportChecksumRequest) -> Result<ChecksumReport, St
     })
 }
 
-fn status(shared: &Shared, table: &Served, journal: &Journal) -> GetReplicationStatusResponse {
+fn status(shared: &ServerState, table: &ServedTable, journal: &Journal) -> GetReplicationStatusResponse {
     let info = journal.info();
     let head = info.head.sequence;
     let client = |reader: ReaderInfo| {
@@ -132,7 +132,7 @@ fn status(shared: &Shared, table: &Served, journal: &Journal) -> GetReplicationS
 
 /// Returns the newest snapshot in the store. Without one, returns the base that a new client would
 /// be sent.
-fn latest_snapshot(table: &Served, journal: &Journal) -> ReplicationSnapshotInfo {
+fn latest_snapshot(table: &ServedTable, journal: &Journal) -> ReplicationSnapshotInfo {
     if let Some(newest) = table.handle().snapshots().and_then(|snapshots| snapshots.newest()) {
         return snapshots::info(&newest);
     }

@@ -15,23 +15,23 @@ use super::report::lag_ms;
 use crate::accept::waiting_ports;
 use crate::options::ServedSource;
 use crate::problems::ProblemKind;
-use crate::shared::Shared;
-use crate::table::{DRAINED, Served};
+use crate::server_state::ServerState;
+use crate::table::{DRAINED, ServedTable};
 
 /// The metrics of one server. They have a recorder of their own, so that two servers in one process
 /// do not mix.
-pub(super) struct Metrics {
-    shared: Arc<Shared>,
+pub(super) struct ServerMetrics {
+    shared: Arc<ServerState>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }
 
-impl Metrics {
-    pub(super) fn new(shared: Arc<Shared>) -> Metrics {
+impl ServerMetrics {
+    pub(super) fn new(shared: Arc<ServerState>) -> ServerMetrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         with_local_recorder(&recorder, describe);
-        Metrics { shared, recorder, handle }
+        ServerMetrics { shared, recorder, handle }
     }
 
     pub(super) fn render(&self) -> String {
@@ -61,7 +61,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-fn read_table(table: &Served, now: CommitTime) {
+fn read_table(table: &ServedTable, now: CommitTime) {
     let name = || [("table", table.name().to_string())];
     let status = table.handle().status();
     gauge!("laredo_rows", &name()).set(float(status.rows));
@@ -134,7 +134,7 @@ fn read_source(source: &ServedSource, now: laredo_core::CommitTime) {
     counter!("laredo_history_forks_total", &[("source", source.id.clone())]).absolute(retention.forks);
 }
 
-fn read_journal(table: &Served) {
+fn read_journal(table: &ServedTable) {
     let Some(journal) = table.handle().journal() else { return };
     let name = || [("table", table.name().to_string())];
     let info = journal.info();
@@ -159,7 +159,7 @@ fn read_journal(table: &Served) {
     gauge!("laredo_projection_bytes", &name()).set(float(table.views.bytes()));
 }
 
-fn read_snapshots(table: &Served, now: CommitTime) {
+fn read_snapshots(table: &ServedTable, now: CommitTime) {
     let Some(snapshots) = table.handle().snapshots() else { return };
     let name = || [("table", table.name().to_string())];
     let (list, status) = (snapshots.list(), snapshots.status());
@@ -174,7 +174,7 @@ fn read_snapshots(table: &Served, now: CommitTime) {
     counter!("laredo_stored_snapshot_errors_total", &name()).absolute(status.errors);
 }
 
-fn read_verifications(table: &Served, now: CommitTime) {
+fn read_verifications(table: &ServedTable, now: CommitTime) {
     let name = || [("table", table.name().to_string())];
     let verify = table.handle().status().verify;
     let now = table.handle().source_time(now);
@@ -188,7 +188,7 @@ fn read_verifications(table: &Served, now: CommitTime) {
     }
 }
 
-fn read_clients(table: &Served) {
+fn read_clients(table: &ServedTable) {
     let name = || [("table", table.name().to_string())];
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &table.counters;

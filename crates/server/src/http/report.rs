@@ -10,12 +10,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::options::ServedSource;
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 
 /// The report on the whole server.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct ReadinessReport {
     ready: bool,
     /// The sources that are not followed. Empty once the first copies are over.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -167,14 +167,14 @@ struct CopyReport {
     left_ms: Option<u64>,
 }
 
-impl Report {
+impl ReadinessReport {
     /// Returns the report on these tables and their sources.
-    pub(super) fn new(shared: &Shared, tables: &[Arc<Served>], ready: bool) -> Report {
+    pub(super) fn new(shared: &ServerState, tables: &[Arc<ServedTable>], ready: bool) -> ReadinessReport {
         let now = shared.clock.as_ref()();
         let is_asked_for = |source: &&ServedSource| {
             tables.len() == shared.tables.len() || tables.iter().any(|table| table.options.source_id == source.id)
         };
-        Report {
+        ReadinessReport {
             ready,
             waiting_for: if shared.is_started() { BTreeMap::new() } else { shared.waiting_for() },
             not_served: tables.iter().filter_map(|table| not_served(table, now)).collect(),
@@ -185,7 +185,7 @@ impl Report {
 }
 
 /// Returns the reason why a table is not served, or `None` if it is.
-pub(crate) fn not_served(table: &Served, now: CommitTime) -> Option<String> {
+pub(crate) fn not_served(table: &ServedTable, now: CommitTime) -> Option<String> {
     if table.is_ready(now) {
         return None;
     }
@@ -224,7 +224,7 @@ fn source_report(source: &ServedSource, now: CommitTime) -> SourceReport {
     }
 }
 
-fn table_report(table: &Served, now: CommitTime) -> TableReport {
+fn table_report(table: &ServedTable, now: CommitTime) -> TableReport {
     let status = table.handle().status();
     let source_now = table.handle().source_time(now);
     let (lag_ms, definition) = (lag_ms(&status, source_now), table.handle().definition());

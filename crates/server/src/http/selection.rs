@@ -5,15 +5,15 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use laredo_core::TableName;
 
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 
 /// Returns the tables that a query string selects: `table=SCHEMA.TABLE`, `source=NAME`, or both.
 /// Without either it returns all tables.
 ///
 /// # Errors
 /// Returns 404 for a table or source that is not configured, and 400 for any other invalid query.
-pub(super) fn select(shared: &Shared, query: &str) -> Result<Vec<Arc<Served>>, (StatusCode, String)> {
+pub(super) fn select(shared: &ServerState, query: &str) -> Result<Vec<Arc<ServedTable>>, (StatusCode, String)> {
     let mut tables = shared.tables.clone();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

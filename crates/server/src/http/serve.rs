@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::accept::{Acceptor, Descriptors};
+use crate::accept::{ConnectionAcceptor, DescriptorBudget};
 
 /// The maximum number of connections of one port, if no descriptors are reserved.
 const CONNECTIONS_MAX: usize = 64;
@@ -35,7 +35,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// The number of connections is bounded. A further connection closes the oldest one, so that idle
 /// connections never prevent the answer to a probe.
 pub async fn serve_http(listener: TcpListener, router: Router, closing: CancellationToken) {
-    let mut acceptor = Acceptor::new(listener, Descriptors::Reserved);
+    let mut acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Reserved);
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     let (open, _) = watch::channel(());
     loop {

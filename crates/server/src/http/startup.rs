@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::serve_http;
-use crate::options::{HttpOptions, Listeners, ServeError};
+use crate::options::{HttpOptions, ServeError, ServerListeners};
 
 /// The names of the sources that a starting server waits for, each with what it lacks.
-pub type WaitingFor = BTreeMap<String, String>;
+pub type AwaitedSources = BTreeMap<String, String>;
 
 /// Answers health requests until this future is dropped. The listeners can then be passed to a
 /// [`Server`](crate::Server).
@@ -25,9 +25,9 @@ pub type WaitingFor = BTreeMap<String, String>;
 /// # Errors
 /// Returns an error if a listener fails.
 pub async fn serve_startup(
-    listeners: &Listeners,
+    listeners: &ServerListeners,
     paths: &HttpOptions,
-    waiting: watch::Receiver<WaitingFor>,
+    waiting: watch::Receiver<AwaitedSources>,
 ) -> Result<(), ServeError> {
     let Some(health) = &listeners.health else { return std::future::pending().await };
     // Connections outlive the future that accepts them, and must not report the start forever.
@@ -44,7 +44,7 @@ fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn router(paths: &HttpOptions, waiting: watch::Receiver<WaitingFor>) -> Router {
+fn router(paths: &HttpOptions, waiting: watch::Receiver<AwaitedSources>) -> Router {
     Router::new()
         .route(&paths.liveness_path, get(super::live))
         .route(&paths.readiness_path, get(ready))
@@ -52,13 +52,13 @@ fn router(paths: &HttpOptions, waiting: watch::Receiver<WaitingFor>) -> Router {
         .with_state(waiting)
 }
 
-async fn ready(State(waiting): State<watch::Receiver<WaitingFor>>) -> Response {
+async fn ready(State(waiting): State<watch::Receiver<AwaitedSources>>) -> Response {
     let waiting_for = waiting.borrow().clone();
     let report = serde_json::json!({ "ready": false, "tables": [], "waiting_for": waiting_for });
     (StatusCode::SERVICE_UNAVAILABLE, Json(report)).into_response()
 }
 
-async fn started(State(waiting): State<watch::Receiver<WaitingFor>>) -> Response {
+async fn started(State(waiting): State<watch::Receiver<AwaitedSources>>) -> Response {
     let waiting_for = waiting.borrow().clone();
     let report = serde_json::json!({ "started": false, "waiting_for": waiting_for });
     (StatusCode::SERVICE_UNAVAILABLE, Json(report)).into_response()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use laredo_core::TableName;
-use laredo_engine::{SnapshotInfo, Snapshots};
+use laredo_engine::{SnapshotFolder, SnapshotInfo};
 use laredo_proto::oam::*;
 use prost::Message;
 use prost_types::value::Kind;
@@ -13,8 +13,8 @@ use tonic::Status;
 use super::status::{TARGET, count};
 use crate::refusal;
 use crate::request::value;
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 use crate::view::{timestamp, to_wire};
 
 /// The maximum size of a snapshot's user metadata in bytes. The metadata is in memory for as long
@@ -23,18 +23,22 @@ const USER_META_BYTES_MAX: usize = 64 << 10;
 /// The only type of snapshot store.
 const STORE_TYPE: &str = "local";
 
-type Stored<'a> = (&'a Arc<Served>, Arc<Snapshots>);
+type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
 
-pub(super) async fn create(shared: &Shared, request: CreateSnapshotRequest) -> Result<CreateSnapshotResponse, Status> {
+pub(super) async fn create(
+    shared: &ServerState,
+    request: CreateSnapshotRequest,
+) -> Result<CreateSnapshotResponse, Status> {
     let user_meta = request.user_meta.map(meta_to_json).transpose()?;
-    let tables: Vec<Stored<'_>> = match request.tables.as_slice() {
+    let tables: Vec<TableSnapshotStore<'_>> = match request.tables.as_slice() {
         [] => stores(shared)?,
         names => names.iter().map(|name| store_of(shared, "tables", name)).collect::<Result<_, _>>()?,
     };
     let (mut ids, mut lines) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
-        let taken = snapshots.take(journal, user_meta.clone()).await.map_err(|error| refusal::snapshot(&error))?;
+        let taken =
+            snapshots.take_snapshot(journal, user_meta.clone()).await.map_err(|error| refusal::snapshot(&error))?;
         let SnapshotInfo { id, position, rows, .. } = taken;
         lines.push(format!("{}: {id}, {rows} rows as of {position}", table.name()));
         ids.push(id);
@@ -42,13 +46,13 @@ pub(super) async fn create(shared: &Shared, request: CreateSnapshotRequest) -> R
     Ok(CreateSnapshotResponse { accepted: true, snapshot_id: ids.join(","), message: lines.join("; ") })
 }
 
-pub(super) fn list(shared: &Shared, request: &ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Status> {
+pub(super) fn list(shared: &ServerState, request: &ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(request.limit)?;
     let tables = match request.table.as_str() {
         "" => stores(shared)?,
         name => vec![store_of(shared, "table", name)?],
     };
-    let of_table = |(table, snapshots): Stored<'_>| {
+    let of_table = |(table, snapshots): TableSnapshotStore<'_>| {
         let infos = snapshots.list().into_iter();
         infos.map(|info| (info.taken_at, self::info(table, &info))).collect::<Vec<_>>()
     };
@@ -58,14 +62,14 @@ pub(super) fn list(shared: &Shared, request: &ListSnapshotsRequest) -> Result<Li
 }
 
 /// Reads the whole snapshot, so that the answer is true of every byte.
-pub(super) async fn inspect(shared: &Shared, id: String) -> Result<InspectSnapshotResponse, Status> {
+pub(super) async fn inspect(shared: &ServerState, id: String) -> Result<InspectSnapshotResponse, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
     let found = snapshots.verify(id).await.map_err(|error| refusal::snapshot(&error))?;
     Ok(InspectSnapshotResponse { info: Some(info(&table, &found)) })
 }
 
 pub(super) async fn restore(
-    shared: &Shared,
+    shared: &ServerState,
     request: RestoreSnapshotRequest,
 ) -> Result<RestoreSnapshotResponse, Status> {
     let RestoreSnapshotRequest { snapshot_id, confirm, skip_meta_check } = request;
@@ -88,13 +92,16 @@ pub(super) async fn restore(
     })
 }
 
-pub(super) async fn delete(shared: &Shared, id: String) -> Result<DeleteSnapshotResponse, Status> {
+pub(super) async fn delete(shared: &ServerState, id: String) -> Result<DeleteSnapshotResponse, Status> {
     let (_, snapshots) = shared.snapshot_store(&id)?;
     snapshots.delete(id).await.map_err(|error| refusal::snapshot(&error))?;
     Ok(DeleteSnapshotResponse { deleted: true })
 }
 
-pub(super) async fn prune(shared: &Shared, request: PruneSnapshotsRequest) -> Result<PruneSnapshotsResponse, Status> {
+pub(super) async fn prune(
+    shared: &ServerState,
+    request: PruneSnapshotsRequest,
+) -> Result<PruneSnapshotsResponse, Status> {
     let keep = u32::try_from(request.keep).ok().filter(|keep| *keep > 0);
     let keep = keep.ok_or_else(|| refusal::malformed("keep", "it must be 1 or more: the newest is never removed"))?;
     let tables = match request.table.as_str() {
@@ -109,7 +116,7 @@ pub(super) async fn prune(shared: &Shared, request: PruneSnapshotsRequest) -> Re
 }
 
 /// Returns a summary of the snapshots of all tables.
-pub(super) fn summary(shared: &Shared) -> SnapshotSummary {
+pub(super) fn summary(shared: &ServerState) -> SnapshotSummary {
     let Ok(tables) = stores(shared) else { return SnapshotSummary::default() };
     let newest = tables.iter().filter_map(|(_, snapshots)| snapshots.newest()).max_by_key(|info| info.taken_at);
     let count: usize = tables.iter().map(|(_, snapshots)| snapshots.list().len()).sum();
@@ -125,18 +132,18 @@ pub(super) fn summary(shared: &Shared) -> SnapshotSummary {
 }
 
 /// Returns the tables that have a snapshot store.
-fn stores(shared: &Shared) -> Result<Vec<Stored<'_>>, Status> {
+fn stores(shared: &ServerState) -> Result<Vec<TableSnapshotStore<'_>>, Status> {
     let stores: Vec<_> = shared.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
     if stores.is_empty() { Err(refusal::no_store()) } else { Ok(stores) }
 }
 
-fn store_of<'a>(shared: &'a Shared, field: &str, name: &str) -> Result<Stored<'a>, Status> {
+fn store_of<'a>(shared: &'a ServerState, field: &str, name: &str) -> Result<TableSnapshotStore<'a>, Status> {
     let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
     let table = shared.table(&name.schema, &name.table)?;
     Ok((table, table.handle().snapshots().ok_or_else(refusal::no_store)?))
 }
 
-fn info(table: &Served, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {
+fn info(table: &ServedTable, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {
     let TableName { schema, table: name } = table.name().clone();
     let position =
         SourcePositionEntry { source_id: table.options.source_id.clone(), position: info.position.to_string() };

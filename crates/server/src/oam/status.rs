@@ -13,32 +13,32 @@ use tokio::time::Instant;
 
 use super::snapshots;
 use crate::options::ServedSource;
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 use crate::view::timestamp;
 
 /// The target type of every table.
 pub(super) const TARGET: &str = "replication-fanout";
 
 /// Returns the pipeline's ID: `source/schema.table`.
-pub(super) fn pipeline_id(table: &Served) -> String {
+pub(super) fn pipeline_id(table: &ServedTable) -> String {
     let name = table.name();
     format!("{}/{}.{}", table.options.source_id, name.schema, name.table)
 }
 
-pub(super) fn whole(shared: &Shared) -> GetStatusResponse {
+pub(super) fn whole(shared: &ServerState) -> GetStatusResponse {
     let last = shared.tables.iter().map(|table| table.handle().status().committed_at).max();
     GetStatusResponse {
         state: service_state(shared).into(),
         sources: shared.sources.iter().map(|source| source_status(shared, source)).collect(),
         pipelines: shared.tables.iter().map(|table| pipeline(shared, table)).collect(),
         started_at: Some(timestamp(shared.began)),
-        last_change_at: last.and_then(told),
+        last_change_at: last.and_then(known_timestamp),
         snapshot_status: Some(snapshots::summary(shared)),
     }
 }
 
-pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
+pub(super) fn pipeline(shared: &ServerState, table: &ServedTable) -> PipelineStatus {
     let status = table.handle().status();
     let error_message = match &status.phase {
         TablePhase::Failed { error } | TablePhase::Retrying { error, .. } => error.clone(),
@@ -61,7 +61,7 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
         updates_applied: count(status.updates),
         deletes_applied: count(status.deletes),
         truncates_applied: count(status.truncates),
-        last_change_at: told(status.committed_at),
+        last_change_at: known_timestamp(status.committed_at),
         error_message,
         // Changes go directly to the journal. If one cannot be applied, the table stops, so there
         // are no dead letters.
@@ -74,11 +74,11 @@ pub(super) fn pipeline(shared: &Shared, table: &Served) -> PipelineStatus {
 }
 
 /// Returns the reason why there is no newer snapshot. The table is served nevertheless.
-fn snapshot_error(table: &Served) -> Option<String> {
+fn snapshot_error(table: &ServedTable) -> Option<String> {
     table.snapshot_error().map(|error| format!("no snapshot was written: {error}"))
 }
 
-pub(super) fn source_info(shared: &Shared, source: &ServedSource) -> SourceInfo {
+pub(super) fn source_info(shared: &ServerState, source: &ServedSource) -> SourceInfo {
     let status = source_status(shared, source);
     SourceInfo {
         source_id: status.source_id,
@@ -93,7 +93,7 @@ pub(super) fn source_info(shared: &Shared, source: &ServedSource) -> SourceInfo 
     }
 }
 
-fn source_status(shared: &Shared, source: &ServedSource) -> SourceStatus {
+fn source_status(shared: &ServerState, source: &ServedSource) -> SourceStatus {
     let engine = &source.engine;
     let current = engine.tables().iter().map(|table| table.status().position).max().unwrap_or(Lsn::ZERO);
     let acknowledged = engine.acknowledged();
@@ -164,7 +164,7 @@ pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourc
 }
 
 /// Returns the worst state of the tables.
-pub(super) fn service_state(shared: &Shared) -> ServiceState {
+pub(super) fn service_state(shared: &ServerState) -> ServiceState {
     let phases: Vec<(TablePhase, bool)> =
         shared.tables.iter().map(|table| (table.handle().status().phase, table.handle().journal().is_some())).collect();
     let any = |is: fn(&(TablePhase, bool)) -> bool| phases.iter().any(is);
@@ -181,7 +181,7 @@ pub(super) fn service_state(shared: &Shared) -> ServiceState {
     }
 }
 
-pub(super) fn state_of(shared: &Shared, table: &Served) -> PipelineState {
+pub(super) fn state_of(shared: &ServerState, table: &ServedTable) -> PipelineState {
     pipeline_state(&table.handle().status(), is_paused(shared, table))
 }
 
@@ -194,12 +194,12 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
     }
 }
 
-fn is_paused(shared: &Shared, table: &Served) -> bool {
+fn is_paused(shared: &ServerState, table: &ServedTable) -> bool {
     shared.source(&table.options.source_id).is_some_and(|source| source.engine.is_paused())
 }
 
 /// Returns the time of a commit, or `None` if nothing was committed yet.
-fn told(at: CommitTime) -> Option<prost_types::Timestamp> {
+fn known_timestamp(at: CommitTime) -> Option<prost_types::Timestamp> {
     (at != CommitTime::default()).then(|| timestamp(at))
 }
 

@@ -18,31 +18,31 @@ use tonic::Status;
 
 use super::status::count;
 use crate::refusal;
-use crate::roster::{ComparedClient, Outcome};
-use crate::shared::Shared;
-use crate::table::Served;
+use crate::roster::{ComparedClient, ComparisonOutcome};
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
 use crate::view;
 
 /// The time between two progress messages.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-type Compared = Pin<Box<dyn Future<Output = Vec<ComparedClient>> + Send>>;
-type Verified = Pin<Box<dyn Future<Output = Result<Arc<VerifyReport>, VerifyError>> + Send>>;
+type ComparisonFuture = Pin<Box<dyn Future<Output = Vec<ComparedClient>> + Send>>;
+type VerificationFuture = Pin<Box<dyn Future<Output = Result<Arc<VerifyReport>, VerifyError>> + Send>>;
 
-struct Running {
-    table: Arc<Served>,
-    shared: Arc<Shared>,
+struct RequestedVerification {
+    table: Arc<ServedTable>,
+    shared: Arc<ServerState>,
     /// The comparison with clients, until it has a result. The pass over the database begins after
     /// it, because the pass moves positions, and so makes clients compare their rows by themselves.
-    compared: Option<Compared>,
-    verified: Verified,
+    compared: Option<ComparisonFuture>,
+    verified: VerificationFuture,
     ticks: Interval,
     values: bool,
 }
 
 /// Verifies a table. Dropping the stream ends the pass.
 pub(super) fn verify(
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     request: &VerifyTableRequest,
 ) -> Result<BoxStream<'static, Result<VerifyTableResponse, Status>>, Status> {
     let table = shared.table(&request.schema, &request.table)?.clone();
@@ -51,12 +51,13 @@ pub(super) fn verify(
     let terms = VerifyTerms { bytes_per_second: Some(bytes_per_second).filter(|rate| *rate > 0), heals: request.heal };
     tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
     let handle = table.handle().clone();
-    let verified: Verified = Box::pin(async move { handle.verify(terms).await });
+    let verified: VerificationFuture = Box::pin(async move { handle.verify(terms).await });
     let (roster, wait) = (table.roster.clone(), shared.waits.answer);
-    let compared = request.clients.then(|| -> Compared { Box::pin(async move { roster.compare(wait).await }) });
+    let compared = request.clients.then(|| -> ComparisonFuture { Box::pin(async move { roster.compare(wait).await }) });
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let running = Running { table, shared: shared.clone(), compared, verified, ticks, values: request.values };
+    let running =
+        RequestedVerification { table, shared: shared.clone(), compared, verified, ticks, values: request.values };
     let events = stream::unfold(Some(running), |running| async {
         let mut running = running?;
         match running.next().await {
@@ -70,7 +71,7 @@ pub(super) fn verify(
     Ok(events.boxed())
 }
 
-impl Running {
+impl RequestedVerification {
     async fn next(&mut self) -> Result<Event, Status> {
         let stop = self.shared.stop.clone();
         tokio::select! {
@@ -110,14 +111,14 @@ impl Running {
     }
 }
 
-async fn compared(compared: &mut Option<Compared>) -> Vec<ComparedClient> {
+async fn compared(compared: &mut Option<ComparisonFuture>) -> Vec<ComparedClient> {
     match compared {
         Some(compared) => compared.await,
         None => std::future::pending().await,
     }
 }
 
-fn comparison(shared: &Shared, client: ComparedClient) -> ClientComparison {
+fn comparison(shared: &ServerState, client: ComparedClient) -> ClientComparison {
     let ComparedClient { client_id, since, outcome } = client;
     let connected_at = Some(view::timestamp(shared.time_of(since)));
     let at = |position: Lsn, rows: Option<u64>| ClientComparison {
@@ -127,8 +128,8 @@ fn comparison(shared: &Shared, client: ComparedClient) -> ClientComparison {
     };
     let because = |reason: &str| ClientComparison { reason: reason.to_owned(), ..ClientComparison::default() };
     let (outcome, comparison) = match outcome {
-        Outcome::Equal { position, rows } => (ClientOutcome::Equal, at(position, rows)),
-        Outcome::Differs { position, rows, ours, theirs } => {
+        ComparisonOutcome::Equal { position, rows } => (ClientOutcome::Equal, at(position, rows)),
+        ComparisonOutcome::Differs { position, rows, ours, theirs } => {
             let differs = ClientComparison {
                 client_checksum: theirs.to_string(),
                 server_checksum: ours.to_string(),
@@ -136,9 +137,9 @@ fn comparison(shared: &Shared, client: ComparedClient) -> ClientComparison {
             };
             (ClientOutcome::Differs, differs)
         }
-        Outcome::NotComparable(reason) => (ClientOutcome::NotComparable, because(reason)),
-        Outcome::NoAnswer(reason) => (ClientOutcome::NoAnswer, because(reason)),
-        Outcome::Left(reason) => (ClientOutcome::Left, because(reason)),
+        ComparisonOutcome::NotComparable(reason) => (ClientOutcome::NotComparable, because(reason)),
+        ComparisonOutcome::NoAnswer(reason) => (ClientOutcome::NoAnswer, because(reason)),
+        ComparisonOutcome::Left(reason) => (ClientOutcome::Left, because(reason)),
     };
     ClientComparison { client_id, connected_at, outcome: outcome.into(), ..comparison }
 }

@@ -7,11 +7,11 @@ use super::*;
 const WAIT: Duration = Duration::from_secs(10);
 const POSITION: Lsn = Lsn(7);
 
-fn roster() -> Arc<Roster> {
-    Arc::new(Roster::new(TableName::new("public", "t")))
+fn roster() -> Arc<StreamRoster> {
+    Arc::new(StreamRoster::new(TableName::new("public", "t")))
 }
 
-fn join(roster: &Arc<Roster>, client_id: &str, encoding: RowEncoding) -> Membership {
+fn join(roster: &Arc<StreamRoster>, client_id: &str, encoding: RowEncoding) -> RosterMembership {
     let request = SyncRequest {
         client_id: client_id.to_owned(),
         accept: vec![encoding.into()],
@@ -19,10 +19,10 @@ fn join(roster: &Arc<Roster>, client_id: &str, encoding: RowEncoding) -> Members
         answers_checks: true,
         ..SyncRequest::default()
     };
-    roster.join(&Ask::new(request).unwrap())
+    roster.join(&SessionRequest::new(request).unwrap())
 }
 
-fn binary(roster: &Arc<Roster>, client_id: &str) -> Membership {
+fn binary(roster: &Arc<StreamRoster>, client_id: &str) -> RosterMembership {
     join(roster, client_id, RowEncoding::PostgresBinary)
 }
 
@@ -36,7 +36,7 @@ fn head(checksum: Option<Checksum>) -> Head {
 }
 
 /// Returns the check of a member that was sent everything.
-fn check(member: &Membership) -> CheckId {
+fn check(member: &RosterMembership) -> CheckId {
     member.take_check(head(Some(Checksum::default()))).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn report(check: CheckId, checksum: Option<Checksum>) -> ChecksumReport {
 }
 
 /// Begins a round, and returns once it asks its clients.
-async fn begin(roster: &Arc<Roster>) -> tokio::task::JoinHandle<Vec<ComparedClient>> {
+async fn begin(roster: &Arc<StreamRoster>) -> tokio::task::JoinHandle<Vec<ComparedClient>> {
     let roster = roster.clone();
     let round = tokio::spawn(async move { roster.compare(WAIT).await });
     tokio::task::yield_now().await;
@@ -60,7 +60,7 @@ async fn every_client_gets_its_own_result() {
     let structs = join(&roster, "structs", RowEncoding::Struct);
     assert!(members.iter().all(|member| !member.is_wanted() && member.take_check(head(None)).is_none()));
     let round = begin(&roster).await;
-    assert!(members.iter().all(Membership::is_wanted) && !structs.is_wanted());
+    assert!(members.iter().all(RosterMembership::is_wanted) && !structs.is_wanted());
     let newcomer = binary(&roster, "newcomer");
     assert!(!newcomer.is_wanted(), "it came after the question");
     roster.answer(report(check(equal), Some(Checksum::default()))).unwrap();
@@ -70,16 +70,16 @@ async fn every_client_gets_its_own_result() {
     check(silent);
     let results = round.await.unwrap();
     assert_eq!(began.elapsed(), WAIT, "it waits for those that are silent");
-    let found: Vec<(&str, Outcome)> =
+    let found: Vec<(&str, ComparisonOutcome)> =
         results.iter().map(|client| (client.client_id.as_str(), client.outcome)).collect();
     let (position, rows) = (POSITION, Some(3));
     let expected = [
-        ("equal", Outcome::Equal { position, rows }),
-        ("differs", Outcome::Differs { position, rows, ours: Checksum::default(), theirs: other() }),
-        ("declines", Outcome::NotComparable(NOTHING_TO_COMPARE)),
-        ("silent", Outcome::NoAnswer(UNANSWERED)),
-        ("unasked", Outcome::NoAnswer(UNASKED)),
-        ("structs", Outcome::NotComparable("it reads rows as Structs, which have no checksum")),
+        ("equal", ComparisonOutcome::Equal { position, rows }),
+        ("differs", ComparisonOutcome::Differs { position, rows, ours: Checksum::default(), theirs: other() }),
+        ("declines", ComparisonOutcome::NotComparable(NOTHING_TO_COMPARE)),
+        ("silent", ComparisonOutcome::NoAnswer(UNANSWERED)),
+        ("unasked", ComparisonOutcome::NoAnswer(UNASKED)),
+        ("structs", ComparisonOutcome::NotComparable("it reads rows as Structs, which have no checksum")),
     ];
     assert_eq!(found, expected);
     assert_eq!(roster.differing(), 1);
@@ -100,9 +100,12 @@ async fn a_client_that_leaves_is_waited_for_no_longer_than_its_answer_takes() {
     roster.answer(report(under_way, Some(other()))).unwrap();
     let results = round.await.unwrap();
     assert_eq!(began.elapsed(), LAST_ANSWER);
-    let outcomes: Vec<Outcome> = results.into_iter().map(|client| client.outcome).collect();
+    let outcomes: Vec<ComparisonOutcome> = results.into_iter().map(|client| client.outcome).collect();
     assert!(
-        matches!(outcomes[..], [Outcome::Left(_), Outcome::Differs { .. }, Outcome::Left(_)]),
+        matches!(
+            outcomes[..],
+            [ComparisonOutcome::Left(_), ComparisonOutcome::Differs { .. }, ComparisonOutcome::Left(_)]
+        ),
         "a client that has left is not forgotten before the round ends: {outcomes:?}"
     );
     assert!(roster.streams.lock().members.is_empty(), "nothing is kept of those that left");
@@ -124,7 +127,7 @@ async fn an_answer_that_was_not_asked_for_is_refused() {
     roster.answer(report(first, Some(Checksum::default()))).unwrap();
     assert!(unknown(first), "a check is answered once");
     let results = round.await.unwrap();
-    assert!(matches!(results[0].outcome, Outcome::Equal { .. }), "{results:?}");
+    assert!(matches!(results[0].outcome, ComparisonOutcome::Equal { .. }), "{results:?}");
     assert!(unknown(second), "the round is over");
     assert!(roster.streams.lock().asked.is_empty());
 }
@@ -135,7 +138,7 @@ async fn a_table_without_a_checksum_cannot_be_compared() {
     let member = binary(&roster, "client");
     let round = begin(&roster).await;
     assert_eq!(member.take_check(head(None)), None);
-    assert_eq!(round.await.unwrap()[0].outcome, Outcome::NotComparable(NO_CHECKSUM));
+    assert_eq!(round.await.unwrap()[0].outcome, ComparisonOutcome::NotComparable(NO_CHECKSUM));
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,5 +156,5 @@ async fn a_round_that_is_given_up_asks_nobody_any_more_and_rounds_take_turns() {
     stays.wanted().await;
     roster.answer(report(check(&stays), Some(Checksum::default()))).unwrap();
     assert_eq!(next.await.unwrap().len(), 1);
-    assert!(roster.compare(WAIT).await[0].outcome == Outcome::NoAnswer(UNASKED), "a later one asks again");
+    assert!(roster.compare(WAIT).await[0].outcome == ComparisonOutcome::NoAnswer(UNASKED), "a later one asks again");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::Lease;
+use super::ClientLease;
 
 /// The maximum number of clients that one server sends snapshots concurrently. Each part of a
 /// snapshot is a megabyte, so a round of all clients takes milliseconds.
@@ -18,43 +18,43 @@ const PLACES: usize = 16;
 /// nothing. A stream that is not read is not polled, so it could neither use the permit nor return
 /// it.
 #[derive(Default)]
-pub(crate) struct Admission {
-    line: Mutex<Line>,
+pub(crate) struct SnapshotAdmission {
+    line: Mutex<AdmissionQueue>,
 }
 
 #[derive(Default)]
-struct Line {
-    waiting: VecDeque<Weak<Lease>>,
+struct AdmissionQueue {
+    waiting: VecDeque<Weak<ClientLease>>,
     taken: usize,
     most: usize,
 }
 
 /// A snapshot permit, which is returned when it is dropped.
-pub(crate) struct Place(Arc<Admission>);
+pub(crate) struct SnapshotPermit(Arc<SnapshotAdmission>);
 
-impl Drop for Place {
+impl Drop for SnapshotPermit {
     fn drop(&mut self) {
         self.0.line.lock().taken -= 1;
-        self.0.give();
+        self.0.grant_permits();
     }
 }
 
-impl Admission {
+impl SnapshotAdmission {
     /// Puts a client at the end of the queue.
-    pub(super) fn ask(self: &Arc<Self>, lease: &Arc<Lease>) {
+    pub(super) fn enqueue(self: &Arc<Self>, lease: &Arc<ClientLease>) {
         self.line.lock().waiting.push_back(Arc::downgrade(lease));
-        self.give();
+        self.grant_permits();
     }
 
     /// Grants the free permits to the first clients in the queue.
-    fn give(self: &Arc<Self>) {
+    fn grant_permits(self: &Arc<Self>) {
         while let Some((lease, place)) = self.next() {
             // The lock is not held here, because a lease that has ended returns the permit at once.
-            lease.give(place);
+            lease.grant_permit(place);
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<(Arc<Lease>, Place)> {
+    fn next(self: &Arc<Self>) -> Option<(Arc<ClientLease>, SnapshotPermit)> {
         let mut line = self.line.lock();
         if line.taken >= PLACES {
             return None;
@@ -63,7 +63,7 @@ impl Admission {
         let lease = { first }.filter_map(|lease| lease.upgrade()).find(|lease| !lease.has_ended())?;
         line.taken += 1;
         line.most = line.most.max(line.taken);
-        Some((lease, Place(self.clone())))
+        Some((lease, SnapshotPermit(self.clone())))
     }
 
     /// Returns the number of permits that are in use, and the maximum so far.

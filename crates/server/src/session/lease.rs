@@ -5,16 +5,16 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use laredo_core::Sequence;
-use laredo_engine::journal::{PinnedBase, Reader};
+use laredo_engine::journal::{JournalReader, PinnedBase};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::admission::Place;
+use super::admission::SnapshotPermit;
 use crate::options::BufferOptions;
 use crate::refusal;
-use crate::table::Seat;
+use crate::table::ClientSeat;
 
 /// The time after which a client that reads nothing of its snapshot gives its permit to the next
 /// client. It queues again when it continues to read.
@@ -22,20 +22,20 @@ const UNUSED: Duration = Duration::from_secs(1);
 
 /// A client's registration with the journal, its seat, the pin of the base that it is being sent,
 /// and its snapshot permit.
-pub(crate) struct Lease {
-    held: Mutex<Held>,
+pub(crate) struct ClientLease {
+    held: Mutex<LeaseState>,
     /// Notified when a snapshot permit was granted.
     given: Notify,
     buffer: BufferOptions,
-    cut: OnceLock<Cut>,
+    cut: OnceLock<DisconnectReason>,
 }
 
-struct Held {
-    reader: Option<Reader>,
-    seat: Option<Seat>,
+struct LeaseState {
+    reader: Option<JournalReader>,
+    seat: Option<ClientSeat>,
     pin: Option<PinnedBase>,
     /// The permit, while the client is sent a snapshot.
-    place: Option<Place>,
+    place: Option<SnapshotPermit>,
     /// True while the client is queued for a permit.
     is_in_line: bool,
     /// True if nothing more is sent under this lease.
@@ -45,7 +45,7 @@ struct Held {
 
 /// The reason why a client was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
+enum DisconnectReason {
     Behind,
     Stalled,
     /// The journal was kept for the client, far beyond its limits.
@@ -54,18 +54,19 @@ enum Cut {
     Abandoned,
 }
 
-impl Lease {
-    pub(crate) fn new(reader: Reader, seat: Seat, buffer: BufferOptions) -> Lease {
+impl ClientLease {
+    pub(crate) fn new(reader: JournalReader, seat: ClientSeat, buffer: BufferOptions) -> ClientLease {
         let (pin, place, is_in_line, has_ended, progressed_at) = (None, None, false, false, Instant::now());
-        let held = Held { reader: Some(reader), seat: Some(seat), pin, place, is_in_line, has_ended, progressed_at };
-        Lease { held: Mutex::new(held), given: Notify::new(), buffer, cut: OnceLock::new() }
+        let held =
+            LeaseState { reader: Some(reader), seat: Some(seat), pin, place, is_in_line, has_ended, progressed_at };
+        ClientLease { held: Mutex::new(held), given: Notify::new(), buffer, cut: OnceLock::new() }
     }
 
     /// Stores the pin of the base that the client is sent from now on.
     pub(super) fn hold(&self, pin: PinnedBase) {
         let mut held = self.held.lock();
         if let Some(reader) = &held.reader {
-            reader.moved(pin.base().sequence(), false);
+            reader.note_progress(pin.base().sequence(), false);
         }
         let unwanted = if held.has_ended { Some(pin) } else { held.pin.replace(pin) };
         held.progressed_at = Instant::now();
@@ -79,7 +80,7 @@ impl Lease {
     }
 
     /// Grants the client a permit to be sent its snapshot.
-    pub(super) fn give(&self, place: Place) {
+    pub(super) fn grant_permit(&self, place: SnapshotPermit) {
         let mut held = self.held.lock();
         let unwanted = if held.has_ended { Some(place) } else { held.place.replace(place) };
         (held.is_in_line, held.progressed_at) = (false, Instant::now());
@@ -89,17 +90,17 @@ impl Lease {
     }
 
     /// Returns true if the client still has its permit.
-    pub(super) fn has_place(&self) -> bool {
+    pub(super) fn has_permit(&self) -> bool {
         self.held.lock().place.is_some()
     }
 
-    /// Waits until [`Lease::has_place`] may have changed.
+    /// Waits until [`ClientLease::has_place`] may have changed.
     pub(super) async fn given(&self) {
         self.given.notified().await;
     }
 
     /// Queues for a snapshot permit. Returns true if the client was not already queued.
-    pub(super) fn wants_place(&self) -> bool {
+    pub(super) fn queue_for_permit(&self) -> bool {
         !std::mem::replace(&mut self.held.lock().is_in_line, true)
     }
 
@@ -109,7 +110,7 @@ impl Lease {
     }
 
     /// Returns the permit, after the client was sent its snapshot.
-    pub(super) fn leave_place(&self) {
+    pub(super) fn return_permit(&self) {
         let place = self.held.lock().place.take();
         drop(place);
     }
@@ -117,7 +118,7 @@ impl Lease {
     /// Notes that the client was sent everything up to this sequence.
     pub(crate) fn moved(&self, sequence: Sequence) {
         if let Some(reader) = &self.held.lock().reader {
-            reader.moved(sequence, false);
+            reader.note_progress(sequence, false);
         }
     }
 
@@ -134,7 +135,7 @@ impl Lease {
         let mut held = self.held.lock();
         held.pin = None;
         if let Some(reader) = &held.reader {
-            reader.moved(sequence, true);
+            reader.note_progress(sequence, true);
         }
     }
 
@@ -143,15 +144,15 @@ impl Lease {
     /// # Errors
     /// Returns an error if the client was cut.
     pub(crate) fn check(&self, stalled: Duration) -> Result<(), Status> {
-        if self.held.lock().reader.as_ref().is_some_and(Reader::is_cut) {
-            self.cut.get_or_init(|| Cut::Behind);
+        if self.held.lock().reader.as_ref().is_some_and(JournalReader::is_cut) {
+            self.cut.get_or_init(|| DisconnectReason::Behind);
         }
         match self.cut.get() {
             None => Ok(()),
-            Some(Cut::Behind) => Err(refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy)),
-            Some(Cut::Stalled) => Err(refusal::stalled(stalled)),
-            Some(Cut::Costly) => Err(refusal::costly()),
-            Some(Cut::Abandoned) => Err(refusal::forked()),
+            Some(DisconnectReason::Behind) => Err(refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy)),
+            Some(DisconnectReason::Stalled) => Err(refusal::stalled(stalled)),
+            Some(DisconnectReason::Costly) => Err(refusal::costly()),
+            Some(DisconnectReason::Abandoned) => Err(refusal::forked()),
         }
     }
 
@@ -166,12 +167,12 @@ impl Lease {
         drop(unused);
         let cut = {
             let held = self.held.lock();
-            if held.reader.as_ref().is_some_and(Reader::is_abandoned) {
-                Cut::Abandoned
-            } else if held.reader.as_ref().is_some_and(Reader::is_cut) {
-                Cut::Behind
+            if held.reader.as_ref().is_some_and(JournalReader::is_abandoned) {
+                DisconnectReason::Abandoned
+            } else if held.reader.as_ref().is_some_and(JournalReader::is_cut) {
+                DisconnectReason::Behind
             } else if held.pin.is_some() && now.saturating_duration_since(held.progressed_at) > stalled {
-                Cut::Stalled
+                DisconnectReason::Stalled
             } else {
                 return true;
             }
@@ -184,14 +185,14 @@ impl Lease {
     pub(crate) fn release(&self, pinned: Sequence) -> bool {
         let holds = self.held.lock().pin.as_ref().is_some_and(|pin| pin.base().sequence() == pinned);
         if holds {
-            self.cut(Cut::Costly);
+            self.cut(DisconnectReason::Costly);
         }
         holds
     }
 
     /// Releases all resources at once. A client that reads nothing is not polled, and would hold
     /// them until its connection ends.
-    fn cut(&self, why: Cut) {
+    fn cut(&self, why: DisconnectReason) {
         self.cut.get_or_init(|| why);
         let mut held = self.held.lock();
         held.has_ended = true;

@@ -14,24 +14,24 @@ use laredo_proto::replication::{
 };
 use laredo_proto::{frame, schema};
 
-use super::{Ask, Start};
+use super::{SessionRequest, SessionStart};
 use crate::request::identity_to_wire;
-use crate::roster::{CheckId, Membership};
-use crate::table::Served;
-use crate::view::{Marker, marker, timestamp};
+use crate::roster::{CheckId, RosterMembership};
+use crate::table::ServedTable;
+use crate::view::{PositionMarker, marker, timestamp};
 
 /// The state that the messages of one stream are made from.
 #[derive(Clone, Copy)]
-pub(super) struct Greeting<'a> {
-    pub(super) table: &'a Served,
+pub(super) struct MessageContext<'a> {
+    pub(super) table: &'a ServedTable,
     pub(super) journal: &'a Journal,
-    pub(super) ask: &'a Ask,
-    pub(super) membership: &'a Membership,
-    pub(super) start: &'a Start,
+    pub(super) ask: &'a SessionRequest,
+    pub(super) membership: &'a RosterMembership,
+    pub(super) start: &'a SessionStart,
     pub(super) is_filtered: bool,
 }
 
-impl Greeting<'_> {
+impl MessageContext<'_> {
     pub(super) fn is_binary(&self) -> bool {
         self.ask.encoding == RowEncoding::PostgresBinary
     }
@@ -90,7 +90,7 @@ impl Greeting<'_> {
     /// `checksum` is that of the rows there, if they are known.
     pub(super) fn snapshot_end(
         &self,
-        at: Marker,
+        at: PositionMarker,
         (mark, checksum): (CommitMark, Option<Checksum>),
         rows: u64,
         out: &mut Vec<u8>,
@@ -107,7 +107,7 @@ impl Greeting<'_> {
     }
 
     /// Writes an entry that only carries the position, for readers of Structs.
-    pub(super) fn marker(&self, at: Marker, out: &mut Vec<u8>) {
+    pub(super) fn marker(&self, at: PositionMarker, out: &mut Vec<u8>) {
         if !self.is_binary() {
             marker(at, out);
         }

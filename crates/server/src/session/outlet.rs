@@ -14,32 +14,32 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::Lease;
-use crate::table::Served;
+use super::ClientLease;
+use crate::table::ServedTable;
 
 /// The frames that were sent and not yet taken.
-pub(crate) type Slot = Arc<Mutex<Option<Bytes>>>;
+pub(crate) type FrameSlot = Arc<Mutex<Option<Bytes>>>;
 
 /// A stream as its transport sees it.
-pub(crate) struct SyncStream {
-    slot: Slot,
+pub(crate) struct SessionStream {
+    slot: FrameSlot,
     task: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
 }
 
 /// An item of a stream.
 #[derive(Debug)]
-pub(crate) enum Pulled {
+pub(crate) enum SessionStreamItem {
     /// Whole frames.
     Frames(Bytes),
     /// The end, which comes once.
     End(Status),
 }
 
-impl SyncStream {
-    pub(super) fn new<T: Future<Output = Status> + Send + 'static>(task: impl FnOnce(Slot) -> T) -> SyncStream {
-        let slot = Slot::default();
+impl SessionStream {
+    pub(super) fn new<T: Future<Output = Status> + Send + 'static>(task: impl FnOnce(FrameSlot) -> T) -> SessionStream {
+        let slot = FrameSlot::default();
         let task = task(slot.clone());
-        SyncStream { slot, task: Some(Box::pin(task)) }
+        SessionStream { slot, task: Some(Box::pin(task)) }
     }
 
     /// Ends the stream without another frame.
@@ -48,37 +48,42 @@ impl SyncStream {
     }
 
     /// Returns the next frames, or the end, and then `None`.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Pulled>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SessionStreamItem>> {
         let Some(task) = &mut self.task else {
             return Poll::Ready(None);
         };
         if let Poll::Ready(status) = task.as_mut().poll(cx) {
             self.task = None;
-            return Poll::Ready(Some(Pulled::End(status)));
+            return Poll::Ready(Some(SessionStreamItem::End(status)));
         }
         match self.slot.lock().take() {
-            Some(bytes) => Poll::Ready(Some(Pulled::Frames(bytes))),
+            Some(bytes) => Poll::Ready(Some(SessionStreamItem::Frames(bytes))),
             None => Poll::Pending,
         }
     }
 }
 
 /// The sending side of a stream.
-pub(super) struct Outlet {
-    slot: Slot,
-    table: Arc<Served>,
-    lease: Arc<Lease>,
+pub(super) struct SessionOutlet {
+    slot: FrameSlot,
+    table: Arc<ServedTable>,
+    lease: Arc<ClientLease>,
     stalled: Duration,
     sent_at: Instant,
 }
 
-impl Outlet {
-    pub(super) fn new(slot: Slot, table: Arc<Served>, lease: Arc<Lease>, stalled: Duration) -> Outlet {
+impl SessionOutlet {
+    pub(super) fn new(
+        slot: FrameSlot,
+        table: Arc<ServedTable>,
+        lease: Arc<ClientLease>,
+        stalled: Duration,
+    ) -> SessionOutlet {
         let sent_at = Instant::now();
-        Outlet { slot, table, lease, stalled, sent_at }
+        SessionOutlet { slot, table, lease, stalled, sent_at }
     }
 
-    pub(super) fn lease(&self) -> &Arc<Lease> {
+    pub(super) fn lease(&self) -> &Arc<ClientLease> {
         &self.lease
     }
 

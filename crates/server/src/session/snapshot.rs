@@ -12,20 +12,20 @@ use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::admission::Admission;
-use super::lease::Lease;
-use super::messages::Greeting;
-use super::outlet::Outlet;
+use super::admission::SnapshotAdmission;
+use super::lease::ClientLease;
+use super::messages::MessageContext;
+use super::outlet::SessionOutlet;
 use crate::refusal;
-use crate::shared::Shared;
-use crate::view::{Place, View};
+use crate::server_state::ServerState;
+use crate::view::{FrameCacheKey, JournalView};
 
 /// The snapshot of one client.
 #[derive(Clone)]
-pub(super) struct Snapshot<'a> {
-    pub(super) greeting: &'a Greeting<'a>,
-    pub(super) shared: &'a Shared,
-    pub(super) view: Option<Arc<View>>,
+pub(super) struct SnapshotSender<'a> {
+    pub(super) greeting: &'a MessageContext<'a>,
+    pub(super) shared: &'a ServerState,
+    pub(super) view: Option<Arc<JournalView>>,
 }
 
 /// A base that was sent to a client.
@@ -39,20 +39,20 @@ pub(super) struct SentBase {
 
 /// The base to send, and the view that projects its rows.
 #[derive(Clone)]
-struct Rows {
+struct BaseProjection {
     base: Arc<Base>,
-    view: Option<Arc<View>>,
+    view: Option<Arc<JournalView>>,
 }
 
 /// A part of a base.
-struct Part {
+struct BasePart {
     bytes: Bytes,
     rows: u64,
     /// The offset of the next part; `None` after the last one.
     next: Option<u64>,
 }
 
-impl Snapshot<'_> {
+impl SnapshotSender<'_> {
     /// Sends `out`, which begins the stream, and then all rows of a base. The base is `pinned`, or
     /// a fresh one chosen when the client's turn comes.
     ///
@@ -60,7 +60,7 @@ impl Snapshot<'_> {
     /// Returns an error if the base cannot be read, or the client was cut.
     pub(super) async fn send(
         &self,
-        outlet: &mut Outlet,
+        outlet: &mut SessionOutlet,
         pinned: Option<PinnedBase>,
         mut out: Vec<u8>,
     ) -> Result<SentBase, Status> {
@@ -72,14 +72,14 @@ impl Snapshot<'_> {
             SentBase { base, shown_at, rows: 0, began_at }
         };
         let mut chosen = pinned.map(&hold);
-        let has_place = takes_place(&lease, &self.shared.admission);
+        let has_place = takes_permit(&lease, &self.shared.admission);
         if has_place && chosen.is_none() {
             chosen = journal.fresh_base_now().map(&hold);
         }
         if !has_place || chosen.is_none() {
             // The handshake reaches the client before the wait.
             outlet.send(std::mem::take(&mut out).into()).await?;
-            self.wait_for_place(outlet).await?;
+            self.wait_for_permit(outlet).await?;
         }
         let mut sent = match chosen {
             Some(sent) => sent,
@@ -90,13 +90,13 @@ impl Snapshot<'_> {
         }
         self.greeting.snapshot_begin(&sent.base, &mut out);
         outlet.send(out.into()).await?;
-        sent.rows = self.send_rows(outlet, Rows { base: sent.base.clone(), view: self.view.clone() }).await?;
+        sent.rows = self.send_rows(outlet, BaseProjection { base: sent.base.clone(), view: self.view.clone() }).await?;
         Ok(sent)
     }
 
     /// Sends all rows and returns their number. Each part requires the snapshot permit. If no rows
     /// are let through for a heartbeat's interval, a heartbeat is sent.
-    async fn send_rows(&self, outlet: &mut Outlet, of: Rows) -> Result<u64, Status> {
+    async fn send_rows(&self, outlet: &mut SessionOutlet, of: BaseProjection) -> Result<u64, Status> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
@@ -106,7 +106,7 @@ impl Snapshot<'_> {
             rows += part.rows;
             at = part.next;
             // Reading the part may have taken so long that the permit was taken back.
-            self.wait_for_place(outlet).await?;
+            self.wait_for_permit(outlet).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
                 if Instant::now() >= self.heartbeat_at(outlet) {
@@ -115,15 +115,15 @@ impl Snapshot<'_> {
             }
             outlet.send(part.bytes).await?;
         }
-        outlet.lease().leave_place();
+        outlet.lease().return_permit();
         Ok(if self.view.is_none() { of.base.rows() } else { rows })
     }
 
     /// Waits for a snapshot permit, and sends heartbeats meanwhile.
-    async fn wait_for_place(&self, outlet: &mut Outlet) -> Result<(), Status> {
+    async fn wait_for_permit(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
         // A permit that was not used in time has been taken back, and must be requested again.
-        while !takes_place(&lease, &self.shared.admission) {
+        while !takes_permit(&lease, &self.shared.admission) {
             tokio::select! {
                 biased;
                 () = lease.given() => {}
@@ -134,7 +134,7 @@ impl Snapshot<'_> {
     }
 
     /// Waits for a fresh base, and sends heartbeats meanwhile.
-    async fn wait_for_base(&self, outlet: &mut Outlet) -> Result<PinnedBase, Status> {
+    async fn wait_for_base(&self, outlet: &mut SessionOutlet) -> Result<PinnedBase, Status> {
         let mut fresh = pin!(self.greeting.journal.fresh_base());
         loop {
             tokio::select! {
@@ -149,42 +149,42 @@ impl Snapshot<'_> {
         }
     }
 
-    fn heartbeat_at(&self, outlet: &Outlet) -> Instant {
+    fn heartbeat_at(&self, outlet: &SessionOutlet) -> Instant {
         outlet.sent_at() + self.greeting.table.options.heartbeat_interval
     }
 
-    async fn send_heartbeat(&self, outlet: &mut Outlet) -> Result<(), Status> {
+    async fn send_heartbeat(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let now = (self.shared.clock)();
         outlet.send(self.greeting.heartbeat(now, None).into()).await
     }
 }
 
-impl Rows {
-    fn part(&self, from: u64) -> Result<Part, Status> {
+impl BaseProjection {
+    fn part(&self, from: u64) -> Result<BasePart, Status> {
         let failed = |error: io::Error| Status::internal(format!("reading the snapshot: {error}"));
         let Some(view) = &self.view else {
             let bytes = whole_frames(&self.base, from).map_err(failed)?;
             let next = (!bytes.is_empty()).then(|| from + bytes.len() as u64);
-            return Ok(Part { bytes, rows: 0, next });
+            return Ok(BasePart { bytes, rows: 0, next });
         };
         let bytes = self.base.read_frame(from).map_err(failed)?;
         let next = from + bytes.len() as u64;
         let Some(frame) = journal::frames(bytes).next() else {
-            return Ok(Part { bytes: Bytes::new(), rows: 0, next: None });
+            return Ok(BasePart { bytes: Bytes::new(), rows: 0, next: None });
         };
-        let place = Place::Base(self.base.sequence(), from);
+        let place = FrameCacheKey::Base(self.base.sequence(), from);
         let projected = view.rows(&frame, place, self.base.schema());
         let projected = projected.map_err(|error| refusal::view(&error))?;
-        Ok(Part { bytes: projected.bytes, rows: projected.count, next: Some(next) })
+        Ok(BasePart { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
 }
 
 /// Returns true if the client has a snapshot permit. Otherwise the client queues for one.
-fn takes_place(lease: &Arc<Lease>, admission: &Arc<Admission>) -> bool {
-    if !lease.has_place() && lease.wants_place() {
-        admission.ask(lease);
+fn takes_permit(lease: &Arc<ClientLease>, admission: &Arc<SnapshotAdmission>) -> bool {
+    if !lease.has_permit() && lease.queue_for_permit() {
+        admission.enqueue(lease);
     }
-    lease.has_place()
+    lease.has_permit()
 }
 
 /// Returns as many whole frames as one read contains, and at least one. A stream may be ended after

@@ -16,11 +16,11 @@ use prost::Message as _;
 use tokio::time::{Instant, advance};
 use tonic::{Code, Status};
 
-use super::{Pulled, Session, SyncStream};
-use crate::request::Ask;
-use crate::shared::Shared;
-use crate::table::Served;
-use crate::{HttpOptions, ServedTableOptions, Waits};
+use super::{Session, SessionStream, SessionStreamItem};
+use crate::request::SessionRequest;
+use crate::server_state::ServerState;
+use crate::table::ServedTable;
+use crate::{HttpOptions, ServedTableOptions, ServerTimeLimits};
 
 mod checks;
 mod definitions;
@@ -28,18 +28,18 @@ mod newcomers;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-struct Quiet {
+struct IdleServer {
     engine: EngineHandle,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     database: SimDatabase,
 }
 
-impl Quiet {
-    async fn new() -> Quiet {
-        Quiet::with(|_| {}, |_| {}).await
+impl IdleServer {
+    async fn new() -> IdleServer {
+        IdleServer::with(|_| {}, |_| {}).await
     }
 
-    async fn with(journal: impl Fn(&mut JournalOptions), served: impl Fn(&mut ServedTableOptions)) -> Quiet {
+    async fn with(journal: impl Fn(&mut JournalOptions), served: impl Fn(&mut ServedTableOptions)) -> IdleServer {
         let database = SimDatabase::new(2);
         let started = tokio::time::Instant::now();
         let micros = move || i64::try_from(started.elapsed().as_micros()).unwrap();
@@ -53,17 +53,18 @@ impl Quiet {
         let options = tables.map(|t| {
             let mut options = ServedTableOptions::new(t.clone());
             served(&mut options);
-            Arc::new(Served::new(options))
+            Arc::new(ServedTable::new(options))
         });
         let served = options.collect();
-        let shared = Arc::new(Shared::new(Vec::new(), served, clock, Waits::default(), HttpOptions::default()));
+        let shared =
+            Arc::new(ServerState::new(Vec::new(), served, clock, ServerTimeLimits::default(), HttpOptions::default()));
         for table in handle.tables() {
             table.wait_journal().await.unwrap();
         }
-        Quiet { engine: handle, shared, database }
+        IdleServer { engine: handle, shared, database }
     }
 
-    fn stream(&self, encoding: RowEncoding) -> SyncStream {
+    fn stream(&self, encoding: RowEncoding) -> SessionStream {
         let accept = match encoding {
             RowEncoding::Struct => vec![],
             RowEncoding::PostgresBinary => vec![encoding.into()],
@@ -71,18 +72,18 @@ impl Quiet {
         self.ask(SyncRequest { accept, ..SyncRequest::default() })
     }
 
-    fn ask(&self, request: SyncRequest) -> SyncStream {
+    fn ask(&self, request: SyncRequest) -> SessionStream {
         let table = self.table().clone();
         let session = Session {
             shared: self.shared.clone(),
-            ask: Ask::new(request).unwrap(),
+            ask: SessionRequest::new(request).unwrap(),
             seat: table.take_seat().unwrap(),
             table,
         };
         session.into_stream()
     }
 
-    fn table(&self) -> &Arc<Served> {
+    fn table(&self) -> &Arc<ServedTable> {
         &self.shared.tables[0]
     }
 
@@ -113,9 +114,9 @@ impl Quiet {
     }
 }
 
-async fn pull(stream: &mut SyncStream) -> Vec<Message> {
+async fn pull(stream: &mut SessionStream) -> Vec<Message> {
     let pulled = poll_fn(|cx| stream.poll_next(cx)).await.unwrap();
-    let Pulled::Frames(mut bytes) = pulled else { panic!("{pulled:?}") };
+    let SessionStreamItem::Frames(mut bytes) = pulled else { panic!("{pulled:?}") };
     let mut messages = Vec::new();
     while let Some(length) = laredo_proto::frame::length(&bytes) {
         let message = bytes.split_to(PREFIX_LENGTH + length).split_off(PREFIX_LENGTH);
@@ -124,9 +125,9 @@ async fn pull(stream: &mut SyncStream) -> Vec<Message> {
     messages
 }
 
-async fn end_of(stream: &mut SyncStream) -> Status {
+async fn end_of(stream: &mut SessionStream) -> Status {
     loop {
-        if let Pulled::End(status) = poll_fn(|cx| stream.poll_next(cx)).await.unwrap() {
+        if let SessionStreamItem::End(status) = poll_fn(|cx| stream.poll_next(cx)).await.unwrap() {
             return status;
         }
     }
@@ -143,11 +144,11 @@ async fn eventually(mut holds: impl FnMut() -> bool) {
     panic!("it did not hold for a minute");
 }
 
-async fn is_silent(stream: &mut SyncStream) -> bool {
+async fn is_silent(stream: &mut SessionStream) -> bool {
     poll_fn(|cx| Poll::Ready(stream.poll_next(cx).is_pending())).await
 }
 
-async fn heartbeat(stream: &mut SyncStream) -> Heartbeat {
+async fn heartbeat(stream: &mut SessionStream) -> Heartbeat {
     match pull(stream).await.as_slice() {
         [Message::Heartbeat(heartbeat)] => heartbeat.clone(),
         other => panic!("{other:?}"),
@@ -156,7 +157,7 @@ async fn heartbeat(stream: &mut SyncStream) -> Heartbeat {
 
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_comes_when_nothing_else_did_for_its_interval() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::Struct);
     assert!(matches!(pull(&mut stream).await.as_slice(), [Message::Handshake(_), Message::SnapshotBegin(_)]));
     let end = pull(&mut stream).await;
@@ -175,7 +176,7 @@ async fn a_heartbeat_comes_when_nothing_else_did_for_its_interval() {
 
 #[tokio::test(start_paused = true)]
 async fn progress_is_told_at_once_and_then_ten_times_a_second_at_most() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
     pull(&mut stream).await;
@@ -195,7 +196,7 @@ async fn progress_is_told_at_once_and_then_ten_times_a_second_at_most() {
 }
 
 /// Returns a stream of Structs that has been sent everything.
-async fn live(quiet: &Quiet) -> SyncStream {
+async fn live(quiet: &IdleServer) -> SessionStream {
     let mut stream = quiet.stream(RowEncoding::Struct);
     while !matches!(pull(&mut stream).await.as_slice(), [Message::SnapshotEnd(_), Message::JournalEntry(_)]) {}
     while !is_silent(&mut stream).await {}
@@ -204,7 +205,7 @@ async fn live(quiet: &Quiet) -> SyncStream {
 
 #[tokio::test(start_paused = true)]
 async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_journal() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let head = quiet.journal().head();
     let (mut stream, mut began) = (quiet.stream(RowEncoding::Struct), Vec::new());
@@ -239,7 +240,7 @@ async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
-    let quiet = Quiet::with(
+    let quiet = IdleServer::with(
         |_| {},
         |served| {
             served.clients_max = Some(1);
@@ -263,7 +264,7 @@ async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
 #[tokio::test(start_paused = true)]
 async fn a_client_of_a_replaced_journal_keeps_nothing_though_nobody_polls_it() {
     for encoding in [RowEncoding::Struct, RowEncoding::PostgresBinary] {
-        let quiet = Quiet::new().await;
+        let quiet = IdleServer::new().await;
         quiet.rows(0..3).await;
         let mut in_snapshot = quiet.stream(encoding);
         pull(&mut in_snapshot).await;
@@ -291,7 +292,7 @@ async fn a_client_of_a_replaced_journal_keeps_nothing_though_nobody_polls_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twice_its_limits() {
-    let quiet = Quiet::with(|journal| journal.entries_max = 10, |_| {}).await;
+    let quiet = IdleServer::with(|journal| journal.entries_max = 10, |_| {}).await;
     let mut slow = quiet.stream(RowEncoding::Struct);
     assert!(matches!(pull(&mut slow).await.as_slice(), [Message::Handshake(_), Message::SnapshotBegin(_)]));
     let mut rows = 0;
@@ -317,7 +318,7 @@ async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twi
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_batches_is_told_that_they_reach_the_head() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
     pull(&mut stream).await;
@@ -338,7 +339,7 @@ async fn who_reads_batches_is_told_that_they_reach_the_head() {
 
 #[tokio::test(start_paused = true)]
 async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
     pull(&mut stream).await;
@@ -368,7 +369,7 @@ async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_structs_is_sent_heartbeats_alone_once_it_was_asked_to_leave() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = live(&quiet).await;
     quiet.table().drain.begin(Instant::now(), Some(Duration::from_secs(60)));
     let told = pull(&mut stream).await;
@@ -387,7 +388,7 @@ async fn who_reads_structs_is_sent_heartbeats_alone_once_it_was_asked_to_leave()
 
 #[tokio::test(start_paused = true)]
 async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
     pull(&mut stream).await;
@@ -418,7 +419,7 @@ fn begins(messages: &[Message]) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut streams: Vec<_> = (0..20).map(|_| quiet.stream(RowEncoding::Struct)).collect();
     for (number, stream) in streams.iter_mut().enumerate() {
         let first = pull(stream).await;
@@ -443,7 +444,7 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
 
 #[tokio::test(start_paused = true)]
 async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on_later() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut idle: Vec<_> = (0..16).map(|_| quiet.stream(RowEncoding::Struct)).collect();
     for stream in &mut idle {
         assert!(begins(&pull(stream).await));
@@ -468,7 +469,7 @@ async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on
 /// noticed.
 #[tokio::test(start_paused = true)]
 async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let mut streams: Vec<_> = (0..17).map(|_| quiet.stream(RowEncoding::Struct)).collect();
     for stream in &mut streams {
         pull(stream).await;
@@ -493,7 +494,7 @@ fn follow(state: &mut Option<TableState>, messages: &[Message]) {
             Message::Batch(batch) => {
                 let state = state.as_mut().unwrap();
                 let schema = state.schema().clone();
-                for entry in laredo_proto::batch::Entries::new(&batch.entries, &schema) {
+                for entry in laredo_proto::batch::BatchEntries::new(&batch.entries, &schema) {
                     state.apply_change(&entry.unwrap().to_change()).unwrap();
                 }
             }
@@ -505,7 +506,7 @@ fn follow(state: &mut Option<TableState>, messages: &[Message]) {
 
 #[tokio::test(start_paused = true)]
 async fn who_asks_gets_the_checksum_of_what_was_sent() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let accept = vec![RowEncoding::PostgresBinary.into()];
     let mut stream = quiet.ask(SyncRequest { accept, wants_checksums: true, ..SyncRequest::default() });
@@ -532,7 +533,7 @@ async fn who_asks_gets_the_checksum_of_what_was_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_else_gets_one() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let accept = vec![RowEncoding::PostgresBinary.into()];
     let r#match = Some(laredo_proto::replication::field_predicate::Match::Prefix(String::new()));
@@ -561,7 +562,7 @@ async fn nobody_else_gets_one() {
 /// Tests that the client's claimed position does not matter if its rows are wrong.
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_rows_differed_gets_all_rows_and_is_counted() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let accept = vec![RowEncoding::PostgresBinary.into()];
     let last_known_source_position = quiet.journal().head().position.to_string();

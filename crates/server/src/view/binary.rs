@@ -1,24 +1,24 @@
 //! Binary batches with only the rows that a filter lets through.
 
 use laredo_core::{CommitMark, DefinitionVersion, Filter, Schema, Sequence};
-use laredo_engine::journal::Frame;
-use laredo_proto::batch::{Action, BatchBuilder, BatchHeader, Entries};
+use laredo_engine::journal::BatchFrame;
+use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchHeader, EntryAction};
 
-use super::changes::{Change, FrameChanges};
-use super::{Projected, ViewError};
+use super::changes::{FrameChanges, VisibleChange};
+use super::{ProjectedFrame, ViewError};
 
-pub(super) fn rows(frame: &Frame, schema: &Schema, filter: Option<&Filter>) -> Result<Projected, ViewError> {
+pub(super) fn rows(frame: &BatchFrame, schema: &Schema, filter: Option<&Filter>) -> Result<ProjectedFrame, ViewError> {
     let mut batch = BatchBuilder::default();
-    for entry in Entries::new(&frame.batch.entries, schema) {
+    for entry in BatchEntries::new(&frame.batch.entries, schema) {
         let row = entry?.row;
         if filter.is_none_or(|filter| filter.matches(row)) {
-            batch.push(Action::Insert, row);
+            batch.push(EntryAction::Insert, row);
         }
     }
     Ok(finish(batch, false, &frame.header))
 }
 
-pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError> {
+pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<ProjectedFrame, ViewError> {
     let mut batch = BatchBuilder::default();
     let definition = DefinitionVersion(changes.frame.batch.definition);
     batch.set_definition(definition);
@@ -28,10 +28,10 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
     let key = changes.schema.key();
     changes.each(|_, change| {
         match change {
-            Change::Insert(new) => batch.push(Action::Insert, new),
-            Change::Update { new, .. } => batch.push(Action::Update, new),
-            Change::Delete(old) => batch.push(Action::Delete, key.key_of(old).as_ref()),
-            Change::Truncate => batch.push(Action::Truncate, laredo_core::TupleRef::trusted(&[])),
+            VisibleChange::Insert(new) => batch.push(EntryAction::Insert, new),
+            VisibleChange::Update { new, .. } => batch.push(EntryAction::Update, new),
+            VisibleChange::Delete(old) => batch.push(EntryAction::Delete, key.key_of(old).as_ref()),
+            VisibleChange::Truncate => batch.push(EntryAction::Truncate, laredo_core::TupleRef::trusted(&[])),
         }
         Ok(())
     })?;
@@ -39,13 +39,13 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<Projected, ViewError
 }
 
 /// Encodes the batch. `is_news` is true if the batch carries information even without entries.
-fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> Projected {
+fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> ProjectedFrame {
     let count = u64::from(batch.count());
     let mut out = Vec::new();
     if is_news || !batch.is_empty() {
         batch.finish(header, &mut out);
     }
-    Projected { carries_end: header.ends && !out.is_empty(), bytes: out.into(), count }
+    ProjectedFrame { carries_end: header.ends && !out.is_empty(), bytes: out.into(), count }
 }
 
 /// Appends a batch without entries, for transactions of which nothing is let through. A known

@@ -1,14 +1,14 @@
 //! The changes of one frame with their old rows, as seen through a filter.
 
-use laredo_core::{Filter, Lsn, Schema, Seen, Sequence, TupleRef};
-use laredo_engine::journal::Frame;
-use laredo_proto::batch::{Action, Entries};
+use laredo_core::{Filter, Lsn, Schema, Sequence, TupleRef, VisibleEffect};
+use laredo_engine::journal::BatchFrame;
+use laredo_proto::batch::{BatchEntries, EntryAction};
 
 use super::{EntryMode, ViewError};
 
 /// A frame of a journal, with everything that is needed to project it.
 pub(super) struct FrameChanges<'a> {
-    pub(super) frame: &'a Frame,
+    pub(super) frame: &'a BatchFrame,
     /// The old rows of the frame's updates and deletes, each after its length.
     pub(super) olds: &'a [u8],
     /// The schema of the entries.
@@ -27,7 +27,7 @@ pub(super) struct FrameChanges<'a> {
 
 /// A change as a reader sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Change<'a> {
+pub(super) enum VisibleChange<'a> {
     Insert(TupleRef<'a>),
     Update { old: TupleRef<'a>, new: TupleRef<'a> },
     Delete(TupleRef<'a>),
@@ -52,21 +52,21 @@ impl FrameChanges<'_> {
     /// Calls `each` with every change that the reader does not have and the filter lets through.
     pub(super) fn each(
         &self,
-        mut each: impl FnMut(Sequence, Change<'_>) -> Result<(), ViewError>,
+        mut each: impl FnMut(Sequence, VisibleChange<'_>) -> Result<(), ViewError>,
     ) -> Result<(), ViewError> {
         let mut olds = self.olds;
         let mut sequence = self.first().plus(u64::from(self.has_schema()));
-        for entry in Entries::new(&self.frame.batch.entries, self.schema) {
+        for entry in BatchEntries::new(&self.frame.batch.entries, self.schema) {
             let entry = entry?;
             let old = match entry.action {
-                Action::Update | Action::Delete => Some(take_row(&mut olds, self.schema)?),
-                Action::Insert | Action::Truncate => None,
+                EntryAction::Update | EntryAction::Delete => Some(take_row(&mut olds, self.schema)?),
+                EntryAction::Insert | EntryAction::Truncate => None,
             };
             let change = match (entry.action, old) {
-                (Action::Update, Some(old)) => Some(Change::Update { old, new: entry.row }),
-                (Action::Delete, Some(old)) => Some(Change::Delete(old)),
-                (Action::Truncate, _) => Some(Change::Truncate),
-                _ => Some(Change::Insert(entry.row)),
+                (EntryAction::Update, Some(old)) => Some(VisibleChange::Update { old, new: entry.row }),
+                (EntryAction::Delete, Some(old)) => Some(VisibleChange::Delete(old)),
+                (EntryAction::Truncate, _) => Some(VisibleChange::Truncate),
+                _ => Some(VisibleChange::Insert(entry.row)),
             };
             let change = match self.filter {
                 Some(filter) => change.and_then(|change| seen(filter, change)),
@@ -93,17 +93,17 @@ fn take_row<'a>(olds: &mut &'a [u8], schema: &Schema) -> Result<TupleRef<'a>, Vi
 
 /// Returns the visible form of a change through a filter. An update may insert or delete a row for
 /// the reader.
-fn seen<'a>(filter: &Filter, change: Change<'a>) -> Option<Change<'a>> {
+fn seen<'a>(filter: &Filter, change: VisibleChange<'a>) -> Option<VisibleChange<'a>> {
     let (old, new) = match change {
-        Change::Insert(new) => (None, Some(new)),
-        Change::Update { old, new } => (Some(old), Some(new)),
-        Change::Delete(old) => (Some(old), None),
-        Change::Truncate => return Some(change),
+        VisibleChange::Insert(new) => (None, Some(new)),
+        VisibleChange::Update { old, new } => (Some(old), Some(new)),
+        VisibleChange::Delete(old) => (Some(old), None),
+        VisibleChange::Truncate => return Some(change),
     };
     match (filter.classify(old, new), old, new) {
-        (Seen::Insert, _, Some(new)) => Some(Change::Insert(new)),
-        (Seen::Update, Some(old), Some(new)) => Some(Change::Update { old, new }),
-        (Seen::Delete, Some(old), _) => Some(Change::Delete(old)),
+        (VisibleEffect::Insert, _, Some(new)) => Some(VisibleChange::Insert(new)),
+        (VisibleEffect::Update, Some(old), Some(new)) => Some(VisibleChange::Update { old, new }),
+        (VisibleEffect::Delete, Some(old), _) => Some(VisibleChange::Delete(old)),
         _ => None,
     }
 }

@@ -1,24 +1,24 @@
 //! Rows as Structs, one message each, for clients that know the protocol without extensions.
 
 use laredo_core::{CommitTime, Filter, HexCells, Lsn, Schema, Sequence, TupleRef, Value, show_row};
-use laredo_engine::journal::Frame;
-use laredo_proto::batch::Entries;
+use laredo_engine::journal::BatchFrame;
+use laredo_proto::batch::BatchEntries;
 use laredo_proto::frame;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotification, SnapshotRow, SyncResponse};
 use prost_types::{Struct, Timestamp, value::Kind};
 
-use super::changes::{Change, FrameChanges};
-use super::{EntryMode, Projected, ViewError};
+use super::changes::{FrameChanges, VisibleChange};
+use super::{EntryMode, ProjectedFrame, ViewError};
 
 pub(super) fn rows(
-    from: &Frame,
+    from: &BatchFrame,
     schema: &Schema,
     filter: Option<&Filter>,
     hex: &HexCells,
-) -> Result<Projected, ViewError> {
+) -> Result<ProjectedFrame, ViewError> {
     let (mut out, mut count) = (Vec::new(), 0);
-    for entry in Entries::new(&from.batch.entries, schema) {
+    for entry in BatchEntries::new(&from.batch.entries, schema) {
         let row = entry?.row;
         if filter.is_none_or(|filter| filter.matches(row)) {
             let row = Some(row_struct(schema, row, hex)?);
@@ -26,10 +26,10 @@ pub(super) fn rows(
             count += 1;
         }
     }
-    Ok(Projected { bytes: out.into(), count, carries_end: false })
+    Ok(ProjectedFrame { bytes: out.into(), count, carries_end: false })
 }
 
-pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<Projected, ViewError> {
+pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<ProjectedFrame, ViewError> {
     let mut out = Vec::new();
     if changes.has_schema() && changes.first() > changes.after {
         let notice = SchemaChangeNotification {
@@ -39,14 +39,14 @@ pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<Proj
         };
         put(Message::SchemaChange(notice), &mut out);
     }
-    let mut writer = Writer { changes, hex, out, pending: None, count: 0 };
+    let mut writer = StructEntryWriter { changes, hex, out, pending: None, count: 0 };
     changes.each(|sequence, change| writer.change(sequence, change))?;
     Ok(writer.finish())
 }
 
 /// A writer of entries that keeps the last entry back. Only the last entry of a transaction carries
 /// its end, and the writer learns at the end which one that is.
-struct Writer<'a> {
+struct StructEntryWriter<'a> {
     changes: &'a FrameChanges<'a>,
     hex: &'a HexCells,
     out: Vec<u8>,
@@ -54,14 +54,14 @@ struct Writer<'a> {
     count: u64,
 }
 
-impl Writer<'_> {
-    fn change(&mut self, sequence: Sequence, change: Change<'_>) -> Result<(), ViewError> {
+impl StructEntryWriter<'_> {
+    fn change(&mut self, sequence: Sequence, change: VisibleChange<'_>) -> Result<(), ViewError> {
         let row = |row: TupleRef<'_>| row_struct(self.changes.schema, row, self.hex).map(Some);
         let (action, old, new) = match change {
-            Change::Insert(new) => ("INSERT", None, row(new)?),
-            Change::Update { old, new } => ("UPDATE", row(old)?, row(new)?),
-            Change::Delete(old) => ("DELETE", row(old)?, None),
-            Change::Truncate => ("TRUNCATE", None, None),
+            VisibleChange::Insert(new) => ("INSERT", None, row(new)?),
+            VisibleChange::Update { old, new } => ("UPDATE", row(old)?, row(new)?),
+            VisibleChange::Delete(old) => ("DELETE", row(old)?, None),
+            VisibleChange::Truncate => ("TRUNCATE", None, None),
         };
         if self.changes.mode == EntryMode::Repeat && action == "DELETE" {
             // Some clients treat a delete of a row that they no longer have as a truncate, so they
@@ -101,11 +101,11 @@ impl Writer<'_> {
         put(Message::JournalEntry(entry), &mut self.out);
     }
 
-    fn finish(mut self) -> Projected {
+    fn finish(mut self) -> ProjectedFrame {
         let header = &self.changes.frame.header;
         let carries_end = header.ends && self.pending.is_some();
         self.flush(carries_end.then_some(header.position));
-        Projected { bytes: self.out.into(), count: self.count, carries_end }
+        ProjectedFrame { bytes: self.out.into(), count: self.count, carries_end }
     }
 }
 
@@ -123,14 +123,14 @@ fn between(before: Lsn, nth: u64, end: Lsn) -> Lsn {
 
 /// The content of an entry that only marks a place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Marker {
+pub(crate) struct PositionMarker {
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
     pub(crate) committed_at: CommitTime,
 }
 
 /// Appends an entry without action and values.
-pub(crate) fn marker(marker: Marker, out: &mut Vec<u8>) {
+pub(crate) fn marker(marker: PositionMarker, out: &mut Vec<u8>) {
     let entry = ReplicationJournalEntry {
         sequence: marker.sequence.to_wire(),
         source_position: marker.position.to_string(),

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{
-    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Match, Predicate, Schema, Sequence, TableName, TupleBuf,
-    Value,
+    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, MatchCondition, Predicate, Schema, Sequence, TableName,
+    TupleBuf, Value,
 };
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
-use laredo_proto::batch::Action;
+use laredo_proto::batch::EntryAction;
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncResponse};
 use prost::Message as _;
 
-use super::{EntryMode, Views, Walk};
+use super::{EntryMode, JournalViews, ViewCursor};
 
 fn schema(names: &[&str]) -> Arc<Schema> {
     let column = |name: &&str| Column {
@@ -53,21 +53,21 @@ fn journal() -> (Journal, JournalWriter) {
 /// updated.
 fn write(writer: &mut JournalWriter) {
     writer.begin(Lsn(2000), CommitTime(1), None).unwrap();
-    writer.push(Action::Insert, row(&["one"]).as_ref(), None).unwrap();
+    writer.push(EntryAction::Insert, row(&["one"]).as_ref(), None).unwrap();
     writer.change_schema(&schema(&["a", "b"]));
-    writer.push(Action::Insert, row(&["two", "x"]).as_ref(), None).unwrap();
-    writer.push(Action::Insert, row(&["three", "y"]).as_ref(), None).unwrap();
-    writer.push(Action::Update, row(&["three", "z"]).as_ref(), Some(row(&["three", "y"]).as_ref())).unwrap();
+    writer.push(EntryAction::Insert, row(&["two", "x"]).as_ref(), None).unwrap();
+    writer.push(EntryAction::Insert, row(&["three", "y"]).as_ref(), None).unwrap();
+    writer.push(EntryAction::Update, row(&["three", "z"]).as_ref(), Some(row(&["three", "y"]).as_ref())).unwrap();
     writer.commit().unwrap();
     writer.publish().unwrap();
 }
 
 fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, after: u64) -> Vec<u8> {
-    let test = |value: &str| Match::Equals(Value::String(value.to_owned()));
+    let test = |value: &str| MatchCondition::Equals(Value::String(value.to_owned()));
     let predicates: Vec<_> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
-    let view = Views::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates).unwrap();
-    let mut walk = Walk::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
+    let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates).unwrap();
+    let mut walk = ViewCursor::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
     walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
     let mut out = Vec::new();
     while let Some(chunk) = walk.next_chunk().unwrap() {

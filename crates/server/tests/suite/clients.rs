@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::http::{Reply, frame, http1, http2};
-use crate::support::{Running, next, prefix, request, serve_with, within};
+use crate::support::http::{HttpReply, frame, http1, http2};
+use crate::support::{SimServer, next, prefix, request, serve_with, within};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
@@ -19,7 +19,7 @@ use tonic::{Code, Streaming};
 
 const PATH: &str = "/laredo.replication.v1.LaredoReplicationService/ReportChecksum";
 
-async fn serve(wait: Duration) -> Running {
+async fn serve(wait: Duration) -> SimServer {
     let database = SimDatabase::new(1);
     database.commit(0, (0..100).map(|id| Insert(id, format!("row {id}"))).collect());
     let server = serve_with(&database, "a", 1, |options| options.waits.answer = wait).await;
@@ -37,7 +37,7 @@ fn client(client_id: &str) -> SyncRequest {
 }
 
 /// Opens a stream, and reads until the client has everything.
-async fn follow(server: &Running, request: SyncRequest) -> Streaming<SyncResponse> {
+async fn follow(server: &SimServer, request: SyncRequest) -> Streaming<SyncResponse> {
     let mut stream = server.sync(request).await;
     loop {
         match next(&mut stream).await.unwrap() {
@@ -76,7 +76,7 @@ fn report_json(heartbeat: &Heartbeat) -> Vec<u8> {
     json.to_string().into_bytes()
 }
 
-async fn verify(server: &Running) -> Streaming<VerifyTableResponse> {
+async fn verify(server: &SimServer) -> Streaming<VerifyTableResponse> {
     let request = VerifyTableRequest {
         schema: "public".to_owned(),
         table: "t0".to_owned(),
@@ -101,7 +101,7 @@ async fn results(mut events: Streaming<VerifyTableResponse>) -> Vec<ClientCompar
     }
 }
 
-async fn post(server: &Running, content_type: &str, body: &[u8]) -> Reply {
+async fn post(server: &SimServer, content_type: &str, body: &[u8]) -> HttpReply {
     http1(server.fanout, "POST", PATH, &[("Content-Type", content_type)], body).await
 }
 

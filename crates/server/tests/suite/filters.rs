@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Replica, prefix, request, serve, serve_with};
+use crate::support::{SimpleReplica, prefix, request, serve, serve_with};
 use laredo_core::Lsn;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncRequest};
@@ -56,7 +56,7 @@ async fn rows_come_and_go_as_they_match() {
         let database = begin();
         let server = serve(&database, "a").await;
         let mut stream = server.sync(filtered(encoding)).await;
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.read_to(&mut stream, database.end()).await;
         assert_eq!(replica.rows, matching(database.rows_at(0, database.end())));
         for changes in history() {
@@ -84,12 +84,12 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
         // The last row matches, so that clients of both kinds know when they have everything.
         let end = database.commit(0, vec![Insert(1000, on("end"))]);
         let wanted = matching(database.rows_at(0, end));
-        let mut uncut = Replica::default();
+        let mut uncut = SimpleReplica::default();
         uncut.read_to(&mut one.sync(filtered(encoding)).await, end).await;
         assert_eq!(uncut.rows, wanted);
         for cut in 1..=uncut.messages {
             let mut stream = one.sync(filtered(encoding)).await;
-            let mut replica = Replica::default();
+            let mut replica = SimpleReplica::default();
             for _ in 0..cut {
                 // A new client that connects later receives fewer messages.
                 if replica.position >= end {
@@ -117,7 +117,7 @@ async fn a_quiet_client_learns_how_far_the_table_is() {
     let database = begin();
     let server = serve_with(&database, "a", 2, |_| {}).await;
     let mut stream = server.sync(filtered(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     let sequence = replica.sequence;
     // A change that does not match advances the sequence. A change to another table advances only
@@ -139,7 +139,7 @@ async fn clients_with_one_filter_share_one_projection() {
     for encoding in ENCODINGS {
         for _ in 0..4 {
             let mut stream = server.sync(filtered(encoding)).await;
-            let mut replica = Replica::default();
+            let mut replica = SimpleReplica::default();
             replica.read_to(&mut stream, database.end()).await;
             clients.push((replica, stream));
         }
@@ -170,7 +170,7 @@ async fn a_filtered_snapshot_says_how_many_rows_it_sent() {
         let database = begin();
         let server = serve(&database, "a").await;
         let mut stream = server.sync(filtered(encoding)).await;
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         let mut counts = BTreeMap::new();
         while counts.len() < 2 {
             match replica.read(&mut stream).await {

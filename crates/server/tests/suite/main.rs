@@ -4,7 +4,7 @@
 
 mod clients;
 mod filters;
-mod misspoken;
+mod malformed_calls;
 mod newcomers;
 mod oam;
 mod open_requests;

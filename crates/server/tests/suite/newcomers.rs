@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::http::{Frames, SYNC, frame, http1, message};
-use crate::support::{Client, Replica, Running, next, prefix, request, serve};
+use crate::support::http::{ReplyFrames, SYNC, frame, http1, message};
+use crate::support::{GrpcTestClient, SimServer, SimpleReplica, next, prefix, request, serve};
 use laredo_core::Lsn;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncRequest, SyncResponse};
@@ -28,13 +28,13 @@ fn body(marked: &str, number: i64) -> String {
 
 /// Writers that commit transactions until they are stopped. Each transaction changes both rows of a
 /// pair, and some insert, delete or rekey rows.
-struct Writers {
+struct CommittingWriters {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i64>,
 }
 
-impl Writers {
-    fn start(database: &SimDatabase, pause: Duration) -> Writers {
+impl CommittingWriters {
+    fn start(database: &SimDatabase, pause: Duration) -> CommittingWriters {
         let (database, stop) = (database.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -46,7 +46,7 @@ impl Writers {
             }
             number
         });
-        Writers { stop, task }
+        CommittingWriters { stop, task }
     }
 
     async fn stop(self) -> i64 {
@@ -69,7 +69,7 @@ fn transaction(number: i64) -> Vec<SimChange> {
     changes
 }
 
-async fn table() -> (SimDatabase, Running) {
+async fn table() -> (SimDatabase, SimServer) {
     let database = SimDatabase::new(1);
     database.commit(0, (0..ROWS).map(|id| Insert(id, body("even", 0))).collect());
     let server = serve(&database, "a").await;
@@ -78,38 +78,43 @@ async fn table() -> (SimDatabase, Running) {
 }
 
 /// The origin of a stream's messages.
-enum Incoming {
+enum IncomingMessages {
     Grpc(Streaming<SyncResponse>),
-    Connect(Frames),
+    Connect(ReplyFrames),
 }
 
-impl Incoming {
-    async fn grpc(server: &Running, request: SyncRequest) -> Incoming {
+impl IncomingMessages {
+    async fn grpc(server: &SimServer, request: SyncRequest) -> IncomingMessages {
         // Small windows make the server wait until the client reads.
         let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
-        let mut client = Client::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20);
-        Incoming::Grpc(client.sync(request).await.unwrap().into_inner())
+        let mut client = GrpcTestClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20);
+        IncomingMessages::Grpc(client.sync(request).await.unwrap().into_inner())
     }
 
-    async fn connect(server: &Running, request: SyncRequest) -> Incoming {
+    async fn connect(server: &SimServer, request: SyncRequest) -> IncomingMessages {
         let headers = [("Content-Type", "application/connect+proto"), ("Connect-Protocol-Version", "1")];
         let reply = http1(server.grpc, "POST", SYNC, &headers, &frame(&request.encode_to_vec())).await;
         assert_eq!(reply.status, 200);
-        Incoming::Connect(reply.frames())
+        IncomingMessages::Connect(reply.frames())
     }
 
     async fn next(&mut self) -> Message {
         match self {
-            Incoming::Grpc(stream) => next(stream).await.unwrap(),
-            Incoming::Connect(frames) => message(&frames.next().await.unwrap()).message.unwrap(),
+            IncomingMessages::Grpc(stream) => next(stream).await.unwrap(),
+            IncomingMessages::Connect(frames) => message(&frames.next().await.unwrap()).message.unwrap(),
         }
     }
 }
 
 /// Loads the table with a new client, and compares it with the database at the position of its
 /// snapshot.
-async fn load(mut incoming: Incoming, database: &SimDatabase, pause: Option<Duration>, marked: &str) -> Replica {
-    let mut replica = Replica::default();
+async fn load(
+    mut incoming: IncomingMessages,
+    database: &SimDatabase,
+    pause: Option<Duration>,
+    marked: &str,
+) -> SimpleReplica {
+    let mut replica = SimpleReplica::default();
     // The marker after SnapshotEnd gives the position of the snapshot.
     while replica.position == Lsn::ZERO {
         let message = incoming.next().await;
@@ -142,13 +147,13 @@ async fn load(mut incoming: Incoming, database: &SimDatabase, pause: Option<Dura
 #[tokio::test(flavor = "multi_thread")]
 async fn newcomers_of_every_protocol_have_what_the_database_held_at_their_snapshots_end() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database, Duration::from_millis(5));
+    let writers = CommittingWriters::start(&database, Duration::from_millis(5));
     for round in 0..10 {
         let filtered = SyncRequest { filters: vec![prefix("odd")], ..request(RowEncoding::Struct) };
         let (grpc, connect, odd) = tokio::join!(
-            Incoming::grpc(&server, request(RowEncoding::Struct)),
-            Incoming::connect(&server, request(RowEncoding::Struct)),
-            Incoming::connect(&server, filtered),
+            IncomingMessages::grpc(&server, request(RowEncoding::Struct)),
+            IncomingMessages::connect(&server, request(RowEncoding::Struct)),
+            IncomingMessages::connect(&server, filtered),
         );
         let loads = tokio::join!(
             load(grpc, &database, None, ""),
@@ -163,13 +168,13 @@ async fn newcomers_of_every_protocol_have_what_the_database_held_at_their_snapsh
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_newcomers_have_what_was_committed_while_they_read() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database, Duration::from_millis(30));
+    let writers = CommittingWriters::start(&database, Duration::from_millis(30));
     let slow = Some(Duration::from_millis(1));
     let filtered = SyncRequest { filters: vec![prefix("even")], ..request(RowEncoding::Struct) };
     let (grpc, connect, even) = tokio::join!(
-        Incoming::grpc(&server, request(RowEncoding::Struct)),
-        Incoming::connect(&server, request(RowEncoding::Struct)),
-        Incoming::grpc(&server, filtered),
+        IncomingMessages::grpc(&server, request(RowEncoding::Struct)),
+        IncomingMessages::connect(&server, request(RowEncoding::Struct)),
+        IncomingMessages::grpc(&server, filtered),
     );
     let before = database.end();
     let loads = tokio::join!(
@@ -187,9 +192,9 @@ async fn slow_newcomers_have_what_was_committed_while_they_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_cut_inside_its_snapshot_loads_again() {
     let (database, server) = table().await;
-    let writers = Writers::start(&database, Duration::from_millis(30));
-    let mut incoming = Incoming::grpc(&server, request(RowEncoding::Struct)).await;
-    let mut replica = Replica::default();
+    let writers = CommittingWriters::start(&database, Duration::from_millis(30));
+    let mut incoming = IncomingMessages::grpc(&server, request(RowEncoding::Struct)).await;
+    let mut replica = SimpleReplica::default();
     while replica.entries_inside == 0 {
         replica.apply(incoming.next().await);
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -198,7 +203,7 @@ async fn a_client_that_is_cut_inside_its_snapshot_loads_again() {
     // The position of the last entry, as the simplest client keeps it.
     let position = SyncRequest { last_known_source_position: Lsn::ZERO.to_string(), ..request(RowEncoding::Struct) };
     for request in [position, replica.by_position(request(RowEncoding::Struct))] {
-        load(Incoming::grpc(&server, request).await, &database, None, "").await;
+        load(IncomingMessages::grpc(&server, request).await, &database, None, "").await;
     }
     writers.stop().await;
 }
@@ -215,12 +220,12 @@ async fn newcomers_cost_the_table_and_not_its_past() {
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..50 {
         let incoming = match number % 2 {
-            0 => Incoming::grpc(&server, request(RowEncoding::Struct)).await,
-            _ => Incoming::connect(&server, request(RowEncoding::Struct)).await,
+            0 => IncomingMessages::grpc(&server, request(RowEncoding::Struct)).await,
+            _ => IncomingMessages::connect(&server, request(RowEncoding::Struct)).await,
         };
         let database = database.clone();
         clients.spawn(async move {
-            let (mut incoming, mut replica) = (incoming, Replica::default());
+            let (mut incoming, mut replica) = (incoming, SimpleReplica::default());
             while replica.position == Lsn::ZERO {
                 replica.apply(incoming.next().await);
             }

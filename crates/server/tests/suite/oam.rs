@@ -1,7 +1,7 @@
 //! The operators' service: the status that it reports, and the orders that a server carries out.
 
-use crate::support::{LONG, Replica, Running, next, request, serve_with, within};
-use laredo_engine::retention::{Retention, SlotStanding, WalStatus};
+use crate::support::{LONG, SimServer, SimpleReplica, next, request, serve_with, within};
+use laredo_engine::retention::{ReplicationSlotState, WalRetention, WalStatus};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::laredo_query_service_client::LaredoQueryServiceClient;
 use laredo_proto::oam::watch_status_response::Event;
@@ -15,11 +15,11 @@ use tonic::{Code, Status};
 
 const TABLE: &str = "t0";
 
-async fn oam(server: &Running) -> LaredoOamServiceClient<Channel> {
+async fn oam(server: &SimServer) -> LaredoOamServiceClient<Channel> {
     LaredoOamServiceClient::new(server.channel().await)
 }
 
-async fn two_tables() -> (SimDatabase, Running) {
+async fn two_tables() -> (SimDatabase, SimServer) {
     let database = SimDatabase::new(2);
     database.commit(0, vec![Insert(1, "a".to_owned()), Insert(2, "b".to_owned())]);
     let server = serve_with(&database, "a", 2, |_| {}).await;
@@ -27,7 +27,7 @@ async fn two_tables() -> (SimDatabase, Running) {
     (database, server)
 }
 
-async fn status(server: &Running) -> GetStatusResponse {
+async fn status(server: &SimServer) -> GetStatusResponse {
     oam(server).await.get_status(GetStatusRequest {}).await.unwrap().into_inner()
 }
 
@@ -67,7 +67,7 @@ async fn it_tells_what_there_is_and_what_it_does() {
 async fn a_reload_copies_again_and_clients_see_what_differs() {
     let (database, server) = two_tables().await;
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     let mut client = oam(&server).await;
     let one = ReloadTableRequest { schema: "public".to_owned(), table: TABLE.to_owned(), ..Default::default() };
@@ -94,7 +94,7 @@ async fn a_paused_source_stands_still_and_goes_on_where_it_was() {
     let resume = ResumeSyncRequest { source_id: "sim".to_owned() };
     assert_eq!(client.resume_sync(resume).await.unwrap().into_inner().state(), ServiceState::Streaming);
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, *ends.last().unwrap()).await;
     assert_eq!(replica.rows, database.rows_at(0, *ends.last().unwrap()));
 }
@@ -103,7 +103,7 @@ async fn a_paused_source_stands_still_and_goes_on_where_it_was() {
 async fn one_table_is_drained_and_its_neighbour_is_served_on() {
     let (database, server) = two_tables().await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
-    Replica::default().read_to(&mut stream, database.end()).await;
+    SimpleReplica::default().read_to(&mut stream, database.end()).await;
     let mut client = oam(&server).await;
     let one =
         DrainReplicationRequest { schema: "public".to_owned(), table: TABLE.to_owned(), drain_deadline_seconds: 600 };
@@ -237,10 +237,11 @@ async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
     assert!(ended.message().contains("row changes are missing"), "{ended:?}");
 }
 
-fn retention(wal_status: WalStatus) -> Retention {
+fn retention(wal_status: WalStatus) -> WalRetention {
     let left = Some(std::time::Duration::from_secs(90));
-    let standing = SlotStanding { wal_status, lag_bytes: 10, retained_bytes: 2048, safe_bytes: Some(4096), left };
-    Retention {
+    let standing =
+        ReplicationSlotState { wal_status, lag_bytes: 10, retained_bytes: 2048, safe_bytes: Some(4096), left };
+    WalRetention {
         slot: "laredo".to_owned(),
         standing: Some(standing),
         losses: 0,
@@ -288,12 +289,12 @@ async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
     };
     assert_eq!(told_of_source().await.1, "the WAL that slot laredo needs is unreserved");
     let last_loss = "replication slot laredo was invalidated".to_owned();
-    database.retain(Retention {
+    database.retain(WalRetention {
         slot: "laredo".to_owned(),
         standing: None,
         losses: 1,
         last_loss: Some(last_loss.clone()),
-        ..Retention::default()
+        ..WalRetention::default()
     });
     assert_eq!(told_of_source().await, ("slot_lost".to_owned(), last_loss));
     let told = metrics().await;
@@ -305,7 +306,7 @@ async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
 async fn a_reset_asks_to_be_confirmed_and_copies_all_tables_again() {
     let (database, server) = two_tables().await;
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     let mut client = oam(&server).await;
     let mut reset = ResetSourceRequest { source_id: "sim".to_owned(), confirm: false, drop_publication: false };
@@ -375,6 +376,6 @@ async fn each_mistake_is_named_and_the_fan_out_port_takes_no_orders() {
     let fanout = Channel::from_shared(format!("http://{}", server.fanout)).unwrap().connect().await.unwrap();
     let mut there = LaredoOamServiceClient::new(fanout.clone());
     said(there.get_status(GetStatusRequest {}).await.map(drop), Code::Unimplemented, "");
-    let mut client = crate::support::Client::new(fanout);
+    let mut client = crate::support::GrpcTestClient::new(fanout);
     assert!(client.sync(request(RowEncoding::Struct)).await.is_ok(), "the fan-out itself is there");
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::support::http::{Frames, Reply, SYNC, frame, http1, http1_open, http2, http2_open, message};
-use crate::support::{Replica, Running, prefix, request, serve_with, within};
+use crate::support::http::{HttpReply, ReplyFrames, SYNC, frame, http1, http1_open, http2, http2_open, message};
+use crate::support::{SimServer, SimpleReplica, prefix, request, serve_with, within};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -43,7 +43,7 @@ fn acknowledgement() -> Vec<u8> {
     frame(&field(2, &[&[0x08, 0x96, 0x01][..], &field(2, b"0/19F000")].concat()))
 }
 
-async fn serve(change: impl FnOnce(&mut ServerOptions)) -> (SimDatabase, Running) {
+async fn serve(change: impl FnOnce(&mut ServerOptions)) -> (SimDatabase, SimServer) {
     let database = SimDatabase::new(1);
     database.commit(0, (0..100).map(|id| Insert(id, format!("row {id}"))).collect());
     let server = serve_with(&database, "a", 1, |options| {
@@ -56,15 +56,15 @@ async fn serve(change: impl FnOnce(&mut ServerOptions)) -> (SimDatabase, Running
 }
 
 /// A stream whose request stays open.
-struct Open {
-    frames: Frames,
-    replica: Replica,
+struct OpenRequestStream {
+    frames: ReplyFrames,
+    replica: SimpleReplica,
     /// The request body over HTTP/2.
     request: Option<mpsc::Sender<Bytes>>,
 }
 
-impl Open {
-    async fn new(server: &Running, (content_type, is_http2): (&str, bool), first: &[u8]) -> Open {
+impl OpenRequestStream {
+    async fn new(server: &SimServer, (content_type, is_http2): (&str, bool), first: &[u8]) -> OpenRequestStream {
         let (frames, request) = match is_http2 {
             false => (http1_open(server.grpc, SYNC, content_type, first).await.frames(), None),
             true => {
@@ -76,7 +76,7 @@ impl Open {
                 (reply.frames(), Some(request))
             }
         };
-        Open { frames, replica: Replica::default(), request }
+        OpenRequestStream { frames, replica: SimpleReplica::default(), request }
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -113,7 +113,7 @@ fn plain(message: &str) -> String {
 async fn a_request_that_stays_open_is_served_in_every_protocol() {
     for transport in TRANSPORTS {
         let (database, server) = serve(|_| {}).await;
-        let mut open = Open::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
+        let mut open = OpenRequestStream::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
         open.read_to(database.end()).await;
         assert_eq!(open.replica.handshake.mode(), SyncMode::FullSnapshot, "{transport:?}");
         for id in 0..20 {
@@ -129,24 +129,24 @@ async fn a_request_that_stays_open_is_served_in_every_protocol() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_field_of_the_request_counts() {
     let (database, server) = serve(|_| {}).await;
-    let mut first = Open::new(&server, (GRPC, true), &start(&request(RowEncoding::Struct))).await;
+    let mut first = OpenRequestStream::new(&server, (GRPC, true), &start(&request(RowEncoding::Struct))).await;
     first.read_to(database.end()).await;
     let end = database.commit(0, vec![Insert(1000, "other".to_owned()), Insert(1001, "row 1001".to_owned())]);
     for transport in TRANSPORTS {
         let resumed = first.replica.by_position(request(RowEncoding::Struct));
-        let mut open = Open::new(&server, transport, &start(&resumed)).await;
+        let mut open = OpenRequestStream::new(&server, transport, &start(&resumed)).await;
         open.replica.rows = first.replica.rows.clone();
         open.read_to(end).await;
         assert_eq!(open.replica.handshake.mode(), SyncMode::Delta, "{transport:?}");
         assert_eq!(open.replica.rows, database.rows_at(0, end), "{transport:?}");
 
         let filtered = SyncRequest { filters: vec![prefix("other")], ..request(RowEncoding::Struct) };
-        let mut open = Open::new(&server, transport, &start(&filtered)).await;
+        let mut open = OpenRequestStream::new(&server, transport, &start(&filtered)).await;
         open.read_to(end).await;
         assert_eq!(open.replica.rows.keys().collect::<Vec<_>>(), [&1000], "{transport:?}");
     }
     let named = SyncRequest { client_id: "four".to_owned(), ..request(RowEncoding::Struct) };
-    let mut open = Open::new(&server, (GRPC, true), &start(&named)).await;
+    let mut open = OpenRequestStream::new(&server, (GRPC, true), &start(&named)).await;
     open.read_to(end).await;
     let status = within(server.client().await.get_replication_status(status_request()), "a status").await.unwrap();
     assert!(status.into_inner().clients.iter().any(|client| client.client_id == "four"));
@@ -169,7 +169,7 @@ async fn the_first_message_may_come_in_pieces_and_acknowledgements_with_it() {
         }
         let body = tonic::body::Body::new(StreamBody::new(ReceiverStream::new(pieces)));
         let reply = http2_open(&mut server.channel().await, SYNC, GRPC, body).await;
-        let mut open = Open { frames: reply.frames(), replica: Replica::default(), request: None };
+        let mut open = OpenRequestStream { frames: reply.frames(), replica: SimpleReplica::default(), request: None };
         open.read_to(database.end()).await;
         assert_eq!(open.replica.rows, database.rows_at(0, database.end()), "cut at {cut}");
     }
@@ -188,7 +188,11 @@ async fn a_request_that_ends_leaves_the_stream() {
             http1(server.grpc, "POST", SYNC, &[("Content-Type", CONNECT)], &body).await,
         ];
         for reply in replies {
-            let mut open = Open { frames: Reply::frames(reply), replica: Replica::default(), request: None };
+            let mut open = OpenRequestStream {
+                frames: HttpReply::frames(reply),
+                replica: SimpleReplica::default(),
+                request: None,
+            };
             open.read_to(database.end()).await;
             let end = database.commit(0, vec![Update(1, "later".to_owned())]);
             open.read_to(end).await;
@@ -206,7 +210,7 @@ async fn an_open_request_that_is_refused_hears_why_at_once() {
     let malformed = SyncRequest { last_known_source_position: "here".to_owned(), ..request(RowEncoding::Struct) };
     for transport in TRANSPORTS {
         for (request, words) in [(&unknown, "nope"), (&without, "table"), (&malformed, "last_known_source_position")] {
-            let end = Open::new(&server, transport, &start(request)).await.end().await;
+            let end = OpenRequestStream::new(&server, transport, &start(request)).await.end().await;
             assert!(end.contains(words), "{transport:?}: {end}");
         }
     }
@@ -222,7 +226,7 @@ async fn what_is_no_acknowledgement_ends_the_stream() {
             (vec![1, 0, 0, 0, 1, 0], "compressed"),
             (vec![7, 0, 0, 0, 1, 0], "flags"),
         ] {
-            let mut open = Open::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
+            let mut open = OpenRequestStream::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
             open.read_to(database.end()).await;
             open.send(&acknowledgement()).await;
             open.send(&bytes).await;
@@ -242,8 +246,8 @@ async fn a_flood_of_acknowledgements_holds_nobody_up() {
     let pieces = tokio_stream::once(first).chain(tokio_stream::iter(std::iter::repeat(flood)));
     let body = StreamBody::new(pieces.map(|piece| Ok::<_, tonic::Status>(Frame::data(piece))));
     let reply = http2_open(&mut server.channel().await, SYNC, GRPC, tonic::body::Body::new(body)).await;
-    let mut flooding = Open { frames: reply.frames(), replica: Replica::default(), request: None };
-    let mut other = Open::new(&server, (CONNECT, false), &start(&request(RowEncoding::Struct))).await;
+    let mut flooding = OpenRequestStream { frames: reply.frames(), replica: SimpleReplica::default(), request: None };
+    let mut other = OpenRequestStream::new(&server, (CONNECT, false), &start(&request(RowEncoding::Struct))).await;
     for id in 0..50 {
         let end = database.commit(0, vec![Update(id, "flooded".to_owned())]);
         for open in [&mut flooding, &mut other] {
@@ -260,11 +264,11 @@ async fn one_message_in_a_request_that_stays_open_is_refused_in_time() {
     let (_database, server) = serve(|options| options.waits.request = Duration::from_millis(200)).await;
     let plain = frame(&request(RowEncoding::Struct).encode_to_vec());
     for transport in TRANSPORTS {
-        let end = within(Open::new(&server, transport, &plain).await.end(), "the end").await;
+        let end = within(OpenRequestStream::new(&server, transport, &plain).await.end(), "the end").await;
         assert!(end.contains("longer than 0.2"), "{transport:?}: {end}");
     }
     for transport in TRANSPORTS {
-        let end = within(Open::new(&server, transport, &[0, 0, 0]).await.end(), "the end").await;
+        let end = within(OpenRequestStream::new(&server, transport, &[0, 0, 0]).await.end(), "the end").await;
         assert!(end.contains("longer than 0.2"), "{transport:?}: {end}");
     }
 }
@@ -276,7 +280,7 @@ async fn heartbeats_carry_the_position() {
     let ours = SyncRequest { instance_id: "another".to_owned(), ..request(RowEncoding::Struct) };
     let binary = request(RowEncoding::PostgresBinary);
     for (request, is_ours) in [(request(RowEncoding::Struct), false), (ours, true), (binary, true)] {
-        let mut open = Open::new(&server, (GRPC, true), &start(&request)).await;
+        let mut open = OpenRequestStream::new(&server, (GRPC, true), &start(&request)).await;
         open.read_to(database.end()).await;
         let end = database.commit(0, vec![Update(1, "beat".to_owned())]);
         let heartbeat = loop {
@@ -296,7 +300,7 @@ async fn a_server_stops_under_open_requests() {
     let (database, mut server) = serve(|_| {}).await;
     let mut streams = Vec::new();
     for transport in TRANSPORTS {
-        let mut open = Open::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
+        let mut open = OpenRequestStream::new(&server, transport, &start(&request(RowEncoding::Struct))).await;
         open.read_to(database.end()).await;
         streams.push(open);
     }

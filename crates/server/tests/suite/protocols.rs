@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::http::{Frames, Reply, STATUS, SYNC, frame, http1, http2, message};
-use crate::support::{LONG, Replica, Running, request, serve_with};
+use crate::support::http::{HttpReply, ReplyFrames, STATUS, SYNC, frame, http1, http2, message};
+use crate::support::{LONG, SimServer, SimpleReplica, request, serve_with};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use laredo_core::Lsn;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const TABLE: &str = r#"{"schema":"public","table":"t0"}"#;
 
-async fn table() -> (SimDatabase, Running) {
+async fn table() -> (SimDatabase, SimServer) {
     let database = SimDatabase::new(1);
     database.commit(0, (0..100).map(|i| Insert(i, format!("row {i}"))).collect());
     let quiet = |options: &mut ServerOptions| options.tables[0].heartbeat_interval = Duration::from_secs(3600);
@@ -31,13 +31,13 @@ fn ask(encoding: RowEncoding) -> Vec<u8> {
     frame(&request(encoding).encode_to_vec())
 }
 
-async fn post(server: &Running, path: &str, content_type: &str, body: &[u8]) -> Reply {
+async fn post(server: &SimServer, path: &str, content_type: &str, body: &[u8]) -> HttpReply {
     http1(server.grpc, "POST", path, &[("Content-Type", content_type)], body).await
 }
 
 /// Reads until a message that `is_last` accepts. Keeps all bytes except those of heartbeats, which
 /// depend on the clock.
-async fn read_until(frames: &mut Frames, bytes: &mut Vec<u8>, is_last: impl Fn(&Message) -> bool) {
+async fn read_until(frames: &mut ReplyFrames, bytes: &mut Vec<u8>, is_last: impl Fn(&Message) -> bool) {
     loop {
         let frame = frames.next().await.expect("the stream has not ended");
         let message = message(&frame).message.unwrap();
@@ -100,7 +100,7 @@ async fn a_stream_is_the_same_bytes_in_every_protocol_and_only_its_end_differs()
             assert!(bytes == expected, "{name}: {} bytes differ from gRPC's {}", bytes.len(), expected.len());
             assert_end(name, &mut frames).await;
         }
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         let mut bytes = expected.as_slice();
         while let Some(header) = bytes.first_chunk::<5>() {
             let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize + 5;
@@ -113,7 +113,7 @@ async fn a_stream_is_the_same_bytes_in_every_protocol_and_only_its_end_differs()
 }
 
 /// Checks that every stream reports the server's stop, in the form of its protocol.
-async fn assert_end(name: &str, frames: &mut Frames) {
+async fn assert_end(name: &str, frames: &mut ReplyFrames) {
     let says_nothing_new = |frame: &[u8]| {
         frame[0] == 0 && matches!(message(frame).message, Some(Message::Heartbeat(_) | Message::GoAway(_)))
     };

@@ -9,15 +9,15 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{LONG, Running, serve_with};
+use crate::support::{LONG, SimServer, serve_with};
 
-async fn two_tables(change: impl FnOnce(&mut ServerOptions)) -> Running {
+async fn two_tables(change: impl FnOnce(&mut ServerOptions)) -> SimServer {
     let server = serve_with(&SimDatabase::new(2), "a", 2, change).await;
     server.ready().await;
     server
 }
 
-async fn drain(server: &Running, table: &str) {
+async fn drain(server: &SimServer, table: &str) {
     let request =
         DrainReplicationRequest { schema: "public".to_owned(), table: table.to_owned(), drain_deadline_seconds: 600 };
     let mut client = LaredoOamServiceClient::new(server.channel().await);
@@ -25,7 +25,7 @@ async fn drain(server: &Running, table: &str) {
 }
 
 /// Returns the gRPC health of a service, or `None` if the server does not know the name.
-async fn health(server: &Running, service: &str) -> Option<bool> {
+async fn health(server: &SimServer, service: &str) -> Option<bool> {
     let request = HealthCheckRequest { service: service.to_owned() };
     match HealthClient::new(server.channel().await).check(request).await {
         Ok(answer) => Some(answer.into_inner().status() == ServingStatus::Serving),
@@ -34,7 +34,7 @@ async fn health(server: &Running, service: &str) -> Option<bool> {
     }
 }
 
-async fn code(server: &Running, query: &str) -> u16 {
+async fn code(server: &SimServer, query: &str) -> u16 {
     server.get(&format!("/health/ready{query}")).await.0
 }
 

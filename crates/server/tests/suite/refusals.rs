@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::support::{LONG, Replica, Running, next, request, serve, serve_with};
+use crate::support::{LONG, SimServer, SimpleReplica, next, request, serve, serve_with};
 use bytes::Bytes;
 use http_body::Frame;
 use laredo_proto::frame;
@@ -23,9 +23,9 @@ use tonic::transport::Channel;
 use tower::Service;
 
 /// A request body with these bytes.
-struct Raw(Option<Bytes>);
+struct RawBody(Option<Bytes>);
 
-impl http_body::Body for Raw {
+impl http_body::Body for RawBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -38,7 +38,7 @@ async fn send(channel: &mut Channel, content_type: &str, bytes: Vec<u8>) -> http
     let request = http::Request::post("/laredo.replication.v1.LaredoReplicationService/Sync")
         .header("content-type", content_type)
         .header("te", "trailers")
-        .body(tonic::body::Body::new(Raw(Some(bytes.into()))))
+        .body(tonic::body::Body::new(RawBody(Some(bytes.into()))))
         .unwrap();
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
     channel.call(request).await.unwrap()
@@ -51,7 +51,7 @@ async fn answer(channel: &mut Channel, bytes: Vec<u8>) -> Option<tonic::Status> 
     tonic::Status::from_header_map(response.headers())
 }
 
-async fn server(database: &SimDatabase) -> Running {
+async fn server(database: &SimDatabase) -> SimServer {
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     serve(database, "a").await
 }
@@ -158,7 +158,7 @@ async fn damaged_requests_are_answered_and_never_harm() {
         }
     }
     println!("{refused} damaged requests were refused, {served} served");
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut server.sync(request(RowEncoding::Struct)).await, database.end()).await;
     assert_eq!(replica.rows, database.rows_at(0, database.end()));
 }
@@ -203,7 +203,7 @@ async fn a_table_has_only_so_many_clients() {
     let mut streams = Vec::new();
     for _ in 0..2 {
         let mut stream = server.sync(request(RowEncoding::Struct)).await;
-        Replica::default().read_to(&mut stream, database.end()).await;
+        SimpleReplica::default().read_to(&mut stream, database.end()).await;
         streams.push(stream);
     }
     let mut client = server.client().await;
@@ -219,21 +219,21 @@ async fn a_table_has_only_so_many_clients() {
 async fn a_failed_table_says_why_and_its_neighbour_is_served() {
     let database = SimDatabase::new(2);
     database.commit_unseen(vec![(0, Insert(1, "a".to_owned())), (1, Insert(1, "b".to_owned()))]);
-    database.show(database.end());
+    database.make_visible(database.end());
     let change = |options: &mut laredo_server::ServerOptions| {
         options.tables.iter_mut().for_each(|t| t.heartbeat_interval = std::time::Duration::from_millis(20));
     };
     let server = serve_with(&database, "a", 2, change).await;
     server.ready().await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
-    Replica::default().read_to(&mut stream, database.end()).await;
+    SimpleReplica::default().read_to(&mut stream, database.end()).await;
     // The journal exists slightly before the status shows the phase. The same applies to the
     // failure.
     let ready = async || server.get("/health/ready").await.0 == 200;
     laredo_testkit::eventually(LONG, ready).await.unwrap();
     let error = "its key was dropped; add one and restart".to_owned();
     let table = laredo_engine::source::TableIndex(0);
-    database.say(laredo_engine::source::SourceEvent::Broken { table, error }).await;
+    database.inject_event(laredo_engine::source::SourceEvent::Broken { table, error }).await;
     // The following client receives the error instead of endless heartbeats.
     let status = loop {
         if let Err(status) = next(&mut stream).await {
@@ -254,7 +254,7 @@ async fn a_failed_table_says_why_and_its_neighbour_is_served() {
         assert_eq!(server.get(&format!("/health/ready?table=public.{table}")).await.0, code, "{table}");
     }
     let neighbour = SyncRequest { table: "t1".to_owned(), ..request(RowEncoding::Struct) };
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut server.sync(neighbour).await, database.end()).await;
     assert_eq!(replica.rows, database.rows_at(1, database.end()));
 }

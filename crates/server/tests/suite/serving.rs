@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, LONG, Replica, Running, next, request, serve, serve_with};
+use crate::support::{GrpcTestClient, LONG, SimServer, SimpleReplica, next, request, serve, serve_with};
 use laredo_engine::journal::BufferPolicy;
 use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding, SyncRequest};
 use laredo_server::{BufferOptions, ServerOptions};
@@ -25,7 +25,7 @@ async fn table(rows: i64) -> SimDatabase {
     database
 }
 
-async fn status(client: &mut Client) -> laredo_proto::replication::GetReplicationStatusResponse {
+async fn status(client: &mut GrpcTestClient) -> laredo_proto::replication::GetReplicationStatusResponse {
     let request = GetReplicationStatusRequest { schema: "public".to_owned(), table: "t0".to_owned() };
     client.get_replication_status(request).await.unwrap().into_inner()
 }
@@ -106,7 +106,7 @@ async fn status_and_metrics_tell_who_is_there() {
     let database = table(10).await;
     let server = serve(&database, "a").await;
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     let end = database.commit(0, vec![Insert(100, "a".to_owned()), Insert(101, "b".to_owned())]);
     replica.read_to(&mut stream, end).await;
@@ -130,9 +130,9 @@ async fn status_and_metrics_tell_who_is_there() {
 }
 
 /// Returns a client with small windows, so that the server soon waits for its reads.
-async fn narrow(server: &Running) -> Client {
+async fn narrow(server: &SimServer) -> GrpcTestClient {
     let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(65_535);
-    Client::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20)
+    GrpcTestClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20)
 }
 
 async fn end_of(stream: &mut tonic::Streaming<laredo_proto::replication::SyncResponse>) -> tonic::Status {
@@ -149,10 +149,10 @@ async fn a_live_client_that_stops_reading_is_cut_and_goes_on_later() {
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::DropDisconnect };
     let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     let mut other = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut fast = Replica::default();
+    let mut fast = SimpleReplica::default();
     fast.read_to(&mut other, database.end()).await;
     for i in 0..60 {
         let end = database.commit(0, vec![Insert(1000 + i, "x".repeat(100_000))]);
@@ -182,7 +182,7 @@ async fn a_slow_client_may_slow_the_source_down_and_nobody_is_cut() {
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::SlowDown };
     let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     for i in 0..100 {
         database.commit(0, vec![Insert(1000 + i, "x".repeat(100_000))]);
@@ -223,7 +223,7 @@ async fn stopping_ends_every_stream_with_unavailable() {
     let mut streams = Vec::new();
     for encoding in [RowEncoding::Struct, RowEncoding::PostgresBinary] {
         let mut stream = server.sync(request(encoding)).await;
-        Replica::default().read_to(&mut stream, database.end()).await;
+        SimpleReplica::default().read_to(&mut stream, database.end()).await;
         streams.push(stream);
     }
     let ahead = SyncRequest { last_known_source_position: "FF/0".to_owned(), ..request(RowEncoding::Struct) };
@@ -242,7 +242,7 @@ async fn a_server_that_drains_serves_clients_of_ours_on_and_begins_no_new_stream
     let mut server = serve_with(&database, "a", 1, |options| options.waits.drain = Duration::from_secs(600)).await;
     server.ready().await;
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     replica.read_to(&mut stream, database.end()).await;
     server.stop();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Client, LONG, Replica, Running, http, request, start, within};
+use crate::support::{GrpcTestClient, LONG, SimServer, SimpleReplica, http, request, start, within};
 use laredo_engine::{SnapshotFormat, SnapshotOptions};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::{
@@ -29,7 +29,7 @@ fn kept(name: &str, folder: &Path, format: SnapshotFormat) -> laredo_engine::Tab
 }
 
 /// Starts a server with snapshots, and waits for the first one.
-async fn serve(database: &SimDatabase, folder: &Path, format: SnapshotFormat) -> Running {
+async fn serve(database: &SimDatabase, folder: &Path, format: SnapshotFormat) -> SimServer {
     let server = start(database.clone(), vec![kept("t0", folder, format)], |_| {}).await;
     server.ready().await;
     let written = async || server.engine.tables()[0].snapshots().unwrap().newest().is_some();
@@ -37,12 +37,12 @@ async fn serve(database: &SimDatabase, folder: &Path, format: SnapshotFormat) ->
     server
 }
 
-async fn oam(server: &Running) -> LaredoOamServiceClient<Channel> {
+async fn oam(server: &SimServer) -> LaredoOamServiceClient<Channel> {
     LaredoOamServiceClient::new(server.channel().await)
 }
 
 /// Requests a snapshot once the journal has everything.
-async fn create(server: &Running, database: &SimDatabase) -> String {
+async fn create(server: &SimServer, database: &SimDatabase) -> String {
     let end = database.end();
     let mut head = server.engine.tables()[0].journal().unwrap().watch_head();
     within(head.wait_for(|head| head.position >= end), "the head").await.unwrap();
@@ -59,7 +59,7 @@ fn in_table(limit: i32) -> ListSnapshotsRequest {
 }
 
 /// Fetches a complete snapshot. Returns its rows, sequence and position.
-async fn fetch(client: &mut Client, snapshot_id: &str) -> Result<(SimRows, i64, String), Status> {
+async fn fetch(client: &mut GrpcTestClient, snapshot_id: &str) -> Result<(SimRows, i64, String), Status> {
     let request = FetchSnapshotRequest { snapshot_id: snapshot_id.to_owned() };
     let mut stream = client.fetch_snapshot(request).await?.into_inner();
     let (mut rows, mut begin, mut end) = (SimRows::new(), None, None);
@@ -112,7 +112,7 @@ async fn a_snapshot_is_listed_and_fetched_and_gone_on_from() {
         let later = database.commit(0, vec![Delete(8)]);
         let on = SyncRequest { last_snapshot_id: id, last_known_sequence: sequence, ..request(RowEncoding::Struct) };
         let mut stream = server.sync(on).await;
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.rows = rows;
         replica.read_to(&mut stream, later).await;
         assert_eq!((replica.handshake.mode(), replica.snapshots), (SyncMode::Delta, 0));
@@ -233,7 +233,7 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     another.redefine("another");
     let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
     // Filtered rows cannot be followed from, so the table is copied.
-    let test = laredo_core::Match::Prefix(String::new());
+    let test = laredo_core::MatchCondition::Prefix(String::new());
     table.pipeline.filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
     let server = start(another.clone(), vec![table], |_| {}).await;
     let restore = RestoreSnapshotRequest { snapshot_id: id, confirm: true, skip_meta_check: false };
@@ -241,7 +241,7 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     assert!(restored.accepted && restored.warnings[0].contains(&newest.position.to_string()), "{restored:?}");
     assert_eq!(restored.user_meta.unwrap().fields["why"].kind, Some(Kind::StringValue(META.to_owned())));
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, newest.position).await;
     assert_eq!(replica.rows, database.rows_at(0, newest.position));
     another.release_copies();
@@ -267,7 +267,7 @@ async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
             client.clone(),
             tokio::spawn(async move {
                 let mut stream = within(client.sync(request(encoding)), "a stream").await.unwrap().into_inner();
-                let mut replica = Replica::default();
+                let mut replica = SimpleReplica::default();
                 replica.read(&mut stream).await;
                 while replica.snapshots == 0 {
                     replica.read(&mut stream).await;
@@ -295,6 +295,6 @@ async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
     assert_eq!(metric("laredo_snapshot_waits").await, 0.0);
 }
 
-fn client_of<T>(clients: &[(Client, T)]) -> Client {
+fn client_of<T>(clients: &[(GrpcTestClient, T)]) -> GrpcTestClient {
     clients.last().unwrap().0.clone()
 }

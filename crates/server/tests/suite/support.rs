@@ -11,7 +11,9 @@ use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
-use laredo_server::{HttpOptions, Listeners, ServedSource, ServedTableOptions, Server, ServerOptions, Waits};
+use laredo_server::{
+    HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions, ServerTimeLimits,
+};
 use laredo_testkit::{SimDatabase, sim_table};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -22,15 +24,15 @@ use tonic::{Status, Streaming};
 pub(crate) mod http;
 mod replica;
 
-pub(crate) use replica::{Replica, parse};
+pub(crate) use replica::{SimpleReplica, parse};
 
 /// The longest time that a test waits for an expected event.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) type Client = LaredoReplicationServiceClient<Channel>;
+pub(crate) type GrpcTestClient = LaredoReplicationServiceClient<Channel>;
 
 /// A server over a simulated database.
-pub(crate) struct Running {
+pub(crate) struct SimServer {
     pub(crate) engine: EngineHandle,
     pub(crate) grpc: SocketAddr,
     pub(crate) fanout: SocketAddr,
@@ -41,7 +43,7 @@ pub(crate) struct Running {
 }
 
 /// Serves `public.t0`, `public.t1`, … with journals that have this name.
-pub(crate) async fn serve(database: &SimDatabase, instance: &str) -> Running {
+pub(crate) async fn serve(database: &SimDatabase, instance: &str) -> SimServer {
     serve_with(database, instance, 1, |_| {}).await
 }
 
@@ -50,7 +52,7 @@ pub(crate) async fn serve_with(
     instance: &str,
     tables: usize,
     change: impl FnOnce(&mut ServerOptions),
-) -> Running {
+) -> SimServer {
     let options = (0..tables).map(|i| {
         let mut table = sim_table(&format!("t{i}"));
         table.instance = InstanceId(format!("{instance}-{i}"));
@@ -66,7 +68,7 @@ pub(crate) async fn start(
     source: impl Source,
     tables: Vec<laredo_engine::TableOptions>,
     change: impl FnOnce(&mut ServerOptions),
-) -> Running {
+) -> SimServer {
     let clock: laredo_engine::Clock = Arc::new(|| CommitTime(1_000_000_000));
     let engine = Engine::prepare(source, tables, clock.clone()).await.unwrap();
     let handle = engine.handle();
@@ -80,7 +82,7 @@ pub(crate) async fn start(
         ServedTableOptions { source_id: "sim".to_owned(), ..options }
     });
     let tables = tables.collect();
-    let (http, waits) = (HttpOptions::default(), Waits::default());
+    let (http, waits) = (HttpOptions::default(), ServerTimeLimits::default());
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
     let (sources, allowed_origins) = (vec![source], Vec::new());
@@ -89,7 +91,7 @@ pub(crate) async fn start(
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
     let fanout_address = fanout.local_addr().unwrap();
-    let listeners = Listeners { grpc: vec![grpc], fanout: vec![fanout], health: Some(http), metrics: None };
+    let listeners = ServerListeners { grpc: vec![grpc], fanout: vec![fanout], health: Some(http), metrics: None };
     let (stop_server, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         let stop = async move {
@@ -97,7 +99,7 @@ pub(crate) async fn start(
         };
         Server::new(options).serve(listeners, stop).await.unwrap();
     });
-    Running {
+    SimServer {
         engine: handle,
         grpc: grpc_address,
         fanout: fanout_address,
@@ -123,9 +125,9 @@ pub(crate) async fn within<T>(wait: impl Future<Output = T>, what: &str) -> T {
     tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
-impl Running {
+impl SimServer {
     /// Waits until every table has been copied.
-    pub(crate) async fn ready(&self) -> &Running {
+    pub(crate) async fn ready(&self) -> &SimServer {
         for table in self.engine.tables() {
             within(table.wait_journal(), "a copy").await.unwrap();
         }
@@ -140,15 +142,15 @@ impl Running {
         Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap()
     }
 
-    pub(crate) async fn client(&self) -> Client {
-        Client::new(self.channel().await).max_decoding_message_size(64 << 20)
+    pub(crate) async fn client(&self) -> GrpcTestClient {
+        GrpcTestClient::new(self.channel().await).max_decoding_message_size(64 << 20)
     }
 
     pub(crate) async fn sync(&self, request: SyncRequest) -> Streaming<SyncResponse> {
         within(self.client().await.sync(request), "a stream").await.unwrap().into_inner()
     }
 
-    /// Asks the server to stop; [`Running::stopped`] waits for it.
+    /// Asks the server to stop; [`SimServer::stopped`] waits for it.
     pub(crate) fn stop(&mut self) {
         let _ = self.stop_server.take().unwrap().send(());
     }

@@ -1,6 +1,6 @@
 //! A client has the database's rows: from a snapshot, after a resume, and after a cut at any place.
 
-use crate::support::{Replica, request, serve, serve_with};
+use crate::support::{SimpleReplica, request, serve, serve_with};
 use laredo_core::Lsn;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest};
@@ -20,7 +20,7 @@ async fn a_newcomer_gets_a_snapshot_and_then_what_commits() {
         database.commit(0, (0..500).map(|i| Insert(i, format!("row {i}"))).collect());
         let server = serve(&database, "a").await;
         let mut stream = server.sync(request(encoding)).await;
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.read_to(&mut stream, database.end()).await;
         assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
         assert_eq!((replica.rows.len(), replica.encoding()), (500, encoding));
@@ -41,7 +41,7 @@ async fn extensions_are_invisible_to_who_does_not_ask() {
     database.commit(0, vec![Insert(1, text("a"))]);
     let server = serve(&database, "a").await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     let Message::Handshake(handshake) = replica.read(&mut stream).await else { panic!() };
     assert!(handshake.encoding.is_none() && handshake.source.is_none());
     assert_eq!((handshake.instance_id.as_str(), handshake.reason.as_str()), ("", ""));
@@ -64,7 +64,7 @@ async fn positions_inside_a_transaction_lie_before_its_end() {
     let first = database.commit(0, vec![Insert(1, text("a"))]);
     let server = serve(&database, "a").await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, first).await;
     // In the simulated log, a transaction takes ten bytes plus one for each change.
     let end = database.commit(0, (0..30).map(|i| Insert(100 + i, text("b"))).collect());
@@ -106,7 +106,7 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
         let (one, two) = (serve(&database, "one").await, serve(&database, "two").await);
         one.ready().await;
         two.ready().await;
-        let mut early = Replica::default();
+        let mut early = SimpleReplica::default();
         if is_early {
             early.read_to(&mut one.sync(request(encoding)).await, start).await;
         }
@@ -145,7 +145,7 @@ async fn cut_after_any_message_and_resumed_it_ends_equal() {
 }
 
 async fn resume(
-    replica: &mut Replica,
+    replica: &mut SimpleReplica,
     stream: &mut tonic::Streaming<laredo_proto::replication::SyncResponse>,
     end: Lsn,
     start: Lsn,
@@ -174,7 +174,7 @@ async fn a_client_that_is_ahead_waits_for_the_server() {
     let mut stream = server.sync(request).await;
     // Commits of another table move the position too.
     while database.commit(1, vec![Insert(database.end().0.try_into().unwrap(), text("x"))]) < ahead {}
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.position = ahead;
     replica.read_to(&mut stream, database.end()).await;
     assert_eq!(replica.handshake.mode(), SyncMode::Delta);
@@ -195,7 +195,7 @@ async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_s
             ..request(encoding)
         };
         let beyond = ahead();
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.read_to(&mut server.sync(beyond.clone()).await, database.end()).await;
         assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
         assert_eq!(replica.handshake.another_history, encoding == RowEncoding::PostgresBinary);
@@ -203,7 +203,7 @@ async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_s
         // another history.
         database.commit(0, vec![Update(1, text("b"))]);
         database.say_written(database.end());
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.read_to(&mut server.sync(beyond).await, database.end()).await;
         assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);
     }
@@ -230,7 +230,7 @@ async fn rows_larger_than_any_batch_travel_whole() {
         database.commit(0, (0..3).map(|i| Insert(i, "x".repeat(3_000_000))).collect());
         let server = serve(&database, "a").await;
         let mut stream = server.sync(request(encoding)).await;
-        let mut replica = Replica::default();
+        let mut replica = SimpleReplica::default();
         replica.read_to(&mut stream, database.end()).await;
         database.commit(0, (1..5).map(|i| Insert(10 + i, "y".repeat(2_000_000))).collect());
         replica.read_to(&mut stream, database.end()).await;

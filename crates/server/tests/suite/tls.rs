@@ -1,25 +1,25 @@
 //! TLS. If an authority is configured, only clients with its certificates are served.
 
-use crate::support::{Client, Replica, Running, request, serve_with};
+use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with};
 use laredo_proto::replication::RowEncoding;
-use laredo_server::{Listeners, ServeError, Server, ServerOptions, TlsOptions};
+use laredo_server::{ServeError, Server, ServerListeners, ServerOptions, ServerTlsOptions};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::SimDatabase;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-struct Authority {
+struct ServerTlsAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-impl Authority {
-    fn new() -> Authority {
+impl ServerTlsAuthority {
+    fn new() -> ServerTlsAuthority {
         let mut params = CertificateParams::default();
         // The authority has a name of its own. OpenSSL takes a certificate whose issuer has the
         // same name for self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        ServerTlsAuthority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
     /// Returns a certificate and its key.
@@ -30,17 +30,17 @@ impl Authority {
     }
 }
 
-async fn connect(server: &Running, tls: ClientTlsConfig) -> Result<Client, tonic::transport::Error> {
+async fn connect(server: &SimServer, tls: ClientTlsConfig) -> Result<GrpcTestClient, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.grpc.port()))?;
-    Ok(Client::new(endpoint.tls_config(tls)?.connect().await?))
+    Ok(GrpcTestClient::new(endpoint.tls_config(tls)?.connect().await?))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_show_their_certificate() {
-    let authority = Authority::new();
+    let authority = ServerTlsAuthority::new();
     let (certificate, key) = authority.issue("localhost");
     let ca = authority.issuer.pem();
-    let tls = TlsOptions {
+    let tls = ServerTlsOptions {
         certificate: certificate.into_bytes(),
         key: key.into_bytes(),
         client_ca: Some(ca.clone().into_bytes()),
@@ -52,7 +52,7 @@ async fn clients_show_their_certificate() {
     let (certificate, key) = authority.issue("client");
     let mut client = connect(&server, trusting().identity(Identity::from_pem(certificate, key))).await.unwrap();
     let mut stream = client.sync(request(RowEncoding::Struct)).await.unwrap().into_inner();
-    let mut replica = Replica::default();
+    let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
     assert_eq!(replica.rows.len(), 1);
     // A connection without a certificate may fail at once or with its first request, depending on
@@ -64,9 +64,9 @@ async fn clients_show_their_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_is_served_in_either_http() {
-    let authority = Authority::new();
+    let authority = ServerTlsAuthority::new();
     let (certificate, key) = authority.issue("localhost");
-    let tls = TlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None };
+    let tls = ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None };
     let server = serve_with(&SimDatabase::new(1), "a", 1, |options| options.tls = Some(tls)).await;
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
@@ -89,12 +89,12 @@ async fn curl_is_served_in_either_http() {
 
 #[tokio::test]
 async fn a_broken_certificate_is_an_error_at_once() {
-    let tls = TlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
+    let tls = ServerTlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
     let clock: laredo_engine::Clock = std::sync::Arc::new(|| laredo_core::CommitTime(0));
     let (sources, tables, allowed_origins, http, waits) = Default::default();
     let options = ServerOptions { sources, tables, tls: Some(tls), allowed_origins, http, waits, clock };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listeners = Listeners { grpc: vec![listener], ..Listeners::default() };
+    let listeners = ServerListeners { grpc: vec![listener], ..ServerListeners::default() };
     let served = Server::new(options).serve(listeners, std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
 }

@@ -10,7 +10,7 @@ use crate::types::identifier;
 
 /// The transactions of one session, in order.
 #[derive(Debug)]
-pub struct Script {
+pub struct SessionScript {
     rng: StdRng,
     value_bytes_max: u32,
     truncates: bool,
@@ -25,7 +25,7 @@ pub struct ScriptTransaction {
     pub commits: bool,
 }
 
-impl Script {
+impl SessionScript {
     /// Returns the script of one session of a workload.
     #[must_use]
     pub fn new(seed: u64, session: u64, options: &WorkloadOptions) -> Self {
@@ -106,12 +106,12 @@ impl Script {
         values.truncate(self.rng.random_range(1..4));
         let set: Vec<String> = values.iter().map(|(column, value)| format!("{column} = {value}")).collect();
         let key = table.random_key(&mut self.rng);
-        format!("UPDATE {} SET {} WHERE {}", table.name().quoted(), set.join(", "), is(table, &key))
+        format!("UPDATE {} SET {} WHERE {}", table.name().quoted(), set.join(", "), key_condition(table, &key))
     }
 
     fn delete(&mut self, table: &WorkloadTable) -> String {
         let key = table.random_key(&mut self.rng);
-        format!("DELETE FROM {} WHERE {}", table.name().quoted(), is(table, &key))
+        format!("DELETE FROM {} WHERE {}", table.name().quoted(), key_condition(table, &key))
     }
 
     fn change_key(&mut self, table: &WorkloadTable) -> String {
@@ -122,8 +122,8 @@ impl Script {
         format!(
             "UPDATE {name} SET {} WHERE {} AND NOT EXISTS (SELECT FROM {name} WHERE {})",
             set.join(", "),
-            is(table, &old),
-            is(table, &new)
+            key_condition(table, &old),
+            key_condition(table, &new)
         )
     }
 
@@ -165,7 +165,7 @@ fn key_columns(table: &WorkloadTable) -> Vec<String> {
     table.key.iter().map(|column| identifier(column)).collect()
 }
 
-fn is(table: &WorkloadTable, key: &[String]) -> String {
+fn key_condition(table: &WorkloadTable, key: &[String]) -> String {
     let equal = |(column, value): (&String, &String)| format!("{column} = {value}");
     key_columns(table).iter().zip(key).map(equal).collect::<Vec<_>>().join(" AND ")
 }

@@ -8,7 +8,7 @@ use crate::types::{COLUMNS, DEFINITIONS, identifier, literal};
 
 /// The kind of a table, by the key and the replica identity of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum WorkloadTableShape {
     /// Every type of [`COLUMNS`]. The composite primary key has another order than the columns, and
     /// some of its values are toasted.
     Wide,
@@ -27,7 +27,7 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadTable {
     /// The kind of the table.
-    pub shape: Shape,
+    pub shape: WorkloadTableShape,
     /// The schema of the table.
     pub schema: &'static str,
     /// The name of the table, without its schema.
@@ -39,15 +39,15 @@ pub struct WorkloadTable {
 /// The tables of every workload.
 pub const TABLES: &[WorkloadTable] = &[
     WorkloadTable {
-        shape: Shape::Wide,
+        shape: WorkloadTableShape::Wide,
         schema: "Wïde \"s\"",
         table: "tåble \"with\" $quotes$ 'and' 🌍",
         key: &["näme", "tenant"],
     },
-    WorkloadTable { shape: Shape::Plain, schema: "work", table: "plain", key: &["id"] },
-    WorkloadTable { shape: Shape::ByIndex, schema: "work", table: "by_index", key: &["code", "region"] },
-    WorkloadTable { shape: Shape::Full, schema: "work", table: "full", key: &["a", "b"] },
-    WorkloadTable { shape: Shape::Partitioned, schema: "work", table: "parts", key: &["id", "region"] },
+    WorkloadTable { shape: WorkloadTableShape::Plain, schema: "work", table: "plain", key: &["id"] },
+    WorkloadTable { shape: WorkloadTableShape::ByIndex, schema: "work", table: "by_index", key: &["code", "region"] },
+    WorkloadTable { shape: WorkloadTableShape::Full, schema: "work", table: "full", key: &["a", "b"] },
+    WorkloadTable { shape: WorkloadTableShape::Partitioned, schema: "work", table: "parts", key: &["id", "region"] },
 ];
 
 impl WorkloadTable {
@@ -60,14 +60,14 @@ impl WorkloadTable {
     /// Returns the `key_fields` for the configuration. Empty if the table itself defines its key.
     #[must_use]
     pub fn key_fields(&self) -> &'static [&'static str] {
-        if self.shape == Shape::Full { self.key } else { &[] }
+        if self.shape == WorkloadTableShape::Full { self.key } else { &[] }
     }
 
     /// Returns the SQL expressions of a random key out of a few.
     pub(super) fn random_key(&self, rng: &mut StdRng) -> Vec<String> {
         let number = rng.random_range(0..60_u32);
         match self.shape {
-            Shape::Wide => {
+            WorkloadTableShape::Wide => {
                 let name = match number % 10 {
                     // The value is too long to be stored in the row, so it is toasted.
                     0 => toasted(number, 2400),
@@ -76,14 +76,14 @@ impl WorkloadTable {
                 };
                 vec![name, rng.random_range(0..2).to_string()]
             }
-            Shape::Plain => vec![number.to_string()],
+            WorkloadTableShape::Plain => vec![number.to_string()],
             // 1.0 and 1.00 are the same key to PostgreSQL, but differ in their bytes.
-            Shape::ByIndex => {
+            WorkloadTableShape::ByIndex => {
                 let zeros = "0".repeat(rng.random_range(0..3));
                 vec![format!("{number}.5{zeros}"), random_region(rng)]
             }
-            Shape::Full => vec![format!("{number}::bigint"), literal(&format!("b{}", number % 3))],
-            Shape::Partitioned => vec![number.to_string(), random_region(rng)],
+            WorkloadTableShape::Full => vec![format!("{number}::bigint"), literal(&format!("b{}", number % 3))],
+            WorkloadTableShape::Partitioned => vec![number.to_string(), random_region(rng)],
         }
     }
 
@@ -94,7 +94,7 @@ impl WorkloadTable {
             ("category".to_owned(), ["'a'", "'ab'", "'b'", "NULL"][rng.random_range(0..4)].to_owned()),
             ("body".to_owned(), large(rng, value_bytes_max)),
         ];
-        if self.shape == Shape::Wide {
+        if self.shape == WorkloadTableShape::Wide {
             values.extend(COLUMNS.iter().map(|column| (identifier(column.name), column.value(rng))));
             values.push(("second_body".to_owned(), format!("convert_to({}, 'UTF8')", large(rng, value_bytes_max))));
         }
@@ -118,9 +118,9 @@ impl WorkloadTable {
     #[must_use]
     pub fn fill(&self, rows: u32) -> String {
         let key = match self.shape {
-            Shape::Wide => "'fill ' || i, 0",
-            Shape::Plain => "i",
-            Shape::ByIndex | Shape::Full | Shape::Partitioned => "i, 'x'",
+            WorkloadTableShape::Wide => "'fill ' || i, 0",
+            WorkloadTableShape::Plain => "i",
+            WorkloadTableShape::ByIndex | WorkloadTableShape::Full | WorkloadTableShape::Partitioned => "i, 'x'",
         };
         let (columns, _) = self.mark_key();
         format!(
@@ -140,9 +140,9 @@ impl WorkloadTable {
     /// Returns the columns of the key, and their values in the marked row.
     fn mark_key(&self) -> (String, &'static str) {
         let key = match self.shape {
-            Shape::Wide => "'mark', 0",
-            Shape::Plain => "-1",
-            Shape::ByIndex | Shape::Full | Shape::Partitioned => "-1, 'x'",
+            WorkloadTableShape::Wide => "'mark', 0",
+            WorkloadTableShape::Plain => "-1",
+            WorkloadTableShape::ByIndex | WorkloadTableShape::Full | WorkloadTableShape::Partitioned => "-1, 'x'",
         };
         let columns: Vec<String> = self.key.iter().map(|column| identifier(column)).collect();
         (columns.join(", "), key)

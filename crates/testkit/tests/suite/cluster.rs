@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use laredo_testkit::{Cluster, ClusterOptions, Process, StopMode, Tls, eventually};
+use laredo_testkit::{ChildProcess, Cluster, ClusterOptions, ClusterTls, StopMode, eventually};
 
 #[tokio::test]
 async fn it_is_ready_for_logical_replication() {
@@ -64,7 +64,7 @@ async fn a_password_is_asked_for_on_tcp() {
 #[test]
 fn tls_is_offered_with_a_certificate_that_verifies() {
     let options = ClusterOptions {
-        tls: Some(Tls::default()),
+        tls: Some(ClusterTls::default()),
         hba: vec!["hostnossl all all all reject".to_owned()],
         ..ClusterOptions::default()
     };
@@ -126,7 +126,7 @@ async fn part_that_is_killed() {
 async fn nothing_is_left_when_the_test_process_is_killed() {
     let mut part = Command::new(std::env::current_exe().unwrap());
     part.args(["cluster::part_that_is_killed", "--exact", "--ignored", "--nocapture"]);
-    let part = Process::spawn(part).unwrap();
+    let part = ChildProcess::spawn(part).unwrap();
     let line = part.wait_for_line("dir=").await.unwrap();
     let dir = PathBuf::from(line.split_once("dir=").unwrap().1);
     let pid = postmaster(&dir.join("data"));

@@ -1,12 +1,12 @@
 //! The simulated database fulfills the contract of a source.
 
 use laredo_core::Lsn;
-use laredo_testkit::conformance::{Bed, keeps_to_the_contract};
+use laredo_testkit::conformance::{ConformanceDatabase, keeps_to_the_contract};
 use laredo_testkit::{SimChange, SimDatabase};
 
-struct Simulated(SimDatabase);
+struct SimConformanceDatabase(SimDatabase);
 
-impl Bed for Simulated {
+impl ConformanceDatabase for SimConformanceDatabase {
     type Source = SimDatabase;
 
     fn source(&self) -> SimDatabase {
@@ -16,7 +16,7 @@ impl Bed for Simulated {
     async fn insert(&self, rows: &[(usize, i64)]) {
         let changes = rows.iter().map(|(table, id)| (*table, SimChange::Insert(*id, "body".to_owned()))).collect();
         let end = self.0.commit_unseen(changes);
-        self.0.show(end);
+        self.0.make_visible(end);
     }
 
     async fn write_elsewhere(&self) -> Lsn {
@@ -30,5 +30,5 @@ impl Bed for Simulated {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_simulated_database_keeps_to_the_contract() {
-    keeps_to_the_contract(&Simulated(SimDatabase::new(2))).await;
+    keeps_to_the_contract(&SimConformanceDatabase(SimDatabase::new(2))).await;
 }

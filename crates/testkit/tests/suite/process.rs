@@ -3,14 +3,14 @@
 use std::process::Command;
 use std::time::Duration;
 
-use laredo_testkit::{Error, Process, clean_command, eventually, free_port};
+use laredo_testkit::{ChildProcess, HarnessError, clean_command, eventually, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn shell(script: &str) -> Process {
+fn shell(script: &str) -> ChildProcess {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
-    Process::spawn(command).unwrap()
+    ChildProcess::spawn(command).unwrap()
 }
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn lines_are_found_in_both_outputs_whenever_they_come() {
     assert_eq!(process.wait_for_line("stderr").await.unwrap(), "to stderr");
     assert_eq!(process.wait_for_line("unfini").await.unwrap(), "unfinished");
     let missing = process.wait_for_line("never").await.unwrap_err();
-    assert!(matches!(&missing, Error::Program { output, .. } if output.contains("again 1")), "{missing}");
+    assert!(matches!(&missing, HarnessError::Program { output, .. } if output.contains("again 1")), "{missing}");
     assert!(process.wait(PATIENCE).await.unwrap().success());
     assert_eq!(process.output().len(), 5);
 }
@@ -38,7 +38,7 @@ async fn it_ends_on_its_own_when_asked_and_when_killed() {
 
     let killed = shell("exec sleep 1000");
     let early = killed.wait(Duration::from_millis(1)).await.unwrap_err();
-    assert!(matches!(early, Error::Timeout { .. }), "{early}");
+    assert!(matches!(early, HarnessError::Timeout { .. }), "{early}");
     killed.kill9();
     assert_eq!(killed.wait(PATIENCE).await.unwrap().code(), None);
     killed.kill9();
@@ -82,7 +82,7 @@ async fn eventually_polls_until_it_holds_or_the_time_is_up() {
     eventually(PATIENCE, third).await.unwrap();
     assert_eq!(asked, 3);
     let never = eventually(Duration::from_millis(20), || async { false }).await;
-    assert!(matches!(never, Err(Error::Timeout { .. })));
+    assert!(matches!(never, Err(HarnessError::Timeout { .. })));
 }
 
 /// The variable is set for a child of this test. A test must not change its own environment,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use laredo_testkit::{Direction, Proxy, eventually};
+use laredo_testkit::{FaultProxy, ProxyDirection, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -34,8 +34,8 @@ async fn a_while() {
     }
 }
 
-async fn start() -> (Proxy, TcpStream) {
-    let proxy = Proxy::start(echo().await).await.unwrap();
+async fn start() -> (FaultProxy, TcpStream) {
+    let proxy = FaultProxy::start(echo().await).await.unwrap();
     let client = TcpStream::connect(proxy.addr()).await.unwrap();
     (proxy, client)
 }
@@ -66,8 +66,8 @@ async fn it_forwards_both_ways_and_passes_on_the_end() {
     let (_, received) = tokio::join!(send, read.read_to_end(&mut answer));
     received.unwrap();
     assert!(answer == message);
-    assert_eq!(proxy.bytes(Direction::ToServer), 1_000_000);
-    assert_eq!(proxy.bytes(Direction::ToClient), 1_000_000);
+    assert_eq!(proxy.bytes(ProxyDirection::ToServer), 1_000_000);
+    assert_eq!(proxy.bytes(ProxyDirection::ToClient), 1_000_000);
     eventually(PATIENCE, || async { proxy.connections() == 0 }).await.unwrap();
 }
 
@@ -103,7 +103,7 @@ async fn stall_holds_bytes_back_and_loses_none() {
     client.shutdown().await.unwrap();
     a_while().await;
     assert_eq!(proxy.connections(), 1);
-    assert_eq!(proxy.bytes(Direction::ToServer), 6);
+    assert_eq!(proxy.bytes(ProxyDirection::ToServer), 6);
     assert_eq!(client.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     proxy.stall(false);
     let mut answer = Vec::new();
@@ -113,15 +113,15 @@ async fn stall_holds_bytes_back_and_loses_none() {
 
 #[tokio::test]
 async fn cut_after_bytes_is_exact_and_concerns_one_connection() {
-    let proxy = Proxy::start(echo().await).await.unwrap();
+    let proxy = FaultProxy::start(echo().await).await.unwrap();
     for limit in [0, 1, 7] {
-        proxy.cut_after_bytes(Direction::ToClient, limit);
+        proxy.cut_after_bytes(ProxyDirection::ToClient, limit);
         let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
-        let before = proxy.bytes(Direction::ToClient);
+        let before = proxy.bytes(ProxyDirection::ToClient);
         let _ = client.write_all(b"0123456789").await;
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, client.read_to_end(&mut answer)).await.unwrap();
-        assert_eq!(proxy.bytes(Direction::ToClient) - before, limit);
+        assert_eq!(proxy.bytes(ProxyDirection::ToClient) - before, limit);
         assert!(b"0123456789".starts_with(&answer));
     }
     let mut client = TcpStream::connect(proxy.addr()).await.unwrap();

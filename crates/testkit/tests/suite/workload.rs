@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use laredo_core::Cell;
-use laredo_testkit::workload::{Script, TABLES, Workload, WorkloadOptions, schema_sql};
+use laredo_testkit::workload::{SessionScript, TABLES, Workload, WorkloadOptions, schema_sql};
 use laredo_testkit::{Cluster, ClusterOptions, eventually, oracle};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn a_seed_decides_what_a_session_does() {
     let options = WorkloadOptions::default();
     let script = |seed, session| {
-        let mut script = Script::new(seed, session, &options);
+        let mut script = SessionScript::new(seed, session, &options);
         (0..50).map(|_| script.next_transaction()).collect::<Vec<_>>()
     };
     assert_eq!(script(1, 0), script(1, 0));
@@ -32,7 +32,7 @@ async fn a_mark_is_set_whole_and_left_alone() {
         // The number is divisible by every modulus that picks rows.
         client.batch_execute(&table.mark(-21_000)).await.unwrap();
     }
-    let mut script = Script::new(1, 0, &WorkloadOptions::default());
+    let mut script = SessionScript::new(1, 0, &WorkloadOptions::default());
     let statements = std::iter::repeat_with(|| script.next_transaction().statements).flatten();
     for statement in statements.filter(|statement| statement.contains(" WHERE n % ")).take(500) {
         client.batch_execute(&statement).await.unwrap();

@@ -8,7 +8,7 @@ use super::S3Options;
 
 /// The target of requests.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub(super) struct BucketAddress {
     /// The endpoint's URL, with the bucket in its host if `bucket_in_host`.
     pub(super) url: String,
     pub(super) bucket_in_host: bool,
@@ -17,7 +17,7 @@ pub(super) struct Address {
 /// Returns the address of a bucket. The bucket is in the host's name, as Amazon requires, unless
 /// the options force the path style. It is also in the path if the host is an IP address, or if its
 /// name has a dot, which no certificate covers.
-pub(super) fn of(options: &S3Options, region: &str) -> Result<Address, String> {
+pub(super) fn of(options: &S3Options, region: &str) -> Result<BucketAddress, String> {
     if options.bucket.is_empty() {
         return Err("`bucket` is empty".to_owned());
     }
@@ -32,12 +32,12 @@ pub(super) fn of(options: &S3Options, region: &str) -> Result<Address, String> {
     };
     let numeric = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if options.force_path_style || numeric || options.bucket.contains('.') {
-        return Ok(Address { url: endpoint, bucket_in_host: false });
+        return Ok(BucketAddress { url: endpoint, bucket_in_host: false });
     }
     let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
     let path = uri.path().trim_end_matches('/');
     let url = format!("{scheme}://{}.{host}{port}{path}", options.bucket);
-    Ok(Address { url, bucket_in_host: true })
+    Ok(BucketAddress { url, bucket_in_host: true })
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::S3;
-use super::answer::{Answer, Doing};
+use super::S3Destination;
+use super::error_response::{S3ErrorResponse, S3Operation};
 use crate::destination::DestinationError;
 
 /// The number of concurrent requests if each one deletes one object.
 const AT_ONCE: usize = 16;
 
-impl S3 {
+impl S3Destination {
     /// Deletes objects with one request for up to a thousand. If the store does not support this
     /// request, or if it fails, the objects are deleted one by one, so that each error names its
     /// object.
@@ -26,7 +26,7 @@ impl S3 {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     tracing::debug!(at = %self.name, %error, "objects could not be deleted together");
-                    if Answer::of(&error).is_some_and(Answer::is_no_such_request) {
+                    if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_no_such_request) {
                         self.deletes_singly.store(true, Ordering::Relaxed);
                     }
                 }
@@ -40,7 +40,7 @@ impl S3 {
     }
 
     async fn delete_one(&self, path: Path, object: &str) -> Result<(), DestinationError> {
-        match self.single.delete(&path).await.map_err(self.failed(Doing::Delete, object)) {
+        match self.single.delete(&path).await.map_err(self.failed(S3Operation::Delete, object)) {
             Err(DestinationError::Missing { .. }) => Ok(()),
             deleted => deleted,
         }

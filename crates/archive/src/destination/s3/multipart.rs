@@ -10,9 +10,9 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::S3;
-use super::answer::Doing;
-use crate::destination::{DestinationError, Staged};
+use super::S3Destination;
+use super::error_response::S3Operation;
+use crate::destination::{DestinationError, StagedArtifact};
 
 /// The size of a part in bytes. Only objects of more than 78 GiB have larger parts.
 const PART_BYTES: u64 = 8 << 20;
@@ -21,14 +21,14 @@ const PARTS_MAX: u64 = 10_000;
 /// The number of parts that are in memory and uploaded at a time.
 const AT_ONCE: usize = 2;
 
-impl S3 {
+impl S3Destination {
     pub(super) async fn create_in_parts(
         &self,
         object: &str,
         path: &Path,
-        staged: &Staged,
+        staged: &StagedArtifact,
     ) -> Result<(), DestinationError> {
-        let failed = self.failed(Doing::Write, object);
+        let failed = self.failed(S3Operation::Write, object);
         let id = self.store.create_multipart(path).await.map_err(&failed)?;
         let uploaded = match self.upload(object, path, &id, staged).await {
             Err(error) => Err(error),
@@ -55,9 +55,9 @@ impl S3 {
         object: &str,
         path: &Path,
         id: &String,
-        staged: &Staged,
+        staged: &StagedArtifact,
     ) -> Result<Vec<PartId>, DestinationError> {
-        let failed = self.failed(Doing::Write, object);
+        let failed = self.failed(S3Operation::Write, object);
         let file = staged.path();
         let parts = cut(staged.size_bytes).map(|(index, from, length)| {
             let failed = &failed;

@@ -3,8 +3,8 @@
 
 use object_store::{ObjectStore, PutMode, PutPayload, UpdateVersion};
 
-use super::S3;
-use super::answer::{Answer, Doing};
+use super::S3Destination;
+use super::error_response::{S3ErrorResponse, S3Operation};
 use crate::destination::DestinationError;
 
 /// The object that the probe writes. It is never deleted, because a writer may lack the permission
@@ -14,7 +14,7 @@ const TEXT: &[u8] = b"laredo-snapshotter writes this object to find out whether 
 /// An ETag that no object has.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
-impl S3 {
+impl S3Destination {
     /// Checks that the store refuses to write an existing object if the conditions do not hold.
     pub(super) async fn probe_conditions(&self) -> Result<(), DestinationError> {
         // The first call creates the object, unless an earlier run did.
@@ -32,8 +32,8 @@ impl S3 {
         let path = self.path(PROBE)?;
         match self.store.put_opts(&path, PutPayload::from_static(TEXT), mode.into()).await {
             Ok(_) => Ok(true),
-            Err(error) if Answer::of(&error).is_some_and(Answer::is_condition) => Ok(false),
-            Err(error) => Err(self.failed(Doing::Write, PROBE)(error)),
+            Err(error) if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_condition) => Ok(false),
+            Err(error) => Err(self.failed(S3Operation::Write, PROBE)(error)),
         }
     }
 

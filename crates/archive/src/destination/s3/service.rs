@@ -16,7 +16,7 @@ use object_store::client::{
 };
 use tower_http::timeout::TimeoutBody;
 
-use super::answer::Answer;
+use super::error_response::S3ErrorResponse;
 
 /// The maximum time until a response begins, in addition to the time for sending the request's
 /// body.
@@ -28,21 +28,21 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// The factory of a store's HTTP service.
 #[derive(Debug)]
-pub(super) struct Connector;
+pub(super) struct S3Connector;
 
-impl HttpConnector for Connector {
+impl HttpConnector for S3Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(crate::aws::connector())))
+        Ok(HttpClient::new(S3HttpService(crate::aws::connector())))
     }
 }
 
 /// The SDK's connection pool as a service for `object_store`, so that both reach AWS in the same
 /// way.
 #[derive(Debug)]
-struct Service(Pool);
+struct S3HttpService(Pool);
 
 #[async_trait::async_trait]
-impl HttpService for Service {
+impl HttpService for S3HttpService {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if completes_an_upload(&request) {
             // `object_store` completes an upload even if the object exists, and has no option
@@ -54,8 +54,8 @@ impl HttpService for Service {
         let answered = tokio::time::timeout(patience, self.send(request)).await;
         let (parts, body) = answered.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))??.into_parts();
         let body = TimeoutBody::new(SILENCE, body);
-        if Answer::is_definite(parts.status) {
-            let answer = Answer::read(&parts, body).await;
+        if S3ErrorResponse::is_definite(parts.status) {
+            let answer = S3ErrorResponse::read(&parts, body).await;
             // `object_store` does not retry errors of this kind.
             return Err(HttpError::new(HttpErrorKind::Unknown, answer));
         }
@@ -64,7 +64,7 @@ impl HttpService for Service {
     }
 }
 
-impl Service {
+impl S3HttpService {
     async fn send(&self, request: HttpRequest) -> Result<Response<SdkBody>, HttpError> {
         let wrong = |error| HttpError::new(HttpErrorKind::Unknown, error);
         let request = SdkRequest::try_from(request.map(SdkBody::from_body_1_x)).map_err(wrong)?;

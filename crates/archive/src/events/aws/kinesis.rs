@@ -3,29 +3,29 @@ use aws_sdk_kinesis::primitives::Blob;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{SinkOptions, failed, json, region_of_arn};
-use crate::aws::Credentials;
-use crate::events::{Event, Sink, SinkError};
+use super::{AwsSinkOptions, failed, json, region_of_arn};
+use crate::aws::AwsCredentials;
+use crate::events::{ArtifactEvent, EventSink, SinkError};
 
 /// A Kinesis stream as a sink. The event is the data of a record. The table is its partition key,
 /// so that a table's events stay in order.
 #[derive(Clone, Debug)]
-pub struct Kinesis {
+pub struct KinesisSink {
     client: Client,
     stream: String,
     name: String,
 }
 
-impl Kinesis {
+impl KinesisSink {
     /// Creates a sink for a stream, given by its name or ARN.
     #[must_use]
-    pub fn new(stream: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Kinesis {
+    pub fn new(stream: impl Into<String>, options: &AwsSinkOptions, credentials: &AwsCredentials) -> KinesisSink {
         let stream = stream.into();
         let client = Client::new(&options.config(region_of_arn(&stream), credentials));
-        Kinesis { client, name: format!("kinesis {stream}"), stream }
+        KinesisSink { client, name: format!("kinesis {stream}"), stream }
     }
 
-    async fn put(&self, event: &Event) -> Result<(), SinkError> {
+    async fn put(&self, event: &ArtifactEvent) -> Result<(), SinkError> {
         let record = self.client.put_record().partition_key(&event.table);
         let record = match self.stream.starts_with("arn:") {
             true => record.stream_arn(&self.stream),
@@ -36,12 +36,12 @@ impl Kinesis {
     }
 }
 
-impl Sink for Kinesis {
+impl EventSink for KinesisSink {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn send<'a>(&'a self, event: &'a ArtifactEvent) -> BoxFuture<'a, Result<(), SinkError>> {
         self.put(event).boxed()
     }
 }

@@ -3,29 +3,29 @@ use aws_sdk_sns::types::MessageAttributeValue;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{SinkOptions, failed, json, kind, once, region_of_arn};
-use crate::aws::Credentials;
-use crate::events::{Event, Sink, SinkError};
+use super::{AwsSinkOptions, failed, json, kind, once, region_of_arn};
+use crate::aws::AwsCredentials;
+use crate::events::{ArtifactEvent, EventSink, SinkError};
 
 /// An SNS topic as a sink. The event is the message. Subscriptions can filter by its attributes
 /// `table` and `kind`.
 #[derive(Clone, Debug)]
-pub struct Sns {
+pub struct SnsSink {
     client: Client,
     topic_arn: String,
     name: String,
 }
 
-impl Sns {
+impl SnsSink {
     /// Creates a sink for a topic.
     #[must_use]
-    pub fn new(topic_arn: impl Into<String>, options: &SinkOptions, credentials: &Credentials) -> Sns {
+    pub fn new(topic_arn: impl Into<String>, options: &AwsSinkOptions, credentials: &AwsCredentials) -> SnsSink {
         let topic_arn = topic_arn.into();
         let client = Client::new(&options.config(region_of_arn(&topic_arn), credentials));
-        Sns { client, name: format!("sns {topic_arn}"), topic_arn }
+        SnsSink { client, name: format!("sns {topic_arn}"), topic_arn }
     }
 
-    async fn publish(&self, event: &Event) -> Result<(), SinkError> {
+    async fn publish(&self, event: &ArtifactEvent) -> Result<(), SinkError> {
         let json = json(&self.name, event)?;
         let mut message = self.client.publish().topic_arn(&self.topic_arn);
         for (name, value) in [("table", event.table.as_str()), ("kind", kind(event))] {
@@ -39,12 +39,12 @@ impl Sns {
     }
 }
 
-impl Sink for Sns {
+impl EventSink for SnsSink {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn send<'a>(&'a self, event: &'a ArtifactEvent) -> BoxFuture<'a, Result<(), SinkError>> {
         self.publish(event).boxed()
     }
 }

@@ -8,15 +8,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{PublisherOptions, SinkCounts};
-use crate::backoff::Backoff;
-use crate::events::{Event, Sink, SinkError};
+use crate::backoff::RetryDelays;
+use crate::events::{ArtifactEvent, EventSink, SinkError};
 
 /// A sink, and the events that wait for it.
 #[derive(Debug)]
-pub(super) struct Lane {
-    sink: Box<dyn Sink>,
+pub(super) struct SinkLane {
+    sink: Box<dyn EventSink>,
     events_max: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<SinkQueue>,
     /// A notification of each event that is added.
     added: Notify,
     closed: watch::Sender<bool>,
@@ -26,8 +26,8 @@ pub(super) struct Lane {
 /// that it can be dropped like any other. An event that a sink never accepts thus does not block
 /// the others forever.
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Arc<Event>>,
+struct SinkQueue {
+    waiting: VecDeque<Arc<ArtifactEvent>>,
     /// The number of the first waiting event. All earlier events were sent or dropped.
     first: u64,
     sent: u64,
@@ -35,13 +35,13 @@ struct Queue {
     dropped: u64,
 }
 
-impl Lane {
-    pub(super) fn new(sink: Box<dyn Sink>, events_max: usize) -> Lane {
+impl SinkLane {
+    pub(super) fn new(sink: Box<dyn EventSink>, events_max: usize) -> SinkLane {
         let (queue, added, closed) = (Mutex::default(), Notify::new(), watch::Sender::new(false));
-        Lane { sink, events_max: events_max.max(1), queue, added, closed }
+        SinkLane { sink, events_max: events_max.max(1), queue, added, closed }
     }
 
-    pub(super) fn add(&self, event: Arc<Event>) {
+    pub(super) fn add(&self, event: Arc<ArtifactEvent>) {
         let mut queue = self.queue.lock();
         if queue.waiting.len() == self.events_max {
             queue.waiting.pop_front();
@@ -66,7 +66,7 @@ impl Lane {
         }
     }
 
-    /// Closes the queue to new events. [`Lane::send_all`] ends once no event waits.
+    /// Closes the queue to new events. [`SinkLane::send_all`] ends once no event waits.
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -85,7 +85,7 @@ impl Lane {
 
     /// Sends the events in order. Each is retried until it has arrived or is dropped.
     pub(super) async fn send_all(&self, options: &PublisherOptions, seed: u64) {
-        let mut backoff = Backoff::new(options.retry_first, options.retry_last, seed);
+        let mut backoff = RetryDelays::new(options.retry_first, options.retry_last, seed);
         while let Some((number, event)) = self.oldest().await {
             let sent = tokio::time::timeout(options.attempt, self.sink.send(&event)).await;
             let error = match sent {
@@ -124,7 +124,7 @@ impl Lane {
 
     /// Waits for the oldest event and returns it with its number. Returns `None` once the queue is
     /// closed and empty.
-    async fn oldest(&self) -> Option<(u64, Arc<Event>)> {
+    async fn oldest(&self) -> Option<(u64, Arc<ArtifactEvent>)> {
         let mut closed = self.closed.subscribe();
         loop {
             {

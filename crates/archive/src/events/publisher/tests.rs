@@ -8,22 +8,22 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::SinkError;
-use crate::manifest::Kind;
+use crate::manifest::ArtifactKind;
 
 /// A sink that fails the first `fails` times and records the events after that.
 #[derive(Debug, Default)]
-struct Flaky {
+struct FlakySink {
     fails: AtomicU64,
     hangs: bool,
     got: Arc<Mutex<Vec<u64>>>,
 }
 
-impl Sink for Flaky {
+impl EventSink for FlakySink {
     fn name(&self) -> &'static str {
         "flaky"
     }
 
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SinkError>> {
+    fn send<'a>(&'a self, event: &'a ArtifactEvent) -> BoxFuture<'a, Result<(), SinkError>> {
         async move {
             if self.hangs {
                 return std::future::pending().await;
@@ -39,10 +39,10 @@ impl Sink for Flaky {
     }
 }
 
-fn event(epoch: u64) -> Event {
-    Event {
+fn event(epoch: u64) -> ArtifactEvent {
+    ArtifactEvent {
         table: "public.users".to_owned(),
-        kind: Kind::Diff,
+        kind: ArtifactKind::Diff,
         epoch,
         from_position: Some("0/1".to_owned()),
         to_position: "0/2".to_owned(),
@@ -59,9 +59,9 @@ fn counts(sent: u64, failed: u64, dropped: u64, waiting: u64) -> SinkCounts {
 
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_fails_at_first_gets_all_in_their_order() {
-    let sink = Flaky { fails: AtomicU64::new(5), ..Flaky::default() };
+    let sink = FlakySink { fails: AtomicU64::new(5), ..FlakySink::default() };
     let got = sink.got.clone();
-    let (publisher, publishing) = Publisher::new(vec![Box::new(sink)], PublisherOptions::default());
+    let (publisher, publishing) = EventPublisher::new(vec![Box::new(sink)], PublisherOptions::default());
     (1..=3).for_each(|epoch| publisher.publish(event(epoch)));
     assert_eq!(publisher.counts(), [counts(0, 0, 0, 3)]);
     let begun = tokio::time::Instant::now();
@@ -73,9 +73,10 @@ async fn a_sink_that_fails_at_first_gets_all_in_their_order() {
 
 #[tokio::test(start_paused = true)]
 async fn one_sink_that_hangs_holds_up_no_other_and_is_given_up_at_the_end() {
-    let (hangs, works) = (Flaky { hangs: true, ..Flaky::default() }, Flaky::default());
+    let (hangs, works) = (FlakySink { hangs: true, ..FlakySink::default() }, FlakySink::default());
     let got = works.got.clone();
-    let (publisher, publishing) = Publisher::new(vec![Box::new(hangs), Box::new(works)], PublisherOptions::default());
+    let (publisher, publishing) =
+        EventPublisher::new(vec![Box::new(hangs), Box::new(works)], PublisherOptions::default());
     let (end, ended) = oneshot::channel::<()>();
     let run = tokio::spawn(publishing.run(ended.map(drop)));
     publisher.publish(event(1));
@@ -92,10 +93,10 @@ async fn one_sink_that_hangs_holds_up_no_other_and_is_given_up_at_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn at_the_bound_the_oldest_is_dropped_and_it_may_be_the_one_that_never_goes() {
-    let sink = Flaky { fails: AtomicU64::new(1), ..Flaky::default() };
+    let sink = FlakySink { fails: AtomicU64::new(1), ..FlakySink::default() };
     let got = sink.got.clone();
     let options = PublisherOptions { queue_events_max: 2, ..PublisherOptions::default() };
-    let (publisher, publishing) = Publisher::new(vec![Box::new(sink)], options);
+    let (publisher, publishing) = EventPublisher::new(vec![Box::new(sink)], options);
     let run = tokio::spawn(publishing.run(tokio::time::sleep(Duration::from_secs(60))));
     publisher.publish(event(1));
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -110,8 +111,8 @@ async fn at_the_bound_the_oldest_is_dropped_and_it_may_be_the_one_that_never_goe
 
 #[tokio::test(start_paused = true)]
 async fn who_rests_is_woken_by_the_end() {
-    let sink = Flaky { fails: AtomicU64::new(12), ..Flaky::default() };
-    let (publisher, publishing) = Publisher::new(vec![Box::new(sink)], PublisherOptions::default());
+    let sink = FlakySink { fails: AtomicU64::new(12), ..FlakySink::default() };
+    let (publisher, publishing) = EventPublisher::new(vec![Box::new(sink)], PublisherOptions::default());
     publisher.publish(event(1));
     // By now each delay is about a minute.
     let end = Duration::from_secs(170);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::manifest::{SealedManifest, Stored};
+use crate::manifest::{ArtifactObject, SealedManifest};
 
 /// An event at the database or its archive.
 #[derive(Clone, Debug)]
-enum Step {
+enum ArchiveHistoryStep {
     /// A commit at this distance from the newest one.
     Commit(u64),
     Diff,
@@ -23,33 +23,39 @@ enum Step {
 }
 
 /// A commit: its end, and its number among all commits.
-type Commit = (u64, usize);
+type ModelCommit = (u64, usize);
 
 #[derive(Default)]
-struct Model {
+struct ArchiveHistoryModel {
     /// The commits of the present history, from the first one on.
-    commits: Vec<Commit>,
+    commits: Vec<ModelCommit>,
     made: usize,
     manifest: Option<Manifest>,
     /// The commits that each artifact's rows consist of.
-    contents: Vec<Vec<Commit>>,
+    contents: Vec<Vec<ModelCommit>>,
     /// The commits of each history whose epochs the archive has, by the history's number.
-    histories: BTreeMap<u64, Vec<Commit>>,
+    histories: BTreeMap<u64, Vec<ModelCommit>>,
     /// The newest position up to which the head's history and the present one are known to be the
     /// same.
     shared_until: u64,
 }
 
-fn artifact(kind: Kind, epoch: u64, from: Option<Lsn>, to: u64) -> Artifact {
-    let stored = Stored { uri: "u".to_owned(), size_bytes: 1, sha256: None };
+fn artifact(kind: ArtifactKind, epoch: u64, from: Option<Lsn>, to: u64) -> Artifact {
+    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None };
     let formats = BTreeMap::from([("jsonl".to_owned(), stored)]);
     Artifact { formats, ..Artifact::new(kind, epoch, from, Lsn(to), "2026-01-02T03:04:05Z") }
 }
 
-impl Model {
-    fn begin() -> Model {
+impl ArchiveHistoryModel {
+    fn begin() -> ArchiveHistoryModel {
         let manifest = Some(Manifest::empty("public.t", "2026-01-02T03:04:05Z"));
-        Model { commits: vec![(10, 0)], made: 1, manifest, shared_until: u64::MAX, ..Model::default() }
+        ArchiveHistoryModel {
+            commits: vec![(10, 0)],
+            made: 1,
+            manifest,
+            shared_until: u64::MAX,
+            ..ArchiveHistoryModel::default()
+        }
     }
 
     fn manifest(&self) -> &Manifest {
@@ -60,22 +66,22 @@ impl Model {
         self.commits.last().unwrap().0
     }
 
-    fn run(&mut self, step: &Step) {
+    fn run(&mut self, step: &ArchiveHistoryStep) {
         match step {
-            Step::Commit(gap) => {
+            ArchiveHistoryStep::Commit(gap) => {
                 self.commits.push((self.end() + gap, self.made));
                 self.made += 1;
             }
-            Step::Diff => self.diff(),
-            Step::Base => self.base(),
-            Step::Fork { lost, unknown } => {
+            ArchiveHistoryStep::Diff => self.diff(),
+            ArchiveHistoryStep::Base => self.base(),
+            ArchiveHistoryStep::Fork { lost, unknown } => {
                 let kept = self.commits.len().saturating_sub(*lost).max(1);
                 self.commits.truncate(kept);
                 let known = unknown.and_then(|unknown| kept.checked_sub(1 + unknown));
                 let known = known.map_or(0, |newest| self.commits[newest].0);
                 self.shared_until = self.shared_until.min(known);
                 // The next commit is a different one, even if it ends at the same position.
-                self.run(&Step::Commit(1));
+                self.run(&ArchiveHistoryStep::Commit(1));
             }
         }
         if let Some(of_head) = self.manifest().histories().last().filter(|_| self.shared_until == u64::MAX) {
@@ -89,12 +95,12 @@ impl Model {
         if self.shared_until < u64::MAX || head.0 >= self.end() {
             return;
         }
-        self.append(artifact(Kind::Diff, self.manifest().epoch, Some(head), self.end()));
+        self.append(artifact(ArtifactKind::Diff, self.manifest().epoch, Some(head), self.end()));
     }
 
     fn base(&mut self) {
         let epoch = self.manifest().epoch + 1;
-        let mut base = artifact(Kind::Snapshot, epoch, None, self.end());
+        let mut base = artifact(ArtifactKind::Snapshot, epoch, None, self.end());
         let history = self.manifest().next_history(epoch, Lsn(self.end()), Lsn(self.shared_until), None);
         base.history = Some(Box::new(history));
         self.shared_until = u64::MAX;
@@ -111,12 +117,12 @@ impl Model {
     }
 
     /// Returns the commits of a history up to a position.
-    fn state(commits: &[Commit], at: Lsn) -> Vec<Commit> {
+    fn state(commits: &[ModelCommit], at: Lsn) -> Vec<ModelCommit> {
         commits.iter().copied().filter(|(end, _)| *end <= at.0).collect()
     }
 
     /// Checks the answer for every position in the history of this number.
-    fn check(&self, manifest: &Manifest, id: u64, contents: &[&Vec<Commit>]) {
+    fn check(&self, manifest: &Manifest, id: u64, contents: &[&Vec<ModelCommit>]) {
         let own = manifest.histories().pop().unwrap();
         assert_eq!(own.id, id);
         let to = |number: usize| manifest.artifacts[number].to_position.unwrap();
@@ -127,11 +133,11 @@ impl Model {
                 Ok(number) => {
                     assert!(to(number) <= at);
                     assert!(newest_own.is_none_or(|own| own <= to(number)), "an older state than there is at {at}");
-                    let expected = Model::state(&self.histories[&id], to(number));
+                    let expected = ArchiveHistoryModel::state(&self.histories[&id], to(number));
                     assert_eq!(*contents[number], expected, "at {at}: of another history");
                 }
-                Err(Unlocated::TooEarly) => assert!((0..contents.len()).all(|number| to(number) > at)),
-                Err(Unlocated::OtherHistory { history, number, newest }) => {
+                Err(LocateError::TooEarly) => assert!((0..contents.len()).all(|number| to(number) > at)),
+                Err(LocateError::OtherHistory { history, number, newest }) => {
                     assert!(to(number) <= at && history < id && newest == id);
                     let epochs = |end: &dyn Fn(Lsn) -> bool| -> Vec<u64> {
                         own_ends.iter().filter(|(_, to)| end(*to)).map(|(epoch, _)| *epoch).collect()
@@ -166,7 +172,7 @@ impl Model {
             self.check(manifest, newest.id, &self.contents.iter().collect::<Vec<_>>());
             for (number, is_past) in manifest.past().into_iter().enumerate() {
                 let to = manifest.artifacts[number].to_position.unwrap();
-                let expected = Model::state(&self.histories[&newest.id], to);
+                let expected = ArchiveHistoryModel::state(&self.histories[&newest.id], to);
                 assert!(!is_past || self.contents[number] == expected);
                 let asked =
                     manifest.locate_where(|artifact| std::ptr::eq(artifact, &raw const manifest.artifacts[number]));
@@ -176,7 +182,7 @@ impl Model {
     }
 }
 
-impl Model {
+impl ArchiveHistoryModel {
     /// Checks that sealing any part of the archive changes neither its meaning nor the next entry.
     fn check_sealed(&self) {
         let whole = self.manifest();
@@ -204,20 +210,20 @@ impl Model {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ArchiveHistoryStep> {
     prop_oneof![
-        4 => (1..6_u64).prop_map(Step::Commit),
-        3 => Just(Step::Diff),
-        2 => Just(Step::Base),
-        1 => (0..6_usize, proptest::option::of(0..3_usize)).prop_map(|(lost, unknown)| Step::Fork { lost, unknown }),
+        4 => (1..6_u64).prop_map(ArchiveHistoryStep::Commit),
+        3 => Just(ArchiveHistoryStep::Diff),
+        2 => Just(ArchiveHistoryStep::Base),
+        1 => (0..6_usize, proptest::option::of(0..3_usize)).prop_map(|(lost, unknown)| ArchiveHistoryStep::Fork { lost, unknown }),
     ]
 }
 
 proptest! {
     #[test]
     fn no_position_is_answered_from_another_history(steps in proptest::collection::vec(step(), 1..40)) {
-        let mut model = Model::begin();
-        model.run(&Step::Base);
+        let mut model = ArchiveHistoryModel::begin();
+        model.run(&ArchiveHistoryStep::Base);
         steps.iter().for_each(|step| model.run(step));
         model.check_all();
     }
@@ -226,12 +232,12 @@ proptest! {
 /// Returns a manifest with two histories. History 1 has 10, 20, 30 and 40. It forks after 20.
 /// History 2 begins with a snapshot at 25 and ends at 35.
 fn forked(shared_until: u64) -> Manifest {
-    let mut artifacts = vec![artifact(Kind::Snapshot, 1, None, 10)];
-    artifacts.extend([10, 20, 30].map(|from| artifact(Kind::Diff, 1, Some(Lsn(from)), from + 10)));
-    let mut base = artifact(Kind::Snapshot, 2, None, 25);
+    let mut artifacts = vec![artifact(ArtifactKind::Snapshot, 1, None, 10)];
+    artifacts.extend([10, 20, 30].map(|from| artifact(ArtifactKind::Diff, 1, Some(Lsn(from)), from + 10)));
+    let mut base = artifact(ArtifactKind::Snapshot, 2, None, 25);
     let shared_until = Some(Lsn(shared_until)).filter(|shared| *shared > Lsn::ZERO);
     base.history = Some(Box::new(EpochHistory { id: 2, shared_until, source: None }));
-    artifacts.extend([base, artifact(Kind::Diff, 2, Some(Lsn(25)), 35)]);
+    artifacts.extend([base, artifact(ArtifactKind::Diff, 2, Some(Lsn(25)), 35)]);
     let (epoch, head_position) = (2, Some(Lsn(35)));
     Manifest { epoch, head_position, artifacts, ..Manifest::empty("public.t", "2026-01-02T03:04:05Z") }
 }
@@ -239,8 +245,8 @@ fn forked(shared_until: u64) -> Manifest {
 fn answers(manifest: &Manifest) -> Vec<(u64, Result<usize, u64>)> {
     let answer = |at| match manifest.locate(Lsn(at)) {
         Ok(number) => Ok(number),
-        Err(Unlocated::OtherHistory { history, .. }) => Err(history),
-        Err(Unlocated::TooEarly) => Err(0),
+        Err(LocateError::OtherHistory { history, .. }) => Err(history),
+        Err(LocateError::TooEarly) => Err(0),
     };
     [9, 10, 20, 24, 25, 30, 34, 35, 39, 40, 99].map(|at| (at, answer(at))).to_vec()
 }
@@ -287,7 +293,7 @@ fn a_position_of_both_histories_is_the_newest_ones() {
 fn epochs_that_say_no_history_are_told_apart_by_their_positions() {
     let bases = |ends: &[u64]| {
         let artifacts: Vec<_> =
-            ends.iter().zip(1..).map(|(to, epoch)| artifact(Kind::Snapshot, epoch, None, *to)).collect();
+            ends.iter().zip(1..).map(|(to, epoch)| artifact(ArtifactKind::Snapshot, epoch, None, *to)).collect();
         let head_position = artifacts.last().unwrap().to_position;
         Manifest { epoch: ends.len() as u64, head_position, artifacts, ..Manifest::empty("public.t", "") }
     };
@@ -295,7 +301,7 @@ fn epochs_that_say_no_history_are_told_apart_by_their_positions() {
     assert_eq!(ids(&[10, 10, 30]), [1]);
     assert_eq!(ids(&[10, 30, 20, 25, 5, 6]), [1, 3, 5]);
     let manifest = bases(&[10, 30, 20, 25]);
-    assert_eq!(manifest.locate(Lsn(10)), Err(Unlocated::OtherHistory { history: 1, number: 0, newest: 3 }));
+    assert_eq!(manifest.locate(Lsn(10)), Err(LocateError::OtherHistory { history: 1, number: 0, newest: 3 }));
     assert_eq!((manifest.locate(Lsn(22)), manifest.locate(Lsn(25))), (Ok(2), Ok(3)));
     // If older epochs are sealed, the remaining ones state their histories.
     let mut named = manifest.clone();

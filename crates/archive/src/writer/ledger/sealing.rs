@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::{Ledger, Place, PutError, Seen, contents};
-use crate::destination::{Destination, DestinationError, Staged};
-use crate::format::Format;
+use super::{LedgerDestination, ManifestLedger, ObservedManifest, PutError, comparable_contents};
+use crate::destination::{Destination, DestinationError, StagedArtifact};
+use crate::format::ArtifactFormat;
 use crate::manifest::{Artifact, Manifest, SealedLink, SealedManifest};
-use crate::reader::ReadError;
+use crate::reader::ArchiveReadError;
 use crate::reader::sealed::{read_sealed, walk_sealed};
-use crate::writer::report::Report;
-use crate::writer::{Tools, WriterError};
+use crate::writer::report::WriterReport;
+use crate::writer::{WriterContext, WriterError};
 
 /// Facts about sealed manifests, kept so that the sealed manifests need not be read again.
 #[derive(Debug, Default)]
@@ -24,10 +24,10 @@ pub(super) struct SealedCache {
     epochs: Option<(String, Vec<u64>)>,
 }
 
-impl Ledger {
+impl ManifestLedger {
     /// Drops the epochs of a next manifest that are beyond the newest `keep`. If the sealed
     /// manifests cannot be read now, their epochs stay until the next snapshot.
-    pub(crate) async fn retained(&mut self, next: Manifest, keep: usize, report: &Report) -> Manifest {
+    pub(crate) async fn drop_old_epochs(&mut self, next: Manifest, keep: usize, report: &WriterReport) -> Manifest {
         let named = next.openings().len();
         if named >= keep || next.sealed.is_none() {
             return Manifest { sealed: None, oldest_epoch: None, ..next.keeping_epochs(keep) };
@@ -47,7 +47,7 @@ impl Ledger {
     }
 
     /// Returns the numbers of the sealed epochs that the archive keeps.
-    async fn sealed_epochs(&mut self, manifest: &Manifest) -> Result<Vec<u64>, ReadError> {
+    async fn sealed_epochs(&mut self, manifest: &Manifest) -> Result<Vec<u64>, ArchiveReadError> {
         let Some(sha256) = manifest.sealed_sha256() else { return Ok(Vec::new()) };
         let known = self.sealed.epochs.take().filter(|(known, _)| known == sha256);
         let mut epochs = match (known, self.first()) {
@@ -71,8 +71,8 @@ impl Ledger {
     pub(crate) async fn seal(
         &mut self,
         mut next: Manifest,
-        tools: &Tools,
-        report: &Report,
+        tools: &WriterContext,
+        report: &WriterReport,
     ) -> Result<Manifest, WriterError> {
         let count = next.surplus(tools.options.manifest_epochs as usize);
         if count == 0 {
@@ -93,7 +93,7 @@ impl Ledger {
         let staged = stage(&sealed, tools, report).await?;
         let Some((object, link)) = sealed.link(staged.size_bytes, &staged.sha256) else { return Ok(unsealed) };
         let puts = self.places.iter().enumerate();
-        let puts = puts.map(|(number, place)| place.put(number, &object, &staged, tools, report));
+        let puts = puts.map(|(number, place)| place.put_object(number, &object, &staged, tools, report));
         match join_all(puts).await.into_iter().collect::<Result<(), PutError>>() {
             Ok(()) => {}
             // The name contains a hash of the bytes, so the existing object is damaged. The next
@@ -127,13 +127,17 @@ impl Ledger {
 }
 
 /// Writes a sealed manifest to the local disk. Failures are retried.
-async fn stage(sealed: &SealedManifest, tools: &Tools, report: &Report) -> Result<Staged, WriterError> {
+async fn stage(
+    sealed: &SealedManifest,
+    tools: &WriterContext,
+    report: &WriterReport,
+) -> Result<StagedArtifact, WriterError> {
     let bytes: Arc<[u8]> = sealed.to_json().map_err(WriterError::Broken)?.into();
     let mut backoff = tools.backoff();
     loop {
         let (stager, bytes) = (tools.stager.clone(), bytes.clone());
         let staged = tokio::task::spawn_blocking(move || {
-            let mut file = stager.begin(Format::JSONL)?;
+            let mut file = stager.begin(ArtifactFormat::JSONL)?;
             file.write_all(&bytes)?;
             file.finish()
         });
@@ -146,9 +150,9 @@ async fn stage(sealed: &SealedManifest, tools: &Tools, report: &Report) -> Resul
     }
 }
 
-impl Place {
+impl LedgerDestination {
     /// Returns true if this destination has everything that a manifest's sealed manifests name.
-    pub(super) fn has_sealed(&self, seen: &Seen, manifest: &Manifest) -> bool {
+    pub(super) fn has_sealed(&self, seen: &ObservedManifest, manifest: &Manifest) -> bool {
         let there = seen.manifest.as_ref().and_then(Manifest::sealed_sha256);
         let ours = manifest.sealed_sha256();
         ours.is_none() || ours == there || ours == self.sealed.as_deref()
@@ -159,9 +163,9 @@ impl Place {
     pub(super) async fn copy_sealed(
         &mut self,
         first: &Arc<dyn Destination>,
-        seen: &Seen,
+        seen: &ObservedManifest,
         manifest: &Manifest,
-        tools: &Tools,
+        tools: &WriterContext,
     ) -> Result<(), WriterError> {
         let mut there: Vec<Artifact> = Vec::new();
         let mut known: Vec<String> = Vec::new();
@@ -179,11 +183,11 @@ impl Place {
         let oldest = manifest.oldest_epoch.unwrap_or(0);
         for (link, sealed) in read.map_err(unreadable)?.iter().rev() {
             for artifact in sealed.artifacts.iter().filter(|artifact| artifact.epoch >= oldest) {
-                let is_same = |other: &Artifact| contents(other) == contents(artifact);
+                let is_same = |other: &Artifact| comparable_contents(other) == comparable_contents(artifact);
                 if there.iter().any(|other| is_same(other) && other.formats.keys().eq(artifact.formats.keys())) {
                     continue;
                 }
-                self.copy(first, artifact, tools).await?;
+                self.copy_artifact(first, artifact, tools).await?;
             }
             self.copy_link(first, link, tools).await?;
         }
@@ -195,18 +199,18 @@ impl Place {
         &self,
         first: &Arc<dyn Destination>,
         link: &SealedLink,
-        tools: &Tools,
+        tools: &WriterContext,
     ) -> Result<(), WriterError> {
         let Some(object) = link.object() else { return Ok(()) };
-        self.copy_object(first, &object, Format::JSONL, tools).await
+        self.copy_object(first, &object, ArtifactFormat::JSONL, tools).await
     }
 }
 
 /// Converts a read error of a sealed manifest into one that is retried: nothing else names those
 /// epochs.
-fn unreadable(error: ReadError) -> WriterError {
+fn unreadable(error: ArchiveReadError) -> WriterError {
     match error {
-        ReadError::Destination(error) => error.into(),
+        ArchiveReadError::Destination(error) => error.into(),
         error => DestinationError::Unavailable {
             doing: "copy",
             at: "a sealed manifest".to_owned(),

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::ProvideCredentials as _;
-use laredo_archive::{AssumeRole, Credentials, Destination as _, DestinationError, Profile, Profiles, S3, S3Options};
-use laredo_testkit::Moto;
+use laredo_archive::{
+    AssumeRole, AwsCredentials, AwsProfile, AwsProfileSet, Destination as _, DestinationError, S3Destination, S3Options,
+};
+use laredo_testkit::MotoServer;
 
-use crate::aws::sts::Sts;
+use crate::aws::sts::FakeSts;
 
 fn role(name: &str, base: Option<&str>) -> AssumeRole {
     AssumeRole {
@@ -17,21 +19,21 @@ fn role(name: &str, base: Option<&str>) -> AssumeRole {
     }
 }
 
-fn profiles(sts: &Sts, roles: Vec<(&str, AssumeRole)>) -> Profiles {
-    let named = roles.into_iter().map(|(name, role)| (name.to_owned(), Profile::AssumeRole(role)));
-    let profiles = Profiles::new(named.chain([("here".to_owned(), Profile::Ambient)]).collect()).unwrap();
+fn profiles(sts: &FakeSts, roles: Vec<(&str, AssumeRole)>) -> AwsProfileSet {
+    let named = roles.into_iter().map(|(name, role)| (name.to_owned(), AwsProfile::AssumeRole(role)));
+    let profiles = AwsProfileSet::new(named.chain([("here".to_owned(), AwsProfile::Ambient)]).collect()).unwrap();
     let keys = Keys::from_keys("AKIALAREDO", "secret", None);
     profiles.with_ambient(keys).with_region("us-east-1").with_sts_endpoint(&sts.url)
 }
 
-async fn id(credentials: &Credentials) -> String {
+async fn id(credentials: &AwsCredentials) -> String {
     let provider = credentials.sdk_config().credentials_provider().unwrap();
     provider.provide_credentials().await.unwrap().access_key_id().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_is_assumed_with_what_its_owner_wants_to_hear() {
-    let sts = Sts::start(Duration::from_secs(3600)).await;
+    let sts = FakeSts::start(Duration::from_secs(3600)).await;
     let publisher = AssumeRole {
         external_id: Some("laredo/1".to_owned()),
         session_name: Some("snapshots".to_owned()),
@@ -67,7 +69,7 @@ async fn a_role_is_assumed_with_what_its_owner_wants_to_hear() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_may_be_assumed_by_a_role() {
-    let sts = Sts::start(Duration::from_secs(3600)).await;
+    let sts = FakeSts::start(Duration::from_secs(3600)).await;
     let profiles = profiles(&sts, vec![("far", role("far", Some("near"))), ("near", role("near", None))]);
     assert_eq!(id(&profiles.credentials(Some("far")).await.unwrap()).await, "ASIA2");
     let [near, far] = sts.asked().try_into().unwrap();
@@ -78,13 +80,13 @@ async fn a_role_may_be_assumed_by_a_role() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_renewed_before_they_end_and_the_old_ones_do_meanwhile() {
-    let sts = Sts::start(Duration::from_secs(5)).await;
-    let moto = Moto::start().await.unwrap();
+    let sts = FakeSts::start(Duration::from_secs(5)).await;
+    let moto = MotoServer::start().await.unwrap();
     moto.create_bucket("archives").await.unwrap();
     let profiles = profiles(&sts, vec![("pub", role("pub", None))]);
     let credentials = profiles.credentials(Some("pub")).await.unwrap();
     let options = S3Options { bucket: "archives".to_owned(), endpoint: Some(moto.url()), ..S3Options::default() };
-    let destination = S3::new(&options, &credentials).unwrap();
+    let destination = S3Destination::new(&options, &credentials).unwrap();
     assert_eq!(destination.manifest().await.unwrap(), None);
     assert_eq!(destination.manifest().await.unwrap(), None);
     // S3 and the SDK's clients share the credentials.
@@ -108,11 +110,11 @@ async fn credentials_are_renewed_before_they_end_and_the_old_ones_do_meanwhile()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sts_that_is_not_there_makes_a_destination_unavailable() {
-    let sts = Sts::start(Duration::from_secs(5)).await;
+    let sts = FakeSts::start(Duration::from_secs(5)).await;
     let profiles = profiles(&sts, vec![("pub", role("pub", None))]).with_sts_endpoint("http://127.0.0.1:9");
     let credentials = profiles.credentials(Some("pub")).await.unwrap();
     let options = S3Options { bucket: "archives".to_owned(), ..S3Options::default() };
-    let said = S3::new(&options, &credentials).unwrap().list().await.map(drop);
+    let said = S3Destination::new(&options, &credentials).unwrap().list().await.map(drop);
     let Err(DestinationError::Unavailable { reason, .. }) = &said else { panic!("{said:?}") };
     assert!(reason.contains("refused"), "{reason}");
 }

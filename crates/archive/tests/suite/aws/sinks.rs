@@ -6,21 +6,22 @@ use std::time::Duration;
 use aws_credential_types::Credentials as Keys;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use laredo_archive::{
-    Credentials, Event, Kind, Kinesis, Profiles, Publisher, PublisherOptions, Sink, SinkOptions, Sns, Sqs,
+    ArtifactEvent, ArtifactKind, AwsCredentials, AwsProfileSet, AwsSinkOptions, EventPublisher, EventSink, KinesisSink,
+    PublisherOptions, SnsSink, SqsSink,
 };
-use laredo_testkit::{Moto, Proxy, eventually};
+use laredo_testkit::{FaultProxy, MotoServer, eventually};
 use serde_json::{Value, json};
 
-async fn credentials() -> Credentials {
+async fn credentials() -> AwsCredentials {
     let keys = Keys::from_keys("AKIALAREDO", "secret", None);
-    let profiles = Profiles::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region("us-east-1");
+    let profiles = AwsProfileSet::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region("us-east-1");
     profiles.credentials(None).await.unwrap()
 }
 
-fn event() -> Event {
-    Event {
+fn event() -> ArtifactEvent {
+    ArtifactEvent {
         table: "public.users".to_owned(),
-        kind: Kind::Diff,
+        kind: ArtifactKind::Diff,
         epoch: 3,
         from_position: Some("0/19F000".to_owned()),
         to_position: "0/1A2B3C".to_owned(),
@@ -45,16 +46,16 @@ fn as_json() -> Value {
     })
 }
 
-fn at(endpoint: String) -> SinkOptions {
-    SinkOptions { endpoint: Some(endpoint), ..SinkOptions::default() }
+fn at(endpoint: String) -> AwsSinkOptions {
+    AwsSinkOptions { endpoint: Some(endpoint), ..AwsSinkOptions::default() }
 }
 
 /// Returns the SDK's configuration for a test's own calls.
-fn sdk(moto: &Moto, credentials: &Credentials) -> aws_config::SdkConfig {
+fn sdk(moto: &MotoServer, credentials: &AwsCredentials) -> aws_config::SdkConfig {
     credentials.sdk_config().to_builder().endpoint_url(moto.url()).build()
 }
 
-async fn queue(moto: &Moto, credentials: &Credentials) -> (aws_sdk_sqs::Client, String) {
+async fn queue(moto: &MotoServer, credentials: &AwsCredentials) -> (aws_sdk_sqs::Client, String) {
     let sqs = aws_sdk_sqs::Client::new(&sdk(moto, credentials));
     let made = sqs.create_queue().queue_name("events").send().await.unwrap();
     (sqs, made.queue_url.unwrap())
@@ -68,14 +69,14 @@ async fn bodies(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_gets_the_event_with_attributes_to_filter_by() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let (sqs, queue_url) = queue(&moto, &credentials).await;
     let sns = aws_sdk_sns::Client::new(&sdk(&moto, &credentials));
     let topic = sns.create_topic().name("events").send().await.unwrap().topic_arn.unwrap();
     let subscribe = sns.subscribe().topic_arn(&topic).protocol("sqs");
     subscribe.endpoint("arn:aws:sqs:us-east-1:123456789012:events").send().await.unwrap();
 
-    let sink = Sns::new(topic.clone(), &at(moto.url()), &credentials);
+    let sink = SnsSink::new(topic.clone(), &at(moto.url()), &credentials);
     assert_eq!(sink.name(), format!("sns {topic}"));
     sink.send(&event()).await.unwrap();
 
@@ -90,19 +91,19 @@ async fn a_topic_gets_the_event_with_attributes_to_filter_by() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_gets_the_event_as_its_body() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let (sqs, queue_url) = queue(&moto, &credentials).await;
-    Sqs::new(queue_url.clone(), &at(moto.url()), &credentials).send(&event()).await.unwrap();
+    SqsSink::new(queue_url.clone(), &at(moto.url()), &credentials).send(&event()).await.unwrap();
     assert_eq!(bodies(&sqs, &queue_url).await, [as_json()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_order_wants_a_group_and_says_what_is_the_same() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let sqs = aws_sdk_sqs::Client::new(&sdk(&moto, &credentials));
     let made = sqs.create_queue().queue_name("events.fifo").attributes("FifoQueue".into(), "true").send().await;
     let queue_url = made.unwrap().queue_url.unwrap();
-    let sink = Sqs::new(queue_url.clone(), &at(moto.url()), &credentials);
+    let sink = SqsSink::new(queue_url.clone(), &at(moto.url()), &credentials);
     sink.send(&event()).await.unwrap();
     sink.send(&event()).await.unwrap();
     assert_eq!(bodies(&sqs, &queue_url).await, [as_json()]);
@@ -110,13 +111,13 @@ async fn what_is_in_order_wants_a_group_and_says_what_is_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_gets_the_event_under_its_table() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let kinesis = aws_sdk_kinesis::Client::new(&sdk(&moto, &credentials));
     kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
     let described = kinesis.describe_stream().stream_name("events").send().await.unwrap();
     let described = described.stream_description.unwrap();
-    Kinesis::new("events", &at(moto.url()), &credentials).send(&event()).await.unwrap();
-    Kinesis::new(described.stream_arn, &at(moto.url()), &credentials).send(&event()).await.unwrap();
+    KinesisSink::new("events", &at(moto.url()), &credentials).send(&event()).await.unwrap();
+    KinesisSink::new(described.stream_arn, &at(moto.url()), &credentials).send(&event()).await.unwrap();
 
     let shard = described.shards[0].shard_id();
     let iterator = kinesis.get_shard_iterator().stream_name("events").shard_id(shard);
@@ -131,12 +132,12 @@ async fn a_stream_gets_the_event_under_its_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_is_down_gets_its_events_later_and_is_counted() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let (sqs, queue_url) = queue(&moto, &credentials).await;
-    let proxy = Proxy::start("127.0.0.1:9").await.unwrap();
-    let sink = Sqs::new(queue_url.clone(), &at(format!("http://{}", proxy.addr())), &credentials);
+    let proxy = FaultProxy::start("127.0.0.1:9").await.unwrap();
+    let sink = SqsSink::new(queue_url.clone(), &at(format!("http://{}", proxy.addr())), &credentials);
     let options = PublisherOptions { retry_first: Duration::from_millis(50), ..PublisherOptions::default() };
-    let (publisher, publishing) = Publisher::new(vec![Box::new(sink)], options);
+    let (publisher, publishing) = EventPublisher::new(vec![Box::new(sink)], options);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let run = tokio::spawn(publishing.run(async { drop(ended.await) }));
     publisher.publish(event());
@@ -155,8 +156,8 @@ async fn a_sink_that_is_down_gets_its_events_later_and_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_is_not_there_says_so() {
-    let (moto, credentials) = (Moto::start().await.unwrap(), credentials().await);
+    let (moto, credentials) = (MotoServer::start().await.unwrap(), credentials().await);
     let topic = "arn:aws:sns:us-east-1:123456789012:nobodys";
-    let error = Sns::new(topic, &at(moto.url()), &credentials).send(&event()).await.unwrap_err();
+    let error = SnsSink::new(topic, &at(moto.url()), &credentials).send(&event()).await.unwrap_err();
     assert!(error.to_string().contains("NotFound") && error.to_string().contains(topic), "{error}");
 }

@@ -12,39 +12,39 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// An STS that runs until it is dropped.
-pub(crate) struct Sts {
+pub(crate) struct FakeSts {
     pub(crate) url: String,
-    shared: Arc<Shared>,
+    shared: Arc<FakeStsState>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct FakeStsState {
     life: Duration,
-    asked: Mutex<Vec<Asked>>,
+    asked: Mutex<Vec<StsRequest>>,
     handed_out: AtomicUsize,
     refuses: AtomicBool,
 }
 
 /// A recorded request.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct StsRequest {
     /// The headers as they arrived.
     pub(crate) head: String,
     /// The body, which is a form.
     pub(crate) body: String,
 }
 
-impl Sts {
-    pub(crate) async fn start(life: Duration) -> Sts {
+impl FakeSts {
+    pub(crate) async fn start(life: Duration) -> FakeSts {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new(Shared { life, ..Shared::default() });
+        let shared = Arc::new(FakeStsState { life, ..FakeStsState::default() });
         let serving = tokio::spawn(serve(listener, shared.clone()));
-        Sts { url, shared, serving }
+        FakeSts { url, shared, serving }
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<StsRequest> {
         self.shared.asked.lock().clone()
     }
 
@@ -54,20 +54,20 @@ impl Sts {
     }
 }
 
-impl Drop for Sts {
+impl Drop for FakeSts {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, shared: Arc<FakeStsState>) {
     while let Ok((stream, _)) = listener.accept().await {
         answer(stream, &shared).await;
     }
 }
 
 /// Answers one request for each connection, and one connection at a time.
-async fn answer(mut stream: TcpStream, shared: &Shared) {
+async fn answer(mut stream: TcpStream, shared: &FakeStsState) {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     let asked = loop {
         let read = stream.read(&mut buffer).await.unwrap();
@@ -75,7 +75,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) {
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
         if body.len() >= length.unwrap_or(0) {
-            break Asked { head: head.to_owned(), body: body.to_owned() };
+            break StsRequest { head: head.to_owned(), body: body.to_owned() };
         }
     };
     shared.asked.lock().push(asked);
@@ -91,7 +91,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) {
     stream.write_all(answer.as_bytes()).await.unwrap();
 }
 
-fn assumed(shared: &Shared) -> String {
+fn assumed(shared: &FakeStsState) -> String {
     let number = shared.handed_out.fetch_add(1, Ordering::SeqCst) + 1;
     // The credentials expire by the system clock that the test also uses.
     #[expect(clippy::disallowed_methods, reason = "an STS has a clock of its own")]

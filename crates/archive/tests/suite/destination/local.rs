@@ -5,29 +5,30 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 
-use laredo_archive::{Destination, Format, Local, Stager};
+use laredo_archive::{ArtifactFormat, ArtifactStager, Destination, FolderDestination};
 
-use crate::destination::suite;
+use crate::destination::contract;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_keeps_to_the_contract() {
     let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str| Arc::new(Local::new(folder.path().join(name))) as _;
-    suite::keeps_to_the_contract(&place).await;
+    let place = |name: &str| Arc::new(FolderDestination::new(folder.path().join(name))) as _;
+    contract::keeps_to_the_contract(&place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_excludes_two_writers() {
     let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str| Arc::new(Local::new(folder.path().join(name))) as _;
-    suite::excludes_two_writers(&place, 100).await;
+    let place = |name: &str| Arc::new(FolderDestination::new(folder.path().join(name))) as _;
+    contract::excludes_two_writers(&place, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_folders_of_one_disk_share_no_file() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, other) = (Local::new(folder.path().join("one")), Local::new(folder.path().join("other")));
-    let mut staged = Stager::new(one.staging()).begin(Format::JSONL).unwrap();
+    let (one, other) =
+        (FolderDestination::new(folder.path().join("one")), FolderDestination::new(folder.path().join("other")));
+    let mut staged = ArtifactStager::new(one.staging()).begin(ArtifactFormat::JSONL).unwrap();
     staged.write_all(b"{}\n").unwrap();
     let staged = staged.finish().unwrap();
     for place in [&one, &other] {

@@ -2,60 +2,60 @@
 
 use std::io::{ErrorKind, Read as _};
 
-use laredo_archive::{DestinationError, S3, S3Options};
-use laredo_testkit::{Direction, Moto, Proxy};
+use laredo_archive::{DestinationError, S3Destination, S3Options};
+use laredo_testkit::{FaultProxy, MotoServer, ProxyDirection};
 
-use crate::destination::suite::{self, noise, staged, stager};
-use crate::store::{BUCKET, Bucket, keys};
+use crate::destination::contract::{self, noise, staged, stager};
+use crate::store::{BUCKET, TestBucket, keys};
 
-async fn bucket(moto: &Moto) -> Bucket {
+async fn bucket(moto: &MotoServer) -> TestBucket {
     moto.create_bucket(BUCKET).await.unwrap();
-    Bucket::new(moto.url(), keys()).await
+    TestBucket::new(moto.url(), keys()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_keeps_to_the_contract() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    suite::keeps_to_the_contract(&|name| bucket.place(name)).await;
+    contract::keeps_to_the_contract(&|name| bucket.place(name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_excludes_two_writers() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    suite::excludes_two_writers(&|name| bucket.place(name), 50).await;
+    contract::excludes_two_writers(&|name| bucket.place(name), 50).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_is_taken_as_it_is() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
     let (stager, _folder) = stager();
     for prefix in ["", "without-a-slash", "a=b c+d/ü%20/"] {
         let destination = bucket.with(&bucket.options(prefix));
         destination.put("epoch=1/snapshot-0_1.jsonl", &staged(&stager, prefix.as_bytes())).await.unwrap();
-        assert_eq!(suite::read(&destination, "epoch=1/snapshot-0_1.jsonl").await, prefix.as_bytes());
+        assert_eq!(contract::read(&destination, "epoch=1/snapshot-0_1.jsonl").await, prefix.as_bytes());
         let listed = destination.list().await.unwrap();
         assert_eq!(listed.iter().map(|one| &*one.object).collect::<Vec<_>>(), ["epoch=1/snapshot-0_1.jsonl"]);
         assert_eq!(destination.uri("manifest.json"), format!("s3://{BUCKET}/{prefix}manifest.json"));
     }
     for prefix in ["/a/", "a//b/", "a/../b/"] {
-        let said = S3::new(&bucket.options(prefix), &bucket.credentials).map(drop);
+        let said = S3Destination::new(&bucket.options(prefix), &bucket.credentials).map(drop);
         assert!(matches!(said, Err(DestinationError::Refused { .. })), "{prefix}: {said:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_objects_than_one_answer_lists_are_listed() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
+    contract::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_is_not_there_is_refused_with_a_remedy() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
     let options = S3Options { bucket: "nobodys".to_owned(), ..bucket.options("users/") };
     let destination = bucket.with(&options);
@@ -77,7 +77,7 @@ async fn a_bucket_that_is_not_there_is_refused_with_a_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_not_there_is_unavailable() {
-    let bucket = Bucket::new("http://127.0.0.1:9".to_owned(), keys()).await;
+    let bucket = TestBucket::new("http://127.0.0.1:9".to_owned(), keys()).await;
     let said = bucket.place("users").manifest().await;
     let Err(DestinationError::Unavailable { reason, .. }) = &said else { panic!("{said:?}") };
     assert!(reason.contains("refused"), "{reason}");
@@ -87,7 +87,7 @@ async fn a_store_that_is_not_there_is_unavailable() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_unavailable_before_long() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let bucket = Bucket::new(format!("http://{}", silent.local_addr().unwrap()), keys()).await;
+    let bucket = TestBucket::new(format!("http://{}", silent.local_addr().unwrap()), keys()).await;
     let begun = tokio::time::Instant::now();
     let said = bucket.place("users").publish(b"manifest", None).await;
     assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");
@@ -99,15 +99,15 @@ async fn a_store_that_does_not_answer_is_unavailable_before_long() {
 /// Each connection ends after a megabyte. The reader requests the rest a few times, and then fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     let direct = bucket(&moto).await;
     let (stager, _folder) = stager();
     let bytes = noise(12 << 20);
     direct.place("cut").put("epoch=1/snapshot-0_1.jsonl", &staged(&stager, &bytes)).await.unwrap();
 
-    let proxy = Proxy::start(moto.addr()).await.unwrap();
-    let bucket = Bucket::new(format!("http://{}", proxy.addr()), keys()).await;
-    proxy.cut_after_bytes(Direction::ToClient, 1 << 20);
+    let proxy = FaultProxy::start(moto.addr()).await.unwrap();
+    let bucket = TestBucket::new(format!("http://{}", proxy.addr()), keys()).await;
+    proxy.cut_after_bytes(ProxyDirection::ToClient, 1 << 20);
     let mut opened = bucket.place("cut").open("epoch=1/snapshot-0_1.jsonl").await.unwrap();
     proxy.refuse(true);
     let mut read = Vec::new();
@@ -124,19 +124,19 @@ async fn an_object_that_is_cut_off_is_an_error_and_no_end() {
 
     // After a single broken connection, the reader requests the missing rest.
     proxy.refuse(false);
-    proxy.cut_after_bytes(Direction::ToClient, 1 << 20);
-    assert!(suite::read(&bucket.place("cut"), "epoch=1/snapshot-0_1.jsonl").await == bytes);
+    proxy.cut_after_bytes(ProxyDirection::ToClient, 1 << 20);
+    assert!(contract::read(&bucket.place("cut"), "epoch=1/snapshot-0_1.jsonl").await == bytes);
 }
 
 /// The object exists, but the response was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_without_an_answer_is_found_when_it_is_done_again() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     bucket(&moto).await;
-    let proxy = Proxy::start(moto.addr()).await.unwrap();
-    let bucket = Bucket::new(format!("http://{}", proxy.addr()), keys()).await;
+    let proxy = FaultProxy::start(moto.addr()).await.unwrap();
+    let bucket = TestBucket::new(format!("http://{}", proxy.addr()), keys()).await;
     let destination = bucket.place("lost");
-    proxy.cut_after_bytes(Direction::ToClient, 0);
+    proxy.cut_after_bytes(ProxyDirection::ToClient, 0);
     let said = destination.publish(b"manifest", None).await;
     if said.is_err() {
         assert!(matches!(said, Err(DestinationError::Unavailable { .. })), "{said:?}");

@@ -2,36 +2,36 @@
 
 use aws_credential_types::Credentials as Keys;
 use hyper::HeaderMap;
-use laredo_archive::{DestinationError, Encryption, S3Options};
+use laredo_archive::{DestinationError, S3Encryption, S3Options};
 
-use crate::destination::suite::{self, noise, staged, stager};
-use crate::store::{Bucket, Server, keys};
+use crate::destination::contract::{self, noise, staged, stager};
+use crate::store::{TestBucket, TestS3Server, keys};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_keeps_to_the_contract() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let bucket = server.bucket().await;
-    suite::keeps_to_the_contract(&|name| bucket.place(name)).await;
+    contract::keeps_to_the_contract(&|name| bucket.place(name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_excludes_two_writers() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let bucket = server.bucket().await;
-    suite::excludes_two_writers(&|name| bucket.place(name), 100).await;
+    contract::excludes_two_writers(&|name| bucket.place(name), 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_objects_than_one_answer_lists_are_listed() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let bucket = server.bucket().await;
-    suite::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
+    contract::lists_more_than_one_answer_holds(&|name| bucket.place(name)).await;
 }
 
 /// Both writers upload their parts at the same time, and the completion decides.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_large_artifacts_of_one_name_one_stays() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let bucket = server.bucket().await;
     let (a, b) = (bucket.place("large"), bucket.place("large"));
     let (stager, _folder) = stager();
@@ -44,7 +44,7 @@ async fn of_two_large_artifacts_of_one_name_one_stays() {
         (Err(DestinationError::Occupied { .. }), Ok(())) => of_b,
         both => panic!("one has to win, and the other to be told: {both:?}"),
     };
-    assert!(suite::read(&a, object).await == won);
+    assert!(contract::read(&a, object).await == won);
     // The loser's parts are deleted.
     let left = std::fs::read_dir(server.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("upload")).collect();
@@ -53,12 +53,12 @@ async fn of_two_large_artifacts_of_one_name_one_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_refused_with_a_remedy() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     for (wrong, keys) in [
         ("a secret", Keys::from_keys(keys().access_key_id(), "another", None)),
         ("an id", Keys::from_keys("AKIANOBODY", "secret", None)),
     ] {
-        let destination = Bucket::new(server.url().to_owned(), keys).await.place("users");
+        let destination = TestBucket::new(server.url().to_owned(), keys).await.place("users");
         let said = destination.manifest().await.map(drop);
         let Err(DestinationError::Refused { reason, .. }) = &said else { panic!("{wrong}: {said:?}") };
         assert!(reason.contains("credentials") || reason.contains("allow"), "{wrong}: {reason}");
@@ -67,7 +67,7 @@ async fn wrong_credentials_are_refused_with_a_remedy() {
 
 /// Writes a manifest, a small object and a large one. Returns the headers of each request that
 /// begins an upload or has a body.
-async fn writes(server: &Server, encryption: Option<Encryption>) -> Vec<HeaderMap> {
+async fn writes(server: &TestS3Server, encryption: Option<S3Encryption>) -> Vec<HeaderMap> {
     let bucket = server.bucket().await;
     let name = encryption.as_ref().map_or("plain", |encryption| encryption.name()).replace(':', "-");
     let destination = bucket.with(&S3Options { encryption, ..bucket.options(&format!("{name}/")) });
@@ -84,7 +84,7 @@ async fn writes(server: &Server, encryption: Option<Encryption>) -> Vec<HeaderMa
 /// A bucket with Object Lock refuses writes without a checksum.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_written_has_a_checksum() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let writes = writes(&server, None).await;
     assert!(writes.len() > 5, "{writes:?}");
     for headers in writes {
@@ -95,13 +95,13 @@ async fn all_that_is_written_has_a_checksum() {
 /// The parts of a large object have the encryption of its first request.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_written_is_encrypted_as_the_options_say() {
-    let server = Server::start().await;
+    let server = TestS3Server::start().await;
     let key = "arn:aws:kms:eu-west-1:1:key/2";
     for encryption in [
-        Encryption::Store,
-        Encryption::Kms(None),
-        Encryption::Kms(Some(key.to_owned())),
-        Encryption::KmsTwice(Some(key.to_owned())),
+        S3Encryption::Store,
+        S3Encryption::Kms(None),
+        S3Encryption::Kms(Some(key.to_owned())),
+        S3Encryption::KmsTwice(Some(key.to_owned())),
     ] {
         let (name, key) = (encryption.name(), encryption.key_id().map(str::to_owned));
         let writes = writes(&server, Some(encryption)).await;

@@ -1,14 +1,14 @@
 //! Objects that differ from what was written.
 
-use laredo_archive::{At, MANIFEST, ReadError};
+use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST};
 
-use crate::reader::sample::Sample;
+use crate::reader::sample::SampleArchive;
 
 const FORMATS: [&str; 4] = ["jsonl", "protobuf", "jsonl.zst", "protobuf.zst"];
 
 /// Checks that a damaged object is reported, with these words, by every read that needs it. All
 /// other reads must succeed.
-async fn is_named(sample: &Sample, object: &str, words: &str) {
+async fn is_named(sample: &SampleArchive, object: &str, words: &str) {
     // The path is also the end of a URI.
     let path = sample.path().join(object).display().to_string();
     let faults = sample.faults().await;
@@ -23,7 +23,7 @@ async fn is_named(sample: &Sample, object: &str, words: &str) {
         if newest != other {
             continue;
         }
-        match sample.rebuilt(At::Position(*end)).await {
+        match sample.rebuilt(ArchivePoint::Position(*end)).await {
             Ok(rows) => {
                 assert!(!is_needed, "{object} is bad, and {end} was rebuilt from it");
                 assert_eq!(rows, sample.history.states[end]);
@@ -58,7 +58,7 @@ fn deeds(bytes: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_was_cut_lengthened_replaced_or_removed_is_named() {
     for format in FORMATS {
-        let sample = Sample::written(&[format]).await;
+        let sample = SampleArchive::written(&[format]).await;
         for (object, _) in sample.objects() {
             let bytes = sample.read(&object);
             for (other, words) in deeds(&bytes) {
@@ -75,7 +75,7 @@ async fn an_object_that_was_cut_lengthened_replaced_or_removed_is_named() {
 #[tokio::test(start_paused = true)]
 async fn a_byte_that_was_altered_is_found_wherever_it_is() {
     for format in FORMATS {
-        let sample = Sample::written(&[format]).await;
+        let sample = SampleArchive::written(&[format]).await;
         for (object, _) in sample.objects() {
             let bytes = sample.read(&object);
             // Every byte at both ends, which have headers, lengths and checksums, and every seventh
@@ -98,7 +98,7 @@ async fn a_byte_that_was_altered_is_found_wherever_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn lines_in_another_order_and_exchanged_objects_are_found() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let objects = sample.objects();
     let many = objects.iter().map(|(object, _)| (object, sample.read(object)));
     let (object, bytes) = many.max_by_key(|(_, bytes)| bytes.len()).unwrap();
@@ -123,7 +123,7 @@ async fn lines_in_another_order_and_exchanged_objects_are_found() {
             assert!(fault.starts_with(&format!("{} ", sample.uri(object))) && fault.contains(words), "{fault}");
         }
         let is_new = |object: &str| object.starts_with("epoch=2");
-        assert_eq!(sample.rebuilt(At::Latest).await.is_err(), is_new(&one.0) || is_new(&two.0));
+        assert_eq!(sample.rebuilt(ArchivePoint::Latest).await.is_err(), is_new(&one.0) || is_new(&two.0));
         sample.write(&one.0, &first);
         sample.write(&two.0, &second);
         found += 1;
@@ -135,7 +135,7 @@ async fn lines_in_another_order_and_exchanged_objects_are_found() {
 #[tokio::test(start_paused = true)]
 async fn without_checksums_the_entry_is_named() {
     for format in FORMATS {
-        let sample = Sample::written(&[format]).await;
+        let sample = SampleArchive::written(&[format]).await;
         let mut manifest = sample.manifest();
         for artifact in manifest["artifacts"].as_array_mut().unwrap() {
             artifact["formats"][format].as_object_mut().unwrap().remove("sha256");
@@ -151,7 +151,7 @@ async fn without_checksums_the_entry_is_named() {
             other[place] ^= 1;
             sample.write(&object, &other);
             // A changed letter in a text cannot be noticed.
-            drop(sample.rebuilt(At::Latest).await);
+            drop(sample.rebuilt(ArchivePoint::Latest).await);
         }
         sample.write(&object, &bytes);
     }
@@ -159,7 +159,7 @@ async fn without_checksums_the_entry_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_is_none_of_the_table_is_named() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let objects = sample.objects();
     let (diff, snapshot) = (&objects[1].0, &objects[0].0);
     let row = r#"{"id":1,"body":"first"}"#;
@@ -198,7 +198,7 @@ async fn an_entry_that_is_none_of_the_table_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn another_number_of_entries_than_the_manifest_says_is_found() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let whole = sample.manifest();
     for (place, (object, _)) in sample.objects().into_iter().enumerate() {
         for count in [0, 1000] {
@@ -216,25 +216,25 @@ async fn another_number_of_entries_than_the_manifest_says_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn a_format_that_nobody_knows_is_said_and_one_of_several_that_is_known_is_read() {
-    let sample = Sample::written(&["jsonl", "protobuf"]).await;
+    let sample = SampleArchive::written(&["jsonl", "protobuf"]).await;
     let mut manifest = sample.manifest();
     let formats = manifest["artifacts"][7]["formats"].as_object_mut().unwrap();
     let stored = formats.remove("jsonl").unwrap();
     formats.insert("avro".to_owned(), stored);
     sample.set_manifest(&manifest);
-    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&sample.history.position]);
+    assert_eq!(sample.rebuilt(ArchivePoint::Latest).await.unwrap(), sample.history.states[&sample.history.position]);
     manifest["artifacts"][7]["formats"].as_object_mut().unwrap().remove("protobuf");
     sample.set_manifest(&manifest);
-    let error = sample.rebuilt(At::Latest).await.unwrap_err();
+    let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
     assert!(error.is_damage() && error.to_string().contains("in no format that this laredo reads"), "{error}");
     assert_eq!(sample.faults().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_no_archive() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     std::fs::remove_file(sample.path().join(MANIFEST)).unwrap();
     let error = sample.open().await.unwrap_err();
-    assert!(matches!(&error, ReadError::NoManifest { at } if *at == sample.uri(MANIFEST)), "{error}");
+    assert!(matches!(&error, ArchiveReadError::NoManifest { at } if *at == sample.uri(MANIFEST)), "{error}");
     assert!(!error.is_damage());
 }

@@ -1,12 +1,12 @@
 //! Manifests that cannot be trusted.
 
-use laredo_archive::{At, MANIFEST, ReadError};
+use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST};
 use serde_json::{Value, json};
 
-use crate::reader::sample::Sample;
+use crate::reader::sample::SampleArchive;
 
 /// Checks that the manifest is refused, with these words in the reason.
-async fn is_refused(sample: &Sample, words: &str) {
+async fn is_refused(sample: &SampleArchive, words: &str) {
     let error = sample.open().await.expect_err(words);
     let said = error.to_string();
     assert!(error.is_damage() && said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
@@ -14,7 +14,7 @@ async fn is_refused(sample: &Sample, words: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_manifest_that_is_torn_anywhere_is_refused() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let bytes = sample.read(MANIFEST);
     for length in 0..bytes.len() {
         sample.write(MANIFEST, &bytes[..length]);
@@ -30,8 +30,8 @@ async fn a_manifest_that_is_torn_anywhere_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn each_rule_that_is_broken_is_said() {
-    type Deed = fn(&mut Value);
-    let deeds: &[(Deed, &str)] = &[
+    type ManifestJsonEdit = fn(&mut Value);
+    let deeds: &[(ManifestJsonEdit, &str)] = &[
         (|m| m["manifest_version"] = json!(2), "is of version 2, and this laredo knows version 1"),
         (|m| m["manifest_version"] = json!(0), "is of version 0"),
         (|m| m["manifest_version"] = json!("1"), "cannot be read"),
@@ -59,7 +59,7 @@ async fn each_rule_that_is_broken_is_said() {
         (|m| m["artifacts"][3]["formats"] = json!({}), "that ends at 0/130 has no object"),
         (|m| m["artifacts"][3]["formats"]["jsonl"]["size_bytes"] = json!(-1), "cannot be read"),
     ];
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let whole = sample.manifest();
     for (deed, words) in deeds {
         let mut manifest = whole.clone();
@@ -74,7 +74,7 @@ async fn each_rule_that_is_broken_is_said() {
 /// position.
 #[tokio::test(start_paused = true)]
 async fn a_diff_after_a_base_without_an_end_leads_on() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let mut manifest = sample.manifest();
     manifest["artifacts"][0]["to_position"] = json!("");
     for (to, words) in
@@ -88,7 +88,7 @@ async fn a_diff_after_a_base_without_an_end_leads_on() {
 
 #[tokio::test(start_paused = true)]
 async fn columns_that_are_none_of_a_table_are_said() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let whole = sample.manifest();
     let lacking = |manifest: &mut Value| {
         for artifact in manifest["artifacts"].as_array_mut().unwrap() {
@@ -113,9 +113,9 @@ async fn columns_that_are_none_of_a_table_are_said() {
         let mut manifest = whole.clone();
         deed(&mut manifest);
         sample.set_manifest(&manifest);
-        let error = sample.rebuilt(At::Latest).await.unwrap_err();
+        let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
         let said = error.to_string();
-        assert!(matches!(error, ReadError::Columns { .. }) && error.is_damage(), "{said}");
+        assert!(matches!(error, ArchiveReadError::Columns { .. }) && error.is_damage(), "{said}");
         assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
         assert!(!sample.faults().await.is_empty(), "{words}");
     }
@@ -125,19 +125,19 @@ async fn columns_that_are_none_of_a_table_are_said() {
 /// stay inside the archive.
 #[tokio::test(start_paused = true)]
 async fn an_address_that_leads_elsewhere_is_not_followed() {
-    let sample = Sample::written(&["jsonl"]).await;
+    let sample = SampleArchive::written(&["jsonl"]).await;
     let mut manifest = sample.manifest();
     manifest["artifacts"].as_array_mut().unwrap().truncate(1);
     manifest["epoch"] = json!(1);
     manifest["head_position"] = json!("");
     manifest["artifacts"][0]["to_position"] = json!("");
     sample.set_manifest(&manifest);
-    assert_eq!(sample.rebuilt(At::Latest).await.unwrap(), sample.history.states[&laredo_core::Lsn(0x100)]);
+    assert_eq!(sample.rebuilt(ArchivePoint::Latest).await.unwrap(), sample.history.states[&laredo_core::Lsn(0x100)]);
     for uri in ["", "/etc/passwd", "epoch=1/../manifest.json", "x/epoch=1/snapshot-0/../../../manifest.json", "epoch=1"]
     {
         manifest["artifacts"][0]["formats"]["jsonl"]["uri"] = json!(uri);
         sample.set_manifest(&manifest);
-        let error = sample.rebuilt(At::Latest).await.unwrap_err();
+        let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
         let said = error.to_string();
         assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains("is no object of an epoch"), "{uri}: {said}");
         assert_eq!(sample.faults().await, [said]);

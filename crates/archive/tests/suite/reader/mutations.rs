@@ -8,26 +8,27 @@ use std::sync::{Arc, OnceLock};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use laredo_archive::{
-    Archive, At, Destination, DestinationError, Listed, MANIFEST, ReadError, ReadProgress, Staged, Tag, Versioned,
+    Archive, ArchivePoint, ArchiveReadError, Destination, DestinationError, ListedObject, MANIFEST, ManifestTag,
+    ReadProgress, StagedArtifact, VersionedManifest,
 };
 use laredo_core::Lsn;
 use laredo_testkit::is_full;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::reader::sample::{Sample, shown};
+use crate::reader::sample::{SampleArchive, shown};
 use crate::scene::TABLE;
 
-type Rows = Vec<Map<String, Value>>;
+type RowObjects = Vec<Map<String, Value>>;
 
 /// The files of the writer, and the rows at each position.
-struct Written {
+struct WrittenSample {
     files: BTreeMap<String, Vec<u8>>,
-    states: BTreeMap<Lsn, Rows>,
+    states: BTreeMap<Lsn, RowObjects>,
 }
 
-fn written(format: usize) -> &'static Written {
-    static WRITTEN: [OnceLock<Written>; 4] = [const { OnceLock::new() }; 4];
+fn written(format: usize) -> &'static WrittenSample {
+    static WRITTEN: [OnceLock<WrittenSample>; 4] = [const { OnceLock::new() }; 4];
     WRITTEN[format]
         .get_or_init(|| runtime().block_on(write(["jsonl", "protobuf", "jsonl.zst", "protobuf.zst"][format])))
 }
@@ -36,24 +37,24 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-async fn write(format: &str) -> Written {
-    let sample = Sample::written(&[format]).await;
+async fn write(format: &str) -> WrittenSample {
+    let sample = SampleArchive::written(&[format]).await;
     let mut files = BTreeMap::from([(MANIFEST.to_owned(), sample.read(MANIFEST))]);
     let mut states = BTreeMap::new();
     for (object, position) in sample.objects() {
         let archive = sample.open().await.unwrap();
-        let rebuilt = archive.rebuild(At::Position(position), &ReadProgress::default()).await.unwrap();
+        let rebuilt = archive.rebuild(ArchivePoint::Position(position), &ReadProgress::default()).await.unwrap();
         states.insert(position, shown(&rebuilt.table));
         files.insert(object.clone(), sample.read(&object));
     }
-    Written { files, states }
+    WrittenSample { files, states }
 }
 
 /// A readable archive in memory.
 #[derive(Debug)]
-struct Memory(BTreeMap<String, Vec<u8>>);
+struct MemoryDestination(BTreeMap<String, Vec<u8>>);
 
-impl Destination for Memory {
+impl Destination for MemoryDestination {
     fn name(&self) -> &'static str {
         "memory"
     }
@@ -62,16 +63,23 @@ impl Destination for Memory {
         object.to_owned()
     }
 
-    fn put<'a>(&'a self, _: &'a str, _: &'a Staged) -> BoxFuture<'a, Result<(), DestinationError>> {
+    fn put<'a>(&'a self, _: &'a str, _: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
         panic!("it is only read")
     }
 
-    fn manifest(&self) -> BoxFuture<'_, Result<Option<Versioned>, DestinationError>> {
-        let there = self.0.get(MANIFEST).map(|bytes| Versioned { bytes: bytes.clone(), tag: Tag(String::new()) });
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
+        let there = self
+            .0
+            .get(MANIFEST)
+            .map(|bytes| VersionedManifest { bytes: bytes.clone(), tag: ManifestTag(String::new()) });
         async move { Ok(there) }.boxed()
     }
 
-    fn publish<'a>(&'a self, _: &'a [u8], _: Option<&'a Tag>) -> BoxFuture<'a, Result<Tag, DestinationError>> {
+    fn publish<'a>(
+        &'a self,
+        _: &'a [u8],
+        _: Option<&'a ManifestTag>,
+    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
         panic!("it is only read")
     }
 
@@ -80,7 +88,7 @@ impl Destination for Memory {
         async move { found.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>) }.boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Listed>, DestinationError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {
         panic!("it is only read")
     }
 
@@ -91,8 +99,11 @@ impl Destination for Memory {
 
 /// Verifies an archive and rebuilds it at a boundary. Returns the rows with the position of the
 /// boundary.
-async fn read(files: BTreeMap<String, Vec<u8>>, at: At) -> Result<(Option<Lsn>, Rows), ReadError> {
-    let archive = Archive::open(Arc::new(Memory(files)), Some(TABLE)).await?;
+async fn read(
+    files: BTreeMap<String, Vec<u8>>,
+    at: ArchivePoint,
+) -> Result<(Option<Lsn>, RowObjects), ArchiveReadError> {
+    let archive = Archive::open(Arc::new(MemoryDestination(files)), Some(TABLE)).await?;
     archive.verify(&ReadProgress::default(), drop).await;
     let rebuilt = archive.rebuild(at, &ReadProgress::default()).await?;
     Ok((rebuilt.boundary.position, shown(&rebuilt.table)))
@@ -100,7 +111,7 @@ async fn read(files: BTreeMap<String, Vec<u8>>, at: At) -> Result<(Option<Lsn>, 
 
 /// A change of some bytes. Places are fractions of the length.
 #[derive(Clone, Debug)]
-enum Mutation {
+enum ByteMutation {
     Flip { place: f64, bit: u8 },
     Set { place: f64, byte: u8 },
     Delete { place: f64, length: usize },
@@ -109,7 +120,7 @@ enum Mutation {
     Exchange { place: f64, other: f64, length: usize },
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+fn mutation() -> impl Strategy<Value = ByteMutation> {
     let place = || 0.0..1.0_f64;
     let bytes = prop_oneof![
         proptest::collection::vec(any::<u8>(), 1..20),
@@ -117,16 +128,20 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         Just(b"null".to_vec()),
     ];
     prop_oneof![
-        (place(), 0..8_u8).prop_map(|(place, bit)| Mutation::Flip { place, bit }),
-        (place(), prop_oneof![any::<u8>(), b'0'..=b'9']).prop_map(|(place, byte)| Mutation::Set { place, byte }),
-        (place(), 1..200_usize).prop_map(|(place, length)| Mutation::Delete { place, length }),
-        (place(), 1..200_usize).prop_map(|(place, length)| Mutation::Repeat { place, length }),
-        (place(), bytes).prop_map(|(place, bytes)| Mutation::Insert { place, bytes }),
-        (place(), place(), 1..60_usize).prop_map(|(place, other, length)| Mutation::Exchange { place, other, length }),
+        (place(), 0..8_u8).prop_map(|(place, bit)| ByteMutation::Flip { place, bit }),
+        (place(), prop_oneof![any::<u8>(), b'0'..=b'9']).prop_map(|(place, byte)| ByteMutation::Set { place, byte }),
+        (place(), 1..200_usize).prop_map(|(place, length)| ByteMutation::Delete { place, length }),
+        (place(), 1..200_usize).prop_map(|(place, length)| ByteMutation::Repeat { place, length }),
+        (place(), bytes).prop_map(|(place, bytes)| ByteMutation::Insert { place, bytes }),
+        (place(), place(), 1..60_usize).prop_map(|(place, other, length)| ByteMutation::Exchange {
+            place,
+            other,
+            length
+        }),
     ]
 }
 
-impl Mutation {
+impl ByteMutation {
     fn apply(&self, bytes: &mut Vec<u8>) {
         #[expect(
             clippy::cast_possible_truncation,
@@ -136,32 +151,32 @@ impl Mutation {
         )]
         let at = |place: f64, bytes: &[u8]| (place * bytes.len() as f64) as usize;
         match self {
-            Mutation::Flip { place, bit } => {
+            ByteMutation::Flip { place, bit } => {
                 let place = at(*place, bytes);
                 if let Some(byte) = bytes.get_mut(place) {
                     *byte ^= 1 << bit;
                 }
             }
-            Mutation::Set { place, byte } => {
+            ByteMutation::Set { place, byte } => {
                 let place = at(*place, bytes);
                 if let Some(there) = bytes.get_mut(place) {
                     *there = *byte;
                 }
             }
-            Mutation::Delete { place, length } => {
+            ByteMutation::Delete { place, length } => {
                 let begin = at(*place, bytes);
                 bytes.drain(begin..(begin + length).min(bytes.len()));
             }
-            Mutation::Repeat { place, length } => {
+            ByteMutation::Repeat { place, length } => {
                 let begin = at(*place, bytes);
                 let part = bytes[begin..(begin + length).min(bytes.len())].to_vec();
                 bytes.splice(begin..begin, part);
             }
-            Mutation::Insert { place, bytes: more } => {
+            ByteMutation::Insert { place, bytes: more } => {
                 let begin = at(*place, bytes);
                 bytes.splice(begin..begin, more.iter().copied());
             }
-            Mutation::Exchange { place, other, length } => {
+            ByteMutation::Exchange { place, other, length } => {
                 let (one, two) = (at(*place, bytes), at(*other, bytes));
                 let length = (*length).min(bytes.len() - one.max(two));
                 (0..length).for_each(|offset| bytes.swap(one + offset, two + offset));
@@ -183,8 +198,8 @@ fn leaves(value: &Value, path: &str, to: &mut Vec<String>) {
 
 /// Returns the files of an archive in which the meant files are altered.
 fn mutated(
-    written: &Written,
-    mutations: &[(usize, Mutation)],
+    written: &WrittenSample,
+    mutations: &[(usize, ByteMutation)],
     is_meant: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, Vec<u8>> {
     let mut files = written.files.clone();
@@ -195,7 +210,7 @@ fn mutated(
     files
 }
 
-fn is_right(written: &Written, files: BTreeMap<String, Vec<u8>>, at: At) -> Result<(), TestCaseError> {
+fn is_right(written: &WrittenSample, files: BTreeMap<String, Vec<u8>>, at: ArchivePoint) -> Result<(), TestCaseError> {
     if let Ok((position, rows)) = runtime().block_on(read(files, at)) {
         let expected = position.and_then(|position| written.states.get(&position));
         prop_assert_eq!(Some(&rows), expected, "as of {:?}", position);
@@ -203,11 +218,14 @@ fn is_right(written: &Written, files: BTreeMap<String, Vec<u8>>, at: At) -> Resu
     Ok(())
 }
 
-fn moment() -> impl Strategy<Value = At> {
-    prop_oneof![Just(At::Latest), (0x100..0x190_u64).prop_map(|position| At::Position(Lsn(position)))]
+fn moment() -> impl Strategy<Value = ArchivePoint> {
+    prop_oneof![
+        Just(ArchivePoint::Latest),
+        (0x100..0x190_u64).prop_map(|position| ArchivePoint::Position(Lsn(position)))
+    ]
 }
 
-fn several() -> impl Strategy<Value = Vec<(usize, Mutation)>> {
+fn several() -> impl Strategy<Value = Vec<(usize, ByteMutation)>> {
     proptest::collection::vec((any::<usize>(), mutation()), 1..4)
 }
 

@@ -2,23 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use laredo_archive::{Archive, At, Format, MANIFEST, ReadError, ReadProgress};
+use laredo_archive::{Archive, ArchivePoint, ArchiveReadError, ArtifactFormat, MANIFEST, ReadProgress};
 use laredo_core::{Lsn, TableState, Tuple, project_row};
 use serde_json::{Map, Value};
 
-use crate::scene::{self, History, TABLE, begin, local, sorted};
+use crate::scene::{self, TABLE, TestTableHistory, begin, local, sorted};
 
-pub(crate) struct Sample {
-    pub(crate) history: History,
+pub(crate) struct SampleArchive {
+    pub(crate) history: TestTableHistory,
     folder: tempfile::TempDir,
 }
 
-impl Sample {
+impl SampleArchive {
     /// Writes a base, five diffs with every kind of change, another base, and two diffs.
-    pub(crate) async fn written(formats: &[&str]) -> Sample {
-        let formats: Vec<Format> = formats.iter().map(|id| id.parse().unwrap()).collect();
+    pub(crate) async fn written(formats: &[&str]) -> SampleArchive {
+        let formats: Vec<ArtifactFormat> = formats.iter().map(|id| id.parse().unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut history = History::new();
+        let mut history = TestTableHistory::new();
         let mut options = scene::options("w");
         (options.snapshot_formats, options.diff_formats) = (formats.clone(), formats);
         let archive = local(&folder.path().join("archive"));
@@ -28,11 +28,11 @@ impl Sample {
             if number == 6 {
                 writer.handle.snapshot().await.unwrap();
             }
-            writer.tell(history.something(number));
+            writer.send_transaction(history.something(number));
             writer.head(history.position).await;
         }
         writer.stop().await;
-        let sample = Sample { history, folder };
+        let sample = SampleArchive { history, folder };
         assert_eq!(sample.faults().await, Vec::<String>::new());
         sample
     }
@@ -88,12 +88,12 @@ impl Sample {
         faults
     }
 
-    pub(crate) async fn rebuilt(&self, at: At) -> Result<Vec<Tuple>, ReadError> {
+    pub(crate) async fn rebuilt(&self, at: ArchivePoint) -> Result<Vec<Tuple>, ArchiveReadError> {
         let rebuilt = self.open().await?.rebuild(at, &ReadProgress::default()).await?;
         Ok(sorted(&rebuilt.table))
     }
 
-    pub(crate) async fn open(&self) -> Result<Archive, ReadError> {
+    pub(crate) async fn open(&self) -> Result<Archive, ArchiveReadError> {
         Archive::open(local(&self.path()), Some(TABLE)).await
     }
 }

@@ -27,25 +27,25 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{BUCKET, Bucket, keys};
+use super::{BUCKET, TestBucket, keys};
 
-pub(crate) struct Server {
+pub(crate) struct TestS3Server {
     url: String,
-    desk: Arc<Desk>,
+    desk: Arc<S3ServerState>,
     serving: JoinHandle<()>,
     pub(crate) folder: tempfile::TempDir,
 }
 
 /// A failure of one request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Trouble {
-    pub(crate) how: How,
+pub(crate) struct RequestFault {
+    pub(crate) how: RequestFaultMode,
     /// The number of the request, from 0.
     pub(crate) request: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum RequestFaultMode {
     /// The connection is cut before the request has any effect.
     Before,
     /// The connection is cut after the request is complete.
@@ -60,35 +60,41 @@ pub(crate) enum How {
     Late,
 }
 
-impl How {
-    pub(crate) const ALL: [How; 5] = [How::Before, How::After, How::Halfway, How::Slow, How::Late];
+impl RequestFaultMode {
+    pub(crate) const ALL: [RequestFaultMode; 5] = [
+        RequestFaultMode::Before,
+        RequestFaultMode::After,
+        RequestFaultMode::Halfway,
+        RequestFaultMode::Slow,
+        RequestFaultMode::Late,
+    ];
 }
 
 /// A check of the bucket's folder after a request. The error describes a fault.
-pub(crate) type Inspect = Box<dyn Fn(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub(crate) type BucketInspection = Box<dyn Fn(PathBuf) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The state that answers requests.
-struct Desk {
+struct S3ServerState {
     service: S3Service,
     bucket: PathBuf,
     turn: Mutex<()>,
-    trouble: Option<Trouble>,
+    trouble: Option<RequestFault>,
     requests: AtomicUsize,
     /// The heads of all requests, in order.
     heads: Mutex<Vec<Parts>>,
-    inspect: Inspect,
+    inspect: BucketInspection,
     /// The first fault that was found.
     found: Mutex<Option<String>>,
 }
 
-impl Server {
-    pub(crate) async fn start() -> Server {
-        Server::with(None, Box::new(|_| Box::pin(async { Ok(()) }))).await
+impl TestS3Server {
+    pub(crate) async fn start() -> TestS3Server {
+        TestS3Server::with(None, Box::new(|_| Box::pin(async { Ok(()) }))).await
     }
 
     /// Starts a server on which one request may fail. After each request, `inspect` checks the
     /// bucket's folder, which has a file for each object.
-    pub(crate) async fn with(trouble: Option<Trouble>, inspect: Inspect) -> Server {
+    pub(crate) async fn with(trouble: Option<RequestFault>, inspect: BucketInspection) -> TestS3Server {
         let folder = tempfile::tempdir().unwrap();
         let bucket = folder.path().join(BUCKET);
         std::fs::create_dir(&bucket).unwrap();
@@ -96,7 +102,7 @@ impl Server {
         builder.set_auth(SimpleAuth::from_single(keys().access_key_id(), keys().secret_access_key()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let desk = Arc::new(Desk {
+        let desk = Arc::new(S3ServerState {
             service: builder.build(),
             bucket,
             turn: Mutex::default(),
@@ -107,15 +113,15 @@ impl Server {
             found: Mutex::default(),
         });
         let serving = tokio::spawn(serve(listener, desk.clone()));
-        Server { url, desk, serving, folder }
+        TestS3Server { url, desk, serving, folder }
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    pub(crate) async fn bucket(&self) -> Bucket {
-        Bucket::new(self.url.clone(), keys()).await
+    pub(crate) async fn bucket(&self) -> TestBucket {
+        TestBucket::new(self.url.clone(), keys()).await
     }
 
     /// Returns the heads of the requests since the last call.
@@ -132,13 +138,13 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestS3Server {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-async fn serve(listener: TcpListener, desk: Arc<Desk>) {
+async fn serve(listener: TcpListener, desk: Arc<S3ServerState>) {
     // The connections belong to this task, so aborting it ends them too.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -150,61 +156,65 @@ async fn serve(listener: TcpListener, desk: Arc<Desk>) {
     }
 }
 
-impl Desk {
-    async fn answer(self: Arc<Desk>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+impl S3ServerState {
+    async fn answer(self: Arc<S3ServerState>, request: Request<Incoming>) -> Result<Response<Body>, ConnectionCut> {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let body = body.collect().await.map_err(|_| ConnectionCut)?.to_bytes();
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         self.heads.lock().await.push(parts.clone());
         let how = self.trouble.filter(|trouble| trouble.request == number).map(|trouble| trouble.how);
         match how {
             None => self.handle(Request::from_parts(parts, Body::from(body))).await,
-            Some(How::Before) => Err(Cut),
-            Some(How::After) => self.handle(Request::from_parts(parts, Body::from(body))).await.and(Err(Cut)),
-            Some(How::Halfway) if body.is_empty() => {
+            Some(RequestFaultMode::Before) => Err(ConnectionCut),
+            Some(RequestFaultMode::After) => {
+                self.handle(Request::from_parts(parts, Body::from(body))).await.and(Err(ConnectionCut))
+            }
+            Some(RequestFaultMode::Halfway) if body.is_empty() => {
                 let (parts, body) = self.handle(Request::from_parts(parts, Body::empty())).await?.into_parts();
-                let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+                let body = body.collect().await.map_err(|_| ConnectionCut)?.to_bytes();
                 Ok(Response::from_parts(parts, half(&body)))
             }
-            Some(How::Halfway) => self.handle(Request::from_parts(parts, half(&body))).await.and(Err(Cut)),
-            Some(How::Slow) => {
+            Some(RequestFaultMode::Halfway) => {
+                self.handle(Request::from_parts(parts, half(&body))).await.and(Err(ConnectionCut))
+            }
+            Some(RequestFaultMode::Slow) => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 self.handle(Request::from_parts(parts, Body::from(body))).await
             }
-            Some(How::Late) => {
+            Some(RequestFaultMode::Late) => {
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(600)).await;
                     drop(self.handle(Request::from_parts(parts, Body::from(body))).await);
                 });
-                Err(Cut)
+                Err(ConnectionCut)
             }
         }
     }
 
-    async fn handle(&self, request: Request<Body>) -> Result<Response<Body>, Cut> {
+    async fn handle(&self, request: Request<Body>) -> Result<Response<Body>, ConnectionCut> {
         let _mine = self.turn.lock().await;
         let answer = self.service.call(request).await;
         if let Err(wrong) = (self.inspect)(self.bucket.clone()).await {
             self.found.lock().await.get_or_insert(wrong);
         }
-        answer.map_err(|_: HttpError| Cut)
+        answer.map_err(|_: HttpError| ConnectionCut)
     }
 }
 
 /// Returns a body with the first half of the bytes, followed by an error.
 fn half(body: &Bytes) -> Body {
-    let parts = [Ok(Frame::data(body.slice(..body.len() / 2))), Err(Cut)];
+    let parts = [Ok(Frame::data(body.slice(..body.len() / 2))), Err(ConnectionCut)];
     Body::http_body_unsync(StreamBody::new(futures::stream::iter(parts)))
 }
 
 /// An error that closes the connection.
 #[derive(Debug)]
-struct Cut;
+struct ConnectionCut;
 
-impl fmt::Display for Cut {
+impl fmt::Display for ConnectionCut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a fault was made")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for ConnectionCut {}

@@ -5,27 +5,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use laredo_archive::{Archive, At, ReadProgress, Update};
+use laredo_archive::{Archive, ArchivePoint, FeedUpdate, ReadProgress};
 use laredo_core::{
-    ArchivedChecksums, Canary, Cell, Change, Checksum, Column, KeyColumns, Schema, TableState, Tuple, TupleBuf,
+    ArchivedChecksums, CanaryFault, Cell, Change, Checksum, Column, KeyColumns, Schema, TableState, Tuple, TupleBuf,
 };
 
-use crate::scene::{History, TABLE, begin, compare, local, options};
+use crate::scene::{TABLE, TestTableHistory, begin, compare, local, options};
 
-fn current(history: &History, checksum: Checksum) -> Update {
-    Update::Current { at: Instant::now(), position: history.position, checksum: Some(checksum) }
+fn current(history: &TestTableHistory, checksum: Checksum) -> FeedUpdate {
+    FeedUpdate::Current { at: Instant::now(), position: history.position, checksum: Some(checksum) }
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_artifact_has_the_checksum_of_what_it_leads_to() {
     let folder = tempfile::tempdir().unwrap();
     let archive = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let mut sums = BTreeMap::from([(history.position, history.table.checksum())]);
     let writer = begin(options("w"), vec![archive.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     for number in 0..12 {
-        writer.tell(history.something(number));
+        writer.send_transaction(history.something(number));
         sums.insert(history.position, history.table.checksum());
         if number % 3 == 2 {
             writer.head(history.position).await;
@@ -34,7 +34,7 @@ async fn each_artifact_has_the_checksum_of_what_it_leads_to() {
     writer.stop().await;
     // The rows that were read back continue with the same checksums.
     let writer = begin(options("again"), vec![archive.clone()], folder.path(), &history).await.unwrap();
-    writer.tell(history.something(13));
+    writer.send_transaction(history.something(13));
     sums.insert(history.position, history.table.checksum());
     writer.head(history.position).await;
     writer.stop().await;
@@ -51,14 +51,14 @@ async fn each_artifact_has_the_checksum_of_what_it_leads_to() {
 /// the server's rows.
 #[tokio::test(start_paused = true)]
 async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
-    for canary in Canary::ALL {
+    for canary in CanaryFault::ALL {
         let folder = tempfile::tempdir().unwrap();
         let archive = local(&folder.path().join("archive"));
-        let mut history = History::new();
+        let mut history = TestTableHistory::new();
         let mut writer = begin(options("w"), vec![archive.clone()], folder.path(), &history).await.unwrap();
         writer.head(history.position).await;
         for number in 0..3 {
-            writer.tell(history.something(number));
+            writer.send_transaction(history.something(number));
             // At this time some changes are in the archive, and some are still buffered.
             writer.updates.send(current(&history, history.table.checksum())).unwrap();
         }
@@ -76,7 +76,7 @@ async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
         writer.stop().await;
         let archive = Archive::open(archive, Some(TABLE)).await.unwrap();
         assert_eq!(archive.manifest().epoch, 2, "{canary:?}");
-        let rebuilt = archive.rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+        let rebuilt = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap();
         assert_eq!(rebuilt.table.checksum(), theirs, "{canary:?}");
     }
 }
@@ -84,10 +84,10 @@ async fn rows_that_differ_from_the_servers_begin_a_new_epoch() {
 /// A writer resumes from an archive that has a wrong row and a matching wrong checksum.
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_differs_from_the_start_is_found() {
-    for canary in Canary::ALL {
+    for canary in CanaryFault::ALL {
         let folder = tempfile::tempdir().unwrap();
         let archive = local(&folder.path().join("archive"));
-        let mut history = History::new();
+        let mut history = TestTableHistory::new();
         let right = history.table.checksum();
         assert!(history.table.plant(canary));
         let wrong = history.table.checksum();
@@ -139,7 +139,7 @@ async fn types_that_do_not_come_back_to_the_byte_have_checksums_all_the_same() {
         let archive = local(&folder.path().join("archive"));
         let mut table = TableState::new(documents(), &[], 0).unwrap();
         (0..20).for_each(|id| drop(table.put(document(id, id))));
-        let mut history = History::of(table);
+        let mut history = TestTableHistory::of(table);
         let with = |id: &str| {
             let mut options = options(id);
             options.snapshot_formats = formats.iter().map(|format| format.parse().unwrap()).collect();
@@ -155,7 +155,7 @@ async fn types_that_do_not_come_back_to_the_byte_have_checksums_all_the_same() {
         writer.head(history.position).await;
         let key = |id| documents().key().key_of(document(id, 0).as_ref());
         let changes = vec![Change::Update(document(1, 100)), Change::Delete(key(2)), Change::Insert(document(30, 7))];
-        writer.tell(history.commit(changes));
+        writer.send_transaction(history.commit(changes));
         writer.updates.send(current(&history, history.table.checksum())).unwrap();
         writer.head(history.position).await;
         assert!(writer.differed.try_recv().is_err(), "the rows are the server's own");
@@ -163,10 +163,11 @@ async fn types_that_do_not_come_back_to_the_byte_have_checksums_all_the_same() {
         // After reading back, the rows differ in their bytes. They cannot be compared, and the
         // checksums still continue.
         let mut writer = begin(with("again"), vec![archive.clone()], folder.path(), &history).await.unwrap();
-        writer.tell(history.commit(vec![Change::Update(document(1, 101)), Change::Update(document(3, 102))]));
+        writer
+            .send_transaction(history.commit(vec![Change::Update(document(1, 101)), Change::Update(document(3, 102))]));
         writer.updates.send(current(&history, history.table.checksum())).unwrap();
         writer.head(history.position).await;
-        writer.tell(history.commit(vec![Change::Truncate, Change::Insert(document(1, 103))]));
+        writer.send_transaction(history.commit(vec![Change::Truncate, Change::Insert(document(1, 103))]));
         writer.head(history.position).await;
         assert!(writer.differed.try_recv().is_err());
         writer.stop().await;
@@ -174,7 +175,7 @@ async fn types_that_do_not_come_back_to_the_byte_have_checksums_all_the_same() {
         archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
         assert_eq!(archive.manifest().artifacts.len(), 4);
         assert_eq!(archive.manifest().artifacts[3].checksum, Some(of(&history.table)));
-        let rebuilt = archive.rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+        let rebuilt = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap();
         assert_eq!((rebuilt.checksum, of(&rebuilt.table)), (of(&history.table), of(&history.table)));
     }
 }

@@ -4,25 +4,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Archive, Destination, Kind, Options, Thresholds, WriterError};
+use laredo_archive::{Archive, ArtifactKind, Destination, RebaseThresholds, WriterError, WriterOptions};
 
-use crate::scene::{History, begin, compare, local, options};
-use crate::writer::faulty::{Faulty, Mode};
+use crate::scene::{TestTableHistory, begin, compare, local, options};
+use crate::writer::faulty_destination::{CallFaultMode, FaultyDestination};
 
 /// Runs a writer twice over 10 transactions, with a base among them. `pace` changes the options for
 /// a shorter diff interval.
-pub(crate) async fn two_runs(place: &Arc<dyn Destination>, staging: &Path, pace: impl Fn(&mut Options)) -> History {
-    let mut history = History::new();
+pub(crate) async fn two_runs(
+    place: &Arc<dyn Destination>,
+    staging: &Path,
+    pace: impl Fn(&mut WriterOptions),
+) -> TestTableHistory {
+    let mut history = TestTableHistory::new();
     for run in 0..2 {
         let mut options = options(&format!("run {run}"));
-        options.thresholds = Thresholds { max_churn_records: Some(12), ..Thresholds::default() };
+        options.thresholds = RebaseThresholds { max_churn_records: Some(12), ..RebaseThresholds::default() };
         options.grace = Duration::from_secs(4);
         options.keep_epochs = Some(3);
         pace(&mut options);
         let writer = begin(options, vec![place.clone()], staging, &history).await.unwrap();
         writer.head(history.position).await;
         for number in 0..5 {
-            writer.tell(history.something(run * 5 + number));
+            writer.send_transaction(history.something(run * 5 + number));
             if number % 2 == 0 {
                 writer.head(history.position).await;
             }
@@ -34,17 +38,17 @@ pub(crate) async fn two_runs(place: &Arc<dyn Destination>, staging: &Path, pace:
 
 /// Checks the result of such a run: every boundary has the table's rows, and the last diff was
 /// flushed.
-pub(crate) async fn is_all_there(place: Arc<dyn Destination>, history: &History) {
+pub(crate) async fn is_all_there(place: Arc<dyn Destination>, history: &TestTableHistory) {
     let boundaries = compare(place, history).await;
     assert_eq!(boundaries.last().unwrap().1, history.position.0, "the last diff is flushed");
 }
 
 /// Runs a writer on a destination with a failing call. Returns true if there were enough calls for
 /// the failure to happen.
-async fn scenario(mode: Mode, fails: usize) -> bool {
+async fn scenario(mode: CallFaultMode, fails: usize) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let faulty = Faulty::new(inner.clone(), mode, fails);
+    let faulty = FaultyDestination::new(inner.clone(), mode, fails);
     let place: Arc<dyn Destination> = faulty.clone();
     let history = two_runs(&place, &folder.path().join("staging"), |_| {}).await;
     is_all_there(inner, &history).await;
@@ -53,7 +57,7 @@ async fn scenario(mode: Mode, fails: usize) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_call_fails_the_archive_is_whole_and_ends_equal() {
-    for mode in [Mode::Before, Mode::After, Mode::Halfway, Mode::Slow] {
+    for mode in [CallFaultMode::Before, CallFaultMode::After, CallFaultMode::Halfway, CallFaultMode::Slow] {
         let mut fails = 0;
         while scenario(mode, fails).await {
             fails += 1;
@@ -68,16 +72,16 @@ async fn a_writer_killed_at_any_call_loses_nothing_and_its_restart_writes_no_bas
         let folder = tempfile::tempdir().unwrap();
         let inner = local(&folder.path().join("archive"));
         let staging = folder.path().join("staging");
-        let mut history = History::new();
+        let mut history = TestTableHistory::new();
         let first = begin(options("first"), vec![inner.clone()], &staging, &history).await.unwrap();
         first.head(history.position).await;
         first.stop().await;
         // The writer is killed in a call that never returns.
-        let stuck = Faulty::new(inner.clone(), Mode::Slow, calls);
+        let stuck = FaultyDestination::new(inner.clone(), CallFaultMode::Slow, calls);
         let killed = begin(options("killed"), vec![stuck.clone()], &staging, &history);
         let Ok(Ok(killed)) = tokio::time::timeout(Duration::from_secs(20), killed).await else { continue };
         for number in 0..4 {
-            killed.tell(history.something(number));
+            killed.send_transaction(history.something(number));
             tokio::time::sleep(Duration::from_millis(1500)).await;
         }
         killed.kill().await;
@@ -99,13 +103,13 @@ async fn a_folder_that_cannot_be_written_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let staging = folder.path().join("staging");
     std::fs::write(&staging, "a file, where a folder has to be").unwrap();
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let inner = local(&folder.path().join("archive"));
     let writer = begin(options("w"), vec![inner.clone()], &staging, &history).await.unwrap();
     tokio::time::sleep(Duration::from_secs(100)).await;
     let status = writer.handle.status();
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("staging")), "{status:?}");
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     std::fs::remove_file(&staging).unwrap();
     writer.head(history.position).await;
     writer.stop().await;
@@ -117,9 +121,9 @@ async fn a_destination_that_refuses_at_the_start_is_waited_for_or_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let (history, place) = (History::new(), local(&file.join("archive")));
+    let (history, place) = (TestTableHistory::new(), local(&file.join("archive")));
     // A command with a waiting user ends with an error.
-    let at_once = Options { waits_at_start: false, ..options("w") };
+    let at_once = WriterOptions { waits_at_start: false, ..options("w") };
     let begun = begin(at_once, vec![place.clone()], folder.path(), &history).await;
     let Err(WriterError::Destination(error)) = begun else { panic!("it begins") };
     assert!(error.to_string().contains("must be a folder"), "{error}");
@@ -141,18 +145,18 @@ async fn a_destination_that_refuses_at_the_start_is_waited_for_or_an_error() {
 async fn other_formats_open_an_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let formats = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<Vec<_>>();
     let (json, both) = (formats(&["jsonl"]), formats(&["protobuf", "jsonl"]));
     let cases = [(&json, &json, 1), (&json, &json, 1), (&json, &both, 2), (&both, &both, 3), (&both, &json, 4)];
     for (number, (snapshot, diff, epoch)) in cases.into_iter().enumerate() {
-        let options = Options {
+        let options = WriterOptions {
             snapshot_formats: snapshot.clone(),
             diff_formats: diff.clone(),
             ..options(&format!("w{number}"))
         };
         let writer = begin(options, vec![place.clone()], folder.path(), &history).await.unwrap();
-        writer.tell(history.something(number as i32));
+        writer.send_transaction(history.something(number as i32));
         writer.head(history.position).await;
         while writer.handle.status().epoch < epoch {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -161,7 +165,7 @@ async fn other_formats_open_an_epoch() {
         let archive = Archive::open(place.clone(), None).await.unwrap();
         assert_eq!(archive.manifest().epoch, epoch, "{number}");
         for artifact in archive.manifest().chain() {
-            let expected = if artifact.kind == Kind::Snapshot { snapshot } else { diff };
+            let expected = if artifact.kind == ArtifactKind::Snapshot { snapshot } else { diff };
             let mut ids: Vec<&str> = expected.iter().map(|format| format.id()).collect();
             ids.sort_unstable();
             assert!(artifact.formats.keys().map(String::as_str).eq(ids), "{number}: {artifact:?}");

@@ -2,21 +2,21 @@
 
 use laredo_archive::{Archive, WriterError};
 
-use crate::scene::{History, TABLE, begin, compare, local, options};
+use crate::scene::{TABLE, TestTableHistory, begin, compare, local, options};
 
 #[tokio::test(start_paused = true)]
 async fn the_older_of_two_writers_stops_and_names_the_newer() {
     let folder = tempfile::tempdir().unwrap();
     let (inner, staging) = (local(&folder.path().join("archive")), folder.path().join("staging"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let older = begin(options("older"), vec![inner.clone()], &staging, &history).await.unwrap();
     older.head(history.position).await;
     let newer = begin(options("newer"), vec![inner.clone()], &staging, &history).await.unwrap();
     let before = inner.list().await.unwrap();
     for number in 0..3 {
         let transaction = history.something(number);
-        older.tell(transaction.clone());
-        newer.tell(transaction);
+        older.send_transaction(transaction.clone());
+        newer.send_transaction(transaction);
     }
     newer.head(history.position).await;
     let ended = older.ended().await.unwrap_err();
@@ -33,7 +33,7 @@ async fn the_older_of_two_writers_stops_and_names_the_newer() {
 async fn many_writers_that_start_at_once_leave_one() {
     let folder = tempfile::tempdir().unwrap();
     let (inner, staging) = (local(&folder.path().join("archive")), folder.path().join("staging"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let mut writers = Vec::new();
     for id in ["a", "b", "c", "d", "e", "f"] {
         writers.push(begin(options(id), vec![inner.clone()], &staging, &history));
@@ -43,7 +43,7 @@ async fn many_writers_that_start_at_once_leave_one() {
         let transaction = history.something(number);
         writers
             .iter()
-            .for_each(|writer| drop(writer.updates.send(laredo_archive::Update::Transaction(transaction.clone()))));
+            .for_each(|writer| drop(writer.updates.send(laredo_archive::FeedUpdate::Transaction(transaction.clone()))));
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }
     let holder = Archive::open(inner.clone(), Some(TABLE)).await.unwrap().manifest().writer.clone().unwrap();
@@ -51,7 +51,7 @@ async fn many_writers_that_start_at_once_leave_one() {
     let mut running = 0;
     for writer in writers {
         match writer.handle.status().phase {
-            laredo_archive::Phase::Stopped => {
+            laredo_archive::WriterPhase::Stopped => {
                 assert!(matches!(writer.ended().await, Err(WriterError::Fenced { .. })));
             }
             _ => {
@@ -68,7 +68,7 @@ async fn many_writers_that_start_at_once_leave_one() {
 async fn an_archive_of_another_table_or_version_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (inner, staging) = (local(&folder.path().join("archive")), folder.path().join("staging"));
-    let history = History::new();
+    let history = TestTableHistory::new();
     let first = begin(options("first"), vec![inner.clone()], &staging, &history).await.unwrap();
     first.head(history.position).await;
     first.stop().await;
@@ -89,10 +89,10 @@ async fn an_archive_of_another_table_or_version_is_left_alone() {
 async fn a_manifest_that_somebody_removes_stops_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let (inner, staging) = (local(&folder.path().join("archive")), folder.path().join("staging"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner], &staging, &history).await.unwrap();
     writer.head(history.position).await;
     std::fs::remove_file(folder.path().join("archive/manifest.json")).unwrap();
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     assert!(matches!(writer.ended().await, Err(WriterError::Replaced { .. })));
 }

@@ -5,32 +5,38 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Archive, At, Destination, Manifest, Options, ReadProgress, Thresholds};
+use laredo_archive::{Archive, ArchivePoint, Destination, Manifest, ReadProgress, RebaseThresholds, WriterOptions};
 use laredo_core::Transaction;
 
-use crate::scene::{History, TABLE, begin, compare, is_whole, local, options, sorted};
+use crate::scene::{TABLE, TestTableHistory, begin, compare, is_whole, local, options, sorted};
 use crate::writer::faults::two_runs;
-use crate::writer::faulty::{Faulty, Mode};
+use crate::writer::faulty_destination::{CallFaultMode, FaultyDestination};
 
 /// Returns options with which an epoch has a base and two diffs.
-fn short_chains(id: &str) -> Options {
-    let thresholds = Thresholds { max_diffs: Some(2), ..Thresholds::default() };
-    Options { thresholds, ..options(id) }
+fn short_chains(id: &str) -> WriterOptions {
+    let thresholds = RebaseThresholds { max_diffs: Some(2), ..RebaseThresholds::default() };
+    WriterOptions { thresholds, ..options(id) }
 }
 
 /// Runs a writer over `count` transactions, each of which becomes an artifact.
-async fn run(options: Options, places: &[Arc<dyn Destination>], staging: &Path, history: &mut History, count: i32) {
+async fn run(
+    options: WriterOptions,
+    places: &[Arc<dyn Destination>],
+    staging: &Path,
+    history: &mut TestTableHistory,
+    count: i32,
+) {
     let writer = begin(options, places.to_vec(), staging, history).await.unwrap();
     writer.head(history.position).await;
     for _ in 0..count {
-        writer.tell(something(history));
+        writer.send_transaction(something(history));
         writer.head(history.position).await;
     }
     writer.stop().await;
 }
 
 /// Commits the next transaction of the history.
-fn something(history: &mut History) -> Transaction {
+fn something(history: &mut TestTableHistory) -> Transaction {
     let number = (history.position.0 - 0x100) / 0x10;
     history.something(number as i32)
 }
@@ -60,7 +66,7 @@ async fn unnamed(place: &Arc<dyn Destination>) -> BTreeSet<String> {
 async fn older_epochs_are_sealed_and_read_as_before() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     for id in ["one", "two"] {
         run(short_chains(id), std::slice::from_ref(&place), folder.path(), &mut history, 10).await;
     }
@@ -84,13 +90,13 @@ async fn older_epochs_are_sealed_and_read_as_before() {
 async fn the_newest_state_needs_no_sealed_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     run(short_chains("w"), std::slice::from_ref(&place), folder.path(), &mut history, 12).await;
     let sealed = named(&place).await.sealed.unwrap().object().unwrap();
     let damaged = folder.path().join("archive").join(&sealed);
     std::fs::write(&damaged, "{}").unwrap();
     let archive = Archive::open_newest(place.clone(), Some(TABLE)).await.unwrap();
-    let rebuilt = archive.rebuild(At::Latest, &ReadProgress::default()).await.unwrap();
+    let rebuilt = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap();
     assert_eq!(sorted(&rebuilt.table), history.states[&history.position]);
     let error = Archive::open(place.clone(), Some(TABLE)).await.unwrap_err();
     assert!(error.is_damage() && error.to_string().contains(&sealed), "{error}");
@@ -106,13 +112,13 @@ async fn the_newest_state_needs_no_sealed_manifest() {
 async fn a_long_chain_is_sealed_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
-    let thresholds = Thresholds { max_diffs: Some(1000), ..Thresholds::default() };
-    let long = Options { manifest_epochs: 8, thresholds, ..options("w") };
+    let mut history = TestTableHistory::new();
+    let thresholds = RebaseThresholds { max_diffs: Some(1000), ..RebaseThresholds::default() };
+    let long = WriterOptions { manifest_epochs: 8, thresholds, ..options("w") };
     let writer = begin(long, vec![place.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     for number in 0..130 {
-        writer.tell(history.something(number * 5 + 1));
+        writer.send_transaction(history.something(number * 5 + 1));
         writer.head(history.position).await;
     }
     assert_eq!((writer.handle.status().progress.diffs, named(&place).await.sealed), (130, None));
@@ -127,8 +133,8 @@ async fn a_long_chain_is_sealed_by_itself() {
 async fn retention_counts_sealed_epochs() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
-    let keep = |id: &str| Options { keep_epochs: Some(5), grace: Duration::from_secs(100), ..short_chains(id) };
+    let mut history = TestTableHistory::new();
+    let keep = |id: &str| WriterOptions { keep_epochs: Some(5), grace: Duration::from_secs(100), ..short_chains(id) };
     run(keep("one"), std::slice::from_ref(&place), folder.path(), &mut history, 20).await;
     run(keep("two"), std::slice::from_ref(&place), folder.path(), &mut history, 9).await;
     let newest = named(&place).await.epoch;
@@ -145,7 +151,7 @@ async fn retention_counts_sealed_epochs() {
     assert_eq!(unnamed(&place).await, BTreeSet::new());
     assert_eq!(compare(place.clone(), &history).await, boundaries);
     // Keep fewer epochs than the manifest names.
-    let few = Options { keep_epochs: Some(1), ..keep("four") };
+    let few = WriterOptions { keep_epochs: Some(1), ..keep("four") };
     run(few, std::slice::from_ref(&place), folder.path(), &mut history, 4).await;
     let manifest = named(&place).await;
     assert_eq!((manifest.sealed.clone(), manifest.oldest_epoch, epochs(&manifest).len()), (None, None, 1));
@@ -155,14 +161,14 @@ async fn retention_counts_sealed_epochs() {
 async fn what_a_crash_left_in_a_sealed_epoch_is_collected() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     run(short_chains("one"), std::slice::from_ref(&place), folder.path(), &mut history, 12).await;
     for orphan in ["epoch=1/diff-0_100-0_101.jsonl", "epoch=2/snapshot-0_1.jsonl", "epoch=2/sealed-1-2-00.json"] {
         std::fs::write(folder.path().join("archive").join(orphan), "left").unwrap();
     }
     let left = unnamed(&place).await;
     assert!(left.len() > 3, "sealed manifests that were replaced, too: {left:?}");
-    let grace = Options { grace: Duration::from_secs(100), ..short_chains("two") };
+    let grace = WriterOptions { grace: Duration::from_secs(100), ..short_chains("two") };
     let writer = begin(grace, vec![place.clone()], folder.path(), &history).await.unwrap();
     tokio::time::sleep(Duration::from_secs(80)).await;
     assert_eq!(unnamed(&place).await, left);
@@ -176,7 +182,7 @@ async fn what_a_crash_left_in_a_sealed_epoch_is_collected() {
 async fn a_destination_that_is_new_or_was_away_gets_sealed_epochs() {
     let folder = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|name| local(&folder.path().join(name)));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     run(short_chains("a"), std::slice::from_ref(&one), folder.path(), &mut history, 12).await;
     let both = [one.clone(), two.clone()];
     run(short_chains("b"), &both, folder.path(), &mut history, 1).await;
@@ -192,14 +198,14 @@ async fn a_destination_that_is_new_or_was_away_gets_sealed_epochs() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_call_fails_while_epochs_are_sealed_the_archive_is_whole() {
-    for mode in [Mode::Before, Mode::After, Mode::Halfway, Mode::Slow] {
+    for mode in [CallFaultMode::Before, CallFaultMode::After, CallFaultMode::Halfway, CallFaultMode::Slow] {
         for fails in 0.. {
             let folder = tempfile::tempdir().unwrap();
             let inner = local(&folder.path().join("archive"));
-            let faulty = Faulty::new(inner.clone(), mode, fails);
+            let faulty = FaultyDestination::new(inner.clone(), mode, fails);
             let place: Arc<dyn Destination> = faulty.clone();
-            let sealing = |options: &mut Options| {
-                options.thresholds = Thresholds { max_diffs: Some(1), ..Thresholds::default() };
+            let sealing = |options: &mut WriterOptions| {
+                options.thresholds = RebaseThresholds { max_diffs: Some(1), ..RebaseThresholds::default() };
                 (options.manifest_epochs, options.keep_epochs) = (1, Some(4));
             };
             let history = two_runs(&place, &folder.path().join("staging"), sealing).await;
@@ -219,15 +225,16 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let inner = local(&folder.path().join("archive"));
         let staging = folder.path().join("staging");
-        let mut history = History::new();
-        let sealing = |id: &str| Options { manifest_epochs: 1, grace: Duration::from_secs(50), ..short_chains(id) };
+        let mut history = TestTableHistory::new();
+        let sealing =
+            |id: &str| WriterOptions { manifest_epochs: 1, grace: Duration::from_secs(50), ..short_chains(id) };
         run(sealing("first"), std::slice::from_ref(&inner), &staging, &mut history, 4).await;
         // The writer is killed in a call that never returns.
-        let stuck = Faulty::new(inner.clone(), Mode::Slow, calls);
+        let stuck = FaultyDestination::new(inner.clone(), CallFaultMode::Slow, calls);
         let killed = begin(sealing("killed"), vec![stuck.clone()], &staging, &history);
         let Ok(Ok(killed)) = tokio::time::timeout(Duration::from_secs(20), killed).await else { continue };
         for _ in 0..6 {
-            killed.tell(something(&mut history));
+            killed.send_transaction(something(&mut history));
             tokio::time::sleep(Duration::from_millis(1500)).await;
         }
         killed.kill().await;
@@ -236,7 +243,7 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
         assert!(last.start.is_some(), "it continues from the archive");
         for _ in 6..10 {
             last.head(history.position).await;
-            last.tell(something(&mut history));
+            last.send_transaction(something(&mut history));
         }
         last.head(history.position).await;
         // A call of the killed writer may take effect a minute later.
@@ -258,24 +265,24 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
 async fn artifacts_and_the_last_diff_do_not_wait_for_what_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     run(options("before"), std::slice::from_ref(&inner), folder.path(), &mut history, 1).await;
     for number in 0..3000 {
         std::fs::write(folder.path().join(format!("archive/epoch=1/orphan-{number}.jsonl")), "left").unwrap();
     }
-    let slow = Faulty::new(inner.clone(), Mode::SlowDeletes, usize::MAX);
-    let quick = Options { grace: Duration::from_secs(8), ..options("w") };
+    let slow = FaultyDestination::new(inner.clone(), CallFaultMode::SlowDeletes, usize::MAX);
+    let quick = WriterOptions { grace: Duration::from_secs(8), ..options("w") };
     let writer = begin(quick, vec![slow], folder.path(), &history).await.unwrap();
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(90) {
         let told = tokio::time::Instant::now();
-        writer.tell(history.something(1));
+        writer.send_transaction(history.something(1));
         writer.head(history.position).await;
         assert!(told.elapsed() < Duration::from_secs(3), "an artifact took {:?}", told.elapsed());
     }
     let left = unnamed(&inner).await.len();
     assert!((1..3000).contains(&left), "{left} are left: batches are being deleted");
-    writer.tell(history.something(2));
+    writer.send_transaction(history.something(2));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let stopped = tokio::time::Instant::now();
     writer.stop().await;

@@ -4,22 +4,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use laredo_archive::{
-    Archive, At, Kind, NoSnapshot, Options, Phase, ReadError, ReadProgress, SourceId, Thresholds, Update,
+    Archive, ArchivePoint, ArchiveReadError, ArtifactKind, FeedUpdate, ReadProgress, RebaseThresholds,
+    SnapshotRequestError, SourceId, WriterOptions, WriterPhase,
 };
 use laredo_core::{Change, DefinitionVersion, Lsn, StateError};
 
-use crate::scene::{History, TABLE, begin, compare, local, options, restart, row, schema};
+use crate::scene::{TABLE, TestTableHistory, begin, compare, local, options, restart, row, schema};
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_with_a_diff() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     for run in 0..3 {
         let writer = begin(options(&format!("run {run}")), vec![inner.clone()], folder.path(), &history).await.unwrap();
         assert_eq!(writer.start.is_some(), run > 0);
         for number in 0..3 {
-            writer.tell(history.something(run * 3 + number));
+            writer.send_transaction(history.something(run * 3 + number));
         }
         // The writer is stopped without waiting. It flushes what it has received, and the rest is
         // sent again.
@@ -34,28 +35,28 @@ async fn a_restart_goes_on_with_a_diff() {
 async fn a_base_is_written_when_it_is_asked_for_and_told() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     tokio::time::sleep(Duration::from_millis(600)).await;
     let (one, two) = tokio::join!(writer.handle.snapshot(), writer.handle.snapshot());
     let written = one.unwrap();
-    assert_eq!((written.kind, written.epoch, written.to_position), (Kind::Snapshot, 2, history.position));
+    assert_eq!((written.kind, written.epoch, written.to_position), (ArtifactKind::Snapshot, 2, history.position));
     assert_eq!(written.count, history.table.len() as u64);
     assert!(two.is_ok(), "who asks at the same time gets one, too");
     let handle = writer.handle.clone();
     writer.stop().await;
-    assert_eq!(handle.status().phase, Phase::Stopped);
-    assert_eq!(handle.snapshot().await, Err(NoSnapshot::Ended));
+    assert_eq!(handle.status().phase, WriterPhase::Stopped);
+    assert_eq!(handle.snapshot().await, Err(SnapshotRequestError::Ended));
     compare(inner, &history).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
-    let history = History::new();
-    let by = |column: &str| Options { key: vec![column.to_owned()], ..options(column) };
+    let history = TestTableHistory::new();
+    let by = |column: &str| WriterOptions { key: vec![column.to_owned()], ..options(column) };
     let [one, other] = ["one", "other"].map(|name| local(&folder.path().join(name)));
     let writer = begin(by("id"), vec![one.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
@@ -72,22 +73,22 @@ async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
 #[tokio::test(start_paused = true)]
 async fn a_threshold_that_is_reached_opens_an_epoch() {
     let cases = [
-        Thresholds { max_churn_records: Some(2), ..Thresholds::default() },
-        Thresholds { max_churn_fraction: Some(0.1), ..Thresholds::default() },
-        Thresholds { max_diff_bytes: Some(200), ..Thresholds::default() },
-        Thresholds { max_diff_fraction: Some(0.2), ..Thresholds::default() },
-        Thresholds { max_interval: Some(Duration::from_secs(3)), ..Thresholds::default() },
+        RebaseThresholds { max_churn_records: Some(2), ..RebaseThresholds::default() },
+        RebaseThresholds { max_churn_fraction: Some(0.1), ..RebaseThresholds::default() },
+        RebaseThresholds { max_diff_bytes: Some(200), ..RebaseThresholds::default() },
+        RebaseThresholds { max_diff_fraction: Some(0.2), ..RebaseThresholds::default() },
+        RebaseThresholds { max_interval: Some(Duration::from_secs(3)), ..RebaseThresholds::default() },
     ];
     for thresholds in cases {
         let folder = tempfile::tempdir().unwrap();
         let inner = local(&folder.path().join("archive"));
-        let mut history = History::new();
+        let mut history = TestTableHistory::new();
         let mut options = options("w");
         options.thresholds = thresholds.clone();
         let writer = begin(options, vec![inner.clone()], folder.path(), &history).await.unwrap();
         writer.head(history.position).await;
         for number in [1, 6, 11] {
-            writer.tell(history.something(number));
+            writer.send_transaction(history.something(number));
             writer.head(history.position).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -101,17 +102,17 @@ async fn a_threshold_that_is_reached_opens_an_epoch() {
 async fn a_new_schema_opens_an_epoch_and_the_old_one_is_read_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     let before = history.position;
     let wider = vec![Change::Insert(row(77, "old")), Change::Schema(schema(&["id", "body", "note"]))];
-    writer.tell(history.commit(wider));
+    writer.send_transaction(history.commit(wider));
     let position = history.position;
     writer.head(position).await;
     let narrower = history.commit(vec![Change::Schema(schema(&["id", "note"]))]);
-    writer.tell(narrower);
+    writer.send_transaction(narrower);
     writer.head(history.position).await;
     writer.stop().await;
     let boundaries = compare(inner.clone(), &history).await;
@@ -130,17 +131,17 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
         let archive = Archive::open(inner.clone(), Some(TABLE)).await.unwrap();
         archive.manifest().definition.unwrap_or_default().0
     };
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("one"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     assert_eq!(named().await, 0, "an archive of a server that knows none, or of an earlier version");
     // The definition changes inside an epoch, and together with a new one.
     writer.definition.store(7, Ordering::SeqCst);
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     writer.head(history.position).await;
     assert_eq!(named().await, 7);
     writer.definition.store(8, Ordering::SeqCst);
-    writer.tell(history.commit(vec![Change::Schema(schema(&["id", "body", "note"]))]));
+    writer.send_transaction(history.commit(vec![Change::Schema(schema(&["id", "body", "note"]))]));
     writer.head(history.position).await;
     assert_eq!(named().await, 8);
     writer.kill().await;
@@ -150,7 +151,7 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
     writer.definition.store(9, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(named().await, 8);
-    writer.tell(history.something(2));
+    writer.send_transaction(history.something(2));
     writer.head(history.position).await;
     assert_eq!(named().await, 9);
     writer.stop().await;
@@ -160,10 +161,10 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
 async fn rows_that_come_anew_open_an_epoch_and_nothing_before_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     let flushed = history.position;
     history.something(2);
     history.all().into_iter().for_each(|update| writer.updates.send(update).unwrap());
@@ -176,14 +177,14 @@ async fn rows_that_come_anew_open_an_epoch_and_nothing_before_is_lost() {
 async fn what_does_not_fit_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let mut writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     let mut wrong = history.something(1);
     wrong.changes = vec![Change::Insert(row(1, "is there already"))];
-    writer.tell(wrong);
+    writer.send_transaction(wrong);
     assert_eq!(writer.restarts.recv().await, Some(StateError::KeyExists));
-    assert_eq!(writer.handle.snapshot().await, Err(NoSnapshot::NoRows));
+    assert_eq!(writer.handle.snapshot().await, Err(SnapshotRequestError::NoRows));
     history.all().into_iter().for_each(|update| writer.updates.send(update).unwrap());
     writer.head(history.position).await;
     writer.stop().await;
@@ -194,7 +195,7 @@ async fn what_does_not_fit_is_never_written() {
 async fn another_object_in_the_way_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     let transaction = history.something(1);
@@ -204,7 +205,7 @@ async fn another_object_in_the_way_is_left_alone() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "somebody's\n").unwrap();
     }
-    writer.tell(transaction);
+    writer.send_transaction(transaction);
     writer.head(history.position).await;
     writer.stop().await;
     assert_eq!(compare(inner, &history).await, [(1, 0x100), (3, history.position.0)]);
@@ -217,13 +218,13 @@ async fn another_object_in_the_way_is_left_alone() {
 async fn old_epochs_go_and_their_objects_after_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let mut options = options("w");
     (options.keep_epochs, options.grace) = (Some(2), Duration::from_secs(100));
     let writer = begin(options, vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     for number in 0..3 {
-        writer.tell(history.something(number));
+        writer.send_transaction(history.something(number));
         writer.head(history.position).await;
         writer.handle.snapshot().await.unwrap();
     }
@@ -246,23 +247,23 @@ async fn old_epochs_go_and_their_objects_after_a_while() {
 async fn what_was_asked_for_is_a_boundary_or_it_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
-    writer.tell(history.something(1));
+    writer.send_transaction(history.something(1));
     writer.head(history.position).await;
     writer.stop().await;
     let archive = Archive::open(inner, None).await.unwrap();
     let progress = ReadProgress::default();
-    let rebuilt = archive.rebuild(At::Position(Lsn(0x10F)), &progress).await.unwrap();
+    let rebuilt = archive.rebuild(ArchivePoint::Position(Lsn(0x10F)), &progress).await.unwrap();
     assert_eq!(rebuilt.boundary.position, Some(Lsn(0x100)));
     assert_eq!(progress.bytes(), rebuilt.boundary.bytes);
-    assert!(matches!(archive.boundary(At::Position(Lsn(0xFF))), Err(ReadError::TooEarly { .. })));
-    assert!(matches!(archive.exactly(Lsn(0x10F)), Err(ReadError::NotExact { .. })));
+    assert!(matches!(archive.boundary(ArchivePoint::Position(Lsn(0xFF))), Err(ArchiveReadError::TooEarly { .. })));
+    assert!(matches!(archive.exactly(Lsn(0x10F)), Err(ArchiveReadError::NotExact { .. })));
     assert_eq!(archive.exactly(history.position).unwrap().artifacts, 2);
     let day = std::time::SystemTime::now() - Duration::from_secs(86_400);
-    assert!(matches!(archive.boundary(At::Time(day)), Err(ReadError::TooEarly { .. })));
-    let now = archive.boundary(At::Time(std::time::SystemTime::now())).unwrap();
+    assert!(matches!(archive.boundary(ArchivePoint::Time(day)), Err(ArchiveReadError::TooEarly { .. })));
+    let now = archive.boundary(ArchivePoint::Time(std::time::SystemTime::now())).unwrap();
     assert_eq!(now.position, Some(history.position));
 }
 
@@ -270,10 +271,10 @@ async fn what_was_asked_for_is_a_boundary_or_it_is_said() {
 async fn a_feed_that_ends_ends_the_writer_and_the_archive_stays() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let history = History::new();
+    let history = TestTableHistory::new();
     let writer = begin(options("w"), vec![inner.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
-    writer.updates.send(Update::Ended { reason: "over".to_owned() }).unwrap();
+    writer.updates.send(FeedUpdate::Ended { reason: "over".to_owned() }).unwrap();
     assert!(writer.ended().await.unwrap_err().to_string().contains("over"));
     compare(inner, &history).await;
 }
@@ -282,9 +283,9 @@ async fn a_feed_that_ends_ends_the_writer_and_the_archive_stays() {
 async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
-    let mut history = History::new();
+    let mut history = TestTableHistory::new();
     let source = Some(SourceId { system_identifier: "7".to_owned(), ..SourceId::default() });
-    let rows = |history: &History| Update::State {
+    let rows = |history: &TestTableHistory| FeedUpdate::State {
         table: Box::new(history.table.clone()),
         position: history.position,
         source: source.clone(),
@@ -294,14 +295,14 @@ async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new(
     writer.head(history.position).await;
     let old = rows(&history);
     let transactions = [1, 6, 11].map(|number| history.something(number));
-    transactions.iter().for_each(|transaction| writer.tell(transaction.clone()));
+    transactions.iter().for_each(|transaction| writer.send_transaction(transaction.clone()));
     writer.head(history.position).await;
     writer.updates.send(restart(Lsn(u64::MAX))).unwrap();
     writer.updates.send(old).unwrap();
     for transaction in transactions {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(writer.handle.status().head_position, Some(history.position), "it never goes back");
-        writer.tell(transaction);
+        writer.send_transaction(transaction);
     }
     while writer.handle.status().epoch < 3 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,19 +1,19 @@
 //! Dates and times with the year first, and with time zones as offsets.
 
-use super::super::Mismatch;
+use super::super::ValueMismatch;
 use super::super::time::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, days_of};
 
-const DATE: Mismatch = Mismatch::Text("a date (2024-01-31)");
-const TIME: Mismatch = Mismatch::Text("a time of day (04:05:06)");
-const TIME_ZONE: Mismatch = Mismatch::Text("a time of day with its zone (04:05:06+02)");
-const TIMESTAMP: Mismatch = Mismatch::Text("a timestamp (2024-01-31T04:05:06)");
-const TIMESTAMP_ZONE: Mismatch = Mismatch::Text("a timestamp with its zone (2024-01-31T04:05:06Z)");
+const DATE: ValueMismatch = ValueMismatch::Text("a date (2024-01-31)");
+const TIME: ValueMismatch = ValueMismatch::Text("a time of day (04:05:06)");
+const TIME_ZONE: ValueMismatch = ValueMismatch::Text("a time of day with its zone (04:05:06+02)");
+const TIMESTAMP: ValueMismatch = ValueMismatch::Text("a timestamp (2024-01-31T04:05:06)");
+const TIMESTAMP_ZONE: ValueMismatch = ValueMismatch::Text("a timestamp with its zone (2024-01-31T04:05:06Z)");
 
 /// The last year of a date. The dates beyond it are near the number that represents infinity.
 const YEAR_MAX: i64 = 5_874_897;
 
 /// A date, a time of day, or both.
-struct Moment {
+struct DateTimeParts {
     /// The days since 2000-01-01.
     days: Option<i64>,
     micros: Option<i64>,
@@ -21,38 +21,44 @@ struct Moment {
     west: Option<i32>,
 }
 
-pub(super) fn date(input: &str) -> Result<i32, Mismatch> {
+pub(super) fn date(input: &str) -> Result<i32, ValueMismatch> {
     if let Some(is_later) = infinity(input) {
         return Ok(if is_later { i32::MAX } else { i32::MIN });
     }
     let days = moment(input).and_then(|moment| moment.days).ok_or(DATE)?;
-    i32::try_from(days).map_err(|_| Mismatch::Range)
+    i32::try_from(days).map_err(|_| ValueMismatch::Range)
 }
 
-pub(super) fn time(input: &str) -> Result<i64, Mismatch> {
+pub(super) fn time(input: &str) -> Result<i64, ValueMismatch> {
     moment(input).and_then(|moment| moment.micros).ok_or(TIME)
 }
 
-pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, Mismatch> {
-    let Some(Moment { micros: Some(micros), west: Some(west), .. }) = moment(input) else { return Err(TIME_ZONE) };
+pub(super) fn time_with_zone(input: &str) -> Result<Vec<u8>, ValueMismatch> {
+    let Some(DateTimeParts { micros: Some(micros), west: Some(west), .. }) = moment(input) else {
+        return Err(TIME_ZONE);
+    };
     Ok([micros.to_be_bytes().as_slice(), &west.to_be_bytes()].concat())
 }
 
 /// Reads a timestamp. A time zone is ignored, as in PostgreSQL.
-pub(super) fn timestamp(input: &str) -> Result<i64, Mismatch> {
-    let since = |moment: Moment| Some((moment.days?, moment.micros.unwrap_or(0)));
+pub(super) fn timestamp(input: &str) -> Result<i64, ValueMismatch> {
+    let since = |moment: DateTimeParts| Some((moment.days?, moment.micros.unwrap_or(0)));
     instant(input, since, TIMESTAMP)
 }
 
-pub(super) fn timestamp_with_zone(input: &str) -> Result<i64, Mismatch> {
-    let since = |moment: Moment| {
+pub(super) fn timestamp_with_zone(input: &str) -> Result<i64, ValueMismatch> {
+    let since = |moment: DateTimeParts| {
         let west = i64::from(moment.west?) * SECOND_US;
         Some((moment.days?, moment.micros.unwrap_or(0) + west))
     };
     instant(input, since, TIMESTAMP_ZONE)
 }
 
-fn instant(input: &str, since: impl Fn(Moment) -> Option<(i64, i64)>, wrong: Mismatch) -> Result<i64, Mismatch> {
+fn instant(
+    input: &str,
+    since: impl Fn(DateTimeParts) -> Option<(i64, i64)>,
+    wrong: ValueMismatch,
+) -> Result<i64, ValueMismatch> {
     if let Some(is_later) = infinity(input) {
         return Ok(if is_later { i64::MAX } else { i64::MIN });
     }
@@ -60,7 +66,7 @@ fn instant(input: &str, since: impl Fn(Moment) -> Option<(i64, i64)>, wrong: Mis
     let micros = i128::from(days) * i128::from(DAY_US) + i128::from(micros);
     match i64::try_from(micros) {
         Ok(micros) if micros < i64::MAX => Ok(micros),
-        _ => Err(Mismatch::Range),
+        _ => Err(ValueMismatch::Range),
     }
 }
 
@@ -73,7 +79,7 @@ fn infinity(input: &str) -> Option<bool> {
     }
 }
 
-fn moment(input: &str) -> Option<Moment> {
+fn moment(input: &str) -> Option<DateTimeParts> {
     let (text, is_bc) = without_era(input.trim());
     let (days, rest) = match day(text, is_bc) {
         Some((days, rest)) => (Some(days), rest),
@@ -87,7 +93,7 @@ fn moment(input: &str) -> Option<Moment> {
     };
     let zone = rest.trim_start();
     let west = if zone.is_empty() { None } else { Some(seconds_west(zone)?) };
-    (days.is_some() || micros.is_some()).then_some(Moment { days, micros, west })
+    (days.is_some() || micros.is_some()).then_some(DateTimeParts { days, micros, west })
 }
 
 fn without_era(text: &str) -> (&str, bool) {

@@ -1,12 +1,12 @@
 //! Intervals: ISO 8601 durations, and numbers with their units.
 
-use super::super::Mismatch;
+use super::super::ValueMismatch;
 use super::super::time::{self, DAY_US, HOUR_US, MINUTE_US, SECOND_US, sent_interval};
 use super::datetime::{digits, microseconds};
 
-const WRONG: Mismatch = Mismatch::Text("an interval (P1DT2H3M4S, or 1 day 02:03:04)");
+const WRONG: ValueMismatch = ValueMismatch::Text("an interval (P1DT2H3M4S, or 1 day 02:03:04)");
 
-pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn interval(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let text = input.trim().to_ascii_lowercase();
     if matches!(text.as_str(), "infinity" | "-infinity") {
         return time::interval(&text);
@@ -18,7 +18,7 @@ pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
         Some(text) => (text.trim_end(), -1),
         None => (text.as_str(), 1),
     };
-    let mut sum = Sum::default();
+    let mut sum = IntervalSum::default();
     let mut rest = text.strip_prefix('@').unwrap_or(text).trim_start();
     if rest.is_empty() {
         return Err(WRONG);
@@ -26,21 +26,21 @@ pub(super) fn interval(input: &str) -> Result<Vec<u8>, Mismatch> {
     while !rest.is_empty() {
         rest = part(rest, &mut sum).ok_or(WRONG)?.trim_start();
     }
-    let narrow = |value: i128| i32::try_from(sign * value).map_err(|_| Mismatch::Range);
-    let micros = i64::try_from(sign * sum.micros).map_err(|_| Mismatch::Range)?;
+    let narrow = |value: i128| i32::try_from(sign * value).map_err(|_| ValueMismatch::Range);
+    let micros = i64::try_from(sign * sum.micros).map_err(|_| ValueMismatch::Range)?;
     Ok(sent_interval(micros, narrow(sum.days)?, narrow(sum.months)?))
 }
 
 /// The sum of an interval's parts. No sum of parts overflows 128 bits.
 #[derive(Default)]
-struct Sum {
+struct IntervalSum {
     months: i128,
     days: i128,
     micros: i128,
 }
 
 /// Adds `-3 days`, `1.5 hours` or `-04:05:06.789`, and returns the rest.
-fn part<'a>(text: &'a str, sum: &mut Sum) -> Option<&'a str> {
+fn part<'a>(text: &'a str, sum: &mut IntervalSum) -> Option<&'a str> {
     let (sign, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text.strip_prefix('+').unwrap_or(text)),

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::super::text::{hex, number};
-use super::super::{Mismatch, network};
+use super::super::{ValueMismatch, network};
 
-const NETWORK: Mismatch = Mismatch::Text("a network with zeros after its mask (10.1.0.0/16)");
-const HARDWARE: Mismatch = Mismatch::Text("a hardware address (08:00:2b:01:02:03)");
+const NETWORK: ValueMismatch = ValueMismatch::Text("a network with zeros after its mask (10.1.0.0/16)");
+const HARDWARE: ValueMismatch = ValueMismatch::Text("a hardware address (08:00:2b:01:02:03)");
 
 /// Returns the number of mask bits for the first octet of an IPv4 network in classful addressing.
 fn class_bits(first: u8) -> u8 {
@@ -19,12 +19,12 @@ fn class_bits(first: u8) -> u8 {
     }
 }
 
-pub(super) fn inet(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn inet(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     network::address(input, false)
 }
 
 /// Reads a network. Trailing octets of zero may be omitted.
-pub(super) fn cidr(input: &str) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn cidr(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let bytes = match input.contains(':') {
         true => network::address(input, true)?,
         false => network::address(&whole(input).ok_or(NETWORK)?, true)?,
@@ -57,7 +57,7 @@ fn whole(input: &str) -> Option<String> {
 
 /// Reads a `macaddr`, or with `is_long` a `macaddr8`. Six bytes are extended to eight with `ff:fe`
 /// in the middle.
-pub(super) fn hardware(input: &str, is_long: bool) -> Result<Vec<u8>, Mismatch> {
+pub(super) fn hardware(input: &str, is_long: bool) -> Result<Vec<u8>, ValueMismatch> {
     let text = input.trim();
     let parts: Vec<&str> = text.split([':', '-', '.']).collect();
     let is_single = parts.len() == 6 || parts.len() == 8;

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use postgres_types::Type;
 
-use super::super::Mismatch;
+use super::super::ValueMismatch;
 use crate::schema::Oid;
 
 const EMPTY: u8 = 0x01;
@@ -15,8 +15,8 @@ const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
 /// Returns the stored form of a range whose bounds are as they were written.
-pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch> {
-    let torn = || Mismatch::Text("a range");
+pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, ValueMismatch> {
+    let torn = || ValueMismatch::Text("a range");
     let (flags, mut rest) = bytes.split_first().ok_or_else(torn)?;
     let mut flags = *flags;
     if flags & EMPTY != 0 {
@@ -37,7 +37,7 @@ pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch>
     if let (Some(lower), Some(upper)) = (&lower, &upper)
         && order(subtype, lower, upper) == Ordering::Greater
     {
-        return Err(Mismatch::Text("a range, its lower bound first"));
+        return Err(ValueMismatch::Text("a range, its lower bound first"));
     }
     if let Some(lower) = &mut lower
         && flags & LOWER_INCLUSIVE == 0
@@ -61,7 +61,7 @@ pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch>
     }
     let mut sent = vec![flags];
     for bound in [lower, upper].into_iter().flatten() {
-        sent.extend(i32::try_from(bound.len()).map_err(|_| Mismatch::Range)?.to_be_bytes());
+        sent.extend(i32::try_from(bound.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes());
         sent.extend(bound);
     }
     Ok(sent)
@@ -69,15 +69,15 @@ pub(super) fn canonical(subtype: Oid, bytes: &[u8]) -> Result<Vec<u8>, Mismatch>
 
 /// Moves a bound of a discrete range to the next value. Returns false for a bound without a next
 /// value: one of a continuous range, or an infinite date.
-fn next(subtype: Oid, bound: &mut Vec<u8>) -> Result<bool, Mismatch> {
+fn next(subtype: Oid, bound: &mut Vec<u8>) -> Result<bool, ValueMismatch> {
     let Some(value) = discrete(subtype, bound) else { return Ok(false) };
     let is_infinite = subtype == Type::DATE.oid() && [i32::MAX, i32::MIN].map(i64::from).contains(&value);
     if is_infinite {
         return Ok(false);
     }
-    let value = value.checked_add(1).ok_or(Mismatch::Range)?;
+    let value = value.checked_add(1).ok_or(ValueMismatch::Range)?;
     *bound = match bound.len() {
-        4 => i32::try_from(value).map_err(|_| Mismatch::Range)?.to_be_bytes().to_vec(),
+        4 => i32::try_from(value).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec(),
         _ => value.to_be_bytes().to_vec(),
     };
     Ok(true)

@@ -8,8 +8,8 @@ use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, sync_respons
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
 
-use super::{Answered, Begun, Reached, now_us, say, tell};
-use crate::bench::stage::TABLE;
+use super::{CatchUpReport, HandshakeReport, StartReport, now_us, report_times, write_report};
+use crate::bench::fixture::TABLE;
 
 /// The time between two attempts to connect to a server that is not ready yet.
 const RETRY: Duration = Duration::from_millis(5);
@@ -19,14 +19,14 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Requests the table until the server sends it.
 pub(super) async fn handshake(server: String) -> anyhow::Result<()> {
     loop {
-        match ask(server.clone()).await {
-            Ok(mode) => return say(&Answered { has_snapshot: mode == SyncMode::FullSnapshot }),
+        match request_sync_mode(server.clone()).await {
+            Ok(mode) => return write_report(&HandshakeReport { has_snapshot: mode == SyncMode::FullSnapshot }),
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
-async fn ask(server: String) -> anyhow::Result<SyncMode> {
+async fn request_sync_mode(server: String) -> anyhow::Result<SyncMode> {
     let table: TableName = TABLE.parse()?;
     let channel = Endpoint::from_shared(server)?.connect().await?;
     let mut client = LaredoReplicationServiceClient::new(channel);
@@ -46,11 +46,11 @@ async fn ask(server: String) -> anyhow::Result<SyncMode> {
 /// Keeps a replica until it has a row.
 pub(super) async fn follow(server: String, last_id: i64) -> anyhow::Result<()> {
     let replica = Replica::builder(server, TABLE.parse()?).start()?;
-    say(&Begun {})?;
+    write_report(&StartReport {})?;
     while replica.get(last_id).is_none() {
         tokio::time::sleep(LOOK).await;
     }
-    say(&Reached { rows: replica.view().len() as u64 })
+    write_report(&CatchUpReport { rows: replica.view().len() as u64 })
 }
 
 /// Keeps a replica, and records when rows appear.
@@ -63,6 +63,6 @@ pub(super) async fn watch(server: String, orders: mpsc::UnboundedReceiver<String
             let _ = sender.send((id, now_us()));
         }
     });
-    say(&Begun {})?;
-    tell(orders, noted).await
+    write_report(&StartReport {})?;
+    report_times(orders, noted).await
 }

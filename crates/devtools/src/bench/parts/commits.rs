@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::{Begun, Times, now_us, say, tell};
+use super::{RowTimesReport, StartReport, now_us, report_times, write_report};
 
 /// The number of sessions that commit in turn. A single one might not keep up the rate.
 const SESSIONS: u32 = 4;
@@ -43,7 +43,7 @@ pub(super) async fn commit(database: &str, rows: u32, rate: u32, notify: bool) -
     while let Some(session) = sessions.join_next().await {
         committed.append(&mut session??);
     }
-    say(&Times(committed))
+    write_report(&RowTimesReport(committed))
 }
 
 async fn insert(client: &Client, notify: bool) -> anyhow::Result<tokio_postgres::Statement> {
@@ -75,6 +75,6 @@ pub(super) async fn listen(database: &str, orders: mpsc::UnboundedReceiver<Strin
         }
     });
     client.batch_execute("LISTEN bench").await?;
-    say(&Begun {})?;
-    tell(orders, noted).await
+    write_report(&StartReport {})?;
+    report_times(orders, noted).await
 }

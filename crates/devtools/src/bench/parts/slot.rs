@@ -3,11 +3,11 @@
 use anyhow::{Context, bail};
 use laredo_core::Cell;
 use laredo_postgres::ConnectionOptions;
-use laredo_postgres::pgoutput::{Decoder, Message};
+use laredo_postgres::pgoutput::{PgoutputDecoder, PgoutputMessage};
 use laredo_postgres::transport::{ReplicationConnection, ReplicationMessage, ReplicationReader};
 use tokio::sync::mpsc;
 
-use super::{Begun, now_us, say, tell};
+use super::{StartReport, now_us, report_times, write_report};
 
 /// Reads a publication through a slot of its own, and records when transactions of one row each are
 /// complete.
@@ -27,24 +27,27 @@ pub(super) async fn read(
     let (sender, noted) = mpsc::unbounded_channel();
     // The task returns the sender, so that the channel stays open until reading has ended. The
     // error is then that of reading.
-    let reading = tokio::spawn(async move { (note(reader, &sender).await, sender) });
-    say(&Begun {})?;
+    let reading = tokio::spawn(async move { (record_commits(reader, &sender).await, sender) });
+    write_report(&StartReport {})?;
     tokio::select! {
         ended = reading => ended?.0,
-        told = tell(orders, noted) => told,
+        told = report_times(orders, noted) => told,
     }
 }
 
-async fn note(mut reader: ReplicationReader, noted: &mpsc::UnboundedSender<(i64, i64)>) -> anyhow::Result<()> {
-    let (mut decoder, mut inserted) = (Decoder::new(), None);
+async fn record_commits(
+    mut reader: ReplicationReader,
+    noted: &mpsc::UnboundedSender<(i64, i64)>,
+) -> anyhow::Result<()> {
+    let (mut decoder, mut inserted) = (PgoutputDecoder::new(), None);
     while let Some(message) = reader.next().await? {
         let ReplicationMessage::XLogData { data, .. } = message else { continue };
         match decoder.decode(data)? {
-            Message::Insert { new, .. } => {
+            PgoutputMessage::Insert { new, .. } => {
                 let Some(Cell::Value(id)) = new.cells.cells().next() else { bail!("a row without a key") };
                 inserted = Some(i64::from_be_bytes(id.try_into().context("the key is no bigint")?));
             }
-            Message::Commit { .. } => {
+            PgoutputMessage::Commit { .. } => {
                 if let Some(id) = inserted.take() {
                     noted.send((id, now_us()))?;
                 }

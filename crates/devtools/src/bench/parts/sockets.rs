@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use super::{Listening, Streamed, say};
+use super::{SenderPortReport, ThroughputReport, write_report};
 
 /// The size of the buffer for one read, in bytes.
 const READ_BYTES: usize = 256 * 1024;
@@ -19,7 +19,7 @@ const READ_BYTES: usize = 256 * 1024;
 pub(super) async fn send(file: &Path) -> anyhow::Result<()> {
     let bytes: Arc<[u8]> = std::fs::read(file)?.into();
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    say(&Listening { port: listener.local_addr()?.port() })?;
+    write_report(&SenderPortReport { port: listener.local_addr()?.port() })?;
     tokio::task::spawn_blocking(move || {
         for socket in listener.incoming() {
             let (mut socket, bytes) = (socket?, bytes.clone());
@@ -38,15 +38,15 @@ pub(super) async fn read(port: u16, clients: usize, bytes: u64) -> anyhow::Resul
     let connect = |_| TcpStream::connect(("127.0.0.1", port)).context("connecting");
     let sockets: Vec<TcpStream> = (0..clients).map(connect).collect::<Result<_, _>>()?;
     let began = Instant::now();
-    let readers: Vec<_> = sockets.into_iter().map(|socket| thread::spawn(move || take(socket, bytes))).collect();
+    let readers: Vec<_> = sockets.into_iter().map(|socket| thread::spawn(move || read_socket(socket, bytes))).collect();
     let mut taken = 0;
     for reader in readers {
         taken += reader.join().ok().context("a reader has failed")??;
     }
-    say(&Streamed { bytes: taken, seconds: began.elapsed().as_secs_f64() })
+    write_report(&ThroughputReport { bytes: taken, seconds: began.elapsed().as_secs_f64() })
 }
 
-fn take(mut socket: TcpStream, bytes: u64) -> anyhow::Result<u64> {
+fn read_socket(mut socket: TcpStream, bytes: u64) -> anyhow::Result<u64> {
     socket.write_all(&[1])?;
     let mut buffer = vec![0; READ_BYTES];
     let mut taken = 0;

@@ -13,8 +13,8 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Streamed, say};
-use crate::bench::stage::TABLE;
+use super::{ThroughputReport, write_report};
+use crate::bench::fixture::TABLE;
 
 /// The window and frame sizes of laredo's own client.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// not the same for all clients.
 pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut body = open(connect(port).await?, port, position).await?;
+    let mut body = request_stream(connect(port).await?, port, position).await?;
     let mut stream = Vec::new();
     while let Ok(chunk) = tokio::time::timeout(SILENCE, body.data()).await {
         let chunk = chunk.context("the stream has ended")??;
@@ -38,7 +38,7 @@ pub(super) async fn save(port: u16, position: &str, file: PathBuf) -> anyhow::Re
     check_handshake(&stream)?;
     stream.truncate(end_of_changes(&stream)?);
     tokio::fs::write(file, &stream).await?;
-    say(&Streamed { bytes: stream.len() as u64, seconds: began.elapsed().as_secs_f64() })
+    write_report(&ThroughputReport { bytes: stream.len() as u64, seconds: began.elapsed().as_secs_f64() })
 }
 
 /// Returns the end of the last batch in a stream.
@@ -75,16 +75,16 @@ pub(super) async fn read(port: u16, position: &str, clients: usize, bytes: u64) 
     let began = Instant::now();
     for connection in connections {
         let position = position.to_owned();
-        readers.spawn(async move { take(open(connection, port, &position).await?, bytes).await });
+        readers.spawn(async move { read_stream(request_stream(connection, port, &position).await?, bytes).await });
     }
     let mut taken = 0;
     while let Some(reader) = readers.join_next().await {
         taken += reader??;
     }
-    say(&Streamed { bytes: taken, seconds: began.elapsed().as_secs_f64() })
+    write_report(&ThroughputReport { bytes: taken, seconds: began.elapsed().as_secs_f64() })
 }
 
-async fn take(mut body: h2::RecvStream, bytes: u64) -> anyhow::Result<u64> {
+async fn read_stream(mut body: h2::RecvStream, bytes: u64) -> anyhow::Result<u64> {
     let mut taken = 0;
     while taken < bytes {
         let chunk = body.data().await.with_context(|| format!("a stream has ended after {taken} bytes"))??;
@@ -107,7 +107,11 @@ async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
 }
 
 /// Requests everything after a position.
-async fn open(mut connection: SendRequest<Bytes>, port: u16, position: &str) -> anyhow::Result<h2::RecvStream> {
+async fn request_stream(
+    mut connection: SendRequest<Bytes>,
+    port: u16,
+    position: &str,
+) -> anyhow::Result<h2::RecvStream> {
     let table: TableName = TABLE.parse()?;
     let ask = SyncRequest {
         schema: table.schema,

@@ -7,10 +7,10 @@ fn reader(behind_max: u64, policy: BufferPolicy) -> ReaderOptions {
     ReaderOptions { client_id: "r".to_owned(), behind_max, policy }
 }
 
-fn live(journal: &crate::journal::Journal, behind_max: u64, policy: BufferPolicy) -> Reader {
+fn live(journal: &crate::journal::Journal, behind_max: u64, policy: BufferPolicy) -> JournalReader {
     let at = journal.head().sequence;
     let reader = journal.register(reader(behind_max, policy), at);
-    reader.moved(at, true);
+    reader.note_progress(at, true);
     reader
 }
 
@@ -21,20 +21,20 @@ async fn a_transaction_larger_than_the_bound_does_not_cut_who_keeps_up() {
     let at_once = live(&journal, 10, BufferPolicy::DropDisconnect);
     for _ in 0..3 {
         commit(&mut writer, |writer| (0..50).for_each(|id| insert(writer, id, "x")));
-        assert!(writer.patience().is_none());
+        assert!(writer.enforce_buffer_policies().is_none());
     }
-    at_once.moved(journal.head().sequence, true);
-    reading.moved(Sequence(1025), false);
+    at_once.note_progress(journal.head().sequence, true);
+    reading.note_progress(Sequence(1025), false);
     for _ in 0..10 {
         commit(&mut writer, |writer| insert(writer, 7, "x"));
-        assert!(writer.patience().is_none());
+        assert!(writer.enforce_buffer_policies().is_none());
     }
     assert!(!reading.is_cut() && !at_once.is_cut(), "behind by ten, and by what is larger than the bound");
-    reading.moved(Sequence(1150), false);
-    assert!(writer.patience().is_none());
+    reading.note_progress(Sequence(1150), false);
+    assert!(writer.enforce_buffer_policies().is_none());
     assert!(!reading.is_cut());
     commit(&mut writer, |writer| insert(writer, 7, "x"));
-    assert!(writer.patience().is_none());
+    assert!(writer.enforce_buffer_policies().is_none());
     assert!(reading.is_cut() && at_once.is_cut(), "by eleven small ones");
 }
 
@@ -44,11 +44,11 @@ async fn small_transactions_count_beside_a_large_one_that_is_not_taken() {
     let reader = live(&journal, 10, BufferPolicy::DropDisconnect);
     for count in [4, 50, 6, 50] {
         commit(&mut writer, |writer| (0..count).for_each(|id| insert(writer, id, "x")));
-        assert!(writer.patience().is_none());
+        assert!(writer.enforce_buffer_policies().is_none());
         assert!(!reader.is_cut());
     }
     commit(&mut writer, |writer| insert(writer, 7, "x"));
-    assert!(writer.patience().is_none());
+    assert!(writer.enforce_buffer_policies().is_none());
     assert!(reader.is_cut());
 }
 
@@ -60,14 +60,14 @@ async fn a_reader_that_slows_the_source_down_is_cut_after_thirty_seconds() {
         commit(&mut writer, |writer| insert(writer, id, "x"));
     }
     let began = Instant::now();
-    while let Some(patience) = writer.patience() {
+    while let Some(patience) = writer.enforce_buffer_policies() {
         assert!(!reader.is_cut());
         assert_eq!(journal.readers()[0].state, ReaderState::Backpressured);
         patience.wait().await;
     }
     assert!(reader.is_cut());
     assert_eq!(began.elapsed(), SLOW_DOWN_MAX);
-    reader.cut().await;
+    reader.wait_until_cut().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,12 +79,12 @@ async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
             commit(&mut writer, |writer| insert(writer, id, "x"));
         }
         let began = Instant::now();
-        let patience = writer.patience().unwrap();
+        let patience = writer.enforce_buffer_policies().unwrap();
         let head = journal.head().sequence;
-        one.moved(head, false);
-        other.moved(head, false);
+        one.note_progress(head, false);
+        other.note_progress(head, false);
         patience.wait().await;
-        assert!(writer.patience().is_none(), "round {round}");
+        assert!(writer.enforce_buffer_policies().is_none(), "round {round}");
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(journal.readers().iter().all(|reader| reader.state == ReaderState::Live));
         // If the start of its first slow time were kept, a reader would be cut at its next slow
@@ -106,7 +106,7 @@ fn a_move_beside_the_writers_look_is_never_missed() {
     let follower = std::thread::spawn(move || {
         loop {
             let head = heads.borrow_and_update().sequence;
-            reader.moved(head, false);
+            reader.note_progress(head, false);
             if head == last {
                 return reader.is_cut();
             }
@@ -121,7 +121,7 @@ fn a_move_beside_the_writers_look_is_never_missed() {
                 writer.commit().unwrap();
             }
             writer.publish().unwrap();
-            while let Some(patience) = writer.patience() {
+            while let Some(patience) = writer.enforce_buffer_policies() {
                 patience.wait().await;
             }
         }

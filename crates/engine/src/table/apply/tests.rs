@@ -24,32 +24,32 @@ fn schema() -> Arc<Schema> {
 }
 
 /// A row of the database: the two parts of its key, and a value.
-type Row = (u8, u8, u8);
+type ApplyTestRow = (u8, u8, u8);
 
-fn tuple((a, v, b): Row) -> TupleBuf {
+fn tuple((a, v, b): ApplyTestRow) -> TupleBuf {
     [Cell::Value(&[a]), Cell::Value(&[v]), Cell::Value(&[b])].into_iter().collect()
 }
 
 #[derive(Clone, Debug)]
-enum Step {
-    Insert(Row),
+enum ApplyTestStep {
+    Insert(ApplyTestRow),
     /// An update of the row with this number to these values.
-    Update(u8, Row),
+    Update(u8, ApplyTestRow),
     /// A change of every row's key, one row after the other.
     Shift(u8),
     Delete(u8),
     Truncate,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<ApplyTestStep>> {
     let row = (0..3_u8, 0..3_u8, 0..2_u8);
     prop::collection::vec(
         prop_oneof![
-            3 => row.clone().prop_map(Step::Insert),
-            6 => (any::<u8>(), row).prop_map(|(number, row)| Step::Update(number, row)),
-            2 => (1..3_u8).prop_map(Step::Shift),
-            3 => any::<u8>().prop_map(Step::Delete),
-            1 => Just(Step::Truncate),
+            3 => row.clone().prop_map(ApplyTestStep::Insert),
+            6 => (any::<u8>(), row).prop_map(|(number, row)| ApplyTestStep::Update(number, row)),
+            2 => (1..3_u8).prop_map(ApplyTestStep::Shift),
+            3 => any::<u8>().prop_map(ApplyTestStep::Delete),
+            1 => Just(ApplyTestStep::Truncate),
         ],
         0..12,
     )
@@ -58,37 +58,37 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A table with a deferrable key and `REPLICA IDENTITY FULL`: the rows, and the changes that a
 /// transaction streams.
 #[derive(Clone, Debug, Default)]
-struct Database(Vec<Row>);
+struct DeferrableKeyTable(Vec<ApplyTestRow>);
 
-impl Database {
-    fn step(&mut self, step: &Step, spool: &mut SpoolWriter) {
+impl DeferrableKeyTable {
+    fn step(&mut self, step: &ApplyTestStep, spool: &mut SpoolWriter) {
         match *step {
-            Step::Insert(row) => {
+            ApplyTestStep::Insert(row) => {
                 self.0.push(row);
                 spool.push(0, RawChange::Insert { new: tuple(row).as_ref() }).unwrap();
             }
-            Step::Update(number, row) if !self.0.is_empty() => {
+            ApplyTestStep::Update(number, row) if !self.0.is_empty() => {
                 self.update(usize::from(number) % self.0.len(), row, spool)
             }
-            Step::Shift(by) => {
+            ApplyTestStep::Shift(by) => {
                 for number in 0..self.0.len() {
                     let (a, v, b) = self.0[number];
                     self.update(number, ((a + by) % 3, v, b), spool);
                 }
             }
-            Step::Delete(number) if !self.0.is_empty() => {
+            ApplyTestStep::Delete(number) if !self.0.is_empty() => {
                 let old = self.0.remove(usize::from(number) % self.0.len());
                 spool.push(0, RawChange::Delete { old: tuple(old).as_ref() }).unwrap();
             }
-            Step::Truncate => {
+            ApplyTestStep::Truncate => {
                 self.0.clear();
                 spool.push(0, RawChange::Truncate).unwrap();
             }
-            Step::Update(..) | Step::Delete(_) => {}
+            ApplyTestStep::Update(..) | ApplyTestStep::Delete(_) => {}
         }
     }
 
-    fn update(&mut self, number: usize, row: Row, spool: &mut SpoolWriter) {
+    fn update(&mut self, number: usize, row: ApplyTestRow, spool: &mut SpoolWriter) {
         let old = std::mem::replace(&mut self.0[number], row);
         let (a, v, b) = row;
         let value = [v];
@@ -125,19 +125,21 @@ fn rows_of(state: &TableState) -> Vec<Vec<u8>> {
 }
 
 /// Applies a published change to a reader's rows. Every change has to fit them.
-fn tell(reader: &mut TableState, applied: Applied<'_>) {
+fn apply_effect(reader: &mut TableState, applied: ChangeEffect<'_>) {
     match applied {
-        Applied::Row { old: None, new: Some(new), .. } => assert!(reader.put(new.clone()).is_none(), "inserted twice"),
-        Applied::Row { old: Some(old), new: Some(new), .. } => {
+        ChangeEffect::Row { old: None, new: Some(new), .. } => {
+            assert!(reader.put(new.clone()).is_none(), "inserted twice")
+        }
+        ChangeEffect::Row { old: Some(old), new: Some(new), .. } => {
             let before = reader.put(new.clone()).expect("an update of a row that is there");
             assert_eq!(before.as_ref(), old.as_ref());
         }
-        Applied::Row { old: Some(old), new: None, .. } => {
+        ChangeEffect::Row { old: Some(old), new: None, .. } => {
             let key = reader.schema().key().key_of(old.as_ref());
             assert_eq!(reader.remove(key.as_ref()).expect("a delete of a row that is there").as_ref(), old.as_ref());
         }
-        Applied::Row { old: None, new: None, .. } => panic!("nothing happened"),
-        Applied::Truncate => reader.clear(),
+        ChangeEffect::Row { old: None, new: None, .. } => panic!("nothing happened"),
+        ChangeEffect::Truncate => reader.clear(),
     }
 }
 
@@ -151,7 +153,7 @@ proptest! {
         let pipeline = Pipeline::bind(&PipelineOptions::default(), &schema()).unwrap();
         let mut state = TableState::new(schema(), &[], 0).unwrap();
         let mut reader = TableState::new(schema(), &[], 0).unwrap();
-        let mut database = Database::default();
+        let mut database = DeferrableKeyTable::default();
         for steps in transactions {
             let (mut after, mut changes) = (database.clone(), spool());
             steps.iter().for_each(|step| after.step(step, &mut changes));
@@ -164,7 +166,7 @@ proptest! {
             }
             database = after;
             let applied = apply_spool(&mut state, &pipeline, &mut changes, CommitTime(0), |applied| {
-                tell(&mut reader, applied);
+                apply_effect(&mut reader, applied);
                 Ok(())
             });
             prop_assert!(applied.is_ok(), "{applied:?} {steps:?}");

@@ -3,11 +3,11 @@
 use laredo_core::DefinitionVersion;
 
 use super::*;
-use crate::journal::{Resolution, ResumeRequest};
-use crate::store::Definition;
+use crate::journal::{ResumeOutcome, ResumeRequest};
+use crate::store::RowDefinition;
 
 fn version(source: &str) -> DefinitionVersion {
-    Definition { is_whole: true, source: source.to_owned(), pipeline: String::new() }.version()
+    RowDefinition { is_whole: true, source: source.to_owned(), pipeline: String::new() }.version()
 }
 
 fn copy_under(table: &mut Table, definition: &str, is_told: bool, xid: u64, of: &[TupleBuf]) {
@@ -38,12 +38,12 @@ fn brought(journal: &Journal, after: Sequence) -> Vec<DefinitionVersion> {
 }
 
 /// Resolves the request of a client that comes from another server, with rows of a definition.
-fn comes(journal: &Journal, position: u64, definition: &str) -> Resolution {
+fn comes(journal: &Journal, position: u64, definition: &str) -> ResumeOutcome {
     let (instance, position, definition) = ("another".to_owned(), Some(Lsn(position)), version(definition));
     journal.resolve(&ResumeRequest { instance, position, definition, ..ResumeRequest::default() })
 }
 
-const DIFFERS: Resolution = Resolution::Full("definition differs");
+const DIFFERS: ResumeOutcome = ResumeOutcome::Full("definition differs");
 
 #[test]
 fn a_copy_under_another_definition_brings_it_with_its_first_change() {
@@ -54,8 +54,8 @@ fn a_copy_under_another_definition_brings_it_with_its_first_change() {
     copy_under(&mut table, "two", false, 20, &[row(2, b"two")]);
     assert_eq!(brought(&journal, head.sequence), [version("two")]);
     assert_eq!([10, 19, 20, 30].map(|at| journal.definition_at(Lsn(at))), ["one", "one", "two", "two"].map(version));
-    assert!(matches!(comes(&journal, 10, "one"), Resolution::Delta(at, _) if at == head.sequence));
-    assert!(matches!(comes(&journal, 20, "two"), Resolution::Delta(..)));
+    assert!(matches!(comes(&journal, 10, "one"), ResumeOutcome::Delta(at, _) if at == head.sequence));
+    assert!(matches!(comes(&journal, 20, "two"), ResumeOutcome::Delta(..)));
     assert_eq!([comes(&journal, 10, "two"), comes(&journal, 20, "one")], [DIFFERS, DIFFERS]);
     assert!(journal.is_base_outdated(), "newcomers need not go through it");
     // Another copy of the same definition does not carry it again.
@@ -81,7 +81,10 @@ fn a_definition_counts_also_where_no_row_differs() {
     assert_eq!(brought(&journal, head.sequence), []);
     // Another server may have noticed each of them earlier or later, but the rows are the same.
     for (position, definition) in [(40, "four"), (40, "three"), (40, "one"), (10, "four")] {
-        assert!(matches!(comes(&journal, position, definition), Resolution::Delta(..)), "{definition} at {position}");
+        assert!(
+            matches!(comes(&journal, position, definition), ResumeOutcome::Delta(..)),
+            "{definition} at {position}"
+        );
     }
     assert_eq!(comes(&journal, 40, "five"), DIFFERS);
     assert!(!journal.is_base_outdated());
@@ -96,7 +99,7 @@ fn a_definition_counts_also_where_no_row_differs() {
 fn other_filters_make_another_definition() {
     let filtered = |value: &str| {
         let mut options = options();
-        let test = laredo_core::Match::Equals(laredo_core::Value::String(value.to_owned()));
+        let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String(value.to_owned()));
         options.pipeline.filters.push(laredo_core::Predicate { field: "body".to_owned(), test });
         options
     };

@@ -71,12 +71,15 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
             // Both rows are in one transaction, so the shape of the columns does not show the
             // change.
             let changes = [same.as_ref(), other.as_ref()].map(|new| RawChange::Insert { new });
-            assert_eq!(table.on_commit(commit(&old, 20, 1024, changes)).unwrap(), Wants::Copy, "{wrapper:?}");
+            assert_eq!(table.on_commit(commit(&old, 20, 1024, changes)).unwrap(), FollowUpAction::Copy, "{wrapper:?}");
             assert_eq!(journal.head(), head);
             let all = [1, 2, 3].map(|id| nested_row(wrapper, id, after));
             copy(&mut table, &new, below(21), &all);
             table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
-            assert_eq!(told(&journal, head.sequence), [vec![Action::Truncate], vec![Action::Insert; 3]].concat());
+            assert_eq!(
+                published_actions(&journal, head.sequence),
+                [vec![EntryAction::Truncate], vec![EntryAction::Insert; 3]].concat()
+            );
             let form = laredo_core::NestedForm::new(journal.schema());
             let live = table.live.as_ref().unwrap();
             assert!(live.state.rows().all(|row| form.fits(row.as_ref())), "{wrapper:?}");
@@ -97,7 +100,11 @@ fn a_type_that_changed_is_told_by_all_rows() {
             let new = nested_schema(wrapper, fields);
             copy(&mut table, &new, below(20), &[nested_row(wrapper, 1, count)]);
             table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-            assert_eq!(told(&journal, head.sequence), [Action::Truncate, Action::Insert], "{wrapper:?} {fields:?}");
+            assert_eq!(
+                published_actions(&journal, head.sequence),
+                [EntryAction::Truncate, EntryAction::Insert],
+                "{wrapper:?} {fields:?}"
+            );
             assert_eq!(*journal.schema(), *new);
         }
     }
@@ -115,7 +122,7 @@ fn what_is_held_must_have_the_form_of_the_copy() {
     let insert = [RawChange::Insert { new: late.as_ref() }];
     table.on_commit(commit(&old, 20, 1024, insert)).unwrap();
     let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_told: false };
-    assert_eq!(table.on_copy(end).unwrap(), Wants::CopyLater);
+    assert_eq!(table.on_copy(end).unwrap(), FollowUpAction::CopyLater);
     copy(&mut table, &new, below(21), &[nested_row(None, 1, 3), nested_row(None, 2, 3)]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
     assert_eq!((journal.head().position, table.live.as_ref().unwrap().state.len()), (Lsn(30), 2));
@@ -135,7 +142,7 @@ fn transactions_of_another_form_are_not_told_one_by_one() {
     table.on_copy(rows(&[nested_row(None, 1, 2), nested_row(None, 2, 2)])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-    assert_eq!(told(&journal, head.sequence), [Action::Insert], "the difference alone");
+    assert_eq!(published_actions(&journal, head.sequence), [EntryAction::Insert], "the difference alone");
     let row = table.live.as_ref().unwrap().state.get_like(between.as_ref()).cloned();
     assert_eq!(row.unwrap().as_ref().bytes(), nested_row(None, 2, 2).as_ref().bytes());
 }
@@ -146,5 +153,5 @@ fn a_transaction_that_is_known_already_is_not_looked_into() {
     let (mut table, _journal) = live(options(), &schema, &[nested_row(None, 1, 2)]);
     let older = nested_row(None, 1, 3);
     let update = [RawChange::Update { old: None, new: older.as_ref() }];
-    assert_eq!(table.on_commit(commit(&schema, 9, 1024, update)).unwrap(), Wants::Nothing);
+    assert_eq!(table.on_commit(commit(&schema, 9, 1024, update)).unwrap(), FollowUpAction::Nothing);
 }

@@ -4,22 +4,22 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Subcommand, ValueEnum};
-use laredo_archive::At;
+use laredo_archive::ArchivePoint;
 use laredo_core::TableName;
 
-use super::place::Place;
+use super::location::ArchiveLocation;
 
 #[derive(Debug, Subcommand)]
 pub(in super::super) enum ArchiveCommand {
     /// Print the artifacts of an archive, and the states that it rebuilds.
-    Ls(LsArgs),
+    Ls(ArchiveListArgs),
     /// Read every object to its end, and compare it with what the manifest says of it. Exit code 2
     /// if anything is wrong.
-    Verify(LsArgs),
+    Verify(ArchiveListArgs),
     /// Print the rows of a snapshot, or the changes of a diff, as lines of JSON.
-    Cat(CatArgs),
+    Cat(ArchiveCatArgs),
     /// Print what is different between two states of a table, as a diff's lines of JSON.
-    Diff(DiffArgs),
+    Diff(ArchiveDiffArgs),
     /// Rebuild a table as it was: as lines of JSON, as CSV, or into a table of PostgreSQL.
     ///
     /// Nothing is written before every object was read and checked.
@@ -31,9 +31,9 @@ pub(in super::super) enum ArchiveCommand {
 
 /// An archive that is read.
 #[derive(Debug, clap::Args)]
-pub(super) struct ReadArgs {
+pub(super) struct ArchiveReadArgs {
     #[command(flatten)]
-    pub(super) place: PlaceArgs,
+    pub(super) place: ArchiveLocationArgs,
     /// The columns of the table's key, in its order, for an archive of another program whose
     /// manifest does not name them.
     #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
@@ -41,18 +41,18 @@ pub(super) struct ReadArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct PlaceArgs {
+pub(super) struct ArchiveLocationArgs {
     /// The archive: a folder, or s3://BUCKET/PREFIX. It is where manifest.json is.
     #[arg(value_name = "ARCHIVE")]
-    pub(super) place: Place,
+    pub(super) place: ArchiveLocation,
     #[command(flatten)]
-    pub(super) store: StoreArgs,
+    pub(super) store: S3AccessArgs,
 }
 
 /// The access to an S3 archive. Credentials come from the environment, as the AWS command line
 /// takes them.
 #[derive(Debug, clap::Args)]
-pub(super) struct StoreArgs {
+pub(super) struct S3AccessArgs {
     /// The bucket's region, unless the environment says it.
     #[arg(long, value_name = "REGION")]
     pub(super) region: Option<String>,
@@ -65,35 +65,35 @@ pub(super) struct StoreArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct LsArgs {
+pub(in super::super) struct ArchiveListArgs {
     #[command(flatten)]
-    pub(super) archive: ReadArgs,
+    pub(super) archive: ArchiveReadArgs,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct CatArgs {
+pub(in super::super) struct ArchiveCatArgs {
     #[command(flatten)]
-    pub(super) archive: ReadArgs,
+    pub(super) archive: ArchiveReadArgs,
     /// The artifact's object, as `ls` names it: epoch=1/diff-0_19F000-0_1A2B3C.jsonl
     #[arg(value_name = "OBJECT")]
     pub(super) object: String,
 }
 
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct DiffArgs {
+pub(in super::super) struct ArchiveDiffArgs {
     #[command(flatten)]
-    pub(super) archive: ReadArgs,
+    pub(super) archive: ArchiveReadArgs,
     /// The state before: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or
     /// `latest`. With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers
     /// them.
     #[arg(value_name = "A", value_parser = state)]
-    pub(super) before: StateArg,
+    pub(super) before: ArchiveStateArg,
     /// The state after.
     #[arg(value_name = "B", value_parser = state)]
-    pub(super) after: StateArg,
+    pub(super) after: ArchiveStateArg,
     /// Only boundaries will do: a position that is none is an error.
     #[arg(long)]
     pub(super) exact: bool,
@@ -102,13 +102,13 @@ pub(in super::super) struct DiffArgs {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
-    pub(super) archive: ReadArgs,
+    pub(super) archive: ArchiveReadArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
     /// Where it is no boundary, the newest one before it is taken, and said. With `N:` before it
     /// (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the newest
     /// history.
     #[arg(long, value_name = "[N:]LSN|TIME|latest", default_value = "latest", value_parser = state)]
-    pub(super) at: StateArg,
+    pub(super) at: ArchiveStateArg,
     /// Only a boundary will do: a position that is none is an error.
     #[arg(long)]
     pub(super) exact: bool,
@@ -148,7 +148,7 @@ pub(super) enum RowFormat {
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct ExportArgs {
     #[command(flatten)]
-    pub(super) archive: PlaceArgs,
+    pub(super) archive: ArchiveLocationArgs,
     /// The database, as postgresql://USER@HOST/DATABASE.
     #[arg(long, value_name = "URL")]
     pub(super) postgres: String,
@@ -160,7 +160,7 @@ pub(in super::super) struct ExportArgs {
     pub(super) publication: Option<String>,
     /// The format; may be given several times.
     #[arg(long = "format", value_name = "FORMAT", default_value = "jsonl")]
-    pub(super) formats: Vec<laredo_archive::Format>,
+    pub(super) formats: Vec<laredo_archive::ArtifactFormat>,
     /// Write to an archive that another writer has, which stops then.
     #[arg(long)]
     pub(super) take_over: bool,
@@ -168,30 +168,30 @@ pub(in super::super) struct ExportArgs {
 
 /// A state of an archive, as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StateArg {
+pub(super) struct ArchiveStateArg {
     /// The number of the state's history; the newest history if `None`.
     pub(super) history: Option<u64>,
-    pub(super) at: At,
+    pub(super) at: ArchivePoint,
 }
 
-fn state(text: &str) -> Result<StateArg, String> {
+fn state(text: &str) -> Result<ArchiveStateArg, String> {
     // The colons of a time come after a dash, so they do not follow a number.
     let numbered = text.split_once(':').and_then(|(number, rest)| Some((number.parse().ok()?, rest)));
     match numbered {
-        Some((history, rest)) => Ok(StateArg { history: Some(history), at: at(rest)? }),
-        None => Ok(StateArg { history: None, at: at(text)? }),
+        Some((history, rest)) => Ok(ArchiveStateArg { history: Some(history), at: parse_state_point(rest)? }),
+        None => Ok(ArchiveStateArg { history: None, at: parse_state_point(text)? }),
     }
 }
 
-fn at(text: &str) -> Result<At, String> {
+fn parse_state_point(text: &str) -> Result<ArchivePoint, String> {
     if text == "latest" {
-        return Ok(At::Latest);
+        return Ok(ArchivePoint::Latest);
     }
     if let Ok(position) = text.parse() {
-        return Ok(At::Position(position));
+        return Ok(ArchivePoint::Position(position));
     }
     let time = text.parse::<prost_types::Timestamp>().ok().and_then(|time| SystemTime::try_from(time).ok());
-    time.map(At::Time)
+    time.map(ArchivePoint::Time)
         .ok_or_else(|| "write a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`".to_owned())
 }
 
@@ -201,13 +201,16 @@ mod tests {
 
     #[test]
     fn a_history_is_named_before_a_state() {
-        let position = At::Position(laredo_core::Lsn(0x19F000));
-        assert_eq!(state("0/19F000"), Ok(StateArg { history: None, at: position }));
-        assert_eq!(state("12:0/19F000"), Ok(StateArg { history: Some(12), at: position }));
-        assert_eq!(state("2:latest"), Ok(StateArg { history: Some(2), at: At::Latest }));
+        let position = ArchivePoint::Position(laredo_core::Lsn(0x19F000));
+        assert_eq!(state("0/19F000"), Ok(ArchiveStateArg { history: None, at: position }));
+        assert_eq!(state("12:0/19F000"), Ok(ArchiveStateArg { history: Some(12), at: position }));
+        assert_eq!(state("2:latest"), Ok(ArchiveStateArg { history: Some(2), at: ArchivePoint::Latest }));
         let time = "2026-01-02T03:04:05Z";
-        assert_eq!(state(time), Ok(StateArg { history: None, at: at(time).unwrap() }));
-        assert_eq!(state(&format!("7:{time}")), Ok(StateArg { history: Some(7), at: at(time).unwrap() }));
+        assert_eq!(state(time), Ok(ArchiveStateArg { history: None, at: parse_state_point(time).unwrap() }));
+        assert_eq!(
+            state(&format!("7:{time}")),
+            Ok(ArchiveStateArg { history: Some(7), at: parse_state_point(time).unwrap() })
+        );
         for wrong in [":0/1", "x:0/1", "1:", "1:2:0/1", "-1:0/1"] {
             assert!(state(wrong).is_err(), "{wrong}");
         }
@@ -215,12 +218,12 @@ mod tests {
 
     #[test]
     fn states_are_named_by_position_time_or_latest() {
-        assert_eq!(at("latest"), Ok(At::Latest));
-        assert_eq!(at("16/B374D848"), Ok(At::Position(laredo_core::Lsn(0x16_B374_D848))));
+        assert_eq!(parse_state_point("latest"), Ok(ArchivePoint::Latest));
+        assert_eq!(parse_state_point("16/B374D848"), Ok(ArchivePoint::Position(laredo_core::Lsn(0x16_B374_D848))));
         let day = std::time::Duration::from_secs(86_400);
-        assert_eq!(at("1970-01-02T00:00:00Z"), Ok(At::Time(SystemTime::UNIX_EPOCH + day)));
+        assert_eq!(parse_state_point("1970-01-02T00:00:00Z"), Ok(ArchivePoint::Time(SystemTime::UNIX_EPOCH + day)));
         for wrong in ["", "yesterday", "0/", "2026-13-01T00:00:00Z"] {
-            assert!(at(wrong).unwrap_err().contains("latest"), "{wrong}");
+            assert!(parse_state_point(wrong).unwrap_err().contains("latest"), "{wrong}");
         }
     }
 }

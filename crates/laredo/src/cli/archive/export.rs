@@ -11,14 +11,15 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
-    Destination, Feed, GRACE, Handle, MANIFEST, MANIFEST_EPOCHS, Manifest, Options, PositionMark, Stager, Status,
-    Surroundings, Thresholds, Update, Writer, WriterError, Written,
+    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, GRACE, MANIFEST, MANIFEST_EPOCHS, Manifest,
+    PositionMark, RebaseThresholds, WriterError, WriterHandle, WriterOptions, WriterResources, WriterStatus,
+    WrittenArtifact,
 };
 use laredo_client::Subscription;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
 use laredo_postgres::ConnectionOptions;
-use laredo_postgres::transport::Connection;
-use laredo_server::Listeners;
+use laredo_postgres::transport::SqlConnection;
+use laredo_server::ServerListeners;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::ExportArgs;
 use crate::cli::error::CliError;
-use crate::cli::{end_at_interrupt, print};
-use crate::config::{Loader, ServerConfig};
-use crate::program::{Failure, random};
+use crate::cli::{end_at_interrupt, print_output};
+use crate::config::{ConfigLoader, ServerConfig};
+use crate::program::{ProgramFailure, random};
 use crate::serve::{StartMode, serve_at};
-use crate::snapshot::feed::Subscribed;
+use crate::snapshotter::feed::SubscriptionFeed;
 
 /// The beginning of the writer IDs of exports.
 const WRITER: &str = "laredo archive export";
@@ -61,55 +62,55 @@ pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
         (Err(CliError::Export(why)), Err(CliError::Export(left))) => Err(CliError::Export(format!("{why}\n{left}"))),
         (Err(error), Err(_)) => Err(error),
     }?;
-    let Written { epoch, to_position, count, bytes, .. } = written;
+    let WrittenArtifact { epoch, to_position, count, bytes, .. } = written;
     let table = args.table.to_string();
-    print(&format!(
+    print_output(&format!(
         "{}\n",
         json!({ "table": table, "epoch": epoch, "position": to_position.to_string(), "rows": count, "bytes": bytes })
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn export(args: &ExportArgs, publication: &str) -> Result<Written, CliError> {
+async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Export(error.to_string());
     let config = config(args, publication)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
-    let listeners = Listeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
+    let listeners = ServerListeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
     let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped));
     let exported = tokio::select! {
-        exported = write(args, url) => exported,
-        ended = &mut server => return Err(CliError::Export(why(ended))),
+        exported = write_snapshot(args, url) => exported,
+        ended = &mut server => return Err(CliError::Export(end_reason(ended))),
     };
     stop.send_replace(true);
     // The slot was temporary, and disappeared with its connection.
-    server.await.map_err(|failure| CliError::Export(why(Err(failure))))?;
+    server.await.map_err(|failure| CliError::Export(end_reason(Err(failure))))?;
     exported
 }
 
 /// Writes one snapshot. Writes nothing, and takes over no archive, before all rows have arrived.
-async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
+async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifact, CliError> {
     let destination = args.archive.destination().await?;
     check_writer(args, &destination).await?;
-    let feed = Begun::wait(url, args).await?;
+    let feed = ExportFeed::wait_for_rows(url, args).await?;
     // Another writer may have appeared meanwhile.
     check_writer(args, &destination).await?;
-    let surroundings = Surroundings {
+    let surroundings = WriterResources {
         destinations: vec![destination],
-        stager: Stager::new(args.archive.place.staging()),
+        stager: ArtifactStager::new(args.archive.place.staging()),
         wall: Box::new(now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(Status::default()),
+        status: watch::Sender::new(WriterStatus::default()),
     };
-    let options = Options {
+    let options = WriterOptions {
         table: args.table.to_string(),
         key: Vec::new(),
         writer_id: format!("{WRITER}:{}:{:016x}", std::process::id(), random()),
         snapshot_formats: args.formats.clone(),
         diff_formats: args.formats.clone(),
         diff_interval: Duration::from_secs(3600),
-        thresholds: Thresholds::default(),
+        thresholds: RebaseThresholds::default(),
         keep_epochs: None,
         manifest_epochs: MANIFEST_EPOCHS,
         grace: GRACE,
@@ -118,19 +119,20 @@ async fn write(args: &ExportArgs, url: String) -> Result<Written, CliError> {
     };
     // The export does not resume from the archive's state, because no journal has the changes since
     // then.
-    let (writer, _) = Writer::open(options, surroundings).await.map_err(|error: WriterError| told(&error))?;
+    let (writer, _) =
+        ArchiveWriter::open(options, surroundings).await.map_err(|error: WriterError| export_error(&error))?;
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let mut writing = tokio::spawn(writer.run(feed, stop.clone()));
     let written = tokio::select! {
-        written = first(&handle) => written,
-        ended = &mut writing => return Err(told(&match ended {
+        written = wait_for_snapshot(&handle) => written,
+        ended = &mut writing => return Err(export_error(&match ended {
             Ok(Ok(())) => "the writer has ended".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         })),
     };
     stop.cancel();
-    writing.await.map_err(|error| told(&error))?.map_err(|error| told(&error))?;
+    writing.await.map_err(|error| export_error(&error))?.map_err(|error| export_error(&error))?;
     Ok(written)
 }
 
@@ -139,7 +141,7 @@ async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> 
     let Some(there) = destination.manifest().await? else { return Ok(()) };
     let at = destination.uri(MANIFEST);
     let manifest = Manifest::parse(&there.bytes, Some(&args.table.to_string()));
-    let manifest = manifest.map_err(|error| told(&format!("{at}: {error}")))?;
+    let manifest = manifest.map_err(|error| export_error(&format!("{at}: {error}")))?;
     let writer = match manifest.writer {
         Some(writer) if writer.id.starts_with(WRITER) => return Ok(()),
         Some(writer) => format!("{} (number {})", writer.id, writer.fence),
@@ -147,33 +149,33 @@ async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> 
     };
     match args.take_over {
         true => Ok(()),
-        false => Err(told(&format!(
+        false => Err(export_error(&format!(
             "the archive {at} is written by {writer}; export to another place, or stop that writer and use --take-over"
         ))),
     }
 }
 
 /// A feed whose first rows have arrived.
-struct Begun {
-    first: VecDeque<Update>,
-    rest: Subscribed,
+struct ExportFeed {
+    first: VecDeque<FeedUpdate>,
+    rest: SubscriptionFeed,
 }
 
-impl Begun {
-    async fn wait(url: String, args: &ExportArgs) -> Result<Begun, CliError> {
+impl ExportFeed {
+    async fn wait_for_rows(url: String, args: &ExportArgs) -> Result<ExportFeed, CliError> {
         let subscription = Subscription::builder(url, args.table.clone()).client_id(WRITER).start()?;
-        let (mut first, mut rest) = (VecDeque::new(), Subscribed(subscription));
+        let (mut first, mut rest) = (VecDeque::new(), SubscriptionFeed(subscription));
         let bar = ProgressBar::new_spinner().with_message("copying the table");
         bar.enable_steady_tick(LOOK);
         loop {
             match rest.next().await {
-                Update::Ended { reason } => return Err(told(&reason)),
+                FeedUpdate::Ended { reason } => return Err(export_error(&reason)),
                 update => {
-                    let is_there = matches!(update, Update::State { .. });
+                    let is_there = matches!(update, FeedUpdate::State { .. });
                     first.push_back(update);
                     if is_there {
                         bar.finish_and_clear();
-                        return Ok(Begun { first, rest });
+                        return Ok(ExportFeed { first, rest });
                     }
                 }
             }
@@ -181,8 +183,8 @@ impl Begun {
     }
 }
 
-impl Feed for Begun {
-    async fn next(&mut self) -> Update {
+impl Feed for ExportFeed {
+    async fn next(&mut self) -> FeedUpdate {
         match self.first.pop_front() {
             Some(update) => update,
             None => self.rest.next().await,
@@ -208,7 +210,7 @@ impl Feed for Begun {
 }
 
 /// Waits until the first snapshot is written.
-async fn first(handle: &Handle) -> Written {
+async fn wait_for_snapshot(handle: &WriterHandle) -> WrittenArtifact {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         bar.set_style(style);
@@ -228,7 +230,7 @@ async fn first(handle: &Handle) -> Written {
     }
 }
 
-fn told(error: &dyn std::fmt::Display) -> CliError {
+fn export_error(error: &dyn std::fmt::Display) -> CliError {
     CliError::Export(error.to_string())
 }
 
@@ -245,18 +247,21 @@ fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError
         "tables": [{ "source": "database", "schema": args.table.schema, "table": args.table.table,
             "targets": [{ "type": "replication-fanout" }] }],
     });
-    let mut file =
-        tempfile::Builder::new().prefix("laredo-export-").suffix(".conf").tempfile().map_err(|error| told(&error))?;
-    write!(file, "{text}").map_err(|error| told(&error))?;
-    let loader = Loader::new([]).file(file.path());
+    let mut file = tempfile::Builder::new()
+        .prefix("laredo-export-")
+        .suffix(".conf")
+        .tempfile()
+        .map_err(|error| export_error(&error))?;
+    write!(file, "{text}").map_err(|error| export_error(&error))?;
+    let loader = ConfigLoader::new([]).file(file.path());
     ServerConfig::load(&loader).map_err(|report| CliError::Export(report.render(false)))
 }
 
-fn why(ended: Result<(), Failure>) -> String {
+fn end_reason(ended: Result<(), ProgramFailure>) -> String {
     match ended {
         Ok(()) => "the table's stream has ended".to_owned(),
-        Err(Failure::Misconfigured(sentences)) => sentences.join("\n"),
-        Err(Failure::Failed(error)) => format!("{error:#}"),
+        Err(ProgramFailure::Misconfigured(sentences)) => sentences.join("\n"),
+        Err(ProgramFailure::Failed(error)) => format!("{error:#}"),
     }
 }
 
@@ -267,7 +272,7 @@ async fn drop_publication(url: &str, publication: &str) -> Result<(), CliError> 
             "its publication may be left behind ({error}); run DROP PUBLICATION IF EXISTS {publication}"
         ))
     };
-    let mut connection = Connection::connect(&options).await.map_err(left)?;
+    let mut connection = SqlConnection::connect(&options).await.map_err(left)?;
     connection.simple_query(&format!("DROP PUBLICATION IF EXISTS {publication}")).await.map(drop).map_err(left)
 }
 

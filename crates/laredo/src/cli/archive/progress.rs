@@ -12,7 +12,12 @@ use laredo_archive::ReadProgress;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Waits for a future that reads `bytes` bytes. Shows a progress bar on a terminal.
-pub(super) async fn watched<T>(what: &str, bytes: u64, progress: &ReadProgress, read: impl Future<Output = T>) -> T {
+pub(super) async fn with_progress_bar<T>(
+    what: &str,
+    bytes: u64,
+    progress: &ReadProgress,
+    read: impl Future<Output = T>,
+) -> T {
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new(bytes),
         false => ProgressBar::hidden(),

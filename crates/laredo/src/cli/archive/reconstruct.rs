@@ -4,20 +4,22 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use laredo_archive::{Archive, At, Boundary, Format, LineWriter, ReadProgress, Rebuilt};
+use laredo_archive::{
+    Archive, ArchiveBoundary, ArchivePoint, ArtifactFormat, ArtifactWriter, ReadProgress, RebuiltTable,
+};
 use laredo_core::{TableState, Tuple};
-use laredo_postgres::{ConnectionOptions, Restore, RestoreMode};
+use laredo_postgres::{ConnectionOptions, RestoreMode, TableRestore};
 
-use super::args::{DiffArgs, ReconstructArgs, StateArg};
-use super::compare::differences;
-use super::progress::watched;
+use super::args::{ArchiveDiffArgs, ArchiveStateArg, ReconstructArgs};
+use super::progress::with_progress_bar;
 use super::rows;
+use super::state_diff::differences;
 use crate::cli::error::CliError;
-use crate::cli::tell;
+use crate::cli::print_message;
 
 pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open_for(args.at).await?;
-    let Rebuilt { table, boundary, .. } = rebuilt(&archive, args.at, args.exact).await?;
+    let RebuiltTable { table, boundary, .. } = rebuild_state(&archive, args.at, args.exact).await?;
     if let (Some(url), Some(_)) = (&args.postgres, &args.table) {
         if args.create && !archive.has_columns(boundary.epoch)? {
             return Err(CliError::NoTypes);
@@ -26,12 +28,12 @@ pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliEr
     } else {
         let rows = by_key(&table).into_iter();
         let written = match &args.output {
-            Some(file) => to_file(file, |out| rows::write(args.format, table.schema(), rows, out)),
-            None => rows::write(args.format, table.schema(), rows, BufWriter::new(io::stdout().lock())),
+            Some(file) => to_file(file, |out| rows::write_rows(args.format, table.schema(), rows, out)),
+            None => rows::write_rows(args.format, table.schema(), rows, BufWriter::new(io::stdout().lock())),
         };
         written.map_err(CliError::from_format)?;
     }
-    tell(&format!("{} rows as of {}", table.len(), shown(&boundary)));
+    print_message(&format!("{} rows as of {}", table.len(), shown(&boundary)));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -44,24 +46,24 @@ fn by_key(table: &TableState) -> Vec<&Tuple> {
 
 /// Rebuilds a state. Prints a message if the state is not the one at the position that was asked
 /// for.
-async fn rebuilt(archive: &Archive, state: StateArg, exact: bool) -> Result<Rebuilt, CliError> {
-    let StateArg { history, at } = state;
+async fn rebuild_state(archive: &Archive, state: ArchiveStateArg, exact: bool) -> Result<RebuiltTable, CliError> {
+    let ArchiveStateArg { history, at } = state;
     let chosen = history.map(|history| archive.of_history(history)).transpose()?;
     let archive = chosen.as_ref().unwrap_or(archive);
     let boundary = match at {
-        At::Position(position) if exact => archive.exactly(position)?,
+        ArchivePoint::Position(position) if exact => archive.exactly(position)?,
         at => archive.boundary(at)?,
     };
-    if let At::Position(asked) = at
+    if let ArchivePoint::Position(asked) = at
         && boundary.position != Some(asked)
     {
-        tell(&format!("{asked} is no boundary; taking the newest one before it, {}", shown(&boundary)));
+        print_message(&format!("{asked} is no boundary; taking the newest one before it, {}", shown(&boundary)));
     }
     let progress = ReadProgress::default();
-    Ok(watched("reading", boundary.bytes, &progress, archive.rebuild(at, &progress)).await?)
+    Ok(with_progress_bar("reading", boundary.bytes, &progress, archive.rebuild(at, &progress)).await?)
 }
 
-fn shown(boundary: &Boundary) -> String {
+fn shown(boundary: &ArchiveBoundary) -> String {
     let position = boundary.position.map_or_else(|| "an unknown position".to_owned(), |position| position.to_string());
     format!("{position} (epoch {}, written at {})", boundary.epoch, boundary.created_at)
 }
@@ -89,26 +91,27 @@ async fn restore(url: &str, args: &ReconstructArgs, table: &TableState) -> Resul
         (false, true) => RestoreMode::Replace { allows_cascade: args.allow_cascade },
         (false, false) => RestoreMode::Fill,
     };
-    let mut restore = Restore::begin(&options, name, table.schema(), mode).await?;
+    let mut restore = TableRestore::begin(&options, name, table.schema(), mode).await?;
     restore.rows(table.schema(), table.rows(), |_| {}).await?;
     for touched in restore.commit().await? {
-        tell(&format!("rows of another table changed: {touched}"));
+        print_message(&format!("rows of another table changed: {touched}"));
     }
     Ok(())
 }
 
-pub(super) async fn diff(args: DiffArgs) -> Result<ExitCode, CliError> {
+pub(super) async fn diff(args: ArchiveDiffArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
-    let Rebuilt { table: before, boundary: from, .. } = rebuilt(&archive, args.before, args.exact).await?;
-    let Rebuilt { table: after, boundary: to, .. } = rebuilt(&archive, args.after, args.exact).await?;
+    let RebuiltTable { table: before, boundary: from, .. } = rebuild_state(&archive, args.before, args.exact).await?;
+    let RebuiltTable { table: after, boundary: to, .. } = rebuild_state(&archive, args.after, args.exact).await?;
     let out = BufWriter::new(io::stdout().lock());
-    let lines = LineWriter::new(Format::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
+    let lines =
+        ArtifactWriter::new(ArtifactFormat::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
     let mut lines = lines.with_old_schema(before.schema().clone());
     let changes = differences(&before, &after)?;
     for change in &changes {
         lines.change(change).map_err(CliError::from_format)?;
     }
     lines.finish().map_err(CliError::from_format)?;
-    tell(&format!("{} changes from {} to {}", changes.len(), shown(&from), shown(&to)));
+    print_message(&format!("{} changes from {} to {}", changes.len(), shown(&from), shown(&to)));
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use laredo_archive::{Format, FormatError, LineWriter};
+use laredo_archive::{ArtifactFormat, ArtifactWriter, FormatError};
 use laredo_core::{HexCells, Schema, Tuple, Value, show_row};
 
 use super::args::RowFormat;
@@ -12,7 +12,7 @@ use super::args::RowFormat;
 ///
 /// # Errors
 /// An output that cannot be written, or a value that does not fit its column.
-pub(super) fn write<'a>(
+pub(super) fn write_rows<'a>(
     format: RowFormat,
     schema: &Arc<Schema>,
     rows: impl Iterator<Item = &'a Tuple>,
@@ -20,7 +20,7 @@ pub(super) fn write<'a>(
 ) -> Result<(), FormatError> {
     match format {
         RowFormat::Jsonl => {
-            let mut lines = LineWriter::new(Format::JSONL, schema.clone(), out)?;
+            let mut lines = ArtifactWriter::new(ArtifactFormat::JSONL, schema.clone(), out)?;
             for row in rows {
                 lines.row(row.as_ref())?;
             }

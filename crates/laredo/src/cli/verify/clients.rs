@@ -3,7 +3,7 @@
 use laredo_proto::oam::{ClientComparison, ClientOutcome};
 use serde_json::{Value, json};
 
-use super::super::table::{grouped, table};
+use super::super::text_table::{grouped, table};
 
 /// Returns true if a client's rows differ, or if a client did not answer.
 pub(super) fn is_alarming(clients: &[ClientComparison]) -> bool {

@@ -1,7 +1,7 @@
-use super::{Secret, mask_text};
+use super::{ConfigSecret, mask_text};
 
 fn masked(connection: &str) -> String {
-    Secret::new(connection).masked_connection()
+    ConfigSecret::new(connection).masked_connection()
 }
 
 #[test]
@@ -15,7 +15,7 @@ fn masks_both_forms_of_connection() {
     assert_eq!(masked("host=db user=u password=hunter2 dbname=d"), "host=db user=u password=**** dbname=d");
     assert_eq!(masked(r"host=db password='hun ter\'2' dbname=d"), "host=db password=**** dbname=d");
     assert_eq!(masked("hunter2"), "****");
-    assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(****)");
+    assert_eq!(format!("{:?}", ConfigSecret::new("hunter2")), "Secret(****)");
 }
 
 #[test]

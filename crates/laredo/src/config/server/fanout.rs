@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
 use super::super::leaf::show_time;
-use super::super::schema::{AT_LEAST_ONE, Block, Key, Kind, PORT, Tagged};
+use super::super::schema::{AT_LEAST_ONE, BlockSchema, KeySchema, PORT, SettingKind, VariantSchema};
 use super::super::write;
-use super::Known;
-use super::filters::{self, Filter};
-use super::journal::{self, JournalConfig, JournalStore};
-use super::keeping::{self, ArchiveConfig, SnapshotConfig};
-use super::transforms::{self, Transform};
+use super::ConfiguredNames;
+use super::filters::{self, FilterConfig};
+use super::journal::{self, JournalConfig, JournalStoreConfig};
+use super::snapshot_and_archive::{self, ArchiveConfig, SnapshotConfig};
+use super::transforms::{self, TransformConfig};
 
 /// A `replication-fanout` target.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,22 +21,22 @@ pub struct FanoutConfig {
     /// The snapshots that are kept for a restart and for downloads, if any.
     pub snapshot: Option<SnapshotConfig>,
     /// The port where clients connect, and their maximum number.
-    pub grpc: FanoutGrpc,
+    pub grpc: FanoutGrpcConfig,
     /// The limit on how far a live client may be behind.
-    pub client_buffer: ClientBuffer,
+    pub client_buffer: ClientBufferConfig,
     /// The interval of heartbeats to an idle client. Default 5 s.
     pub heartbeat_interval: Duration,
     /// The archive that the server writes, if any.
     pub archive: Option<ArchiveConfig>,
     /// The filters. A row must pass all of them.
-    pub filters: Vec<Filter>,
+    pub filters: Vec<FilterConfig>,
     /// The transforms of rows, applied in order.
-    pub transforms: Vec<Transform>,
+    pub transforms: Vec<TransformConfig>,
 }
 
 /// The port where the clients of a table connect, and their maximum number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FanoutGrpc {
+pub struct FanoutGrpcConfig {
     /// The TCP port; 0 means any free one. Default 4002. Tables and the OAM service may share a
     /// port.
     pub port: u16,
@@ -46,16 +46,16 @@ pub struct FanoutGrpc {
 
 /// The limit on how far a live client may be behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientBuffer {
+pub struct ClientBufferConfig {
     /// The maximum number of entries behind the head (`max_size`). Default 50 000.
     pub max_entries: u64,
     /// The consequence of exceeding the limit.
-    pub policy: BufferPolicy,
+    pub policy: BufferPolicyConfig,
 }
 
 /// The consequence for a client that is too far behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BufferPolicy {
+pub enum BufferPolicyConfig {
     /// A disconnect, after which the client resumes. The default.
     DropDisconnect,
     /// A slowdown of the source: for a while it is read no faster than the slowest client. Then
@@ -64,52 +64,58 @@ pub enum BufferPolicy {
 }
 
 /// The schema of an item of `targets`.
-pub(super) static TARGET: Tagged =
-    Tagged { tag: "type", what: "target type", variants: &[(&["replication-fanout"], &FANOUT)] };
+pub(super) static TARGET: VariantSchema =
+    VariantSchema { tag: "type", what: "target type", variants: &[(&["replication-fanout"], &FANOUT)] };
 
-static FANOUT: Block = Block {
+static FANOUT: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("type", Kind::Choice(&[&["replication-fanout"]])),
-        Key::new("journal", Kind::Block(&journal::JOURNAL)),
-        Key::new("snapshot", Kind::Block(&keeping::SNAPSHOT)),
-        Key::new("grpc", Kind::Block(&GRPC)),
-        Key::new("max_clients", MAX_CLIENTS),
-        Key::new("client_buffer", Kind::Block(&CLIENT_BUFFER)),
-        Key::new("heartbeat_interval", HEARTBEAT),
-        Key::new("archive", Kind::Block(&keeping::ARCHIVE)),
-        Key::new("filters", filters::FILTERS),
-        Key::new("transforms", transforms::TRANSFORMS),
+        KeySchema::required("type", SettingKind::Choice(&[&["replication-fanout"]])),
+        KeySchema::new("journal", SettingKind::Block(&journal::JOURNAL)),
+        KeySchema::new("snapshot", SettingKind::Block(&snapshot_and_archive::SNAPSHOT)),
+        KeySchema::new("grpc", SettingKind::Block(&GRPC)),
+        KeySchema::new("max_clients", MAX_CLIENTS),
+        KeySchema::new("client_buffer", SettingKind::Block(&CLIENT_BUFFER)),
+        KeySchema::new("heartbeat_interval", HEARTBEAT),
+        KeySchema::new("archive", SettingKind::Block(&snapshot_and_archive::ARCHIVE)),
+        KeySchema::new("filters", filters::FILTERS),
+        KeySchema::new("transforms", transforms::TRANSFORMS),
     ],
 };
 
-static GRPC: Block = Block { keys: &[Key::new("port", PORT), Key::new("max_clients", MAX_CLIENTS)] };
+static GRPC: BlockSchema =
+    BlockSchema { keys: &[KeySchema::new("port", PORT), KeySchema::new("max_clients", MAX_CLIENTS)] };
 
-static CLIENT_BUFFER: Block = Block {
+static CLIENT_BUFFER: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("max_size", AT_LEAST_ONE),
-        Key::new("policy", Kind::Choice(&[&["drop_disconnect"], &["slow_down"]])),
+        KeySchema::new("max_size", AT_LEAST_ONE),
+        KeySchema::new("policy", SettingKind::Choice(&[&["drop_disconnect"], &["slow_down"]])),
     ],
 };
 
-const MAX_CLIENTS: Kind = Kind::Count { min: 1, max: u32::MAX as u64 };
-const HEARTBEAT: Kind = Kind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3600) };
+const MAX_CLIENTS: SettingKind = SettingKind::Count { min: 1, max: u32::MAX as u64 };
+const HEARTBEAT: SettingKind = SettingKind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3600) };
 
 impl FanoutConfig {
-    pub(super) fn read(fields: &Fields, table: &str, known: &Known, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn read(
+        fields: &BlockFields,
+        table: &str,
+        known: &ConfiguredNames,
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Self {
         let journal = JournalConfig::read(&fields.block("journal"), known, problems);
         let snapshot = fields.has("snapshot").then(|| SnapshotConfig::read(&fields.block("snapshot"), known, problems));
         check_folders(fields, &journal, snapshot.as_ref(), problems);
         FanoutConfig {
             journal,
             snapshot,
-            grpc: FanoutGrpc::read(fields, known.fanout_port, problems),
-            client_buffer: ClientBuffer::read(&fields.block("client_buffer")),
+            grpc: FanoutGrpcConfig::read(fields, known.fanout_port, problems),
+            client_buffer: ClientBufferConfig::read(&fields.block("client_buffer")),
             heartbeat_interval: fields.time("heartbeat_interval").unwrap_or(Duration::from_secs(5)),
             archive: fields
                 .has("archive")
                 .then(|| ArchiveConfig::read(&fields.block("archive"), table, known, problems)),
-            filters: Filter::read_all(fields, problems),
-            transforms: Transform::read_all(fields, problems),
+            filters: FilterConfig::read_all(fields, problems),
+            transforms: TransformConfig::read_all(fields, problems),
         }
     }
 
@@ -118,8 +124,8 @@ impl FanoutConfig {
         FanoutConfig {
             journal: JournalConfig::default(),
             snapshot: None,
-            grpc: FanoutGrpc { port, max_clients: None },
-            client_buffer: ClientBuffer::default(),
+            grpc: FanoutGrpcConfig { port, max_clients: None },
+            client_buffer: ClientBufferConfig::default(),
             heartbeat_interval: Duration::from_secs(5),
             archive: None,
             filters: Vec::new(),
@@ -127,7 +133,7 @@ impl FanoutConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put("type", "replication-fanout");
         out.block("journal", |out| self.journal.write(out));
         if let Some(snapshot) = &self.snapshot {
@@ -142,8 +148,8 @@ impl FanoutConfig {
             out.put(
                 "policy",
                 match self.client_buffer.policy {
-                    BufferPolicy::DropDisconnect => "drop_disconnect",
-                    BufferPolicy::SlowDown => "slow_down",
+                    BufferPolicyConfig::DropDisconnect => "drop_disconnect",
+                    BufferPolicyConfig::SlowDown => "slow_down",
                 },
             );
         });
@@ -164,52 +170,52 @@ impl FanoutConfig {
 
 /// Checks that the journal and the snapshots of a table have different folders.
 fn check_folders(
-    fields: &Fields,
+    fields: &BlockFields,
     journal: &JournalConfig,
     snapshot: Option<&SnapshotConfig>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
 ) {
-    let shared = snapshot.is_some_and(|snapshot| JournalStore::Durable(snapshot.store.clone()) == journal.store);
+    let shared = snapshot.is_some_and(|snapshot| JournalStoreConfig::Durable(snapshot.store.clone()) == journal.store);
     if shared && fields.block("snapshot").has("store_config") {
         let store = fields.block("snapshot").block("store_config");
         let message = "is the journal's folder too (journal.store_config.path); give each its own";
-        problems.push(Problem::new(store.place_of("path"), &store.path.key("path"), message));
+        problems.push(ConfigProblem::new(store.place_of("path"), &store.path.key("path"), message));
     }
 }
 
-impl FanoutGrpc {
+impl FanoutGrpcConfig {
     /// Reads the block. The limit may be in the target or in its `grpc` block; if it is in both,
     /// the values must be equal.
-    fn read(target: &Fields, port: u16, problems: &mut Vec<Problem>) -> Self {
+    fn read(target: &BlockFields, port: u16, problems: &mut Vec<ConfigProblem>) -> Self {
         let grpc = target.block("grpc");
         let outer = target.count_u32("max_clients");
         let inner = grpc.count_u32("max_clients");
         if let (Some(outer), Some(inner)) = (outer, inner)
             && outer != inner
         {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 target.place_of("max_clients"),
                 &target.path.key("max_clients"),
                 format!("is {outer}, but grpc.max_clients is {inner}; write one of them"),
             ));
         }
-        FanoutGrpc { port: grpc.port("port").unwrap_or(port), max_clients: inner.or(outer) }
+        FanoutGrpcConfig { port: grpc.port("port").unwrap_or(port), max_clients: inner.or(outer) }
     }
 }
 
-impl Default for ClientBuffer {
+impl Default for ClientBufferConfig {
     fn default() -> Self {
-        ClientBuffer { max_entries: 50_000, policy: BufferPolicy::DropDisconnect }
+        ClientBufferConfig { max_entries: 50_000, policy: BufferPolicyConfig::DropDisconnect }
     }
 }
 
-impl ClientBuffer {
-    fn read(fields: &Fields) -> Self {
-        let default = ClientBuffer::default();
-        ClientBuffer {
+impl ClientBufferConfig {
+    fn read(fields: &BlockFields) -> Self {
+        let default = ClientBufferConfig::default();
+        ClientBufferConfig {
             max_entries: fields.count("max_size").unwrap_or(default.max_entries),
             policy: match fields.word("policy") {
-                Some("slow_down") => BufferPolicy::SlowDown,
+                Some("slow_down") => BufferPolicyConfig::SlowDown,
                 _ => default.policy,
             },
         }

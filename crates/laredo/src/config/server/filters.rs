@@ -3,16 +3,16 @@
 use hocon::ScalarType;
 use regex::Regex;
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::schema::{Block, Key, Kind, TEXT, TEXT_OR_EMPTY, Tagged};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, TEXT_OR_EMPTY, VariantSchema};
 use super::super::secret::mask_text;
-use super::super::tree::Node;
+use super::super::tree::ConfigNode;
 use super::super::write::{self, text};
 
 /// A condition on a row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Filter {
+pub enum FilterConfig {
     /// A condition that a column has a value.
     FieldEquals {
         /// The column.
@@ -32,7 +32,7 @@ pub enum Filter {
         /// The column.
         field: String,
         /// The expression.
-        pattern: Pattern,
+        pattern: PatternConfig,
     },
 }
 
@@ -51,10 +51,10 @@ pub enum FilterValue {
 
 /// A compiled regular expression.
 #[derive(Debug, Clone)]
-pub struct Pattern(pub Regex);
+pub struct PatternConfig(pub Regex);
 
 /// The schema of `filters`.
-pub(super) const FILTERS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+pub(super) const FILTERS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
     tag: "type",
     what: "filter type",
     variants: &[
@@ -64,18 +64,32 @@ pub(super) const FILTERS: Kind = Kind::List(&Kind::Tagged(&Tagged {
     ],
 }));
 
-static FIELD_EQUALS: Block =
-    Block { keys: &[Key::required("type", TEXT), Key::required("field", TEXT), Key::required("value", Kind::Scalar)] };
-
-static FIELD_PREFIX: Block = Block {
-    keys: &[Key::required("type", TEXT), Key::required("field", TEXT), Key::required("prefix", TEXT_OR_EMPTY)],
+static FIELD_EQUALS: BlockSchema = BlockSchema {
+    keys: &[
+        KeySchema::required("type", TEXT),
+        KeySchema::required("field", TEXT),
+        KeySchema::required("value", SettingKind::Scalar),
+    ],
 };
 
-static FIELD_REGEX: Block =
-    Block { keys: &[Key::required("type", TEXT), Key::required("field", TEXT), Key::required("pattern", TEXT)] };
+static FIELD_PREFIX: BlockSchema = BlockSchema {
+    keys: &[
+        KeySchema::required("type", TEXT),
+        KeySchema::required("field", TEXT),
+        KeySchema::required("prefix", TEXT_OR_EMPTY),
+    ],
+};
 
-impl Filter {
-    pub(super) fn read_all(target: &Fields, problems: &mut Vec<Problem>) -> Vec<Filter> {
+static FIELD_REGEX: BlockSchema = BlockSchema {
+    keys: &[
+        KeySchema::required("type", TEXT),
+        KeySchema::required("field", TEXT),
+        KeySchema::required("pattern", TEXT),
+    ],
+};
+
+impl FilterConfig {
+    pub(super) fn read_all(target: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Vec<FilterConfig> {
         target
             .variants("filters")
             .iter()
@@ -84,18 +98,18 @@ impl Filter {
                 let field = fields.text("field").unwrap_or_default();
                 match filter.tag {
                     "field-equals" => {
-                        Some(Filter::FieldEquals { field, value: FilterValue::read(fields.scalar("value")?)? })
+                        Some(FilterConfig::FieldEquals { field, value: FilterValue::read(fields.scalar("value")?)? })
                     }
-                    "field-prefix" => Some(Filter::FieldPrefix { field, prefix: fields.text("prefix")? }),
-                    _ => Some(Filter::FieldRegex { field, pattern: Pattern::read(fields, problems)? }),
+                    "field-prefix" => Some(FilterConfig::FieldPrefix { field, prefix: fields.text("prefix")? }),
+                    _ => Some(FilterConfig::FieldRegex { field, pattern: PatternConfig::read(fields, problems)? }),
                 }
             })
             .collect()
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         match self {
-            Filter::FieldEquals { field, value } => {
+            FilterConfig::FieldEquals { field, value } => {
                 out.put("type", "field-equals");
                 out.put("field", text(field));
                 out.put(
@@ -108,12 +122,12 @@ impl Filter {
                     },
                 );
             }
-            Filter::FieldPrefix { field, prefix } => {
+            FilterConfig::FieldPrefix { field, prefix } => {
                 out.put("type", "field-prefix");
                 out.put("field", text(field));
                 out.put("prefix", text(prefix));
             }
-            Filter::FieldRegex { field, pattern } => {
+            FilterConfig::FieldRegex { field, pattern } => {
                 out.put("type", "field-regex");
                 out.put("field", text(field));
                 out.put("pattern", text(pattern.0.as_str()));
@@ -123,7 +137,7 @@ impl Filter {
 }
 
 impl FilterValue {
-    fn read(node: &Node) -> Option<FilterValue> {
+    fn read(node: &ConfigNode) -> Option<FilterValue> {
         let scalar = node.scalar()?;
         let raw = scalar.raw.clone();
         Some(match scalar.value_type {
@@ -135,11 +149,11 @@ impl FilterValue {
     }
 }
 
-impl Pattern {
-    fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Option<Pattern> {
+impl PatternConfig {
+    fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Option<PatternConfig> {
         let pattern = fields.text("pattern")?;
         match Regex::new(&pattern) {
-            Ok(regex) => Some(Pattern(regex)),
+            Ok(regex) => Some(PatternConfig(regex)),
             Err(error) => {
                 // The library's message has several lines, of which the last one is the error.
                 let error = error.to_string();
@@ -147,14 +161,14 @@ impl Pattern {
                 let why = error.strip_prefix("error: ").unwrap_or(error);
                 let message = format!("expected a regular expression, found \"{}\": {why}", mask_text(&pattern));
                 let path = fields.path.key("pattern");
-                problems.push(Problem::new(fields.place_of("pattern"), &path, message));
+                problems.push(ConfigProblem::new(fields.place_of("pattern"), &path, message));
                 None
             }
         }
     }
 }
 
-impl PartialEq for Pattern {
+impl PartialEq for PatternConfig {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_str() == other.0.as_str()
     }

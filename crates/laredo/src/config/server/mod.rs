@@ -1,12 +1,12 @@
 //! The configuration of `laredo-server`.
 
+mod endpoints;
 mod fanout;
 mod filters;
 mod journal;
-mod keeping;
 mod observability;
-mod refused;
-mod services;
+mod refused_keys;
+mod snapshot_and_archive;
 mod source;
 mod store;
 mod table;
@@ -16,24 +16,24 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use fanout::{BufferPolicy, ClientBuffer, FanoutConfig, FanoutGrpc};
-pub use filters::{Filter, FilterValue, Pattern};
-pub use journal::{JournalConfig, JournalStore};
-pub use keeping::{ArchiveConfig, ArchiveFormat, SnapshotConfig, SnapshotRetention, SnapshotSerializer};
+pub use endpoints::{GrpcConfig, GrpcTlsConfig, HealthConfig};
+pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig};
+pub use filters::{FilterConfig, FilterValue, PatternConfig};
+pub use journal::{JournalConfig, JournalStoreConfig};
 pub use observability::{LogLevel, LogType, LoggingConfig, MetricsConfig, ObservabilityConfig};
-pub use services::{GrpcConfig, HealthConfig, TlsConfig};
-pub use source::{DdlConfig, DdlWatchConfig, PublicationConfig, ReconnectConfig, SlotConfig, SourceConfig};
-pub use store::Store;
-pub use table::TableConfig;
-pub use transforms::Transform;
+pub use snapshot_and_archive::{ArchiveConfig, ArchiveFormat, SnapshotConfig, SnapshotRetention, SnapshotSerializer};
+pub use source::{DdlConfig, DdlWatchConfig, PostgresSourceConfig, PublicationConfig, ReconnectConfig, SlotConfig};
+pub use store::StoreConfig;
+pub use table::ServedTableConfig;
+pub use transforms::TransformConfig;
 pub use verify::VerifyConfig;
 
-use super::credentials::{self, CREDENTIALS, Credentials};
-use super::diagnostics::{Problem, Report};
-use super::fields::Fields;
-use super::load::Loader;
-use super::schema::{Block, Key, Kind, PORT, Schema, TEXT_OR_EMPTY};
-use super::tree::Node;
+use super::credentials::{self, CREDENTIALS, CredentialsConfig};
+use super::diagnostics::{ConfigProblem, ConfigReport};
+use super::fields::BlockFields;
+use super::load::ConfigLoader;
+use super::schema::{BlockSchema, ConfigSchema, KeySchema, PORT, SettingKind, TEXT_OR_EMPTY};
+use super::tree::ConfigNode;
 use super::write;
 
 /// The configuration of `laredo-server` after all checks: references exist, values are in range,
@@ -41,9 +41,9 @@ use super::write;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerConfig {
     /// The sources, by the name that tables use; at least one.
-    pub sources: BTreeMap<String, SourceConfig>,
+    pub sources: BTreeMap<String, PostgresSourceConfig>,
     /// The tables, in the order of the configuration; at least one, and no two with the same name.
-    pub tables: Vec<TableConfig>,
+    pub tables: Vec<ServedTableConfig>,
     /// The port of the OAM service, and TLS for every gRPC port.
     pub grpc: GrpcConfig,
     /// The health endpoints.
@@ -51,7 +51,7 @@ pub struct ServerConfig {
     /// Metrics and logs.
     pub observability: ObservabilityConfig,
     /// The credentials profiles that object stores refer to.
-    pub credentials: BTreeMap<String, Credentials>,
+    pub credentials: BTreeMap<String, CredentialsConfig>,
     /// The folder for temporary files; `None` means the system's.
     pub temp_dir: Option<PathBuf>,
 }
@@ -59,41 +59,43 @@ pub struct ServerConfig {
 /// The port for clients, unless the configuration or a table sets another one.
 const FANOUT_PORT_DEFAULT: u16 = 4002;
 
-static SCHEMA: Schema = Schema {
+static SCHEMA: ConfigSchema = ConfigSchema {
     root: &ROOT,
-    refused: refused::KEYS,
+    refused: refused_keys::KEYS,
     file_variable: "LAREDO_CONFIG",
     variable_prefix: "LAREDO_",
     foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_"],
 };
 
-static ROOT: Block = Block {
+static ROOT: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("sources", source::SOURCES),
-        Key::required("tables", Kind::List(&Kind::Block(&table::TABLE))),
-        Key::new("fanout", Kind::Block(&FANOUT)),
-        Key::new("grpc", Kind::Block(&services::GRPC)),
-        Key::new("health", Kind::Block(&services::HEALTH)),
-        Key::new("observability", Kind::Block(&observability::OBSERVABILITY)),
-        Key::new("credentials", CREDENTIALS),
-        Key::new("temp_dir", TEXT_OR_EMPTY),
-        Key::new(
+        KeySchema::required("sources", source::SOURCES),
+        KeySchema::required("tables", SettingKind::List(&SettingKind::Block(&table::TABLE))),
+        KeySchema::new("fanout", SettingKind::Block(&FANOUT)),
+        KeySchema::new("grpc", SettingKind::Block(&endpoints::GRPC)),
+        KeySchema::new("health", SettingKind::Block(&endpoints::HEALTH)),
+        KeySchema::new("observability", SettingKind::Block(&observability::OBSERVABILITY)),
+        KeySchema::new("credentials", CREDENTIALS),
+        KeySchema::new("temp_dir", TEXT_OR_EMPTY),
+        KeySchema::new(
             "snapshot",
-            Kind::Refused(
+            SettingKind::Refused(
                 "snapshots of the whole server have no meaning in this version; \
                  write the snapshot block inside the target",
             ),
         ),
-        Key::new(
+        KeySchema::new(
             "snapshotter",
-            Kind::Refused("is for laredo-snapshotter; give each program files of its own (--config, --conf-dir)"),
+            SettingKind::Refused(
+                "is for laredo-snapshotter; give each program files of its own (--config, --conf-dir)",
+            ),
         ),
     ],
 };
 
-static FANOUT: Block = Block { keys: &[Key::new("grpc", Kind::Block(&FANOUT_GRPC))] };
+static FANOUT: BlockSchema = BlockSchema { keys: &[KeySchema::new("grpc", SettingKind::Block(&FANOUT_GRPC))] };
 
-static FANOUT_GRPC: Block = Block { keys: &[Key::new("port", PORT)] };
+static FANOUT_GRPC: BlockSchema = BlockSchema { keys: &[KeySchema::new("port", PORT)] };
 
 impl ServerConfig {
     /// Loads, merges and checks the configuration.
@@ -101,7 +103,7 @@ impl ServerConfig {
     /// # Errors
     ///
     /// A report of all problems of the configuration.
-    pub fn load(loader: &Loader) -> Result<Self, Report> {
+    pub fn load(loader: &ConfigLoader) -> Result<Self, ConfigReport> {
         loader.load(&SCHEMA, Self::read)
     }
 
@@ -114,7 +116,7 @@ impl ServerConfig {
     /// Returns the effective configuration as HOCON. It loads to the same configuration, except for
     /// the passwords of connections, which are masked.
     pub fn to_hocon(&self) -> String {
-        let mut out = write::Block::default();
+        let mut out = write::HoconBlock::default();
         out.block("sources", |out| {
             for (name, source) in &self.sources {
                 out.block(name, |out| source.write(out));
@@ -129,12 +131,13 @@ impl ServerConfig {
         out.into_document()
     }
 
-    fn read(root: &Node, problems: &mut Vec<Problem>) -> ServerConfig {
-        let root = Fields::root(root, &ROOT);
+    fn read(root: &ConfigNode, problems: &mut Vec<ConfigProblem>) -> ServerConfig {
+        let root = BlockFields::root(root, &ROOT);
         let fanout_port = root.block("fanout").block("grpc").port("port").unwrap_or(FANOUT_PORT_DEFAULT);
         let sources = source::read_all(&root, problems);
         let credentials = credentials::read_all(&root, problems);
-        let known = Known { sources: root.names("sources"), credentials: root.names("credentials"), fanout_port };
+        let known =
+            ConfiguredNames { sources: root.names("sources"), credentials: root.names("credentials"), fanout_port };
         let config = ServerConfig {
             sources,
             tables: table::read_all(&root, &known, problems),
@@ -151,7 +154,7 @@ impl ServerConfig {
 
     /// Checks that gRPC and HTTP do not share a port. A gRPC port may serve both the OAM service
     /// and clients.
-    fn check_ports(&self, root: &Fields, problems: &mut Vec<Problem>) {
+    fn check_ports(&self, root: &BlockFields, problems: &mut Vec<ConfigProblem>) {
         let grpc = root.block("grpc");
         let mut taken = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
         for (i, (table, fields)) in self.tables.iter().zip(root.blocks("tables")).enumerate() {
@@ -169,7 +172,7 @@ impl ServerConfig {
                 let written = fields.has(key);
                 let place = if written { fields.place_of(key) } else { place_of_twin };
                 let message = format!("port {port} is taken by {of}; give each its own");
-                problems.push(Problem::new(place, &path, message));
+                problems.push(ConfigProblem::new(place, &path, message));
             }
             taken.push((port, path.to_string(), fields.place_of(key).clone()));
         }
@@ -177,14 +180,14 @@ impl ServerConfig {
 
     /// Checks that the health and metrics endpoints have different paths, because the health port
     /// serves the metrics, too.
-    fn check_paths(&self, root: &Fields, problems: &mut Vec<Problem>) {
+    fn check_paths(&self, root: &BlockFields, problems: &mut Vec<ConfigProblem>) {
         let (health, metrics) = (root.block("health"), root.block("observability").block("metrics"));
         let of_metrics = &self.observability.metrics.path;
         let of_health =
             [("readiness_path", &self.health.readiness_path), ("liveness_path", &self.health.liveness_path)];
-        let mut complain = |fields: &Fields, key: &str, what: &str| {
+        let mut complain = |fields: &BlockFields, key: &str, what: &str| {
             let message = format!("{what} has this path already; give each its own");
-            problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+            problems.push(ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message));
         };
         for (key, path) in of_health {
             if path == STARTUP_PATH {
@@ -207,7 +210,7 @@ impl ServerConfig {
 const STARTUP_PATH: &str = "/health/startup";
 
 /// The names that a configuration may refer to, and the default port for clients.
-struct Known<'a> {
+struct ConfiguredNames<'a> {
     sources: Vec<&'a str>,
     credentials: Vec<&'a str>,
     fanout_port: u16,

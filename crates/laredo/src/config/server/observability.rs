@@ -1,7 +1,7 @@
 //! The configuration of metrics and logs.
 
-use super::super::fields::Fields;
-use super::super::schema::{Block, Key, Kind, PORT, URL_PATH};
+use super::super::fields::BlockFields;
+use super::super::schema::{BlockSchema, KeySchema, PORT, SettingKind, URL_PATH};
 use super::super::write::{self, text};
 
 /// The configuration of metrics and logs.
@@ -56,22 +56,30 @@ pub enum LogLevel {
 }
 
 /// The schema of `observability`.
-pub(super) static OBSERVABILITY: Block =
-    Block { keys: &[Key::new("metrics", Kind::Block(&METRICS)), Key::new("logging", Kind::Block(&LOGGING))] };
-
-static METRICS: Block = Block {
-    keys: &[Key::new("type", Kind::Choice(&[&["prometheus"]])), Key::new("port", PORT), Key::new("path", URL_PATH)],
+pub(super) static OBSERVABILITY: BlockSchema = BlockSchema {
+    keys: &[
+        KeySchema::new("metrics", SettingKind::Block(&METRICS)),
+        KeySchema::new("logging", SettingKind::Block(&LOGGING)),
+    ],
 };
 
-static LOGGING: Block = Block {
+static METRICS: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("type", Kind::Choice(&[&["structured"], &["text"]])),
-        Key::new("level", Kind::Choice(&[&["trace"], &["debug"], &["info"], &["warn"], &["error"]])),
+        KeySchema::new("type", SettingKind::Choice(&[&["prometheus"]])),
+        KeySchema::new("port", PORT),
+        KeySchema::new("path", URL_PATH),
+    ],
+};
+
+static LOGGING: BlockSchema = BlockSchema {
+    keys: &[
+        KeySchema::new("type", SettingKind::Choice(&[&["structured"], &["text"]])),
+        KeySchema::new("level", SettingKind::Choice(&[&["trace"], &["debug"], &["info"], &["warn"], &["error"]])),
     ],
 };
 
 impl ObservabilityConfig {
-    pub(super) fn read(fields: &Fields) -> Self {
+    pub(super) fn read(fields: &BlockFields) -> Self {
         let metrics = fields.block("metrics");
         let logging = fields.block("logging");
         ObservabilityConfig {
@@ -89,7 +97,7 @@ impl ObservabilityConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.block("metrics", |out| {
             out.put("type", "prometheus");
             out.put("port", self.metrics.port);

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use laredo_postgres::ConnectionOptions;
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
 use super::super::leaf::show_time;
-use super::super::schema::{AGE, Block, Key, Kind, Tagged};
-use super::super::secret::Secret;
+use super::super::schema::{AGE, BlockSchema, KeySchema, SettingKind, VariantSchema};
+use super::super::secret::ConfigSecret;
 use super::super::write::{self, text};
 
 /// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SourceConfig {
+pub struct PostgresSourceConfig {
     /// The connection string of libpq, as a URL or as key=value pairs.
-    pub connection: Secret,
+    pub connection: ConfigSecret,
     /// The replication slot.
     pub slot: SlotConfig,
     /// The publication.
@@ -88,38 +88,39 @@ pub struct ReconnectConfig {
 }
 
 /// The schema of `sources { NAME { … } }`.
-pub(super) const SOURCES: Kind = Kind::Map(&Kind::Tagged(&SOURCE));
+pub(super) const SOURCES: SettingKind = SettingKind::Map(&SettingKind::Tagged(&SOURCE));
 
-static SOURCE: Tagged = Tagged { tag: "type", what: "source type", variants: &[(&["postgresql", "pg"], &POSTGRESQL)] };
+static SOURCE: VariantSchema =
+    VariantSchema { tag: "type", what: "source type", variants: &[(&["postgresql", "pg"], &POSTGRESQL)] };
 
-static POSTGRESQL: Block = Block {
+static POSTGRESQL: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("type", Kind::Choice(&[&["postgresql", "pg"]])),
-        Key::required("connection", Kind::Secret),
-        Key::new("slot_mode", Kind::Choice(&[&["ephemeral"], &["stateful"]])),
-        Key::new("slot_name", SLOT_NAME),
-        Key::new("publication", Kind::Block(&PUBLICATION)),
-        Key::new("ddl", Kind::Block(&DDL)),
-        Key::new("reconnect", Kind::Block(&RECONNECT)),
-        Key::new("copies_max", Kind::Count { min: 1, max: 1000 }),
-        Key::new("copy_timeout", AGE),
+        KeySchema::required("type", SettingKind::Choice(&[&["postgresql", "pg"]])),
+        KeySchema::required("connection", SettingKind::Secret),
+        KeySchema::new("slot_mode", SettingKind::Choice(&[&["ephemeral"], &["stateful"]])),
+        KeySchema::new("slot_name", SLOT_NAME),
+        KeySchema::new("publication", SettingKind::Block(&PUBLICATION)),
+        KeySchema::new("ddl", SettingKind::Block(&DDL)),
+        KeySchema::new("reconnect", SettingKind::Block(&RECONNECT)),
+        KeySchema::new("copies_max", SettingKind::Count { min: 1, max: 1000 }),
+        KeySchema::new("copy_timeout", AGE),
     ],
 };
 
-static PUBLICATION: Block = Block {
+static PUBLICATION: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("name", IDENTIFIER),
-        Key::new("create", Kind::Flag),
-        Key::new(
+        KeySchema::new("name", IDENTIFIER),
+        KeySchema::new("create", SettingKind::Flag),
+        KeySchema::new(
             "publish",
-            Kind::Refused(
+            SettingKind::Refused(
                 "is refused: laredo publishes inserts, updates, deletes and truncates alike, because a copy \
                  that is not told of one of them is wrong",
             ),
         ),
-        Key::new(
+        KeySchema::new(
             "tables",
-            Kind::Refused(
+            SettingKind::Refused(
                 "is refused: a publication whose row filter or column list lacks a column of the replica \
                  identity makes PostgreSQL fail your own UPDATE and DELETE; filter in the target instead \
                  (filters, transforms)",
@@ -128,21 +129,22 @@ static PUBLICATION: Block = Block {
     ],
 };
 
-static DDL: Block = Block { keys: &[Key::new("watch", Kind::Choice(&[&["poll"], &["trigger"]]))] };
+static DDL: BlockSchema =
+    BlockSchema { keys: &[KeySchema::new("watch", SettingKind::Choice(&[&["poll"], &["trigger"]]))] };
 
-static RECONNECT: Block = Block {
+static RECONNECT: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("max_attempts", Kind::Count { min: 1, max: u32::MAX as u64 }),
-        Key::new("initial_backoff", BACKOFF),
-        Key::new("max_backoff", BACKOFF),
-        Key::new("backoff_multiplier", Kind::Ratio { min: 1.0, max: 100.0 }),
+        KeySchema::new("max_attempts", SettingKind::Count { min: 1, max: u32::MAX as u64 }),
+        KeySchema::new("initial_backoff", BACKOFF),
+        KeySchema::new("max_backoff", BACKOFF),
+        KeySchema::new("backoff_multiplier", SettingKind::Ratio { min: 1.0, max: 100.0 }),
     ],
 };
 
-const BACKOFF: Kind = Kind::Time { min: Duration::from_millis(10), max: Duration::from_secs(3600) };
+const BACKOFF: SettingKind = SettingKind::Time { min: Duration::from_millis(10), max: Duration::from_secs(3600) };
 
 /// A slot name by the rules of PostgreSQL.
-const SLOT_NAME: Kind = Kind::Text {
+const SLOT_NAME: SettingKind = SettingKind::Text {
     accepts: |name| {
         (1..=NAME_BYTES_MAX).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
@@ -150,7 +152,7 @@ const SLOT_NAME: Kind = Kind::Text {
     expected: "a slot name: lower-case letters, digits and underscores, at most 63",
 };
 
-const IDENTIFIER: Kind = Kind::Text {
+const IDENTIFIER: SettingKind = SettingKind::Text {
     accepts: |name| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0'),
     expected: "a PostgreSQL name of at most 63 bytes",
 };
@@ -158,9 +160,12 @@ const IDENTIFIER: Kind = Kind::Text {
 /// The maximum length of a name in bytes. PostgreSQL truncates longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
-pub(super) fn read_all(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<String, SourceConfig> {
+pub(super) fn read_all(
+    root: &BlockFields,
+    problems: &mut Vec<ConfigProblem>,
+) -> BTreeMap<String, PostgresSourceConfig> {
     if root.has("sources") && root.names("sources").is_empty() {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             root.place_of("sources"),
             &root.path.key("sources"),
             "there is no source; describe at least one database",
@@ -171,13 +176,13 @@ pub(super) fn read_all(root: &Fields, problems: &mut Vec<Problem>) -> BTreeMap<S
         .map(|(name, source)| {
             let fields = &source.fields;
             if !is_name(name) {
-                problems.push(Problem::new(
+                problems.push(ConfigProblem::new(
                     &fields.place,
                     &fields.path,
                     "a source's name has letters, digits, underscores and hyphens, at most 63",
                 ));
             }
-            (name.to_owned(), SourceConfig::read(name, fields, problems))
+            (name.to_owned(), PostgresSourceConfig::read(name, fields, problems))
         })
         .collect()
 }
@@ -187,13 +192,13 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-impl SourceConfig {
-    fn read(source: &str, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+impl PostgresSourceConfig {
+    fn read(source: &str, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
         let slot_name = fields.text("slot_name");
         let slot = match fields.word("slot_mode") {
             Some("stateful") => {
                 if !fields.has("slot_name") {
-                    problems.push(Problem::new(
+                    problems.push(ConfigProblem::new(
                         fields.place_of("slot_mode"),
                         &fields.path.key("slot_name"),
                         "is required with slot_mode = stateful: the slot must be found again",
@@ -205,14 +210,14 @@ impl SourceConfig {
         };
         let connection = fields.text("connection");
         if let Some(Err(error)) = connection.as_deref().map(ConnectionOptions::parse) {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of("connection"),
                 &fields.path.key("connection"),
                 error.to_string(),
             ));
         }
-        SourceConfig {
-            connection: Secret::new(connection.unwrap_or_default()),
+        PostgresSourceConfig {
+            connection: ConfigSecret::new(connection.unwrap_or_default()),
             publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
             ddl: DdlConfig::read(&fields.block("ddl")),
             reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),
@@ -222,7 +227,7 @@ impl SourceConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put("type", "postgresql");
         out.put("connection", text(&self.connection.masked_connection()));
         match &self.slot {
@@ -258,14 +263,14 @@ impl SourceConfig {
 }
 
 impl PublicationConfig {
-    fn read(source: &str, slot_name: Option<&str>, fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+    fn read(source: &str, slot_name: Option<&str>, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
         let base = match slot_name {
             Some(slot_name) => slot_name.to_owned(),
             None => format!("laredo_{source}"),
         };
         let name = fields.text("name").unwrap_or(format!("{base}_pub"));
         if name.len() > NAME_BYTES_MAX {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 &fields.place,
                 &fields.path.key("name"),
                 format!("is required: the default, {name}, is longer than {NAME_BYTES_MAX} bytes"),
@@ -276,7 +281,7 @@ impl PublicationConfig {
 }
 
 impl DdlConfig {
-    fn read(fields: &Fields) -> Self {
+    fn read(fields: &BlockFields) -> Self {
         let watch = match fields.word("watch") {
             Some("trigger") => DdlWatchConfig::Trigger,
             _ => DdlWatchConfig::Poll,
@@ -286,7 +291,7 @@ impl DdlConfig {
 }
 
 impl ReconnectConfig {
-    fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+    fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
         let initial = fields.time("initial_backoff");
         let longest = fields.time("max_backoff");
         let config = ReconnectConfig {
@@ -297,7 +302,7 @@ impl ReconnectConfig {
         };
         if config.initial_backoff > config.max_backoff {
             let key = if longest.is_some() { "max_backoff" } else { "initial_backoff" };
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of(key),
                 &fields.path.key(key),
                 format!(

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use super::super::credentials;
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::schema::{Block, Key, TEXT, TEXT_OR_EMPTY};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::schema::{BlockSchema, KeySchema, TEXT, TEXT_OR_EMPTY};
 use super::super::write::{self, text};
-use super::Known;
+use super::ConfiguredNames;
 
 /// A store of files: `store`, and the `store_config` next to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
+pub enum StoreConfig {
     /// A folder.
     Local {
         /// The folder's path.
@@ -31,23 +31,27 @@ pub enum Store {
 }
 
 /// The `store_config` of a local store.
-pub(super) static LOCAL: Block = Block { keys: &[Key::required("path", TEXT)] };
+pub(super) static LOCAL: BlockSchema = BlockSchema { keys: &[KeySchema::required("path", TEXT)] };
 
 /// The `store_config` of an S3 store.
-pub(super) static S3: Block = Block {
+pub(super) static S3: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("bucket", TEXT),
-        Key::new("prefix", TEXT_OR_EMPTY),
-        Key::new("region", TEXT),
-        Key::new("credentials", TEXT),
+        KeySchema::required("bucket", TEXT),
+        KeySchema::new("prefix", TEXT_OR_EMPTY),
+        KeySchema::new("region", TEXT),
+        KeySchema::new("credentials", TEXT),
     ],
 };
 
-impl Store {
+impl StoreConfig {
     /// Reads `store` and `store_config` of a block in which `store` is given.
-    pub(super) fn read(fields: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Store {
+    pub(super) fn read(
+        fields: &BlockFields,
+        known: &ConfiguredNames,
+        problems: &mut Vec<ConfigProblem>,
+    ) -> StoreConfig {
         if !fields.has("store_config") && fields.word("store").is_some() {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of("store"),
                 &fields.path.key("store_config"),
                 "is required: where the store is",
@@ -55,26 +59,26 @@ impl Store {
         }
         let config = fields.block("store_config");
         if fields.word("store") == Some("s3") {
-            Store::S3 {
+            StoreConfig::S3 {
                 bucket: config.text("bucket").unwrap_or_default(),
                 prefix: config.text("prefix").unwrap_or_default(),
                 region: config.text("region"),
                 credentials: credentials::read_name(&config, &known.credentials, problems),
             }
         } else {
-            Store::Local { path: config.text("path").unwrap_or_default().into() }
+            StoreConfig::Local { path: config.text("path").unwrap_or_default().into() }
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         match self {
-            Store::Local { path } => {
+            StoreConfig::Local { path } => {
                 out.put("store", "local");
                 out.block("store_config", |out| {
                     out.put("path", text(&path.to_string_lossy()));
                 });
             }
-            Store::S3 { bucket, prefix, region, credentials } => {
+            StoreConfig::S3 { bucket, prefix, region, credentials } => {
                 out.put("store", "s3");
                 out.block("store_config", |out| {
                     out.put("bucket", text(bucket));

@@ -1,18 +1,18 @@
 //! Tables: the source of each table, its key, and its fan-out.
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::references::{dangling, repeated};
-use super::super::schema::{Block, Key, Kind, TEXT};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::references::{report_dangling, report_repeated};
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT};
 use super::super::write::{self, list, text};
-use super::Known;
+use super::ConfiguredNames;
 use super::fanout::{FanoutConfig, TARGET};
-use super::transforms::Transform;
+use super::transforms::TransformConfig;
 use super::verify::{self, VerifyConfig};
 
 /// A table and the fan-out that serves it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TableConfig {
+pub struct ServedTableConfig {
     /// The name of the table's source in `sources`.
     pub source: String,
     /// The table's schema in the database.
@@ -29,35 +29,39 @@ pub struct TableConfig {
 }
 
 /// The schema of an item of `tables`.
-pub(super) static TABLE: Block = Block {
+pub(super) static TABLE: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("source", TEXT),
-        Key::required("schema", TEXT),
-        Key::required("table", TEXT),
-        Key::new("key_fields", Kind::List(&TEXT)),
-        Key::new("verify", Kind::Block(&verify::VERIFY)),
-        Key::required("targets", Kind::List(&Kind::Tagged(&TARGET))),
+        KeySchema::required("source", TEXT),
+        KeySchema::required("schema", TEXT),
+        KeySchema::required("table", TEXT),
+        KeySchema::new("key_fields", SettingKind::List(&TEXT)),
+        KeySchema::new("verify", SettingKind::Block(&verify::VERIFY)),
+        KeySchema::required("targets", SettingKind::List(&SettingKind::Tagged(&TARGET))),
     ],
 };
 
-pub(super) fn read_all(root: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Vec<TableConfig> {
+pub(super) fn read_all(
+    root: &BlockFields,
+    known: &ConfiguredNames,
+    problems: &mut Vec<ConfigProblem>,
+) -> Vec<ServedTableConfig> {
     let all = root.blocks("tables");
     if root.has("tables") && all.is_empty() && root.item_count("tables") == 0 {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             root.place_of("tables"),
             &root.path.key("tables"),
             "there is no table; name at least one to serve",
         ));
     }
-    let mut tables: Vec<TableConfig> = Vec::new();
+    let mut tables: Vec<ServedTableConfig> = Vec::new();
     for fields in all {
-        let table = TableConfig::read(&fields, known, problems);
+        let table = ServedTableConfig::read(&fields, known, problems);
         // Clients ask by schema and table alone, so a server can have only one table of each name.
         let twin = tables.iter().position(|t| (&t.schema, &t.table) == (&table.schema, &table.table));
         if let Some(twin) = twin
             && !table.table.is_empty()
         {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of("table"),
                 &fields.path.key("table"),
                 format!(
@@ -71,15 +75,15 @@ pub(super) fn read_all(root: &Fields, known: &Known, problems: &mut Vec<Problem>
     tables
 }
 
-impl TableConfig {
-    fn read(fields: &Fields, known: &Known, problems: &mut Vec<Problem>) -> Self {
+impl ServedTableConfig {
+    fn read(fields: &BlockFields, known: &ConfiguredNames, problems: &mut Vec<ConfigProblem>) -> Self {
         let source = fields.text("source").unwrap_or_default();
         if fields.text("source").is_some() {
-            dangling(fields, "source", &source, &known.sources, "source", problems);
+            report_dangling(fields, "source", &source, &known.sources, "source", problems);
         }
         let count = fields.item_count("targets");
         if fields.has("targets") && count != 1 {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of("targets"),
                 &fields.path.key("targets"),
                 format!("a table has exactly one replication-fanout target, not {count}"),
@@ -92,7 +96,7 @@ impl TableConfig {
             // The missing target has been reported.
             None => FanoutConfig::with_defaults(known.fanout_port),
         };
-        let config = TableConfig {
+        let config = ServedTableConfig {
             source,
             schema: fields.text("schema").unwrap_or_default(),
             table,
@@ -105,17 +109,16 @@ impl TableConfig {
     }
 
     /// Checks that the key names each column once, and that no transform drops a column of it.
-    fn check_key(&self, fields: &Fields, problems: &mut Vec<Problem>) {
-        repeated(fields, "key_fields", problems);
+    fn check_key(&self, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) {
+        report_repeated(fields, "key_fields", problems);
         let path = fields.path.key("key_fields");
         for field in &self.key_fields {
-            let dropped = self
-                .fanout
-                .transforms
-                .iter()
-                .any(|transform| matches!(transform, Transform::DropFields { fields } if fields.contains(field)));
+            let dropped =
+                self.fanout.transforms.iter().any(
+                    |transform| matches!(transform, TransformConfig::DropFields { fields } if fields.contains(field)),
+                );
             if dropped {
-                problems.push(Problem::new(
+                problems.push(ConfigProblem::new(
                     fields.place_of("key_fields"),
                     &path,
                     format!("{field} is dropped by a transform; clients need the key"),
@@ -124,7 +127,7 @@ impl TableConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put("source", text(&self.source));
         out.put("schema", text(&self.schema));
         out.put("table", text(&self.table));

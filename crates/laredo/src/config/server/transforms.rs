@@ -1,13 +1,13 @@
 //! Transforms, which change the columns that clients see.
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
 use super::super::write::{self, list, text};
 
 /// A change of a row's columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transform {
+pub enum TransformConfig {
     /// The removal of columns.
     DropFields {
         /// The columns.
@@ -29,7 +29,7 @@ pub enum Transform {
 const TIMESTAMP_FIELD_DEFAULT: &str = "committed_at";
 
 /// The schema of `transforms`.
-pub(super) const TRANSFORMS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+pub(super) const TRANSFORMS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
     tag: "type",
     what: "transform type",
     variants: &[
@@ -39,27 +39,30 @@ pub(super) const TRANSFORMS: Kind = Kind::List(&Kind::Tagged(&Tagged {
     ],
 }));
 
-static DROP_FIELDS: Block = Block { keys: &[Key::required("type", TEXT), Key::required("fields", Kind::List(&TEXT))] };
+static DROP_FIELDS: BlockSchema =
+    BlockSchema { keys: &[KeySchema::required("type", TEXT), KeySchema::required("fields", SettingKind::List(&TEXT))] };
 
-static RENAME_FIELDS: Block = Block { keys: &[Key::required("type", TEXT), Key::required("fields", Kind::Map(&TEXT))] };
+static RENAME_FIELDS: BlockSchema =
+    BlockSchema { keys: &[KeySchema::required("type", TEXT), KeySchema::required("fields", SettingKind::Map(&TEXT))] };
 
-static ADD_TIMESTAMP: Block = Block { keys: &[Key::required("type", TEXT), Key::new("field", TEXT)] };
+static ADD_TIMESTAMP: BlockSchema =
+    BlockSchema { keys: &[KeySchema::required("type", TEXT), KeySchema::new("field", TEXT)] };
 
-impl Transform {
-    pub(super) fn read_all(target: &Fields, problems: &mut Vec<Problem>) -> Vec<Transform> {
+impl TransformConfig {
+    pub(super) fn read_all(target: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Vec<TransformConfig> {
         target
             .variants("transforms")
             .iter()
             .map(|transform| {
                 let fields = &transform.fields;
                 match transform.tag {
-                    "drop-fields" => Transform::DropFields { fields: fields.texts("fields") },
+                    "drop-fields" => TransformConfig::DropFields { fields: fields.texts("fields") },
                     "rename-fields" => {
                         let renamed = fields.texts_by_name("fields");
                         check_new_names(fields, &renamed, problems);
-                        Transform::RenameFields { fields: renamed }
+                        TransformConfig::RenameFields { fields: renamed }
                     }
-                    _ => Transform::AddTimestamp {
+                    _ => TransformConfig::AddTimestamp {
                         field: fields.text("field").unwrap_or_else(|| TIMESTAMP_FIELD_DEFAULT.to_owned()),
                     },
                 }
@@ -67,13 +70,13 @@ impl Transform {
             .collect()
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         match self {
-            Transform::DropFields { fields } => {
+            TransformConfig::DropFields { fields } => {
                 out.put("type", "drop-fields");
                 out.put("fields", list(fields.iter().map(|f| text(f))));
             }
-            Transform::RenameFields { fields } => {
+            TransformConfig::RenameFields { fields } => {
                 out.put("type", "rename-fields");
                 out.block("fields", |out| {
                     for (old, new) in fields {
@@ -81,7 +84,7 @@ impl Transform {
                     }
                 });
             }
-            Transform::AddTimestamp { field } => {
+            TransformConfig::AddTimestamp { field } => {
                 out.put("type", "add-timestamp");
                 out.put("field", text(field));
             }
@@ -90,10 +93,10 @@ impl Transform {
 }
 
 /// Reports columns that would be renamed to the same name.
-fn check_new_names(fields: &Fields, renamed: &[(String, String)], problems: &mut Vec<Problem>) {
+fn check_new_names(fields: &BlockFields, renamed: &[(String, String)], problems: &mut Vec<ConfigProblem>) {
     for (i, (old, new)) in renamed.iter().enumerate() {
         if let Some((other, _)) = renamed[..i].iter().find(|(_, earlier)| earlier == new) {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 fields.place_of("fields"),
                 &fields.path.key("fields"),
                 format!("{other} and {old} would both be named {new}"),

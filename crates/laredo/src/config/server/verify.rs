@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::fields::Fields;
+use super::super::fields::BlockFields;
 use super::super::leaf::{show_rate, show_time};
-use super::super::schema::{Block, Key, Kind};
+use super::super::schema::{BlockSchema, KeySchema, SettingKind};
 use super::super::write;
 
 /// The schedule and speed of a table's verification.
@@ -21,16 +21,16 @@ pub struct VerifyConfig {
 }
 
 /// The schema of `verify`.
-pub(super) static VERIFY: Block = Block {
+pub(super) static VERIFY: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("enabled", Kind::Flag),
-        Key::new("interval", INTERVAL),
-        Key::new("rate", Kind::Rate { min: 64 << 10, max: i64::MAX as u64 }),
-        Key::new("heal", Kind::Flag),
+        KeySchema::new("enabled", SettingKind::Flag),
+        KeySchema::new("interval", INTERVAL),
+        KeySchema::new("rate", SettingKind::Rate { min: 64 << 10, max: i64::MAX as u64 }),
+        KeySchema::new("heal", SettingKind::Flag),
     ],
 };
 
-const INTERVAL: Kind = Kind::Time { min: Duration::from_secs(1), max: Duration::from_secs(366 * 86_400) };
+const INTERVAL: SettingKind = SettingKind::Time { min: Duration::from_secs(1), max: Duration::from_secs(366 * 86_400) };
 
 impl Default for VerifyConfig {
     fn default() -> Self {
@@ -39,7 +39,7 @@ impl Default for VerifyConfig {
 }
 
 impl VerifyConfig {
-    pub(super) fn read(fields: &Fields) -> Self {
+    pub(super) fn read(fields: &BlockFields) -> Self {
         let default = VerifyConfig::default();
         VerifyConfig {
             enabled: fields.flag("enabled").unwrap_or(default.enabled),
@@ -49,7 +49,7 @@ impl VerifyConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put("enabled", self.enabled);
         out.put("interval", show_time(self.interval));
         out.put("rate", show_rate(self.bytes_per_second));

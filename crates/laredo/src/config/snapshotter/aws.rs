@@ -4,9 +4,9 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::super::credentials;
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::schema::{Key, Kind, TEXT};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::schema::{KeySchema, SettingKind, TEXT};
 use super::super::write::{self, text};
 
 /// The settings that every service of AWS needs.
@@ -20,14 +20,14 @@ pub struct AwsConfig {
     pub credentials: Option<String>,
 }
 
-pub(super) const REGION: Key = Key::new("region", TEXT);
-pub(super) const ENDPOINT: Key = Key::new("endpoint", URL);
-pub(super) const PROFILE: Key = Key::new("credentials", TEXT);
+pub(super) const REGION: KeySchema = KeySchema::new("region", TEXT);
+pub(super) const ENDPOINT: KeySchema = KeySchema::new("endpoint", URL);
+pub(super) const PROFILE: KeySchema = KeySchema::new("credentials", TEXT);
 
 /// An HTTP address without a user name or password. Credentials belong in a profile, because the
 /// address is printed.
-pub(super) const URL: Kind =
-    Kind::Text { accepts: is_url, expected: "a URL that begins with http:// or https:// and names no user" };
+pub(super) const URL: SettingKind =
+    SettingKind::Text { accepts: is_url, expected: "a URL that begins with http:// or https:// and names no user" };
 
 fn is_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
@@ -37,7 +37,7 @@ fn is_url(text: &str) -> bool {
 }
 
 impl AwsConfig {
-    pub(super) fn read(fields: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn read(fields: &BlockFields, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> Self {
         AwsConfig {
             region: fields.text("region"),
             endpoint: fields.text("endpoint"),
@@ -45,7 +45,7 @@ impl AwsConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put_if("region", self.region.as_deref().map(text));
         out.put_if("endpoint", self.endpoint.as_deref().map(text));
         out.put_if("credentials", self.credentials.as_deref().map(text));

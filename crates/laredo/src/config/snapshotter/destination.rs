@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use laredo_archive::Encryption;
+use laredo_archive::S3Encryption;
 
-use super::super::diagnostics::Problem;
-use super::super::fields::{Fields, Variant};
-use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::{BlockFields, BlockVariant};
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
 use super::super::write::{self, text};
 use super::aws::{self, AwsConfig};
 
@@ -32,77 +32,82 @@ pub struct S3Config {
     /// True if URLs have the bucket in their path and not in the host name. Default false.
     pub force_path_style: bool,
     /// The encryption of objects; `None`, the default, means that of the bucket.
-    pub encryption: Option<Encryption>,
+    pub encryption: Option<S3Encryption>,
     /// The connection to the store.
     pub aws: AwsConfig,
 }
 
 /// The schema of `destinations`.
-pub(super) const DESTINATIONS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+pub(super) const DESTINATIONS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
     tag: "type",
     what: "destination type",
     variants: &[(&["local"], &LOCAL), (&["s3"], &S3)],
 }));
 
-static LOCAL: Block = Block { keys: &[Key::required("type", TEXT), Key::required("path", TEXT)] };
+static LOCAL: BlockSchema =
+    BlockSchema { keys: &[KeySchema::required("type", TEXT), KeySchema::required("path", TEXT)] };
 
-static S3: Block = Block {
+static S3: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("type", TEXT),
-        Key::required("bucket", BUCKET),
-        Key::new("prefix", PREFIX),
+        KeySchema::required("type", TEXT),
+        KeySchema::required("bucket", BUCKET),
+        KeySchema::new("prefix", PREFIX),
         aws::REGION,
         aws::ENDPOINT,
-        Key::new("force_path_style", Kind::Flag),
-        Key::new("encryption", ENCRYPTION),
-        Key::new("kms_key_id", TEXT),
+        KeySchema::new("force_path_style", SettingKind::Flag),
+        KeySchema::new("encryption", ENCRYPTION),
+        KeySchema::new("kms_key_id", TEXT),
         aws::PROFILE,
     ],
 };
 
-const ENCRYPTION: Kind = Kind::Text {
-    accepts: |text| Encryption::NAMES.contains(&text),
+const ENCRYPTION: SettingKind = SettingKind::Text {
+    accepts: |text| S3Encryption::NAMES.contains(&text),
     expected: "\"AES256\", \"aws:kms\" or \"aws:kms:dsse\"",
 };
 
-const BUCKET: Kind = Kind::Text {
+const BUCKET: SettingKind = SettingKind::Text {
     accepts: |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !"/:?#".contains(c)),
     expected: "a bucket's name, without s3:// and without slashes",
 };
 
 /// The beginning of names. It cannot lead out of the destination, because no part may be `.` or
 /// `..`.
-pub(super) const PREFIX: Kind = Kind::Text {
+pub(super) const PREFIX: SettingKind = SettingKind::Text {
     accepts: |text| !text.contains('\0') && text.split('/').all(|part| !matches!(part, "." | "..")),
     expected: "the beginning of names, such as users/, in which no part is . or ..",
 };
 
 /// Reads `encryption`, and the `kms_key_id` that belongs to it.
-fn read_encryption(fields: &Fields, problems: &mut Vec<Problem>) -> Option<Encryption> {
+fn read_encryption(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Option<S3Encryption> {
     let (name, key) = (fields.text("encryption"), fields.text("kms_key_id"));
-    if key.is_some() && name.as_deref().is_none_or(|name| name == Encryption::Store.name()) {
+    if key.is_some() && name.as_deref().is_none_or(|name| name == S3Encryption::Store.name()) {
         let message = "names a key, which only encryption = \"aws:kms\" or \"aws:kms:dsse\" uses";
-        problems.push(Problem::new(fields.place_of("kms_key_id"), &fields.path.key("kms_key_id"), message));
+        problems.push(ConfigProblem::new(fields.place_of("kms_key_id"), &fields.path.key("kms_key_id"), message));
     }
-    let [store, kms, _] = Encryption::NAMES;
+    let [store, kms, _] = S3Encryption::NAMES;
     name.map(|name| match name {
-        name if name == store => Encryption::Store,
-        name if name == kms => Encryption::Kms(key),
-        _ => Encryption::KmsTwice(key),
+        name if name == store => S3Encryption::Store,
+        name if name == kms => S3Encryption::Kms(key),
+        _ => S3Encryption::KmsTwice(key),
     })
 }
 
 impl DestinationConfig {
-    pub(super) fn read_all(table: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Vec<DestinationConfig> {
+    pub(super) fn read_all(
+        table: &BlockFields,
+        profiles: &[&str],
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Vec<DestinationConfig> {
         if table.has("destinations") && table.item_count("destinations") == 0 {
             let message = "there is no destination; name at least one to write to";
-            problems.push(Problem::new(table.place_of("destinations"), &table.path.key("destinations"), message));
+            problems.push(ConfigProblem::new(table.place_of("destinations"), &table.path.key("destinations"), message));
         }
         let destinations = table.variants("destinations");
         destinations.iter().map(|destination| Self::read(destination, profiles, problems)).collect()
     }
 
-    fn read(destination: &Variant, profiles: &[&str], problems: &mut Vec<Problem>) -> DestinationConfig {
+    fn read(destination: &BlockVariant, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> DestinationConfig {
         let fields = &destination.fields;
         match destination.tag {
             "s3" => DestinationConfig::S3(S3Config {
@@ -116,7 +121,7 @@ impl DestinationConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         match self {
             DestinationConfig::Local { path } => {
                 out.put("type", "local");

@@ -1,8 +1,8 @@
 //! Events: the event sinks that are notified of new artifacts.
 
-use super::super::diagnostics::Problem;
-use super::super::fields::{Fields, Variant};
-use super::super::schema::{Block, Key, Kind, TEXT, Tagged};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::{BlockFields, BlockVariant};
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
 use super::super::write::{self, text};
 use super::aws::{self, AwsConfig};
 
@@ -36,32 +36,36 @@ pub enum EventTarget {
 }
 
 /// The schema of `events`.
-pub(super) const EVENTS: Kind = Kind::List(&Kind::Tagged(&Tagged {
+pub(super) const EVENTS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
     tag: "type",
     what: "kind of event",
     variants: &[(&["sns"], &SNS), (&["sqs"], &SQS), (&["kinesis"], &KINESIS)],
 }));
 
-static SNS: Block = Block { keys: &keys(Key::required("topic_arn", ARN)) };
-static SQS: Block = Block { keys: &keys(Key::required("queue_url", aws::URL)) };
-static KINESIS: Block = Block { keys: &keys(Key::required("stream", STREAM)) };
+static SNS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("topic_arn", ARN)) };
+static SQS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("queue_url", aws::URL)) };
+static KINESIS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("stream", STREAM)) };
 
-const fn keys(own: Key) -> [Key; 5] {
-    [Key::required("type", TEXT), own, aws::REGION, aws::ENDPOINT, aws::PROFILE]
+const fn keys(own: KeySchema) -> [KeySchema; 5] {
+    [KeySchema::required("type", TEXT), own, aws::REGION, aws::ENDPOINT, aws::PROFILE]
 }
 
-const ARN: Kind = Kind::Text {
+const ARN: SettingKind = SettingKind::Text {
     accepts: |text| text.starts_with("arn:") && text.matches(':').count() >= 5 && !text.contains(char::is_whitespace),
     expected: "an ARN, such as arn:aws:sns:eu-west-1:222233334444:changes",
 };
 
-const STREAM: Kind = Kind::Text {
+const STREAM: SettingKind = SettingKind::Text {
     accepts: |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)),
     expected: "a stream's name: letters, digits, _, . and -",
 };
 
 impl EventConfig {
-    pub(super) fn read_all(table: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Vec<EventConfig> {
+    pub(super) fn read_all(
+        table: &BlockFields,
+        profiles: &[&str],
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Vec<EventConfig> {
         let events = table.variants("events");
         events
             .iter()
@@ -72,14 +76,14 @@ impl EventConfig {
             .collect()
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         self.target.write(out);
         self.aws.write(out);
     }
 }
 
 impl EventTarget {
-    fn read(event: &Variant) -> EventTarget {
+    fn read(event: &BlockVariant) -> EventTarget {
         let own = |key: &str| event.fields.text(key).unwrap_or_default();
         match event.tag {
             "sns" => EventTarget::Sns { topic_arn: own("topic_arn") },
@@ -88,7 +92,7 @@ impl EventTarget {
         }
     }
 
-    fn write(&self, out: &mut write::Block) {
+    fn write(&self, out: &mut write::HoconBlock) {
         let (tag, key, value) = match self {
             EventTarget::Sns { topic_arn } => ("sns", "topic_arn", topic_arn),
             EventTarget::Sqs { queue_url } => ("sqs", "queue_url", queue_url),

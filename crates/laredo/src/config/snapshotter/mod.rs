@@ -4,7 +4,7 @@ mod aws;
 mod destination;
 mod event;
 mod formats;
-mod places;
+mod manifest_addresses;
 mod schedule;
 mod source;
 mod table;
@@ -15,16 +15,16 @@ pub use aws::AwsConfig;
 pub use destination::{DestinationConfig, S3Config};
 pub use event::{EventConfig, EventTarget};
 pub use formats::FormatsConfig;
-pub use source::{IdentityConfig, SourceConfig, TlsConfig};
-pub use table::TableConfig;
+pub use source::{IdentityConfig, SnapshotterSourceConfig, SnapshotterTlsConfig};
+pub use table::ArchivedTableConfig;
 
-use super::credentials::{self, CREDENTIALS, Credentials};
-use super::diagnostics::{Problem, Report};
-use super::fields::Fields;
+use super::credentials::{self, CREDENTIALS, CredentialsConfig};
+use super::diagnostics::{ConfigProblem, ConfigReport};
+use super::fields::BlockFields;
 use super::leaf::expected;
-use super::load::Loader;
-use super::schema::{Block, Key, Kind, PORT, Schema};
-use super::tree::Node;
+use super::load::ConfigLoader;
+use super::schema::{BlockSchema, ConfigSchema, KeySchema, PORT, SettingKind};
+use super::tree::ConfigNode;
 use super::write;
 
 /// The configuration of `laredo-snapshotter` after all checks: references exist, values are in
@@ -32,14 +32,14 @@ use super::write;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotterConfig {
     /// The tables, in the order of the configuration; at least one.
-    pub tables: Vec<TableConfig>,
+    pub tables: Vec<ArchivedTableConfig>,
     /// The TCP port of the HTTP API; 0 means any free one. Default 8080.
     pub http_port: u16,
     /// The credentials profiles that destinations and event sinks refer to.
-    pub credentials: BTreeMap<String, Credentials>,
+    pub credentials: BTreeMap<String, CredentialsConfig>,
 }
 
-static SCHEMA: Schema = Schema {
+static SCHEMA: ConfigSchema = ConfigSchema {
     root: &ROOT,
     refused: &[],
     file_variable: "LAREDO_SNAPSHOTTER_CONFIG",
@@ -47,45 +47,45 @@ static SCHEMA: Schema = Schema {
     foreign_variables: &[],
 };
 
-static ROOT: Block = Block {
+static ROOT: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("snapshotter", Kind::Block(&SNAPSHOTTER)),
-        Key::new("source", INSIDE),
-        Key::new("destinations", INSIDE),
-        Key::new("tables", INSIDE),
-        Key::new("http", INSIDE),
-        Key::new("credentials", INSIDE),
+        KeySchema::required("snapshotter", SettingKind::Block(&SNAPSHOTTER)),
+        KeySchema::new("source", INSIDE),
+        KeySchema::new("destinations", INSIDE),
+        KeySchema::new("tables", INSIDE),
+        KeySchema::new("http", INSIDE),
+        KeySchema::new("credentials", INSIDE),
     ],
 };
 
-const INSIDE: Kind = Kind::Refused(
+const INSIDE: SettingKind = SettingKind::Refused(
     "belongs inside snapshotter { … }; where it is meant for laredo-server, give each program files of its own \
      (--config, --conf-dir)",
 );
 
-static SNAPSHOTTER: Block = Block { keys: &SNAPSHOTTER_KEYS };
+static SNAPSHOTTER: BlockSchema = BlockSchema { keys: &SNAPSHOTTER_KEYS };
 
 /// The keys of a single table, which are an alternative to `tables`, and the keys of the whole
 /// program.
-static SNAPSHOTTER_KEYS: [Key; table::KEYS.len() + 3] = {
+static SNAPSHOTTER_KEYS: [KeySchema; table::KEYS.len() + 3] = {
     let [source, key_prefix, key_fields, diff, snapshot, formats, destinations, events, retention] = table::KEYS;
     [
-        Key { required: false, ..source },
+        KeySchema { required: false, ..source },
         key_prefix,
         key_fields,
         diff,
         snapshot,
         formats,
-        Key { required: false, ..destinations },
+        KeySchema { required: false, ..destinations },
         events,
         retention,
-        Key::new("tables", Kind::List(&Kind::Block(&table::TABLE))),
-        Key::new("http", Kind::Block(&HTTP)),
-        Key::new("credentials", CREDENTIALS),
+        KeySchema::new("tables", SettingKind::List(&SettingKind::Block(&table::TABLE))),
+        KeySchema::new("http", SettingKind::Block(&HTTP)),
+        KeySchema::new("credentials", CREDENTIALS),
     ]
 };
 
-static HTTP: Block = Block { keys: &[Key::new("port", PORT)] };
+static HTTP: BlockSchema = BlockSchema { keys: &[KeySchema::new("port", PORT)] };
 
 impl SnapshotterConfig {
     /// Loads, merges and checks the configuration.
@@ -93,7 +93,7 @@ impl SnapshotterConfig {
     /// # Errors
     ///
     /// A report of all problems of the configuration.
-    pub fn load(loader: &Loader) -> Result<Self, Report> {
+    pub fn load(loader: &ConfigLoader) -> Result<Self, ConfigReport> {
         loader.load(&SCHEMA, Self::read)
     }
 
@@ -106,7 +106,7 @@ impl SnapshotterConfig {
     /// Returns the effective configuration as HOCON. It loads to the same configuration, except for
     /// tokens, which are masked.
     pub fn to_hocon(&self) -> String {
-        let mut out = write::Block::default();
+        let mut out = write::HoconBlock::default();
         out.block("snapshotter", |out| {
             out.block("http", |out| out.put("port", self.http_port));
             credentials::write_all(&self.credentials, out);
@@ -121,18 +121,18 @@ impl SnapshotterConfig {
         self.tables
             .iter()
             .flat_map(|table| {
-                let warnings = table.source.warnings().into_iter().chain(places::warnings(table));
+                let warnings = table.source.warnings().into_iter().chain(manifest_addresses::warnings(table));
                 warnings.map(|warning| format!("{}: {warning}", table.source.name()))
             })
             .collect()
     }
 
-    fn read(root: &Node, problems: &mut Vec<Problem>) -> SnapshotterConfig {
-        let fields = Fields::root(root, &ROOT).block("snapshotter");
+    fn read(root: &ConfigNode, problems: &mut Vec<ConfigProblem>) -> SnapshotterConfig {
+        let fields = BlockFields::root(root, &ROOT).block("snapshotter");
         let profiles = fields.names("credentials");
         let blocks = table_blocks(&fields, root, problems);
-        let tables: Vec<_> = blocks.iter().map(|block| TableConfig::read(block, &profiles, problems)).collect();
-        places::check(&blocks, &tables, problems);
+        let tables: Vec<_> = blocks.iter().map(|block| ArchivedTableConfig::read(block, &profiles, problems)).collect();
+        manifest_addresses::check(&blocks, &tables, problems);
         SnapshotterConfig {
             tables,
             http_port: fields.block("http").port("port").unwrap_or(8080),
@@ -143,10 +143,14 @@ impl SnapshotterConfig {
 
 /// Returns the blocks of the tables: the items of `tables`, or `snapshotter` itself as the only
 /// one.
-fn table_blocks<'a>(fields: &Fields<'a>, root: &'a Node, problems: &mut Vec<Problem>) -> Vec<Fields<'a>> {
+fn table_blocks<'a>(
+    fields: &BlockFields<'a>,
+    root: &'a ConfigNode,
+    problems: &mut Vec<ConfigProblem>,
+) -> Vec<BlockFields<'a>> {
     let given: Vec<_> = table::KEYS.iter().map(|key| key.name).filter(|name| fields.has(name)).collect();
     let mut complain = |key: &str, message: String| {
-        problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+        problems.push(ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message));
     };
     if fields.has("tables") {
         if !given.is_empty() {
@@ -171,5 +175,5 @@ fn table_blocks<'a>(fields: &Fields<'a>, root: &'a Node, problems: &mut Vec<Prob
     for key in table::KEYS.iter().filter(|key| key.required && !given.contains(&key.name)) {
         complain(key.name, format!("is required: {}", expected(&key.kind)));
     }
-    vec![Fields::root(root, &ROOT).block("snapshotter")]
+    vec![BlockFields::root(root, &ROOT).block("snapshotter")]
 }

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use http::uri::Authority;
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
-use super::super::schema::{Block, Key, Kind, TEXT, TEXT_OR_EMPTY};
-use super::super::secret::{MASK, Secret};
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, TEXT_OR_EMPTY};
+use super::super::secret::{ConfigSecret, MASK};
 use super::super::write::{self, text};
 
 /// A table of a server, and the connection to that server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceConfig {
+pub struct SnapshotterSourceConfig {
     /// The server's URL: `https://host:port` if `tls` is present, and `http://host:port` otherwise.
     pub server: String,
     /// The table's schema.
@@ -25,14 +25,14 @@ pub struct SourceConfig {
     /// archive.
     pub local_snapshot_path: Option<PathBuf>,
     /// The settings of TLS; `None` for a server without TLS.
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<SnapshotterTlsConfig>,
     /// The token for a server that requires one.
-    pub token: Option<Secret>,
+    pub token: Option<ConfigSecret>,
 }
 
 /// The client side of TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TlsConfig {
+pub struct SnapshotterTlsConfig {
     /// The authorities to check the server's certificate against, PEM; if missing, the system's.
     pub ca_path: Option<PathBuf>,
     /// The certificate for a server that requires one.
@@ -49,34 +49,34 @@ pub struct IdentityConfig {
 }
 
 /// The schema of `source`.
-pub(super) static SOURCE: Block = Block {
+pub(super) static SOURCE: BlockSchema = BlockSchema {
     keys: &[
-        Key::required("server", SERVER),
-        Key::required("schema", TEXT),
-        Key::required("table", TEXT),
-        Key::new("client_id", TEXT),
-        Key::new("local_snapshot_path", TEXT),
-        Key::new("tls", Kind::Block(&TLS)),
-        Key::new("token", Kind::Secret),
+        KeySchema::required("server", SERVER),
+        KeySchema::required("schema", TEXT),
+        KeySchema::required("table", TEXT),
+        KeySchema::new("client_id", TEXT),
+        KeySchema::new("local_snapshot_path", TEXT),
+        KeySchema::new("tls", SettingKind::Block(&TLS)),
+        KeySchema::new("token", SettingKind::Secret),
     ],
 };
 
-static TLS: Block = Block {
+static TLS: BlockSchema = BlockSchema {
     keys: &[
-        Key::new("enabled", Kind::Flag),
-        Key::new("ca_path", TEXT_OR_EMPTY),
-        Key::new("cert_path", TEXT_OR_EMPTY),
-        Key::new("key_path", TEXT_OR_EMPTY),
-        Key::new(
+        KeySchema::new("enabled", SettingKind::Flag),
+        KeySchema::new("ca_path", TEXT_OR_EMPTY),
+        KeySchema::new("cert_path", TEXT_OR_EMPTY),
+        KeySchema::new("key_path", TEXT_OR_EMPTY),
+        KeySchema::new(
             "client_ca_path",
-            Kind::Refused(
+            SettingKind::Refused(
                 "is a server's key, for the certificates of its clients; a client checks its server with ca_path",
             ),
         ),
     ],
 };
 
-const SERVER: Kind = Kind::Text {
+const SERVER: SettingKind = SettingKind::Text {
     accepts: is_server,
     expected: "the address of a server, such as localhost:4001 or https://laredo.example:4001",
 };
@@ -100,20 +100,20 @@ fn split(server: &str) -> (Option<bool>, &str) {
     (None, server)
 }
 
-impl SourceConfig {
-    pub(super) fn read(fields: &Fields, problems: &mut Vec<Problem>) -> Self {
+impl SnapshotterSourceConfig {
+    pub(super) fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
         let server = fields.text("server");
         // Without an address, the settings that it needs are unknown.
         let (tls, address) = match server.as_deref().map(split) {
-            Some((scheme, address)) => (TlsConfig::read(fields, scheme, problems), address),
+            Some((scheme, address)) => (SnapshotterTlsConfig::read(fields, scheme, problems), address),
             None => (None, ""),
         };
-        let token = fields.text("token").map(Secret::new);
+        let token = fields.text("token").map(ConfigSecret::new);
         if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
             let message = "expected a token without spaces, of ASCII letters, digits and signs";
-            problems.push(Problem::new(fields.place_of("token"), &fields.path.key("token"), message));
+            problems.push(ConfigProblem::new(fields.place_of("token"), &fields.path.key("token"), message));
         }
-        SourceConfig {
+        SnapshotterSourceConfig {
             server: format!("{}://{address}", if tls.is_some() { "https" } else { "http" }),
             schema: fields.text("schema").unwrap_or_default(),
             table: fields.text("table").unwrap_or_default(),
@@ -146,7 +146,7 @@ impl SourceConfig {
         warnings
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.put("server", text(&self.server));
         out.put("schema", text(&self.schema));
         out.put("table", text(&self.table));
@@ -166,14 +166,14 @@ impl SourceConfig {
     }
 }
 
-impl TlsConfig {
+impl SnapshotterTlsConfig {
     /// Reads the settings of TLS. Returns `None` unless the server's scheme or `enabled` asks for
     /// TLS. If both are given, they must agree.
-    fn read(source: &Fields, scheme: Option<bool>, problems: &mut Vec<Problem>) -> Option<Self> {
+    fn read(source: &BlockFields, scheme: Option<bool>, problems: &mut Vec<ConfigProblem>) -> Option<Self> {
         let fields = source.block("tls");
         let enabled = fields.flag("enabled");
         let mut complain = |key: &str, message: &str| {
-            problems.push(Problem::new(fields.place_of(key), &fields.path.key(key), message));
+            problems.push(ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message));
         };
         let path = |key: &str| fields.text_if_any(key).map(PathBuf::from);
         match (scheme, enabled) {
@@ -202,7 +202,7 @@ impl TlsConfig {
             }
             (None, None) => None,
         };
-        Some(TlsConfig { ca_path: path("ca_path"), identity })
+        Some(SnapshotterTlsConfig { ca_path: path("ca_path"), identity })
     }
 }
 

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use laredo_archive::{MANIFEST_EPOCHS, Thresholds};
+use laredo_archive::{MANIFEST_EPOCHS, RebaseThresholds};
 
-use super::super::diagnostics::Problem;
-use super::super::fields::Fields;
+use super::super::diagnostics::ConfigProblem;
+use super::super::fields::BlockFields;
 use super::super::leaf::show_time;
-use super::super::references::repeated;
-use super::super::schema::{Block, Key, Kind, TEXT};
+use super::super::references::report_repeated;
+use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT};
 use super::super::write::{self, list, text};
 use super::destination::{DESTINATIONS, DestinationConfig, PREFIX};
 use super::event::{EVENTS, EventConfig};
 use super::formats::{FORMATS, FormatsConfig};
 use super::schedule::{self, read_thresholds, write_thresholds};
-use super::source::{self, SourceConfig};
+use super::source::{self, SnapshotterSourceConfig};
 
 /// A table and its archive.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TableConfig {
+pub struct ArchivedTableConfig {
     /// The server that the rows and changes come from.
-    pub source: SourceConfig,
+    pub source: SnapshotterSourceConfig,
     /// The prefix of all names of the archive, after each destination's own prefix, used as given.
     /// Default `<table>/`.
     pub key_prefix: String,
@@ -31,7 +31,7 @@ pub struct TableConfig {
     pub diff_interval: Duration,
     /// The thresholds at which a snapshot is written instead of a diff. By default, an epoch has at
     /// most 128 to 1,000 diffs, depending on the size of its snapshot.
-    pub thresholds: Thresholds,
+    pub thresholds: RebaseThresholds,
     /// The formats of the artifacts.
     pub formats: FormatsConfig,
     /// The places of the archive; at least one. The first one is authoritative.
@@ -45,26 +45,26 @@ pub struct TableConfig {
 }
 
 /// The keys of a table.
-pub(super) const KEYS: [Key; 9] = [
-    Key::required("source", Kind::Block(&source::SOURCE)),
-    Key::new("key_prefix", PREFIX),
-    Key::new("key_fields", Kind::List(&TEXT)),
-    Key::new("diff", Kind::Block(&schedule::DIFF)),
-    Key::new("snapshot", Kind::Block(&schedule::SNAPSHOT)),
-    Key::new("formats", Kind::Block(&FORMATS)),
-    Key::required("destinations", DESTINATIONS),
-    Key::new("events", EVENTS),
-    Key::new("retention", Kind::Block(&schedule::RETENTION)),
+pub(super) const KEYS: [KeySchema; 9] = [
+    KeySchema::required("source", SettingKind::Block(&source::SOURCE)),
+    KeySchema::new("key_prefix", PREFIX),
+    KeySchema::new("key_fields", SettingKind::List(&TEXT)),
+    KeySchema::new("diff", SettingKind::Block(&schedule::DIFF)),
+    KeySchema::new("snapshot", SettingKind::Block(&schedule::SNAPSHOT)),
+    KeySchema::new("formats", SettingKind::Block(&FORMATS)),
+    KeySchema::required("destinations", DESTINATIONS),
+    KeySchema::new("events", EVENTS),
+    KeySchema::new("retention", SettingKind::Block(&schedule::RETENTION)),
 ];
 
 /// The schema of an item of `tables`.
-pub(super) static TABLE: Block = Block { keys: &KEYS };
+pub(super) static TABLE: BlockSchema = BlockSchema { keys: &KEYS };
 
-impl TableConfig {
-    pub(super) fn read(fields: &Fields, profiles: &[&str], problems: &mut Vec<Problem>) -> Self {
-        let source = SourceConfig::read(&fields.block("source"), problems);
-        repeated(fields, "key_fields", problems);
-        TableConfig {
+impl ArchivedTableConfig {
+    pub(super) fn read(fields: &BlockFields, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> Self {
+        let source = SnapshotterSourceConfig::read(&fields.block("source"), problems);
+        report_repeated(fields, "key_fields", problems);
+        ArchivedTableConfig {
             key_prefix: fields.text("key_prefix").unwrap_or_else(|| format!("{}/", source.table)),
             key_fields: fields.texts("key_fields"),
             diff_interval: fields.block("diff").time("interval").unwrap_or(Duration::from_secs(30)),
@@ -78,7 +78,7 @@ impl TableConfig {
         }
     }
 
-    pub(super) fn write(&self, out: &mut write::Block) {
+    pub(super) fn write(&self, out: &mut write::HoconBlock) {
         out.block("source", |out| self.source.write(out));
         out.put("key_prefix", text(&self.key_prefix));
         if !self.key_fields.is_empty() {

@@ -3,7 +3,7 @@
 use laredo::config::{ServerConfig, SnapshotterConfig};
 
 use super::{MINIMAL, load, refused, with};
-use crate::Folder;
+use crate::ConfigFolder;
 
 #[test]
 fn missing_keys_are_named_where_they_belong() {
@@ -71,7 +71,7 @@ fn what_stands_outside_of_snapshotter_is_told_where_it_belongs() {
     let lines = load(&format!("{MINIMAL}\nsnapshoter.http.port = 1")).expect_err("a typo");
     assert_eq!(lines, ["snapshotter.conf:5:1: snapshoter: unknown key (did you mean snapshotter?)"]);
 
-    let folder = Folder::new(&[("conf.d/1.conf", crate::MINIMAL), ("conf.d/2.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("conf.d/1.conf", crate::MINIMAL), ("conf.d/2.conf", MINIMAL)]);
     let loader = folder.loader().conf_dir(folder.path("conf.d"));
     let lines = folder.lines(&ServerConfig::load(&loader).expect_err("not the server's"));
     assert_eq!(
@@ -213,7 +213,7 @@ fn two_archives_in_one_place_are_an_error_that_names_both() {
 
 #[test]
 fn everything_is_told_at_once() {
-    let folder = Folder::new(&[
+    let folder = ConfigFolder::new(&[
         ("conf.d/1.conf", "snapshotter { source { server = h, schema = s, tabel = t }, http.port = -1 }"),
         (
             "conf.d/2.conf",
@@ -246,7 +246,7 @@ fn everything_is_told_at_once() {
 #[test]
 fn reports_hold_no_secret() {
     for source in ["token = \"hunter2 x\"", "tokn = hunter2", "token = [hunter2]", "token = \"hunter2"] {
-        let folder = Folder::new(&[("snapshotter.conf", &with(source, "", ""))]);
+        let folder = ConfigFolder::new(&[("snapshotter.conf", &with(source, "", ""))]);
         let report = SnapshotterConfig::load(&folder.loader().file(folder.path("snapshotter.conf"))).expect_err(source);
         for shown in [report.to_string(), report.render(false), format!("{report:?}")] {
             assert!(!shown.contains("hunter2"), "{source}\n{shown}");

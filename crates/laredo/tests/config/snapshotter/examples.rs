@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use laredo::config::SnapshotterConfig;
 use laredo::config::snapshotter::{
-    AwsConfig, DestinationConfig, EventConfig, EventTarget, IdentityConfig, S3Config, TableConfig, TlsConfig,
+    ArchivedTableConfig, AwsConfig, DestinationConfig, EventConfig, EventTarget, IdentityConfig, S3Config,
+    SnapshotterTlsConfig,
 };
-use laredo_archive::{Encryption, Format, Thresholds};
+use laredo_archive::{ArtifactFormat, RebaseThresholds, S3Encryption};
 
 use super::{MINIMAL, load};
-use crate::{Folder, fixture};
+use crate::{ConfigFolder, fixture};
 
 fn load_file(file: &Path) -> SnapshotterConfig {
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     SnapshotterConfig::load(&folder.loader().file(file))
         .unwrap_or_else(|report| panic!("{}\n{}", file.display(), report.render(false)))
 }
@@ -27,7 +28,7 @@ fn examples() -> Vec<PathBuf> {
     files
 }
 
-fn formats(ids: &[&str]) -> Vec<Format> {
+fn formats(ids: &[&str]) -> Vec<ArtifactFormat> {
     ids.iter().map(|id| id.parse().expect("a format")).collect()
 }
 
@@ -45,15 +46,15 @@ fn s3(bucket: &str, prefix: &str, credentials: &str) -> DestinationConfig {
 fn the_minimal_configuration_loads_as_printed() {
     let config = load_file(&fixture("snapshotter-minimal.conf"));
     assert_eq!((config.http_port, config.tables.len()), (8080, 1));
-    let TableConfig { source, diff_interval, thresholds, formats: both, destinations, .. } = &config.tables[0];
+    let ArchivedTableConfig { source, diff_interval, thresholds, formats: both, destinations, .. } = &config.tables[0];
     assert_eq!(source.server, "http://localhost:4001");
     assert_eq!((source.schema.as_str(), source.table.as_str()), ("public", "test_users"));
     assert_eq!(*diff_interval, Duration::from_secs(5));
-    let expected = Thresholds {
+    let expected = RebaseThresholds {
         min_interval: Some(Duration::from_secs(30)),
         max_interval: Some(Duration::from_secs(600)),
         max_churn_records: Some(1000),
-        ..Thresholds::default()
+        ..RebaseThresholds::default()
     };
     assert_eq!(*thresholds, expected);
     assert_eq!((&both.snapshot, &both.diff), (&formats(&["jsonl"]), &formats(&["jsonl"])));
@@ -121,7 +122,7 @@ fn defaults_are_filled_in() {
     assert_eq!((&table.source.tls, &table.source.token, &table.source.local_snapshot_path), (&None, &None, &None));
     assert_eq!((table.key_prefix.as_str(), table.key_fields.len()), ("t/", 0));
     assert_eq!(table.diff_interval, Duration::from_secs(30));
-    assert_eq!(table.thresholds, Thresholds::default());
+    assert_eq!(table.thresholds, RebaseThresholds::default());
     assert_eq!((&table.formats.snapshot, &table.formats.diff), (&formats(&["jsonl"]), &formats(&["jsonl"])));
     assert_eq!((table.events.len(), table.keep_epochs, table.manifest_epochs), (0, None, 8));
 }
@@ -135,13 +136,13 @@ fn every_key_is_read() {
     assert_eq!(table.source.client_id, "archive-1");
     assert_eq!(table.source.token.as_ref().map(|token| token.expose()), Some("hunter2"));
     let identity = Some(IdentityConfig { cert_path: "/c".into(), key_path: "/k".into() });
-    assert_eq!(table.source.tls, Some(TlsConfig { ca_path: Some("/ca".into()), identity }));
+    assert_eq!(table.source.tls, Some(SnapshotterTlsConfig { ca_path: Some("/ca".into()), identity }));
     assert_eq!(
         (table.key_prefix.as_str(), &table.key_fields[..]),
         ("mixed/a.b/", &["x".to_owned(), "y".to_owned()][..])
     );
     assert_eq!(table.diff_interval, Duration::from_millis(1500));
-    let thresholds = Thresholds {
+    let thresholds = RebaseThresholds {
         min_interval: Some(Duration::from_secs(90)),
         max_interval: Some(Duration::from_secs(2 * 86_400)),
         max_diff_bytes: Some(10_000_000),
@@ -163,7 +164,7 @@ fn every_key_is_read() {
         bucket: "b".to_owned(),
         prefix: "p/".to_owned(),
         force_path_style: true,
-        encryption: Some(Encryption::Kms(Some("alias/archives".to_owned()))),
+        encryption: Some(S3Encryption::Kms(Some("alias/archives".to_owned()))),
         aws: aws(region, Some("http://127.0.0.1:9000"), Some("writer")),
     };
     assert_eq!(table.destinations, [local("/archive"), DestinationConfig::S3(bucket)]);
@@ -203,7 +204,7 @@ fn tls_is_what_the_scheme_or_enabled_says() {
 
 #[test]
 fn the_effective_configuration_loads_to_the_same_again() {
-    let folder = Folder::new(&[]);
+    let folder = ConfigFolder::new(&[]);
     let fixtures = ["minimal", "tables", "credentials-inside", "every-key"];
     let fixtures = fixtures.iter().map(|name| fixture(&format!("snapshotter-{name}.conf")));
     for file in fixtures.chain(examples()) {

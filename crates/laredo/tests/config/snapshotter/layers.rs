@@ -3,7 +3,7 @@
 use laredo::config::{ServerConfig, SnapshotterConfig};
 
 use super::MINIMAL;
-use crate::Folder;
+use crate::ConfigFolder;
 
 fn port(port: u16) -> String {
     format!("snapshotter.http.port = {port}")
@@ -11,7 +11,7 @@ fn port(port: u16) -> String {
 
 #[test]
 fn later_layers_win() {
-    let folder = Folder::new(&[
+    let folder = ConfigFolder::new(&[
         ("named.conf", &format!("{MINIMAL}\n{}", port(1))),
         ("argument.conf", &format!("{MINIMAL}\n{}", port(2))),
         ("conf.d/a.conf", &port(3)),
@@ -37,7 +37,7 @@ fn later_layers_win() {
 
 #[test]
 fn variables_set_keys_of_one_table_and_of_many() {
-    let folder = Folder::new(&[("one.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("one.conf", MINIMAL)]);
     let environment = [
         ("LAREDO_SNAPSHOTTER_SOURCE_SERVER", "https://other:1"),
         ("LAREDO_SNAPSHOTTER_SOURCE_TLS_CA_PATH", "/ca"),
@@ -82,7 +82,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 
 #[test]
 fn both_programs_live_in_one_environment() {
-    let folder = Folder::new(&[("snapshotter.conf", MINIMAL), ("server.conf", crate::MINIMAL)]);
+    let folder = ConfigFolder::new(&[("snapshotter.conf", MINIMAL), ("server.conf", crate::MINIMAL)]);
     let path = |name: &str| folder.path(name).to_str().expect("UTF-8").to_owned();
     let (server, snapshotter) = (path("server.conf"), path("snapshotter.conf"));
     let mut environment = vec![("LAREDO_CONFIG", server.as_str()), ("LAREDO_SNAPSHOTTER_CONFIG", &snapshotter)];
@@ -95,7 +95,7 @@ fn both_programs_live_in_one_environment() {
 
 #[test]
 fn a_variable_that_sets_no_key_is_an_error_of_the_program_that_it_is_for() {
-    let folder = Folder::new(&[("snapshotter.conf", MINIMAL)]);
+    let folder = ConfigFolder::new(&[("snapshotter.conf", MINIMAL)]);
     let environment = [
         ("LAREDO_GRCP_PORT", "1"),
         ("LAREDO_SNAPSHOTTER_HTPP_PORT", "1"),

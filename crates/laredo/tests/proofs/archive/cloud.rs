@@ -4,30 +4,33 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use aws_credential_types::Credentials as Keys;
-use laredo_archive::{Archive, At, Credentials, Destination, Profiles, ReadProgress, S3, S3Options};
+use laredo_archive::{
+    Archive, ArchivePoint, AwsCredentials, AwsProfileSet, Destination, ReadProgress, S3Destination, S3Options,
+};
 use laredo_core::TableName;
-use laredo_testkit::{Cluster, ClusterOptions, Moto, clean_command, eventually, oracle};
+use laredo_testkit::{Cluster, ClusterOptions, MotoServer, clean_command, eventually, oracle};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::compare::rows_differences;
-use crate::support::server::{PATIENCE, ServerConfig, http};
-use crate::support::snapshotter::Snapshotter;
+use crate::support::server::{PATIENCE, ServerProcessConfig, http};
+use crate::support::snapshotter::SnapshotterProcess;
 
 const REGION: &str = "us-east-1";
 const ROLE: &str = "arn:aws:iam::222233334444:role/laredo-events-pub";
 
 /// A proxy that forwards requests to moto and records them.
-struct Recorder {
+struct RecordingProxy {
     url: String,
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Recorder {
-    async fn start(moto: &Moto) -> Recorder {
+impl RecordingProxy {
+    async fn start(moto: &MotoServer) -> RecordingProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let recorder = Recorder { url: format!("http://{}", listener.local_addr().unwrap()), seen: Arc::default() };
+        let recorder =
+            RecordingProxy { url: format!("http://{}", listener.local_addr().unwrap()), seen: Arc::default() };
         let (seen, to) = (recorder.seen.clone(), moto.addr());
         tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
@@ -57,14 +60,14 @@ async fn hand_on(from: TcpStream, to: TcpStream, seen: Arc<Mutex<Vec<u8>>>) {
     let _ = back.await;
 }
 
-async fn credentials() -> Credentials {
+async fn credentials() -> AwsCredentials {
     let keys = Keys::from_keys("AKIALAREDO", "secret", None);
-    let profiles = Profiles::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region(REGION);
+    let profiles = AwsProfileSet::new(BTreeMap::new()).unwrap().with_ambient(keys).with_region(REGION);
     profiles.credentials(None).await.unwrap()
 }
 
 /// The event sinks: a topic with a queue behind it, a queue, and a stream.
-struct Told {
+struct CloudEventSinks {
     sqs: aws_sdk_sqs::Client,
     kinesis: aws_sdk_kinesis::Client,
     topic: String,
@@ -72,8 +75,8 @@ struct Told {
     queue: String,
 }
 
-impl Told {
-    async fn make(moto: &Moto) -> Told {
+impl CloudEventSinks {
+    async fn make(moto: &MotoServer) -> CloudEventSinks {
         let sdk = credentials().await.sdk_config().to_builder().endpoint_url(moto.url()).build();
         let (sqs, sns) = (aws_sdk_sqs::Client::new(&sdk), aws_sdk_sns::Client::new(&sdk));
         let kinesis = aws_sdk_kinesis::Client::new(&sdk);
@@ -83,7 +86,7 @@ impl Told {
         let subscribe = sns.subscribe().topic_arn(&topic).protocol("sqs");
         subscribe.endpoint("arn:aws:sqs:us-east-1:123456789012:behind").send().await.unwrap();
         kinesis.create_stream().stream_name("events").shard_count(1).send().await.unwrap();
-        Told { sqs, kinesis, topic, behind_topic, queue }
+        CloudEventSinks { sqs, kinesis, topic, behind_topic, queue }
     }
 
     async fn messages(&self, queue: &str) -> Vec<Value> {
@@ -112,12 +115,12 @@ impl Told {
     }
 }
 
-fn in_bucket(bucket: &str, moto: &Moto) -> Value {
+fn in_bucket(bucket: &str, moto: &MotoServer) -> Value {
     json!({ "type": "s3", "bucket": bucket, "prefix": "lake/", "region": REGION, "endpoint": moto.url(),
         "force_path_style": true, "credentials": "here" })
 }
 
-fn events(told: &Told, moto: &Moto) -> Value {
+fn events(told: &CloudEventSinks, moto: &MotoServer) -> Value {
     let at = |mut sink: Value, credentials: &str| {
         sink.as_object_mut().unwrap().extend([
             ("region".to_owned(), REGION.into()),
@@ -133,7 +136,7 @@ fn events(told: &Told, moto: &Moto) -> Value {
     ])
 }
 
-async fn open(moto: &Moto) -> Archive {
+async fn open(moto: &MotoServer) -> Archive {
     let options = S3Options {
         bucket: "archives".to_owned(),
         prefix: "lake/t/".to_owned(),
@@ -142,15 +145,15 @@ async fn open(moto: &Moto) -> Archive {
         force_path_style: true,
         encryption: None,
     };
-    let destination: Arc<dyn Destination> = Arc::new(S3::new(&options, &credentials().await).unwrap());
+    let destination: Arc<dyn Destination> = Arc::new(S3Destination::new(&options, &credentials().await).unwrap());
     Archive::open(destination, Some("public.t")).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
-    let moto = Moto::start().await.unwrap();
+    let moto = MotoServer::start().await.unwrap();
     moto.create_bucket("archives").await.unwrap();
-    let (told, recorder) = (Told::make(&moto).await, Recorder::start(&moto).await);
+    let (told, recorder) = (CloudEventSinks::make(&moto).await, RecordingProxy::start(&moto).await);
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     // More rows than fit into one request.
     cluster
@@ -161,7 +164,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
         .unwrap();
     let tables = ["t", "u"].map(|name| TableName::new("public", name));
     let folder = tempfile::tempdir().unwrap();
-    let mut server = ServerConfig::new(cluster.url("postgres"), tables).start().await;
+    let mut server = ServerProcessConfig::new(cluster.url("postgres"), tables).start().await;
     server.has_archive(&TableName::new("public", "t"), &folder.path().join("t"));
     let source = |table: &str| json!({ "server": server.url(), "schema": "public", "table": table });
     let written = json!({
@@ -181,7 +184,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
         ("AWS_ENDPOINT_URL", recorder.url.as_str()),
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ];
-    let mut snapshotter = Snapshotter::launch(&[written, not_written], &keys, &environment);
+    let mut snapshotter = SnapshotterProcess::launch(&[written, not_written], &keys, &environment);
     let has_base = async || snapshotter.status().await[0]["epoch"] == 1;
     eventually(PATIENCE, has_base).await.expect("the table is written, although the other cannot be");
     // The bucket may be created later, so the snapshotter tries again.
@@ -211,9 +214,9 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     archive.verify(&ReadProgress::default(), |damage| panic!("{damage}")).await;
     let sql = cluster.connect().await.unwrap();
     let rows = oracle::rows_at_rest(&sql, &TableName::new("public", "t"), &["id"], "true").await.unwrap();
-    let beside: Arc<dyn Destination> = Arc::new(laredo_archive::Local::new(folder.path().join("t")));
+    let beside: Arc<dyn Destination> = Arc::new(laredo_archive::FolderDestination::new(folder.path().join("t")));
     for archive in [&archive, &Archive::open(beside, None).await.unwrap()] {
-        let rebuilt = archive.rebuild(At::Latest, &ReadProgress::default()).await.unwrap().table;
+        let rebuilt = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap().table;
         assert_eq!(rows_differences(rebuilt.schema(), rebuilt.rows(), &rows, &["id"]), "");
     }
     let epochs: Vec<u64> = archive.manifest().artifacts.iter().map(|artifact| artifact.epoch).collect();
@@ -224,7 +227,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
 }
 
 /// Waits until nothing is left in the buffer.
-async fn has_all(snapshotter: &Snapshotter, cluster: &Cluster) {
+async fn has_all(snapshotter: &SnapshotterProcess, cluster: &Cluster) {
     let position = cluster.psql("SELECT pg_current_wal_flush_lsn()").unwrap();
     let position: laredo_core::Lsn = position.trim().parse().unwrap();
     cluster.psql("UPDATE t SET v = v || '.' WHERE id = 1").unwrap();
@@ -236,7 +239,7 @@ async fn has_all(snapshotter: &Snapshotter, cluster: &Cluster) {
 }
 
 /// Checks that every sink received the events of the newest artifacts, as documented.
-async fn is_told(told: &Told, archive: &Archive) {
+async fn is_told(told: &CloudEventSinks, archive: &Archive) {
     let last = archive.manifest().artifacts.last().unwrap();
     let shown = |position: Option<laredo_core::Lsn>| position.map(|position| position.to_string());
     let expected = json!({
@@ -256,7 +259,7 @@ async fn is_told(told: &Told, archive: &Archive) {
 }
 
 /// Checks that the operator's command reads a bucket as it reads a folder.
-fn commands(moto: &Moto) {
+fn commands(moto: &MotoServer) {
     for arguments in [["verify"].as_slice(), &["ls"], &["reconstruct", "--format", "csv"]] {
         let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
         command.arg("archive").args(arguments).args(["s3://archives/lake/t", "--region", REGION, "--force-path-style"]);

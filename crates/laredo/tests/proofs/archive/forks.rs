@@ -5,15 +5,15 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use laredo_archive::{Artifact, At, Kind, ReadError, ReadProgress};
+use laredo_archive::{ArchivePoint, ArchiveReadError, Artifact, ArtifactKind, ReadProgress};
 use laredo_core::{Lsn, TableName, Tuple, project_row};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, StorageCopy, clean_command, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::open;
-use crate::support::server::{PATIENCE, Server, ServerConfig};
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
 /// The database's rows of a table at a position.
 #[derive(Clone, Debug)]
@@ -26,16 +26,16 @@ struct KnownState {
 }
 
 /// A copy of the database's storage, and the number of known states at that time.
-struct Copied {
+struct DatabaseCopy {
     storage: StorageCopy,
     known: usize,
 }
 
-struct Scene {
+struct ForkingArchive {
     // Before the cluster: when the server is dropped, it is verified.
-    server: Server,
+    server: ServerProcess,
     cluster: Cluster,
-    snapshotter: Snapshotter,
+    snapshotter: SnapshotterProcess,
     folder: TempDir,
     _journal: TempDir,
     known: Vec<KnownState>,
@@ -45,23 +45,24 @@ struct Scene {
     next: i32,
 }
 
-impl Scene {
-    async fn start(keeps_journal: bool) -> Scene {
+impl ForkingArchive {
+    async fn start(keeps_journal: bool) -> ForkingArchive {
         let cluster = Cluster::start(ClusterOptions::default().set("restore_command", "false")).unwrap();
         let sql = "CREATE TABLE kept (n int PRIMARY KEY, body text); INSERT INTO kept SELECT n, 'old' FROM generate_series(1, 100) n";
         cluster.psql(sql).unwrap();
         let (folder, journal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let name = TableName::new("public", "kept");
-        let mut config = ServerConfig::new(cluster.url("postgres"), [name.clone()]).slot("laredo_forks");
+        let mut config = ServerProcessConfig::new(cluster.url("postgres"), [name.clone()]).slot("laredo_forks");
         if keeps_journal {
             let path = Value::from(journal.path().to_string_lossy());
             config = config.target(&format!("journal {{ store = local, store_config {{ path = {path} }} }}"));
         }
         let server = config.start().await;
         let keys = json!({ "diff": { "interval": "100ms" } });
-        let snapshotter = Snapshotter::launch(&[table(&server.url(), &name, folder.path(), &keys)], &json!({}), &[]);
+        let snapshotter =
+            SnapshotterProcess::launch(&[table(&server.url(), &name, folder.path(), &keys)], &json!({}), &[]);
         snapshotter.ready().await;
-        Scene {
+        ForkingArchive {
             cluster,
             server,
             snapshotter,
@@ -101,7 +102,9 @@ impl Scene {
         let found = std::cell::Cell::new(Lsn::ZERO);
         let has_all = async || {
             let Ok(archive) = laredo_archive::Archive::open(place(&self.archive()), None).await else { return false };
-            let Ok(rebuilt) = archive.rebuild(At::Latest, &ReadProgress::default()).await else { return false };
+            let Ok(rebuilt) = archive.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await else {
+                return false;
+            };
             found.set(rebuilt.boundary.position.unwrap_or_default());
             shown(&rebuilt.table) == expected
         };
@@ -129,13 +132,17 @@ impl Scene {
         self.snapshotter.restart().await;
     }
 
-    async fn copy(&mut self) -> Copied {
+    async fn copy(&mut self) -> DatabaseCopy {
         let storage = self.cluster.copy_storage(StopMode::Fast).unwrap();
-        Copied { storage, known: self.known.len() }
+        DatabaseCopy { storage, known: self.known.len() }
     }
 
     /// Puts the storage back. Another history begins, with the past of the copy.
-    fn put_back(&mut self, copy: &Copied, how: fn(&mut Cluster, &StorageCopy, StopMode) -> laredo_testkit::Result<()>) {
+    fn put_back(
+        &mut self,
+        copy: &DatabaseCopy,
+        how: fn(&mut Cluster, &StorageCopy, StopMode) -> laredo_testkit::Result<()>,
+    ) {
         how(&mut self.cluster, &copy.storage, StopMode::Immediate).unwrap();
         let before = self.history;
         self.history = self.numbers;
@@ -154,15 +161,15 @@ impl Scene {
         let found: Vec<u64> = archive.manifest().histories().iter().map(|history| history.id).collect();
         assert_eq!(found, ids);
         // A first copy has no commit mark.
-        let has_mark = |artifact: &Artifact| artifact.kind == Kind::Snapshot || artifact.mark.is_some();
+        let has_mark = |artifact: &Artifact| artifact.kind == ArtifactKind::Snapshot || artifact.mark.is_some();
         assert!(archive.manifest().artifacts.iter().all(has_mark));
         let past: Vec<_> = self.known.iter().filter(|state| state.histories.contains(&self.history)).collect();
         let rows_of_past: HashSet<&String> = past.iter().flat_map(|state| &state.rows).collect();
         for state in &self.known {
             let of = archive.of_history(ids[state.histories[0] - 1]).unwrap();
-            let rebuilt = of.rebuild(At::Position(state.position), &progress).await.unwrap();
+            let rebuilt = of.rebuild(ArchivePoint::Position(state.position), &progress).await.unwrap();
             assert_eq!((rebuilt.boundary.position, shown(&rebuilt.table)), (Some(state.position), state.rows.clone()));
-            match archive.rebuild(At::Position(state.position), &progress).await {
+            match archive.rebuild(ArchivePoint::Position(state.position), &progress).await {
                 Ok(rebuilt) => {
                     let rows = shown(&rebuilt.table);
                     let position = rebuilt.boundary.position.unwrap();
@@ -171,7 +178,7 @@ impl Scene {
                     assert!(rows.iter().all(|row| rows_of_past.contains(row)), "{position} has rows that were lost");
                     assert!(!past.iter().any(|known| position < known.position && known.position <= state.position));
                 }
-                Err(ReadError::OtherHistory { .. }) => assert_ne!(state.histories[0], self.history),
+                Err(ArchiveReadError::OtherHistory { .. }) => assert_ne!(state.histories[0], self.history),
                 Err(error) => panic!("{}: {error}", state.position),
             }
         }
@@ -192,7 +199,7 @@ impl Scene {
 }
 
 fn place(folder: &Path) -> std::sync::Arc<dyn laredo_archive::Destination> {
-    std::sync::Arc::new(laredo_archive::Local::new(folder))
+    std::sync::Arc::new(laredo_archive::FolderDestination::new(folder))
 }
 
 fn shown(table: &laredo_core::TableState) -> Vec<String> {
@@ -209,7 +216,7 @@ fn shown(table: &laredo_core::TableState) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_under_a_running_snapshotter_begins_a_history_twice_in_a_row() {
     for keeps_journal in [true, false] {
-        let mut scene = Scene::start(keeps_journal).await;
+        let mut scene = ForkingArchive::start(keeps_journal).await;
         scene.note().await;
         scene.write().await;
         let copy = scene.copy().await;
@@ -259,7 +266,7 @@ async fn storage_put_back_under_a_running_snapshotter_begins_a_history_twice_in_
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_put_back_while_nothing_runs_begins_a_history() {
     for (keeps_journal, new_bytes) in [(true, 0), (true, 300_000), (false, 0), (false, 300_000)] {
-        let mut scene = Scene::start(keeps_journal).await;
+        let mut scene = ForkingArchive::start(keeps_journal).await;
         scene.note().await;
         let copy = scene.copy().await;
         scene.write().await;
@@ -279,7 +286,7 @@ async fn storage_put_back_while_nothing_runs_begins_a_history() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_that_loses_nothing_is_no_other_history() {
     for runs in [true, false] {
-        let mut scene = Scene::start(true).await;
+        let mut scene = ForkingArchive::start(true).await;
         scene.note().await;
         scene.write().await;
         if !runs {
@@ -304,7 +311,7 @@ async fn a_promotion_that_loses_nothing_is_no_other_history() {
 /// history.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_that_loses_commits_keeps_the_past_that_both_have() {
-    let mut scene = Scene::start(true).await;
+    let mut scene = ForkingArchive::start(true).await;
     scene.note().await;
     scene.write().await;
     let copy = scene.copy().await;
@@ -317,7 +324,7 @@ async fn a_promotion_that_loses_commits_keeps_the_past_that_both_have() {
     let shared = archive.manifest().histories()[1].shared_until;
     assert!(shared >= scene.known[copy.known - 1].position, "{shared}");
     for state in scene.known.iter().take(copy.known) {
-        let rebuilt = archive.rebuild(At::Position(state.position), &ReadProgress::default()).await.unwrap();
+        let rebuilt = archive.rebuild(ArchivePoint::Position(state.position), &ReadProgress::default()).await.unwrap();
         assert_eq!(shown(&rebuilt.table), state.rows);
     }
 }

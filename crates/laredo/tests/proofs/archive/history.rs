@@ -8,12 +8,12 @@ use laredo_testkit::workload::WorkloadTable;
 use tokio_postgres::Client;
 
 /// A row's change: the row before and after, each with all its cells.
-type Change = (Option<Tuple>, Option<Tuple>);
+type RecordedChange = (Option<Tuple>, Option<Tuple>);
 
 /// The changes of one table, commit by commit.
 #[derive(Debug, Default)]
-pub(super) struct History {
-    commits: BTreeMap<Lsn, Vec<Change>>,
+pub(super) struct RecordedHistory {
+    commits: BTreeMap<Lsn, Vec<RecordedChange>>,
 }
 
 /// Begins to record the changes of tables that are empty.
@@ -45,7 +45,7 @@ pub(super) async fn remember(sql: &Client, tables: &[&WorkloadTable]) {
 }
 
 /// Returns the recorded history of each table.
-pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
+pub(super) async fn recall(sql: &Client) -> HashMap<String, RecordedHistory> {
     // The position of a commit is its end, which is the same on every slot.
     let commits = "SELECT xid::text, lsn::text
         FROM pg_logical_slot_get_binary_changes('oracle', NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')
@@ -53,7 +53,7 @@ pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
     let commits = sql.query(commits, &[]).await.unwrap();
     let ends: HashMap<String, Lsn> =
         commits.iter().map(|row| (row.get(0), row.get::<_, &str>(1).parse().unwrap())).collect();
-    let mut tables: HashMap<String, History> = HashMap::new();
+    let mut tables: HashMap<String, RecordedHistory> = HashMap::new();
     for row in sql.query("SELECT xid, t, old, new FROM history ORDER BY n", &[]).await.unwrap() {
         let (xid, table): (&str, String) = (row.get(0), row.get(1));
         let sent = |place: usize| row.get::<_, Option<&[u8]>>(place).map(tuple);
@@ -63,7 +63,7 @@ pub(super) async fn recall(sql: &Client) -> HashMap<String, History> {
     tables
 }
 
-impl History {
+impl RecordedHistory {
     /// Calls `at` with the rows at each requested position, by the bytes of their keys. The
     /// positions must be in ascending order.
     pub(super) fn replay(

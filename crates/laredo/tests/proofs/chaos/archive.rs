@@ -3,30 +3,30 @@
 use std::path::Path;
 
 use laredo_core::{Lsn, TableName};
-use laredo_testkit::{Proxy, eventually};
+use laredo_testkit::{FaultProxy, eventually};
 use serde_json::{Value, json};
 
-use super::client::Ports;
+use super::client::FanoutPorts;
 use crate::support::server::PATIENCE;
-use crate::support::snapshotter::{Snapshotter, table};
+use crate::support::snapshotter::{SnapshotterProcess, table};
 
-pub(super) struct Archiver {
-    snapshotter: Snapshotter,
+pub(super) struct ChaosArchiver {
+    snapshotter: SnapshotterProcess,
     tables: Vec<TableName>,
-    proxy: Proxy,
-    ports: Ports,
+    proxy: FaultProxy,
+    ports: FanoutPorts,
     at: usize,
 }
 
-impl Archiver {
-    pub(super) async fn start(tables: Vec<TableName>, ports: Ports, root: &Path) -> Archiver {
-        let proxy = Proxy::start(format!("127.0.0.1:{}", ports[0])).await.unwrap();
+impl ChaosArchiver {
+    pub(super) async fn start(tables: Vec<TableName>, ports: FanoutPorts, root: &Path) -> ChaosArchiver {
+        let proxy = FaultProxy::start(format!("127.0.0.1:{}", ports[0])).await.unwrap();
         let keys = json!({ "diff": { "interval": "300ms" }, "snapshot": { "min_interval": "2s" } });
         let url = format!("http://{}", proxy.addr());
         let blocks: Vec<Value> = tables.iter().map(|name| table(&url, name, root, &keys)).collect();
-        let snapshotter = Snapshotter::launch(&blocks, &Value::Null, &[]);
+        let snapshotter = SnapshotterProcess::launch(&blocks, &Value::Null, &[]);
         snapshotter.ready().await;
-        Archiver { snapshotter, tables, proxy, ports, at: 0 }
+        ChaosArchiver { snapshotter, tables, proxy, ports, at: 0 }
     }
 
     /// Returns the tables, each with the folder of its manifest.

@@ -3,43 +3,43 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use laredo_client::{Replica, Status};
+use laredo_client::{Replica, ReplicaStatus};
 use laredo_core::{Lsn, TableName};
-use laredo_testkit::oracle::Rows;
+use laredo_testkit::oracle::OracleRows;
 use laredo_testkit::workload::TABLES;
-use laredo_testkit::{Proxy, eventually};
+use laredo_testkit::{FaultProxy, eventually};
 
 use crate::support::compare::{struct_differences, view_differences};
 use crate::support::definitions::{KEY, tables};
-use crate::support::fleet::Only;
+use crate::support::fleet::CategoryFilter;
 use crate::support::simple::SimpleClient;
 
 /// The fan-out ports of the two servers.
-pub(super) type Ports = [u16; 2];
+pub(super) type FanoutPorts = [u16; 2];
 
-pub(super) struct Client {
+pub(super) struct ChaosClient {
     pub(super) table: TableName,
     pub(super) key: &'static [&'static str],
-    pub(super) only: Only,
-    proxy: Proxy,
-    ports: Ports,
+    pub(super) only: CategoryFilter,
+    proxy: FaultProxy,
+    ports: FanoutPorts,
     at: usize,
-    kind: Kind,
+    kind: ChaosClientKind,
 }
 
-enum Kind {
+enum ChaosClientKind {
     /// A replica that keeps a local snapshot.
     Ours {
         replica: Option<Replica>,
         snapshot: PathBuf,
-        ended: Streams,
+        ended: ClientStreamCounts,
     },
     Simple(SimpleClient),
 }
 
 /// The numbers of streams that began with a full snapshot, and of streams that resumed.
 #[derive(Clone, Debug, Default)]
-struct Streams {
+struct ClientStreamCounts {
     full_snapshots: u64,
     deltas: u64,
     reasons: Vec<String>,
@@ -49,21 +49,23 @@ struct Streams {
 /// from the `first` on. One follows each table whose definition changes. Struct clients follow the
 /// first table of the workload and two of the others. The last client, also on the first table,
 /// resumes with its position alone.
-pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client> {
-    let workload =
-        [Only::All, Only::Category, Only::Prefix, Only::OneOf].into_iter().enumerate().map(|(number, only)| {
+pub(super) async fn start_clients(first: usize, ports: FanoutPorts, folder: &Path) -> Vec<ChaosClient> {
+    let workload = [CategoryFilter::All, CategoryFilter::Category, CategoryFilter::Prefix, CategoryFilter::OneOf]
+        .into_iter()
+        .enumerate()
+        .map(|(number, only)| {
             let table = &TABLES[(first + number) % TABLES.len()];
             (table.name(), table.key, only)
         });
     let others = tables();
-    let ours = workload.chain(others.iter().map(|table| (table.clone(), KEY, Only::All)));
+    let ours = workload.chain(others.iter().map(|table| (table.clone(), KEY, CategoryFilter::All)));
     let mut clients = Vec::new();
     for (number, (table, key, only)) in ours.enumerate() {
         let proxy = proxy(ports, number % 2).await;
         let snapshot = folder.join(format!("client-{number}"));
         let replica = start(&proxy, &table, only, &snapshot);
-        let kind = Kind::Ours { replica: Some(replica), snapshot, ended: Streams::default() };
-        clients.push(Client { table, key, only, proxy, ports, at: number % 2, kind });
+        let kind = ChaosClientKind::Ours { replica: Some(replica), snapshot, ended: ClientStreamCounts::default() };
+        clients.push(ChaosClient { table, key, only, proxy, ports, at: number % 2, kind });
     }
     let simple = [
         (TABLES[first].name(), TABLES[first].key),
@@ -71,34 +73,43 @@ pub(super) async fn all(first: usize, ports: Ports, folder: &Path) -> Vec<Client
         (others[others.len() - 1 - first].clone(), KEY),
     ];
     for (number, (table, key)) in simple.into_iter().enumerate() {
-        let (only, proxy) = (Only::All, proxy(ports, number % 2).await);
+        let (only, proxy) = (CategoryFilter::All, proxy(ports, number % 2).await);
         let simple = SimpleClient::start_naming_snapshots(&url(&proxy), &table, key, only.wire());
-        clients.push(Client { table, key, only, proxy, ports, at: number % 2, kind: Kind::Simple(simple) });
+        clients.push(ChaosClient {
+            table,
+            key,
+            only,
+            proxy,
+            ports,
+            at: number % 2,
+            kind: ChaosClientKind::Simple(simple),
+        });
     }
-    let (table, key, only, proxy) = (TABLES[first].name(), TABLES[first].key, Only::All, proxy(ports, 0).await);
+    let (table, key, only, proxy) =
+        (TABLES[first].name(), TABLES[first].key, CategoryFilter::All, proxy(ports, 0).await);
     let simple = SimpleClient::start(&url(&proxy), &table, key, only.wire());
-    clients.push(Client { table, key, only, proxy, ports, at: 0, kind: Kind::Simple(simple) });
+    clients.push(ChaosClient { table, key, only, proxy, ports, at: 0, kind: ChaosClientKind::Simple(simple) });
     clients
 }
 
-async fn proxy(ports: Ports, at: usize) -> Proxy {
-    Proxy::start(format!("127.0.0.1:{}", ports[at])).await.unwrap()
+async fn proxy(ports: FanoutPorts, at: usize) -> FaultProxy {
+    FaultProxy::start(format!("127.0.0.1:{}", ports[at])).await.unwrap()
 }
 
-fn url(proxy: &Proxy) -> String {
+fn url(proxy: &FaultProxy) -> String {
     format!("http://{}", proxy.addr())
 }
 
-fn start(proxy: &Proxy, table: &TableName, only: Only, snapshot: &Path) -> Replica {
+fn start(proxy: &FaultProxy, table: &TableName, only: CategoryFilter, snapshot: &Path) -> Replica {
     let builder = Replica::builder(url(proxy), table.clone()).client_id("chaos").seed(1);
     let builder = only.predicate().into_iter().fold(builder, laredo_client::ReplicaBuilder::filter);
     let interval = std::time::Duration::from_millis(500);
     builder.local_snapshot_path(snapshot).local_snapshot_interval(interval).start().unwrap()
 }
 
-impl Client {
+impl ChaosClient {
     /// Returns the server that new connections lead to.
-    pub(super) fn at(&self) -> usize {
+    pub(super) fn current_server(&self) -> usize {
         self.at
     }
 
@@ -114,12 +125,12 @@ impl Client {
 
     /// Returns true if the client is a replica, which keeps a local snapshot.
     pub(super) fn is_ours(&self) -> bool {
-        matches!(self.kind, Kind::Ours { .. })
+        matches!(self.kind, ChaosClientKind::Ours { .. })
     }
 
-    /// Copies the local snapshot for [`Client::restart_with_older`].
+    /// Copies the local snapshot for [`ChaosClient::restart_with_older`].
     pub(super) fn keep_copy(&self) {
-        if let Kind::Ours { snapshot, .. } = &self.kind
+        if let ChaosClientKind::Ours { snapshot, .. } = &self.kind
             && snapshot.exists()
         {
             std::fs::copy(snapshot, snapshot.with_extension("older")).unwrap();
@@ -129,7 +140,7 @@ impl Client {
     /// Stops the replica and starts it again with the copied local snapshot. Copies the present
     /// one.
     pub(super) async fn restart_with_older(&mut self) {
-        if let Kind::Ours { replica, snapshot, ended } = &mut self.kind {
+        if let ChaosClientKind::Ours { replica, snapshot, ended } = &mut self.kind {
             let was = replica.take().expect("it is there between two restarts");
             was.stop().await;
             ended.add(&was.status());
@@ -147,7 +158,7 @@ impl Client {
     /// Ends the replica and starts it again with its local snapshot. A replica without one is not
     /// killed.
     pub(super) async fn restart(&mut self, orderly: bool) {
-        let Kind::Ours { replica, snapshot, ended } = &mut self.kind else { return };
+        let ChaosClientKind::Ours { replica, snapshot, ended } = &mut self.kind else { return };
         let was = replica.take().expect("it is there between two restarts");
         if orderly || !snapshot.exists() {
             was.stop().await;
@@ -162,15 +173,15 @@ impl Client {
     pub(super) async fn differences(
         &self,
         position: Lsn,
-        rows: &Rows,
-        all: &[Client],
+        rows: &OracleRows,
+        all: &[ChaosClient],
         (waits, deadline): (bool, Instant),
     ) -> String {
         let reached = || match &self.kind {
-            Kind::Ours { replica: Some(replica), .. } => replica.view().position() >= position,
-            Kind::Ours { .. } | Kind::Simple(_) => true,
+            ChaosClientKind::Ours { replica: Some(replica), .. } => replica.view().position() >= position,
+            ChaosClientKind::Ours { .. } | ChaosClientKind::Simple(_) => true,
         };
-        // A Struct client knows nothing of transactions. Only its rows show its progress.
+        // A Struct client knows nothing of transactions. CategoryFilter its rows show its progress.
         let waits = waits || !self.is_ours();
         let done = async || reached() && (!waits || self.differences_now(rows, all).is_empty());
         let _ = eventually(deadline.saturating_duration_since(Instant::now()), done).await;
@@ -179,17 +190,17 @@ impl Client {
     }
 
     /// Returns the differences from the database's rows now.
-    pub(super) fn differences_now(&self, rows: &Rows, all: &[Client]) -> String {
+    pub(super) fn differences_now(&self, rows: &OracleRows, all: &[ChaosClient]) -> String {
         match &self.kind {
-            Kind::Ours { replica, .. } => {
+            ChaosClientKind::Ours { replica, .. } => {
                 let replica = replica.as_ref().expect("it is there between two restarts");
                 view_differences(&replica.view(), rows, self.key)
             }
-            Kind::Simple(simple) => {
+            ChaosClientKind::Simple(simple) => {
                 let of_table = all.iter().filter(|client| client.table == self.table);
                 let replica = { of_table }.find_map(|client| match &client.kind {
-                    Kind::Ours { replica, .. } => replica.as_ref(),
-                    Kind::Simple(_) => None,
+                    ChaosClientKind::Ours { replica, .. } => replica.as_ref(),
+                    ChaosClientKind::Simple(_) => None,
                 });
                 let Some(replica) = replica else { return "there is no other client of its table".to_owned() };
                 let state = simple.state();
@@ -202,12 +213,12 @@ impl Client {
     /// Returns the number of streams that began with a full snapshot, and of streams that resumed.
     pub(super) fn streams(&self) -> (u64, u64) {
         match &self.kind {
-            Kind::Ours { replica, ended, .. } => {
+            ChaosClientKind::Ours { replica, ended, .. } => {
                 let mut streams = ended.clone();
                 replica.iter().for_each(|replica| streams.add(&replica.status()));
                 (streams.full_snapshots, streams.deltas)
             }
-            Kind::Simple(simple) => {
+            ChaosClientKind::Simple(simple) => {
                 let state = simple.state();
                 (state.snapshots.into(), state.deltas.into())
             }
@@ -217,10 +228,10 @@ impl Client {
     pub(super) fn describe(&self) -> String {
         let who = format!("{} ({:?}) at server {}", self.table, self.only, self.at);
         match &self.kind {
-            Kind::Ours { replica, ended, .. } => {
+            ChaosClientKind::Ours { replica, ended, .. } => {
                 format!("{who}: {:?}, before: {ended:?}", replica.as_ref().map(Replica::status))
             }
-            Kind::Simple(simple) => {
+            ChaosClientKind::Simple(simple) => {
                 let state = simple.state();
                 format!(
                     "{who}, simple: at {} with {} rows, {} snapshots, {} deltas",
@@ -234,8 +245,8 @@ impl Client {
     }
 }
 
-impl Streams {
-    fn add(&mut self, status: &Status) {
+impl ClientStreamCounts {
+    fn add(&mut self, status: &ReplicaStatus) {
         self.full_snapshots += status.full_snapshots;
         self.deltas += status.connects - status.full_snapshots;
         self.reasons.push(status.reason.clone());

@@ -2,12 +2,12 @@
 
 use laredo_testkit::StopMode;
 
-use super::outage::{OUTAGES, Outage};
-use crate::support::definitions::{Change, KINDS, UNDER_LOAD};
+use super::outage::{OUTAGES, ResourceOutage};
+use crate::support::definitions::{KINDS, ReversibleChange, UNDER_LOAD};
 
 /// A fault, and its target.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
+pub(super) enum ChaosFault {
     /// A server is killed with `kill -9` and started again. Its clients go to the other server, or
     /// wait for it.
     KillServer,
@@ -23,23 +23,23 @@ pub(super) enum Fault {
     RestartClient,
     /// Definitions change and change back, partitions come and go, or schemas are swapped. Another
     /// fault may come in the middle.
-    Redefine(&'static Change),
+    Redefine(&'static ReversibleChange),
     /// PostgreSQL's storage is copied for a later fault.
     CopyStorage,
     /// PostgreSQL's history changes.
-    Fork(Fork),
+    Fork(ChaosFork),
     /// A server starts again with another folder than it left.
-    ServerFolder(Folder),
+    ServerFolder(FolderReplacement),
     /// A client starts again with an older local snapshot.
     ClientFolder,
     /// The archive's writer is killed with `kill -9`, and starts again at the other server.
     KillSnapshotter,
     /// A resource is unavailable for a moment.
-    Outage(Outage),
+    Outage(ResourceOutage),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fork {
+pub(super) enum ChaosFork {
     /// The storage is put back to the newest copy.
     PutBack,
     /// A standby with all WAL takes over, so nothing is lost.
@@ -51,7 +51,7 @@ pub(super) enum Fork {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Folder {
+pub(super) enum FolderReplacement {
     /// An older copy, made while the server was down.
     Older,
     /// The journal is lost, but the snapshots are not.
@@ -61,8 +61,8 @@ pub(super) enum Folder {
 
 /// Faults after which no client may receive a second full snapshot, before shuffling. A small run
 /// has the first eight.
-pub(super) const CONTINUITY: [Fault; 24] = {
-    use Fault::{Cut, Drain, KillBothServers, KillServer, Move, Postgres, RestartClient};
+pub(super) const CONTINUITY: [ChaosFault; 24] = {
+    use ChaosFault::{Cut, Drain, KillBothServers, KillServer, Move, Postgres, RestartClient};
     let (fast, immediate) = (Postgres(StopMode::Fast), Postgres(StopMode::Immediate));
     [
         KillServer,
@@ -94,23 +94,23 @@ pub(super) const CONTINUITY: [Fault; 24] = {
 
 /// Returns the faults of the second half: all changes of definitions, forks, outages and changes of
 /// folders, and faults of the first half.
-pub(super) fn everything() -> Vec<Fault> {
-    use Fault::{
+pub(super) fn everything() -> Vec<ChaosFault> {
+    use ChaosFault::{
         ClientFolder, CopyStorage, Cut, Drain, Fork, KillServer, KillSnapshotter, Move, Postgres, Redefine,
         RestartClient, ServerFolder,
     };
     let mut faults = vec![
         CopyStorage,
         CopyStorage,
-        Fork(self::Fork::PutBack),
-        Fork(self::Fork::PutBack),
-        Fork(self::Fork::PromoteWhole),
-        Fork(self::Fork::PromoteLacking),
-        Fork(self::Fork::RestoreToPoint),
-        ServerFolder(Folder::Older),
-        ServerFolder(Folder::Older),
-        ServerFolder(Folder::WithoutJournal),
-        ServerFolder(Folder::Empty),
+        Fork(self::ChaosFork::PutBack),
+        Fork(self::ChaosFork::PutBack),
+        Fork(self::ChaosFork::PromoteWhole),
+        Fork(self::ChaosFork::PromoteLacking),
+        Fork(self::ChaosFork::RestoreToPoint),
+        ServerFolder(FolderReplacement::Older),
+        ServerFolder(FolderReplacement::Older),
+        ServerFolder(FolderReplacement::WithoutJournal),
+        ServerFolder(FolderReplacement::Empty),
         ClientFolder,
         ClientFolder,
         KillSnapshotter,
@@ -126,16 +126,18 @@ pub(super) fn everything() -> Vec<Fault> {
         RestartClient,
     ];
     faults.extend(KINDS.iter().chain(UNDER_LOAD).map(Redefine));
-    faults.extend(OUTAGES.map(Fault::Outage));
+    faults.extend(OUTAGES.map(ChaosFault::Outage));
     faults
 }
 
 /// Returns a handful of these faults, different for each seed.
-pub(super) fn handful(seed: u64) -> Vec<Fault> {
-    use Fault::{ClientFolder, Fork, Move, Redefine, ServerFolder};
-    let change = |of: &'static [Change], number: u64| Redefine(&of[number as usize % of.len()]);
-    let history = [self::Fork::PromoteLacking, self::Fork::RestoreToPoint, self::Fork::PutBack][seed as usize % 3];
-    let folder = [Folder::Older, Folder::WithoutJournal, Folder::Empty][seed as usize % 3];
+pub(super) fn handful(seed: u64) -> Vec<ChaosFault> {
+    use ChaosFault::{ClientFolder, Fork, Move, Redefine, ServerFolder};
+    let change = |of: &'static [ReversibleChange], number: u64| Redefine(&of[number as usize % of.len()]);
+    let history =
+        [self::ChaosFork::PromoteLacking, self::ChaosFork::RestoreToPoint, self::ChaosFork::PutBack][seed as usize % 3];
+    let folder =
+        [FolderReplacement::Older, FolderReplacement::WithoutJournal, FolderReplacement::Empty][seed as usize % 3];
     vec![
         change(KINDS, seed),
         change(KINDS, seed + 5),
@@ -143,7 +145,7 @@ pub(super) fn handful(seed: u64) -> Vec<Fault> {
         Fork(history),
         ServerFolder(folder),
         ClientFolder,
-        Fault::Outage(OUTAGES[seed as usize % OUTAGES.len()]),
+        ChaosFault::Outage(OUTAGES[seed as usize % OUTAGES.len()]),
         Move,
     ]
 }

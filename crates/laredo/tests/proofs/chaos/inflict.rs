@@ -9,67 +9,70 @@ use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 use tokio_postgres::error::SqlState;
 
-use super::Chaos;
-use super::client::Client;
-use super::fault::{Fault, Folder, Fork};
-use crate::support::definitions::{Change, tables};
-use crate::support::fleet::{more, restart};
+use super::ChaosRun;
+use super::client::ChaosClient;
+use super::fault::{ChaosFault, ChaosFork, FolderReplacement};
+use crate::support::definitions::{ReversibleChange, tables};
+use crate::support::fleet::{await_transactions, restart};
 use crate::support::server::PATIENCE;
 
-impl Chaos {
-    pub(super) async fn inflict(&mut self, fault: Fault) {
+impl ChaosRun {
+    pub(super) async fn inflict(&mut self, fault: ChaosFault) {
         match fault {
-            Fault::KillServer => {
+            ChaosFault::KillServer => {
                 let (server, moves) = (self.random.random_range(0..2), self.random.random_bool(0.5));
                 let clients = if moves { ", clients go to the other" } else { "" };
-                self.say(&format!("kill -9 of server {server}{clients}"));
+                self.log_event(&format!("kill -9 of server {server}{clients}"));
                 self.kill(server, moves).await;
             }
-            Fault::KillBothServers => {
-                self.say("kill -9 of both servers");
+            ChaosFault::KillBothServers => {
+                self.log_event("kill -9 of both servers");
                 self.kill(0, true).await;
                 self.kill(1, false).await;
             }
-            Fault::Drain => self.drain().await,
-            Fault::Cut => {
+            ChaosFault::Drain => self.drain().await,
+            ChaosFault::Cut => {
                 let client = self.any_client();
-                self.say(&format!("connections of client {client} are cut"));
+                self.log_event(&format!("connections of client {client} are cut"));
                 self.clients[client].cut();
             }
-            Fault::Move => {
+            ChaosFault::Move => {
                 let client = self.any_client();
-                let to = 1 - self.clients[client].at();
-                self.say(&format!("client {client} goes to server {to}"));
+                let to = 1 - self.clients[client].current_server();
+                self.log_event(&format!("client {client} goes to server {to}"));
                 self.clients[client].go_to(to);
                 self.clients[client].cut();
             }
-            Fault::Postgres(mode) => {
-                self.say(&format!("PostgreSQL is stopped ({mode:?}) and started"));
+            ChaosFault::Postgres(mode) => {
+                self.log_event(&format!("PostgreSQL is stopped ({mode:?}) and started"));
                 restart(&mut self.cluster, mode);
             }
-            Fault::RestartClient => {
+            ChaosFault::RestartClient => {
                 let (client, orderly) = (self.any_of_ours(), self.random.random_bool(0.5));
-                self.say(&format!("client {client} {} and starts again", if orderly { "stops" } else { "is killed" }));
+                self.log_event(&format!(
+                    "client {client} {} and starts again",
+                    if orderly { "stops" } else { "is killed" }
+                ));
                 self.clients[client].restart(orderly).await;
             }
-            Fault::Redefine(change) => Box::pin(self.redefine(change)).await,
-            Fault::CopyStorage => {
+            ChaosFault::Redefine(change) => Box::pin(self.redefine(change)).await,
+            ChaosFault::CopyStorage => {
                 let mode = self.any_mode();
-                self.say(&format!("PostgreSQL's storage is copied ({mode:?})"));
+                self.log_event(&format!("PostgreSQL's storage is copied ({mode:?})"));
                 self.copy = self.cluster.copy_storage(mode).unwrap();
             }
-            Fault::Fork(fork) => self.fork(fork).await,
-            Fault::ServerFolder(folder) => self.exchange_folder(folder).await,
-            Fault::ClientFolder => {
+            ChaosFault::Fork(fork) => self.fork(fork).await,
+            ChaosFault::ServerFolder(folder) => self.exchange_folder(folder).await,
+            ChaosFault::ClientFolder => {
                 let client = self.any_of_ours();
-                self.say(&format!("client {client} starts again with an older local snapshot"));
+                self.log_event(&format!("client {client} starts again with an older local snapshot"));
                 self.clients[client].restart_with_older().await;
             }
-            Fault::KillSnapshotter => {
-                self.say("kill -9 of the archive's writer, which goes to the other server");
+            ChaosFault::KillSnapshotter => {
+                self.log_event("kill -9 of the archive's writer, which goes to the other server");
                 self.archive.restart_elsewhere().await;
             }
-            Fault::Outage(outage) => Box::pin(self.suffer(outage)).await,
+            ChaosFault::Outage(outage) => Box::pin(self.suffer(outage)).await,
         }
     }
 
@@ -93,14 +96,14 @@ impl Chaos {
 
     async fn drain(&mut self) {
         let server = self.random.random_range(0..2);
-        self.say(&format!("server {server} is drained"));
+        self.log_event(&format!("server {server} is drained"));
         self.send_away(server);
         self.servers[server].process.terminate();
         let ended = self.servers[server].process.wait(PATIENCE).await;
         if ended.as_ref().is_ok_and(std::process::ExitStatus::success) {
             return self.start_again(server).await;
         }
-        let clients = self.clients.iter().map(Client::describe).collect::<Vec<_>>().join("\n");
+        let clients = self.clients.iter().map(ChaosClient::describe).collect::<Vec<_>>().join("\n");
         panic!("server {server} does not end: {ended:?}\n{clients}");
     }
 
@@ -111,18 +114,26 @@ impl Chaos {
 
     /// Leads the new connections of a server's clients to the other server.
     fn send_away(&mut self, server: usize) {
-        self.clients.iter_mut().filter(|client| client.at() == server).for_each(|client| client.go_to(1 - server));
+        self.clients
+            .iter_mut()
+            .filter(|client| client.current_server() == server)
+            .for_each(|client| client.go_to(1 - server));
         self.archive.leave(server);
     }
 
     /// Runs a change of definitions step by step, with rows written in between, and in some runs
     /// with another fault.
-    async fn redefine(&mut self, change: &Change) {
-        const INTERRUPTIONS: [Fault; 5] =
-            [Fault::KillServer, Fault::Move, Fault::Cut, Fault::RestartClient, Fault::Postgres(StopMode::Immediate)];
+    async fn redefine(&mut self, change: &ReversibleChange) {
+        const INTERRUPTIONS: [ChaosFault; 5] = [
+            ChaosFault::KillServer,
+            ChaosFault::Move,
+            ChaosFault::Cut,
+            ChaosFault::RestartClient,
+            ChaosFault::Postgres(StopMode::Immediate),
+        ];
         let steps = change.steps();
         let interrupted = self.random.random_bool(0.5).then(|| self.random.random_range(0..steps.len()));
-        self.say(&format!("{} is changed and changed back in {} steps", change.tables.join(", "), steps.len()));
+        self.log_event(&format!("{} is changed and changed back in {} steps", change.tables.join(", "), steps.len()));
         for (number, step) in steps.iter().enumerate() {
             self.run_step(step);
             self.scribble(3).await;
@@ -172,7 +183,7 @@ impl Chaos {
         if self.random.random_bool(0.5) { StopMode::Fast } else { StopMode::Immediate }
     }
 
-    async fn fork(&mut self, fork: Fork) {
+    async fn fork(&mut self, fork: ChaosFork) {
         // A server without files that starts after a fork cannot know the abandoned history. A
         // client without commit marks cannot prove its own.
         for server in &self.servers {
@@ -180,33 +191,33 @@ impl Chaos {
         }
         let mode = self.any_mode();
         match fork {
-            Fork::PutBack => {
-                self.say(&format!("PostgreSQL's storage is put back ({mode:?})"));
+            ChaosFork::PutBack => {
+                self.log_event(&format!("PostgreSQL's storage is put back ({mode:?})"));
                 self.cluster.put_back(&self.copy, mode).unwrap();
             }
-            Fork::PromoteWhole => {
-                self.say(&format!("a standby that has everything is promoted ({mode:?})"));
+            ChaosFork::PromoteWhole => {
+                self.log_event(&format!("a standby that has everything is promoted ({mode:?})"));
                 self.cluster.begin_timeline(mode).unwrap();
             }
-            Fork::PromoteLacking => {
-                self.say(&format!("a standby that lacks WAL is promoted ({mode:?})"));
+            ChaosFork::PromoteLacking => {
+                self.log_event(&format!("a standby that lacks WAL is promoted ({mode:?})"));
                 self.cluster.promote(&self.copy, mode).unwrap();
             }
-            Fork::RestoreToPoint => {
+            ChaosFork::RestoreToPoint => {
                 self.copy = self.cluster.copy_storage(StopMode::Fast).unwrap();
                 self.work().await;
                 let sql = self.cluster.connect().await.unwrap();
                 let point = flushed(&sql).await.unwrap();
                 self.work().await;
-                self.say(&format!("PostgreSQL is restored to {point} ({mode:?})"));
+                self.log_event(&format!("PostgreSQL is restored to {point} ({mode:?})"));
                 self.cluster.restore_to(&self.copy, point, mode).unwrap();
             }
         }
-        self.forks += u64::from(!matches!(fork, Fork::PromoteWhole));
+        self.forks += u64::from(!matches!(fork, ChaosFork::PromoteWhole));
         self.has_forked = true;
     }
 
-    async fn exchange_folder(&mut self, folder: Folder) {
+    async fn exchange_folder(&mut self, folder: FolderReplacement) {
         if std::mem::take(&mut self.has_forked) {
             // For the same reason: connected clients learn of the fork from a server that has seen
             // it.
@@ -214,25 +225,25 @@ impl Chaos {
         }
         let server = self.random.random_range(0..2);
         let path = super::folder_of(self.folders.path(), server);
-        if let Folder::Older = folder {
+        if let FolderReplacement::Older = folder {
             // A server that has only just started has no folder yet.
             self.servers[server].ready().await;
             let older = path.with_extension("older");
             if !older.exists() {
-                self.say(&format!("the folder of server {server} is copied while it is down"));
+                self.log_event(&format!("the folder of server {server} is copied while it is down"));
                 self.stop_for_good(server).await;
                 copy_folder(&path, &older);
                 self.start_again(server).await;
                 self.work().await;
             }
-            self.say(&format!("server {server} starts again with an older copy of its folder"));
+            self.log_event(&format!("server {server} starts again with an older copy of its folder"));
             self.stop_for_good(server).await;
             std::fs::remove_dir_all(&path).unwrap();
             std::fs::rename(&older, &path).unwrap();
         } else {
-            self.say(&format!("server {server} starts again with its folder {folder:?}"));
+            self.log_event(&format!("server {server} starts again with its folder {folder:?}"));
             self.stop_for_good(server).await;
-            let lost = if let Folder::Empty = folder { path } else { path.join("journal") };
+            let lost = if let FolderReplacement::Empty = folder { path } else { path.join("journal") };
             std::fs::remove_dir_all(lost).unwrap();
         }
         if self.random.random_bool(0.5) {
@@ -249,7 +260,7 @@ impl Chaos {
     /// Lets the workload and the other tables continue for a moment.
     pub(super) async fn work(&mut self) {
         self.scribble(5).await;
-        more(&self.workload, 20).await;
+        await_transactions(&self.workload, 20).await;
     }
 }
 

@@ -11,7 +11,7 @@ use rand::Rng as _;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::time::Instant;
 
-use super::Chaos;
+use super::ChaosRun;
 use crate::support::server::PATIENCE;
 
 /// The longest time from the end of an outage until everything is served again.
@@ -24,7 +24,7 @@ pub(super) const PASSWORD: &str = "first";
 
 /// A resource that is unavailable for a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outage {
+pub(super) enum ResourceOutage {
     /// The role has another password.
     Password,
     /// The role may not log in.
@@ -52,68 +52,68 @@ pub(super) enum Outage {
 }
 
 /// All outages.
-pub(super) const OUTAGES: [Outage; 12] = [
-    Outage::Password,
-    Outage::Login,
-    Outage::RoleSettings,
-    Outage::Postgres(StopMode::Fast),
-    Outage::RouteClosed,
-    Outage::RouteStalled,
-    Outage::Publication,
-    Outage::Lock,
-    Outage::Slot,
-    Outage::Descriptors,
-    Outage::Frozen,
-    Outage::Disk,
+pub(super) const OUTAGES: [ResourceOutage; 12] = [
+    ResourceOutage::Password,
+    ResourceOutage::Login,
+    ResourceOutage::RoleSettings,
+    ResourceOutage::Postgres(StopMode::Fast),
+    ResourceOutage::RouteClosed,
+    ResourceOutage::RouteStalled,
+    ResourceOutage::Publication,
+    ResourceOutage::Lock,
+    ResourceOutage::Slot,
+    ResourceOutage::Descriptors,
+    ResourceOutage::Frozen,
+    ResourceOutage::Disk,
 ];
 
-impl Chaos {
+impl ChaosRun {
     /// Begins and ends an outage, and measures the recovery.
-    pub(super) async fn suffer(&mut self, outage: Outage) {
+    pub(super) async fn suffer(&mut self, outage: ResourceOutage) {
         let server = self.random.random_range(0..2);
-        self.say(&format!("outage {outage:?}, of server {server} where it concerns one"));
+        self.log_event(&format!("outage {outage:?}, of server {server} where it concerns one"));
         match outage {
-            Outage::Password => {
+            ResourceOutage::Password => {
                 self.with_role("PASSWORD 'another'", &format!("PASSWORD '{PASSWORD}'")).await;
             }
-            Outage::Login => self.with_role("NOLOGIN", "LOGIN").await,
-            Outage::RoleSettings => self.with_role_settings().await,
-            Outage::Postgres(mode) => {
+            ResourceOutage::Login => self.with_role("NOLOGIN", "LOGIN").await,
+            ResourceOutage::RoleSettings => self.with_role_settings().await,
+            ResourceOutage::Postgres(mode) => {
                 self.cluster.stop(mode).unwrap();
                 tokio::time::sleep(OUTAGE).await;
                 self.cluster.restart().unwrap();
             }
-            Outage::RouteClosed => {
+            ResourceOutage::RouteClosed => {
                 self.routes[server].refuse(true);
                 self.routes[server].cut_all();
                 self.endure().await;
                 self.routes[server].refuse(false);
             }
-            Outage::RouteStalled => {
+            ResourceOutage::RouteStalled => {
                 self.routes[server].stall(true);
                 self.endure().await;
                 self.routes[server].stall(false);
             }
-            Outage::Publication => {
+            ResourceOutage::Publication => {
                 self.cluster.psql("ALTER PUBLICATION laredo_test_pub RENAME TO laredo_test_away").unwrap();
                 self.endure().await;
                 self.return_publication();
             }
-            Outage::Lock => {
+            ResourceOutage::Lock => {
                 let session = self.cluster.connect().await.unwrap();
                 session.batch_execute("BEGIN; LOCK TABLE work.by_index IN ACCESS EXCLUSIVE MODE").await.unwrap();
                 // The workload waits for the lock as well.
                 tokio::time::sleep(OUTAGE).await;
                 session.batch_execute("COMMIT").await.unwrap();
             }
-            Outage::Slot => self.drop_slot(server).await,
-            Outage::Descriptors => self.without_descriptors(server).await,
-            Outage::Frozen => {
+            ResourceOutage::Slot => self.drop_slot(server).await,
+            ResourceOutage::Descriptors => self.without_descriptors(server).await,
+            ResourceOutage::Frozen => {
                 self.servers[server].process.freeze();
                 self.endure().await;
                 self.servers[server].process.thaw();
             }
-            Outage::Disk => self.with_full_disk(server).await,
+            ResourceOutage::Disk => self.with_full_disk(server).await,
         }
         self.recover(outage).await;
     }
@@ -183,7 +183,7 @@ impl Chaos {
 
     async fn with_full_disk(&mut self, server: usize) {
         let Some(disk) = &self.disks[server] else {
-            return self.say("left out: no disk of its own could be mounted (run the test as root)");
+            return self.log_event("left out: no disk of its own could be mounted (run the test as root)");
         };
         let filler = disk.fill().unwrap();
         self.endure().await;
@@ -192,7 +192,7 @@ impl Chaos {
 
     /// Waits until both servers show a commit after the outage in every table. Counts a recovery
     /// that took too long.
-    async fn recover(&mut self, outage: Outage) {
+    async fn recover(&mut self, outage: ResourceOutage) {
         let (began, position) = (Instant::now(), self.commit_everywhere().await);
         let recovered = async || {
             for server in &self.servers {
@@ -212,7 +212,7 @@ impl Chaos {
         self.slowest_recovery = self.slowest_recovery.max(took);
         if took > RECOVERY_LIMIT {
             self.late += 1;
-            self.say(&format!("the recovery from {outage:?} took {:.1} s", took.as_secs_f32()));
+            self.log_event(&format!("the recovery from {outage:?} took {:.1} s", took.as_secs_f32()));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use laredo_core::{TableName, TupleRef, TypeKind};
-use laredo_engine::source::{Admission, TableRequest};
+use laredo_engine::source::{SnapshotCheck, TableRequest};
 use tokio::sync::watch;
 
 use crate::copy::harness::{cluster, follow, limited, options, requests, some};
@@ -86,7 +86,7 @@ async fn a_snapshot_is_taken_again_until_it_is_admitted() {
     let following = follow(options(&cluster), &requests(&["public.t"])).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();
-    let third: Admission = Arc::new(move |_| counter.fetch_add(1, Ordering::Relaxed) == 2);
+    let third: SnapshotCheck = Arc::new(move |_| counter.fetch_add(1, Ordering::Relaxed) == 2);
     let copied = following.try_copy(0, third).await.unwrap();
     assert_eq!((asked.load(Ordering::Relaxed), copied.rows.len(), copied.begun), (3, 1, 1));
 }

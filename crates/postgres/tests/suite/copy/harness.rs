@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use laredo_core::{Cell, Lsn, Schema, TableName, TupleRef};
 use laredo_engine::source::{
-    Admission, CopyEvent, Snapshot, Source, SourceError, SourceEvent, StateReporter, TableIndex, TableRequest,
+    CopyEvent, SnapshotCheck, Source, SourceError, SourceEvent, SourceStateReporter, TableIndex, TableRequest,
+    TransactionSnapshot,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
@@ -19,21 +20,21 @@ use tokio::sync::{mpsc, watch};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source that streams, so that copies may begin.
-pub(crate) struct Following {
+pub(crate) struct StreamingSource {
     pub(crate) source: Arc<PostgresSource>,
     events: mpsc::Receiver<SourceEvent>,
     _acknowledged: watch::Sender<Lsn>,
 }
 
-pub(crate) struct Copied {
+pub(crate) struct CopiedTable {
     pub(crate) schema: Arc<Schema>,
     pub(crate) rows: Vec<Vec<u8>>,
-    pub(crate) snapshot: Snapshot,
+    pub(crate) snapshot: TransactionSnapshot,
     pub(crate) begun: usize,
     pub(crate) inserted: Lsn,
 }
 
-impl Copied {
+impl CopiedTable {
     /// Returns the cells of each row as text, in order. Works only if all cells are text.
     pub(crate) fn texts(&self) -> Vec<Vec<Option<String>>> {
         let mut rows: Vec<Vec<_>> = self
@@ -76,27 +77,27 @@ pub(crate) fn options(cluster: &Cluster) -> PostgresOptions {
     }
 }
 
-pub(crate) async fn follow(options: PostgresOptions, tables: &[TableRequest]) -> Following {
+pub(crate) async fn follow(options: PostgresOptions, tables: &[TableRequest]) -> StreamingSource {
     let source = Arc::new(PostgresSource::new(options));
     source.prepare(tables).await.unwrap();
     let (sender, events) = mpsc::channel(1000);
     let (acknowledged, reader) = watch::channel(Lsn::ZERO);
     let streaming = source.clone();
     let acknowledge = Arc::new(move || *reader.borrow());
-    tokio::spawn(async move { streaming.stream(sender, acknowledge, StateReporter::new("test")).await });
-    Following { source, events, _acknowledged: acknowledged }
+    tokio::spawn(async move { streaming.stream(sender, acknowledge, SourceStateReporter::new("test")).await });
+    StreamingSource { source, events, _acknowledged: acknowledged }
 }
 
-pub(crate) fn everything() -> Admission {
+pub(crate) fn everything() -> SnapshotCheck {
     Arc::new(|_| true)
 }
 
-impl Following {
-    pub(crate) async fn copy(&self, table: usize) -> Copied {
+impl StreamingSource {
+    pub(crate) async fn copy(&self, table: usize) -> CopiedTable {
         self.try_copy(table, everything()).await.unwrap()
     }
 
-    pub(crate) async fn try_copy(&self, table: usize, admits: Admission) -> Result<Copied, SourceError> {
+    pub(crate) async fn try_copy(&self, table: usize, admits: SnapshotCheck) -> Result<CopiedTable, SourceError> {
         copy(self.source.clone(), table, admits).await
     }
 
@@ -157,7 +158,11 @@ impl Following {
     }
 }
 
-pub(crate) async fn copy(source: Arc<PostgresSource>, table: usize, admits: Admission) -> Result<Copied, SourceError> {
+pub(crate) async fn copy(
+    source: Arc<PostgresSource>,
+    table: usize,
+    admits: SnapshotCheck,
+) -> Result<CopiedTable, SourceError> {
     let (sender, mut receiver) = mpsc::channel(4);
     let copy = tokio::spawn(async move { source.copy(TableIndex(table), None, admits, sender).await });
     let (mut schema, mut rows, mut begun, mut seen, mut end) = (None, Vec::new(), 0, None, None);
@@ -174,7 +179,7 @@ pub(crate) async fn copy(source: Arc<PostgresSource>, table: usize, admits: Admi
         }
     }
     copy.await.unwrap()?;
-    Ok(Copied { schema: schema.unwrap(), rows, snapshot: seen.unwrap(), begun, inserted: end.unwrap() })
+    Ok(CopiedTable { schema: schema.unwrap(), rows, snapshot: seen.unwrap(), begun, inserted: end.unwrap() })
 }
 
 fn split(chunk: &[u8]) -> Vec<Vec<u8>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use laredo_core::TupleRef;
-use laredo_engine::source::{Admission, Source as _, SourceEvent, TableIndex};
+use laredo_engine::source::{SnapshotCheck, Source as _, SourceEvent, TableIndex};
 
 use crate::copy::harness::{PATIENCE, announce, cluster, follow, options, requests};
 
@@ -20,7 +20,7 @@ async fn a_definition_that_moves_during_the_copy_starts_it_again() {
     let psql = cluster.bin("psql");
     // The label changes while the copy's snapshot exists, because laredo holds no lock that forbids
     // it.
-    let admits: Admission = Arc::new(move |_| {
+    let admits: SnapshotCheck = Arc::new(move |_| {
         if asked.fetch_add(1, Ordering::Relaxed) == 0 {
             let done = std::process::Command::new(&psql)
                 .args(["-U", "postgres", "-p", &port.to_string(), "-h"])

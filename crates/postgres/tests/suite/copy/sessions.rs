@@ -18,7 +18,7 @@ const WIDE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
 /// Starts a copy and reads only its beginning, so that its rows stay unread.
 async fn stuck(
     options: PostgresOptions,
-) -> (mpsc::Receiver<CopyEvent>, JoinHandle<Result<(), SourceError>>, crate::copy::harness::Following) {
+) -> (mpsc::Receiver<CopyEvent>, JoinHandle<Result<(), SourceError>>, crate::copy::harness::StreamingSource) {
     let following = follow(options, &requests(&["public.t"])).await;
     let (sender, mut events) = mpsc::channel(1);
     let source = following.source.clone();

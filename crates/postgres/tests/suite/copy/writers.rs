@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use laredo_engine::source::{Admission, SourceEvent};
+use laredo_engine::source::{SnapshotCheck, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolEntry};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::stream::SlotMode;
-use laredo_testkit::{Proxy, eventually};
+use laredo_testkit::{FaultProxy, eventually};
 
 use crate::copy::harness::{PATIENCE, asked_again, cluster, copy, everything, follow, options, requests};
 
@@ -53,7 +53,7 @@ async fn writers_from_before_the_slot_are_waited_for() {
     let mut seen = Vec::new();
     commit.tables[0]
         .1
-        .read::<std::io::Error>(|entry| {
+        .for_each_entry::<std::io::Error>(|entry| {
             if let SpoolEntry::Change(RawChange::Insert { new }) = entry {
                 seen.push(new.cell(0).value().unwrap().to_vec());
             }
@@ -107,7 +107,7 @@ async fn writers_from_before_a_change_of_the_publication_during_the_copy_are_wai
     following.copy(0).await;
     let cluster = Arc::new(cluster);
     let (changing, done) = (cluster.clone(), AtomicBool::new(false));
-    let admits: Admission = Arc::new(move |_| {
+    let admits: SnapshotCheck = Arc::new(move |_| {
         if !done.swap(true, Ordering::Relaxed) {
             let sql = "ALTER PUBLICATION laredo_pub DROP TABLE t;
                        BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'unpublished';
@@ -130,7 +130,7 @@ async fn writers_from_before_a_change_of_the_publication_during_the_copy_are_wai
 #[tokio::test]
 async fn nobody_waits_for_writers_again_because_a_connection_was_lost() {
     let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
-    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
     let mut proxied = options(&cluster);
     proxied.slot = SlotMode::Stateful { name: "s".to_owned() };
     let url = format!("postgresql://postgres@{}/postgres", proxy.addr());

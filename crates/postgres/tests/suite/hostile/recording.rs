@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use laredo_core::{Lsn, Xid};
 use laredo_engine::spool::SpoolOptions;
-use laredo_postgres::assemble::Assembler;
+use laredo_postgres::assemble::PgoutputAssembler;
 use laredo_testkit::{Cluster, ClusterOptions};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 /// The messages of a stream.
-pub(crate) type Messages = Vec<Vec<u8>>;
+pub(crate) type RecordedMessages = Vec<Vec<u8>>;
 
 /// The followed tables.
 pub(crate) const TABLES: [&str; 2] = ["public.users", "public.orders"];
 
 /// Damages a stream in one place.
-pub(crate) fn damage(messages: &mut Messages, rng: &mut StdRng) {
+pub(crate) fn damage(messages: &mut RecordedMessages, rng: &mut StdRng) {
     let at = rng.random_range(0..messages.len());
     let other = rng.random_range(0..messages.len());
     let message = messages[at].len();
@@ -47,16 +47,16 @@ pub(crate) fn damage(messages: &mut Messages, rng: &mut StdRng) {
     }
 }
 
-pub(crate) fn assembler() -> Assembler {
+pub(crate) fn assembler() -> PgoutputAssembler {
     let options = SpoolOptions { memory_bytes_max: 1 << 16, folder: std::env::temp_dir() };
     let tables = TABLES.map(|name| name.parse().unwrap());
-    let mut assembler = Assembler::new(tables, Arc::new(options));
+    let mut assembler = PgoutputAssembler::new(tables, Arc::new(options));
     assembler.connected(Lsn(0), Xid(1000));
     assembler
 }
 
 /// Returns PostgreSQL's messages for the same history twice: with cells as text and in binary.
-pub(crate) fn record() -> Vec<Messages> {
+pub(crate) fn record() -> Vec<RecordedMessages> {
     let cluster = Cluster::start(ClusterOptions::default().set("logical_decoding_work_mem", "64kB")).unwrap();
     let rows = "SELECT i::text, repeat('x', 20), i, i / 3.0, NULL FROM generate_series(1, 1000) i";
     let history = format!(
@@ -94,7 +94,7 @@ pub(crate) fn record() -> Vec<Messages> {
              'proto_version', '2', 'publication_names', 'laredo', 'messages', 'true', 'streaming', 'on', 'binary', '{binary}')"
         );
         let lines = cluster.psql(&sql).unwrap();
-        lines.lines().map(unhex).collect::<Messages>()
+        lines.lines().map(unhex).collect::<RecordedMessages>()
     };
     vec![record(false), record(true)]
 }

@@ -11,21 +11,22 @@ use std::time::{Duration, Instant};
 
 use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState, TupleRef, Xid};
 use laredo_engine::journal::{Journal, frames};
-use laredo_engine::retention::Retention;
+use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    Acknowledged, Admission, CopyEvent, KnownTable, PartEvent, PartOrder, RelationShape, Resume, Snapshot, Source,
-    SourceError, SourceEvent, SourceIdentity, StateReporter, TableIndex, TableRequest,
+    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceError,
+    SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest,
+    TransactionSnapshot,
 };
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
 use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
-use laredo_proto::batch::Entries;
+use laredo_proto::batch::BatchEntries;
 use laredo_testkit::{eventually, is_full, sim_table};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::hostile::recording::{Messages, TABLES, assembler, damage, record};
+use crate::hostile::recording::{RecordedMessages, TABLES, assembler, damage, record};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A position before the whole stream.
@@ -51,8 +52,8 @@ async fn a_damaged_stream_leaves_every_state_at_a_commit_that_was_sent() {
         // The seed alone reproduces a failure.
         for outcome in compare(events(), &states, &schemas[which], seed).await {
             match outcome {
-                Outcome::Whole => whole += 1,
-                Outcome::Stopped => stopped += 1,
+                PlayOutcome::Whole => whole += 1,
+                PlayOutcome::Stopped => stopped += 1,
             }
         }
         applied += states.iter().map(|state| state.commits).sum::<u64>();
@@ -62,7 +63,7 @@ async fn a_damaged_stream_leaves_every_state_at_a_commit_that_was_sent() {
 }
 
 /// Returns the events that an assembler makes of a stream with a few damaged places.
-fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
+fn damaged_events(recording: &RecordedMessages, seed: u64) -> VecDeque<SourceEvent> {
     let mut rng = StdRng::seed_from_u64(seed + 1_000_000);
     let mut messages = recording.clone();
     for _ in 0..rng.random_range(0..4) {
@@ -70,7 +71,7 @@ fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
     }
     let (mut assembler, mut events) = (assembler(), VecDeque::new());
     for message in &messages {
-        if assembler.take(message, &mut events).is_err() {
+        if assembler.take_message(message, &mut events).is_err() {
             // Continue as after a lost connection.
             assembler.connected(assembler.position(), Xid(1000));
         }
@@ -79,14 +80,14 @@ fn damaged_events(recording: &Messages, seed: u64) -> VecDeque<SourceEvent> {
 }
 
 /// Returns the tables' schemas as the stream first announces them. The key is the first column.
-fn schemas_of(recording: &Messages) -> [Arc<Schema>; 2] {
+fn schemas_of(recording: &RecordedMessages) -> [Arc<Schema>; 2] {
     let (mut assembler, mut events) = (assembler(), VecDeque::new());
-    recording.iter().for_each(|message| assembler.take(message, &mut events).unwrap());
+    recording.iter().for_each(|message| assembler.take_message(message, &mut events).unwrap());
     let mut shapes: BTreeMap<usize, Arc<RelationShape>> = BTreeMap::new();
     for event in events {
         let SourceEvent::Commit(commit) = event else { continue };
         for (table, mut spool) in commit.tables {
-            let read = spool.read::<std::io::Error>(|entry| {
+            let read = spool.for_each_entry::<std::io::Error>(|entry| {
                 if let SpoolEntry::Shape(shape) = entry {
                     shapes.entry(table.0).or_insert_with(|| shape.clone());
                 }
@@ -108,19 +109,19 @@ fn schemas_of(recording: &Messages) -> [Arc<Schema>; 2] {
     })
 }
 
-type Cells = Vec<Option<Vec<u8>>>;
+type RowCells = Vec<Option<Vec<u8>>>;
 
 /// The rows that a table must hold, computed without the engine and identified by their first cell.
 #[derive(Debug, Default, PartialEq)]
-struct Expected {
-    rows: BTreeMap<Option<Vec<u8>>, Cells>,
+struct ExpectedTable {
+    rows: BTreeMap<Option<Vec<u8>>, RowCells>,
     commits: u64,
     /// True if a transaction did not fit.
     is_stopped: bool,
 }
 
-fn expected(events: VecDeque<SourceEvent>, table: usize, schema: &Schema) -> Expected {
-    let mut state = Expected::default();
+fn expected(events: VecDeque<SourceEvent>, table: usize, schema: &Schema) -> ExpectedTable {
+    let mut state = ExpectedTable::default();
     for event in events {
         match event {
             SourceEvent::Commit(commit) => {
@@ -142,14 +143,17 @@ fn expected(events: VecDeque<SourceEvent>, table: usize, schema: &Schema) -> Exp
 }
 
 /// Returns the rows after a transaction, or `None` if it does not fit.
-fn after(mut rows: BTreeMap<Option<Vec<u8>>, Cells>, spool: &mut Spool) -> Option<BTreeMap<Option<Vec<u8>>, Cells>> {
+fn after(
+    mut rows: BTreeMap<Option<Vec<u8>>, RowCells>,
+    spool: &mut Spool,
+) -> Option<BTreeMap<Option<Vec<u8>>, RowCells>> {
     let key = |row: TupleRef<'_>| match row.cell(0) {
         Cell::Value(bytes) => Some(Some(bytes.to_vec())),
         Cell::Null => Some(None),
         Cell::Unchanged => None,
     };
     let mut fits = true;
-    let read = spool.read::<std::io::Error>(|entry| {
+    let read = spool.for_each_entry::<std::io::Error>(|entry| {
         let SpoolEntry::Change(change) = entry else { return Ok(()) };
         let mut apply = || {
             match change {
@@ -175,7 +179,7 @@ fn after(mut rows: BTreeMap<Option<Vec<u8>>, Cells>, spool: &mut Spool) -> Optio
 }
 
 /// Returns a row's cells. Unchanged cells are taken from the previous row.
-fn filled(row: TupleRef<'_>, before: Option<&Cells>) -> Option<Cells> {
+fn filled(row: TupleRef<'_>, before: Option<&RowCells>) -> Option<RowCells> {
     let cell = |(at, cell): (usize, Cell<'_>)| match cell {
         Cell::Null => Some(None),
         Cell::Value(bytes) => Some(Some(bytes.to_vec())),
@@ -185,7 +189,7 @@ fn filled(row: TupleRef<'_>, before: Option<&Cells>) -> Option<Cells> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Outcome {
+enum PlayOutcome {
     Whole,
     Stopped,
 }
@@ -193,13 +197,13 @@ enum Outcome {
 /// Runs an engine over the events, and compares the rows of its readers with the expected ones.
 async fn compare(
     events: VecDeque<SourceEvent>,
-    expected: &[Expected; 2],
+    expected: &[ExpectedTable; 2],
     schemas: &[Arc<Schema>; 2],
     seed: u64,
-) -> [Outcome; 2] {
+) -> [PlayOutcome; 2] {
     let (go, may_go) = watch::channel(false);
     let copied = [AtomicBool::new(false), AtomicBool::new(false)];
-    let source = Played { events: Mutex::new(events), schemas: schemas.clone(), copied, may_go };
+    let source = PlayedSource { events: Mutex::new(events), schemas: schemas.clone(), copied, may_go };
     let clock: Clock = Arc::new(|| CommitTime(0));
     let tables = TABLES.map(|name| sim_table(name.trim_start_matches("public."))).to_vec();
     let engine = Engine::prepare(source, tables, clock).await.unwrap();
@@ -213,12 +217,12 @@ async fn compare(
         eventually(PATIENCE, is_live).await.unwrap();
     }
     go.send_replace(true);
-    let mut outcomes = [Outcome::Whole; 2];
+    let mut outcomes = [PlayOutcome::Whole; 2];
     for (index, table) in handle.tables().iter().enumerate() {
         let phase = ended(table).await;
         assert!(!matches!(phase, TablePhase::Failed { .. }), "seed {seed}, table {index}: {phase:?}");
-        outcomes[index] = if phase == TablePhase::Live { Outcome::Whole } else { Outcome::Stopped };
-        let is_stopped = outcomes[index] == Outcome::Stopped;
+        outcomes[index] = if phase == TablePhase::Live { PlayOutcome::Whole } else { PlayOutcome::Stopped };
+        let is_stopped = outcomes[index] == PlayOutcome::Stopped;
         assert_eq!(is_stopped, expected[index].is_stopped, "seed {seed}, table {index}: {phase:?}");
         let found = rows(&table.journal().unwrap());
         assert_eq!(found, expected[index].rows, "seed {seed}, table {index}");
@@ -239,7 +243,7 @@ async fn ended(table: &TableHandle) -> TablePhase {
 }
 
 /// Returns the rows that a reader derives from a journal.
-fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
+fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, RowCells> {
     let pinned = journal.pin_base();
     let mut state = TableState::new(pinned.base().schema().clone(), &[], 0).unwrap();
     assert_eq!(pinned.base().rows(), 0, "the first copy is of an empty table");
@@ -247,7 +251,7 @@ fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
     while let Some(piece) = cursor.next_piece().unwrap() {
         for frame in frames(piece.frames.clone()) {
             let schema = state.schema().clone();
-            for entry in Entries::new(&frame.batch.entries, &schema) {
+            for entry in BatchEntries::new(&frame.batch.entries, &schema) {
                 state.apply_change(&entry.unwrap().to_change()).unwrap();
             }
         }
@@ -258,27 +262,27 @@ fn rows(journal: &Journal) -> BTreeMap<Option<Vec<u8>>, Cells> {
 
 /// A source that plays the given events over tables that were empty. It copies each table only
 /// once.
-struct Played {
+struct PlayedSource {
     events: Mutex<VecDeque<SourceEvent>>,
     schemas: [Arc<Schema>; 2],
     copied: [AtomicBool; 2],
     may_go: watch::Receiver<bool>,
 }
 
-impl Source for Played {
+impl Source for PlayedSource {
     async fn prepare(&self, _: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
         Ok(SourceIdentity::default())
     }
 
-    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<Resume>, SourceError> {
-        Ok(vec![Resume::Follow; tables.len()])
+    async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<ResumeDecision>, SourceError> {
+        Ok(vec![ResumeDecision::Follow; tables.len()])
     }
 
     async fn stream(
         &self,
         events: mpsc::Sender<SourceEvent>,
-        _: Acknowledged,
-        _: StateReporter,
+        _: AcknowledgedPosition,
+        _: SourceStateReporter,
     ) -> Result<(), SourceError> {
         let _ = events.send(SourceEvent::Progress(BEGIN)).await;
         let _ = self.may_go.clone().wait_for(|go| *go).await;
@@ -298,7 +302,7 @@ impl Source for Played {
         &self,
         table: TableIndex,
         _: Option<&str>,
-        _: Admission,
+        _: SnapshotCheck,
         rows: mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
         if self.copied[table.0].swap(true, Ordering::Relaxed) {
@@ -306,7 +310,7 @@ impl Source for Played {
         }
         // The copy's snapshot sees no transaction, so every streamed transaction is applied after
         // the copy.
-        let snapshot = Snapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
+        let snapshot = TransactionSnapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
         let schema = self.schemas[table.0].clone();
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };
         for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_told: false }] {
@@ -318,13 +322,13 @@ impl Source for Played {
     async fn inspect(
         &self,
         _: TableIndex,
-        _: mpsc::Receiver<PartOrder>,
-        _: mpsc::Sender<PartEvent>,
+        _: mpsc::Receiver<TablePartOrder>,
+        _: mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         Err(SourceError::Definite(vec!["it was recorded".to_owned()]))
     }
 
-    fn retention(&self) -> watch::Receiver<Retention> {
+    fn retention(&self) -> watch::Receiver<WalRetention> {
         watch::Sender::default().subscribe()
     }
 

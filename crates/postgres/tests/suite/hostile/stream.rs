@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::hostile::recording::{Messages, assembler, damage, record};
+use crate::hostile::recording::{RecordedMessages, assembler, damage, record};
 
 #[test]
 fn damaged_streams_are_refused() {
@@ -52,7 +52,7 @@ fn whole_streams_are_accepted() {
         let mut events = VecDeque::new();
         let mut assembler = assembler();
         for message in &recording {
-            assembler.take(message, &mut events).unwrap();
+            assembler.take_message(message, &mut events).unwrap();
         }
         let commits = events.iter().filter(|event| matches!(event, SourceEvent::Commit(_))).count();
         assert!(commits > 10, "{commits}");
@@ -61,7 +61,7 @@ fn whole_streams_are_accepted() {
 }
 
 /// Returns true if all messages of a damaged stream were accepted.
-fn run(recordings: &[Messages], seed: u64) -> bool {
+fn run(recordings: &[RecordedMessages], seed: u64) -> bool {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut messages = recordings.choose(&mut rng).unwrap().clone();
     for _ in 0..rng.random_range(1..6) {
@@ -71,7 +71,7 @@ fn run(recordings: &[Messages], seed: u64) -> bool {
     let mut events = VecDeque::new();
     let mut all = true;
     for message in &messages {
-        if assembler.take(message, &mut events).is_err() {
+        if assembler.take_message(message, &mut events).is_err() {
             all = false;
             // Continue as after a lost connection.
             assembler.connected(assembler.position(), Xid(1000));
@@ -95,7 +95,7 @@ fn read(event: SourceEvent) {
 
 fn check(mut spool: Spool) {
     let mut columns = None;
-    let read = spool.read::<std::io::Error>(|entry| {
+    let read = spool.for_each_entry::<std::io::Error>(|entry| {
         match entry {
             SpoolEntry::Shape(shape) => columns = Some(shape.columns.len()),
             SpoolEntry::Change(change) => rows(change).into_iter().flatten().for_each(|row| {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use laredo_engine::source::SourceEvent;
 use laredo_testkit::ClusterOptions;
 
-use crate::stream::harness::{Follower, cluster, ephemeral, stateful};
+use crate::stream::harness::{StreamFollower, cluster, ephemeral, stateful};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_come_in_the_order_of_their_commits() {
     let cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, ephemeral()).await;
+    let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     let (one, two) = (cluster.connect().await.unwrap(), cluster.connect().await.unwrap());
     let begin = "BEGIN; SELECT pg_current_xact_id()::text";
     let xid = |rows: Vec<tokio_postgres::SimpleQueryMessage>| {
@@ -42,7 +42,7 @@ async fn transactions_come_in_the_order_of_their_commits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_streamed_transaction_comes_once_it_commits_without_what_it_rolled_back() {
     let cluster = cluster(ClusterOptions::default().set("logical_decoding_work_mem", "64kB"));
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let large = cluster.connect().await.unwrap();
     let insert = |savepoint: i32| {
         format!("INSERT INTO users SELECT {savepoint} || '/' || i, repeat('x', 50) FROM generate_series(1, 1000) i;")
@@ -79,7 +79,7 @@ async fn a_streamed_transaction_comes_once_it_commits_without_what_it_rolled_bac
 #[tokio::test(flavor = "multi_thread")]
 async fn truncate_of_several_tables_empties_those_that_are_followed() {
     let cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, ephemeral()).await;
+    let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     cluster.psql("BEGIN; INSERT INTO users VALUES ('1'); TRUNCATE other, orders, users; INSERT INTO users VALUES ('2'); COMMIT").unwrap();
     let told = stream.commit().await.tables;
     let expected = [(0, vec!["+1,NULL".into(), "0".into(), "+2,NULL".into()]), (1, vec!["0".into()])];
@@ -97,7 +97,7 @@ async fn large_values_that_stay_are_marked() {
     cluster.psql("ALTER TABLE keyed ALTER id SET STORAGE EXTERNAL").unwrap();
     let mut options = crate::stream::harness::options(&cluster.url("postgres"), ephemeral());
     options.tables.push("public.keyed".parse().unwrap());
-    let mut stream = Follower::start_with(options, 64).await;
+    let mut stream = StreamFollower::start_with(options, 64).await;
     let mut run = async |table: usize, sql: String| {
         cluster.psql(&sql).unwrap();
         stream.changes(table).await
@@ -125,7 +125,7 @@ async fn rows_enter_and_leave_a_filter_as_the_copy_has_them() {
         return;
     }
     cluster.psql("ALTER PUBLICATION laredo SET TABLE users WHERE (id > '5'), orders, other").unwrap();
-    let mut stream = Follower::start(&cluster, ephemeral()).await;
+    let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     let large = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 300) i)";
     let mut rows = BTreeMap::new();
     for (sql, expected) in [
@@ -156,7 +156,7 @@ async fn rows_enter_and_leave_a_filter_as_the_copy_has_them() {
 
 /// Returns the changes to the first table, after the event that announces the changed replica
 /// identity.
-async fn run_full(cluster: &laredo_testkit::Cluster, stream: &mut Follower, sql: &str) -> Vec<String> {
+async fn run_full(cluster: &laredo_testkit::Cluster, stream: &mut StreamFollower, sql: &str) -> Vec<String> {
     cluster.psql(sql).unwrap();
     loop {
         match stream.next().await {
@@ -184,7 +184,7 @@ async fn partitions_come_through_their_root() {
         .unwrap();
     let mut options = crate::stream::harness::options(&cluster.url("postgres"), ephemeral());
     options.tables = vec!["public.parts".parse().unwrap()];
-    let mut stream = Follower::start_with(options, 64).await;
+    let mut stream = StreamFollower::start_with(options, 64).await;
     cluster.psql("INSERT INTO parts VALUES ('a', '1'), ('b', '2')").unwrap();
     assert_eq!(stream.changes(0).await, ["+a,1", "+b,2"], "in the root's order of columns");
     cluster.psql("DELETE FROM parts WHERE id = 'b'; UPDATE parts SET id = 'b'").unwrap();
@@ -195,7 +195,7 @@ async fn partitions_come_through_their_root() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_loses_its_key_is_broken_and_only_that_one() {
     let cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, ephemeral()).await;
+    let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     cluster.psql("INSERT INTO users VALUES ('1'); INSERT INTO orders VALUES ('1')").unwrap();
     assert_eq!(stream.changes(0).await, ["+1,NULL"]);
     assert_eq!(stream.changes(1).await, ["+1,NULL"]);

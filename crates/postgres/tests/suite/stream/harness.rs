@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use laredo_core::{Cell, CommitMark, Lsn, TupleRef};
 use laredo_engine::Fork;
-use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity, SourceState, StateReporter};
+use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::ddl::DdlWatch;
-use laredo_postgres::stream::{ReconnectOptions, Signals, SlotMode, StreamOptions, follow};
+use laredo_postgres::stream::{ReconnectOptions, SlotMode, SourceSignals, StreamOptions, follow};
 use laredo_testkit::{Cluster, ClusterOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -65,28 +65,28 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
 
 /// A commit in a form for comparisons: the changes of its tables are text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct ReceivedCommit {
     pub(crate) xid: u64,
     pub(crate) end: Lsn,
     pub(crate) mark: CommitMark,
     pub(crate) tables: BTreeMap<usize, Vec<String>>,
 }
 
-pub(crate) struct Follower {
+pub(crate) struct StreamFollower {
     pub(crate) acknowledged: watch::Sender<Lsn>,
     events: mpsc::Receiver<SourceEvent>,
     task: JoinHandle<Result<(), SourceError>>,
-    pub(crate) reporter: StateReporter,
+    pub(crate) reporter: SourceStateReporter,
 }
 
-impl Follower {
+impl StreamFollower {
     /// Starts to follow, and returns when the slot exists.
-    pub(crate) async fn start(cluster: &Cluster, slot: SlotMode) -> Follower {
-        Follower::start_with(options(&cluster.url("postgres"), slot), 64).await
+    pub(crate) async fn start(cluster: &Cluster, slot: SlotMode) -> StreamFollower {
+        StreamFollower::start_with(options(&cluster.url("postgres"), slot), 64).await
     }
 
-    pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> Follower {
-        let (follower, signals) = Follower::spawn(options, capacity);
+    pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> StreamFollower {
+        let (follower, signals) = StreamFollower::spawn(options, capacity);
         let mut slots = signals.slots.subscribe();
         let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
         drop(wait.await.expect("a slot").unwrap());
@@ -94,20 +94,20 @@ impl Follower {
     }
 
     /// Starts to follow without waiting for a slot.
-    pub(crate) fn launch(options: StreamOptions, capacity: usize) -> Follower {
-        Follower::spawn(options, capacity).0
+    pub(crate) fn launch(options: StreamOptions, capacity: usize) -> StreamFollower {
+        StreamFollower::spawn(options, capacity).0
     }
 
-    fn spawn(options: StreamOptions, capacity: usize) -> (Follower, Arc<Signals>) {
+    fn spawn(options: StreamOptions, capacity: usize) -> (StreamFollower, Arc<SourceSignals>) {
         let (sender, events) = mpsc::channel(capacity);
         let (acknowledged, told) = watch::channel(Lsn::ZERO);
-        let signals = Arc::new(Signals::new());
+        let signals = Arc::new(SourceSignals::new());
         let seen = Arc::clone(&signals);
-        let reporter = StateReporter::new("test");
+        let reporter = SourceStateReporter::new("test");
         let states = reporter.clone();
         let told = move || *told.borrow();
         let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(told), &states).await });
-        (Follower { acknowledged, events, task, reporter }, signals)
+        (StreamFollower { acknowledged, events, task, reporter }, signals)
     }
 
     pub(crate) async fn next(&mut self) -> SourceEvent {
@@ -119,14 +119,14 @@ impl Follower {
     }
 
     /// Returns the next commit. Acknowledges everything that arrives.
-    pub(crate) async fn commit(&mut self) -> Told {
+    pub(crate) async fn commit(&mut self) -> ReceivedCommit {
         loop {
             match self.next().await {
                 SourceEvent::Commit(commit) => {
                     self.acknowledged.send_replace(commit.end);
                     let mark = commit.mark();
                     let tables = commit.tables.into_iter().map(|(table, spool)| (table.0, texts(spool)));
-                    return Told { xid: commit.xid.0, end: commit.end, mark, tables: tables.collect() };
+                    return ReceivedCommit { xid: commit.xid.0, end: commit.end, mark, tables: tables.collect() };
                 }
                 SourceEvent::Progress(lsn) => drop(self.acknowledged.send_replace(lsn)),
                 other => panic!("{other:?}"),
@@ -156,8 +156,8 @@ impl Follower {
     }
 
     /// Starts a stream that begins with a fork, before its slot exists.
-    pub(crate) async fn start_forked(options: StreamOptions) -> Follower {
-        Follower::spawn(options, 64).0
+    pub(crate) async fn start_forked(options: StreamOptions) -> StreamFollower {
+        StreamFollower::spawn(options, 64).0
     }
 
     /// Returns the reason and the possible fork of a restart. Panics if anything other than
@@ -226,7 +226,7 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for StreamFollower {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -235,7 +235,7 @@ impl Drop for Follower {
 /// Returns a spool's changes as text: `+new`, `old=new`, `-old`, and `0` for a truncate.
 pub(crate) fn texts(mut spool: Spool) -> Vec<String> {
     let mut changes = Vec::new();
-    let read = spool.read::<std::io::Error>(|entry| {
+    let read = spool.for_each_entry::<std::io::Error>(|entry| {
         if let SpoolEntry::Change(change) = entry {
             changes.push(match change {
                 RawChange::Insert { new } => format!("+{}", row(new)),

@@ -6,7 +6,7 @@ use laredo_engine::source::TableIndex;
 use laredo_postgres::stream::{KeptTable, SlotMode, StreamOptions};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode};
 
-use crate::stream::harness::{Follower, Told, cluster, ephemeral, lsn, options, stateful};
+use crate::stream::harness::{ReceivedCommit, StreamFollower, cluster, ephemeral, lsn, options, stateful};
 
 /// Starts a cluster with a slot.
 fn with_slot() -> Cluster {
@@ -19,7 +19,7 @@ fn insert(cluster: &Cluster, id: &str) {
     cluster.psql(&format!("INSERT INTO users VALUES ('{id}')")).unwrap();
 }
 
-async fn follow(cluster: &Cluster, stream: &mut Follower, id: &str) -> Told {
+async fn follow(cluster: &Cluster, stream: &mut StreamFollower, id: &str) -> ReceivedCommit {
     insert(cluster, id);
     let told = stream.commit().await;
     assert_eq!(told.tables[&0], [format!("+{id},NULL")]);
@@ -47,7 +47,7 @@ async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_h
     for (lost_commits, new_bytes) in [(1, 0), (1, 200_000), (20, 0), (20, 3_000_000)] {
         let what = format!("{lost_commits} lost commits, {new_bytes} bytes since");
         let mut cluster = with_slot();
-        let mut stream = Follower::start(&cluster, stateful()).await;
+        let mut stream = StreamFollower::start(&cluster, stateful()).await;
         let common = follow(&cluster, &mut stream, "in both").await.end;
         let copy = cluster.copy_storage(StopMode::Fast).unwrap();
         let mut lost = common;
@@ -77,7 +77,7 @@ async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_h
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashed_or_was_restarted_is_no_fork() {
     let mut cluster = with_slot();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let before = follow(&cluster, &mut stream, "before").await.end;
     confirmed(&cluster, Lsn(before.0.saturating_sub(100_000))).await;
     for (n, mode) in [StopMode::Immediate, StopMode::Fast, StopMode::Immediate].into_iter().enumerate() {
@@ -103,7 +103,7 @@ async fn storage_put_back_while_no_stream_ran_is_a_fork_when_one_begins() {
     for (has_commit_before, new_bytes) in [(true, 100), (true, 2_000_000), (false, 2_000_000)] {
         let what = format!("{has_commit_before}, {new_bytes} bytes");
         let mut cluster = with_slot();
-        let mut stream = Follower::start(&cluster, stateful()).await;
+        let mut stream = StreamFollower::start(&cluster, stateful()).await;
         let mark = match has_commit_before {
             true => follow(&cluster, &mut stream, "in both").await.mark,
             false => CommitMark::default(),
@@ -119,7 +119,7 @@ async fn storage_put_back_while_no_stream_ran_is_a_fork_when_one_begins() {
         cluster.put_back(&copy, StopMode::Immediate).unwrap();
         insert(&cluster, "new");
         write_wal(&cluster, new_bytes);
-        let mut stream = Follower::start_forked(kept(&cluster.url("postgres"), position, lost)).await;
+        let mut stream = StreamFollower::start_forked(kept(&cluster.url("postgres"), position, lost)).await;
         let (_, fork, reason) = stream.forked().await;
         assert!(fork.abandoned >= position && fork.common <= mark.end.max(fork.common), "{what}: {fork:?} {reason}");
         assert_eq!(stream.changes(0).await.len(), 1, "{what}");
@@ -129,7 +129,7 @@ async fn storage_put_back_while_no_stream_ran_is_a_fork_when_one_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_in_a_table_that_was_idle_is_a_fork() {
     let mut cluster = with_slot();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let mark = follow(&cluster, &mut stream, "in both").await.mark;
     let copy = cluster.copy_storage(StopMode::Fast).unwrap();
     // The lost history does not change the tables, but its position advances.
@@ -142,7 +142,7 @@ async fn a_commit_in_a_table_that_was_idle_is_a_fork() {
     // The first changes after a checkpoint write whole pages. The commit must still be a past one.
     assert!(lsn(&cluster, "pg_current_wal_lsn()") < position);
     write_wal(&cluster, 3_000_000);
-    let mut stream = Follower::start_forked(kept(&cluster.url("postgres"), position, mark)).await;
+    let mut stream = StreamFollower::start_forked(kept(&cluster.url("postgres"), position, mark)).await;
     let (_, fork, reason) = stream.forked().await;
     assert!(reason.contains("PostgreSQL has a commit at"), "{reason}");
     assert_eq!(fork.common, mark.end, "the last commit that both have");
@@ -153,21 +153,21 @@ async fn a_commit_in_a_table_that_was_idle_is_a_fork() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_kept_is_continued_where_the_database_has_it() {
     let cluster = with_slot();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let mut mark = CommitMark::default();
     for n in 0..20 {
         mark = follow(&cluster, &mut stream, &n.to_string()).await.mark;
     }
     drop(stream);
     insert(&cluster, "meanwhile");
-    let mut stream = Follower::start_with(kept(&cluster.url("postgres"), mark.end, mark), 64).await;
+    let mut stream = StreamFollower::start_with(kept(&cluster.url("postgres"), mark.end, mark), 64).await;
     assert_eq!(stream.changes(0).await, ["+meanwhile,NULL"], "nothing is told twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_that_lost_nothing_is_followed_and_one_that_lost_commits_is_a_fork() {
     let mut cluster = with_slot();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     follow(&cluster, &mut stream, "one").await;
     cluster.begin_timeline(StopMode::Fast).unwrap();
     let identity = stream.promoted().await;
@@ -192,7 +192,7 @@ async fn a_promotion_that_lost_nothing_is_followed_and_one_that_lost_commits_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_was_made_again_behind_our_back_proves_nothing() {
     let cluster = with_slot();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let mark = follow(&cluster, &mut stream, "one").await.mark;
     write_wal(&cluster, 1000);
     let position = lsn(&cluster, "pg_current_wal_lsn()");
@@ -204,7 +204,7 @@ async fn a_slot_that_was_made_again_behind_our_back_proves_nothing() {
     cluster.psql("SELECT pg_replication_slot_advance('laredo', pg_current_wal_lsn())").unwrap();
     let position = position.max(lsn(&cluster, "confirmed_flush_lsn FROM pg_replication_slots"));
     write_wal(&cluster, 1000);
-    let mut stream = Follower::start_forked(kept(&cluster.url("postgres"), position, mark)).await;
+    let mut stream = StreamFollower::start_forked(kept(&cluster.url("postgres"), position, mark)).await;
     let (_, _, reason) = stream.forked().await;
     assert!(reason.contains("was moved to"), "{reason}");
     follow(&cluster, &mut stream, "two").await;
@@ -217,7 +217,7 @@ async fn an_ephemeral_slot_proves_no_more_than_that_the_server_was_not_restarted
         SlotMode::Ephemeral { name_prefix } => name_prefix,
         SlotMode::Stateful { name } => name,
     };
-    let mut stream = Follower::start(&cluster, ephemeral()).await;
+    let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     let told = follow(&cluster, &mut stream, "one").await.end;
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE temporary";
     cluster.psql(end).unwrap();

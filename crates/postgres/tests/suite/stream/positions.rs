@@ -6,7 +6,7 @@ use laredo_core::Lsn;
 use laredo_engine::source::SourceEvent;
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
 
-use crate::stream::harness::{Follower, PATIENCE, cluster, ephemeral, lsn, options, stateful};
+use crate::stream::harness::{PATIENCE, StreamFollower, cluster, ephemeral, lsn, options, stateful};
 
 async fn confirmed(cluster: &Cluster, at_least: Lsn) {
     let wait = eventually(PATIENCE, async || lsn(cluster, "confirmed_flush_lsn FROM pg_replication_slots") >= at_least);
@@ -18,7 +18,7 @@ async fn wal_that_is_not_ours_is_progress_and_the_slot_follows() {
     let cluster = cluster(ClusterOptions::default());
     cluster.psql("CREATE DATABASE elsewhere").unwrap();
     cluster.psql("CREATE TABLE unpublished (id text)").unwrap();
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     for (database, sql) in [
         ("postgres", "INSERT INTO unpublished SELECT generate_series(1, 1000)"),
         ("postgres", "INSERT INTO other VALUES ('published', 'and not followed')"),
@@ -36,7 +36,7 @@ async fn wal_that_is_not_ours_is_progress_and_the_slot_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_was_acknowledged_is_confirmed() {
     let cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     let begin = lsn(&cluster, "confirmed_flush_lsn FROM pg_replication_slots");
     let mut ends = Vec::new();
     for i in 0..3 {
@@ -70,7 +70,7 @@ async fn only_what_was_acknowledged_is_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_consumer_does_not_end_the_connection() {
     let cluster = cluster(ClusterOptions::default().set("wal_sender_timeout", "6s"));
-    let mut stream = Follower::start_with(options(&cluster.url("postgres"), ephemeral()), 1).await;
+    let mut stream = StreamFollower::start_with(options(&cluster.url("postgres"), ephemeral()), 1).await;
     let server = || cluster.psql("SELECT pid FROM pg_stat_replication").unwrap();
     let pid = server();
     // Write more than fits into the sockets, so that PostgreSQL blocks in the middle.
@@ -95,7 +95,7 @@ async fn a_slow_consumer_does_not_end_the_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_when_nobody_listens() {
     let cluster = cluster(ClusterOptions::default());
-    let stream = Follower::start(&cluster, ephemeral()).await;
+    let stream = StreamFollower::start(&cluster, ephemeral()).await;
     drop(stream);
     let gone = eventually(Duration::from_secs(30), async || {
         cluster.psql("SELECT count(*) FROM pg_replication_slots").unwrap() == "0"

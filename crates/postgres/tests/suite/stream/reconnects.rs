@@ -5,12 +5,12 @@ use std::time::Duration;
 use laredo_engine::source::{SourceEvent, SourceState};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::transport::ReplicationConnection;
-use laredo_testkit::{Cluster, ClusterOptions, Direction, Proxy, StopMode, eventually};
+use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, ProxyDirection, StopMode, eventually};
 
-use crate::stream::harness::{Follower, PATIENCE, cluster, ephemeral, options, stateful};
+use crate::stream::harness::{PATIENCE, StreamFollower, cluster, ephemeral, options, stateful};
 
-async fn proxied(cluster: &Cluster) -> (Proxy, String) {
-    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+async fn proxied(cluster: &Cluster) -> (FaultProxy, String) {
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
     let url = format!("postgresql://postgres@{}/postgres", proxy.addr());
     (proxy, url)
 }
@@ -40,8 +40,8 @@ async fn wherever_a_connection_is_cut_no_commit_is_lost_or_repeated() {
         let name = format!("run_{run}");
         let copy = format!("SELECT pg_copy_logical_replication_slot('base', '{name}')");
         cluster.psql(&copy).unwrap();
-        proxy.cut_after_bytes(Direction::ToClient, offset);
-        let mut stream = Follower::start_with(options(&url, SlotMode::Stateful { name: name.clone() }), 4).await;
+        proxy.cut_after_bytes(ProxyDirection::ToClient, offset);
+        let mut stream = StreamFollower::start_with(options(&url, SlotMode::Stateful { name: name.clone() }), 4).await;
         let mut told = Vec::new();
         while told.len() < 12 {
             told.push(stream.commit().await);
@@ -60,7 +60,7 @@ async fn wherever_a_connection_is_cut_no_commit_is_lost_or_repeated() {
 async fn a_slot_dropped_behind_our_back_is_made_again_and_said() {
     let cluster = cluster(ClusterOptions::default());
     let (proxy, url) = proxied(&cluster).await;
-    let mut stream = Follower::start_with(options(&url, stateful()), 64).await;
+    let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
     cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
     assert_eq!(stream.changes(0).await, ["+1,NULL"]);
     proxy.refuse(true);
@@ -78,7 +78,7 @@ async fn a_slot_dropped_behind_our_back_is_made_again_and_said() {
 async fn a_slot_moved_ahead_behind_our_back_is_said() {
     let cluster = cluster(ClusterOptions::default());
     let (proxy, url) = proxied(&cluster).await;
-    let mut stream = Follower::start_with(options(&url, stateful()), 64).await;
+    let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
     proxy.refuse(true);
     proxy.cut_all();
     inactive(&cluster).await;
@@ -100,7 +100,7 @@ async fn a_slot_that_lost_its_wal_is_made_again_and_said() {
         .set("min_wal_size", "32MB");
     let cluster = cluster(settings);
     let (proxy, url) = proxied(&cluster).await;
-    let mut stream = Follower::start_with(options(&url, stateful()), 64).await;
+    let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
     proxy.refuse(true);
     proxy.cut_all();
     inactive(&cluster).await;
@@ -121,7 +121,7 @@ async fn a_slot_that_lost_its_wal_is_made_again_and_said() {
 async fn a_publication_made_anew_costs_a_new_slot() {
     let cluster = cluster(ClusterOptions::default());
     let (proxy, url) = proxied(&cluster).await;
-    let mut stream = Follower::start_with(options(&url, stateful()), 64).await;
+    let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
     proxy.refuse(true);
     proxy.cut_all();
     inactive(&cluster).await;
@@ -138,11 +138,11 @@ async fn a_publication_made_anew_costs_a_new_slot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_publication_an_ephemeral_slot_does_not_go_on_either() {
     let cluster = cluster(ClusterOptions::default());
-    let stream = Follower::start(&cluster, ephemeral()).await;
+    let stream = StreamFollower::start(&cluster, ephemeral()).await;
     without_a_publication_nothing_goes_on(&cluster, stream).await;
 }
 
-async fn without_a_publication_nothing_goes_on(cluster: &Cluster, stream: Follower) {
+async fn without_a_publication_nothing_goes_on(cluster: &Cluster, stream: StreamFollower) {
     cluster.psql("DROP PUBLICATION laredo; INSERT INTO users VALUES ('3')").unwrap();
     let error = stream.refused().await;
     assert!(error.starts_with("publication laredo is gone") && error.contains("CREATE PUBLICATION"), "{error}");
@@ -157,7 +157,7 @@ async fn a_slot_that_is_still_active_is_asked_for_again() {
     let pid = holder.process_id();
     let start = "START_REPLICATION SLOT laredo LOGICAL 0/0 (proto_version '2', publication_names 'laredo')";
     let held = holder.start_replication(start).await.unwrap();
-    let mut stream = Follower::launch(options, 64);
+    let mut stream = StreamFollower::launch(options, 64);
     let mut states = stream.reporter.watch();
     let stands_by = states.wait_for(|status| matches!(status.state, SourceState::Standby { .. }));
     let reason = tokio::time::timeout(PATIENCE, stands_by).await.unwrap().unwrap().state.reason().unwrap().to_owned();
@@ -171,7 +171,7 @@ async fn a_slot_that_is_still_active_is_asked_for_again() {
 async fn without_a_lasting_slot_a_lost_connection_is_a_restart() {
     let cluster = cluster(ClusterOptions::default());
     let (proxy, url) = proxied(&cluster).await;
-    let mut stream = Follower::start_with(options(&url, ephemeral()), 64).await;
+    let mut stream = StreamFollower::start_with(options(&url, ephemeral()), 64).await;
     for i in 0..3 {
         cluster.psql(&format!("INSERT INTO users VALUES ('{i}')")).unwrap();
         assert_eq!(stream.changes(0).await, [format!("+{i},NULL")]);
@@ -183,7 +183,7 @@ async fn without_a_lasting_slot_a_lost_connection_is_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashes_goes_on_where_it_was() {
     let mut cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     for i in 0..4 {
         cluster.psql(&format!("INSERT INTO users VALUES ('{i}')")).unwrap();
         // The server crashes before or after the commit was received.
@@ -201,7 +201,7 @@ async fn a_server_that_crashes_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_shuts_down_does_not_wait_for_what_is_not_acknowledged() {
     let mut cluster = cluster(ClusterOptions::default());
-    let mut stream = Follower::start(&cluster, stateful()).await;
+    let mut stream = StreamFollower::start(&cluster, stateful()).await;
     cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
     while !matches!(stream.next().await, SourceEvent::Commit(_)) {}
     cluster.stop(StopMode::Fast).unwrap();
@@ -217,7 +217,7 @@ async fn attempts_come_to_an_end() {
     let mut options = options(&url, stateful());
     options.reconnect =
         ReconnectOptions { attempts_max: Some(3), backoff_initial: Duration::from_millis(1), ..options.reconnect };
-    let stream = Follower::start_with(options, 64).await;
+    let stream = StreamFollower::start_with(options, 64).await;
     proxy.refuse(true);
     proxy.cut_all();
     assert!(stream.refused().await.contains("reconnect.max_attempts"));

@@ -8,14 +8,14 @@ use super::*;
 
 /// Copies the first table under a new definition, together with these changes, which no event
 /// announces.
-async fn redefine(quiet: &Quiet, definition: &str, changes: Vec<SimChange>) -> DefinitionVersion {
+async fn redefine(quiet: &IdleServer, definition: &str, changes: Vec<SimChange>) -> DefinitionVersion {
     let copies = || quiet.table().handle().status().copies;
     let before = copies();
     quiet.database.redefine(definition);
     quiet.database.change_silently(0, changes);
     quiet
         .database
-        .say(SourceEvent::Moved { table: TableIndex(0), reason: definition.to_owned(), definition: None })
+        .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: definition.to_owned(), definition: None })
         .await;
     eventually(|| copies() > before).await;
     let head = quiet.journal().head().position;
@@ -23,7 +23,7 @@ async fn redefine(quiet: &Quiet, definition: &str, changes: Vec<SimChange>) -> D
 }
 
 /// Reads messages up to a wanted one.
-async fn until<T>(stream: &mut SyncStream, wanted: impl Fn(&Message) -> Option<T>) -> T {
+async fn until<T>(stream: &mut SessionStream, wanted: impl Fn(&Message) -> Option<T>) -> T {
     loop {
         if let Some(found) = pull(stream).await.iter().find_map(&wanted) {
             return found;
@@ -47,7 +47,7 @@ fn defining(message: &Message) -> Option<RowBatch> {
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_batches_knows_the_definition_at_every_position() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let one = redefine(&quiet, "one", vec![SimChange::Insert(1, "one".to_owned())]).await;
     // The next base is made at once, so that new clients need not process the copy.
     eventually(|| quiet.journal().pin_base().base().rows() == 1).await;
@@ -69,7 +69,7 @@ async fn who_reads_batches_knows_the_definition_at_every_position() {
 #[tokio::test(start_paused = true)]
 async fn a_definition_comes_through_a_filter_that_no_row_passes() {
     use laredo_proto::replication::{FieldPredicate, field_predicate::Match};
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let nothing = Some(Match::Prefix("nothing begins so".to_owned()));
     let filters = vec![FieldPredicate { field: "body".to_owned(), r#match: nothing }];
     let accept = vec![RowEncoding::PostgresBinary.into()];
@@ -82,7 +82,7 @@ async fn a_definition_comes_through_a_filter_that_no_row_passes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_knows_no_definitions_is_given_an_id_that_names_the_new_one() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let one = redefine(&quiet, "one", vec![SimChange::Insert(1, "one".to_owned())]).await;
     eventually(|| quiet.journal().pin_base().base().rows() == 1).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
@@ -115,7 +115,7 @@ async fn a_client_that_knows_no_definitions_is_given_an_id_that_names_the_new_on
 
 #[tokio::test(start_paused = true)]
 async fn rows_of_another_definition_are_replaced() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     let one = redefine(&quiet, "one", vec![SimChange::Insert(1, "one".to_owned())]).await;
     let head = quiet.journal().head();
     let old = DefinitionVersion(one.0 ^ 1);

@@ -19,7 +19,7 @@ fn cell(row: &Struct) -> (i64, String) {
 
 /// The part of its snapshot that a client has been sent.
 #[derive(Default)]
-struct Loading {
+struct ReceivedSnapshot {
     rows: SimRows,
     /// The number of rows of the base.
     base_rows: i64,
@@ -27,9 +27,9 @@ struct Loading {
     ended: Option<(SnapshotEnd, ReplicationJournalEntry)>,
 }
 
-impl Loading {
+impl ReceivedSnapshot {
     /// Processes the next messages.
-    async fn pull(&mut self, stream: &mut SyncStream) {
+    async fn pull(&mut self, stream: &mut SessionStream) {
         let mut messages = pull(stream).await.into_iter();
         while let Some(message) = messages.next() {
             match message {
@@ -60,7 +60,7 @@ impl Loading {
     }
 
     /// Processes the rest of the snapshot, and returns the position that it shows.
-    async fn finish(&mut self, stream: &mut SyncStream) -> laredo_core::Lsn {
+    async fn finish(&mut self, stream: &mut SessionStream) -> laredo_core::Lsn {
         while self.ended.is_none() {
             self.pull(stream).await;
         }
@@ -70,7 +70,7 @@ impl Loading {
     }
 }
 
-async fn commit(quiet: &Quiet, changes: Vec<SimChange>) -> laredo_core::Lsn {
+async fn commit(quiet: &IdleServer, changes: Vec<SimChange>) -> laredo_core::Lsn {
     let end = quiet.database.commit(0, changes);
     quiet.journal().watch_head().wait_for(|head| head.position >= end).await.unwrap();
     end
@@ -82,13 +82,13 @@ fn insert(id: i64, body: &str) -> SimChange {
 
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_is_sent_what_is_there_and_not_how_it_came_to_be() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, (0..100).map(|id| insert(id, "0")).collect()).await;
     for round in 1..40 {
         commit(&quiet, (0..10).map(|id| SimChange::Update(id, round.to_string())).collect()).await;
     }
     let mut stream = quiet.stream(RowEncoding::Struct);
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     let position = loading.finish(&mut stream).await;
     assert_eq!(position, quiet.journal().head().position);
     assert_eq!(loading.rows, quiet.database.rows_at(0, position));
@@ -98,15 +98,15 @@ async fn a_newcomer_is_sent_what_is_there_and_not_how_it_came_to_be() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_ends_with_the_position_of_the_head_where_only_other_tables_changed() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, vec![insert(1, "a")]).await;
     let position = quiet.elsewhere(1).await;
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     assert_eq!(loading.finish(&mut quiet.stream(RowEncoding::Struct)).await.to_string(), position);
 }
 
 /// Commits changes of every kind while a client loads its snapshot.
-async fn changes_meanwhile(quiet: &Quiet) {
+async fn changes_meanwhile(quiet: &IdleServer) {
     commit(quiet, vec![insert(1000, "new"), SimChange::Delete(3), SimChange::Update(4, "b".to_owned())]).await;
     commit(quiet, vec![SimChange::Rekey(5, 1005, "moved".to_owned())]).await;
     commit(quiet, vec![SimChange::Update(1000, "newer".to_owned())]).await;
@@ -114,10 +114,10 @@ async fn changes_meanwhile(quiet: &Quiet) {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_loads_slowly_has_what_was_committed_meanwhile_at_the_snapshots_end() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, (0..100).map(|id| insert(id, "a")).collect()).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     while loading.rows.is_empty() {
         loading.pull(&mut stream).await;
     }
@@ -137,10 +137,10 @@ async fn a_client_that_loads_slowly_has_what_was_committed_meanwhile_at_the_snap
 
 #[tokio::test(start_paused = true)]
 async fn what_is_committed_within_a_second_follows_the_snapshots_end() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, (0..100).map(|id| insert(id, "a")).collect()).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     while loading.rows.is_empty() {
         loading.pull(&mut stream).await;
     }
@@ -155,12 +155,12 @@ async fn what_is_committed_within_a_second_follows_the_snapshots_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_filter_holds_for_what_is_committed_before_the_snapshots_end() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, (0..100).map(|id| insert(id, if id % 2 == 0 { "a" } else { "b" })).collect()).await;
     let prefix = Some(field_predicate::Match::Prefix("a".to_owned()));
     let filters = vec![FieldPredicate { field: "body".to_owned(), r#match: prefix }];
     let mut stream = quiet.ask(SyncRequest { filters, ..SyncRequest::default() });
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     while loading.rows.is_empty() {
         loading.pull(&mut stream).await;
     }
@@ -185,10 +185,10 @@ fn large(first: i64) -> Vec<SimChange> {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_never_ends_inside_a_transaction() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, vec![insert(0, "a")]).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     while loading.rows.is_empty() {
         loading.pull(&mut stream).await;
     }
@@ -211,10 +211,10 @@ async fn a_snapshot_never_ends_inside_a_transaction() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_slower_than_the_writers_is_not_kept_from_its_snapshots_end() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, vec![insert(0, "a")]).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
-    let mut loading = Loading::default();
+    let mut loading = ReceivedSnapshot::default();
     while loading.rows.is_empty() {
         loading.pull(&mut stream).await;
     }
@@ -233,7 +233,7 @@ async fn a_client_slower_than_the_writers_is_not_kept_from_its_snapshots_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_hears_the_handshake_at_once_and_then_that_the_stream_lives() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, vec![insert(0, "a")]).await;
     // A thread makes the base. It is blocked until this one waits for it.
     let mut stream = quiet.stream(RowEncoding::Struct);
@@ -248,7 +248,7 @@ async fn a_newcomer_hears_the_handshake_at_once_and_then_that_the_stream_lives()
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_batches_is_sent_the_newest_base_and_what_follows() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     assert!(begins(&pull(&mut stream).await));
@@ -258,16 +258,16 @@ async fn who_reads_batches_is_sent_the_newest_base_and_what_follows() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_follows_keeps_no_base() {
-    let quiet = Quiet::new().await;
+    let quiet = IdleServer::new().await;
     commit(&quiet, vec![insert(0, "a")]).await;
     let mut stream = quiet.stream(RowEncoding::Struct);
-    Loading::default().finish(&mut stream).await;
+    ReceivedSnapshot::default().finish(&mut stream).await;
     assert!(is_silent(&mut stream).await);
     let first = Arc::downgrade(&quiet.journal().base());
     commit(&quiet, vec![insert(1, "a")]).await;
     advance(Duration::from_secs(1)).await;
     let mut newcomer = quiet.stream(RowEncoding::Struct);
-    Loading::default().finish(&mut newcomer).await;
+    ReceivedSnapshot::default().finish(&mut newcomer).await;
     assert_eq!(quiet.journal().info().bases, 3);
     assert!(first.upgrade().is_none(), "its file takes room");
 }

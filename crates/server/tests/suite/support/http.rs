@@ -23,16 +23,16 @@ pub(crate) const SYNC: &str = "/laredo.replication.v1.LaredoReplicationService/S
 pub(crate) const STATUS: &str = "/laredo.replication.v1.LaredoReplicationService/GetReplicationStatus";
 
 /// An answer whose head has arrived.
-pub(crate) struct Reply {
+pub(crate) struct HttpReply {
     pub(crate) status: u16,
     /// The headers by lower-case name.
     pub(crate) headers: HashMap<String, String>,
-    body: Body,
+    body: ReplyBody,
     /// The sending half over HTTP/1.1. Dropping it would end the connection.
     request: Option<OwnedWriteHalf>,
 }
 
-enum Body {
+enum ReplyBody {
     /// A body with `Content-Length`: its reader and the remaining bytes.
     Sized(BufReader<OwnedReadHalf>, usize),
     Chunked(BufReader<OwnedReadHalf>),
@@ -42,15 +42,21 @@ enum Body {
 
 /// Calls over HTTP/1.1 on a connection of its own, and returns when the head of the answer has
 /// arrived.
-pub(crate) async fn http1(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub(crate) async fn http1(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> HttpReply {
     let length = body.len().to_string();
     let headers = [headers, &[("Content-Length", length.as_str())]].concat();
     within(http1_unbounded(to, method, path, &headers, body), "the head of an answer").await
 }
 
-/// Posts the first chunk of a request that stays open over HTTP/1.1. [`Reply::send`] sends more of
-/// it.
-pub(crate) async fn http1_open(to: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> Reply {
+/// Posts the first chunk of a request that stays open over HTTP/1.1. [`HttpReply::send`] sends more
+/// of it.
+pub(crate) async fn http1_open(to: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> HttpReply {
     let headers = [("Transfer-Encoding", "chunked"), ("Content-Type", content_type)];
     within(http1_unbounded(to, "POST", path, &headers, &chunk(body)), "the head of an answer").await
 }
@@ -59,7 +65,7 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> HttpReply {
     // The smallest buffer that the system allows, so that a client that reads nothing soon blocks
     // the server.
     let socket = TcpSocket::new_v4().unwrap();
@@ -79,11 +85,13 @@ async fn http1_unbounded(to: SocketAddr, method: &str, path: &str, headers: &[(&
     }
     let length = headers.get("content-length").map(|length| length.parse().unwrap());
     let body = match length {
-        Some(length) => Body::Sized(stream, length),
-        None if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") => Body::Chunked(stream),
-        None => Body::Over,
+        Some(length) => ReplyBody::Sized(stream, length),
+        None if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") => {
+            ReplyBody::Chunked(stream)
+        }
+        None => ReplyBody::Over,
     };
-    Reply { status, headers, body, request: Some(request) }
+    HttpReply { status, headers, body, request: Some(request) }
 }
 
 async fn line(stream: &mut BufReader<OwnedReadHalf>) -> String {
@@ -93,7 +101,7 @@ async fn line(stream: &mut BufReader<OwnedReadHalf>) -> String {
 }
 
 /// Posts over HTTP/2.
-pub(crate) async fn http2(channel: &mut Channel, path: &str, content_type: &str, body: Vec<u8>) -> Reply {
+pub(crate) async fn http2(channel: &mut Channel, path: &str, content_type: &str, body: Vec<u8>) -> HttpReply {
     http2_open(channel, path, content_type, tonic::body::Body::new(Full::new(Bytes::from(body)))).await
 }
 
@@ -103,16 +111,21 @@ pub(crate) async fn http2_open(
     path: &str,
     content_type: &str,
     body: tonic::body::Body,
-) -> Reply {
+) -> HttpReply {
     let request = http::Request::post(path).header("content-type", content_type).body(body).unwrap();
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
     let response = within(channel.call(request), "the head of an answer").await.unwrap();
     let headers = response.headers().iter();
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-    Reply { status: response.status().as_u16(), headers, body: Body::Http2(response.into_body()), request: None }
+    HttpReply {
+        status: response.status().as_u16(),
+        headers,
+        body: ReplyBody::Http2(response.into_body()),
+        request: None,
+    }
 }
 
-impl Reply {
+impl HttpReply {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
@@ -125,14 +138,14 @@ impl Reply {
     /// Returns the next piece of the body, or `None` at its end. Trailers are added to the headers.
     async fn piece(&mut self) -> Option<Vec<u8>> {
         match &mut self.body {
-            Body::Over => None,
-            Body::Sized(_, 0) => None,
-            Body::Sized(stream, left) => {
+            ReplyBody::Over => None,
+            ReplyBody::Sized(_, 0) => None,
+            ReplyBody::Sized(stream, left) => {
                 let mut bytes = vec![0; std::mem::take(left)];
                 stream.read_exact(&mut bytes).await.unwrap();
                 Some(bytes)
             }
-            Body::Chunked(stream) => {
+            ReplyBody::Chunked(stream) => {
                 let size = line(stream).await;
                 let size =
                     usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("not the size of a chunk: {size:?}"));
@@ -141,7 +154,7 @@ impl Reply {
                 bytes.truncate(size);
                 (size > 0).then_some(bytes)
             }
-            Body::Http2(body) => {
+            ReplyBody::Http2(body) => {
                 let frame = body.frame().await?.unwrap();
                 match frame.into_data() {
                     Ok(data) => Some(data.to_vec()),
@@ -170,21 +183,21 @@ impl Reply {
         serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&bytes)))
     }
 
-    pub(crate) fn frames(self) -> Frames {
+    pub(crate) fn frames(self) -> ReplyFrames {
         let is_text = self.header("content-type").starts_with("application/grpc-web-text");
-        Frames { reply: self, is_text, text: Vec::new(), bytes: Vec::new() }
+        ReplyFrames { reply: self, is_text, text: Vec::new(), bytes: Vec::new() }
     }
 }
 
 /// A body split into frames.
-pub(crate) struct Frames {
-    pub(crate) reply: Reply,
+pub(crate) struct ReplyFrames {
+    pub(crate) reply: HttpReply,
     is_text: bool,
     text: Vec<u8>,
     bytes: Vec<u8>,
 }
 
-impl Frames {
+impl ReplyFrames {
     /// Returns the next frame with its prefix, or `None` at the end of the body.
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         loop {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use laredo_core::{Lsn, Schema, Sequence};
-use laredo_proto::batch::{Action, Entries};
+use laredo_proto::batch::{BatchEntries, EntryAction};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     ReplicationJournalEntry, RowBatch, RowEncoding, SourceIdentity, SyncHandshake, SyncMode, SyncRequest, SyncResponse,
@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 /// A copy of the table, with its sequence and position.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Replica {
+pub(crate) struct SimpleReplica {
     pub(crate) rows: SimRows,
     pub(crate) sequence: Sequence,
     pub(crate) position: Lsn,
@@ -32,7 +32,7 @@ pub(crate) struct Replica {
     source: Option<SourceIdentity>,
     in_snapshot: bool,
     schema: Option<Arc<Schema>>,
-    pending: Vec<(Action, i64, String)>,
+    pending: Vec<(EntryAction, i64, String)>,
     fresh: SimRows,
     /// The rows of the snapshot, without the entries that arrived before its end.
     fresh_count: i64,
@@ -40,7 +40,7 @@ pub(crate) struct Replica {
     pub(crate) entries_inside: usize,
 }
 
-impl Replica {
+impl SimpleReplica {
     pub(crate) fn encoding(&self) -> RowEncoding {
         match self.handshake.encoding {
             Some(_) => RowEncoding::PostgresBinary,
@@ -159,15 +159,15 @@ impl Replica {
     fn batch(&mut self, batch: &RowBatch) {
         let schema = self.schema.clone().unwrap();
         assert!(batch.schema.is_none());
-        let entries: Vec<_> = Entries::new(&batch.entries, &schema).map(Result::unwrap).collect();
+        let entries: Vec<_> = BatchEntries::new(&batch.entries, &schema).map(Result::unwrap).collect();
         assert_eq!(entries.len(), batch.count as usize);
         for entry in entries {
             let (id, body) = match entry.action {
-                Action::Delete => {
+                EntryAction::Delete => {
                     (i64::from_be_bytes(entry.row.cell(0).value().unwrap().try_into().unwrap()), String::new())
                 }
-                Action::Truncate => (0, String::new()),
-                Action::Insert | Action::Update => SimDatabase::parse(entry.row).unwrap(),
+                EntryAction::Truncate => (0, String::new()),
+                EntryAction::Insert | EntryAction::Update => SimDatabase::parse(entry.row).unwrap(),
             };
             if self.in_snapshot {
                 self.fresh_count += 1;
@@ -182,10 +182,10 @@ impl Replica {
         let repeat = Lsn(batch.position) <= self.position;
         for (action, id, body) in std::mem::take(&mut self.pending) {
             match action {
-                Action::Insert => drop(self.rows.insert(id, body)),
-                Action::Update => drop(self.rows.insert(id, body).expect("an update of a row that is there")),
-                Action::Delete => drop(self.rows.remove(&id).expect("a delete of a row that is there")),
-                Action::Truncate => self.rows.clear(),
+                EntryAction::Insert => drop(self.rows.insert(id, body)),
+                EntryAction::Update => drop(self.rows.insert(id, body).expect("an update of a row that is there")),
+                EntryAction::Delete => drop(self.rows.remove(&id).expect("a delete of a row that is there")),
+                EntryAction::Truncate => self.rows.clear(),
             }
         }
         assert!(!repeat, "a client at a commit gets nothing twice");

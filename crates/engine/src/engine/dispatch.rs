@@ -1,0 +1,274 @@
+//! The dispatch of the events of a stream to the tables.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use laredo_core::{CommitTime, Lsn, TableName};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::history::SourceHistory;
+use crate::source::{SourceCommit, SourceEvent};
+use crate::spool::Spool;
+use crate::table::{OwedCopy, QueuedTableEvent, Redefinition, StreamProgress, TableCommit, TableEvent};
+
+/// The number of bytes that may wait for one table. Beyond it, the other tables wait for this one.
+const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
+/// The number of bytes that an event counts, in addition to its changes.
+const EVENT_BYTES: u32 = 512;
+/// The number of bytes that a transaction in its own file counts. A few dozen may wait, because
+/// open files are scarce, too.
+const FILE_BYTES: u32 = 256 * 1024;
+/// The number of events after which all tables receive the progress of the stream. They also
+/// receive it whenever no other event waits.
+const PROGRESS_EVENTS: u32 = 256;
+
+/// The sending side of one table: a queue of the events that the table must not miss, and the
+/// latest progress of the stream. The progress never waits for the queue.
+pub(super) struct TableEventSender {
+    name: TableName,
+    queue: mpsc::UnboundedSender<QueuedTableEvent>,
+    /// The number of bytes that may still enter the queue. Each event holds its own bytes until the
+    /// table takes it.
+    room: Arc<Semaphore>,
+    /// The number of events put into the queue.
+    sent: u64,
+    progress: watch::Sender<StreamProgress>,
+}
+
+/// Creates the sending side of one table, and the receiving end of its queue.
+pub(super) fn table_event_channel(name: TableName) -> (TableEventSender, mpsc::UnboundedReceiver<QueuedTableEvent>) {
+    let (queue, events) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+    (TableEventSender { name, queue, room, sent: 0, progress: watch::Sender::default() }, events)
+}
+
+impl TableEventSender {
+    /// Returns a receiver of the stream's progress.
+    pub(super) fn progress(&self) -> watch::Receiver<StreamProgress> {
+        self.progress.subscribe()
+    }
+
+    async fn send(&mut self, event: TableEvent, bytes: u32) {
+        let room = match self.room.clone().try_acquire_many_owned(bytes) {
+            Ok(room) => room,
+            Err(_) => {
+                let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
+                tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbours wait for it");
+                let room = self.room.clone().acquire_many_owned(bytes).await;
+                tracing::info!(%table, "the table has caught up some way: its neighbours go on");
+                room.expect("nobody closes the semaphore")
+            }
+        };
+        self.sent += 1;
+        // A table whose task has ended has reported the reason in its status. The other tables
+        // continue.
+        let _ = self.queue.send(QueuedTableEvent { event, _room: room });
+    }
+}
+
+/// Sends each event to the tables that it concerns, and the progress of the stream to all tables.
+/// Updates `dealt`, the position up to which everything is in the tables' queues.
+///
+/// Must be polled by the task that sends the events, after it has sent them.
+pub(super) async fn dispatch_events(
+    mut events: mpsc::Receiver<SourceEvent>,
+    mut paused: watch::Receiver<bool>,
+    tables: &mut [TableEventSender],
+    history: &SourceHistory,
+    dealt: &Mutex<Lsn>,
+) {
+    let mut dealer = EventDispatcher { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
+    while let Some(event) = next_event(&mut events).await {
+        // The next events wait in their queue. When it is full, nothing more is read from the
+        // stream.
+        let _ = paused.wait_for(|paused| !paused).await;
+        dealer.dispatch_event(event).await;
+        dealer.untold += 1;
+        if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
+            dealer.send_progress();
+            *dealt.lock() = dealer.reached;
+        }
+    }
+}
+
+/// Returns the next event, without registering a waker. The sender is this task, which polls again
+/// after it has sent. If it woke itself, the runtime would wake a second thread to share the work,
+/// in the middle of each transaction.
+async fn next_event(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEvent> {
+    poll_fn(|_| match events.try_recv() {
+        Ok(event) => Poll::Ready(Some(event)),
+        Err(TryRecvError::Disconnected) => Poll::Ready(None),
+        Err(TryRecvError::Empty) => Poll::Pending,
+    })
+    .await
+}
+
+struct EventDispatcher<'a> {
+    tables: &'a mut [TableEventSender],
+    history: &'a SourceHistory,
+    /// The position up to which everything is in the tables' queues.
+    reached: Lsn,
+    current_at: Option<CommitTime>,
+    /// The number of events since all tables received the progress of the stream.
+    untold: u32,
+    /// The number of forks of the database's history so far.
+    forks: u64,
+}
+
+impl EventDispatcher<'_> {
+    async fn dispatch_event(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Commit(commit) => {
+                let mark = commit.mark();
+                let SourceCommit { xid, end, committed_at, tables } = commit;
+                for (index, spool) in tables {
+                    let bytes = queued_bytes(&spool);
+                    let event = TableEvent::Commit(TableCommit { xid, end, committed_at, spool });
+                    self.send_to_table(index.0, event, bytes).await;
+                }
+                self.history.note_commit(mark);
+                (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
+            }
+            SourceEvent::Progress(position) => {
+                self.history.advance_to(position);
+                (self.reached, self.current_at) = (self.reached.max(position), None);
+            }
+            SourceEvent::Moved { table, reason, definition } => {
+                self.send_to_table(table.0, TableEvent::Moved(OwedCopy { reason, definition }), EVENT_BYTES).await;
+            }
+            SourceEvent::Broken { table, error } => {
+                self.send_to_table(table.0, TableEvent::Broken(error), EVENT_BYTES).await
+            }
+            SourceEvent::Redefined { table, definition, from, values } => {
+                let redefinition = Redefinition { from, definition, values };
+                self.send_to_table(table.0, TableEvent::Redefined(redefinition), EVENT_BYTES).await;
+            }
+            SourceEvent::Restarted { reason, fork } => {
+                self.history.forget_commits();
+                self.send_to_all(|| TableEvent::Restarted(reason.clone(), fork.clone())).await;
+            }
+            SourceEvent::Forked { identity, fork, reason, noted } => {
+                tracing::error!(%reason, common = %fork.common, "the database's history has forked: every table is copied again");
+                self.history.forget_commits();
+                self.history.forget_written().await;
+                self.history.set_identity(identity.clone());
+                // Positions may be lower from here on. A table must not mistake an old position for
+                // progress after the fork.
+                (self.reached, self.current_at) = (Lsn::ZERO, None);
+                self.forks += 1;
+                self.send_progress();
+                let identity = Box::new(identity);
+                self.send_to_all(|| TableEvent::Forked(identity.clone(), fork.clone(), reason.clone(), noted.clone()))
+                    .await;
+            }
+            SourceEvent::Promoted { identity } => {
+                tracing::warn!(
+                    timeline = identity.timeline,
+                    "the database writes another timeline, which has all that was sent"
+                );
+                self.history.set_identity(identity.clone());
+                let identity = Box::new(identity);
+                self.send_to_all(|| TableEvent::Promoted(identity.clone())).await;
+            }
+        }
+    }
+
+    async fn send_to_all(&mut self, event: impl Fn() -> TableEvent) {
+        for index in 0..self.tables.len() {
+            self.send_to_table(index, event(), EVENT_BYTES).await;
+        }
+    }
+
+    async fn send_to_table(&mut self, index: usize, event: TableEvent, bytes: u32) {
+        if self.tables[index].room.available_permits() < bytes as usize {
+            // The other tables receive the known progress now, and need not wait for this table.
+            self.send_progress();
+        }
+        self.tables[index].send(event, bytes).await;
+    }
+
+    fn send_progress(&mut self) {
+        self.untold = 0;
+        let (mark, forks) = (self.history.newest(), self.forks);
+        for table in &*self.tables {
+            let (position, current_at, after) = (self.reached, self.current_at, table.sent);
+            table.progress.send_replace(StreamProgress { position, current_at, mark, after, forks });
+        }
+    }
+}
+
+/// Returns the number of bytes that a transaction counts while it waits: its memory, or a fixed
+/// number for its file. A transaction that is larger than the queue counts as the whole queue.
+fn queued_bytes(spool: &Spool) -> u32 {
+    let changes = match spool.memory_bytes() {
+        0 => FILE_BYTES,
+        bytes => u32::try_from(bytes).unwrap_or(u32::MAX),
+    };
+    changes.saturating_add(EVENT_BYTES).min(QUEUE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::sync::Arc;
+
+    use laredo_core::{Cell, TupleBuf, Xid};
+
+    use super::*;
+    use crate::source::{SourceClock, SourceIdentity, TableIndex};
+    use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
+
+    fn commit(end: u64, table: usize, bytes: usize) -> SourceEvent {
+        let options = SpoolOptions { memory_bytes_max: usize::MAX, folder: std::env::temp_dir() };
+        let mut spool = SpoolWriter::new(Arc::new(options));
+        let row: TupleBuf = [Cell::Value(&vec![b'x'; bytes])].into_iter().collect();
+        spool.push(0, RawChange::Insert { new: row.as_ref() }).unwrap();
+        let tables = vec![(TableIndex(table), spool.finish().unwrap())];
+        SourceEvent::Commit(SourceCommit { xid: Xid(end), end: Lsn(end), committed_at: CommitTime(0), tables })
+    }
+
+    /// Dispatches events until one has to wait. Returns the number of events that were dispatched.
+    async fn dispatch_until_blocked(
+        dealer: &mut EventDispatcher<'_>,
+        events: impl IntoIterator<Item = SourceEvent>,
+    ) -> usize {
+        let mut dealt = 0;
+        for event in events {
+            tokio::select! {
+                biased;
+                () = dealer.dispatch_event(event) => dealt += 1,
+                () = ready(()) => break,
+            }
+        }
+        dealt
+    }
+
+    #[tokio::test]
+    async fn a_table_that_takes_nothing_holds_up_its_neighbours_at_a_bound_of_bytes_and_not_before() {
+        let (mut tables, mut queues) = (Vec::new(), Vec::new());
+        for name in ["public.slow", "public.neighbour"] {
+            let (outlet, queue) = table_event_channel(name.parse().unwrap());
+            tables.push(outlet);
+            queues.push(queue);
+        }
+        let unasked = || Box::pin(std::future::pending()) as std::pin::Pin<Box<_>>;
+        let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked), SourceClock::default());
+        let (reached, current_at) = (Lsn::ZERO, None);
+        let mut dealer =
+            EventDispatcher { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
+        // Far more small events than would fit into any queue that counts events.
+        let small = (1..=10_000).map(|end| commit(end, 0, 10));
+        assert_eq!(dispatch_until_blocked(&mut dealer, small).await, 10_000);
+        assert_eq!(dispatch_until_blocked(&mut dealer, [commit(10_001, 1, 10)]).await, 1);
+        assert!(queues[1].try_recv().is_ok(), "the neighbour goes on");
+        let large = (0..1000).map(|end| commit(20_000 + end, 0, 100 * 1024));
+        let dealt = dispatch_until_blocked(&mut dealer, large).await;
+        assert!((50..164).contains(&dealt), "{dealt} of 100 KiB wait beside the small ones");
+        // A transaction larger than the whole queue waits only for an empty queue.
+        while queues[0].try_recv().is_ok() {}
+        assert_eq!(dispatch_until_blocked(&mut dealer, [commit(30_000, 0, 2 * QUEUE_BYTES as usize)]).await, 1);
+    }
+}

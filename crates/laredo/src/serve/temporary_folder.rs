@@ -1,0 +1,68 @@
+//! The folder for temporary files: transactions before their commit, copies, and journals and bases
+//! that are not durable.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::ServerConfig;
+use crate::program::ProgramFailure;
+
+/// Returns the folder after a test file was written there. The test comes first because a server
+/// that cannot serve must not change a database.
+///
+/// # Errors
+/// A folder in which no file can be written. A full disk is only logged.
+pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, ProgramFailure> {
+    let folder = config.temp_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let written = tempfile::tempfile_in(&folder).and_then(|mut file| file.write_all(&[0]));
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(folder = %folder.display(), %error, "the disk for temporary files is full");
+        }
+        Err(error) => {
+            let chosen = match config.temp_dir {
+                Some(_) => "temp_dir",
+                None => "the default, which the variable TMPDIR sets; temp_dir is not set",
+            };
+            return Err(ProgramFailure::Misconfigured(vec![format!(
+                "cannot write temporary files in {} ({chosen}): {error}; set temp_dir to a folder on a disk that laredo may \
+                 write",
+                folder.display()
+            )]));
+        }
+    }
+    if is_memory(&folder) {
+        tracing::warn!(
+            folder = %folder.display(),
+            "temporary files are in memory, and count against its limit; set temp_dir to a folder on a disk"
+        );
+    }
+    Ok(folder)
+}
+
+/// Returns true if the files of a folder use memory instead of a disk.
+fn is_memory(folder: &Path) -> bool {
+    const TMPFS: i128 = 0x0102_1994;
+    const RAMFS: i128 = 0x8584_58f6;
+    #[cfg(target_os = "linux")]
+    let kind = rustix::fs::statfs(folder).ok().map(|found| i128::from(found.f_type));
+    #[cfg(not(target_os = "linux"))]
+    let kind = {
+        let _ = folder;
+        None
+    };
+    matches!(kind, Some(TMPFS | RAMFS))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_from_a_disk() {
+        assert!(is_memory(Path::new("/dev/shm")));
+        assert!(!is_memory(Path::new(env!("CARGO_MANIFEST_DIR"))));
+        assert!(!is_memory(Path::new("/no/such/folder")));
+    }
+}

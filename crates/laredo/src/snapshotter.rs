@@ -1,0 +1,50 @@
+//! The composition of `laredo-snapshotter`: configuration → feeds, destinations, writers → run
+//! until stopped.
+
+use std::process::ExitCode;
+
+use crate::config::server::{LogType, LoggingConfig};
+use crate::config::{ConfigLoader, SnapshotterConfig};
+use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
+
+mod arguments;
+mod aws;
+mod compose;
+pub(crate) mod feed;
+mod http;
+mod subscription;
+mod table;
+
+pub use arguments::SnapshotterArguments;
+
+const PROGRAM: &str = "laredo-snapshotter";
+
+/// The path at which the program reports if every table has its first snapshot. No key changes it.
+const READINESS_PATH: &str = "/health/ready";
+
+/// Runs the program and returns its exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
+#[must_use]
+pub fn run(arguments: SnapshotterArguments) -> ExitCode {
+    let SnapshotterArguments { config, http_port, log_level, command } = arguments;
+    let load = |mut loader: ConfigLoader| {
+        if let Some(port) = http_port {
+            loader = loader.flag("--http-port", "snapshotter.http.port", port.to_string());
+        }
+        SnapshotterConfig::load(&loader)
+    };
+    match begin(PROGRAM, &config, command, load, SnapshotterConfig::to_hocon) {
+        ProgramTask::Done(code) => code,
+        ProgramTask::Checked(config) => {
+            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            ExitCode::SUCCESS
+        }
+        ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http_port, READINESS_PATH),
+        ProgramTask::Run(config) => {
+            let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
+            run_until_stopped(PROGRAM, &logging, async |stop| {
+                config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+                compose::run(config, stop).await
+            })
+        }
+    }
+}

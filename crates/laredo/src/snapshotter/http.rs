@@ -1,0 +1,96 @@
+//! The HTTP API: health, status, metrics, and snapshots on demand.
+
+mod metrics;
+mod report;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::future::join_all;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::metrics::SnapshotterMetrics;
+use super::table::{self, SnapshotterTable};
+
+struct SnapshotterApi {
+    tables: Vec<SnapshotterTable>,
+    metrics: SnapshotterMetrics,
+}
+
+/// Serves until `ended` completes.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tables: Vec<SnapshotterTable>,
+    ended: impl Future<Output = ()> + Send + 'static,
+) {
+    let api = Arc::new(SnapshotterApi { metrics: SnapshotterMetrics::new(), tables });
+    let router = Router::new()
+        .route("/health/live", get(async || Json(json!({ "status": "live" }))))
+        .route("/health/ready", get(ready))
+        .route("/status", get(async |State(api): State<Arc<SnapshotterApi>>| Json(report::status(&api.tables))))
+        .route("/snapshot", post(snapshot))
+        .route("/metrics", get(metrics))
+        .with_state(api);
+    // An open connection must not keep the process alive.
+    tokio::select! {
+        () = laredo_server::serve_http(listener, router, CancellationToken::new()) => {}
+        () = ended => {}
+    }
+}
+
+async fn ready(State(api): State<Arc<SnapshotterApi>>) -> Response {
+    let (is_ready, body) = report::ready(&api.tables);
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(body)).into_response()
+}
+
+async fn metrics(State(api): State<Arc<SnapshotterApi>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.metrics.render(&api.tables)).into_response()
+}
+
+#[derive(Deserialize)]
+struct SnapshotQuery {
+    table: Option<String>,
+}
+
+/// Makes one table's writer, or every table's, write a snapshot. Answers with the artifacts once
+/// the manifests name them.
+async fn snapshot(
+    State(api): State<Arc<SnapshotterApi>>,
+    Query(SnapshotQuery { table }): Query<SnapshotQuery>,
+) -> Response {
+    let names = |wanted: &SnapshotterTable| {
+        table.as_ref().is_none_or(|name| *name == wanted.name() || *name == wanted.config.source.table)
+    };
+    let wanted: Vec<&SnapshotterTable> = api.tables.iter().filter(|table| names(table)).collect();
+    if wanted.is_empty() {
+        let known: Vec<String> = api.tables.iter().map(SnapshotterTable::name).collect();
+        let error = format!("there is no table {}", table.unwrap_or_default());
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": error, "tables": known }))).into_response();
+    }
+    let results = join_all(wanted.into_iter().map(write_table_snapshot)).await;
+    let is_done = results.iter().all(|result| result.get("error").is_none());
+    let code = if is_done { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "snapshots": results }))).into_response()
+}
+
+async fn write_table_snapshot(table: &SnapshotterTable) -> Value {
+    let name = table.name();
+    let written = match table.state() {
+        table::ArchiveTaskState::Running(running) => running.writer.snapshot().await.map_err(|error| error.to_string()),
+        table::ArchiveTaskState::Opening => Err("its archive is not open yet".to_owned()),
+        table::ArchiveTaskState::Failed { error, .. } => Err(error),
+    };
+    match written {
+        Ok(written) => report::artifact(&name, &written),
+        Err(error) => json!({ "table": name, "error": error }),
+    }
+}

@@ -1,0 +1,35 @@
+//! The subscription to a table, made from the configuration.
+
+use std::path::Path;
+
+use anyhow::Context;
+use laredo_client::{Subscription, SubscriptionBuilder};
+use laredo_core::TableName;
+
+use crate::config::snapshotter::SnapshotterSourceConfig;
+
+/// Makes the subscription to the table of a source.
+///
+/// # Errors
+/// A TLS file that cannot be read.
+pub(super) fn subscription(source: &SnapshotterSourceConfig) -> anyhow::Result<SubscriptionBuilder> {
+    let table = TableName::new(&source.schema, &source.table);
+    let mut subscription = Subscription::builder(&source.server, table).client_id(&source.client_id);
+    if let Some(token) = &source.token {
+        subscription = subscription.token(token.expose());
+    }
+    if let Some(tls) = &source.tls {
+        if let Some(path) = &tls.ca_path {
+            subscription = subscription.ca_pem(read_tls_file("ca_path", path)?);
+        }
+        if let Some(identity) = &tls.identity {
+            let certificate = read_tls_file("cert_path", &identity.cert_path)?;
+            subscription = subscription.identity_pem(certificate, read_tls_file("key_path", &identity.key_path)?);
+        }
+    }
+    Ok(subscription)
+}
+
+fn read_tls_file(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("source.tls.{key}: cannot read {}", path.display()))
+}

@@ -1,0 +1,220 @@
+//! The archive of one table: its destinations, its writer, and the stream that feeds it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use laredo_archive::{
+    ArchiveWriter, ArtifactStager, Destination, EventPublisher, FolderDestination, GRACE, SinkCounts, WriterHandle,
+    WriterOptions, WriterResources, WriterStatus,
+};
+use laredo_client::ReplicaStatus as StreamStatus;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::aws::AwsProfiles;
+use super::feed::{SubscriptionFeed, resume_point};
+use crate::config::snapshotter::{ArchivedTableConfig, DestinationConfig};
+use crate::program::{random, wait_for_flag};
+
+/// The maximum size, in bytes, of the part of the stream that waits for the writer. Little is
+/// enough, because the writer keeps up with the server. The memory is needed for the table.
+const PENDING_BYTES_MAX: u32 = 8 << 20;
+
+/// A table as the HTTP API sees it. Clones share their state.
+#[derive(Clone)]
+pub(super) struct SnapshotterTable {
+    pub(super) config: Arc<ArchivedTableConfig>,
+    state: Arc<Mutex<ArchiveTaskState>>,
+    /// The writer's status, which is current from the opening of the archive.
+    status: watch::Sender<WriterStatus>,
+}
+
+/// The state of a table's task.
+#[derive(Clone)]
+pub(super) enum ArchiveTaskState {
+    /// The task takes over the archive, or waits for a destination.
+    Opening,
+    /// The writer runs.
+    Running(ArchiveTaskHandles),
+    /// The task has failed, and nothing more is written.
+    Failed {
+        /// The reason.
+        error: String,
+        /// The state of the writer before the failure, if it ran.
+        last: Option<ArchiveTaskHandles>,
+    },
+}
+
+/// The parts of a running table that the HTTP API reads.
+#[derive(Clone)]
+pub(super) struct ArchiveTaskHandles {
+    pub(super) writer: WriterHandle,
+    pub(super) stream: watch::Receiver<StreamStatus>,
+    publisher: EventPublisher,
+}
+
+impl ArchiveTaskHandles {
+    /// Returns the counts of events for each event sink.
+    pub(super) fn sinks(&self) -> Vec<SinkCounts> {
+        self.publisher.counts()
+    }
+}
+
+impl SnapshotterTable {
+    pub(super) fn new(config: ArchivedTableConfig) -> SnapshotterTable {
+        let status = watch::Sender::new(WriterStatus::default());
+        SnapshotterTable { config: Arc::new(config), state: Arc::new(Mutex::new(ArchiveTaskState::Opening)), status }
+    }
+
+    /// Returns the name, as `schema.table`.
+    pub(super) fn name(&self) -> String {
+        self.config.source.name()
+    }
+
+    /// Returns the writer's status. While the archive is being opened, the status holds the last
+    /// error.
+    pub(super) fn status(&self) -> WriterStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(super) fn state(&self) -> ArchiveTaskState {
+        self.state.lock().clone()
+    }
+
+    /// Writes the archive until `stop` is true.
+    ///
+    /// # Errors
+    /// An error that ends the writing of this archive. The archives of other tables are not
+    /// affected.
+    pub(super) async fn run(
+        self,
+        aws: Arc<AwsProfiles>,
+        writer_id: String,
+        stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let ended = self.write(&aws, writer_id, stop).await;
+        if let Err(error) = &ended {
+            let error = format!("{error:#}");
+            tracing::error!(table = self.name(), error, "its archive is not written any more");
+            let mut state = self.state.lock();
+            let last = match &*state {
+                ArchiveTaskState::Running(running) => Some(running.clone()),
+                ArchiveTaskState::Opening | ArchiveTaskState::Failed { .. } => None,
+            };
+            *state = ArchiveTaskState::Failed { error, last };
+        }
+        ended
+    }
+
+    async fn write(&self, aws: &AwsProfiles, writer_id: String, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let config = &self.config;
+        let (destinations, staging) = destinations(config, aws).await?;
+        let (publisher, publishing) = aws.publisher(config).await?;
+        let told = publisher.clone();
+        let surroundings = WriterResources {
+            destinations,
+            stager: ArtifactStager::new(staging),
+            wall: Box::new(now),
+            publish: Box::new(move |event| told.publish(event)),
+            status: self.status.clone(),
+        };
+        let opened = tokio::select! {
+            opened = ArchiveWriter::open(options(config, writer_id), surroundings) => opened,
+            () = wait_for_flag(stop.clone()) => return Ok(()),
+        };
+        let (writer, start) = opened?;
+        let mut subscription = super::subscription::subscription(&config.source)?;
+        if let Some(start) = start {
+            tracing::info!(table = self.name(), position = %start.position, "going on from the archive");
+            subscription = subscription.resume(resume_point(start));
+        }
+        let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;
+        let stream = subscription.watch_status();
+        *self.state.lock() =
+            ArchiveTaskState::Running(ArchiveTaskHandles { writer: writer.handle(), stream, publisher });
+        // After the last artifact, waiting events are still sent, for a limited time.
+        let written = CancellationToken::new();
+        let publishing = tokio::spawn(publishing.run(written.clone().cancelled_owned()));
+        let ended =
+            until_stopped(stop, async |stopping| writer.run(SubscriptionFeed(subscription), stopping).await).await;
+        written.cancel();
+        publishing.await.context("telling of what was written")?;
+        Ok(ended?)
+    }
+}
+
+/// Runs `run`, and cancels its token when `stop` is true. If `run` ends first, returns its result
+/// at once: for example, a writer ends when another writer takes over.
+async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(CancellationToken) -> T) -> T {
+    let stopping = CancellationToken::new();
+    let mut running = pin!(run(stopping.clone()));
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = wait_for_flag(stop) => stopping.cancel(),
+    }
+    running.await
+}
+
+fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
+    WriterOptions {
+        table: config.source.name(),
+        key: config.key_fields.clone(),
+        writer_id,
+        snapshot_formats: config.formats.snapshot.clone(),
+        diff_formats: config.formats.diff.clone(),
+        diff_interval: config.diff_interval,
+        thresholds: config.thresholds.clone(),
+        keep_epochs: config.keep_epochs.map(|count| count as usize),
+        manifest_epochs: config.manifest_epochs,
+        grace: GRACE,
+        waits_at_start: true,
+        seed: random(),
+    }
+}
+
+/// Returns the destinations, and the folder on this machine where artifacts are staged. It is
+/// inside the first local destination, if there is one, so that artifacts need not be copied.
+async fn destinations(
+    config: &ArchivedTableConfig,
+    aws: &AwsProfiles,
+) -> anyhow::Result<(Vec<Arc<dyn Destination>>, std::path::PathBuf)> {
+    let mut destinations: Vec<Arc<dyn Destination>> = Vec::new();
+    let mut staging = None;
+    for destination in &config.destinations {
+        match destination {
+            DestinationConfig::Local { path } => {
+                let local = FolderDestination::with_prefix(path, &config.key_prefix);
+                staging.get_or_insert_with(|| local.staging());
+                destinations.push(Arc::new(local));
+            }
+            DestinationConfig::S3(s3) => destinations.push(Arc::new(aws.s3(s3, &config.key_prefix).await?)),
+        }
+    }
+    let staging = staging.unwrap_or_else(|| std::env::temp_dir().join("laredo-snapshotter"));
+    Ok((destinations, staging))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_ends_by_itself_has_ended_before_anybody_stops_it() {
+        let (stop, stopped) = watch::channel(false);
+        assert_eq!(until_stopped(stopped.clone(), async |_| "taken over").await, "taken over");
+        let flushing = async |stopping: CancellationToken| {
+            stopping.cancelled().await;
+            "flushed"
+        };
+        stop.send_replace(true);
+        assert_eq!(until_stopped(stopped, flushing).await, "flushed");
+    }
+}

@@ -1,0 +1,169 @@
+//! State that all services of one server share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use laredo_core::{CommitTime, TableName};
+use laredo_engine::{Clock, SnapshotFolder};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
+use crate::refusal;
+use crate::session::SnapshotAdmission;
+use crate::table::ServedTable;
+
+/// The maximum number of parts of stored snapshots that are read and projected concurrently.
+const FETCHES: usize = 4;
+
+pub(crate) struct ServerState {
+    pub(crate) sources: Vec<ServedSource>,
+    pub(crate) tables: Vec<Arc<ServedTable>>,
+    pub(crate) clock: Clock,
+    pub(crate) waits: ServerTimeLimits,
+    pub(crate) http: HttpOptions,
+    /// The queue of clients that wait for a snapshot permit.
+    pub(crate) admission: Arc<SnapshotAdmission>,
+    /// The permits for fetching stored snapshots, whose rows are projected for each client.
+    pub(crate) fetches: Arc<Semaphore>,
+    /// Cancelled when the server is about to stop, and is therefore no longer ready.
+    pub(crate) drain: CancellationToken,
+    /// Cancelled to end every stream.
+    pub(crate) stop: CancellationToken,
+    /// The time when the server began.
+    pub(crate) began: CommitTime,
+    started: AtomicBool,
+}
+
+impl ServerState {
+    pub(crate) fn new(
+        sources: Vec<ServedSource>,
+        tables: Vec<Arc<ServedTable>>,
+        clock: Clock,
+        waits: ServerTimeLimits,
+        http: HttpOptions,
+    ) -> ServerState {
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (began, admission, fetches) = (clock(), Arc::default(), Arc::new(Semaphore::new(FETCHES)));
+        ServerState {
+            sources,
+            tables,
+            clock,
+            waits,
+            http,
+            admission,
+            fetches,
+            drain,
+            stop,
+            began,
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the table with this name.
+    ///
+    /// # Errors
+    /// Returns an error if a name is empty, or no table has it.
+    pub(crate) fn table(&self, schema: &str, table: &str) -> Result<&Arc<ServedTable>, Status> {
+        if schema.is_empty() {
+            return Err(refusal::required("schema"));
+        }
+        if table.is_empty() {
+            return Err(refusal::required("table"));
+        }
+        let found = self.tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
+        found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
+    }
+
+    /// Returns the table that has a snapshot with this ID, and its store.
+    ///
+    /// # Errors
+    /// Returns an error if no table has such a snapshot, or no table has a store.
+    pub(crate) fn snapshot_store(&self, id: &str) -> Result<(Arc<ServedTable>, Arc<SnapshotFolder>), Status> {
+        if id.is_empty() {
+            return Err(refusal::required("snapshot_id"));
+        }
+        let mut stores = self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).peekable();
+        stores.peek().ok_or_else(refusal::no_store)?;
+        let has = |snapshots: &SnapshotFolder| snapshots.list().iter().any(|info| info.id == id);
+        let found = stores.find(|(_, snapshots)| has(snapshots));
+        let (table, snapshots) = found.ok_or_else(|| refusal::unknown_snapshot(id))?;
+        Ok((table.clone(), snapshots))
+    }
+
+    /// Returns the time of day of a past moment.
+    pub(crate) fn time_of(&self, moment: Instant) -> CommitTime {
+        let passed_us = i64::try_from(moment.elapsed().as_micros()).unwrap_or(i64::MAX);
+        CommitTime((self.clock)().0.saturating_sub(passed_us))
+    }
+
+    /// Returns the sources that are not followed, each with its state and reason.
+    pub(crate) fn waiting_for(&self) -> BTreeMap<String, String> {
+        let waiting = self.sources.iter().filter_map(|source| {
+            let state = source.engine.source_status().state;
+            let said = match state.reason() {
+                Some(reason) => format!("{}: {reason}", state.name()),
+                None => "connecting: the source is being checked".to_owned(),
+            };
+            (!state.is_following()).then(|| (source.id.clone(), said))
+        });
+        waiting.collect()
+    }
+
+    pub(crate) fn source(&self, id: &str) -> Option<&ServedSource> {
+        self.sources.iter().find(|source| source.id == id)
+    }
+
+    /// Returns true if the server is not draining and serves all that it can. At least one table
+    /// must be ready, and no other may be in its first copy. With strict readiness, every table
+    /// must be ready. A server without tables is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.are_ready(&self.tables)
+    }
+
+    /// Returns true if all of these tables that can be served are served.
+    pub(crate) fn are_ready(&self, tables: &[Arc<ServedTable>]) -> bool {
+        let now = (self.clock)();
+        let is_ready = |table: &Arc<ServedTable>| table.is_ready(now);
+        if self.is_draining() {
+            return false;
+        }
+        if self.http.strict_readiness || tables.is_empty() {
+            return tables.iter().all(is_ready);
+        }
+        tables.iter().any(is_ready) && tables.iter().all(|table| table.is_settled(now))
+    }
+
+    /// Returns true if no table accepts new streams.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain.has_begun()))
+    }
+
+    /// Returns true if every table's first copy is over, successful or not. The result then stays
+    /// true.
+    pub(crate) fn is_started(&self) -> bool {
+        if !self.started.load(Ordering::Relaxed) && self.tables.iter().all(|table| table.is_started()) {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Stops accepting streams, and sets the time limit for the existing ones.
+    pub(crate) fn leave(&self, now: Instant) {
+        self.drain.cancel();
+        self.tables.iter().for_each(|table| table.drain.begin(now, Some(self.waits.drain)));
+    }
+
+    /// Returns the number of streams of all tables.
+    pub(crate) fn clients(&self) -> usize {
+        self.tables.iter().map(|table| table.clients()).sum()
+    }
+
+    /// Cuts clients that hold resources for too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
+    }
+}
