@@ -55,9 +55,9 @@ pub struct PostgresOptions {
 pub const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The maximum number of connections in addition to those of copies. They are the stream, the watch
-/// of definitions, the watch of the slot, and two for each of two verifications. Three more are
-/// short, for questions and for creating something again.
-const CONNECTIONS_BESIDE_COPIES: usize = 10;
+/// of definitions and its replacement, the watch of the slot, and two for each of two
+/// verifications. Three more are short, for questions and for creating something again.
+const CONNECTIONS_BESIDE_COPIES: usize = 11;
 
 /// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug)]
