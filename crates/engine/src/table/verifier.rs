@@ -146,9 +146,14 @@ impl<S: Source> TableVerifier<S> {
             VerifierEvent::Cancelled => self.give_up("it was cancelled".to_owned(), table),
             VerifierEvent::Order => self.order_part(table),
             VerifierEvent::Part(event) => {
-                let bytes = if let TablePartEvent::Rows(chunk) = &event { chunk.len() } else { 0 };
+                // The beginning of a part is no progress: its rows may never be compared.
+                let compared = match &event {
+                    TablePartEvent::Rows(chunk) => Some(chunk.len()),
+                    TablePartEvent::End { .. } => Some(0),
+                    TablePartEvent::Begin { .. } | TablePartEvent::Changed(_) => None,
+                };
                 match table.on_part(event) {
-                    Ok(()) => self.pass.iter_mut().for_each(|pass| pass.pace(bytes)),
+                    Ok(()) => self.pass.iter_mut().zip(compared).for_each(|(pass, bytes)| pass.progressed(bytes)),
                     Err(error) => self.part_failed(error, table),
                 }
             }
@@ -281,8 +286,9 @@ impl VerifyJob {
         }
     }
 
-    /// Delays the next read by the time that these bytes take at the requested rate.
-    fn pace(&mut self, bytes: usize) {
+    /// Notes that this many bytes were compared. Delays the next read by the time that they take at
+    /// the requested rate.
+    fn progressed(&mut self, bytes: usize) {
         self.failures = 0;
         if let Some(bytes_per_second) = self.terms.bytes_per_second {
             let seconds = bytes as f64 / bytes_per_second.max(1) as f64;

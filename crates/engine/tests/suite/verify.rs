@@ -273,3 +273,20 @@ async fn one_pass_runs_at_a_time_and_ends_with_those_who_asked() {
     assert_eq!(running.verify(LOOK).await.differing, 0);
     running.stop().await;
 }
+
+/// The stream never comes past what was read, so the rows can never be compared.
+#[tokio::test(start_paused = true)]
+async fn a_pass_is_given_up_while_the_stream_stays_behind() {
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![SimChange::Insert(1, "followed".to_owned())]);
+    let running = VerifyTestEngine::start(&database).await;
+    running.handle.pause(true);
+    database.commit(0, vec![SimChange::Insert(2, "not followed".to_owned())]);
+    let an_hour = Duration::from_secs(3600);
+    let outcome = tokio::time::timeout(an_hour, running.table().verify(LOOK)).await.expect("the pass ends");
+    let Err(VerifyError::GivenUp(reason)) = outcome else { panic!("{outcome:?}") };
+    assert!(reason.contains("the table's lag"), "{reason}");
+    running.handle.pause(false);
+    assert_eq!(running.verify(LOOK).await.differing, 0, "the stream has caught up");
+    running.stop().await;
+}
