@@ -70,7 +70,7 @@ impl Server {
 
     /// Serves until `stop` resolves. The server is then no longer ready, accepts no more streams,
     /// and asks the existing clients to leave (`GoAway`). It serves them until they have left or
-    /// [`ServerTimeLimits::drain`](crate::ServerTimeLimits::drain) is over. Then every stream ends with
+    /// [`drain`](crate::ServerTimeLimits::drain) is over. Then every stream ends with
     /// UNAVAILABLE. The method returns when the clients have received that status, at the latest
     /// after [`ServerTimeLimits::stop`](crate::ServerTimeLimits::stop).
     ///
