@@ -108,8 +108,8 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     let simple = SimpleClient::start_naming_snapshots(&url, &name, KEY, Vec::new());
     let keys = json!({ "diff": { "interval": "200ms" }, "formats": { "snapshot": ["jsonl"], "diff": ["jsonl"] } });
     let archive = |kind: &str| folder.path().join(kind);
-    let snapshotter =
-        |kind: &str| SnapshotterProcess::launch(&[table(&url, &name, &archive(kind), &keys)], &Value::Null, &[]);
+    let settings = |kind: &str| table(&url, &name, &archive(kind), &keys);
+    let snapshotter = |kind: &str| SnapshotterProcess::launch(&[settings(kind)], &Value::Null, &[]);
     let (running, restarted) = (snapshotter("running"), snapshotter("restarted"));
     let shown = async |with_saved: Option<&Replica>| {
         let mut shown = vec![("replica", ids_of_replica(&replica)), ("simple client", ids_of_simple(&simple))];
@@ -144,8 +144,7 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
     way.retarget(format!("127.0.0.1:{}", new.ports.fanout));
     // The server is blind, and would not notice that it could be verified.
     old.ends_unverified();
-    drop(old);
-    drop(blind);
+    drop((old, blind));
     way.cut_all();
     let (saved, _restarted) = (local(), snapshotter("restarted"));
     sql.batch_execute("INSERT INTO p VALUES (2000, 0)").await.unwrap();

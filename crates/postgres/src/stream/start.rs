@@ -205,9 +205,7 @@ impl<'a> StreamStarter<'a> {
             is_certain: false,
         });
         self.reset = false;
-        if let Some(reason) = &lost {
-            signals.lost(reason);
-        }
+        lost.iter().for_each(|reason| signals.lost(reason));
         // A slot that is continued keeps what it kept: copies need not wait again for earlier
         // writers.
         if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
