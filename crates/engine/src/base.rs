@@ -151,7 +151,8 @@ impl Base {
     }
 
     /// Returns a base at the same position whose rows cannot be read. It holds no file.
-    pub(crate) fn without_rows(&self) -> Base {
+    #[must_use]
+    pub fn without_rows(&self) -> Base {
         let Base { sequence, position, committed_at, mark, checksum, rows, bytes, .. } = *self;
         let (schema, file, kept) = (self.schema.clone(), None, None);
         Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept }

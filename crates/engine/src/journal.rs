@@ -622,6 +622,10 @@ impl Journal {
     pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
         let reading = self.shared.reader_sequences();
         let mut inner = self.shared.inner.write();
+        // A closed journal keeps no rows, also if the base was begun before.
+        if self.is_closed() {
+            return;
+        }
         inner.base = base;
         inner.base_shown_at = Some(shown_at);
         inner.bases += 1;

@@ -127,6 +127,8 @@ pub struct CopySession {
 pub struct TableStatus {
     /// The state of the table.
     pub phase: TablePhase,
+    /// True once an attempt to copy or follow the table has failed in this run.
+    pub has_failed: bool,
     /// The number of rows in the table.
     pub rows: u64,
     /// The number of bytes in the cells of those rows.
@@ -166,6 +168,7 @@ pub struct TableStatus {
 impl Default for TableStatus {
     fn default() -> TableStatus {
         TableStatus {
+            has_failed: false,
             phase: TablePhase::Copying { reason: "first copy".to_owned() },
             rows: 0,
             row_bytes: 0,

@@ -26,5 +26,5 @@ pub(crate) use format::{BaseFooter, RecordHead, RecordKind, RowDefinition, SKIPP
 pub(crate) use journal_folder::JournalFolder;
 pub use journal_folder::StoreStatus;
 pub(crate) use manifest::{JournalManifest, check_format};
-pub(crate) use recover::{RestoreContext, RestoredJournal, claim, note_beginning, open, rows_of};
+pub(crate) use recover::{RestoreContext, RestoredJournal, claim, note_beginning, open, open_to_replace, rows_of};
 pub(crate) use sums::{MegabyteChecksums, SUMMED_BYTES};

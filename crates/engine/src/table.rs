@@ -116,9 +116,9 @@ pub(crate) struct Table {
     copy_due: Option<(Lsn, String)>,
     /// The reason for the copy that is being made, or was made last.
     copy_reason: String,
-    /// A fork of the history that could not be noted on disk. The table is not followed again
-    /// before it is noted.
-    fork_due: Option<Box<fork::UnnotedFork>>,
+    /// The forks of the history that could not be noted on disk, in their order. The table is not
+    /// followed again before they are noted.
+    forks_due: Vec<fork::UnnotedFork>,
     /// A definition that the rows will have once the stream reaches its position.
     definition_due: Option<Redefinition>,
     status: Arc<Mutex<TableStatus>>,
@@ -236,7 +236,7 @@ impl Table {
             owes_copy: None,
             copy_due: None,
             copy_reason: "first copy".to_owned(),
-            fork_due: None,
+            forks_due: Vec::new(),
             definition_due: None,
             status,
             commits,
@@ -405,6 +405,7 @@ impl Table {
             Some(next_at) => TablePhase::Retrying { error, next_at },
             None => TablePhase::Failed { error },
         };
+        status.has_failed = true;
         status.copy = None;
         status.releasable = status.releasable.filter(|_| is_kept);
     }
@@ -434,6 +435,7 @@ impl Table {
             let error = format!("copying the table: {error}");
             let mut status = self.status.lock();
             status.phase = TablePhase::Retrying { error, next_at };
+            status.has_failed = true;
             status.copy = None;
         }
     }
@@ -485,8 +487,8 @@ impl Table {
         if let Some(reason) = self.store_stall().filter(|_| self.is_ahead_of_disk()) {
             return Err(StoreError::Stalled(reason).into());
         }
-        if let Some(due) = self.fork_due.take() {
-            return self.on_fork_due(*due);
+        if let Some(action) = self.note_due_forks()? {
+            return Ok(action);
         }
         if self.live.is_some() {
             return self.copy_after_a_gap(reason);

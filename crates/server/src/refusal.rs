@@ -15,8 +15,10 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
 }
 
-pub(crate) fn forked() -> Status {
-    Status::unavailable("the database's history has forked, and the table was copied again; reconnect")
+pub(crate) fn journal_replaced() -> Status {
+    Status::unavailable(
+        "the table's journal was replaced: the database's history has forked, or its source was prepared again; reconnect",
+    )
 }
 
 pub(crate) fn draining(name: &TableName) -> Status {

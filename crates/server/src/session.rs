@@ -103,8 +103,12 @@ impl Session {
         tokio::select! {
             // First, because a closed journal has nothing to serve from.
             biased;
-            () = journal.closed() => Err(refusal::forked()),
-            ended = self.serve_from(journal.clone(), slot) => ended,
+            () = journal.closed() => Err(refusal::journal_replaced()),
+            // The journal may have been closed since the look at it.
+            ended = self.serve_from(journal.clone(), slot) => match journal.is_closed() {
+                true => Err(refusal::journal_replaced()),
+                false => ended,
+            },
         }
     }
 

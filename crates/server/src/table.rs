@@ -101,12 +101,10 @@ impl ServedTable {
         Some(age.saturating_sub(lag)).filter(|unverified| *unverified > UNVERIFIED_MAX)
     }
 
-    /// Returns true if the first copy is over, successful or not. This includes a copy that failed
-    /// and will be retried, so that other tables do not wait for it.
+    /// Returns true if the first copy is over, successful or not. This includes a copy that has
+    /// failed and is tried again, so that other tables do not wait for it.
     pub(crate) fn is_started(&self) -> bool {
-        let status = self.handle().status();
-        let is_first_copy_under_way = status.phase.error().is_none() && self.handle().journal().is_none();
-        !is_first_copy_under_way
+        self.handle().status().has_failed || self.handle().journal().is_some()
     }
 
     /// Returns true if the server may become ready even if this table is not, because the table is

@@ -1,15 +1,27 @@
 //! The folders of all tables, opened at once.
 
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
 use crate::source::{SourceError, SourceIdentity};
 use crate::store::StoreError;
 use crate::table::{Clock, TableError, TableFolders, TableOptions, open_table_folders};
+
+/// The number of attempts to open a table's folders. What passes within them, such as a mount that
+/// comes late, costs no copy.
+const ATTEMPTS: u32 = 5;
+/// The delay between two attempts.
+const DELAY: Duration = Duration::from_secs(1);
 
 /// Opens the folders of all tables, each table's on a thread that may block. The error of a table
 /// does not affect the others.
 ///
 /// # Errors
 /// When another process holds one of the folders. Opened folders are closed again, because that
-/// process may need them.
+/// process may need them. When disk space or descriptors are exhausted: the tables continue where
+/// their journals end, once there are some.
 pub(super) async fn open_folders(
     tables: &[TableOptions],
     source: &SourceIdentity,
@@ -17,21 +29,44 @@ pub(super) async fn open_folders(
 ) -> Result<Vec<Result<TableFolders, TableError>>, SourceError> {
     let mut opening = Vec::new();
     for options in tables {
-        let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
-        opening.push(tokio::task::spawn_blocking(move || open_table_folders(&options, &source, &clock)));
+        opening.push(tokio::spawn(open(options.clone(), source.clone(), clock.clone())));
     }
-    let (mut opened, mut held) = (Vec::new(), None);
+    let (mut opened, mut held, mut exhausted) = (Vec::new(), None, None);
     for (table, options) in opening.into_iter().zip(tables) {
+        let name = &options.request.name;
         opened.push(match table.await {
             Ok(Ok(table)) => Ok(table),
-            Ok(Err(error)) => {
+            Ok(Err(TableError::Store(error))) => {
                 if matches!(error, StoreError::Locked { .. }) {
-                    held.get_or_insert(format!("table {}: {error}", options.request.name));
+                    held.get_or_insert(SourceError::Held(format!("table {name}: {error}")));
+                } else if error.is_exhaustion() {
+                    exhausted.get_or_insert(SourceError::Transient(format!("table {name}: {error}")));
                 }
                 Err(error.into())
             }
+            Ok(Err(error)) => Err(error),
             Err(panic) => Err(TableError::Source(format!("opening its folders failed ({panic}); report this"))),
         });
     }
-    held.map_or(Ok(opened), |holder| Err(SourceError::Held(holder)))
+    held.or(exhausted).map_or(Ok(opened), Err)
+}
+
+/// Opens the folders of a table. Tries again if the error may pass soon.
+async fn open(options: TableOptions, source: SourceIdentity, clock: Clock) -> Result<TableFolders, TableError> {
+    let mut attempt = 1;
+    loop {
+        let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
+        let opened = spawn_blocking(move || open_table_folders(&options, &source, &clock)).await;
+        let opened =
+            opened.map_err(|panic| TableError::Source(format!("opening its folders failed ({panic}); report this")))?;
+        match opened {
+            Err(error) if may_pass_soon(&error) && attempt < ATTEMPTS => sleep(DELAY).await,
+            opened => return Ok(opened?),
+        }
+        attempt += 1;
+    }
+}
+
+fn may_pass_soon(error: &StoreError) -> bool {
+    error.may_pass() && !error.is_exhaustion() && !matches!(error, StoreError::Locked { .. })
 }

@@ -81,6 +81,12 @@ impl JournalCursor {
         JournalCursor { journal, after }
     }
 
+    /// Returns true if another journal has replaced the one that is read.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.journal.is_closed()
+    }
+
     /// Returns the last entry taken.
     #[must_use]
     pub fn after(&self) -> Sequence {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use laredo_core::TableName;
 
 use super::format::VERSION;
+use super::queue;
 
 /// An error that makes a table's folder unusable.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +32,8 @@ pub enum StoreError {
     },
     /// A file of another format, which a newer version wrote.
     #[error(
-        "{} is of format {found}, and this version knows format {VERSION}; start the version that wrote it, or move the folder away to copy \
-         the table anew", path.display()
+        "{} is of format {found}, and this version knows format {VERSION}; start the version that wrote it, or move the folder away and run \
+         `laredo reload`, which copies the table again", path.display()
     )]
     Version {
         /// The file.
@@ -41,7 +42,7 @@ pub enum StoreError {
         found: u32,
     },
     /// Contents of another table.
-    #[error("{} holds what was kept of table {found}, not of {wanted}; move it away, or name another folder", path.display())]
+    #[error("{} holds what was kept of table {found}, not of {wanted}; move it away and run `laredo reload`, or name another folder (store_config.path) and restart", path.display())]
     Table {
         /// The folder or file.
         path: PathBuf,
@@ -85,15 +86,20 @@ impl StoreError {
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             StoreError::Io { error, .. } => error.kind() != io::ErrorKind::InvalidData,
-            StoreError::Stalled(_) => true,
-            StoreError::Locked { .. }
-            | StoreError::Version { .. }
+            // The process that holds the lock may be about to end.
+            StoreError::Stalled(_) | StoreError::Locked { .. } => true,
+            StoreError::Version { .. }
             | StoreError::Table { .. }
             | StoreError::History { .. }
             | StoreError::Replaced(_)
             | StoreError::Damaged { .. }
             | StoreError::Failed(_) => false,
         }
+    }
+
+    /// Returns true if a resource of the machine is exhausted: disk space, a quota, or descriptors.
+    pub(crate) fn is_exhaustion(&self) -> bool {
+        matches!(self, StoreError::Io { error, .. } if queue::is_exhaustion(error))
     }
 
     /// Returns true if the table can only be copied again, and the contents are kept only for

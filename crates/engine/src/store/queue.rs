@@ -235,7 +235,7 @@ fn work_patiently(queue: &DiskQueue, jobs: &VecDeque<DiskJob>, store: &JournalFo
 
 /// Returns true if a resource is exhausted that may become available again: disk space, a quota, or
 /// descriptors.
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -84,6 +84,26 @@ pub(crate) fn open(
     }
 }
 
+/// Opens a table's folder for a new journal that replaces what is in it. Unusable contents are set
+/// aside.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_to_replace(
+    folder: &Path,
+    table: &TableName,
+    bytes_max: u64,
+) -> Result<Arc<JournalFolder>, StoreError> {
+    let store = Arc::new(JournalFolder::open(folder, bytes_max)?);
+    match JournalManifest::read(&store) {
+        Ok(Some(manifest)) => check_table(&store, &manifest, table)?,
+        Ok(None) if store.folder().files(BASE)?.is_empty() => {}
+        Err(error) if !error.is_of_no_use() => return Err(error),
+        Ok(None) | Err(_) => drop(store.folder().set_aside()?),
+    }
+    Ok(store)
+}
+
 /// Prepares a folder for a new journal: removes the files of the old journal, and writes a
 /// manifest.
 ///
@@ -148,10 +168,7 @@ pub(super) fn restore(
             None => Ok(None),
         };
     };
-    if manifest.table() != *about.table {
-        let (path, wanted) = (store.folder().path().to_owned(), Box::new(about.table.clone()));
-        return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
-    }
+    check_table(store, &manifest, about.table)?;
     let lineage = manifest.instance();
     *store.owner() = Some(lineage.clone());
     let Some(path) = store.folder().files(BASE)?.pop() else {
@@ -200,6 +217,14 @@ pub(super) fn restore(
     // The source may be on a later timeline now, with the journal in its history.
     note_beginning(store, manifest, &restored.appender)?;
     Ok(Some(restored))
+}
+
+fn check_table(store: &JournalFolder, manifest: &JournalManifest, table: &TableName) -> Result<(), StoreError> {
+    if manifest.table() == *table {
+        return Ok(());
+    }
+    let (path, wanted) = (store.folder().path().to_owned(), Box::new(table.clone()));
+    Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted })
 }
 
 /// Checks that the journal file that the last run began with exists, or a later one.

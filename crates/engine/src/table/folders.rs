@@ -37,7 +37,7 @@ impl SavedTable {
     }
 }
 
-/// Opens the folders of a table. Blocks.
+/// Opens the folders of a table, and restores what an earlier run has left. Blocks.
 ///
 /// # Errors
 /// When a folder cannot be read or written, or when an operator has to move its contents away:
@@ -47,27 +47,45 @@ pub(crate) fn open_table_folders(
     source: &SourceIdentity,
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
-    let name = &options.request.name;
-    let mut opened = TableFolders::default();
+    // The snapshots come first: a journal is restored with all its rows, and in vain if they fail.
+    let mut opened = open_snapshots(options, source, clock)?;
     if let Some(folder) = &options.store {
         let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
-        let (store, restored) =
-            store::open(folder, &RestoreContext { table: name, source, instance: &instance, now, bytes_max })?;
-        opened.abandoned = ForkLog::read(store.folder())?.abandoned();
+        let context = RestoreContext { table: &options.request.name, source, instance: &instance, now, bytes_max };
+        let (store, restored) = store::open(folder, &context)?;
+        opened.abandoned = opened.abandoned.max(ForkLog::read(store.folder())?.abandoned());
         (opened.store, opened.left) = (Some(store), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
-    if let Some(wanted) = &options.snapshots {
-        let (wanted, temporary) = (wanted.clone(), options.folder.clone());
-        let snapshots = SnapshotFolder::open(wanted, temporary, name.clone(), source.clone(), clock.clone())?;
-        if opened.left.is_none() && options.pipeline.is_plain() {
-            let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
-            opened.left = recovered.map(|recovered| SavedTable::Snapshot(Box::new(recovered)));
-        }
-        opened.abandoned = opened.abandoned.max(snapshots.abandoned());
-        opened.snapshots = Some(Arc::new(snapshots));
+    if let Some(snapshots) = opened.snapshots.as_ref().filter(|_| opened.left.is_none() && options.pipeline.is_plain())
+    {
+        let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
+        opened.left = recovered.map(|recovered| SavedTable::Snapshot(Box::new(recovered)));
     }
     Ok(opened)
+}
+
+/// Opens the folders of a table whose journal is replaced, whatever it holds. Blocks.
+fn open_without_restoring(
+    options: &TableOptions,
+    source: &SourceIdentity,
+    clock: &Clock,
+) -> Result<TableFolders, StoreError> {
+    let mut opened = open_snapshots(options, source, clock)?;
+    if let Some(folder) = &options.store {
+        let store = store::open_to_replace(folder, &options.request.name, options.journal.bytes_max)?;
+        opened.abandoned = opened.abandoned.max(ForkLog::read(store.folder())?.abandoned());
+        opened.store = Some(store);
+    }
+    Ok(opened)
+}
+
+fn open_snapshots(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<TableFolders, StoreError> {
+    let Some(wanted) = options.snapshots.clone() else { return Ok(TableFolders::default()) };
+    let (temporary, name) = (options.folder.clone(), options.request.name.clone());
+    let snapshots = SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?;
+    let abandoned = snapshots.abandoned();
+    Ok(TableFolders { snapshots: Some(Arc::new(snapshots)), abandoned, ..TableFolders::default() })
 }
 
 impl Table {
@@ -86,7 +104,7 @@ impl Table {
     /// continue from: the source has kept nothing for it since.
     pub(super) fn open_missing_folders(&mut self) -> Result<(), TableError> {
         if !self.has_folders {
-            let opened = open_table_folders(&self.options, &self.identity, &self.clock.0)?;
+            let opened = open_without_restoring(&self.options, &self.identity, &self.clock.0)?;
             drop(self.use_folders(opened));
         }
         Ok(())

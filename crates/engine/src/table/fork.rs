@@ -28,21 +28,29 @@ impl Table {
         fork: &Fork,
         reason: &str,
     ) -> Result<(), TableError> {
-        let noted = self.note_fork(fork, reason);
+        // Each later fork is of the history that an earlier one has left.
+        let noted = self.note_due_forks().and_then(|_| self.note_fork(fork, reason));
         if noted.is_err() {
             let (identity, fork, reason) = (identity.cloned(), fork.clone(), reason.to_owned());
-            self.fork_due = Some(Box::new(UnnotedFork { identity, fork, reason }));
+            self.forks_due.push(UnnotedFork { identity, fork, reason });
         }
         noted
     }
 
-    /// Notes a fork that could not be noted before, and begins the copy that it requires.
-    pub(super) fn on_fork_due(&mut self, due: UnnotedFork) -> Result<FollowUpAction, TableError> {
-        let UnnotedFork { identity, fork, reason } = due;
-        match identity {
-            Some(identity) => self.on_forked(identity, &fork, &reason),
-            None => self.on_restarted(&reason, Some(&fork)),
+    /// Notes the forks that could not be noted before, and begins the copy that they require.
+    /// Returns `None` if there are none.
+    pub(super) fn note_due_forks(&mut self) -> Result<Option<FollowUpAction>, TableError> {
+        let mut action = None;
+        let mut due = std::mem::take(&mut self.forks_due).into_iter();
+        while let Some(UnnotedFork { identity, fork, reason }) = due.next() {
+            let noted = match identity {
+                Some(identity) => self.on_forked(identity, &fork, &reason),
+                None => self.on_restarted(&reason, Some(&fork)),
+            };
+            // A fork that still cannot be noted is due again, before those after it.
+            action = Some(noted.inspect_err(|_| self.forks_due.extend(due.by_ref()))?);
         }
+        Ok(action)
     }
 
     /// Notes on disk that the database's history has forked, or may have.

@@ -90,6 +90,10 @@ impl Table {
         if let Some(live) = &self.live {
             return Err(SnapshotError::Served(live.writer.committed().position));
         }
+        if self.is_forked {
+            // The journal after the copy must not repeat the sequences of one that begins now.
+            return Err(SnapshotError::Forked);
+        }
         if let TablePhase::Failed { error } | TablePhase::Retrying { error, .. } = &self.status.lock().phase
             && !self.is_copying()
         {

@@ -146,14 +146,11 @@ impl<S: Source> TableVerifier<S> {
             VerifierEvent::Cancelled => self.give_up("it was cancelled".to_owned(), table),
             VerifierEvent::Order => self.order_part(table),
             VerifierEvent::Part(event) => {
-                // The beginning of a part is no progress: its rows may never be compared.
-                let compared = match &event {
-                    TablePartEvent::Rows(chunk) => Some(chunk.len()),
-                    TablePartEvent::End { .. } => Some(0),
-                    TablePartEvent::Begin { .. } | TablePartEvent::Changed(_) => None,
-                };
+                let bytes = if let TablePartEvent::Rows(chunk) = &event { chunk.len() } else { 0 };
+                // Only a whole part is progress: the rest of one may never be compared.
+                let is_end = matches!(event, TablePartEvent::End { .. });
                 match table.on_part(event) {
-                    Ok(()) => self.pass.iter_mut().zip(compared).for_each(|(pass, bytes)| pass.progressed(bytes)),
+                    Ok(()) => self.pass.iter_mut().for_each(|pass| pass.progressed(bytes, is_end)),
                     Err(error) => self.part_failed(error, table),
                 }
             }
@@ -286,10 +283,12 @@ impl VerifyJob {
         }
     }
 
-    /// Notes that this many bytes were compared. Delays the next read by the time that they take at
-    /// the requested rate.
-    fn progressed(&mut self, bytes: usize) {
-        self.failures = 0;
+    /// Notes that this many bytes were compared, and perhaps a whole part. Delays the next read by
+    /// the time that they take at the requested rate.
+    fn progressed(&mut self, bytes: usize, is_whole_part: bool) {
+        if is_whole_part {
+            self.failures = 0;
+        }
         if let Some(bytes_per_second) = self.terms.bytes_per_second {
             let seconds = bytes as f64 / bytes_per_second.max(1) as f64;
             self.resume_at = self.resume_at.max(Instant::now()) + Duration::from_secs_f64(seconds);

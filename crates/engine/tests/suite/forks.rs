@@ -9,7 +9,7 @@ use std::time::Duration;
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{InstanceId, Journal, ResumeOutcome, ResumeRequest};
 use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
-use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
 use tokio::sync::oneshot;
 
 use crate::reader::{JournalTestReader, wait_until_reached};
@@ -145,7 +145,6 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
         assert_ne!(after.instance(), before.instance(), "{keeps:?}");
         assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, new), "{keeps:?}");
-        assert_eq!(running.handle.tables()[0].status().copies, 2, "one copy for one fork");
         let resumed = after.resolve(&request(&running.handle, &reader, mark));
         assert!(matches!(resumed, ResumeOutcome::AnotherHistory(_)), "{keeps:?} {resumed:?}");
         let shared = after.shared_position(&request(&running.handle, &reader, mark));
@@ -157,6 +156,7 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
         assert!(after.head().sequence > before.head().sequence);
         let end = commit(&database, 22, "and on");
         wait_until_reached(&after, end).await;
+        assert_eq!(running.handle.tables()[0].status().copies, 2, "{keeps:?}: one copy for one fork");
         assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, end), "{keeps:?}");
         running.kept(keeps, end).await;
         running.end().await;
@@ -192,6 +192,52 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
         wait_until_reached(&after, end).await;
         tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
         assert_eq!(after.base().position(), end, "{keeps:?}");
+        running.end().await;
+    }
+}
+
+/// Forks that could not be noted, because the table's folder was missing, are noted in their order
+/// once it is there. Until then nothing is acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn forks_during_which_a_folder_was_missing_are_noted_before_anything_else() {
+    for forks in [1, 2, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("missing");
+        std::fs::write(&place, "").unwrap();
+        let database = SimDatabase::new(2);
+        let mut common = commit(&database, 1, "in all");
+        let kept = |name: &str, store: &Path| TableOptions { store: Some(store.to_owned()), ..sim_table(name) };
+        let tables = vec![kept("t0", &place), kept("t1", &folder.path().join("t1"))];
+        let engine = Engine::new("", database.clone(), tables, Arc::new(|| CommitTime(0)));
+        let handle = engine.handle();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(engine.run(async move {
+            let _ = stopped.await;
+        }));
+        let running = ForkTestEngine { handle, stop, task };
+        let [stopped, beside] = running.handle.tables() else { panic!("two tables") };
+        eventually(PATIENCE, async || stopped.status().phase.name() == "retrying").await.unwrap();
+        for fork in 1..=forks {
+            let lost = database.commit(1, vec![SimChange::Insert(100 + fork, "lost".to_owned())]);
+            wait_until_reached(&beside.wait_journal().await.unwrap(), lost).await;
+            database.put_back(common);
+            eventually(PATIENCE, async || beside.status().forks == fork.cast_unsigned()).await.unwrap();
+            while database.end() <= lost {
+                common = database.commit(1, vec![SimChange::Insert(database.end().0.cast_signed(), "new".to_owned())]);
+            }
+            let journal = async || beside.journal().is_some_and(|journal| journal.head().position >= common);
+            eventually(PATIENCE, journal).await.expect("the other table is copied");
+        }
+        assert!(running.handle.acknowledged() < common, "{forks}: a fork is not noted");
+        std::fs::remove_file(&place).unwrap();
+        let end = commit(&database, 2, "after them");
+        let journal = running.reached(end).await;
+        assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{forks}");
+        assert_eq!(stopped.status().forks, forks.cast_unsigned(), "{forks}: each is noted once");
+        let acknowledged = async || running.handle.acknowledged() >= end;
+        eventually(PATIENCE, acknowledged).await.expect("everything is acknowledged again");
+        let noted = std::fs::read_to_string(place.join("history.json")).unwrap();
+        assert!(noted.contains("abandoned"), "{forks}: {noted}");
         running.end().await;
     }
 }

@@ -424,36 +424,62 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
     }
 }
 
-/// The same for snapshots: their folder is opened, and written, as soon as it can be.
+/// The same for snapshots: their folder is opened, and written, as soon as it can be. A journal in
+/// another folder is not touched before.
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_are_written_once_their_folder_can_be_opened() {
+    for keeps_journal in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, journal) = (folder.path().join("snapshots"), folder.path().join("journal"));
+        std::fs::write(&place, "").unwrap();
+        let snapshots = SnapshotOptions {
+            folder: place.clone(),
+            format: SnapshotFormat::Native,
+            interval: Duration::from_millis(1),
+            keep_count: 3,
+            age_max: None,
+        };
+        let database = SimDatabase::new(2);
+        let store = keeps_journal.then(|| journal.clone());
+        let options = TableOptions { snapshots: Some(snapshots), store, ..sim_table("t0") };
+        let running = run(Engine::new("", database.clone(), vec![options, sim_table("t1")], clock()));
+        let beside = commit(&database, 1, 1, "beside it");
+        running.reached(1, beside).await;
+        let is_stopped = async || running.phase(0).name() == "retrying";
+        eventually(LONG, is_stopped).await.unwrap();
+        assert!(running.handle.tables()[0].snapshots().is_none() && !journal.exists());
+        std::fs::remove_file(&place).unwrap();
+        let end = commit(&database, 0, 1, "after it");
+        running.reached(0, end).await;
+        let written = async || match running.handle.tables()[0].snapshots() {
+            Some(snapshots) => snapshots.list().iter().any(|snapshot| snapshot.position >= end),
+            None => false,
+        };
+        eventually(LONG, written).await.expect("a snapshot is written");
+        let acknowledged = async || database.acknowledged() >= end;
+        eventually(LONG, acknowledged).await.expect("what is kept is acknowledged");
+        running.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_another_process_holds_for_a_moment_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("snapshots");
+    let place = folder.path().join("t0");
     std::fs::write(&place, "").unwrap();
-    let snapshots = SnapshotOptions {
-        folder: place.clone(),
-        format: SnapshotFormat::Native,
-        interval: Duration::from_millis(1),
-        keep_count: 3,
-        age_max: None,
-    };
-    let database = SimDatabase::new(2);
-    let options = TableOptions { snapshots: Some(snapshots), ..sim_table("t0") };
-    let running = run(Engine::new("", database.clone(), vec![options, sim_table("t1")], clock()));
-    let beside = commit(&database, 1, 1, "beside it");
-    running.reached(1, beside).await;
-    let is_stopped = async || running.phase(0).name() == "retrying";
-    eventually(LONG, is_stopped).await.unwrap();
-    assert!(running.handle.tables()[0].snapshots().is_none());
+    let database = SimDatabase::new(1);
+    let running = run(Engine::new("", database.clone(), vec![kept("t0", folder.path())], clock()));
+    eventually(LONG, async || running.phase(0).name() == "retrying").await.unwrap();
     std::fs::remove_file(&place).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    let held = std::fs::File::create(place.join("lock")).unwrap();
+    held.lock().unwrap();
+    let is_held = async || running.phase(0).error().is_some_and(|error| error.contains("in use by another"));
+    eventually(LONG, is_held).await.unwrap();
+    assert_eq!(running.phase(0).name(), "retrying");
+    drop(held);
     let end = commit(&database, 0, 1, "after it");
-    running.reached(0, end).await;
-    let written = async || match running.handle.tables()[0].snapshots() {
-        Some(snapshots) => snapshots.list().iter().any(|snapshot| snapshot.position >= end),
-        None => false,
-    };
-    eventually(LONG, written).await.expect("a snapshot is written");
-    let acknowledged = async || database.acknowledged() >= end;
-    eventually(LONG, acknowledged).await.expect("what a snapshot has is acknowledged");
+    let journal = running.reached(0, end).await;
+    assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
     running.end().await;
 }

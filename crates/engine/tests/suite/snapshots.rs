@@ -162,6 +162,43 @@ async fn only_what_is_in_a_snapshot_is_acknowledged() {
     running.end().await;
 }
 
+/// The journal after the copy begins at the sequence that a journal of the snapshot would have.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_snapshot_is_restored_between_a_fork_and_its_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let common = commit(&database, 1, "in both");
+    let first = start(&database, with_snapshots(folder.path(), SnapshotFormat::Native, 0)).await;
+    first.reached(common).await;
+    let older = first.snapshot().await;
+    let lost = commit(&database, 2, "lost");
+    first.reached(lost).await;
+    let newer = first.snapshot().await;
+    first.acknowledged(&database, lost).await;
+    first.end().await;
+    // Only the older snapshot is left, and the source has discarded what follows it.
+    std::fs::remove_file(&newer.path).unwrap();
+
+    database.hold_copies();
+    let second = start(&database, with_snapshots(folder.path(), SnapshotFormat::Native, 1)).await;
+    let table = second.handle.tables()[0].clone();
+    assert!(table.journal().is_none());
+    let lost = commit(&database, 3, "lost, and held for the copy");
+    eventually(PATIENCE, async || table.status().held_bytes > 0).await.expect("the stream is followed");
+    database.put_back(common);
+    eventually(PATIENCE, async || table.status().forks == 1).await.unwrap();
+    let refused = table.restore_snapshot(older.id).await.unwrap_err();
+    assert!(matches!(refused, SnapshotError::Forked), "{refused}");
+    while database.end() <= lost {
+        commit(&database, database.end().0.cast_signed(), "new");
+    }
+    database.release_copies();
+    second.reached(database.end()).await;
+    let journal = second.journal().await;
+    assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, database.end()));
+    second.end().await;
+}
+
 /// If the source has discarded the changes, the engine copies the table. Until then it serves the
 /// rows of a snapshot only if the options ask for it.
 #[tokio::test(flavor = "multi_thread")]

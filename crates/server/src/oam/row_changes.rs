@@ -51,6 +51,9 @@ impl RowChangeCursor {
     pub(super) async fn next(&mut self) -> Result<Vec<RowChange>, Status> {
         self.begin();
         let Some(cursor) = &mut self.cursor else { return Ok(Vec::new()) };
+        if cursor.is_abandoned() {
+            return Err(refusal::journal_replaced());
+        }
         let (mut frames, mut schema) = match self.taken.take() {
             Some(taken) => taken,
             None => match cursor.next_piece_async().await.map_err(|error| refusal::watched(&error))? {

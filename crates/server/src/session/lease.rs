@@ -152,7 +152,7 @@ impl ClientLease {
             Some(DisconnectReason::Behind) => Err(refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy)),
             Some(DisconnectReason::Stalled) => Err(refusal::stalled(stalled)),
             Some(DisconnectReason::Costly) => Err(refusal::costly()),
-            Some(DisconnectReason::Abandoned) => Err(refusal::forked()),
+            Some(DisconnectReason::Abandoned) => Err(refusal::journal_replaced()),
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::ClientLease;
+use crate::refusal;
 use crate::table::ServedTable;
 
 /// The frames that were sent and not yet taken.
@@ -111,6 +112,11 @@ impl SessionOutlet {
         poll_fn(|_| if slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
         self.lease.progressed();
         self.check()
+    }
+
+    /// Returns the status with which the stream ends because the client's resources were released.
+    pub(super) fn reason_of_cut(&self) -> Status {
+        self.check().err().unwrap_or_else(refusal::journal_replaced)
     }
 
     fn check(&self) -> Result<(), Status> {

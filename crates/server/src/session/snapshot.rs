@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use laredo_engine::base::Base;
@@ -30,7 +30,8 @@ pub(super) struct SnapshotSender<'a> {
 
 /// A base that was sent to a client.
 pub(super) struct SentBase {
-    pub(super) base: Arc<Base>,
+    /// The base without its rows. A client that is not polled must not keep their file.
+    pub(super) base: Base,
     /// A time that the base is not older than: its state was the head then or later.
     pub(super) shown_at: Option<Instant>,
     pub(super) rows: u64,
@@ -38,7 +39,6 @@ pub(super) struct SentBase {
 }
 
 /// The base to send, and the view that projects its rows.
-#[derive(Clone)]
 struct BaseProjection {
     base: Arc<Base>,
     view: Option<Arc<JournalView>>,
@@ -69,7 +69,7 @@ impl SnapshotSender<'_> {
         let hold = |pinned: PinnedBase| {
             let (base, shown_at) = (pinned.base().clone(), pinned.shown_at());
             lease.hold(pinned);
-            SentBase { base, shown_at, rows: 0, began_at }
+            (SentBase { base: base.without_rows(), shown_at, rows: 0, began_at }, Arc::downgrade(&base))
         };
         let mut chosen = pinned.map(&hold);
         let has_place = takes_permit(&lease, &self.shared.admission);
@@ -81,7 +81,7 @@ impl SnapshotSender<'_> {
             outlet.send(std::mem::take(&mut out).into()).await?;
             self.wait_for_permit(outlet).await?;
         }
-        let mut sent = match chosen {
+        let (mut sent, base) = match chosen {
             Some(sent) => sent,
             None => hold(self.wait_for_base(outlet).await?),
         };
@@ -90,17 +90,19 @@ impl SnapshotSender<'_> {
         }
         self.greeting.snapshot_begin(&sent.base, &mut out);
         outlet.send(out.into()).await?;
-        sent.rows = self.send_rows(outlet, BaseProjection { base: sent.base.clone(), view: self.view.clone() }).await?;
+        sent.rows = self.send_rows(outlet, &base).await?;
         Ok(sent)
     }
 
     /// Sends all rows and returns their number. Each part requires the snapshot permit. If no rows
-    /// are let through for a heartbeat's interval, a heartbeat is sent.
-    async fn send_rows(&self, outlet: &mut SessionOutlet, of: BaseProjection) -> Result<u64, Status> {
+    /// are let through for a heartbeat's interval, a heartbeat is sent. Only the lease keeps the
+    /// base, so that a client that is not polled can be made to give it up.
+    async fn send_rows(&self, outlet: &mut SessionOutlet, base: &Weak<Base>) -> Result<u64, Status> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
-            let read = of.clone();
+            let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
+            let read = BaseProjection { base, view: self.view.clone() };
             let part = spawn_blocking(move || read.part(from)).await;
             let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
             rows += part.rows;
@@ -116,7 +118,7 @@ impl SnapshotSender<'_> {
             outlet.send(part.bytes).await?;
         }
         outlet.lease().return_permit();
-        Ok(if self.view.is_none() { of.base.rows() } else { rows })
+        Ok(rows)
     }
 
     /// Waits for a snapshot permit, and sends heartbeats meanwhile.
@@ -165,7 +167,9 @@ impl BaseProjection {
         let Some(view) = &self.view else {
             let bytes = whole_frames(&self.base, from).map_err(failed)?;
             let next = (!bytes.is_empty()).then(|| from + bytes.len() as u64);
-            return Ok(BasePart { bytes, rows: 0, next });
+            // The number of all rows is known without decoding them.
+            let rows = if from == 0 { self.base.rows() } else { 0 };
+            return Ok(BasePart { bytes, rows, next });
         };
         let bytes = self.base.read_frame(from).map_err(failed)?;
         let next = from + bytes.len() as u64;
