@@ -51,10 +51,13 @@ pub use start::SlotMode;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// The silence after which a server counts as gone, although it was asked every second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The number of requests between two ticks after which the connection is ended. A server that
-/// shuts down repeats its request until everything is acknowledged, and does not end before.
-/// Commits that are not acknowledged stay in the slot.
+/// The number of requests for an answer in [`ASKED_WITHIN`] after which the connection is ended. A
+/// server that shuts down repeats its request, one for each answer, until everything is
+/// acknowledged. It does not end before. Commits that are not acknowledged stay in the slot.
 const ASKED_MAX: u32 = 10;
+/// The time in which requests are counted. On a busy machine an answer takes a tenth of a second.
+/// Otherwise a server requests one at most every half of its `wal_sender_timeout`.
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// The size of a transaction or block from which changes are read in batches, in bytes. PostgreSQL
 /// sends each change in a packet of its own. Waking up for each costs both sides more than the
 /// change itself.
@@ -300,7 +303,7 @@ pub async fn follow(
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
         asking: PositionRequestRule::default(),
-        asked: 0,
+        asked: (0, Instant::now()),
         unfinished_bytes: 0,
     };
     tokio::select! {
@@ -330,8 +333,8 @@ struct ReplicationStream<'a> {
     floor: Lsn,
     received: Lsn,
     asking: PositionRequestRule,
-    /// The number of requests for an answer since the last tick.
-    asked: u32,
+    /// The number of requests for an answer, and the time since which they are counted.
+    asked: (u32, Instant),
     /// The number of bytes received of the current transaction or block.
     unfinished_bytes: usize,
 }
@@ -435,6 +438,7 @@ impl ReplicationStream<'_> {
             .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
         self.received = session.resume;
+        self.asked = (0, Instant::now());
         let mut resets = self.resets.clone();
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
@@ -501,7 +505,14 @@ impl ReplicationStream<'_> {
                         self.looking = None;
                         self.queue.pop_front();
                     }
-                    _ = tick.tick() => self.status(writer, false).await?,
+                    _ = tick.tick() => {
+                        // The check is not made while PostgreSQL shuts down, which waits for this
+                        // connection to read.
+                        if taken_at.elapsed() >= ROOM_PATIENCE {
+                            return Err(StreamError::NoRoom(ROOM_PATIENCE));
+                        }
+                        self.status(writer, false).await?;
+                    }
                 }
                 continue;
             }
@@ -545,7 +556,6 @@ impl ReplicationStream<'_> {
                     }
                     self.assembler.set_recent(*self.signals.recent.borrow());
                     let ask = self.asking.is_due(self.assembler.position());
-                    self.asked = 0;
                     let position = self.assembler.position();
                     self.assembler.acknowledged((self.acknowledged)().min(position));
                     self.status(writer, ask).await?;
@@ -568,8 +578,11 @@ impl ReplicationStream<'_> {
         }
         self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
         if answer {
-            self.asked += 1;
-            if self.asked > ASKED_MAX {
+            if self.asked.1.elapsed() > ASKED_WITHIN {
+                self.asked = (0, Instant::now());
+            }
+            self.asked.0 += 1;
+            if self.asked.0 > ASKED_MAX {
                 return Err(StreamError::Ended);
             }
             self.status(writer, false).await?;

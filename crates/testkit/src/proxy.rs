@@ -2,12 +2,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use crate::{HarnessError, Result};
 
@@ -33,6 +35,7 @@ struct ProxyFaults {
     target: Mutex<String>,
     refuse: AtomicBool,
     stall: watch::Sender<bool>,
+    delay: Mutex<Duration>,
     /// The number of cuts. A connection ends when it changes.
     cuts: watch::Sender<u64>,
     cut_next_after: Mutex<Option<(ProxyDirection, u64)>>,
@@ -81,6 +84,11 @@ impl FaultProxy {
     /// Forwards no bytes and no end of stream, and closes no connection, while set.
     pub fn stall(&self, stall: bool) {
         self.faults.stall.send_replace(stall);
+    }
+
+    /// Waits before it forwards what has arrived, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        *self.faults.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
     }
 
     /// Ends the next connection when exactly `bytes` bytes have been forwarded in `direction`.
@@ -185,6 +193,8 @@ async fn pump(
     let mut buffer = vec![0; 64 * 1024];
     while left > 0 {
         let read = from.read(&mut buffer).await?;
+        let delay = *faults.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        sleep(delay).await;
         if stall.wait_for(|stalled| !stalled).await.is_err() {
             return Err(BrokenConnection);
         }

@@ -210,6 +210,21 @@ async fn a_server_that_shuts_down_does_not_wait_for_what_is_not_acknowledged() {
     assert_eq!(stream.changes(0).await, ["+2,NULL"], "and the first is not told twice");
 }
 
+/// PostgreSQL repeats its request once for each answer, and here an answer takes its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_shuts_down_does_not_wait_over_a_slow_connection() {
+    let mut cluster = cluster(ClusterOptions::default());
+    let (proxy, url) = proxied(&cluster).await;
+    let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
+    cluster.psql("INSERT INTO users VALUES ('1')").unwrap();
+    // Without any acknowledgement PostgreSQL would wait for none.
+    assert_eq!(stream.changes(0).await, ["+1,NULL"]);
+    cluster.psql("INSERT INTO users VALUES ('2')").unwrap();
+    while !matches!(stream.next().await, SourceEvent::Commit(_)) {}
+    proxy.delay(Duration::from_millis(150));
+    cluster.stop(StopMode::Fast).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_come_to_an_end() {
     let cluster = cluster(ClusterOptions::default());
