@@ -36,6 +36,7 @@ async fn report_standing(options: &ConnectionOptions, signals: &SourceSignals) -
     loop {
         read_clock(&mut connection, &signals.clock).await?;
         let slot = signals.retention.borrow().slot.clone();
+        let began = Instant::now();
         let found = if slot.is_empty() { None } else { read_slot_row(&mut connection, &slot).await? };
         let standing = found.map(|found| {
             signals.written.send_if_modified(|written| {
@@ -43,6 +44,7 @@ async fn report_standing(options: &ConnectionOptions, signals: &SourceSignals) -
                 *written = found.end.max(*written);
                 is_news
             });
+            signals.wal_end.send_replace(Some((found.end, began)));
             rate.note(Instant::now(), found.end);
             found.standing(rate.recent())
         });

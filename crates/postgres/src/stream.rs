@@ -66,6 +66,8 @@ const GATHER_BYTES: usize = 64 * 1024;
 const GATHER: Duration = Duration::from_millis(1);
 /// The time without room in the consumer after which the connection is given up.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
+/// The age up to which a look at the end of the WAL says that the tables are current.
+const WAL_END_AGE_MAX: Duration = Duration::from_millis(100);
 /// The duration after which a connection counts as good, so that counting attempts starts again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
@@ -135,6 +137,8 @@ pub struct SourceSignals {
     pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
     /// The highest end of the database's WAL that was seen.
     pub written: watch::Sender<Lsn>,
+    /// The end of the WAL at the last look at the slot, and the time at which that look began.
+    pub(crate) wal_end: watch::Sender<Option<(Lsn, Instant)>>,
     /// The database's clock.
     pub clock: SourceClock,
 }
@@ -178,6 +182,7 @@ impl SourceSignals {
             forks: watch::Sender::new(0),
             restarts: watch::Sender::default(),
             written: watch::Sender::new(Lsn::ZERO),
+            wal_end: watch::Sender::default(),
             clock: SourceClock::default(),
         }
     }
@@ -293,6 +298,7 @@ pub async fn follow(
         signals,
         reporter,
         routes: signals.routes.subscribe(),
+        wal_end: signals.wal_end.subscribe(),
         resets,
         assembler,
         queue: VecDeque::new(),
@@ -317,6 +323,7 @@ struct ReplicationStream<'a> {
     signals: &'a SourceSignals,
     reporter: &'a SourceStateReporter,
     routes: watch::Receiver<TableRoutes>,
+    wal_end: watch::Receiver<Option<(Lsn, Instant)>>,
     resets: watch::Receiver<u64>,
     assembler: PgoutputAssembler,
     /// Items that are complete and that the consumer has not taken yet. They survive the
@@ -561,6 +568,13 @@ impl ReplicationStream<'_> {
                     self.status(writer, ask).await?;
                 }
                 message = reader.next() => break self.take_message(message?.ok_or(StreamError::Ended)?)?,
+                Ok(()) = self.wal_end.changed() => {
+                    let looked = *self.wal_end.borrow_and_update();
+                    if looked.is_some_and(|(end, began)| self.is_current(end, began)) {
+                        self.queue.push_back(StreamQueueItem::Event(SourceEvent::Progress(self.assembler.position())));
+                        return Ok(());
+                    }
+                }
             }
         };
         while reader.buffered() {
@@ -588,6 +602,12 @@ impl ReplicationStream<'_> {
             self.status(writer, false).await?;
         }
         Ok(())
+    }
+
+    /// Returns true if the stream has received everything that was written when a look at the end of
+    /// the WAL began. PostgreSQL itself reports no progress while nothing is written.
+    fn is_current(&self, end: Lsn, began: Instant) -> bool {
+        end <= self.assembler.position() && began.elapsed() <= WAL_END_AGE_MAX && !self.assembler.is_proving()
     }
 
     /// Takes a message. Returns true if PostgreSQL requests an answer.

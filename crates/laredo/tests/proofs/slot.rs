@@ -1,6 +1,8 @@
 //! The replication slot: the reports about it, and the effects when PostgreSQL invalidates it or an
 //! operator recreates it.
 
+use std::sync::Mutex;
+
 use laredo_core::TableName;
 use laredo_testkit::workload::{Workload, WorkloadOptions};
 use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
@@ -158,4 +160,23 @@ async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_el
     }
     assert_eq!(server.source_metric("laredo_slot_losses_total").await, Some(0));
     assert_eq!(cluster.psql("SELECT pubname FROM pg_publication").unwrap(), "theirs");
+}
+
+/// Nothing is written, so PostgreSQL reports no progress, and no new position says that the table
+/// is current.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_table_is_as_old_as_the_last_look_at_the_wal() {
+    let options = ClusterOptions::default().set("autovacuum", "off").set("checkpoint_timeout", "1h");
+    let cluster = Cluster::start(options).unwrap();
+    cluster.psql("CREATE TABLE quiet (id int PRIMARY KEY); INSERT INTO quiet VALUES (1)").unwrap();
+    let table = TableName::new("public", "quiet");
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [table]).slot("laredo_quiet").start().await;
+    let before = Mutex::new(None);
+    let is_younger = async || {
+        let (_, health) = server.health().await;
+        let (position, lag_ms) = (health["tables"][0]["position"].clone(), health["tables"][0]["lag_ms"].as_u64());
+        let last = before.lock().unwrap().replace((position.clone(), lag_ms));
+        last.is_some_and(|(last_position, last_lag_ms)| last_position == position && lag_ms < last_lag_ms)
+    };
+    eventually(PATIENCE, is_younger).await.expect("the lag falls although the position is the same");
 }
