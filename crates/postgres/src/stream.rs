@@ -604,8 +604,8 @@ impl ReplicationStream<'_> {
         Ok(())
     }
 
-    /// Returns true if the stream has received everything that was written when a look at the end of
-    /// the WAL began. PostgreSQL itself reports no progress while nothing is written.
+    /// Returns true if the stream has received everything that was written before a look at the end
+    /// of the WAL. PostgreSQL itself reports no progress while nothing is written.
     fn is_current(&self, end: Lsn, began: Instant) -> bool {
         end <= self.assembler.position() && began.elapsed() <= WAL_END_AGE_MAX && !self.assembler.is_proving()
     }

@@ -162,8 +162,8 @@ async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_el
     assert_eq!(cluster.psql("SELECT pubname FROM pg_publication").unwrap(), "theirs");
 }
 
-/// Nothing is written, so PostgreSQL reports no progress, and no new position says that the table
-/// is current.
+/// While nothing is written, PostgreSQL reports no progress, so no position shows that the table is
+/// current.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_table_is_as_old_as_the_last_look_at_the_wal() {
     let options = ClusterOptions::default().set("autovacuum", "off").set("checkpoint_timeout", "1h");
