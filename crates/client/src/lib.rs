@@ -5,7 +5,7 @@
 //! use std::time::Duration;
 //!
 //! use futures::StreamExt;
-//! use laredo_client::{Predicate, Replica, Row, TableName, Unique};
+//! use laredo_client::{ColumnPredicate, Replica, Row, TableName, Unique};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let table = TableName::new("public", "config_document");
@@ -14,7 +14,7 @@
 //!     .local_snapshot_path("/var/lib/myapp/laredo-cache")
 //!     .lookup(["instance_id", "key"])
 //!     .index("by_instance", ["instance_id"], Unique::No)
-//!     .filter(Predicate::prefix("key", "rulesets/"))
+//!     .filter(ColumnPredicate::prefix("key", "rulesets/"))
 //!     .start()?;
 //! replica.ready(Duration::from_secs(30)).await?;
 //!
