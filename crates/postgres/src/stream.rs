@@ -66,6 +66,8 @@ const GATHER_BYTES: usize = 64 * 1024;
 const GATHER: Duration = Duration::from_millis(1);
 /// The time without room in the consumer after which the connection is given up.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
+/// The time for a check of the definitions after which the connection is given up.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// The age up to which a look at the end of the WAL says that the tables are current.
 const WAL_END_AGE_MAX: Duration = Duration::from_millis(100);
 /// The duration after which a connection counts as good, so that counting attempts starts again.
@@ -395,10 +397,15 @@ impl ReplicationStream<'_> {
     /// Delivers what was received, without a connection, until the consumer has taken all of it.
     /// PostgreSQL keeps new commits in the meantime.
     async fn wait_for_room(&mut self) -> Result<(), StreamError> {
-        let reason = format!(
-            "the tables have taken nothing for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
-            ROOM_PATIENCE.as_secs()
-        );
+        let why = match self.queue.front() {
+            Some(StreamQueueItem::Look(_)) => {
+                format!("a changed definition could not be checked for {} s", LOOK_PATIENCE.as_secs())
+            }
+            Some(StreamQueueItem::Event(_)) | None => {
+                format!("the tables have taken nothing for {} s", ROOM_PATIENCE.as_secs())
+            }
+        };
+        let reason = format!("{why}, so the connection was given up; PostgreSQL keeps what commits in the slot");
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
             if let StreamQueueItem::Look(after) = pending {
@@ -511,12 +518,13 @@ impl ReplicationStream<'_> {
                     () = self.signals.looked(number) => {
                         self.looking = None;
                         self.queue.pop_front();
+                        taken_at = Instant::now();
                     }
                     _ = tick.tick() => {
                         // The check is not made while PostgreSQL shuts down, which waits for this
                         // connection to read.
-                        if taken_at.elapsed() >= ROOM_PATIENCE {
-                            return Err(StreamError::NoRoom(ROOM_PATIENCE));
+                        if taken_at.elapsed() >= LOOK_PATIENCE {
+                            return Err(StreamError::NoRoom(LOOK_PATIENCE));
                         }
                         self.status(writer, false).await?;
                     }
