@@ -136,8 +136,6 @@ pub(crate) struct Table {
     abandoned_journals: Vec<(InstanceId, Lsn)>,
     /// The snapshots, which the table shares with its handles.
     snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
-    /// False if the folders for the journal and the snapshots could not be opened yet.
-    has_folders: bool,
     /// The verification pass that is running.
     verification: Option<Box<Verification>>,
 }
@@ -221,7 +219,6 @@ impl Table {
         let phase = TableLifecycle::Copying(Box::new(OngoingCopy::new(None)));
         let clock = ClockHandle(clock);
         let bases = BaseLocation { folder: options.folder.clone(), store: None };
-        let has_folders = options.store.is_none() && options.snapshots.is_none();
         Table {
             first_sequence: options.first_sequence,
             abandoned: Lsn::ZERO,
@@ -244,7 +241,6 @@ impl Table {
             bases,
             identity,
             snapshots,
-            has_folders,
             verification: None,
         }
     }

@@ -378,8 +378,8 @@ impl ReplicationStream<'_> {
             match error {
                 StreamError::Reset => {}
                 StreamError::Closed => return Ok(()),
-                StreamError::NoRoom(_) => tokio::select! {
-                    waited = self.wait_for_room() => waited?,
+                StreamError::NoRoom(patience) => tokio::select! {
+                    waited = self.wait_for_room(patience) => waited?,
                     Ok(()) = resets.changed() => {}
                 },
                 error => {
@@ -396,16 +396,15 @@ impl ReplicationStream<'_> {
 
     /// Delivers what was received, without a connection, until the consumer has taken all of it.
     /// PostgreSQL keeps new commits in the meantime.
-    async fn wait_for_room(&mut self) -> Result<(), StreamError> {
+    async fn wait_for_room(&mut self, patience: Duration) -> Result<(), StreamError> {
         let why = match self.queue.front() {
-            Some(StreamQueueItem::Look(_)) => {
-                format!("a changed definition could not be checked for {} s", LOOK_PATIENCE.as_secs())
-            }
-            Some(StreamQueueItem::Event(_)) | None => {
-                format!("the tables have taken nothing for {} s", ROOM_PATIENCE.as_secs())
-            }
+            Some(StreamQueueItem::Look(_)) => "a changed definition could not be checked",
+            Some(StreamQueueItem::Event(_)) | None => "the tables have taken nothing",
         };
-        let reason = format!("{why}, so the connection was given up; PostgreSQL keeps what commits in the slot");
+        let reason = format!(
+            "{why} for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
+            patience.as_secs()
+        );
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
             if let StreamQueueItem::Look(after) = pending {
@@ -520,14 +519,8 @@ impl ReplicationStream<'_> {
                         self.queue.pop_front();
                         taken_at = Instant::now();
                     }
-                    _ = tick.tick() => {
-                        // The check is not made while PostgreSQL shuts down, which waits for this
-                        // connection to read.
-                        if taken_at.elapsed() >= LOOK_PATIENCE {
-                            return Err(StreamError::NoRoom(LOOK_PATIENCE));
-                        }
-                        self.status(writer, false).await?;
-                    }
+                    // The check is not made while PostgreSQL shuts down.
+                    _ = tick.tick() => self.keep_waiting(taken_at, LOOK_PATIENCE, writer).await?,
                 }
                 continue;
             }
@@ -539,16 +532,24 @@ impl ReplicationStream<'_> {
                     }
                     taken_at = Instant::now();
                 }
-                _ = tick.tick() => {
-                    // PostgreSQL cannot shut down while a connection does not read.
-                    if taken_at.elapsed() >= ROOM_PATIENCE {
-                        return Err(StreamError::NoRoom(ROOM_PATIENCE));
-                    }
-                    self.status(writer, false).await?;
-                }
+                _ = tick.tick() => self.keep_waiting(taken_at, ROOM_PATIENCE, writer).await?,
             }
         }
         Ok(())
+    }
+
+    /// Reports to PostgreSQL during a wait. Ends a wait that takes too long, because PostgreSQL
+    /// cannot shut down while a connection does not read.
+    async fn keep_waiting(
+        &self,
+        since: Instant,
+        patience: Duration,
+        writer: &mut ReplicationWriter,
+    ) -> Result<(), StreamError> {
+        if since.elapsed() >= patience {
+            return Err(StreamError::NoRoom(patience));
+        }
+        self.status(writer, false).await
     }
 
     /// Waits for a message, then takes all messages that have arrived with it.

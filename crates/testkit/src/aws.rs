@@ -64,7 +64,7 @@ impl MotoServer {
     /// Creates a bucket in us-east-1.
     ///
     /// # Errors
-    /// As [`MotoServer::request`].
+    /// The errors of [`MotoServer::request`].
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
         self.request("PUT", &format!("/{name}"), "").await.map(drop)
     }

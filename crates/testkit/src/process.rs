@@ -108,7 +108,7 @@ impl ChildProcess {
     /// first such line since the process started.
     ///
     /// # Errors
-    /// As [`ChildProcess::wait_for_nth_line`].
+    /// The errors of [`ChildProcess::wait_for_nth_line`].
     pub async fn wait_for_line(&self, pattern: &str) -> Result<String> {
         self.wait_for_nth_line(pattern, 1).await
     }

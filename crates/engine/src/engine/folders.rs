@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
 use crate::source::{SourceError, SourceIdentity};
@@ -34,9 +34,9 @@ pub(super) async fn open_folders(
     let (mut opened, mut held, mut exhausted) = (Vec::new(), None, None);
     for (table, options) in opening.into_iter().zip(tables) {
         let name = &options.request.name;
-        opened.push(match table.await {
+        opened.push(match table.await.and_then(|opened| opened) {
             Ok(Ok(table)) => Ok(table),
-            Ok(Err(TableError::Store(error))) => {
+            Ok(Err(error)) => {
                 if matches!(error, StoreError::Locked { .. }) {
                     held.get_or_insert(SourceError::Held(format!("table {name}: {error}")));
                 } else if error.is_exhaustion() {
@@ -44,7 +44,6 @@ pub(super) async fn open_folders(
                 }
                 Err(error.into())
             }
-            Ok(Err(error)) => Err(error),
             Err(panic) => Err(TableError::Source(format!("opening its folders failed ({panic}); report this"))),
         });
     }
@@ -52,16 +51,17 @@ pub(super) async fn open_folders(
 }
 
 /// Opens the folders of a table. Tries again if the error may pass soon.
-async fn open(options: TableOptions, source: SourceIdentity, clock: Clock) -> Result<TableFolders, TableError> {
+async fn open(
+    options: TableOptions,
+    source: SourceIdentity,
+    clock: Clock,
+) -> Result<Result<TableFolders, StoreError>, JoinError> {
     let mut attempt = 1;
     loop {
         let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
-        let opened = spawn_blocking(move || open_table_folders(&options, &source, &clock)).await;
-        let opened =
-            opened.map_err(|panic| TableError::Source(format!("opening its folders failed ({panic}); report this")))?;
-        match opened {
+        match spawn_blocking(move || open_table_folders(&options, &source, &clock)).await? {
             Err(error) if may_pass_soon(&error) && attempt < ATTEMPTS => sleep(DELAY).await,
-            opened => return Ok(opened?),
+            opened => return Ok(opened),
         }
         attempt += 1;
     }

@@ -187,7 +187,7 @@ impl JournalCursor {
     /// while a file is read.
     ///
     /// # Errors
-    /// As [`JournalCursor::next_piece`].
+    /// The errors of [`JournalCursor::next_piece`].
     pub async fn next_piece_async(&mut self) -> Result<Option<JournalPiece>, CursorError> {
         if self.is_in_memory() {
             return self.next_piece();

@@ -72,15 +72,7 @@ pub(crate) fn open(
     let store = Arc::new(JournalFolder::open(folder, about.bytes_max)?);
     match restore(&store, about) {
         Ok(restored) => Ok((store, restored)),
-        Err(error) if error.is_of_no_use() => {
-            let aside = store.folder().set_aside()?;
-            tracing::error!(
-                table = %about.table, %error, aside = %aside.display(),
-                "the kept journal is of no use; it is put aside, and the table is copied anew"
-            );
-            Ok((store, None))
-        }
-        Err(error) => Err(error),
+        Err(error) => set_aside(&store, about.table, error).map(|()| (store, None)),
     }
 }
 
@@ -88,20 +80,30 @@ pub(crate) fn open(
 /// aside.
 ///
 /// # Errors
-/// As [`open`].
+/// The errors of [`open`].
 pub(crate) fn open_to_replace(
     folder: &Path,
     table: &TableName,
     bytes_max: u64,
 ) -> Result<Arc<JournalFolder>, StoreError> {
     let store = Arc::new(JournalFolder::open(folder, bytes_max)?);
-    match JournalManifest::read(&store) {
-        Ok(Some(manifest)) => check_table(&store, &manifest, table)?,
-        Ok(None) if store.folder().files(BASE)?.is_empty() => {}
-        Err(error) if !error.is_of_no_use() => return Err(error),
-        Ok(None) | Err(_) => drop(store.folder().set_aside()?),
+    if let Err(error) = read_manifest(&store, table) {
+        set_aside(&store, table, error)?;
     }
     Ok(store)
+}
+
+/// Sets contents aside for this error. Returns the error if they are not unusable.
+fn set_aside(store: &JournalFolder, table: &TableName, error: StoreError) -> Result<(), StoreError> {
+    if !error.is_of_no_use() {
+        return Err(error);
+    }
+    let aside = store.folder().set_aside()?;
+    tracing::error!(
+        %table, %error, aside = %aside.display(),
+        "the kept journal is of no use; it is put aside, and the table is copied anew"
+    );
+    Ok(())
 }
 
 /// Prepares a folder for a new journal: removes the files of the old journal, and writes a
@@ -162,13 +164,7 @@ pub(super) fn restore(
     store: &Arc<JournalFolder>,
     about: &RestoreContext<'_>,
 ) -> Result<Option<RestoredJournal>, StoreError> {
-    let Some(mut manifest) = JournalManifest::read(store)? else {
-        return match store.folder().files(BASE)?.pop() {
-            Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
-            None => Ok(None),
-        };
-    };
-    check_table(store, &manifest, about.table)?;
+    let Some(mut manifest) = read_manifest(store, about.table)? else { return Ok(None) };
     let lineage = manifest.instance();
     *store.owner() = Some(lineage.clone());
     let Some(path) = store.folder().files(BASE)?.pop() else {
@@ -219,12 +215,19 @@ pub(super) fn restore(
     Ok(Some(restored))
 }
 
-fn check_table(store: &JournalFolder, manifest: &JournalManifest, table: &TableName) -> Result<(), StoreError> {
-    if manifest.table() == *table {
-        return Ok(());
+/// Returns the manifest of this table's journal; `None` if the folder has no journal.
+fn read_manifest(store: &JournalFolder, table: &TableName) -> Result<Option<JournalManifest>, StoreError> {
+    let Some(manifest) = JournalManifest::read(store)? else {
+        return match store.folder().files(BASE)?.pop() {
+            Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no manifest")),
+            None => Ok(None),
+        };
+    };
+    if manifest.table() != *table {
+        let (path, wanted) = (store.folder().path().to_owned(), Box::new(table.clone()));
+        return Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted });
     }
-    let (path, wanted) = (store.folder().path().to_owned(), Box::new(table.clone()));
-    Err(StoreError::Table { path, found: Box::new(manifest.table()), wanted })
+    Ok(Some(manifest))
 }
 
 /// Checks that the journal file that the last run began with exists, or a later one.

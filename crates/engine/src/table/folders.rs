@@ -10,13 +10,25 @@ use crate::source::{KnownTable, SourceIdentity};
 use crate::store::{self, ForkLog, JournalFolder, RestoreContext, RestoredJournal, StoreError};
 
 /// The opened folders of a table, and what was in them.
-#[derive(Default)]
 pub(crate) struct TableFolders {
-    pub(crate) store: Option<Arc<JournalFolder>>,
-    pub(crate) snapshots: Option<Arc<SnapshotFolder>>,
+    store: Option<Arc<JournalFolder>>,
+    snapshots: Option<Arc<SnapshotFolder>>,
     pub(crate) left: Option<SavedTable>,
     /// Positions up to here may belong to a history that the database has abandoned.
     abandoned: Lsn,
+}
+
+impl TableFolders {
+    fn new(
+        store: Option<Arc<JournalFolder>>,
+        snapshots: Option<Arc<SnapshotFolder>>,
+        left: Option<SavedTable>,
+    ) -> Result<TableFolders, StoreError> {
+        let of_store = store.as_ref().map(|store| ForkLog::read(store.folder())).transpose()?;
+        let of_store = of_store.map_or(Lsn::ZERO, |forks| forks.abandoned());
+        let abandoned = snapshots.as_ref().map_or(of_store, |snapshots| snapshots.abandoned().max(of_store));
+        Ok(TableFolders { store, snapshots, left, abandoned })
+    }
 }
 
 /// The state from which a table can continue.
@@ -48,21 +60,20 @@ pub(crate) fn open_table_folders(
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
     // The snapshots come first: a journal is restored with all its rows, and in vain if they fail.
-    let mut opened = open_snapshots(options, source, clock)?;
+    let snapshots = open_snapshots(options, source, clock)?;
+    let (mut store, mut left) = (None, None);
     if let Some(folder) = &options.store {
         let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
         let context = RestoreContext { table: &options.request.name, source, instance: &instance, now, bytes_max };
-        let (store, restored) = store::open(folder, &context)?;
-        opened.abandoned = opened.abandoned.max(ForkLog::read(store.folder())?.abandoned());
-        (opened.store, opened.left) = (Some(store), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
+        let (opened, restored) = store::open(folder, &context)?;
+        (store, left) = (Some(opened), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
-    if let Some(snapshots) = opened.snapshots.as_ref().filter(|_| opened.left.is_none() && options.pipeline.is_plain())
-    {
+    if let Some(snapshots) = snapshots.as_ref().filter(|_| left.is_none() && options.pipeline.is_plain()) {
         let recovered = snapshots.recover_newest().filter(|recovered| recovered.definition.is_whole);
-        opened.left = recovered.map(|recovered| SavedTable::Snapshot(Box::new(recovered)));
+        left = recovered.map(|recovered| SavedTable::Snapshot(Box::new(recovered)));
     }
-    Ok(opened)
+    TableFolders::new(store, snapshots, left)
 }
 
 /// Opens the folders of a table whose journal is replaced, whatever it holds. Blocks.
@@ -71,21 +82,19 @@ fn open_without_restoring(
     source: &SourceIdentity,
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
-    let mut opened = open_snapshots(options, source, clock)?;
-    if let Some(folder) = &options.store {
-        let store = store::open_to_replace(folder, &options.request.name, options.journal.bytes_max)?;
-        opened.abandoned = opened.abandoned.max(ForkLog::read(store.folder())?.abandoned());
-        opened.store = Some(store);
-    }
-    Ok(opened)
+    let snapshots = open_snapshots(options, source, clock)?;
+    let open = |folder| store::open_to_replace(folder, &options.request.name, options.journal.bytes_max);
+    TableFolders::new(options.store.as_deref().map(open).transpose()?, snapshots, None)
 }
 
-fn open_snapshots(options: &TableOptions, source: &SourceIdentity, clock: &Clock) -> Result<TableFolders, StoreError> {
-    let Some(wanted) = options.snapshots.clone() else { return Ok(TableFolders::default()) };
+fn open_snapshots(
+    options: &TableOptions,
+    source: &SourceIdentity,
+    clock: &Clock,
+) -> Result<Option<Arc<SnapshotFolder>>, StoreError> {
+    let Some(wanted) = options.snapshots.clone() else { return Ok(None) };
     let (temporary, name) = (options.folder.clone(), options.request.name.clone());
-    let snapshots = SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?;
-    let abandoned = snapshots.abandoned();
-    Ok(TableFolders { snapshots: Some(Arc::new(snapshots)), abandoned, ..TableFolders::default() })
+    Ok(Some(Arc::new(SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?)))
 }
 
 impl Table {
@@ -96,14 +105,15 @@ impl Table {
         self.bases.store = store.map(|store| (store, instance));
         self.abandoned = self.abandoned.max(abandoned);
         self.snapshots.send_replace(snapshots);
-        self.has_folders = true;
         left
     }
 
     /// Opens the folders that could not be opened when the run began. What is in them is too old to
     /// continue from: the source has kept nothing for it since.
     pub(super) fn open_missing_folders(&mut self) -> Result<(), TableError> {
-        if !self.has_folders {
+        let lacks_store = self.options.store.is_some() && self.bases.store.is_none();
+        let lacks_snapshots = self.options.snapshots.is_some() && self.snapshots.borrow().is_none();
+        if lacks_store || lacks_snapshots {
             let opened = open_without_restoring(&self.options, &self.identity, &self.clock.0)?;
             drop(self.use_folders(opened));
         }

@@ -20,11 +20,12 @@ const DEFINITION: &str =
 
 #[test]
 fn a_type_s_name_occurs_once_and_is_long_enough() {
+    let definition = Regex::new(DEFINITION).unwrap();
     let mut defined: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for path in files() {
         let is_source = path.starts_with("crates") && path.extension().is_some_and(|extension| extension == "rs");
         let Some(text) = read(&path).filter(|_| is_source) else { continue };
-        for name in type_names(&text) {
+        for name in type_names(&definition, &text) {
             defined.entry(name).or_default().push(path.clone());
         }
     }
@@ -40,10 +41,10 @@ fn a_type_s_name_occurs_once_and_is_long_enough() {
 fn all_definitions_of_types_are_found() {
     let code = "pub struct Abc;\nenum Def {}\n    pub(crate) struct Inner;\ntype Alias = u8;\npub(super) type Other = u8;\n\
                 impl X {\n    type Item = u8;\n}\n// struct Comment\npub trait Ghi {}\nlet structure = 1;\n";
-    assert_eq!(type_names(code), ["Abc", "Def", "Inner", "Alias", "Other", "Ghi"]);
+    let definition = Regex::new(DEFINITION).unwrap();
+    assert_eq!(type_names(&definition, code), ["Abc", "Def", "Inner", "Alias", "Other", "Ghi"]);
 }
 
-fn type_names(source: &str) -> Vec<String> {
-    let definition = Regex::new(DEFINITION).unwrap();
+fn type_names(definition: &Regex, source: &str) -> Vec<String> {
     definition.captures_iter(source).map(|found| found[1].to_owned()).collect()
 }

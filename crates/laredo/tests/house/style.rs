@@ -113,12 +113,9 @@ fn sentences(document: &str) -> Vec<String> {
     // Each paragraph, item, heading and row begins after an empty line.
     let text = replaced(text, r"\n[ \t]*(#|\||[*-] |\d+\. )", "\n\n$1");
     let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-    let prose = paragraphs.filter(|paragraph| !paragraph.starts_with(['#', '|']));
-    let lines = prose.map(|paragraph| replaced(paragraph, r#"([.!?:][)"*_]?) "#, "$1\n"));
-    lines
-        .flat_map(|lines| lines.lines().map(str::to_owned).collect::<Vec<_>>())
-        .filter(|line| !line.is_empty())
-        .collect()
+    let prose: Vec<String> = paragraphs.filter(|paragraph| !paragraph.starts_with(['#', '|'])).collect();
+    let lines = replaced(prose.join("\n"), r#"([.!?:][)"*_]?) "#, "$1\n");
+    lines.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// Returns the lines of a source file that are comments.

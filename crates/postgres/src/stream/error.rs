@@ -38,8 +38,8 @@ pub(super) enum StreamError {
     /// PostgreSQL has not noticed yet that the last connection has ended.
     #[error("process {0} of PostgreSQL still serves the connection before this one")]
     Lingering(i32),
-    /// The consumer accepted nothing for too long. The connection is closed, so that PostgreSQL can
-    /// shut down.
+    /// The consumer accepted nothing for too long, or a definition could not be checked. The
+    /// connection is closed, so that PostgreSQL can shut down.
     #[error("no room for what commits since {0:?}")]
     NoRoom(Duration),
     /// An operator reset the source. The next connection creates the slot again.
