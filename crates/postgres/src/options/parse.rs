@@ -78,12 +78,18 @@ pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, Connect
     let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
     let pairs = match rest {
         Some(rest) => url(rest)?,
-        None if text.contains("://") => {
+        None if begins_with_scheme(text) => {
             return Err(syntax("a connection URL begins with postgresql:// or postgres://"));
         }
         None => dsn(text)?,
     };
     options(&pairs)
+}
+
+/// Returns true if the text is a URL. A password in the other form may contain `://`, too, but only
+/// after its key.
+fn begins_with_scheme(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('='))
 }
 
 fn syntax(problem: &str) -> ConnectionStringError {
@@ -507,6 +513,18 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(error(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_looks_like_a_url_can_be_written() {
+        for password in ["://", "a://b", "postgres://u@h"] {
+            let expected = Some(SecretText::new(password));
+            assert_eq!(parse(&format!("user=u password={password}")).password, expected);
+            assert_eq!(parse(&format!("password='{password}' user=u")).password, expected);
+        }
+        for url in ["mysql://u@h", "://h", "jdbc:postgresql://h"] {
+            assert!(error(url).contains("a connection URL begins with"), "{url}");
         }
     }
 
