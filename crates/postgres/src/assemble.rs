@@ -69,7 +69,7 @@ pub enum PgoutputAssemblyError {
 #[derive(Debug)]
 struct AssemblyState {
     spool: Arc<SpoolOptions>,
-    catalogue: RelationCatalog,
+    catalog: RelationCatalog,
     current: CurrentTransaction,
     /// The open streamed transactions, by their top-level transaction ID.
     streamed: HashMap<u32, UncommittedTransaction>,
@@ -106,7 +106,7 @@ impl PgoutputAssembler {
             decoder: PgoutputDecoder::new(),
             state: AssemblyState {
                 spool,
-                catalogue: RelationCatalog::new(tables),
+                catalog: RelationCatalog::new(tables),
                 current: CurrentTransaction::Nothing,
                 streamed: HashMap::new(),
                 recent: Xid(0),
@@ -125,7 +125,7 @@ impl PgoutputAssembler {
     pub fn connected(&mut self, from: Lsn, recent: Xid) {
         self.decoder = PgoutputDecoder::new();
         let state = &mut self.state;
-        state.catalogue.disconnect();
+        state.catalog.disconnect();
         state.current = CurrentTransaction::Nothing;
         state.streamed.clear();
         state.recent = recent;
@@ -243,21 +243,21 @@ impl PgoutputAssembler {
     /// Returns true if a relation with a table's name was announced since the last call. PostgreSQL
     /// announces a table again after its definition has changed.
     pub fn take_announced(&mut self) -> bool {
-        std::mem::take(&mut self.state.catalogue.announced)
+        std::mem::take(&mut self.state.catalog.announced)
     }
 }
 
 impl AssemblyState {
     fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) {
-        let AssemblyState { catalogue, current, streamed, .. } = self;
-        let changed = catalogue.reroute(routes, events);
+        let AssemblyState { catalog, current, streamed, .. } = self;
+        let changed = catalog.reroute(routes, events);
         let current = match current {
             CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
             CurrentTransaction::Nothing => None,
         };
         for transaction in current.into_iter().chain(streamed.values_mut()) {
             for (oid, known) in &mut transaction.relations {
-                known.table = catalogue.table_of(*oid);
+                known.table = catalog.table_of(*oid);
             }
             // These changes belong to another relation. The copy waits for the transactions that
             // wrote its own relation before.
@@ -328,7 +328,7 @@ impl AssemblyState {
             CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => transaction,
             CurrentTransaction::Nothing => return Err(order("a change", "where no transaction is open")),
         };
-        let known = transaction.relations.get(&oid).or_else(|| self.catalogue.get(oid));
+        let known = transaction.relations.get(&oid).or_else(|| self.catalog.get(oid));
         let AnnouncedRelation { table, shape, .. } = known.ok_or(PgoutputAssemblyError::Unannounced(oid))?;
         let Some(table) = *table else {
             return Ok(());
@@ -336,7 +336,7 @@ impl AssemblyState {
         let expected = shape.columns.len();
         if let Some(row) = rows.into_iter().flatten().find(|row| row.columns != expected) {
             return Err(PgoutputAssemblyError::Cells {
-                table: self.catalogue.name(table).clone(),
+                table: self.catalog.name(table).clone(),
                 found: row.columns,
                 expected,
             });
@@ -359,13 +359,13 @@ impl AssemblyState {
 
     /// Inside a streamed block, an announcement applies to that transaction alone until it commits.
     fn relation(&mut self, relation: &Relation<'_>, events: &mut VecDeque<SourceEvent>) {
-        let known = self.catalogue.announce(relation);
+        let known = self.catalog.announce(relation);
         match &mut self.current {
             CurrentTransaction::Block(transaction) => {
                 transaction.relations.insert(relation.oid, known);
             }
             CurrentTransaction::Whole(_) | CurrentTransaction::Nothing => {
-                self.catalogue.adopt(relation.oid, known, events)
+                self.catalog.adopt(relation.oid, known, events)
             }
         }
     }
@@ -409,7 +409,7 @@ impl AssemblyState {
         };
         // PostgreSQL does not announce these relations to other transactions again.
         for (oid, known) in std::mem::take(&mut transaction.relations) {
-            self.catalogue.adopt(oid, known, events);
+            self.catalog.adopt(oid, known, events);
         }
         self.commit(transaction, record, committed_at, events)
     }

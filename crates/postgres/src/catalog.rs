@@ -98,7 +98,7 @@ fn query(version: u32) -> String {
 }
 
 fn facts_of(row: &TextRow) -> Result<TableFacts, TransportError> {
-    let unexpected = |problem: String| TransportError::Protocol(format!("the catalogue's answer: {problem}"));
+    let unexpected = |problem: String| TransportError::Protocol(format!("the catalog's answer: {problem}"));
     let [Some(json)] = row.as_slice() else {
         return Err(unexpected(format!("{row:?}")));
     };

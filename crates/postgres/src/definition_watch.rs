@@ -69,7 +69,7 @@ pub(crate) async fn watch(
     let looks = async {
         loop {
             let Err(error) = watcher.run().await;
-            tracing::debug!(%error, "cannot read the catalogue");
+            tracing::debug!(%error, "cannot read the catalog");
             watcher.errors.fill(Some(error.to_string()));
             watcher.report_errors();
             tokio::time::sleep(RECONNECT).await;
@@ -229,7 +229,7 @@ impl DefinitionWatcher<'_> {
         }
         if !is_settled {
             tracing::warn!(
-                "a definition was changed and could not be looked at; the stream continues, and the catalogue is read again"
+                "a definition was changed and could not be looked at; the stream continues, and the catalog is read again"
             );
         }
         self.signals.looked.send_replace(number);

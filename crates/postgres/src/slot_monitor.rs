@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_catalogue_says_is_told_in_bytes_and_time() {
+    fn what_the_catalog_says_is_told_in_bytes_and_time() {
         let second = Duration::from_secs(1);
         let told = |values| parse_slot_row(&row(values)).map(|found| found.standing(Some((100, second))));
         let standing = |wal_status, lag_bytes, retained_bytes, safe_bytes, left: Option<u64>| {

@@ -287,7 +287,7 @@ fn server_problems(server: &ServerFacts, has_slot: bool) -> Vec<String> {
 
 fn missing(name: &TableName, database: &str) -> String {
     format!(
-        "table {name} does not exist in database {database}; names are case-sensitive here, as in the catalogue: see \
+        "table {name} does not exist in database {database}; names are case-sensitive here, as in the catalog: see \
          SELECT schemaname, tablename FROM pg_tables"
     )
 }

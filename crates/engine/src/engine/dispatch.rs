@@ -56,9 +56,9 @@ impl TableEventSender {
             Ok(room) => room,
             Err(_) => {
                 let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
-                tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbours wait for it");
+                tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbors wait for it");
                 let room = self.room.clone().acquire_many_owned(bytes).await;
-                tracing::info!(%table, "the table has caught up some way: its neighbours go on");
+                tracing::info!(%table, "the table has caught up some way: its neighbors go on");
                 room.expect("nobody closes the semaphore")
             }
         };
@@ -247,9 +247,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_that_takes_nothing_holds_up_its_neighbours_at_a_bound_of_bytes_and_not_before() {
+    async fn a_table_that_takes_nothing_holds_up_its_neighbors_at_a_bound_of_bytes_and_not_before() {
         let (mut tables, mut queues) = (Vec::new(), Vec::new());
-        for name in ["public.slow", "public.neighbour"] {
+        for name in ["public.slow", "public.neighbor"] {
             let (outlet, queue) = table_event_channel(name.parse().unwrap());
             tables.push(outlet);
             queues.push(queue);
@@ -263,7 +263,7 @@ mod tests {
         let small = (1..=10_000).map(|end| commit(end, 0, 10));
         assert_eq!(dispatch_until_blocked(&mut dealer, small).await, 10_000);
         assert_eq!(dispatch_until_blocked(&mut dealer, [commit(10_001, 1, 10)]).await, 1);
-        assert!(queues[1].try_recv().is_ok(), "the neighbour goes on");
+        assert!(queues[1].try_recv().is_ok(), "the neighbor goes on");
         let large = (0..1000).map(|end| commit(20_000 + end, 0, 100 * 1024));
         let dealt = dispatch_until_blocked(&mut dealer, large).await;
         assert!((50..164).contains(&dealt), "{dealt} of 100 KiB wait beside the small ones");

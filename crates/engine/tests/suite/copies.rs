@@ -163,7 +163,7 @@ async fn a_copy_waits_for_applied_commits_to_become_visible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_table_does_not_stop_its_neighbour_and_no_longer_holds_the_slot_back() {
+async fn a_broken_table_does_not_stop_its_neighbor_and_no_longer_holds_the_slot_back() {
     let database = SimDatabase::new(2);
     let running = start(&database, 2).await;
     let journal = running.handle.tables()[1].wait_journal().await.unwrap();
@@ -211,11 +211,11 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_takes_nothing_does_not_stall_its_neighbour() {
+async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
     let database = SimDatabase::new(2);
     let running = start(&database, 2).await;
-    let [slow, neighbour] = running.handle.tables() else { panic!("two tables") };
-    let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbour.wait_journal().await.unwrap());
+    let [slow, neighbor] = running.handle.tables() else { panic!("two tables") };
+    let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbor.wait_journal().await.unwrap());
     // The commit is applied but not visible, so the next copy waits. Then the table holds as many
     // changes as it may.
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);

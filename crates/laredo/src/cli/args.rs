@@ -95,7 +95,7 @@ pub(super) enum DdlCommand {
     /// provider has for it.
     #[command(after_help = EXIT_CODES)]
     Install(DdlArgs),
-    /// Drop the event trigger. A server then reads the catalogue every 10 s.
+    /// Drop the event trigger. A server then reads the catalog every 10 s.
     #[command(after_help = EXIT_CODES)]
     Remove(DdlArgs),
 }

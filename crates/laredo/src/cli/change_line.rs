@@ -16,7 +16,7 @@ pub(super) enum ChangeStyle {
     /// Text for people.
     Plain,
     /// Text for people, in colors.
-    Coloured,
+    Colored,
 }
 
 /// The kind of a change.
@@ -50,7 +50,7 @@ impl ChangeStyle {
     pub(super) fn of(json: bool, is_terminal: bool, no_color: Option<&str>, term: Option<&str>) -> ChangeStyle {
         match (json || !is_terminal, no_color.unwrap_or_default().is_empty() && term != Some("dumb")) {
             (true, _) => ChangeStyle::Json,
-            (false, true) => ChangeStyle::Coloured,
+            (false, true) => ChangeStyle::Colored,
             (false, false) => ChangeStyle::Plain,
         }
     }
@@ -67,7 +67,7 @@ impl ChangeAction {
     }
 
     /// Returns the color's number in terminal escape sequences.
-    fn colour(self) -> &'static str {
+    fn color(self) -> &'static str {
         match self {
             ChangeAction::Snapshot => "36",
             ChangeAction::Insert => "32",
@@ -127,7 +127,7 @@ impl<'a> RowChangeLine<'a> {
         match style {
             ChangeStyle::Json => escaped(self.json()),
             ChangeStyle::Plain => self.text(|_, text| text.to_owned()),
-            ChangeStyle::Coloured => self.text(|code, text| format!("\x1b[{code}m{text}\x1b[0m")),
+            ChangeStyle::Colored => self.text(|code, text| format!("\x1b[{code}m{text}\x1b[0m")),
         }
     }
 
@@ -160,7 +160,7 @@ impl<'a> RowChangeLine<'a> {
             Some(at) => format!("{} ", paint("2", &time(at))),
             None => String::new(),
         };
-        line += &paint(self.action.colour(), &format!("{:<6}", self.action.name()));
+        line += &paint(self.action.color(), &format!("{:<6}", self.action.name()));
         line += &format!(" {}", paint("2", &self.position.to_string()));
         let Some(row) = self.new.as_ref().or(self.old.as_ref()) else { return line };
         for name in &self.key {
@@ -322,15 +322,15 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_only_added() {
+    fn colors_are_only_added() {
         let (schema, a, b) = (schema(&[1]), row(1, "a", None), row(1, "b", None));
         for (old, new) in [(None, Some(&a)), (Some(&a), Some(&b)), (Some(&a), None)] {
-            let coloured = line(&schema, old, new, ChangeStyle::Coloured);
+            let colored = line(&schema, old, new, ChangeStyle::Colored);
             let without = ["0", "1", "2", "31", "32", "33"]
                 .iter()
-                .fold(coloured.clone(), |text, code| text.replace(&format!("\x1b[{code}m"), ""));
+                .fold(colored.clone(), |text, code| text.replace(&format!("\x1b[{code}m"), ""));
             assert_eq!(without, line(&schema, old, new, ChangeStyle::Plain));
-            assert_ne!(without, coloured);
+            assert_ne!(without, colored);
         }
     }
 
@@ -343,11 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_terminals_that_want_them() {
+    fn colors_are_for_terminals_that_want_them() {
         assert_eq!(ChangeStyle::of(false, false, None, None), ChangeStyle::Json);
         assert_eq!(ChangeStyle::of(true, true, None, None), ChangeStyle::Json);
-        assert_eq!(ChangeStyle::of(false, true, None, Some("xterm")), ChangeStyle::Coloured);
-        assert_eq!(ChangeStyle::of(false, true, Some(""), None), ChangeStyle::Coloured);
+        assert_eq!(ChangeStyle::of(false, true, None, Some("xterm")), ChangeStyle::Colored);
+        assert_eq!(ChangeStyle::of(false, true, Some(""), None), ChangeStyle::Colored);
         assert_eq!(ChangeStyle::of(false, true, Some("0"), None), ChangeStyle::Plain);
         assert_eq!(ChangeStyle::of(false, true, None, Some("dumb")), ChangeStyle::Plain);
     }

@@ -29,7 +29,7 @@ mod tests {
         assert_eq!(nearest("maxEntries", keys), Some("max_entries"));
         assert_eq!(nearest("store-config", keys), Some("store_config"));
         assert_eq!(nearest("stor", keys), Some("store"));
-        assert_eq!(nearest("colour", keys), None);
+        assert_eq!(nearest("color", keys), None);
         assert_eq!(nearest("", keys), None);
     }
 }

@@ -130,9 +130,9 @@ fn tail_tells_of_a_lost_connection_and_goes_on() {
 }
 
 #[test]
-fn tail_is_coloured_on_a_terminal_unless_told_otherwise() {
-    let coloured = on_a_terminal(&[], None);
-    assert!(coloured.contains("\x1b[32mINSERT\x1b[0m") && coloured.contains(" name=\"b\""), "{coloured:?}");
+fn tail_is_colored_on_a_terminal_unless_told_otherwise() {
+    let colored = on_a_terminal(&[], None);
+    assert!(colored.contains("\x1b[32mINSERT\x1b[0m") && colored.contains(" name=\"b\""), "{colored:?}");
     let plain = on_a_terminal(&[], Some("1"));
     assert!(plain.starts_with("2000-01-01T00:00:00.000005Z INSERT 0/200 id=2 name=\"b\" flag=null"), "{plain:?}");
     let json: Value = serde_json::from_str(on_a_terminal(&["--json"], None).trim_end()).expect("it is JSON");

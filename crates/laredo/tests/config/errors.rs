@@ -34,8 +34,8 @@ fn unknown_keys_get_the_nearest_known_one() {
             "laredo.conf:6:8: tables[0].targets[0].grpc.maxClients: unknown key (did you mean max_clients?)",
         ),
         (
-            "client_buffer.colour = red",
-            "laredo.conf:6:1: tables[0].targets[0].client_buffer.colour: unknown key (the keys here are max_size, policy)",
+            "client_buffer.color = red",
+            "laredo.conf:6:1: tables[0].targets[0].client_buffer.color: unknown key (the keys here are max_size, policy)",
         ),
         (
             "filters = [{ type = field-equals, field = a, value = 1 }, { type = field-prefix, field = a, value = 1, prefix = b }]",

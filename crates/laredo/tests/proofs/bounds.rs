@@ -21,7 +21,7 @@ const COMMITS: usize = 50;
 const NOISE: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_is_bounded_and_neighbours_go_on() {
+async fn memory_is_bounded_and_neighbors_go_on() {
     let rows: u64 = if is_full() { 5_000_000 } else { 500_000 };
     let options = ClusterOptions { on_disk: true, ..ClusterOptions::default() };
     let cluster = Cluster::start(options.set("max_wal_size", "16GB")).unwrap();
@@ -44,21 +44,21 @@ async fn memory_is_bounded_and_neighbours_go_on() {
     stalling.stall(true);
 
     let client = cluster.connect().await.unwrap();
-    let mut neighbour = NeighborProbe { sql: cluster.connect().await.unwrap(), live: &live, n: 0 };
-    let before = neighbour.median_lag().await;
+    let mut neighbor = NeighborProbe { sql: cluster.connect().await.unwrap(), live: &live, n: 0 };
+    let before = neighbor.median_lag().await;
     let fill = format!(
         "BEGIN; INSERT INTO big SELECT i, repeat('a', 60), i % 1000, i / 7.0, now(), gen_random_uuid(), i / 3.0, repeat('g', 40)
            FROM generate_series(1, {rows}::bigint) i"
     );
     client.batch_execute(&fill).await.unwrap();
     // PostgreSQL reads its WAL in order, so the first commit arrives after all these rows.
-    neighbour.commit_and_see().await;
+    neighbor.commit_and_see().await;
     let streamed = "SELECT coalesce(max(stream_txns), 0)::bigint FROM pg_stat_replication_slots";
-    let is_streamed = async || neighbour.sql.query_one(streamed, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    let is_streamed = async || neighbor.sql.query_one(streamed, &[]).await.unwrap().get::<_, i64>(0) > 0;
     eventually(PATIENCE, is_streamed).await.expect("the open transaction is streamed");
-    let open = neighbour.median_lag().await;
+    let open = neighbor.median_lag().await;
     client.batch_execute("COMMIT").await.unwrap();
-    let applying = neighbour.median_lag().await;
+    let applying = neighbor.median_lag().await;
     let bearable = before.max(NOISE) * 10;
     assert!(open < bearable && applying < bearable, "a commit is seen after {before:?}, {open:?} and {applying:?}");
 

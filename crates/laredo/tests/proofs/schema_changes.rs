@@ -98,7 +98,7 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
     let server = config.target(PATIENT).start().await;
     let sql = cluster.connect().await.unwrap();
     let victim = ClientPair::start(&server.url(), &doomed, KEY, CategoryFilter::All);
-    let neighbour = ClientPair::start(&server.url(), &items, KEY, CategoryFilter::All);
+    let neighbor = ClientPair::start(&server.url(), &items, KEY, CategoryFilter::All);
     victim.replica.ready(PATIENCE).await.unwrap();
     let writers = StableColumnWriters::start(&cluster, "items").await;
 
@@ -131,10 +131,10 @@ async fn a_table_without_its_key_stops_and_stops_alone() {
 
     let at_rest = writers.gate.write().await;
     sql.batch_execute("INSERT INTO items (id, n) VALUES (0, 77)").await.unwrap();
-    neighbour.reach(flushed(&sql).await.unwrap(), 77).await;
+    neighbor.reach(flushed(&sql).await.unwrap(), 77).await;
     let rows = rows_at_rest(&sql, &items, KEY, "true").await.unwrap();
-    assert_eq!(neighbour.differences(&rows), "");
-    assert_eq!(neighbour.replica.status().connects, 1);
+    assert_eq!(neighbor.differences(&rows), "");
+    assert_eq!(neighbor.replica.status().connects, 1);
     drop(at_rest);
     writers.stop().await;
 

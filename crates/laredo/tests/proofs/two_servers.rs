@@ -38,7 +38,7 @@ impl BlindServer {
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        assert!(!sessions.is_empty(), "the server has a session that looks at the catalogue");
+        assert!(!sessions.is_empty(), "the server has a session that looks at the catalog");
         let blind = BlindServer { sessions };
         blind.signal("STOP");
         blind

@@ -107,9 +107,9 @@ pub const KINDS: &[ReversibleChange] = &[
             DROP SCHEMA app_old CASCADE",
     },
     ReversibleChange {
-        tables: &["public.labelled"],
-        setup: "CREATE TYPE color AS ENUM ('red', 'blue'); CREATE TABLE labelled (id int PRIMARY KEY, v int, c color DEFAULT 'red')",
-        change: "ALTER TYPE color RENAME VALUE 'red' TO 'RED'; UPDATE labelled SET v = v + 1 WHERE id % 2 = 0;
+        tables: &["public.labeled"],
+        setup: "CREATE TYPE color AS ENUM ('red', 'blue'); CREATE TABLE labeled (id int PRIMARY KEY, v int, c color DEFAULT 'red')",
+        change: "ALTER TYPE color RENAME VALUE 'red' TO 'RED'; UPDATE labeled SET v = v + 1 WHERE id % 2 = 0;
             ALTER TYPE color RENAME VALUE 'RED' TO 'red'",
     },
     ReversibleChange {

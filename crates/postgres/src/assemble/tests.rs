@@ -286,7 +286,7 @@ fn a_new_connection_repeats_nothing_and_keeps_nothing_half() {
 fn a_table_with_another_identity_has_moved() {
     let mut stream = AssemblerHarness::new();
     stream.users(None).users(None);
-    assert!(stream.told().is_empty(), "the first announcement is compared by the catalogue check");
+    assert!(stream.told().is_empty(), "the first announcement is compared by the catalog check");
     stream.take(bytes::relation(None, 10, "users", b'i', &["id", "*note"]));
     assert_eq!(
         stream.told(),

@@ -1,6 +1,6 @@
 -- Everything laredo knows of one table, as one JSON value; no row where there is no such table.
 --
--- The query takes no lock that a migration could block: it reads the catalogue's tables alone, and no function in it opens
+-- The query takes no lock that a migration could block: it reads the catalog's tables alone, and no function in it opens
 -- the table. The words in braces are put in: the names, as literals, and what depends on PostgreSQL's version.
 WITH RECURSIVE found AS (
     SELECT c.*, c.xmin AS changed_by

@@ -1,4 +1,4 @@
--- laredo: drops the event trigger; laredo then reads the catalogue every 10 s.
+-- laredo: drops the event trigger; laredo then reads the catalog every 10 s.
 BEGIN;
 DROP EVENT TRIGGER IF EXISTS laredo_ddl;
 DROP EVENT TRIGGER IF EXISTS laredo_ddl_drop;

@@ -33,7 +33,7 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
             }
             if warned.is_none_or(|warned| warned.elapsed() >= AGAIN) {
                 *warned = Some(Instant::now());
-                let error = looks.errors.get(&index).map_or("the catalogue has not answered", String::as_str);
+                let error = looks.errors.get(&index).map_or("the catalog has not answered", String::as_str);
                 tracing::warn!(
                     table = %table.request.name, unverified_s = age.as_secs(), error,
                     "the definition was not verified: a change that PostgreSQL does not announce would not be noticed"

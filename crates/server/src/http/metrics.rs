@@ -215,7 +215,7 @@ fn describe() {
     );
     describe_gauge!(
         "laredo_definition_verified_age_ms",
-        "Milliseconds since the table's definition was last seen in the catalogue; NaN before the first look."
+        "Milliseconds since the table's definition was last seen in the catalog; NaN before the first look."
     );
     describe_gauge!("laredo_table_state", "1 for the state of the table.");
     describe_gauge!("laredo_table_problem", "1 for each problem that the table has.");

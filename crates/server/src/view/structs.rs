@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_inside_a_transaction_lie_between_its_neighbours_and_the_last_repeats() {
+    fn positions_inside_a_transaction_lie_between_its_neighbors_and_the_last_repeats() {
         let inside: Vec<u64> = (1..6).map(|nth| between(Lsn(100), nth, Lsn(104)).0).collect();
         assert_eq!(inside, [101, 102, 103, 103, 103]);
         assert_eq!(between(Lsn(100), 1, Lsn(101)), Lsn(100), "no room: the transaction comes again");

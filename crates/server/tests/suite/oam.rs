@@ -100,7 +100,7 @@ async fn a_paused_source_stands_still_and_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_table_is_drained_and_its_neighbour_is_served_on() {
+async fn one_table_is_drained_and_its_neighbor_is_served_on() {
     let (database, server) = two_tables().await;
     let mut stream = server.sync(request(RowEncoding::Struct)).await;
     SimpleReplica::default().read_to(&mut stream, database.end()).await;
@@ -119,9 +119,9 @@ async fn one_table_is_drained_and_its_neighbour_is_served_on() {
     }
     let refused = server.client().await.sync(request(RowEncoding::Struct)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    let mut neighbour = request(RowEncoding::Struct);
-    neighbour.table = "t1".to_owned();
-    let mut other = server.sync(neighbour).await;
+    let mut neighbor = request(RowEncoding::Struct);
+    neighbor.table = "t1".to_owned();
+    let mut other = server.sync(neighbor).await;
     assert!(matches!(next(&mut other).await.unwrap(), Message::Handshake(_)));
     assert_eq!(server.get("/health/ready").await.0, 200, "the other table is there");
     let ready = client.check_ready(CheckReadyRequest::default()).await.unwrap().into_inner();

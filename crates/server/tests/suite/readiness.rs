@@ -39,7 +39,7 @@ async fn code(server: &SimServer, query: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_drained_is_not_ready_and_its_neighbour_and_the_server_are() {
+async fn a_table_that_is_drained_is_not_ready_and_its_neighbor_and_the_server_are() {
     let server = two_tables(|_| {}).await;
     for service in ["", "laredo.table.public.t0", "laredo.table.public.t1"] {
         eventually(LONG, async || health(&server, service).await == Some(true)).await.unwrap();

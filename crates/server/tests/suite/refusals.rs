@@ -216,7 +216,7 @@ async fn a_table_has_only_so_many_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_table_says_why_and_its_neighbour_is_served() {
+async fn a_failed_table_says_why_and_its_neighbor_is_served() {
     let database = SimDatabase::new(2);
     database.commit_unseen(vec![(0, Insert(1, "a".to_owned())), (1, Insert(1, "b".to_owned()))]);
     database.make_visible(database.end());
@@ -253,8 +253,8 @@ async fn a_failed_table_says_why_and_its_neighbour_is_served() {
     for (table, code) in [("t0", 503), ("t1", 200)] {
         assert_eq!(server.get(&format!("/health/ready?table=public.{table}")).await.0, code, "{table}");
     }
-    let neighbour = SyncRequest { table: "t1".to_owned(), ..request(RowEncoding::Struct) };
+    let neighbor = SyncRequest { table: "t1".to_owned(), ..request(RowEncoding::Struct) };
     let mut replica = SimpleReplica::default();
-    replica.read_to(&mut server.sync(neighbour).await, database.end()).await;
+    replica.read_to(&mut server.sync(neighbor).await, database.end()).await;
     assert_eq!(replica.rows, database.rows_at(1, database.end()));
 }

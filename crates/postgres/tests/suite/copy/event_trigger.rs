@@ -69,7 +69,7 @@ async fn a_definition_is_looked_at_before_the_transaction_that_changed_it() {
 }
 
 #[tokio::test]
-async fn without_the_event_trigger_the_catalogue_is_read_as_ever() {
+async fn without_the_event_trigger_the_catalog_is_read_as_ever() {
     for sql in ["SELECT", ddl::REMOVE, "ALTER EVENT TRIGGER laredo_ddl DISABLE"] {
         let cluster = cluster(&format!("{TABLES}; CREATE TABLE trigger (id int PRIMARY KEY, note int)"));
         if sql != "SELECT" {
