@@ -15,6 +15,7 @@ mod key;
 mod name;
 mod position;
 mod project;
+mod retry;
 mod schema;
 mod state;
 mod tuple;
@@ -33,6 +34,7 @@ pub use position::{CommitMark, CommitTime, Lsn, LsnError, Sequence, Xid};
 pub use project::{
     CellProblem, HexCells, JsonRows, NestedForm, ProjectError, Value, project_cell, project_row, show_row,
 };
+pub use retry::{RetryDelays, grown_delay};
 pub use schema::{Column, Oid, RowCast, Schema, TypeDef, TypeKind};
 pub use state::{Index, IndexSpec, StateError, TableState};
 pub use tuple::{Cell, Tuple, TupleBuf, TupleError, TupleRef};

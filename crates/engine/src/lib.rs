@@ -12,7 +12,6 @@ mod history;
 pub mod journal;
 mod pipeline;
 pub mod retention;
-mod retry_delay;
 mod snapshots;
 pub mod source;
 pub mod spool;

@@ -159,7 +159,7 @@ async fn encode_with_retries(
             Ok(Err(error)) => return Err(WriterError::Encode(error.to_string())),
             Err(error) => return Err(WriterError::Encode(error.to_string())),
         }
-        backoff.wait().await;
+        tokio::time::sleep(backoff.after_failure()).await;
     }
 }
 

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use laredo_core::RetryDelays;
 use parking_lot::{Condvar, Mutex};
 
 use super::error::StoreError;
 use super::journal_folder::JournalFolder;
 use crate::durable::{FsyncProof, sync};
 use crate::journal::{DataFile, Head};
-use crate::retry_delay::RetryDelay;
 
 /// The number of unsynced bytes beyond which jobs wait. A table waits at half of it. One
 /// transaction may exceed the limit.
@@ -213,7 +213,7 @@ pub(super) fn run(queue: &DiskQueue, store: &JournalFolder) {
 
 /// Does a group of jobs, and repeats it while the disk is full.
 fn work_patiently(queue: &DiskQueue, jobs: &VecDeque<DiskJob>, store: &JournalFolder) -> io::Result<()> {
-    let mut delay = RetryDelay::new(DISK_RETRY, DISK_RETRY_MAX);
+    let mut delay = RetryDelays::new(DISK_RETRY, DISK_RETRY_MAX);
     let mut is_last = false;
     loop {
         match write_jobs(jobs, store) {

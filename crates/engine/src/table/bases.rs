@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::TableName;
+use laredo_core::{RetryDelays, TableName};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use crate::base::{self, Base, BaseError, BaseLocation};
 use crate::journal::{BaseMergeInput, Journal};
-use crate::retry_delay::RetryDelay;
 
 /// The number of bytes that the journal after the last base has to exceed before a new base is
 /// made. The journal also has to be larger than that base.
@@ -80,7 +79,7 @@ pub(super) fn is_base_due(journal: &Journal) -> bool {
 /// base at a time.
 async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut ended: oneshot::Receiver<()>) {
     let _closing = BaseRequestGuard(journal.clone());
-    let mut retry_delay = RetryDelay::new(RETRY, RETRY_MAX);
+    let mut retry_delay = RetryDelays::new(RETRY, RETRY_MAX);
     loop {
         tokio::select! {
             biased;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn};
+use laredo_core::{CommitMark, CommitTime, Lsn, RetryDelays};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -15,7 +15,6 @@ use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::TableVerifier;
 use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
 use crate::history::{Fork, ForkReceipt};
-use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{CopyEvent, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot};
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
@@ -95,7 +94,7 @@ pub(crate) struct TableWorker<S> {
     copy_turns: CopyTurns,
     /// The number of copies that were begun.
     copies: u64,
-    retry_delay: RetryDelay,
+    retry_delay: RetryDelays,
     /// The time of the next attempt, if the last one failed.
     retry_at: Option<Instant>,
     /// The orders to copy the table whose outcome is not known yet.
@@ -171,7 +170,7 @@ impl<S: Source> TableWorker<S> {
             verifier,
             copy_turns,
             copies: 0,
-            retry_delay: RetryDelay::new(RETRY_DELAY, RETRY_DELAY_MAX),
+            retry_delay: RetryDelays::new(RETRY_DELAY, RETRY_DELAY_MAX),
             retry_at: None,
             reloads: Vec::new(),
         }
