@@ -10,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchError, BatchHeader, EntryAction};
 
-use crate::journal::{self, Head, InstanceId};
+use crate::head::{Head, InstanceId};
+use crate::segment::frames;
 use crate::spool::temporary_file;
 
 mod merge;
@@ -193,7 +194,7 @@ impl Base {
                 read.extend_from_slice(&more);
                 continue;
             };
-            let Some(frame) = journal::frames(read.split_to(length).freeze()).next() else {
+            let Some(frame) = frames(read.split_to(length).freeze()).next() else {
                 return Ok(());
             };
             for entry in BatchEntries::new(&frame.batch.entries, &self.schema) {

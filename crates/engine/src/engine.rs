@@ -8,12 +8,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::durable::DurablePosition;
 use crate::history::{SourceHistory, WalEndQuery};
 use crate::retention::WalRetention;
 use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStateReporter, SourceStatus, TableIndex};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, CopyCounts, CopyTurns, TableOptions, VerifyTurns};
+use crate::table::{CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
 mod dispatch;
 mod folders;

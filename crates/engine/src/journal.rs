@@ -11,40 +11,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
+use laredo_core::{DefinitionVersion, Lsn, Schema, Sequence};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::base::Base;
+use crate::head::{EarlierInstance, TransactionBoundary};
+use crate::segment::Segment;
 use crate::store::{JournalAppender, RowDefinition, StoreStatus};
 
 mod contents;
 mod cursor;
-mod data_file;
 mod definitions;
 mod gaps;
 mod readers;
 mod requests;
 mod resolve;
-mod segment;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
-pub use cursor::{BatchFrame, CursorError, CursorOrigin, JournalCursor, JournalPiece, frames};
+pub use crate::head::{Head, InstanceId};
+pub use crate::segment::{BatchFrame, frames};
+pub use cursor::{CursorError, CursorOrigin, JournalCursor, JournalPiece};
 pub use definitions::DEFINITION_DIFFERS;
 pub use readers::{BufferPolicy, JournalReader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
 pub use resolve::{BY_POSITION, ResumeOutcome, ResumeRequest};
 pub use writer::JournalWriter;
 
-pub(crate) use data_file::{DataFile, StoredPart, StoredSegment};
 pub(crate) use definitions::{DefinitionChange, DefinitionHistory};
 pub(crate) use gaps::SequenceGaps;
 use readers::ReaderRegistry;
 use requests::BaseRequests;
 use resolve::resolve;
-pub(crate) use segment::{Segment, SegmentData};
 
 /// The limits of a journal: how much of the past it keeps, and where.
 ///
@@ -66,57 +66,6 @@ pub struct JournalOptions {
 
 /// The multiple of its limits that a journal may reach because of pins.
 const PINNED_FACTOR: u64 = 2;
-
-/// The name of one journal. Sequences mean something only together with it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct InstanceId(pub String);
-
-impl InstanceId {
-    /// Returns the ID of a journal that begins on `timeline` after `forks` forks in this run.
-    #[must_use]
-    pub(crate) fn on_timeline(&self, timeline: u32, forks: u64) -> InstanceId {
-        match forks {
-            0 => InstanceId(format!("{}.{timeline}", self.0)),
-            forks => InstanceId(format!("{}.{timeline}.{forks}", self.0)),
-        }
-    }
-
-    /// Returns the timeline on which a journal began, from its ID or the ID of one of its
-    /// snapshots.
-    pub(crate) fn timeline_of(id: &str) -> Option<u32> {
-        id.split('-').next()?.split('.').nth(1)?.parse().ok()
-    }
-
-    /// Returns the ID of the snapshot that this journal issues at a sequence.
-    #[must_use]
-    pub fn snapshot_id(&self, sequence: Sequence) -> String {
-        format!("{}-{sequence}", self.0)
-    }
-}
-
-/// The newest state that readers may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The sequence of the last visible entry.
-    pub sequence: Sequence,
-    /// The position up to which every commit of the table is visible.
-    pub position: Lsn,
-    /// The time when the newest visible transaction committed.
-    pub committed_at: CommitTime,
-    /// The newest commit of any of the source's tables at or before the position; all zeros if
-    /// unknown.
-    pub mark: CommitMark,
-    /// The checksum of the visible rows; `None` if unknown.
-    pub checksum: Option<Checksum>,
-}
-
-/// A name that a journal had in an earlier run. Its sequences are this journal's up to `last`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EarlierInstance {
-    pub(crate) id: InstanceId,
-    /// The last entry that is known to be the same under that name.
-    pub(crate) last: Sequence,
-}
 
 /// The journal of an earlier run that issued the snapshot with which this journal begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,13 +211,6 @@ impl JournalBeginning {
         self.definitions = DefinitionHistory::new(since, self.definition.version());
         self.predecessor = Some(predecessor);
     }
-}
-
-/// The point between two transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TransactionBoundary {
-    pub(crate) sequence: Sequence,
-    pub(crate) position: Lsn,
 }
 
 /// The size of a journal's contents, for operators and metrics.

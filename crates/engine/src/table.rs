@@ -14,11 +14,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::base::BaseLocation;
+use crate::clock::Clock;
 use crate::durable::DurablePosition;
-use crate::history::Fork;
-use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
+use crate::head::InstanceId;
+use crate::journal::{Journal, JournalOptions, JournalWriter};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::snapshots::{SnapshotFolder, SnapshotOptions};
+use crate::source::Fork;
 use crate::source::{CopyEvent, SourceIdentity, TableRequest};
 use crate::spool::Spool;
 use crate::status::{CommitXids, TablePhase, TableStatus};
@@ -87,9 +89,6 @@ pub struct TableOptions {
     /// The schedule of verifications in the background; `None` if there are none.
     pub verify: Option<VerifySchedule>,
 }
-
-/// A function that returns the time of day.
-pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
 
 /// The state that a table shares with its handles.
 pub(crate) type SharedTableState =

@@ -11,11 +11,11 @@ use std::time::Duration;
 use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceCommit,
-    SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
+    AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceCommit, SourceError,
+    SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
     TablePartOrder, TableRequest, TransactionSnapshot,
 };
-use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
+use laredo_engine::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, ForkReceipt};
 use tokio::sync::{mpsc, watch};
 

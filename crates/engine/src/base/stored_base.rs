@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::{Base, BaseError, BaseWriter};
 use crate::descriptors::with_reserve;
-use crate::journal::{Head, InstanceId};
+use crate::head::{Head, InstanceId};
 use crate::store::{
     BaseFooter, JournalFolder, MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, StoredCommitMark, unsealed,
 };

@@ -16,12 +16,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::dispatch::{TableEventSender, dispatch_events, table_event_channel};
 use super::folders::open_folders;
 use super::{EngineHandle, ResetOrder};
+use crate::clock::Clock;
 use crate::journal::{InstanceId, Journal};
 use crate::source::{
     AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, TableIndex, TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, SavedTable, Table, TableError, TableFolders, TableOptions, TableWorker, VerifyTurns};
+use crate::table::{SavedTable, Table, TableError, TableFolders, TableOptions, TableWorker, VerifyTurns};
 
 /// The number of stream events that may wait. A transaction among them holds little memory, because
 /// it spools.

@@ -6,8 +6,9 @@ use laredo_core::{Schema, Sequence};
 use tokio::time::Instant;
 
 use super::gaps::SequenceGaps;
-use super::segment::{SEGMENT_BYTES, Segment, SegmentData};
-use super::{Head, JournalContents, JournalOptions, OversizedTransaction, TransactionBoundary};
+use super::{JournalContents, JournalOptions, OversizedTransaction};
+use crate::head::{Head, TransactionBoundary};
+use crate::segment::{SEGMENT_BYTES, Segment, SegmentData};
 
 impl JournalContents {
     /// Adds a segment, visible or not. Returns the number of bytes in memory.

@@ -5,13 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use laredo_core::{Lsn, Schema, Sequence};
-use laredo_proto::batch::BatchHeader;
-use laredo_proto::frame::PREFIX_LENGTH;
-use laredo_proto::replication::{RowBatch, SyncResponse, sync_response};
-use prost::Message;
 
-use super::segment::{SegmentData, SegmentMark};
 use super::{Journal, JournalContents};
+use crate::segment::{Segment, SegmentData, SegmentMark, frames};
 
 /// The size up to which small segments are joined, so that a reader slightly behind reads them
 /// together.
@@ -109,7 +105,7 @@ impl JournalCursor {
             };
             let mut bytes = located.data.bytes();
             let ends = located.piece.ends;
-            let joins = |next: &&super::Segment| {
+            let joins = |next: &&Segment| {
                 bytes += next.data.bytes();
                 ends && next.begins
                     && next.ends
@@ -234,7 +230,7 @@ fn olds_length(olds: &[u8]) -> usize {
     olds.first_chunk::<4>().map_or(0, |head| 4 + u32::from_be_bytes(*head) as usize)
 }
 
-fn join(piece: &mut JournalPiece, rest: &[super::Segment]) -> Result<(), CursorError> {
+fn join(piece: &mut JournalPiece, rest: &[Segment]) -> Result<(), CursorError> {
     let Some(last) = rest.last() else { return Ok(()) };
     let (mut frames, mut olds) = (piece.frames.to_vec(), piece.olds.to_vec());
     for segment in rest {
@@ -245,40 +241,4 @@ fn join(piece: &mut JournalPiece, rest: &[super::Segment]) -> Result<(), CursorE
     (piece.frames, piece.olds) = (frames.into(), olds.into());
     (piece.last, piece.position, piece.ends) = (last.last, last.position, last.ends);
     Ok(())
-}
-
-/// A frame of a run.
-#[derive(Clone, Debug)]
-pub struct BatchFrame {
-    /// The frame's fields other than its entries.
-    pub header: BatchHeader,
-    /// The whole message. Its entries share the memory of the run.
-    pub batch: RowBatch,
-    /// The length of the frame in bytes, including the prefix.
-    pub length: usize,
-}
-
-impl BatchFrame {
-    /// Returns the sequence of the first entry, or of the change of the schema before it.
-    #[must_use]
-    pub fn first(&self) -> Sequence {
-        let count = u64::from(self.batch.count) + u64::from(self.batch.schema.is_some());
-        Sequence((self.header.last_sequence.0 + 1).saturating_sub(count))
-    }
-}
-
-/// Returns the frames of a run that a journal or a base wrote. Ends at the first invalid frame.
-pub fn frames(mut run: Bytes) -> impl Iterator<Item = BatchFrame> {
-    std::iter::from_fn(move || {
-        let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;
-        if run.len() < length {
-            return None;
-        }
-        let mut message = run.split_to(length);
-        message.advance(PREFIX_LENGTH);
-        match SyncResponse::decode(message).ok()?.message? {
-            sync_response::Message::Batch(batch) => Some(BatchFrame { header: BatchHeader::of(&batch), batch, length }),
-            _ => None,
-        }
-    })
 }

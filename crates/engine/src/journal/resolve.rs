@@ -6,9 +6,10 @@ use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 
 use super::definitions::{self, DefinitionHistory};
 use super::gaps::SequenceGaps;
-use super::segment::Segment;
-use super::{EarlierInstance, Head, InstanceId, JournalContents, PredecessorJournal, TransactionBoundary};
+use super::{JournalContents, PredecessorJournal};
+use crate::head::{EarlierInstance, Head, InstanceId, TransactionBoundary};
 use crate::history::{MarkVerdict, ScopedMark};
+use crate::segment::Segment;
 use crate::source::SourceIdentity;
 
 /// A client's statement of what it has.
@@ -398,28 +399,6 @@ impl JournalContents {
             Some(segment) => CommitLookup::Within(Box::new(segment.clone())),
             None => CommitLookup::Known(false),
         }
-    }
-}
-
-impl Segment {
-    /// Returns the position of the last transaction that ends in the segment. Blocks if it is in a
-    /// file. Returns `None` if no transaction ends there, or the file cannot be read.
-    pub(super) fn last_position(&self) -> Option<Lsn> {
-        let bytes = self.data.read_frames().ok()?;
-        super::frames(bytes).filter(|frame| frame.header.ends).map(|frame| frame.header.position).last()
-    }
-
-    /// Returns the last sequence and the mark of the newest transaction in the segment for which
-    /// `wanted` is true. `wanted` receives a transaction's position and last sequence. It must be
-    /// true for a prefix.
-    fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
-        // An unreadable file counts as pruned here: the reader gets the error when it reads.
-        let bytes = self.data.read_frames().ok()?;
-        super::frames(bytes)
-            .filter(|frame| frame.header.ends)
-            .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
-            .map(|frame| (frame.header.last_sequence, frame.header.mark()))
-            .last()
     }
 }
 

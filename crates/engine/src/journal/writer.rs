@@ -8,12 +8,14 @@ use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Sche
 use laredo_proto::batch::{BATCH_BYTES, BatchBuilder, BatchHeader, EntryAction};
 use tokio::time::Instant;
 
-use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::readers::SlowReaderWait;
-use super::segment::{SEGMENT_BYTES, Segment, SegmentData};
-use super::{DefinitionChange, Head, Journal, OversizedTransaction};
+use super::{DefinitionChange, Journal, OversizedTransaction};
+use crate::head::Head;
+use crate::segment::{SEGMENT_BYTES, Segment, SegmentData};
 use crate::spool::temporary_file;
-use crate::store::{JournalAppender, RecordHead, RecordKind, RowDefinition, StoreError};
+use crate::store::{
+    DataFile, JournalAppender, RecordHead, RecordKind, RowDefinition, StoreError, StoredPart, StoredSegment,
+};
 
 /// Transactions that arrive together are published together up to this many bytes.
 const PUBLISH_BYTES: usize = 256 * 1024;

@@ -14,12 +14,13 @@ use super::{
     RecoveredSnapshot, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention,
 };
 use crate::base::{Base, BaseError};
+use crate::clock::Clock;
 use crate::descriptors::with_reserve;
 use crate::durable::{DurablePosition, FsyncProof, sync};
-use crate::history::Fork;
+use crate::recovery::rows_of;
+use crate::source::Fork;
 use crate::source::SourceIdentity;
-use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error, rows_of};
-use crate::table::Clock;
+use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error};
 
 /// The snapshots of a table, which can be written, listed, read and removed. No other server can
 /// use their folder while this lives.

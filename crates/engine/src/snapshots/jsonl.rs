@@ -25,7 +25,7 @@ use super::description::{self, SnapshotDescription};
 use super::error::SnapshotError;
 use super::open::OpenSnapshot;
 use crate::base::{Base, BaseWriter, FileChecksums};
-use crate::journal::Head;
+use crate::head::Head;
 use crate::store::{MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, read_error};
 
 /// The first line.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::description::{self, SnapshotDescription};
 use super::open::OpenSnapshot;
 use crate::base::{Base, BaseError};
-use crate::journal::Head;
+use crate::head::Head;
 use crate::store::{BaseFooter, MegabyteChecksums, RowDefinition, StoreError, StoredCommitMark};
 
 /// Writes the rows of a base as the state at `head`.

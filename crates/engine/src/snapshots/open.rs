@@ -5,7 +5,7 @@ use std::path::Path;
 use super::description::SnapshotDescription;
 use super::{SnapshotError, SnapshotFormat, SnapshotInfo, jsonl, native};
 use crate::base::Base;
-use crate::journal::Head;
+use crate::head::Head;
 use crate::store::{RowDefinition, StoreError};
 
 /// The description of a snapshot, and access to its rows.

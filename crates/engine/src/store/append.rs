@@ -13,13 +13,14 @@ use laredo_core::{CommitMark, Lsn, Schema, Sequence};
 use prost::Message;
 use tokio::time::Instant;
 
+use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::error::{StoreError, io_error};
 use super::format::{HEAD_BYTES, JournalFileHeader, RecordHead, RecordKind, RowDefinition, StoredCommitMark, sealed};
 use super::journal_folder::{JOURNAL, JournalFolder};
 use super::queue::{DiskJob, DiskQueue, is_exhaustion, run};
 use crate::descriptors::with_reserve;
 use crate::durable::sync;
-use crate::journal::{DataFile, Head, InstanceId, StoredPart, StoredSegment};
+use crate::head::{Head, InstanceId};
 
 /// The minimum time between two marks if the position moves without changes to the table.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,12 +45,12 @@ pub(crate) struct JournalAppender {
 /// A file of the journal.
 #[derive(Clone, Debug)]
 pub(crate) struct JournalFile {
-    pub(super) file: Arc<DataFile>,
+    pub(crate) file: Arc<DataFile>,
     /// The last entry before the file.
-    pub(super) before: Sequence,
-    pub(super) bytes: u64,
+    pub(crate) before: Sequence,
+    pub(crate) bytes: u64,
     /// True if the file has contents that the header of a later file does not repeat.
-    pub(super) is_needed: bool,
+    pub(crate) is_needed: bool,
 }
 
 /// The state with which appending begins, updated with every record.

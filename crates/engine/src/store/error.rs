@@ -104,7 +104,7 @@ impl StoreError {
 
     /// Returns true if the table can only be copied again, and the contents are kept only for
     /// inspection.
-    pub(super) fn is_of_no_use(&self) -> bool {
+    pub(crate) fn is_of_no_use(&self) -> bool {
         matches!(self, StoreError::Damaged { .. } | StoreError::History { .. })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
 use super::folder::LockedFolder;
-use crate::history::Fork;
+use crate::source::Fork;
 
 /// The name of the file. It stays in place when the other files are set aside.
 pub(super) const NAME: &str = "history.json";

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::error::StoreError;
 use super::folder::LockedFolder;
 use crate::durable::{DurablePosition, FsyncProof};
-use crate::journal::InstanceId;
+use crate::head::InstanceId;
 
 /// The folder of a table's journal.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub struct StoreStatus {
     pub failed: Option<String>,
 }
 
-pub(super) const JOURNAL: &str = "journal";
-pub(super) const BASE: &str = "base";
+pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const BASE: &str = "base";
 
 /// The approximate number of files of a journal. Pruning frees disk space file by file, and each
 /// file takes a descriptor.
@@ -51,7 +51,7 @@ impl JournalFolder {
     ///
     /// # Errors
     /// When another server uses the folder, or when it cannot be written to.
-    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<JournalFolder, StoreError> {
+    pub(crate) fn open(path: &Path, bytes_max: u64) -> Result<JournalFolder, StoreError> {
         let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
         let (folder, status, owner) = (LockedFolder::open(path)?, watch::Sender::default(), Mutex::default());
         Ok(JournalFolder { folder, file_bytes, status, owner })

@@ -7,10 +7,12 @@ use std::path::Path;
 use laredo_core::{Lsn, Sequence, TableName};
 use serde::{Deserialize, Serialize};
 
+use super::append::JournalAppender;
 use super::error::{StoreError, io_error};
+use super::forks::ForkLog;
 use super::format::VERSION;
 use super::journal_folder::JournalFolder;
-use crate::journal::{EarlierInstance, InstanceId};
+use crate::head::{EarlierInstance, InstanceId};
 use crate::source::SourceIdentity;
 
 const NAME: &str = "manifest.json";
@@ -224,6 +226,37 @@ pub(crate) fn check_format(manifest: &serde_json::Value, path: &Path) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// Prepares a folder for a new journal: removes the files of the old journal, and writes a
+/// manifest.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub(crate) fn claim(
+    store: &JournalFolder,
+    instance: &InstanceId,
+    about: (&TableName, &SourceIdentity),
+) -> Result<JournalManifest, StoreError> {
+    let mut owner = store.owner();
+    *owner = Some(instance.clone());
+    store.remove_journal()?;
+    let manifest = JournalManifest::new(instance, about.0, about.1, ForkLog::read(store.folder())?.count());
+    manifest.write(store)?;
+    Ok(manifest)
+}
+
+/// Notes the journal file that this run begins with, so that a later run notices if it is missing.
+///
+/// # Errors
+/// When the manifest cannot be written.
+pub(crate) fn note_beginning(
+    store: &JournalFolder,
+    mut manifest: JournalManifest,
+    appender: &JournalAppender,
+) -> Result<(), StoreError> {
+    manifest.begin_at(appender.begun_at());
+    manifest.write(store)
 }
 
 #[cfg(test)]

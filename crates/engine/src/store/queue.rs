@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::data_file::DataFile;
 use super::error::StoreError;
 use super::journal_folder::JournalFolder;
 use crate::durable::{FsyncProof, sync};
-use crate::journal::{DataFile, Head};
+use crate::head::Head;
 use crate::retry_delay::RetryDelay;
 
 /// The number of unsynced bytes beyond which jobs wait. A table waits at half of it. One
@@ -319,3 +320,6 @@ impl ContiguousWrite<'_> {
         Ok(synced)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use super::commit_queue::CommitQueue;
 use super::recent_transactions::RecentTransactions;
 use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
 use crate::base::{Base, BaseLocation, BaseWriter};
-use crate::journal::Head;
+use crate::head::Head;
 use crate::pipeline::Pipeline;
 use crate::source::{CopyEvent, TransactionSnapshot};
 use crate::status::CopyProgress;

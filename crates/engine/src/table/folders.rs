@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use laredo_core::Lsn;
 
-use super::{Clock, Table, TableError, TableOptions};
+use super::{Table, TableError, TableOptions};
+use crate::clock::Clock;
+use crate::recovery::{self, RestoreContext, RestoredJournal};
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
 use crate::source::{KnownTable, SourceIdentity};
-use crate::store::{self, ForkLog, JournalFolder, RestoreContext, RestoredJournal, StoreError};
+use crate::store::{ForkLog, JournalFolder, StoreError};
 
 /// The opened folders of a table, and what was in them.
 pub(crate) struct TableFolders {
@@ -66,7 +68,7 @@ pub(crate) fn open_table_folders(
         let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
         let context = RestoreContext { table: &options.request.name, source, instance: &instance, now, bytes_max };
-        let (opened, restored) = store::open(folder, &context)?;
+        let (opened, restored) = recovery::open(folder, &context)?;
         (store, left) = (Some(opened), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
     if let Some(snapshots) = snapshots.as_ref().filter(|_| left.is_none() && options.pipeline.is_plain()) {
@@ -83,7 +85,7 @@ fn open_without_restoring(
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
     let snapshots = open_snapshots(options, source, clock)?;
-    let open = |folder| store::open_to_replace(folder, &options.request.name, options.journal.bytes_max);
+    let open = |folder| recovery::open_to_replace(folder, &options.request.name, options.journal.bytes_max);
     TableFolders::new(options.store.as_deref().map(open).transpose()?, snapshots, None)
 }
 

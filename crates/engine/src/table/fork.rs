@@ -6,7 +6,7 @@ use laredo_core::Sequence;
 use super::recent_transactions::RecentTransactions;
 use super::{FollowUpAction, OngoingCopy, Table, TableError, copy};
 use crate::durable::DurablePosition;
-use crate::history::Fork;
+use crate::source::Fork;
 use crate::source::SourceIdentity;
 use crate::store::{ForkLog, JournalManifest, RowDefinition, SKIPPED};
 

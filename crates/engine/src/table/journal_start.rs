@@ -8,13 +8,15 @@ use tokio::sync::watch;
 
 use super::{FollowUpAction, LiveTable, RowOrigin, Table, TableError, TableLifecycle, copy, readers_checksum};
 use crate::base::BaseLocation;
-use crate::history::Fork;
-use crate::journal::{Head, InstanceId, Journal, JournalBeginning, PredecessorJournal};
+use crate::head::{Head, InstanceId};
+use crate::journal::{Journal, JournalBeginning, PredecessorJournal};
 use crate::pipeline::{Pipeline, PipelineOptions};
+use crate::recovery::RestoredJournal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotFolder, SnapshotInfo};
+use crate::source::Fork;
 use crate::source::ResumeDecision;
 use crate::status::TablePhase;
-use crate::store::{self, AppenderState, JournalAppender, JournalFolder, RestoredJournal, RowDefinition, StoreStatus};
+use crate::store::{self, AppenderState, JournalAppender, JournalFolder, RowDefinition, StoreStatus};
 
 impl Table {
     /// Continues with the state that an earlier run has left. Copies the table if `resume` gives a

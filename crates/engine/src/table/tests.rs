@@ -5,8 +5,8 @@ use std::sync::Arc;
 use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
 
 use super::*;
-use crate::source::{ColumnValues, RelationShape, SourceError, TransactionSnapshot};
-use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
+use crate::source::{ColumnValues, SourceError, TransactionSnapshot};
+use crate::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 
 mod definitions;
 mod nested;

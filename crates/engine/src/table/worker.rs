@@ -14,10 +14,11 @@ use super::bases::{BaseMaker, is_base_due};
 use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::TableVerifier;
 use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
-use crate::history::{Fork, ForkReceipt};
 use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
-use crate::source::{CopyEvent, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot};
+use crate::source::{
+    CopyEvent, Fork, ForkReceipt, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot,
+};
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 

@@ -13,11 +13,10 @@ use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState,
 use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceError,
-    SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest,
-    TransactionSnapshot,
+    AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceError, SourceEvent,
+    SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest, TransactionSnapshot,
 };
-use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
+use laredo_engine::spool::{RawChange, RelationShape, Spool, SpoolEntry};
 use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
 use laredo_proto::batch::BatchEntries;
 use laredo_testkit::{eventually, is_full, sim_table};

@@ -11,13 +11,11 @@ use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::format::SKIPPED;
-use super::recover::restore;
 use super::*;
 use crate::base::BaseWriter;
 use crate::journal::tests::{begin, delete, insert, options};
-use crate::journal::{Head, InstanceId, Journal, JournalBeginning, JournalWriter, ResumeOutcome, ResumeRequest};
-use crate::source::SourceIdentity;
+use crate::journal::{BaseMergeInput, Journal, JournalWriter, ResumeOutcome, ResumeRequest};
+use crate::store::{AppenderState, SKIPPED, claim};
 
 /// The texts of rows by their IDs.
 type StoredRowTexts = BTreeMap<i64, String>;
@@ -314,64 +312,6 @@ fn starting_again_and_again_leaves_one_file() {
 }
 
 #[test]
-fn what_a_disk_refuses_is_not_durable() {
-    let folder = folder();
-    let store = JournalFolder::open(folder.path(), BYTES_MAX).unwrap();
-    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = super::queue::DiskQueue::new();
-    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
-    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at, mark, checksum: None };
-    let write = || super::queue::DiskJob::Write {
-        file: full.clone(),
-        at: 0,
-        bytes: [b"lost".as_slice().into(), bytes::Bytes::new(), bytes::Bytes::new()],
-        head: Some(head),
-    };
-    queue.push(write());
-    queue.close();
-    super::queue::run(&queue, &store);
-    let status = store.status().borrow().clone();
-    assert_eq!((status.durable.position(), status.sequence, status.syncs), (Lsn::ZERO, Sequence(0), 0));
-    assert!(status.failed.as_ref().is_some_and(|error| error.contains("No space left")), "{status:?}");
-    // Jobs do not accumulate after the failure.
-    (0..100).for_each(|_| queue.push(write()));
-    assert!(!queue.is_behind());
-}
-
-#[test]
-fn a_full_disk_is_waited_for_until_the_table_ends() {
-    let folder = folder();
-    let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
-    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = Arc::new(super::queue::DiskQueue::new());
-    let write = || super::queue::DiskJob::Write {
-        file: full.clone(),
-        at: 0,
-        bytes: [vec![0; 1 << 20].into(), bytes::Bytes::new(), bytes::Bytes::new()],
-        head: None,
-    };
-    let (taking, keeping) = (queue.clone(), store.clone());
-    let thread = std::thread::spawn(move || super::queue::run(&taking, &keeping));
-    queue.push(write());
-    let mut status = store.status();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let stalled = runtime.block_on(status.wait_for(|status| status.stalled.is_some())).unwrap().stalled.clone();
-    assert!(stalled.is_some_and(|reason| reason.contains("No space left")));
-    assert!(!queue.is_behind() && queue.wait_for_place().is_ok());
-    // Whole transactions never block. A piece of a large one is refused.
-    (0..70).for_each(|_| queue.push(write()));
-    assert!(queue.is_behind() && queue.wait_for_place().is_err());
-    assert_eq!(status.borrow().failed, None);
-    queue.end_waiting();
-    thread.join().unwrap();
-    let ended = status.borrow().clone();
-    assert!(ended.failed.is_some_and(|error| error.contains("No space left")) && ended.stalled.is_none());
-    assert_eq!(ended.durable.position(), Lsn::ZERO);
-}
-
-#[test]
 fn a_folder_has_one_server() {
     let folder = folder();
     let (_journal, writer) = begin_journal(folder.path());
@@ -586,7 +526,7 @@ fn steps() -> impl Strategy<Value = Vec<StoreTestStep>> {
 /// Makes the next base in the store.
 fn merge_base(journal: &Journal, store: &Arc<JournalFolder>) {
     sync(journal, store);
-    let crate::journal::BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
+    let BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
     let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
     let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
     journal.replace_base(Arc::new(next), tokio::time::Instant::now());

@@ -11,16 +11,12 @@ use bytes::Bytes;
 use laredo_core::{Lsn, Sequence};
 use prost::Message;
 
-use super::append::JournalFile;
-use super::error::{StoreError, io_error};
-use super::format::{
-    HEAD_BYTES, JournalFileHeader, PREFIX_BYTES, RecordHead, RecordKind, RowDefinition, StoredCommitMark, VERSION,
-    prefix, unsealed,
-};
-use super::journal_folder::{JOURNAL, JournalFolder};
-use super::recover::JournalReplay;
+use super::replay::JournalReplay;
 use crate::durable::sync;
-use crate::journal::{DataFile, StoredPart, StoredSegment};
+use crate::store::{
+    DataFile, HEAD_BYTES, JOURNAL, JournalFile, JournalFileHeader, JournalFolder, PREFIX_BYTES, RecordHead, RecordKind,
+    RowDefinition, StoreError, StoredCommitMark, StoredPart, StoredSegment, VERSION, io_error, prefix, unsealed,
+};
 
 /// The number of bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
