@@ -22,7 +22,9 @@ use crate::source::{
     AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, TableIndex, TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{SavedTable, Table, TableError, TableFolders, TableOptions, TableWorker, VerifyTurns};
+use crate::table::{
+    SavedTable, SharedTableState, Table, TableError, TableFolders, TableInbox, TableOptions, TableWorker, VerifyTurns,
+};
 
 /// The number of stream events that may wait. A transaction among them holds little memory, because
 /// it spools.
@@ -146,18 +148,24 @@ impl<S: Source> EngineCore<S> {
         let (outlet, events) = table_event_channel(options.request.name.clone());
         let (command_sender, commands) = mpsc::channel(4);
         let TableHandle { status, commits, snapshots, .. } = &slot.handle;
-        let shown = (status.clone(), commits.clone(), snapshots.clone());
-        let (journal, written) = (slot.journal.clone(), identity.written);
+        let shared = SharedTableState {
+            status: status.clone(),
+            commits: commits.clone(),
+            journal: slot.journal.clone(),
+            snapshots: snapshots.clone(),
+        };
+        let written = identity.written;
         let (own, history) = (self.clock.clone(), self.handle.history.clone());
         let clock: Clock = Arc::new(move || history.source_time(own()));
-        let mut table = Table::new(options, clock, shown, journal, identity.clone());
+        let mut table = Table::new(options, clock, shared, identity.clone());
         let begun = opened.and_then(|opened| match table.use_folders(opened) {
             Some(SavedTable::Journal(restored)) => table.restore(*restored, resume, written),
             Some(SavedTable::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
             None => Ok(()),
         });
-        let (source, turns) = (self.source.clone(), (self.handle.copy_turns.clone(), self.verify_turns.clone()));
-        let mut worker = TableWorker::new(table, index, source, events, outlet.progress(), commands, turns);
+        let inbox = TableInbox { events, progress: outlet.progress(), commands };
+        let (copy_turns, verify_turns) = (self.handle.copy_turns.clone(), self.verify_turns.clone());
+        let mut worker = TableWorker::new(table, index, self.source.clone(), inbox, copy_turns, verify_turns);
         if let Err(error) = begun {
             worker.stop(&error);
         }

@@ -58,7 +58,7 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     let (store, restored) = with_about(|about| open(folder, about)).unwrap();
     assert!(restored.is_none());
     let instance = InstanceId("j".to_owned());
-    claim(&store, &instance, (&table(), &source())).unwrap();
+    claim(&store, &instance, &table(), &source()).unwrap();
     let (committed_at, mark) = (CommitTime(0), CommitMark::default());
     let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
     let writer = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
@@ -477,7 +477,7 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         let folder = folder();
         let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
         let instance = InstanceId("j".to_owned());
-        claim(&store, &instance, (&table(), &source())).unwrap();
+        claim(&store, &instance, &table(), &source()).unwrap();
         let (committed_at, mark) = (CommitTime(0), CommitMark::default());
         let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
         let mut base = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();

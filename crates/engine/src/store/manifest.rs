@@ -236,12 +236,13 @@ pub(crate) fn check_format(manifest: &serde_json::Value, path: &Path) -> Result<
 pub(crate) fn claim(
     store: &JournalFolder,
     instance: &InstanceId,
-    about: (&TableName, &SourceIdentity),
+    table: &TableName,
+    source: &SourceIdentity,
 ) -> Result<JournalManifest, StoreError> {
     let mut owner = store.owner();
     *owner = Some(instance.clone());
     store.remove_journal()?;
-    let manifest = JournalManifest::new(instance, about.0, about.1, ForkLog::read(store.folder())?.count());
+    let manifest = JournalManifest::new(instance, table, source, ForkLog::read(store.folder())?.count());
     manifest.write(store)?;
     Ok(manifest)
 }

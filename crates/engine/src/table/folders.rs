@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use laredo_core::Lsn;
 
-use super::{Table, TableError, TableOptions};
+use super::options::TableOptions;
 use crate::clock::Clock;
 use crate::recovery::{self, RestoreContext, RestoredJournal};
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
@@ -13,11 +13,11 @@ use crate::store::{ForkLog, JournalFolder, StoreError};
 
 /// The opened folders of a table, and what was in them.
 pub(crate) struct TableFolders {
-    store: Option<Arc<JournalFolder>>,
-    snapshots: Option<Arc<SnapshotFolder>>,
+    pub(super) store: Option<Arc<JournalFolder>>,
+    pub(super) snapshots: Option<Arc<SnapshotFolder>>,
     pub(crate) left: Option<SavedTable>,
     /// Positions up to here may belong to a history that the database has abandoned.
-    abandoned: Lsn,
+    pub(super) abandoned: Lsn,
 }
 
 impl TableFolders {
@@ -79,7 +79,7 @@ pub(crate) fn open_table_folders(
 }
 
 /// Opens the folders of a table whose journal is replaced, whatever it holds. Blocks.
-fn open_without_restoring(
+pub(super) fn open_without_restoring(
     options: &TableOptions,
     source: &SourceIdentity,
     clock: &Clock,
@@ -97,28 +97,4 @@ fn open_snapshots(
     let Some(wanted) = options.snapshots.clone() else { return Ok(None) };
     let (temporary, name) = (options.folder.clone(), options.request.name.clone());
     Ok(Some(Arc::new(SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?)))
-}
-
-impl Table {
-    /// Uses the folders for the journal, its bases and the snapshots. Returns what was in them.
-    pub(crate) fn use_folders(&mut self, opened: TableFolders) -> Option<SavedTable> {
-        let TableFolders { store, snapshots, left, abandoned } = opened;
-        let instance = self.options.instance.on_timeline(self.identity.timeline, self.status.lock().forks);
-        self.bases.store = store.map(|store| (store, instance));
-        self.abandoned = self.abandoned.max(abandoned);
-        self.snapshots.send_replace(snapshots);
-        left
-    }
-
-    /// Opens the folders that could not be opened when the run began. What is in them is too old to
-    /// continue from: the source has kept nothing for it since.
-    pub(super) fn open_missing_folders(&mut self) -> Result<(), TableError> {
-        let lacks_store = self.options.store.is_some() && self.bases.store.is_none();
-        let lacks_snapshots = self.options.snapshots.is_some() && self.snapshots.borrow().is_none();
-        if lacks_store || lacks_snapshots {
-            let opened = open_without_restoring(&self.options, &self.identity, &self.clock.0)?;
-            drop(self.use_folders(opened));
-        }
-        Ok(())
-    }
 }

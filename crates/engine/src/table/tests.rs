@@ -34,9 +34,9 @@ fn options() -> TableOptions {
 }
 
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
-    let (sender, journal) = watch::channel(None);
-    let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Default::default(), sender, Default::default()), journal)
+    let shared = SharedTableState::default();
+    let (clock, journal): (Clock, _) = (Arc::new(|| CommitTime(0)), shared.journal.subscribe());
+    (Table::new(options, clock, shared, SourceIdentity::default()), journal)
 }
 
 /// Returns a schema with `id` int8 (the key), and with columns of these names and types.
@@ -111,7 +111,7 @@ fn a_thousand_held_transactions_share_a_file() {
     table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_told: false }).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert!(live.state.rows().all(|row| row.as_ref().cell(1) == Cell::Value(&body)));
 }
 
@@ -123,10 +123,7 @@ fn what_the_snapshot_sees_is_not_held() {
         let row = row(xid.cast_signed(), b"held");
         table.on_commit(commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }])).unwrap()
     };
-    let held = |table: &Table| match &table.phase {
-        TableLifecycle::Copying(copying) => copying.held_bytes(),
-        _ => 0,
-    };
+    let held = |table: &Table| table.lifecycle.copy().map_or(0, OngoingCopy::held_bytes);
     insert(&mut table, 1);
     assert!(held(&table) > 0, "nothing is known of a snapshot yet");
     table.on_copy(begin(&schema, below(10))).unwrap();
@@ -140,7 +137,7 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-    assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
+    assert_eq!(table.lifecycle.served().unwrap().state.len(), 2);
 }
 
 /// Returns a table that was copied with these rows, at position 10.
@@ -187,7 +184,7 @@ fn a_row_that_went_wrong_in_the_state_shows_in_the_checksum() {
         let mut readers = TableState::new(schema.clone(), &[], 0).unwrap();
         of.iter().for_each(|row| drop(readers.put(row.as_ref().to_tuple())));
         assert_eq!(journal.head().checksum, Some(readers.checksum()));
-        assert!(canary.is_none_or(|canary| table.live.as_mut().unwrap().state.plant(canary)));
+        assert!(canary.is_none_or(|canary| table.lifecycle.served_mut().unwrap().state.plant(canary)));
         table.on_commit(commit(&schema, 20, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         table.writer().unwrap().publish().unwrap();
@@ -215,7 +212,7 @@ fn an_insert_without_a_large_value_is_copied() {
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert!(
         live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
     );
@@ -350,18 +347,15 @@ impl crate::source::Source for UnchangingSource {
 #[tokio::test]
 async fn a_queue_that_is_never_empty_hides_nothing() {
     let schema = schema(&[("body", 25)]);
-    let status: Arc<Mutex<TableStatus>> = Arc::default();
-    let (journal, _journal) = watch::channel(None);
-    let clock: Clock = Arc::new(|| CommitTime(0));
-    let table =
-        Table::new(options(), clock, (status.clone(), Arc::default(), Default::default()), journal, Default::default());
+    let (table, _journal) = table(options());
+    let status = table.shared_status();
     let (events, queue) = tokio::sync::mpsc::unbounded_channel();
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(StreamProgress::default());
+    let inbox = TableInbox { events: queue, progress: latest, commands };
     let (source, index) = (Arc::new(UnchangingSource(schema.clone())), crate::source::TableIndex(0));
-    let turns = (CopyTurns::new(4), VerifyTurns::default());
-    let worker = TableWorker::new(table, index, source, queue, latest, commands, turns);
+    let worker = TableWorker::new(table, index, source, inbox, CopyTurns::new(4), VerifyTurns::default());
     let look = async {
         progress.send_replace(StreamProgress { position: Lsn(10), ..StreamProgress::default() });
         while status.lock().phase != TablePhase::Live {
@@ -423,7 +417,7 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     // The new history is behind the old one.
     copy(&mut table, &schema, below(5), &[row(3, b"new")]);
     table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
-    let state = &table.live.as_ref().unwrap().state;
+    let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 1));
     assert_ne!(table.journal.borrow().as_ref().unwrap().instance(), journal.instance());
 }
@@ -460,7 +454,7 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: false }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-    let state = &table.live.as_ref().unwrap().state;
+    let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 2));
     assert!(state.get_like(lost.as_ref()).is_none());
 }
@@ -480,7 +474,7 @@ fn what_the_stream_explains_is_told_transaction_by_transaction() {
         };
         assert_eq!(published_actions(&journal, at).len(), left, "{position}");
     }
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert_eq!(
         live.state.rows().map(|row| row.as_ref().to_tuple()).collect::<Vec<_>>(),
         [row(2, b"2").as_ref().to_tuple()]
