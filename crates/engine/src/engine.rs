@@ -282,19 +282,6 @@ impl<S: Source> Engine<S> {
     }
 }
 
-impl<S: Source> EngineCore<S> {
-    /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
-    /// row before this one.
-    fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
-        let reason = error.to_string();
-        match error {
-            SourceError::Held(_) => SourceState::standby(reason),
-            SourceError::Definite(_) => SourceState::refused(reason, None),
-            SourceError::Transient(_) => SourceState::retrying(reason, self.source.retry_delay(failed)),
-        }
-    }
-}
-
 /// Refuses the orders to a source that is not followed, and makes the source try again. Returns
 /// when no more orders can arrive.
 async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &SourceStateReporter) {

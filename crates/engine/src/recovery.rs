@@ -24,7 +24,7 @@ mod row_form;
 #[cfg(test)]
 mod tests;
 
-use replay::JournalReplay;
+use replay::{JournalNames, JournalReplay};
 
 /// The table and settings that a folder is opened for.
 pub(crate) struct RestoreContext<'a> {
@@ -155,7 +155,9 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
             store.remove_journal()?;
             files.clear();
             let taken = kept.map_or(head.sequence, |kept| kept.taken.max(head.sequence));
-            JournalReplay { taken, ..JournalReplay::at(head, base.schema().clone(), base_definition) }
+            let mut alone = JournalReplay::at(head, base.schema().clone(), base_definition);
+            alone.taken = taken;
+            alone
         }
     };
     if base.sequence() < kept.pruned.sequence {
@@ -171,10 +173,10 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
     kept.date_segments(about.now);
     let pruned = kept.pruned.sequence;
     let is_of_same_server = manifest.is_of_server(about.source);
-    manifest.open_as(about.instance, about.source, (pruned, kept.head.sequence));
+    manifest.open_as(about.instance, about.source, pruned, kept.head.sequence);
     let abandoned = ForkLog::read(store.folder())?.abandoned();
-    let names = (about.instance.clone(), manifest.earlier());
-    let mut restored = kept.restored(store.clone(), files, (lineage, names), abandoned, base, rows)?;
+    let names = JournalNames { lineage, instance: about.instance.clone(), earlier: manifest.earlier() };
+    let mut restored = kept.restored(store.clone(), files, names, abandoned, base, rows)?;
     restored.is_of_same_server = is_of_same_server;
     // The source may be on a later timeline now, with the journal in its history.
     note_beginning(store, manifest, &restored.appender)?;

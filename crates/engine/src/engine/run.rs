@@ -19,7 +19,8 @@ use super::{EngineHandle, ResetOrder};
 use crate::clock::Clock;
 use crate::journal::{InstanceId, Journal};
 use crate::source::{
-    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, TableIndex, TableRequest,
+    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, SourceState, TableIndex,
+    TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{
@@ -110,6 +111,17 @@ impl<S: Source> EngineCore<S> {
             self.tables.iter().for_each(EngineTable::close);
         }
         begun
+    }
+
+    /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
+    /// row before this one.
+    pub(super) fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
+        let reason = error.to_string();
+        match error {
+            SourceError::Held(_) => SourceState::standby(reason),
+            SourceError::Definite(_) => SourceState::refused(reason, None),
+            SourceError::Transient(_) => SourceState::retrying(reason, self.source.retry_delay(failed)),
+        }
     }
 
     async fn open(&self) -> Result<EngineRun<S>, SourceError> {

@@ -6,12 +6,8 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use laredo_core::{Lsn, Schema, Sequence};
 
-use super::{Journal, JournalContents};
+use super::Journal;
 use crate::segment::{Segment, SegmentData, SegmentMark, frames};
-
-/// The size up to which small segments are joined, so that a reader slightly behind reads them
-/// together.
-const JOIN_BYTES: usize = 64 * 1024;
 
 /// A position of a reader in a journal.
 #[derive(Clone, Debug)]
@@ -54,11 +50,21 @@ pub struct CursorOrigin {
     pub position: Lsn,
 }
 
-struct PieceLocation {
-    piece: JournalPiece,
-    data: SegmentData,
-    mark: SegmentMark,
-    index: usize,
+/// A piece whose bytes have not been read.
+pub(super) struct PieceLocation {
+    pub(super) piece: JournalPiece,
+    pub(super) data: SegmentData,
+    pub(super) mark: SegmentMark,
+    /// The index of its segment.
+    pub(super) index: usize,
+}
+
+/// The place where a reader begins to read.
+pub(super) enum CursorStart {
+    /// A place in a segment.
+    Piece(PieceLocation),
+    /// The head: the reader has everything.
+    Head(CursorOrigin),
 }
 
 /// An error that prevents a cursor from continuing.
@@ -98,61 +104,15 @@ impl JournalCursor {
         if self.after >= head.sequence {
             return Ok(None);
         }
-        let (PieceLocation { mut piece, data, mark, .. }, rest) = {
-            let inner = self.journal.shared.inner.read();
-            let Some(located) = self.locate(&inner)? else {
-                return Ok(None);
-            };
-            let mut bytes = located.data.bytes();
-            let ends = located.piece.ends;
-            let joins = |next: &&Segment| {
-                bytes += next.data.bytes();
-                ends && next.begins
-                    && next.ends
-                    && next.data.in_memory()
-                    && bytes <= JOIN_BYTES
-                    && next.last <= head.sequence
-            };
-            let after = inner.segments.iter().skip(located.index + 1);
-            let rest: Vec<_> = after.take_while(joins).cloned().collect();
-            (located, rest)
+        let Some((located, rest)) = self.journal.locate(self.after, head.sequence)? else {
+            return Ok(None);
         };
+        let PieceLocation { mut piece, data, mark, .. } = located;
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
         join(&mut piece, &rest)?;
         self.after = piece.last;
         Ok(Some(piece))
-    }
-
-    /// Returns the segment that holds the next entry, visible or not.
-    fn locate(&self, inner: &JournalContents) -> Result<Option<PieceLocation>, CursorError> {
-        if self.after < inner.pruned.sequence {
-            return Err(CursorError::Pruned(self.after));
-        }
-        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
-        let Some(segment) = inner.segments.get(index) else {
-            return Ok(None);
-        };
-        let mark = segment.mark_for(self.after);
-        // A mark is before a transaction. But a segment may start inside a large transaction.
-        let earlier = || inner.segments.range(..index).rev().find(|s| s.begins);
-        let began_after = match segment.begins {
-            true => mark.after,
-            false => earlier().map_or(mark.after, |s| Sequence(s.first.0 - 1)),
-        };
-        let piece = JournalPiece {
-            frames: Bytes::new(),
-            olds: Bytes::new(),
-            before: mark.before,
-            schema: segment.schema.clone(),
-            after: self.after,
-            last: segment.last,
-            began_after,
-            position: segment.position,
-            ends: segment.ends,
-        };
-        let data = segment.data.clone();
-        Ok(Some(PieceLocation { piece, data, mark, index }))
     }
 
     /// Returns the state of a reader that has everything up to the cursor. Blocks if the next
@@ -161,13 +121,9 @@ impl JournalCursor {
     /// # Errors
     /// When the next piece is no longer kept, or cannot be read.
     pub fn origin(&self) -> Result<CursorOrigin, CursorError> {
-        let head = self.journal.head();
-        let (mut piece, data, mark) = {
-            let inner = self.journal.shared.inner.read();
-            let Some(PieceLocation { piece, data, mark, .. }) = self.locate(&inner)? else {
-                return Ok(CursorOrigin { schema: inner.schema.clone(), position: head.position });
-            };
-            (piece, data, mark)
+        let (mut piece, data, mark) = match self.journal.locate_start(self.after)? {
+            CursorStart::Piece(PieceLocation { piece, data, mark, .. }) => (piece, data, mark),
+            CursorStart::Head(origin) => return Ok(origin),
         };
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
@@ -185,7 +141,7 @@ impl JournalCursor {
     /// # Errors
     /// The errors of [`JournalCursor::next_piece`].
     pub async fn next_piece_async(&mut self) -> Result<Option<JournalPiece>, CursorError> {
-        if self.is_in_memory() {
+        if self.journal.is_in_memory(self.after) {
             return self.next_piece();
         }
         let mut cursor = self.clone();
@@ -193,12 +149,6 @@ impl JournalCursor {
         let (piece, cursor) = read.await.map_err(io::Error::other)?;
         *self = cursor;
         piece
-    }
-
-    fn is_in_memory(&self) -> bool {
-        let inner = self.journal.shared.inner.read();
-        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
-        inner.segments.get(index).is_none_or(|segment| segment.data.in_memory())
     }
 }
 

@@ -88,8 +88,9 @@ struct LargeTransaction {
     last: Sequence,
 }
 
+/// A reader in the list.
 #[derive(Debug)]
-struct ReaderRegistration {
+pub(super) struct ReaderRegistration {
     options: ReaderOptions,
     since: Instant,
     /// The sequence and the stage, under one lock. If the writer sees a slow reader and waits for
@@ -150,6 +151,28 @@ impl Default for ReaderRegistry {
 }
 
 impl ReaderRegistry {
+    /// Adds a reader at sequence `at`.
+    pub(super) fn add(&self, options: ReaderOptions, at: Sequence) -> (ReaderId, Arc<ReaderRegistration>) {
+        let id = ReaderId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
+        let entry = Arc::new(ReaderRegistration {
+            options,
+            since: Instant::now(),
+            progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
+            draining: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            cut_notice: Notify::new(),
+            moved: Notify::new(),
+        });
+        self.list.lock().insert(id, entry.clone());
+        (id, entry)
+    }
+
+    /// Removes a reader.
+    pub(super) fn remove(&self, id: ReaderId) {
+        self.list.lock().remove(&id);
+    }
+
     pub(super) fn list(&self) -> Vec<ReaderInfo> {
         let info = |(id, entry): (&ReaderId, &Arc<ReaderRegistration>)| {
             let ReaderProgress { sequence, stage } = *entry.progress.lock();
@@ -250,26 +273,11 @@ fn entries_behind(
     gaps.entries(at, head).saturating_sub(excused)
 }
 
-impl super::Journal {
-    pub(super) fn add_reader(&self, options: ReaderOptions, at: Sequence) -> JournalReader {
-        let readers = &self.shared.readers;
-        let id = ReaderId(readers.next.fetch_add(1, Ordering::Relaxed));
-        readers.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
-        let entry = Arc::new(ReaderRegistration {
-            options,
-            since: Instant::now(),
-            progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
-            draining: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
-            cut_notice: Notify::new(),
-            moved: Notify::new(),
-        });
-        readers.list.lock().insert(id, entry.clone());
-        JournalReader { id, entry, journal: self.clone() }
-    }
-}
-
 impl JournalReader {
+    pub(super) fn new(id: ReaderId, entry: Arc<ReaderRegistration>, journal: super::Journal) -> JournalReader {
+        JournalReader { id, entry, journal }
+    }
+
     /// Returns the number of the reader.
     #[must_use]
     pub fn id(&self) -> ReaderId {
@@ -326,7 +334,7 @@ impl JournalReader {
 
 impl Drop for JournalReader {
     fn drop(&mut self) {
-        self.journal.shared.readers.list.lock().remove(&self.id);
+        self.journal.remove_reader(self.id);
         self.entry.moved.notify_one();
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 
+use super::PredecessorJournal;
 use super::definitions::{self, DefinitionHistory};
 use super::gaps::SequenceGaps;
-use super::{JournalContents, PredecessorJournal};
 use crate::head::{EarlierInstance, Head, InstanceId, TransactionBoundary};
 use crate::history::{MarkVerdict, ScopedMark};
 use crate::segment::Segment;
@@ -365,39 +365,6 @@ impl CommitLookup {
             CommitLookup::Within(segment) => {
                 segment.last_commit(|_, last| last <= sequence).is_some_and(|(last, _)| last == sequence)
             }
-        }
-    }
-}
-
-impl JournalContents {
-    /// Floors a position at or below the head to a commit.
-    pub(super) fn floor_at(&self, position: Lsn) -> FloorLookup {
-        if position < self.pruned.position {
-            return FloorLookup::Known(PositionFloor::Pruned);
-        }
-        if self.spans.iter().any(|(from, to)| *from < position && position < *to) {
-            return FloorLookup::Known(PositionFloor::InsideSpan);
-        }
-        let index = self.segments.partition_point(|segment| segment.position <= position);
-        let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
-            Some(segment) => PrecedingCommit::EndOf(Box::new(segment.clone())),
-            None => PrecedingCommit::Pruned(self.pruned.sequence),
-        };
-        match self.segments.get(index) {
-            Some(segment) => FloorLookup::Within(Box::new(segment.clone()), before),
-            None => FloorLookup::Before(before),
-        }
-    }
-
-    /// Finds out if a transaction ends at a sequence.
-    pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitLookup {
-        if sequence == self.pruned.sequence || sequence == head {
-            return CommitLookup::Known(true);
-        }
-        let index = self.segments.partition_point(|segment| segment.last < sequence);
-        match self.segments.get(index) {
-            Some(segment) => CommitLookup::Within(Box::new(segment.clone())),
-            None => CommitLookup::Known(false),
         }
     }
 }

@@ -13,6 +13,7 @@ use prost::Message;
 
 use super::replay::JournalReplay;
 use crate::durable::sync;
+use crate::head::Head;
 use crate::store::{
     DataFile, HEAD_BYTES, JOURNAL, JournalFile, JournalFileHeader, JournalFolder, PREFIX_BYTES, RecordHead, RecordKind,
     RowDefinition, StoreError, StoredCommitMark, StoredPart, StoredSegment, VERSION, io_error, prefix, unsealed,
@@ -233,8 +234,8 @@ fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
 ///
 /// # Errors
 /// The reason if it does not.
-pub(super) fn follows(known: (Sequence, Lsn), header: &JournalFileHeader) -> Result<(), String> {
-    let (sequence, position) = known;
+pub(super) fn follows(known: &Head, header: &JournalFileHeader) -> Result<(), String> {
+    let Head { sequence, position, .. } = *known;
     if header.before_sequence != sequence.0
         || header.before_position < position.0
         || header.first_sequence <= sequence.0

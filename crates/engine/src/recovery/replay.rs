@@ -28,10 +28,10 @@ pub(super) struct JournalReplay {
     open: Vec<Segment>,
     open_schema: Arc<Schema>,
     /// The last sequence that may have been assigned.
-    taken: Sequence,
+    pub(super) taken: Sequence,
     spans: Vec<(Lsn, Lsn)>,
     gaps: SequenceGaps,
-    schema: Arc<Schema>,
+    pub(super) schema: Arc<Schema>,
     definition: RowDefinition,
     definitions: DefinitionHistory,
     /// The definition that the open transaction begins; unknown if it begins none.
@@ -40,11 +40,21 @@ pub(super) struct JournalReplay {
     copied_at: Option<Lsn>,
 }
 
+/// The names of a journal that is opened again.
+pub(super) struct JournalNames {
+    /// The original name, which its files carry.
+    pub(super) lineage: InstanceId,
+    /// The name in this run.
+    pub(super) instance: InstanceId,
+    /// The names in earlier runs.
+    pub(super) earlier: Vec<EarlierInstance>,
+}
+
 /// The size up to which small records are joined into one segment.
 const JOINED_BYTES: usize = 512 * 1024;
 
 impl JournalReplay {
-    fn at(head: Head, schema: Arc<Schema>, definition: RowDefinition) -> JournalReplay {
+    pub(super) fn at(head: Head, schema: Arc<Schema>, definition: RowDefinition) -> JournalReplay {
         JournalReplay {
             head,
             pruned: TransactionBoundary { sequence: head.sequence, position: head.position },
@@ -78,7 +88,7 @@ impl JournalReplay {
     }
 
     pub(super) fn begin_file(&mut self, header: &JournalFileHeader) -> Result<(), String> {
-        read::follows((self.head.sequence, self.head.position), header)?;
+        read::follows(&self.head, header)?;
         self.head.position = Lsn(header.before_position);
         self.head.mark = StoredCommitMark::known(header.mark);
         self.taken = self.taken.max(Sequence(header.first_sequence - 1));
@@ -200,7 +210,7 @@ impl JournalReplay {
     }
 
     /// Sets the age of each segment to the current age of its last commit.
-    fn date_segments(&mut self, now: CommitTime) {
+    pub(super) fn date_segments(&mut self, now: CommitTime) {
         let today = Instant::now();
         for (segment, committed_at) in self.segments.iter_mut().zip(&self.committed) {
             let age = u64::try_from(now.0.saturating_sub(committed_at.0)).unwrap_or(0);
@@ -208,17 +218,18 @@ impl JournalReplay {
         }
     }
 
-    fn restored(
+    pub(super) fn restored(
         self,
         store: Arc<JournalFolder>,
         files: VecDeque<JournalFile>,
-        (lineage, (instance, earlier)): (InstanceId, (InstanceId, Vec<EarlierInstance>)),
+        names: JournalNames,
         abandoned: Lsn,
         base: Arc<Base>,
         rows: TableState,
     ) -> Result<RestoredJournal, StoreError> {
         let JournalReplay { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } =
             self;
+        let JournalNames { lineage, instance, earlier } = names;
         let head = Head { checksum: Some(rows.checksum()), ..head };
         let taken = taken.plus(SKIPPED);
         gaps.push(head.sequence, taken);

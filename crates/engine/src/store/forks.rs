@@ -12,7 +12,7 @@ use super::folder::LockedFolder;
 use crate::source::Fork;
 
 /// The name of the file. It stays in place when the other files are set aside.
-pub(super) const NAME: &str = "history.json";
+pub(crate) const NAME: &str = "history.json";
 /// The maximum number of forks that are remembered. The newest are kept.
 const FORKS_MAX: usize = 64;
 

@@ -14,7 +14,7 @@ use crate::head::InstanceId;
 pub(crate) struct JournalFolder {
     folder: LockedFolder,
     /// The size at which a new journal file begins.
-    pub(super) file_bytes: u64,
+    pub(crate) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
     /// The journal that the folder belongs to. Bases of other journals are not added.
     owner: Mutex<Option<InstanceId>>,
@@ -71,7 +71,7 @@ impl JournalFolder {
         self.status.subscribe()
     }
 
-    pub(super) fn update_status(&self, change: impl FnOnce(&mut StoreStatus)) {
+    pub(crate) fn update_status(&self, change: impl FnOnce(&mut StoreStatus)) {
         self.status.send_modify(change);
     }
 
@@ -81,7 +81,7 @@ impl JournalFolder {
     }
 
     /// Updates how far the files reach. The [`FsyncProof`] proves that an fsync has completed.
-    pub(super) fn reached(&self, synced: &FsyncProof, sequence: Sequence, position: Lsn) {
+    pub(crate) fn reached(&self, synced: &FsyncProof, sequence: Sequence, position: Lsn) {
         self.update_status(|status| {
             (status.durable, status.sequence) = (DurablePosition::kept(synced, position), sequence)
         });
@@ -106,7 +106,7 @@ impl JournalFolder {
         self.folder.remove(|found| found.ends_with(&format!(".{BASE}")) && found != name)
     }
 
-    pub(super) fn remove_journal(&self) -> Result<(), StoreError> {
+    pub(crate) fn remove_journal(&self) -> Result<(), StoreError> {
         self.folder.remove(|name| name.ends_with(&format!(".{JOURNAL}")))
     }
 }

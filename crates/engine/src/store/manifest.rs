@@ -21,7 +21,7 @@ const NAME: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JournalManifest {
     /// The format of all files in the folder.
-    pub(super) format: u32,
+    pub(crate) format: u32,
     instance: String,
     schema: String,
     table: String,
@@ -116,12 +116,7 @@ impl JournalManifest {
     ///
     /// The earlier names stay valid up to the contents of the files now: `last` is the last entry,
     /// and nothing before `pruned` is kept.
-    pub(super) fn open_as(
-        &mut self,
-        instance: &InstanceId,
-        source: &SourceIdentity,
-        (pruned, last): (Sequence, Sequence),
-    ) {
+    pub(crate) fn open_as(&mut self, instance: &InstanceId, source: &SourceIdentity, pruned: Sequence, last: Sequence) {
         let before = match self.opened_as.as_str() {
             "" => self.instance.clone(),
             name => name.to_owned(),
@@ -138,7 +133,7 @@ impl JournalManifest {
     }
 
     /// Returns the names that earlier runs had for the journal.
-    pub(super) fn earlier(&self) -> Vec<EarlierInstance> {
+    pub(crate) fn earlier(&self) -> Vec<EarlierInstance> {
         let earlier = |opening: &ManifestInstance| EarlierInstance {
             id: InstanceId(opening.instance.clone()),
             last: Sequence(opening.last),
@@ -147,12 +142,12 @@ impl JournalManifest {
     }
 
     /// Notes the first sequence of the file that a run begins with.
-    pub(super) fn begin_at(&mut self, first: Sequence) {
+    pub(crate) fn begin_at(&mut self, first: Sequence) {
         self.begun_at = Some(first.0);
     }
 
     /// Returns the first sequence of the file that the last run began with.
-    pub(super) fn begun_at(&self) -> Option<Sequence> {
+    pub(crate) fn begun_at(&self) -> Option<Sequence> {
         self.begun_at.map(Sequence)
     }
 

@@ -412,7 +412,7 @@ impl<S: Source> TableWorker<S> {
             *maker = self.start_maker();
         }
         if let Some(writer) = self.table.writer().filter(|writer| is_base_due(writer.journal())) {
-            writer.journal().request_base();
+            writer.journal().base_requests().request();
         }
         self.table.report();
     }
