@@ -50,13 +50,13 @@ pub enum BaseError {
     #[error("writing a base snapshot: {0}")]
     Io(#[from] io::Error),
     /// An invalid entry in the journal or in the older base.
-    #[error("reading what a base snapshot is made of: {0}")]
+    #[error("reading the inputs of a base snapshot: {0}")]
     Batch(#[from] BatchError),
     /// An error of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An invalid schema in the journal.
-    #[error("reading what a base snapshot is made of: {0}")]
+    #[error("reading the inputs of a base snapshot: {0}")]
     Schema(#[from] laredo_proto::schema::SchemaError),
     /// A journal that changes the key of a table with rows. Laredo never writes such a journal.
     #[error("the journal changes the key of a table that has rows; reload the table, and report this")]

@@ -95,13 +95,13 @@ pub(crate) fn open_to_replace(
 
 /// Sets contents aside for this error. Returns the error if they are not unusable.
 fn set_aside(store: &JournalFolder, table: &TableName, error: StoreError) -> Result<(), StoreError> {
-    if !error.is_of_no_use() {
+    if !error.is_unusable() {
         return Err(error);
     }
     let aside = store.folder().set_aside()?;
     tracing::error!(
         %table, %error, aside = %aside.display(),
-        "the kept journal is of no use; it is put aside, and the table is copied anew"
+        "the journal on disk is unusable; it is set aside, and the table is copied again"
     );
     Ok(())
 }
@@ -135,13 +135,13 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
     *store.owner() = Some(lineage.clone());
     let Some(path) = store.folder().files(BASE)?.pop() else {
         return match store.folder().files(JOURNAL)?.pop() {
-            Some(path) => Err(StoreError::damaged(&path, 0, "there is no base that it could be put on")),
+            Some(path) => Err(StoreError::damaged(&path, 0, "the folder has no base that the journal continues from")),
             None => Ok(None),
         };
     };
     let (base, footer) = Base::open(&path)?;
     if footer.instance != lineage.0 {
-        return Err(StoreError::damaged(&path, base.bytes(), "it is another journal's"));
+        return Err(StoreError::damaged(&path, base.bytes(), "it belongs to another journal"));
     }
     let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
@@ -207,7 +207,7 @@ fn check_files(store: &JournalFolder, manifest: &JournalManifest, base: &Path) -
         return Ok(());
     }
     let what = format!(
-        "the journal file that begins at entry {begun_at} is missing, and there is none behind it: restore the folder as a whole, or not at all"
+        "the journal file that begins at entry {begun_at} is missing, and so are all later ones: restore the folder as a whole, or not at all"
     );
     Err(StoreError::damaged(base, 0, what))
 }
@@ -228,7 +228,7 @@ pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) ->
         error => damaged(error.to_string()),
     })?;
     if state.len() as u64 != base.rows() {
-        return Err(damaged(format!("it has {} rows and says it has {}", state.len(), base.rows())));
+        return Err(damaged(format!("it has {} rows, and states {}", state.len(), base.rows())));
     }
     if let Some(stated) = base.checksum().filter(|stated| *stated != state.checksum()) {
         return Err(damaged(format!("its rows have the checksum {} and should have {stated}", state.checksum())));

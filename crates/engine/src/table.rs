@@ -409,7 +409,7 @@ impl Table {
         if let ResumeDecision::Copy(reason) = resume {
             tracing::warn!(
                 table = %self.name(), id, %position, reason,
-                "the newest snapshot cannot be gone on from, and the table is copied; RestoreSnapshot serves its rows until then"
+                "the table cannot continue from the newest snapshot, and is copied; RestoreSnapshot serves the snapshot's rows until then"
             );
             return Ok(());
         }
@@ -529,7 +529,7 @@ impl Table {
         let Some(copy) = self.lifecycle.copy_mut() else { return };
         tracing::info!(
             table = %self.options.request.name,
-            "transactions are not held any more while the copy cannot be made: readers will get them as one transaction"
+            "transactions are not held any more while the copy cannot be made: readers will receive them as one"
         );
         copy.stop_holding(&mut self.recent);
         self.status.lock().releasable = None;
@@ -667,7 +667,7 @@ impl Table {
             }
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error @ (ApplyError::Diverged(_) | ApplyError::Incomplete)) => {
-                tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
+                tracing::error!(table = %self.name(), %error, position = %commit.end, "a change does not fit the rows, and the table is copied again");
                 let action = self.copy_again(&error.to_string())?;
                 self.on_commit(commit)?;
                 Ok(action)

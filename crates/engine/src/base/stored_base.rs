@@ -150,7 +150,7 @@ pub(super) fn read_footer(file: &File, path: &Path) -> Result<BaseFooter, StoreE
     let footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
     match footer.bytes == frames {
         true => Ok(footer),
-        false => Err(StoreError::damaged(path, frames, "its length is not what it says")),
+        false => Err(StoreError::damaged(path, frames, "its length is not the one that it states")),
     }
 }
 

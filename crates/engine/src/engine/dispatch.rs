@@ -58,8 +58,8 @@ impl TableEventSender {
                 let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
                 tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbors wait for it");
                 let room = self.room.clone().acquire_many_owned(bytes).await;
-                tracing::info!(%table, "the table has caught up some way: its neighbors go on");
-                room.expect("nobody closes the semaphore")
+                tracing::info!(%table, "the table has caught up some way: its neighbors continue");
+                room.expect("the semaphore is never closed")
             }
         };
         self.sent += 1;

@@ -71,7 +71,7 @@ pub(super) enum CursorStart {
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
     /// The entries that follow are no longer kept.
-    #[error("the journal no longer holds what follows sequence {0}")]
+    #[error("the journal no longer has the entries after sequence {0}")]
     Pruned(Sequence),
     /// A file of the journal could not be read.
     #[error("reading the journal: {0}")]

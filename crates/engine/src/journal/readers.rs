@@ -99,7 +99,6 @@ pub(super) struct ReaderRegistration {
     /// True once the reader has been asked to leave.
     draining: AtomicBool,
     cut: AtomicBool,
-    cut_notice: Notify,
     moved: Notify,
 }
 
@@ -161,7 +160,6 @@ impl ReaderRegistry {
             progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
-            cut_notice: Notify::new(),
             moved: Notify::new(),
         });
         self.list.lock().insert(id, entry.clone());
@@ -236,7 +234,6 @@ impl ReaderRegistry {
             };
             if until <= now {
                 entry.cut.store(true, Ordering::Release);
-                entry.cut_notice.notify_one();
                 continue;
             }
             progress.stage = ReaderStage::Slow(since);
@@ -322,13 +319,6 @@ impl JournalReader {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.entry.cut.load(Ordering::Acquire)
-    }
-
-    /// Waits until the reader is cut.
-    pub async fn wait_until_cut(&self) {
-        while !self.is_cut() {
-            self.entry.cut_notice.notified().await;
-        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn read_journal(
         let (header, begins_at) = header(data.file(), &path)?;
         let before = Sequence(header.before_sequence);
         if header.instance != instance {
-            let what = format!("it is of journal {}, and the folder of {instance}", header.instance);
+            let what = format!("it belongs to journal {}, and its folder to {instance}", header.instance);
             return Err(StoreError::damaged(&path, 0, what));
         }
         let kept = match kept {
@@ -241,7 +241,7 @@ pub(super) fn follows(known: &Head, header: &JournalFileHeader) -> Result<(), St
         || header.first_sequence <= sequence.0
     {
         return Err(format!(
-            "it goes on after entry {} at {}, and the file before it comes to entry {sequence} at {position}: a file is missing",
+            "it continues after entry {} at {}, and the file before it ends with entry {sequence} at {position}: a file is missing",
             header.before_sequence,
             Lsn(header.before_position)
         ));

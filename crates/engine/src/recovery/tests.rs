@@ -336,7 +336,7 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
             .unwrap_err()
     };
     let other = TableName::new("public", "u");
-    assert!(ask(&other, &source()).to_string().contains("holds what was kept of table public.t, not of public.u"));
+    assert!(ask(&other, &source()).to_string().contains("holds the data of table public.t, not of public.u"));
     let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
     assert!(matches!(ask(&table(), &elsewhere), StoreError::History { .. }));
     let earlier = SourceIdentity { written: Lsn(501), ..source() };

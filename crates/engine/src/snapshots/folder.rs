@@ -272,7 +272,7 @@ impl SnapshotFolder {
 
     fn tell_of_damage(&self, error: &SnapshotError) {
         self.status.send_modify(|status| status.errors += 1);
-        tracing::error!(table = %self.table, %error, "a snapshot is of no use, and left out");
+        tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
     }
 
     /// Writes a snapshot of everything that is visible in the table's journal.
@@ -410,7 +410,7 @@ impl SnapshotFolder {
         let format = self.options.format;
         let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
         let path = self.folder.path().join(&name);
-        let file = self.folder.temporary().map_err(io_error("making a file beside", &path))?;
+        let file = self.folder.temporary().map_err(io_error("creating a file next to", &path))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
         match format {
             SnapshotFormat::Native => native::write(&base, head, &about, &definition, &mut out)?,
@@ -492,9 +492,7 @@ fn count_rows(base: &Base, info: &SnapshotInfo) -> Result<(), SnapshotError> {
         Ok(())
     })?;
     if rows != info.rows {
-        return Err(
-            StoreError::damaged(&info.path, 0, format!("it has {rows} rows and says it has {}", info.rows)).into()
-        );
+        return Err(StoreError::damaged(&info.path, 0, format!("it has {rows} rows, and states {}", info.rows)).into());
     }
     Ok(())
 }

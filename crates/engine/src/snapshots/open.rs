@@ -82,7 +82,7 @@ impl OpenSnapshot {
             SnapshotContents::Jsonl(rows) => rows.into_base(self.head, temporary)?,
         };
         if base.rows() != self.rows {
-            let what = format!("it has {} rows and says it has {}", base.rows(), self.rows);
+            let what = format!("it has {} rows, and states {}", base.rows(), self.rows);
             return Err(StoreError::damaged(path, 0, what).into());
         }
         Ok(base)

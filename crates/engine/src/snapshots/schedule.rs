@@ -53,8 +53,8 @@ pub(crate) async fn write_when_due(
                 }
                 tracing::error!(
                     table = %snapshots.table(), %error,
-                    "no snapshot was written, and another attempt comes; clients are served as ever, and PostgreSQL keeps WAL \
-                     where a restart needs it"
+                    "no snapshot was written, and writing is tried again; clients are served, and PostgreSQL keeps the WAL that \
+                     a restart needs"
                 );
                 interval.min(RETRY)
             }

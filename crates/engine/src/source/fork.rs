@@ -35,12 +35,6 @@ impl ForkReceipt {
         (ForkReceipt(sender), ForkReceiptCollector(receiver))
     }
 
-    /// Returns a receipt that no source waits for.
-    #[must_use]
-    pub fn unawaited() -> ForkReceipt {
-        ForkReceipt::new().0
-    }
-
     /// Returns the receipt to the source: the fork is noted.
     pub(crate) fn give_back(self) {
         drop(self.0);

@@ -271,7 +271,7 @@ impl JournalAppender {
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = with_reserve(|| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
-        let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
+        let file = DataFile::of_store(file.map_err(io_error("creating", &path))?, path, 0);
         self.files.push_back(JournalFile {
             file: Arc::new(file),
             before: head.sequence,

@@ -98,7 +98,7 @@ impl JournalManifest {
     pub(crate) fn write(&self, store: &JournalFolder) -> Result<(), StoreError> {
         let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
-        let mut file = store.folder().temporary().map_err(io_error("making a file beside", &path))?;
+        let mut file = store.folder().temporary().map_err(io_error("creating a file next to", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
         store.folder().persist_file(file, NAME).map(drop)
     }
@@ -193,15 +193,15 @@ impl JournalManifest {
             return match left {
                 Some(at) if position <= at => Ok(()),
                 Some(at) => Err(format!(
-                    "it comes to {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
+                    "it ends at {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
                     self.timeline
                 )),
-                None => Err(format!("timeline {} is no part of the database's history", self.timeline)),
+                None => Err(format!("timeline {} is not part of the database's history", self.timeline)),
             };
         }
         if source.written < position {
             return Err(format!(
-                "it comes to {position}, and the database's WAL ends at {}: it was restored to an earlier state",
+                "it ends at {position}, and the database's WAL ends at {}: it was restored to an earlier state",
                 source.written
             ));
         }

@@ -253,7 +253,7 @@ impl OngoingCopy {
         if error.is_some() || told.changes() > changes_max || told.bytes() > bytes_max.min(options.held_bytes_max) {
             tracing::info!(
                 table = %options.request.name, bytes = told.bytes(), ?error,
-                "what commits during this copy is not kept any more: readers will get it as one transaction"
+                "the transactions during this copy are not kept any more: readers will receive them as one"
             );
             *kept = None;
         }

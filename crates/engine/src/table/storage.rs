@@ -178,7 +178,7 @@ impl TableStorage {
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
         tracing::info!(
             table = %self.options.request.name, rows = rows.len(), position = %head.position,
-            sequence = %head.sequence, "the journal goes on where it ended"
+            sequence = %head.sequence, "the journal continues where it ended"
         );
         self.journal.send_replace(Some(journal));
         let origin = self.origin_of_kept(&definition);

@@ -11,7 +11,7 @@ const LOGGED_MAX: usize = 20;
 pub(super) fn log_report(table: &TableName, report: &VerifyReport) {
     let VerifyReport { rows, bytes, differing, unverified, is_cut, heals, position, .. } = *report;
     if differing == 0 {
-        tracing::info!(%table, rows, bytes, unverified, %position, "verified: the table is the database's");
+        tracing::info!(%table, rows, bytes, unverified, %position, "verified: the table equals the database's");
         return;
     }
     for difference in report.differences.iter().take(LOGGED_MAX) {

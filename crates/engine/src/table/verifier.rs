@@ -190,7 +190,7 @@ impl<S: Source> TableVerifier<S> {
         let Some(pass) = &mut self.pass else { return };
         pass.restarts += 1;
         if pass.restarts > RESTARTS_MAX {
-            self.give_up("the table was copied again and again meanwhile".to_owned(), table);
+            self.give_up("the table was copied several times meanwhile".to_owned(), table);
             return;
         }
         (pass.has_begun, pass.inspection) = (false, None);
@@ -237,7 +237,7 @@ impl<S: Source> TableVerifier<S> {
 
     fn finish(&mut self, table: &mut Table) -> Result<FollowUpAction, TableError> {
         let (report, action) = table.end_verification()?;
-        let given_up = || VerifyError::GivenUp("the table went".to_owned());
+        let given_up = || VerifyError::GivenUp("the table is not followed any more".to_owned());
         self.end(report.ok_or_else(given_up), table);
         Ok(action)
     }
@@ -333,13 +333,14 @@ async fn next_event(
         .is_some_and(|position| !table.live().is_some_and(|live| live.served.position() >= position))
     {
         sleep_until(stall_at).await;
-        let reason = "the stream does not come past what was read; see the table's lag".to_owned();
+        let reason =
+            "the stream has not passed the position of the rows that were read; check the table's lag".to_owned();
         return VerifierEvent::PartFailed(VerifyPartError::Retry(reason));
     }
     match inspection.events.recv().await {
         Some(event) => VerifierEvent::Part(event),
         None => VerifierEvent::PartFailed(match (&mut inspection.task).await {
-            Ok(Ok(())) => VerifyPartError::Retry("the source ended it".to_owned()),
+            Ok(Ok(())) => VerifyPartError::Retry("the source ended the part too early".to_owned()),
             Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => VerifyPartError::Retry(error),
             Ok(Err(error @ SourceError::Definite(_))) => VerifyPartError::GiveUp(error.to_string()),
             Err(panic) => VerifyPartError::GiveUp(format!("the task that reads the source failed: {panic}")),

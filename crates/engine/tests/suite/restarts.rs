@@ -315,7 +315,7 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
         let says = |text: &str| error.as_ref().is_some_and(|error| error.contains(text) && error.contains("t0"));
         let (state, text) = match in_place {
             FolderObstacle::AFile => ("retrying", "making the folder"),
-            FolderObstacle::AnotherTable => ("failed", "holds what was kept of table"),
+            FolderObstacle::AnotherTable => ("failed", "holds the data of table"),
             FolderObstacle::ANewerFormat => ("failed", "is of format 99"),
         };
         assert!(second.phase(0).name() == state && says(text), "{in_place:?}: {:?}", second.phase(0));

@@ -131,7 +131,7 @@ async fn finds_nothing(steps: Vec<VerifyTestStep>, yields: u64) {
                 let VerifyReport { differing, suspects, unverified, .. } = *report;
                 assert_eq!((differing, suspects, unverified), (0, 0, 0), "{:?}", report.differences);
             }
-            Err(VerifyError::GivenUp(reason)) => assert!(reason.contains("again"), "{reason}"),
+            Err(VerifyError::GivenUp(reason)) => assert!(reason.contains("several times"), "{reason}"),
             Err(error) => panic!("{error}"),
         }
     }
