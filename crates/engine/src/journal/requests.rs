@@ -19,6 +19,7 @@ const FRESH_SHARE: u64 = 8;
 /// The number of bytes that also counts as little during [`FRESH`]. So a small table that is
 /// written all the time does not need a base for each new client.
 const FRESH_BYTES: u64 = 64 * 1024;
+
 /// The requests for bases of one journal, and the progress of the task that makes them.
 #[derive(Debug, Default)]
 pub(crate) struct BaseRequests {

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
+use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema, Sequence, TupleBuf, Xid};
+use laredo_proto::batch::EntryAction;
+use tokio::sync::watch;
 
 use super::*;
-use crate::source::{ColumnValues, SourceError, TransactionSnapshot};
+use crate::head::InstanceId;
+use crate::journal::{Journal, JournalOptions};
+use crate::pipeline::PipelineOptions;
+use crate::source::{ColumnValues, SourceError, TableRequest, TransactionSnapshot};
 use crate::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 
 mod definitions;
