@@ -176,7 +176,7 @@ impl Journal {
             gaps,
             pruned,
             head,
-            taken,
+            assigned,
         } = beginning;
         let mut contents = JournalContents {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
@@ -215,7 +215,7 @@ impl Journal {
             store: appender.as_ref().map(|appender| appender.store().status()),
         };
         let journal = Journal { shared: Arc::new(shared) };
-        let writer = JournalWriter::new(journal.clone(), taken, appender);
+        let writer = JournalWriter::new(journal.clone(), assigned, appender);
         (journal, writer)
     }
 

@@ -154,9 +154,9 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
         kept => {
             store.remove_journal()?;
             files.clear();
-            let taken = kept.map_or(head.sequence, |kept| kept.taken.max(head.sequence));
+            let assigned = kept.map_or(head.sequence, |kept| kept.assigned.max(head.sequence));
             let mut alone = JournalReplay::at(head, base.schema().clone(), base_definition);
-            alone.taken = taken;
+            alone.assigned = assigned;
             alone
         }
     };

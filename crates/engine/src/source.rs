@@ -396,7 +396,7 @@ pub enum CopyEvent {
         /// True if, between the definition `before` and this one, only transactions in the stream
         /// can have changed rows. The stream contains most truncations. Rewriting a table only for
         /// its size changes no row.
-        is_told: bool,
+        is_streamed: bool,
     },
 }
 

@@ -372,8 +372,8 @@ async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> CollectedCopy {
                     rest = after;
                 }
             }
-            CopyEvent::End { inserted, definition, is_told } => {
-                assert!(!is_told, "of rows that nobody knows, nobody knows what changed them");
+            CopyEvent::End { inserted, definition, is_streamed } => {
+                assert!(!is_streamed, "of rows that nobody knows, nobody knows what changed them");
                 assert!(ids.values().all(|count| *count == 1), "a row is there twice: {ids:?}");
                 let snapshot = begun.expect("a copy begins");
                 return CollectedCopy { snapshot, ids: ids.into_keys().collect(), inserted, definition };

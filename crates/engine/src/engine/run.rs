@@ -136,7 +136,7 @@ impl<S: Source> EngineCore<S> {
         history.set_identity(identity.clone());
         history.forget_commits();
         history.forget_written().await;
-        self.handle.forgetting.begin_again();
+        self.handle.acknowledgement.begin_again();
         if let Some((position, mark)) = followed_from(&known, &resumes) {
             history.seed(position, mark);
         }
@@ -206,14 +206,14 @@ impl<S: Source> EngineRun<S> {
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
         let watched = TableTaskMonitor { ids, tables: &handle.tables };
-        let (paused, dealt) = (handle.paused.subscribe(), &handle.forgetting.dealt);
+        let (paused, dispatched) = (handle.paused.subscribe(), &handle.acknowledgement.dispatched);
         let work = async {
             tokio::select! {
                 // The order matters: everything that the stream has sent is dispatched before this
                 // task waits.
                 biased;
                 ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
-                () = dispatch_events(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
+                () = dispatch_events(events, paused, &mut outlets, &handle.history, dispatched) => Ok(()),
                 () = watched.watch(&mut running) => Ok(()),
                 () = follow_orders(&**source, orders) => Ok(()),
                 () = stop => Ok(()),

@@ -42,7 +42,7 @@ pub(crate) struct JournalBeginning {
     pub(crate) pruned: TransactionBoundary,
     pub(crate) head: Head,
     /// The last sequence that may have been assigned.
-    pub(crate) taken: Sequence,
+    pub(crate) assigned: Sequence,
 }
 
 impl JournalBeginning {
@@ -65,7 +65,7 @@ impl JournalBeginning {
             gaps: SequenceGaps::default(),
             pruned: TransactionBoundary { sequence, position },
             head,
-            taken: sequence,
+            assigned: sequence,
         }
     }
 

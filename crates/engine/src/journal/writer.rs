@@ -73,19 +73,23 @@ struct OpenTransaction {
 }
 
 impl JournalWriter {
-    /// Creates a writer that assigns sequences after `taken`.
-    pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<JournalAppender>) -> JournalWriter {
+    /// Creates a writer that assigns sequences after `assigned`.
+    pub(super) fn new(journal: Journal, assigned: Sequence, appender: Option<JournalAppender>) -> JournalWriter {
         let committed = journal.head();
         let schema = journal.schema();
-        let piece =
-            PendingSegment { first: taken.plus(1), before: committed.position, begins: true, schema: schema.clone() };
+        let piece = PendingSegment {
+            first: assigned.plus(1),
+            before: committed.position,
+            begins: true,
+            schema: schema.clone(),
+        };
         JournalWriter {
             journal,
             batch: BatchBuilder::default(),
             batch_olds: Vec::new(),
             frames: Vec::new(),
             olds: Vec::new(),
-            sequence: taken,
+            sequence: assigned,
             committed,
             schema,
             piece,

@@ -61,7 +61,7 @@ fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
     while let Some(path) = paths.back() {
         let file = File::open(path).map_err(io_error("opening", path))?;
         let is_unborn = match header(&file, path) {
-            Err(StoreError::Damaged { .. }) => !is_told_to_be_synced(&file, 0).map_err(io_error("reading", path))?,
+            Err(StoreError::Damaged { .. }) => !is_known_to_be_synced(&file, 0).map_err(io_error("reading", path))?,
             Err(error) => return Err(error),
             Ok(_) => false,
         };
@@ -135,7 +135,7 @@ impl JournalFileReader<'_> {
             }
         };
         if let Some(what) = problem {
-            let is_torn = self.is_last && !is_told_to_be_synced(self.data.file(), at).map_err(failed())?;
+            let is_torn = self.is_last && !is_known_to_be_synced(self.data.file(), at).map_err(failed())?;
             if !is_torn {
                 return Err(StoreError::damaged(self.path, at, what));
             }
@@ -209,7 +209,7 @@ impl JournalFileReader<'_> {
 
 /// Returns true if a later record states that byte `at` was on disk. An error at `at` is then
 /// damage, and not a torn write. Disks may write unsynced bytes in any order.
-fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
+fn is_known_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
     let (mut window, mut begins) = (vec![0; READ_BYTES + HEAD_BYTES], at);
     loop {
         let mut filled = 0;

@@ -28,7 +28,7 @@ pub(super) struct JournalReplay {
     open: Vec<Segment>,
     open_schema: Arc<Schema>,
     /// The last sequence that may have been assigned.
-    pub(super) taken: Sequence,
+    pub(super) assigned: Sequence,
     spans: Vec<(Lsn, Lsn)>,
     gaps: SequenceGaps,
     pub(super) schema: Arc<Schema>,
@@ -62,7 +62,7 @@ impl JournalReplay {
             committed: VecDeque::new(),
             open: Vec::new(),
             open_schema: schema.clone(),
-            taken: head.sequence,
+            assigned: head.sequence,
             spans: Vec::new(),
             gaps: SequenceGaps::default(),
             schema,
@@ -91,7 +91,7 @@ impl JournalReplay {
         read::follows(&self.head, header)?;
         self.head.position = Lsn(header.before_position);
         self.head.mark = StoredCommitMark::known(header.mark);
-        self.taken = self.taken.max(Sequence(header.first_sequence - 1));
+        self.assigned = self.assigned.max(Sequence(header.first_sequence - 1));
         // The same definition as before proves nothing: a later copy may have begun another one.
         let definition = header.definition.clone().unwrap_or_default();
         if definition != self.definition {
@@ -106,7 +106,7 @@ impl JournalReplay {
     }
 
     pub(super) fn frames(&mut self, record: &RecordHead, run: Bytes, stored: StoredSegment) -> Result<(), String> {
-        let after = self.open.last().map_or(self.taken, |piece| piece.last);
+        let after = self.open.last().map_or(self.assigned, |piece| piece.last);
         let is_next = record.first == after.plus(1);
         let fits = record.begins == self.open.is_empty()
             && record.last >= record.first
@@ -153,7 +153,7 @@ impl JournalReplay {
         }
         let (sequence, position, committed_at) = (record.last, record.position, record.committed_at);
         self.head = Head { sequence, position, committed_at, mark, checksum: None };
-        self.taken = self.taken.max(record.last);
+        self.assigned = self.assigned.max(record.last);
         self.spans.extend(record.span_from.map(|from| (from, record.position)));
         self.schema = self.open_schema.clone();
         let begun = std::mem::take(&mut self.open_definition);
@@ -227,16 +227,17 @@ impl JournalReplay {
         base: Arc<Base>,
         rows: TableState,
     ) -> Result<RestoredJournal, StoreError> {
-        let JournalReplay { head, pruned, segments, taken, spans, mut gaps, schema, definition, definitions, .. } =
-            self;
+        let JournalReplay {
+            head, pruned, segments, assigned, spans, mut gaps, schema, definition, definitions, ..
+        } = self;
         let JournalNames { lineage, instance, earlier } = names;
         let head = Head { checksum: Some(rows.checksum()), ..head };
-        let taken = taken.plus(SKIPPED);
-        gaps.push(head.sequence, taken);
+        let assigned = assigned.plus(SKIPPED);
+        gaps.push(head.sequence, assigned);
         let begun = AppenderState {
             instance: lineage.clone(),
             head,
-            taken,
+            assigned,
             schema: schema.clone(),
             definition: definition.clone(),
         };
@@ -256,7 +257,7 @@ impl JournalReplay {
             gaps,
             pruned,
             head,
-            taken,
+            assigned,
         };
         Ok(RestoredJournal { beginning, appender, rows, definition, lineage, is_of_same_server: false })
     }

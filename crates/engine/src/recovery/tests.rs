@@ -64,9 +64,10 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     let writer = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
     let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
     let beginning = JournalBeginning::from_base(instance.clone(), base, RowDefinition::default());
-    let (taken, schema, definition) = (beginning.taken, beginning.schema.clone(), RowDefinition::default());
+    let (assigned, schema, definition) = (beginning.assigned, beginning.schema.clone(), RowDefinition::default());
     let appender =
-        JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition }).unwrap();
+        JournalAppender::begin(store, [].into(), AppenderState { instance, head, assigned, schema, definition })
+            .unwrap();
     Journal::open(beginning, options(), Some(appender))
 }
 
@@ -298,7 +299,7 @@ fn starting_again_and_again_leaves_one_file() {
     let truth = small(folder.path());
     let files = || fs::read_dir(folder.path()).unwrap().count();
     drop(reopen(folder.path()).unwrap());
-    let (before, mut taken) = (files(), Sequence(0));
+    let (before, mut assigned) = (files(), Sequence(0));
     for _ in 0..5 {
         let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
         writer.advance(Lsn(journal.head().position.0 + 1), CommitMark::default());
@@ -306,8 +307,8 @@ fn starting_again_and_again_leaves_one_file() {
         // A server that crashed at once may have served it nevertheless.
         begin(&mut writer);
         insert(&mut writer, 50, "never committed");
-        assert!(writer.sequence() > taken);
-        taken = writer.sequence();
+        assert!(writer.sequence() > assigned);
+        assigned = writer.sequence();
     }
 }
 
@@ -487,9 +488,9 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
             Arc::new(base.finish(head, schema.clone()).unwrap()),
             RowDefinition::default(),
         );
-        let (taken, schema, definition) = (beginning.taken, schema.clone(), RowDefinition::default());
+        let (assigned, schema, definition) = (beginning.assigned, schema.clone(), RowDefinition::default());
         let appender =
-            JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition })
+            JournalAppender::begin(store, [].into(), AppenderState { instance, head, assigned, schema, definition })
                 .unwrap();
         let (journal, mut writer) = Journal::open(beginning, options(), Some(appender));
         begin(&mut writer);

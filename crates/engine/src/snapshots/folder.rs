@@ -77,7 +77,7 @@ impl SnapshotFolder {
             let Some(format) = format_of(&path) else { continue };
             match snapshots.admit(&path, format).and_then(|opened| Ok(opened.info(&path, size_of_file(&path)?))) {
                 Ok(info) => found.push(info),
-                Err(error) => snapshots.tell_of_damage(&error.into()),
+                Err(error) => snapshots.report_damage(&error.into()),
             }
         }
         newest_first(&mut found);
@@ -267,10 +267,10 @@ impl SnapshotFolder {
 
     fn distrust(&self, info: &SnapshotInfo, error: &SnapshotError) {
         self.forget(&info.id);
-        self.tell_of_damage(error);
+        self.report_damage(error);
     }
 
-    fn tell_of_damage(&self, error: &SnapshotError) {
+    fn report_damage(&self, error: &SnapshotError) {
         self.status.send_modify(|status| status.errors += 1);
         tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
     }

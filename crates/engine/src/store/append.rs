@@ -60,7 +60,7 @@ pub(crate) struct AppenderState {
     /// The end of the last transaction.
     pub(crate) head: Head,
     /// The last sequence that was assigned.
-    pub(crate) taken: Sequence,
+    pub(crate) assigned: Sequence,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: RowDefinition,
 }
@@ -69,7 +69,7 @@ impl JournalAppender {
     /// Begins a new file after `files`.
     ///
     /// When this returns, the file is on disk. Its header ensures that no sequence up to
-    /// `begun.taken` is assigned again.
+    /// `begun.assigned` is assigned again.
     pub(crate) fn begin(
         store: Arc<JournalFolder>,
         files: VecDeque<JournalFile>,
@@ -107,7 +107,7 @@ impl JournalAppender {
 
     /// Returns the first sequence that the file being written can contain.
     pub(crate) fn begun_at(&self) -> Sequence {
-        self.state.taken.plus(1)
+        self.state.assigned.plus(1)
     }
 
     /// Removes files without changes. A server that restarts repeatedly must not fill its folder.
@@ -151,7 +151,7 @@ impl JournalAppender {
         }
         let part = self.record(piece, frames, olds, head);
         if let Some(head) = head {
-            (self.state.head, self.state.taken) = (head, head.sequence);
+            (self.state.head, self.state.assigned) = (head, head.sequence);
         }
         Ok(part)
     }
@@ -257,8 +257,8 @@ impl JournalAppender {
 
     /// Creates the next file, and returns its header, which the caller must write.
     fn begin_file(&mut self) -> Result<Bytes, StoreError> {
-        let AppenderState { instance, head, taken, schema, definition } = &self.state;
-        let first = taken.plus(1);
+        let AppenderState { instance, head, assigned, schema, definition } = &self.state;
+        let first = assigned.plus(1);
         let header = Bytes::from(sealed(&JournalFileHeader {
             instance: instance.0.clone(),
             before_sequence: head.sequence.0,

@@ -54,7 +54,7 @@ enum RowsBeforeCopy {
         position: Lsn,
         /// Every transaction after the position that is not held; `None` if some were not sent, or
         /// if they are too many.
-        told: Option<CommitQueue>,
+        streamed: Option<CommitQueue>,
     },
     /// Rows of another history. The copy then begins a new journal, although there is one.
     OfAnotherHistory,
@@ -96,7 +96,7 @@ struct CopyEnd {
     /// The definition of the rows.
     definition: String,
     /// True if only transactions can have changed rows since the last copy.
-    is_told: bool,
+    is_streamed: bool,
 }
 
 /// The reason why a copy cannot continue.
@@ -127,7 +127,7 @@ pub(crate) struct CompleteCopy {
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
     /// Every transaction after `from`, in order, if nothing else can have changed rows.
-    pub(crate) told: Option<Vec<TableCommit>>,
+    pub(crate) streamed: Option<Vec<TableCommit>>,
     pub(crate) base: Option<BaseWriter>,
 }
 
@@ -141,9 +141,9 @@ impl RowsBeforeCopy {
     }
 
     /// Takes every transaction since that position, unless some are missing.
-    fn take_told(&mut self) -> Option<CommitQueue> {
+    fn take_streamed(&mut self) -> Option<CommitQueue> {
         match self {
-            RowsBeforeCopy::Known { told, .. } => told.take(),
+            RowsBeforeCopy::Known { streamed, .. } => streamed.take(),
             RowsBeforeCopy::Missing | RowsBeforeCopy::OfAnotherHistory => None,
         }
     }
@@ -167,7 +167,7 @@ impl OngoingCopy {
 
     /// Returns a copy of a table that readers know as of a position.
     pub(crate) fn after(position: Lsn) -> OngoingCopy {
-        OngoingCopy::new(RowsBeforeCopy::Known { position, told: Some(CommitQueue::default()) })
+        OngoingCopy::new(RowsBeforeCopy::Known { position, streamed: Some(CommitQueue::default()) })
     }
 
     /// Returns a copy that replaces rows of another history.
@@ -217,7 +217,7 @@ impl OngoingCopy {
     /// Notes that transactions may be missing from the stream. Those that were kept cannot be
     /// published one by one.
     pub(crate) fn note_gap(&mut self) {
-        drop(self.before.take_told());
+        drop(self.before.take_streamed());
     }
 
     /// Handles a committed transaction.
@@ -233,7 +233,7 @@ impl OngoingCopy {
             CopyStage::Waiting => recent.remember(xid),
             CopyStage::Arriving(incoming) if incoming.snapshot.sees(xid) => {
                 recent.remember(xid);
-                self.keep_told(commit, options);
+                self.keep_streamed(commit, options);
             }
             CopyStage::Holding | CopyStage::Arriving(_) => {
                 self.held.push(commit, &options.folder).inspect_err(|_| recent.remember(xid))?;
@@ -243,16 +243,19 @@ impl OngoingCopy {
     }
 
     /// Keeps a transaction that is not held, if it may be published by itself later.
-    fn keep_told(&mut self, commit: TableCommit, options: &TableOptions) {
-        let RowsBeforeCopy::Known { position, told: kept } = &mut self.before else { return };
-        let Some(told) = kept.as_mut().filter(|_| commit.end > *position) else { return };
-        let error = told.push(commit, &options.folder).err();
+    fn keep_streamed(&mut self, commit: TableCommit, options: &TableOptions) {
+        let RowsBeforeCopy::Known { position, streamed: kept } = &mut self.before else { return };
+        let Some(streamed) = kept.as_mut().filter(|_| commit.end > *position) else { return };
+        let error = streamed.push(commit, &options.folder).err();
         // The transactions will be published all at once. The journal must hold all of them, or a
         // reader at the head would lose some.
         let (changes_max, bytes_max) = (options.journal.entries_max / 4, options.journal.bytes_max / 4);
-        if error.is_some() || told.changes() > changes_max || told.bytes() > bytes_max.min(options.held_bytes_max) {
+        if error.is_some()
+            || streamed.changes() > changes_max
+            || streamed.bytes() > bytes_max.min(options.held_bytes_max)
+        {
             tracing::info!(
-                table = %options.request.name, bytes = told.bytes(), ?error,
+                table = %options.request.name, bytes = streamed.bytes(), ?error,
                 "the transactions during this copy are not kept any more: readers will receive them as one"
             );
             *kept = None;
@@ -271,7 +274,7 @@ impl OngoingCopy {
             match snapshot.sees(commit.xid) {
                 true => {
                     recent.remember(commit.xid);
-                    self.keep_told(commit, options);
+                    self.keep_streamed(commit, options);
                 }
                 false => self.held.push_back(commit),
             }
@@ -289,7 +292,7 @@ impl OngoingCopy {
                 self.held.push_front(held);
                 return Err(stop);
             }
-            self.keep_told(held, options);
+            self.keep_streamed(held, options);
         }
         Ok(())
     }
@@ -303,7 +306,7 @@ impl OngoingCopy {
     /// Notes that readers have received rows as of a position meanwhile. The copy is then published
     /// as the difference from these rows.
     pub(crate) fn continue_from(&mut self, position: Lsn) {
-        self.before = RowsBeforeCopy::Known { position, told: None };
+        self.before = RowsBeforeCopy::Known { position, streamed: None };
         if let CopyStage::Arriving(incoming) = &mut self.stage {
             incoming.base = None;
         }
@@ -369,11 +372,11 @@ impl OngoingCopy {
                     incoming.add(&chunk, known)?;
                 }
             }
-            CopyEvent::End { inserted, definition, is_told } => {
+            CopyEvent::End { inserted, definition, is_streamed } => {
                 let CopyStage::Arriving(incoming) = &mut self.stage else {
                     return Err(CopyStopReason::StartOver("the copy ended before it began"));
                 };
-                incoming.end = Some(CopyEnd { inserted, definition, is_told });
+                incoming.end = Some(CopyEnd { inserted, definition, is_streamed });
                 self.catch_up(options, recent)?;
             }
         }
@@ -390,18 +393,18 @@ impl OngoingCopy {
         let from = self.before.position();
         let CopyStage::Arriving(incoming) = &mut self.stage else { return None };
         let is_past = |end: &mut CopyEnd| self.reached >= end.inserted && from.is_none_or(|from| self.reached > from);
-        let CopyEnd { definition, is_told, .. } = incoming.end.take_if(is_past)?;
+        let CopyEnd { definition, is_streamed, .. } = incoming.end.take_if(is_past)?;
         let CopyStage::Arriving(incoming) = std::mem::replace(&mut self.stage, CopyStage::Holding) else { return None };
         let PartialCopy { pipeline, state, base, committed_at, .. } = *incoming;
-        let told = self.before.take_told().filter(|_| is_told).map(|mut told| {
-            let mut commits = Vec::from(told.take_all());
+        let streamed = self.before.take_streamed().filter(|_| is_streamed).map(|mut streamed| {
+            let mut commits = Vec::from(streamed.take_all());
             // Transactions that the copy saw were released before others that had committed
             // earlier.
             commits.sort_by_key(|commit| commit.end);
             commits
         });
         let (to, mark) = (self.reached, self.mark);
-        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, told, base })
+        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, streamed, base })
     }
 
     /// Gives up the copy. The next one has to see every transaction that was held.

@@ -22,12 +22,12 @@ pub(super) fn publish_copy(
     definition: DefinitionVersion,
 ) -> Result<TableChangeCounts, TableError> {
     let mut counts = TableChangeCounts::default();
-    let told = done.told.take().filter(|_| served.origin == RowOrigin::Source);
-    let Some(told) = told.map(|told| explain_copy(served, told, &done)).transpose()?.flatten() else {
+    let streamed = done.streamed.take().filter(|_| served.origin == RowOrigin::Source);
+    let Some(streamed) = streamed.map(|streamed| explain_copy(served, streamed, &done)).transpose()?.flatten() else {
         row_diff::publish_differences(served, done, definition)?;
         return Ok(counts);
     };
-    for mut commit in told {
+    for mut commit in streamed {
         counts.add(&served.apply(&mut commit, None)?);
     }
     served.writer.advance(done.to, done.mark);
@@ -38,7 +38,7 @@ pub(super) fn publish_copy(
 /// Returns these transactions if they turn the known rows into the rows of the copy.
 fn explain_copy(
     served: &PublishedTable,
-    mut told: Vec<TableCommit>,
+    mut streamed: Vec<TableCommit>,
     done: &CompleteCopy,
 ) -> Result<Option<Vec<TableCommit>>, TableError> {
     let PublishedTable { state, pipeline, .. } = served;
@@ -46,7 +46,7 @@ fn explain_copy(
         return Ok(None);
     }
     let mut state = state.clone();
-    for commit in &mut told {
+    for commit in &mut streamed {
         if !pipeline.fits(&mut commit.spool)? {
             return Ok(None);
         }
@@ -61,5 +61,5 @@ fn explain_copy(
         row.is_some_and(|row| row.is_same(new) || pipeline.same_source_row(row.as_ref(), new.as_ref()))
     };
     let explains = state.len() == done.state.len() && done.state.rows().all(is_there);
-    Ok(explains.then_some(told))
+    Ok(explains.then_some(streamed))
 }

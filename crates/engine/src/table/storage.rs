@@ -196,8 +196,8 @@ impl TableStorage {
         let pipeline = Pipeline::bind(&PipelineOptions::default(), state.schema())?;
         let (to, committed_at) = (info.position, info.committed_at);
         let source = definition.source.clone();
-        let (mark, from, told, base) = (info.mark, None, None, None);
-        let done = CompleteCopy { from, to, committed_at, mark, definition: source, pipeline, state, told, base };
+        let (mark, from, streamed, base) = (info.mark, None, None, None);
+        let done = CompleteCopy { from, to, committed_at, mark, definition: source, pipeline, state, streamed, base };
         let instance = InstanceId::parse_snapshot_id(&info.id).map(|(instance, _)| InstanceId(instance.to_owned()));
         let predecessor = instance.map(|instance| PredecessorJournal { instance, position: to, unchanged_since });
         let served = self.begin_journal(done, definition, predecessor)?;
@@ -292,11 +292,11 @@ impl TableStorage {
             beginning.set_predecessor(predecessor);
         }
         let begin = |store: &Arc<JournalFolder>| {
-            let (head, taken, schema) = (beginning.head, beginning.taken, beginning.schema.clone());
+            let (head, assigned, schema) = (beginning.head, beginning.assigned, beginning.schema.clone());
             JournalAppender::begin(
                 store.clone(),
                 [].into(),
-                AppenderState { instance, head, taken, schema, definition },
+                AppenderState { instance, head, assigned, schema, definition },
             )
         };
         let appender = self.bases.store.as_ref().map(|(store, _)| begin(store)).transpose()?;

@@ -113,7 +113,7 @@ fn a_thousand_held_transactions_share_a_file() {
     assert!(opened < 100, "{opened} files for a thousand held transactions");
     table.on_copy(begin(&schema, below(3))).unwrap();
     table.on_copy(rows(&[row(1, &body), row(2, &body)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_streamed: false }).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
     let live = table.lifecycle.served().unwrap();
@@ -137,7 +137,7 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(held(&table), 0, "seen");
     insert(&mut table, 10);
     assert!(held(&table) > 0, "not seen");
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap();
     insert(&mut table, 11);
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
@@ -158,7 +158,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: TransactionSnapshot, 
     let inserted = Lsn(snapshot.xmax.0);
     table.on_copy(begin(schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
-    table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_streamed: false }).unwrap();
 }
 
 /// Returns the changes that readers receive after `after`.
@@ -212,7 +212,7 @@ fn an_insert_without_a_large_value_is_copied() {
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
     assert_eq!(
-        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap(),
+        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap(),
         FollowUpAction::CopyLater
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
@@ -262,7 +262,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_moved(owed("rewritten")).unwrap();
     table.on_copy(begin(&schema, below(19))).unwrap();
     table.on_copy(rows(&[row(1, b"two")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap();
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     let failed =
@@ -321,9 +321,10 @@ impl crate::source::Source for UnchangingSource {
         _: crate::source::SnapshotCheck,
         rows: tokio::sync::mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        for event in
-            [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10), definition: String::new(), is_told: false }]
-        {
+        for event in [
+            begin(&self.0, below(10)),
+            CopyEvent::End { inserted: Lsn(10), definition: String::new(), is_streamed: false },
+        ] {
             rows.send(event).await.expect("the table waits for its copy");
         }
         Ok(())
@@ -391,7 +392,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
 
 /// Returns a table whose copy was requested at position 10. Three transactions commit meanwhile,
 /// and the copy sees 12 and 14 of them.
-fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, Journal, Sequence) {
+fn copied_meanwhile(of: &[TupleBuf], is_streamed: bool, restarts: bool) -> (Table, Journal, Sequence) {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
     let at = journal.head().sequence;
@@ -406,7 +407,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     table.on_copy(rows(of)).unwrap();
     table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
     table.on_commit(commit(&schema, 14, 1024, [RawChange::Update { old: None, new: newer.as_ref() }])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     (table, journal, at)
 }
@@ -457,7 +458,7 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     let snapshot = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: false }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 2));
@@ -503,8 +504,8 @@ fn what_the_stream_does_not_explain_is_one_transaction() {
         ("another definition", &explained, false, false, &[EntryAction::Delete, EntryAction::Insert]),
         ("a gap", &explained, true, true, &[EntryAction::Delete, EntryAction::Insert]),
     ];
-    for (what, of, is_told, restarts, least) in cases {
-        let (_, journal, at) = copied_meanwhile(of, is_told, restarts);
+    for (what, of, is_streamed, restarts, least) in cases {
+        let (_, journal, at) = copied_meanwhile(of, is_streamed, restarts);
         let actions = published_actions(&journal, at);
         assert!(actions.starts_with(least), "{what}: {actions:?}");
         for position in [11, 14, 19] {
@@ -536,7 +537,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
         }
         table.on_copy(begin(&schema, below(15))).unwrap();
         table.on_copy(rows(&rows_copied)).unwrap();
-        table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
+        table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: true }).unwrap();
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         let inside = matches!(resolve(&journal, 11), crate::journal::ResumeOutcome::Full(_));
         assert_eq!(inside, is_one, "{commits} commits");
@@ -590,7 +591,7 @@ fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed()
         let mut end = |position: u64| {
             table.on_copy(begin(&schema, below(position))).unwrap();
             let definition = "defined".to_owned();
-            table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_told: false }).unwrap();
+            table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_streamed: false }).unwrap();
             table.on_progress(Lsn(position), None, CommitMark::default()).unwrap()
         };
         assert_eq!(end(20), if owes { FollowUpAction::Copy } else { FollowUpAction::Nothing }, "{seen:?}, {then:?}");

@@ -283,7 +283,7 @@ impl<S: Source> TableWorker<S> {
             }),
             () = until(self.retry_at), if copy.is_none() => Some(self.retry()),
             event = self.events.recv(), if !holding_enough => event.map(|queued| self.on_event(queued.event)),
-            told = self.progress.changed() => told.ok().map(|()| {
+            changed = self.progress.changed() => changed.ok().map(|()| {
                 self.has_progress = true;
                 Ok(FollowUpAction::Nothing)
             }),

@@ -286,8 +286,8 @@ async fn a_panic_in_one_table_is_told_and_stops_no_other() {
     database.commit_unseen(Vec::new());
     let failed = || -> Vec<bool> {
         let phases = running.handle().tables().iter().map(|table| table.status().phase);
-        let is_told = |error: &str| error.contains("the clock has stopped");
-        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_told(&error))).collect()
+        let is_reported = |error: &str| error.contains("the clock has stopped");
+        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_streamed(&error))).collect()
     };
     let one_failed = async || failed().contains(&true);
     laredo_testkit::eventually(Duration::from_secs(60), one_failed).await.unwrap();

@@ -121,7 +121,7 @@ fn what_is_held_must_have_the_form_of_the_copy() {
     let late = nested_row(None, 2, 2);
     let insert = [RawChange::Insert { new: late.as_ref() }];
     table.on_commit(commit(&old, 20, 1024, insert)).unwrap();
-    let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_told: false };
+    let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_streamed: false };
     assert_eq!(table.on_copy(end).unwrap(), FollowUpAction::CopyLater);
     copy(&mut table, &new, below(21), &[nested_row(None, 1, 3), nested_row(None, 2, 3)]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
@@ -140,7 +140,7 @@ fn transactions_of_another_form_are_not_told_one_by_one() {
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: between.as_ref() }])).unwrap();
     table.on_copy(begin(&schema, below(15))).unwrap();
     table.on_copy(rows(&[nested_row(None, 1, 2), nested_row(None, 2, 2)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: true }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     assert_eq!(published_actions(&journal, head.sequence), [EntryAction::Insert], "the difference alone");
     let row = table.lifecycle.served().unwrap().state.get_like(between.as_ref()).cloned();

@@ -306,7 +306,7 @@ impl Source for PlayedSource {
         let snapshot = TransactionSnapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
         let schema = self.schemas[table.0].clone();
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };
-        for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_told: false }] {
+        for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_streamed: false }] {
             let _ = rows.send(event).await;
         }
         Ok(())
