@@ -1,4 +1,4 @@
-//! The histories of a database: the newest commits that a source has sent, and the noted forks.
+//! The histories of a database: the newest commits that a source has sent.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;

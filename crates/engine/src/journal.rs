@@ -5,7 +5,7 @@
 //! cursor that is far behind. Readers see everything up to the [`Head`], which moves by whole
 //! transactions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

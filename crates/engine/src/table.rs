@@ -140,7 +140,7 @@ impl Table {
         &self.recent
     }
 
-    pub(crate) fn storage(&self) -> &TableStorage {
+    fn storage(&self) -> &TableStorage {
         &self.storage
     }
 

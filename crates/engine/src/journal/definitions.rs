@@ -141,7 +141,7 @@ pub(super) fn check_definition(
 
 #[cfg(test)]
 mod tests {
-    use laredo_core::{CommitMark, CommitTime};
+    use laredo_core::{CommitMark, CommitTime, Sequence};
 
     use super::DefinitionChange::{ChangesRows, KeepsRows};
     use super::*;
@@ -249,14 +249,18 @@ mod tests {
         let own = InstanceId("0d-1".to_owned());
         for version in [DefinitionVersion(0), OLD, DefinitionVersion(u64::MAX)] {
             let id = own.snapshot_id_under(Sequence(42), version);
-            assert_eq!((own.issued_sequence(&id), definition_in(&id)), (Some(Sequence(42)), version), "{id}");
+            assert_eq!(
+                (own.issued_sequence(&id), InstanceId::definition_in(&id)),
+                (Some(Sequence(42)), version),
+                "{id}"
+            );
         }
         assert_eq!(own.snapshot_id_under(Sequence(42), DefinitionVersion(0)), own.snapshot_id(Sequence(42)));
         for id in ["", "0d-1", "0d-1-", "0d-1-x", "0d-12-5", "-d", "0d-1-d0000000000000001"] {
             assert_eq!(own.issued_sequence(id), None, "{id}");
         }
         for id in ["", "0d-1-42", "a-d12", "a-dx-4503599627370496"] {
-            assert!(!definition_in(id).is_known(), "{id}");
+            assert!(!InstanceId::definition_in(id).is_known(), "{id}");
         }
     }
 }

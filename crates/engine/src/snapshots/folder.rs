@@ -116,7 +116,7 @@ impl SnapshotFolder {
     }
 
     /// Reads a whole snapshot to verify it.
-    fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
+    pub(super) fn read_whole(&self, id: &str) -> Result<SnapshotInfo, SnapshotError> {
         self.read_listed(id, |info| {
             let base = self.open_base(info)?;
             count_rows(&base, info).map(|()| info.clone())
@@ -124,7 +124,7 @@ impl SnapshotFolder {
     }
 
     /// Returns a snapshot with all its rows.
-    fn recover_now(&self, id: &str) -> Result<RecoveredSnapshot, SnapshotError> {
+    pub(super) fn recover_now(&self, id: &str) -> Result<RecoveredSnapshot, SnapshotError> {
         self.read_listed(id, |info| self.load(info))
     }
 
@@ -146,7 +146,7 @@ impl SnapshotFolder {
     }
 
     /// Removes a snapshot that is not the newest.
-    fn remove(&self, id: &str) -> Result<(), SnapshotError> {
+    pub(super) fn remove(&self, id: &str) -> Result<(), SnapshotError> {
         let info = self.find(id)?;
         if self.newest().is_some_and(|newest| newest.id == info.id) {
             return Err(SnapshotError::Newest(info.id));
@@ -156,7 +156,7 @@ impl SnapshotFolder {
     }
 
     /// Removes the snapshots beyond a number or an age. Returns their number.
-    fn remove_beyond(&self, keep_count: u32, age_max: Option<Duration>) -> Result<usize, SnapshotError> {
+    pub(super) fn remove_beyond(&self, keep_count: u32, age_max: Option<Duration>) -> Result<usize, SnapshotError> {
         let beyond = retention::snapshots_beyond(&self.known.lock(), keep_count, age_max, self.clock.as_ref()());
         for info in &beyond {
             self.forget(&info.id);
@@ -360,7 +360,11 @@ impl SnapshotFolder {
     }
 
     /// Writes a snapshot of everything that is visible.
-    fn write(&self, journal: &Journal, user_meta: Option<serde_json::Value>) -> Result<SnapshotInfo, SnapshotError> {
+    pub(super) fn write(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
         let written = self.write_now(journal, user_meta);
         match &written {
             Ok(info) => tracing::info!(

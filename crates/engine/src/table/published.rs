@@ -16,7 +16,7 @@ use crate::status::TableStatus;
 
 /// A table as readers know it.
 #[derive(Debug)]
-pub(super) struct PublishedTable {
+pub(crate) struct PublishedTable {
     pub(super) state: TableState,
     pub(super) pipeline: Pipeline,
     pub(super) writer: JournalWriter,

@@ -213,8 +213,8 @@ impl TableStorage {
         }
     }
 
-    /// Publishes a complete copy: in a new journal if it is the first one, and otherwise as a change
-    /// of the rows that readers have.
+    /// Publishes a complete copy: in a new journal if it is the first one, and otherwise as a
+    /// change of the rows that readers have.
     ///
     /// # Errors
     /// The errors of [`TableStorage::begin_journal`], and those of the journal. `served` is

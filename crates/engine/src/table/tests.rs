@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema, Sequence, TupleBuf, Xid};
+use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema, Sequence, TableState, TupleBuf, Xid};
 use laredo_proto::batch::EntryAction;
 use tokio::sync::watch;
 
@@ -425,7 +425,7 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
     let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 1));
-    assert_ne!(table.journal.borrow().as_ref().unwrap().instance(), journal.instance());
+    assert_ne!(table.storage().watch_journal().borrow().as_ref().unwrap().instance(), journal.instance());
 }
 
 /// Returns a possible fork, as the source reports it after a restart of PostgreSQL with the slot

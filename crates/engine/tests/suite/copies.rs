@@ -168,7 +168,7 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
         .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
         .await;
     let copied = async || table.status().copies == 2;
-    laredo_testkit::eventually(Duration::from_secs(60), copied).await.unwrap();
+    eventually(PATIENCE, copied).await.unwrap();
     assert!(journal.head().position > known);
     let request = ResumeRequest { position: Some(known), whole_transactions: true, ..Default::default() };
     let ResumeOutcome::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
@@ -194,7 +194,7 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
         database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
         slow.status().held_bytes > 1 << 20
     };
-    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    eventually(PATIENCE, is_full).await.unwrap();
     // These commits wait for the table, and no other table waits for them.
     for i in 0..300 {
         database.commit(0, vec![SimChange::Insert(1000 + i, format!("small {i}"))]);
@@ -222,12 +222,12 @@ async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
     let error = "the primary key of public.t1 was dropped".to_owned();
     database.inject_event(SourceEvent::Broken { table: TableIndex(1), error }).await;
     let is_failed = async || matches!(failed.status().phase, laredo_engine::TablePhase::Failed { .. });
-    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    eventually(PATIENCE, is_failed).await.unwrap();
     // The stream does not report this change, so only a copy shows it.
     database.change_silently(0, vec![SimChange::Update(1, "another".to_owned())]);
     running.handle().reset(false).await.unwrap();
     let are_copied = async || table.status().copies == 2 && failed.status().copies == 2;
-    laredo_testkit::eventually(Duration::from_secs(60), are_copied).await.unwrap();
+    eventually(PATIENCE, are_copied).await.unwrap();
     reader.read_on(&journal);
     assert_eq!(reader.rows(), database.rows_at(0, database.end()));
     assert_eq!(running.handle().retention().losses, 1);
@@ -250,7 +250,7 @@ async fn the_engine_stops_while_as_much_is_held_as_may_be() {
         database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
         table.status().held_bytes > 1 << 20
     };
-    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    eventually(PATIENCE, is_full).await.unwrap();
     tokio::time::timeout(PATIENCE, running.end()).await.expect("it stops");
 }
 
@@ -262,10 +262,10 @@ async fn where_no_table_can_be_followed_nothing_is_kept_for_them() {
     let error = "the primary key of public.t0 was dropped".to_owned();
     database.inject_event(SourceEvent::Broken { table: TableIndex(0), error }).await;
     let is_failed = async || matches!(running.table(0).status().phase, laredo_engine::TablePhase::Failed { .. });
-    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    eventually(PATIENCE, is_failed).await.unwrap();
     let end = database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
     let is_forgotten = async || database.acknowledged() >= end;
-    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
+    eventually(PATIENCE, is_forgotten).await.unwrap();
     running.end().await;
 }
 
@@ -287,15 +287,15 @@ async fn a_panic_in_one_table_is_told_and_stops_no_other() {
     let failed = || -> Vec<bool> {
         let phases = running.handle().tables().iter().map(|table| table.status().phase);
         let is_reported = |error: &str| error.contains("the clock has stopped");
-        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_streamed(&error))).collect()
+        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_reported(&error))).collect()
     };
     let one_failed = async || failed().contains(&true);
-    laredo_testkit::eventually(Duration::from_secs(60), one_failed).await.unwrap();
+    eventually(PATIENCE, one_failed).await.unwrap();
     let other = failed().iter().position(|failed| !failed).expect("the other goes on");
     let end = database.commit(other, vec![SimChange::Insert(1, "one".to_owned())]);
     wait_until_reached(&running.table(other).journal().unwrap(), end).await;
     let is_forgotten = async || database.acknowledged() >= end;
-    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
+    eventually(PATIENCE, is_forgotten).await.unwrap();
     running.end().await;
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{InstanceId, Journal, ResumeOutcome, ResumeRequest};
+use laredo_engine::journal::{InstanceId, ResumeOutcome, ResumeRequest};
 use laredo_engine::{Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, sim_table, stopped_clock, wait_until_reached};
 

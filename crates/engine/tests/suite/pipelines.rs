@@ -1,15 +1,13 @@
 //! A pipeline's filters and transforms yield the same rows for a new client and for a reader that
 //! followed from the start.
 
-use std::time::Duration;
-
 use laredo_core::{Cell, Lsn, MatchCondition, Pattern, Predicate, Value};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{PipelineOptions, Transform};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, SimRows, eventually, sim_table, wait_until_reached};
 
-use crate::support::{JournalTestReader, insert, start};
+use crate::support::{JournalTestReader, PATIENCE, insert, start};
 
 /// A table with a pipeline, and a reader that follows it from the start.
 struct PipelineTestEngine {
@@ -47,7 +45,7 @@ impl PipelineTestEngine {
             .await;
         self.copies += 1;
         let is_copied = async || self.engine.copies(0) == self.copies;
-        laredo_testkit::eventually(Duration::from_secs(60), is_copied).await.unwrap();
+        eventually(PATIENCE, is_copied).await.unwrap();
         self.reader.read_on(&self.journal);
     }
 

@@ -10,6 +10,7 @@ use laredo_engine::source::SourceEvent;
 use laredo_engine::{TableHandle, TablePhase, VerifyError, VerifyReport, VerifyTerms};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, stopped_clock, wait_until_reached};
 use proptest::prelude::*;
+use tokio::sync::oneshot;
 
 use crate::support::{JournalTestReader, LockedRows, cases, changes, tables, written};
 
