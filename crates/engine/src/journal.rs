@@ -43,7 +43,7 @@ pub use writer::JournalWriter;
 
 pub(crate) use beginning::{JournalBeginning, PredecessorJournal};
 use contents::{BasePins, JournalContents, OversizedTransaction};
-use cursor::{CursorStart, PieceLocation};
+use cursor::PieceLocation;
 pub(crate) use definitions::{DefinitionChange, DefinitionHistory};
 pub(crate) use gaps::SequenceGaps;
 use readers::{ReaderRegistry, SlowReaderWait};
@@ -575,14 +575,13 @@ impl Journal {
         }))
     }
 
-    /// Returns the place where a reader that has everything up to `after` begins to read.
-    fn locate_start(&self, after: Sequence) -> Result<CursorStart, CursorError> {
+    /// Returns the piece with the entry after `after`, and the state of a reader for which there is
+    /// none: it has everything.
+    fn locate_start(&self, after: Sequence) -> Result<(Option<PieceLocation>, CursorOrigin), CursorError> {
         let head = self.head();
         let contents = self.contents();
-        Ok(match contents.locate(after)? {
-            Some(located) => CursorStart::Piece(located),
-            None => CursorStart::Head(CursorOrigin { schema: contents.schema.clone(), position: head.position }),
-        })
+        let at_head = CursorOrigin { schema: contents.schema.clone(), position: head.position };
+        Ok((contents.locate(after)?, at_head))
     }
 
     /// Returns true if the entry after `after` can be read without blocking.

@@ -59,14 +59,6 @@ pub(super) struct PieceLocation {
     pub(super) index: usize,
 }
 
-/// The place where a reader begins to read.
-pub(super) enum CursorStart {
-    /// A place in a segment.
-    Piece(PieceLocation),
-    /// The head: the reader has everything.
-    Head(CursorOrigin),
-}
-
 /// An error that prevents a cursor from continuing.
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
@@ -121,10 +113,8 @@ impl JournalCursor {
     /// # Errors
     /// When the next piece is no longer kept, or cannot be read.
     pub fn origin(&self) -> Result<CursorOrigin, CursorError> {
-        let (mut piece, data, mark) = match self.journal.locate_start(self.after)? {
-            CursorStart::Piece(PieceLocation { piece, data, mark, .. }) => (piece, data, mark),
-            CursorStart::Head(origin) => return Ok(origin),
-        };
+        let (located, at_head) = self.journal.locate_start(self.after)?;
+        let Some(PieceLocation { mut piece, data, mark, .. }) = located else { return Ok(at_head) };
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
         // The reader may have stopped inside a frame that begins with a change of the schema. It

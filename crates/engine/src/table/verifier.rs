@@ -328,9 +328,7 @@ async fn next_event(
     let Some(inspection) = inspection.as_mut().filter(|_| verification.has_part()) else {
         return VerifierEvent::Order;
     };
-    if verification
-        .awaited()
-        .is_some_and(|position| !table.live().is_some_and(|live| live.served.position() >= position))
+    if verification.awaited().is_some_and(|position| table.live().is_none_or(|live| live.served.position() < position))
     {
         sleep_until(stall_at).await;
         let reason =
