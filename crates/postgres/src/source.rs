@@ -189,7 +189,7 @@ impl PostgresSource {
         let end = CopyEvent::End {
             inserted,
             definition: resume::text_of(&table.request, &definition),
-            is_told: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+            is_streamed: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
         };
         {
             let mut progress = table.progress.lock();

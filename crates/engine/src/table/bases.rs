@@ -58,7 +58,7 @@ struct BaseRequestGuard(Journal);
 
 impl Drop for BaseRequestGuard {
     fn drop(&mut self) {
-        self.0.close_requests();
+        self.0.base_requests().close();
     }
 }
 
@@ -84,14 +84,14 @@ async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut
         tokio::select! {
             biased;
             _ = &mut ended => return,
-            () = journal.base_requested() => {}
+            () = journal.base_requests().requested() => {}
         }
         if journal.is_closed() {
             return;
         }
-        journal.begin_round();
+        journal.base_requests().begin_round();
         if !is_base_due(&journal) && journal.has_fresh_base() {
-            journal.answer_requests(None);
+            journal.base_requests().answer(None);
             continue;
         }
         let began = Instant::now();
@@ -114,7 +114,7 @@ async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut
                 true
             }
         };
-        journal.answer_requests(Some((began, began.elapsed())));
+        journal.base_requests().answer(Some((began, began.elapsed())));
         if !has_failed {
             retry_delay.reset();
         } else if timeout(retry_delay.after_failure(), &mut ended).await.is_ok() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use laredo_core::{Oid, TableName};
-use laredo_engine::source::{RelationShape, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceEvent, TableIndex};
+use laredo_engine::spool::RelationShape;
 
 use crate::pgoutput::Relation;
 

@@ -10,11 +10,11 @@ fn version(source: &str) -> DefinitionVersion {
     RowDefinition { is_whole: true, source: source.to_owned(), pipeline: String::new() }.version()
 }
 
-fn copy_under(table: &mut Table, definition: &str, is_told: bool, xid: u64, of: &[TupleBuf]) {
+fn copy_under(table: &mut Table, definition: &str, is_streamed: bool, xid: u64, of: &[TupleBuf]) {
     table.on_copy(begin(&schema(&[("body", 25)]), below(xid))).unwrap();
     table.on_copy(rows(of)).unwrap();
     let definition = definition.to_owned();
-    table.on_copy(CopyEvent::End { inserted: Lsn(xid), definition, is_told }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(xid), definition, is_streamed }).unwrap();
     table.on_progress(Lsn(xid), None, CommitMark::default()).unwrap();
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::store::StoreError;
+use super::error::StoreError;
 
 /// A file with the data of segments: a temporary file without a name, or a file of a store.
 #[derive(Debug)]
@@ -105,14 +105,14 @@ impl StoredSegment {
         self.parts.extend_from_slice(&next.parts);
     }
 
-    pub(super) fn read_frames(&self) -> io::Result<Bytes> {
+    pub(crate) fn read_frames(&self) -> io::Result<Bytes> {
         match self.parts.as_slice() {
             [StoredPart { at, frames, checksum: None, .. }] => self.file.read_at(*at, *frames),
             _ => self.read(0, 0).map(|(frames, _)| frames),
         }
     }
 
-    pub(super) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
+    pub(crate) fn read(&self, frames_at: usize, olds_at: usize) -> io::Result<(Bytes, Bytes)> {
         if let [StoredPart { at, frames, olds, checksum: None }] = self.parts.as_slice() {
             let frames_bytes = self.file.read_at(at + frames_at as u64, frames - frames_at)?;
             let olds_bytes = self.file.read_at(at + (frames + olds_at) as u64, olds - olds_at)?;

@@ -11,16 +11,13 @@ use bytes::Bytes;
 use laredo_core::{Lsn, Sequence};
 use prost::Message;
 
-use super::append::JournalFile;
-use super::error::{StoreError, io_error};
-use super::format::{
-    HEAD_BYTES, JournalFileHeader, PREFIX_BYTES, RecordHead, RecordKind, RowDefinition, StoredCommitMark, VERSION,
-    prefix, unsealed,
-};
-use super::journal_folder::{JOURNAL, JournalFolder};
-use super::recover::JournalReplay;
+use super::replay::JournalReplay;
 use crate::durable::sync;
-use crate::journal::{DataFile, StoredPart, StoredSegment};
+use crate::head::Head;
+use crate::store::{
+    DataFile, HEAD_BYTES, JOURNAL, JournalFile, JournalFileHeader, JournalFolder, PREFIX_BYTES, RecordHead, RecordKind,
+    RowDefinition, StoreError, StoredCommitMark, StoredPart, StoredSegment, VERSION, io_error, prefix, unsealed,
+};
 
 /// The number of bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -44,7 +41,7 @@ pub(super) fn read_journal(
         let (header, begins_at) = header(data.file(), &path)?;
         let before = Sequence(header.before_sequence);
         if header.instance != instance {
-            let what = format!("it is of journal {}, and the folder of {instance}", header.instance);
+            let what = format!("it belongs to journal {}, and its folder to {instance}", header.instance);
             return Err(StoreError::damaged(&path, 0, what));
         }
         let kept = match kept {
@@ -64,7 +61,7 @@ fn drop_unborn(paths: &mut VecDeque<PathBuf>) -> Result<(), StoreError> {
     while let Some(path) = paths.back() {
         let file = File::open(path).map_err(io_error("opening", path))?;
         let is_unborn = match header(&file, path) {
-            Err(StoreError::Damaged { .. }) => !is_told_to_be_synced(&file, 0).map_err(io_error("reading", path))?,
+            Err(StoreError::Damaged { .. }) => !is_known_to_be_synced(&file, 0).map_err(io_error("reading", path))?,
             Err(error) => return Err(error),
             Ok(_) => false,
         };
@@ -138,7 +135,7 @@ impl JournalFileReader<'_> {
             }
         };
         if let Some(what) = problem {
-            let is_torn = self.is_last && !is_told_to_be_synced(self.data.file(), at).map_err(failed())?;
+            let is_torn = self.is_last && !is_known_to_be_synced(self.data.file(), at).map_err(failed())?;
             if !is_torn {
                 return Err(StoreError::damaged(self.path, at, what));
             }
@@ -212,7 +209,7 @@ impl JournalFileReader<'_> {
 
 /// Returns true if a later record states that byte `at` was on disk. An error at `at` is then
 /// damage, and not a torn write. Disks may write unsynced bytes in any order.
-fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
+fn is_known_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
     let (mut window, mut begins) = (vec![0; READ_BYTES + HEAD_BYTES], at);
     loop {
         let mut filled = 0;
@@ -237,14 +234,14 @@ fn is_told_to_be_synced(file: &File, at: u64) -> io::Result<bool> {
 ///
 /// # Errors
 /// The reason if it does not.
-pub(super) fn follows(known: (Sequence, Lsn), header: &JournalFileHeader) -> Result<(), String> {
-    let (sequence, position) = known;
+pub(super) fn follows(known: &Head, header: &JournalFileHeader) -> Result<(), String> {
+    let Head { sequence, position, .. } = *known;
     if header.before_sequence != sequence.0
         || header.before_position < position.0
         || header.first_sequence <= sequence.0
     {
         return Err(format!(
-            "it goes on after entry {} at {}, and the file before it comes to entry {sequence} at {position}: a file is missing",
+            "it continues after entry {} at {}, and the file before it ends with entry {sequence} at {position}: a file is missing",
             header.before_sequence,
             Lsn(header.before_position)
         ));

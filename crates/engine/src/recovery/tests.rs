@@ -11,13 +11,11 @@ use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::format::SKIPPED;
-use super::recover::restore;
 use super::*;
 use crate::base::BaseWriter;
 use crate::journal::tests::{begin, delete, insert, options};
-use crate::journal::{Head, InstanceId, Journal, JournalBeginning, JournalWriter, ResumeOutcome, ResumeRequest};
-use crate::source::SourceIdentity;
+use crate::journal::{BaseMergeInput, Journal, JournalWriter, ResumeOutcome, ResumeRequest};
+use crate::store::{AppenderState, SKIPPED, claim};
 
 /// The texts of rows by their IDs.
 type StoredRowTexts = BTreeMap<i64, String>;
@@ -60,15 +58,16 @@ fn begin_journal(folder: &Path) -> (Journal, JournalWriter) {
     let (store, restored) = with_about(|about| open(folder, about)).unwrap();
     assert!(restored.is_none());
     let instance = InstanceId("j".to_owned());
-    claim(&store, &instance, (&table(), &source())).unwrap();
+    claim(&store, &instance, &table(), &source()).unwrap();
     let (committed_at, mark) = (CommitTime(0), CommitMark::default());
     let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
     let writer = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
     let base = Arc::new(writer.finish(head, SimDatabase::schema()).unwrap());
     let beginning = JournalBeginning::from_base(instance.clone(), base, RowDefinition::default());
-    let (taken, schema, definition) = (beginning.taken, beginning.schema.clone(), RowDefinition::default());
+    let (assigned, schema, definition) = (beginning.assigned, beginning.schema.clone(), RowDefinition::default());
     let appender =
-        JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition }).unwrap();
+        JournalAppender::begin(store, [].into(), AppenderState { instance, head, assigned, schema, definition })
+            .unwrap();
     Journal::open(beginning, options(), Some(appender))
 }
 
@@ -300,7 +299,7 @@ fn starting_again_and_again_leaves_one_file() {
     let truth = small(folder.path());
     let files = || fs::read_dir(folder.path()).unwrap().count();
     drop(reopen(folder.path()).unwrap());
-    let (before, mut taken) = (files(), Sequence(0));
+    let (before, mut assigned) = (files(), Sequence(0));
     for _ in 0..5 {
         let (journal, mut writer, rows) = reopen(folder.path()).unwrap();
         writer.advance(Lsn(journal.head().position.0 + 1), CommitMark::default());
@@ -308,67 +307,9 @@ fn starting_again_and_again_leaves_one_file() {
         // A server that crashed at once may have served it nevertheless.
         begin(&mut writer);
         insert(&mut writer, 50, "never committed");
-        assert!(writer.sequence() > taken);
-        taken = writer.sequence();
+        assert!(writer.sequence() > assigned);
+        assigned = writer.sequence();
     }
-}
-
-#[test]
-fn what_a_disk_refuses_is_not_durable() {
-    let folder = folder();
-    let store = JournalFolder::open(folder.path(), BYTES_MAX).unwrap();
-    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = super::queue::DiskQueue::new();
-    let (committed_at, mark) = (CommitTime(0), CommitMark::default());
-    let head = Head { sequence: Sequence(1001), position: Lsn(600), committed_at, mark, checksum: None };
-    let write = || super::queue::DiskJob::Write {
-        file: full.clone(),
-        at: 0,
-        bytes: [b"lost".as_slice().into(), bytes::Bytes::new(), bytes::Bytes::new()],
-        head: Some(head),
-    };
-    queue.push(write());
-    queue.close();
-    super::queue::run(&queue, &store);
-    let status = store.status().borrow().clone();
-    assert_eq!((status.durable.position(), status.sequence, status.syncs), (Lsn::ZERO, Sequence(0), 0));
-    assert!(status.failed.as_ref().is_some_and(|error| error.contains("No space left")), "{status:?}");
-    // Jobs do not accumulate after the failure.
-    (0..100).for_each(|_| queue.push(write()));
-    assert!(!queue.is_behind());
-}
-
-#[test]
-fn a_full_disk_is_waited_for_until_the_table_ends() {
-    let folder = folder();
-    let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
-    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = Arc::new(crate::journal::DataFile::of_store(full, PathBuf::from("/dev/full"), 0));
-    let queue = Arc::new(super::queue::DiskQueue::new());
-    let write = || super::queue::DiskJob::Write {
-        file: full.clone(),
-        at: 0,
-        bytes: [vec![0; 1 << 20].into(), bytes::Bytes::new(), bytes::Bytes::new()],
-        head: None,
-    };
-    let (taking, keeping) = (queue.clone(), store.clone());
-    let thread = std::thread::spawn(move || super::queue::run(&taking, &keeping));
-    queue.push(write());
-    let mut status = store.status();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let stalled = runtime.block_on(status.wait_for(|status| status.stalled.is_some())).unwrap().stalled.clone();
-    assert!(stalled.is_some_and(|reason| reason.contains("No space left")));
-    assert!(!queue.is_behind() && queue.wait_for_place().is_ok());
-    // Whole transactions never block. A piece of a large one is refused.
-    (0..70).for_each(|_| queue.push(write()));
-    assert!(queue.is_behind() && queue.wait_for_place().is_err());
-    assert_eq!(status.borrow().failed, None);
-    queue.end_waiting();
-    thread.join().unwrap();
-    let ended = status.borrow().clone();
-    assert!(ended.failed.is_some_and(|error| error.contains("No space left")) && ended.stalled.is_none());
-    assert_eq!(ended.durable.position(), Lsn::ZERO);
 }
 
 #[test]
@@ -396,7 +337,7 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
             .unwrap_err()
     };
     let other = TableName::new("public", "u");
-    assert!(ask(&other, &source()).to_string().contains("holds what was kept of table public.t, not of public.u"));
+    assert!(ask(&other, &source()).to_string().contains("holds the data of table public.t, not of public.u"));
     let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
     assert!(matches!(ask(&table(), &elsewhere), StoreError::History { .. }));
     let earlier = SourceIdentity { written: Lsn(501), ..source() };
@@ -537,7 +478,7 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         let folder = folder();
         let (store, _) = with_about(|about| open(folder.path(), about)).unwrap();
         let instance = InstanceId("j".to_owned());
-        claim(&store, &instance, (&table(), &source())).unwrap();
+        claim(&store, &instance, &table(), &source()).unwrap();
         let (committed_at, mark) = (CommitTime(0), CommitMark::default());
         let head = Head { sequence: Sequence(1000), position: Lsn(500), committed_at, mark, checksum: None };
         let mut base = BaseWriter::kept(store.clone(), instance.clone(), RowDefinition::default()).unwrap();
@@ -547,9 +488,9 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
             Arc::new(base.finish(head, schema.clone()).unwrap()),
             RowDefinition::default(),
         );
-        let (taken, schema, definition) = (beginning.taken, schema.clone(), RowDefinition::default());
+        let (assigned, schema, definition) = (beginning.assigned, schema.clone(), RowDefinition::default());
         let appender =
-            JournalAppender::begin(store, [].into(), AppenderState { instance, head, taken, schema, definition })
+            JournalAppender::begin(store, [].into(), AppenderState { instance, head, assigned, schema, definition })
                 .unwrap();
         let (journal, mut writer) = Journal::open(beginning, options(), Some(appender));
         begin(&mut writer);
@@ -586,7 +527,7 @@ fn steps() -> impl Strategy<Value = Vec<StoreTestStep>> {
 /// Makes the next base in the store.
 fn merge_base(journal: &Journal, store: &Arc<JournalFolder>) {
     sync(journal, store);
-    let crate::journal::BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
+    let BaseMergeInput { base, after, head, definition, .. } = journal.base_and_after();
     let writer = BaseWriter::kept(store.clone(), journal.instance().clone(), definition).unwrap();
     let next = crate::base::merge(&base, &after, head, &std::env::temp_dir(), writer).unwrap();
     journal.replace_base(Arc::new(next), tokio::time::Instant::now());

@@ -3,11 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use laredo_core::{Lsn, Schema, Sequence};
+use bytes::{Buf, Bytes, BytesMut};
+use laredo_core::{CommitMark, Lsn, Schema, Sequence};
+use laredo_proto::batch::BatchHeader;
+use laredo_proto::frame::PREFIX_LENGTH;
+use laredo_proto::replication::{RowBatch, SyncResponse, sync_response};
+use prost::Message;
 use tokio::time::Instant;
 
-use super::data_file::StoredSegment;
+use crate::store::StoredSegment;
 
 /// The size at which a piece of a large transaction is closed. Small segments are merged once they
 /// have half of it together. It is large enough to be sent at once, and small enough to be pruned
@@ -116,6 +120,26 @@ impl Segment {
         index.checked_sub(1).and_then(|i| self.marks.get(i)).copied().unwrap_or(start)
     }
 
+    /// Returns the position of the last transaction that ends in the segment. Blocks if it is in a
+    /// file. Returns `None` if no transaction ends there, or the file cannot be read.
+    pub(crate) fn last_position(&self) -> Option<Lsn> {
+        let bytes = self.data.read_frames().ok()?;
+        frames(bytes).filter(|frame| frame.header.ends).map(|frame| frame.header.position).last()
+    }
+
+    /// Returns the last sequence and the mark of the newest transaction in the segment for which
+    /// `wanted` is true. `wanted` receives a transaction's position and last sequence. It must be
+    /// true for a prefix.
+    pub(crate) fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
+        // An unreadable file counts as pruned here: the reader gets the error when it reads.
+        let bytes = self.data.read_frames().ok()?;
+        frames(bytes)
+            .filter(|frame| frame.header.ends)
+            .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
+            .map(|frame| (frame.header.last_sequence, frame.header.mark()))
+            .last()
+    }
+
     /// Returns true if [`Segment::merge`] can merge this segment with its successor.
     pub(crate) fn joins(&self, next: &Segment) -> bool {
         match (self.data.stored(), next.data.stored()) {
@@ -166,4 +190,40 @@ impl Segment {
             ..first.clone()
         })
     }
+}
+
+/// A frame of a run.
+#[derive(Clone, Debug)]
+pub struct BatchFrame {
+    /// The frame's fields other than its entries.
+    pub header: BatchHeader,
+    /// The whole message. Its entries share the memory of the run.
+    pub batch: RowBatch,
+    /// The length of the frame in bytes, including the prefix.
+    pub length: usize,
+}
+
+impl BatchFrame {
+    /// Returns the sequence of the first entry, or of the change of the schema before it.
+    #[must_use]
+    pub fn first(&self) -> Sequence {
+        let count = u64::from(self.batch.count) + u64::from(self.batch.schema.is_some());
+        Sequence((self.header.last_sequence.0 + 1).saturating_sub(count))
+    }
+}
+
+/// Returns the frames of a run that a journal or a base wrote. Ends at the first invalid frame.
+pub fn frames(mut run: Bytes) -> impl Iterator<Item = BatchFrame> {
+    std::iter::from_fn(move || {
+        let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;
+        if run.len() < length {
+            return None;
+        }
+        let mut message = run.split_to(length);
+        message.advance(PREFIX_LENGTH);
+        match SyncResponse::decode(message).ok()?.message? {
+            sync_response::Message::Batch(batch) => Some(BatchFrame { header: BatchHeader::of(&batch), batch, length }),
+            _ => None,
+        }
+    })
 }

@@ -12,9 +12,9 @@ use bytes::{Buf, Bytes};
 use laredo_core::{NestedForm, Schema, TupleRef};
 use laredo_proto::batch::{BatchEntries, EntryAction};
 
-use super::error::{StoreError, read_error};
 use crate::base::Base;
-use crate::journal::{BatchFrame, Segment, frames};
+use crate::segment::{BatchFrame, Segment, frames};
+use crate::store::{StoreError, read_error};
 
 /// The reason for which rows of two forms under one schema are refused.
 pub(super) const MIXED: &str = "it holds composite values that do not have the fields of their type";
