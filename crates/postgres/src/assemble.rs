@@ -18,8 +18,8 @@ use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::ddl;
+use crate::history_proof::{HistoryMismatch, HistoryProof, SentCommits};
 use crate::pgoutput::{PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids};
-use crate::stream::{HistoryMismatch, HistoryProof, SentCommits};
 use relation::{AnnouncedRelation, RelationCatalog};
 pub use relation::{RelationIdentity, TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;

@@ -5,6 +5,7 @@ mod catalog;
 mod copy;
 pub mod ddl;
 mod definition_watch;
+mod history_proof;
 mod identity;
 mod inspect;
 mod options;

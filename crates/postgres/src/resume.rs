@@ -5,9 +5,8 @@ use laredo_engine::source::{KnownTable, SourceError, TableRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, TableDefinition, TableFacts, TableFile};
-use crate::slot::{self, SlotAvailability};
+use crate::slot::{self, SlotAvailability, SlotMode};
 use crate::source::PostgresOptions;
-use crate::stream::SlotMode;
 use crate::transport::SqlConnection;
 
 /// The settings and the definition that a table was copied under. The engine stores them as a text

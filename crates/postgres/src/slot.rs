@@ -7,12 +7,27 @@ use laredo_core::Lsn;
 use postgres_protocol::escape::escape_literal;
 
 use crate::options::{ConnectionOptions, SessionWork};
-use crate::stream::SlotMode;
 use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The time after which a slow slot creation is explained, and then again every [`AGAIN`].
 const PATIENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// The replication slot that is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotMode {
+    /// A slot with this name that stays in the database and keeps what was not acknowledged.
+    Stateful {
+        /// The name of the slot: lower-case letters, digits and underscores.
+        name: String,
+    },
+    /// A slot that exists as long as its connection. After a lost connection every table is copied
+    /// again.
+    Ephemeral {
+        /// The start of the slot's name. The rest makes it unique.
+        name_prefix: String,
+    },
+}
 
 /// An existing replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,12 +21,14 @@ use crate::catalog::{self, TableDefinition, TableFacts, TablePublication};
 use crate::copy::writers::WritingTransaction;
 use crate::copy::{CompletedCopy, TableReadError};
 use crate::ddl::DdlWatch;
+use crate::history_proof::KeptTable;
 use crate::options::{ConnectionOptions, SessionWork};
 use crate::publication::PublicationOptions;
 use crate::resume::{self, PriorTableState};
-use crate::stream::{self, KeptTable, ReconnectOptions, SlotMode, SourceSignals, StreamOptions};
+use crate::slot::{self, SlotMode};
+use crate::stream::{self, ReconnectOptions, SourceSignals, StreamOptions};
 use crate::transport::SqlConnection;
-use crate::{copy, definition_watch as definitions, identity, inspect, reset, slot, slot_monitor, validate};
+use crate::{copy, definition_watch as definitions, identity, inspect, reset, slot_monitor, validate};
 
 /// The options for following a database.
 #[derive(Clone, Debug)]

@@ -10,7 +10,6 @@ mod backoff;
 mod error;
 mod pending;
 mod position_requests;
-mod proof;
 mod session;
 mod start;
 
@@ -35,15 +34,14 @@ use pending::StreamQueueItem;
 
 use crate::assemble::{PgoutputAssembler, RelationIdentity, TableRoute, TableRoutes};
 use crate::ddl::DdlWatch;
+pub use crate::history_proof::{HistoryMismatch, KeptTable};
 use crate::options::ConnectionOptions;
+pub use crate::slot::SlotMode;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 pub use backoff::ReconnectOptions;
 use error::StreamError;
 use position_requests::PositionRequestRule;
-pub use proof::{HistoryMismatch, KeptTable};
-pub(crate) use proof::{HistoryProof, SentCommits};
 use session::ReplicationSession;
-pub use start::SlotMode;
 
 /// The interval of status messages to PostgreSQL. If the position does not move, each also asks
 /// PostgreSQL for its position. By itself, PostgreSQL may report it only every 20 s while it reads

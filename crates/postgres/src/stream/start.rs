@@ -5,29 +5,14 @@ use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
 use super::error::StreamError;
-use super::proof::{KeptTable, SentCommits, StreamBeginning};
 use super::session::ReplicationSession;
 use super::{SourceSignals, StreamOptions};
 use crate::ddl::DdlWatch;
+use crate::history_proof::{KeptTable, SentCommits, StreamBeginning};
 use crate::options::SessionWork;
+use crate::slot::{self, SlotMode};
 use crate::transport::{ReplicationConnection, TextRow, TransportError};
-use crate::{identity, publication, slot};
-
-/// The replication slot that is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SlotMode {
-    /// A slot with this name that stays in the database and keeps what was not acknowledged.
-    Stateful {
-        /// The name of the slot: lower-case letters, digits and underscores.
-        name: String,
-    },
-    /// A slot that exists as long as its connection. After a lost connection every table is copied
-    /// again.
-    Ephemeral {
-        /// The start of the slot's name. The rest makes it unique.
-        name_prefix: String,
-    },
-}
+use crate::{identity, publication};
 
 /// The state from which the connections of one stream are started.
 pub(super) struct StreamStarter<'a> {

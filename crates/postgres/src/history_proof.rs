@@ -192,14 +192,14 @@ impl HistoryProof {
 
 /// The start of a stream, and the proof that it has to give first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StreamBeginning {
-    pub(super) from: Lsn,
-    pub(super) proof: Option<HistoryProof>,
+pub(crate) struct StreamBeginning {
+    pub(crate) from: Lsn,
+    pub(crate) proof: Option<HistoryProof>,
 }
 
 impl StreamBeginning {
     /// Begins at a position without a proof.
-    pub(super) fn at(from: Lsn) -> StreamBeginning {
+    pub(crate) fn at(from: Lsn) -> StreamBeginning {
         StreamBeginning { from, proof: None }
     }
 
@@ -208,7 +208,7 @@ impl StreamBeginning {
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn again(
+    pub(crate) fn again(
         sent: &SentCommits,
         tables: usize,
         confirmed: Lsn,
@@ -223,7 +223,7 @@ impl StreamBeginning {
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn after_restart(
+    pub(crate) fn after_restart(
         kept: &[KeptTable],
         confirmed: Lsn,
         resume: Lsn,
