@@ -21,7 +21,7 @@ use crate::ddl;
 use crate::history_proof::{HistoryMismatch, HistoryProof, SentCommits};
 use crate::pgoutput::{PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids};
 use relation::{AnnouncedRelation, RelationCatalog};
-pub use relation::{RelationIdentity, TableRoute, TableRoutes};
+pub use relation::{TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;
 
 /// The assembler of the transactions of one stream, over all its connections.

@@ -6,7 +6,7 @@ mod facts;
 mod schema;
 
 pub(crate) use change::{DefinitionImpact, HarmlessConditions};
-pub(crate) use facts::{ReplicaIdentity, TableDefinition, TableFacts, TableFile, TablePublication};
+pub(crate) use facts::{TableDefinition, TableFacts, TableFile, TablePublication};
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::{Oid, TableName};

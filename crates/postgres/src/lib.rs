@@ -10,6 +10,7 @@ mod identity;
 mod inspect;
 mod options;
 mod publication;
+mod relation_identity;
 mod reset;
 mod restore;
 mod resume;

@@ -9,6 +9,8 @@ mod cursor;
 
 use laredo_core::{Cell, CommitTime, Lsn, Oid, TupleBuf, TupleRef};
 
+use crate::relation_identity::RelationIdentity;
+pub use crate::relation_identity::ReplicaIdentity;
 use cursor::PgoutputCursor;
 pub use cursor::{PgoutputDecodeError, PgoutputProblem};
 
@@ -154,10 +156,18 @@ pub struct Relation<'a> {
     pub schema: &'a str,
     /// The name of the table.
     pub name: &'a str,
-    /// The value of `pg_class.relreplident`: `d`efault, `i`ndex, `f`ull or `n`othing.
-    pub replica_identity: u8,
+    /// The replica identity of the table.
+    pub replica_identity: ReplicaIdentity,
     /// The columns, in the order of a row's cells.
     pub columns: Vec<RelationColumn<'a>>,
+}
+
+impl Relation<'_> {
+    /// Returns the identity that the table is followed by.
+    pub(crate) fn identity(&self) -> RelationIdentity {
+        let key = self.columns.iter().filter(|column| column.is_key).map(|column| column.name.to_owned());
+        RelationIdentity::new(self.oid, self.replica_identity, key)
+    }
 }
 
 /// A column of a [`Relation`].
@@ -317,7 +327,10 @@ fn commit(cursor: &mut PgoutputCursor<'_>) -> Result<(Lsn, Lsn, CommitTime), Pgo
 }
 
 fn relation<'a>(cursor: &mut PgoutputCursor<'a>) -> Result<Relation<'a>, PgoutputDecodeError> {
-    let (oid, schema, name, replica_identity) = (cursor.u32()?, cursor.text()?, cursor.text()?, cursor.u8()?);
+    let (oid, schema, name) = (cursor.u32()?, cursor.text()?, cursor.text()?);
+    let kind = cursor.u8()?;
+    let replica_identity =
+        ReplicaIdentity::from_byte(kind).ok_or_else(|| cursor.error_before(PgoutputProblem::ReplicaIdentity(kind)))?;
     let columns = (0..cursor.count()?)
         .map(|_| {
             Ok(RelationColumn {

@@ -32,10 +32,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use pending::StreamQueueItem;
 
-use crate::assemble::{PgoutputAssembler, RelationIdentity, TableRoute, TableRoutes};
+use crate::assemble::{PgoutputAssembler, TableRoute, TableRoutes};
 use crate::ddl::DdlWatch;
 pub use crate::history_proof::{HistoryMismatch, KeptTable};
 use crate::options::ConnectionOptions;
+pub use crate::relation_identity::RelationIdentity;
 pub use crate::slot::SlotMode;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 pub use backoff::ReconnectOptions;

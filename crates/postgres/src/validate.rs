@@ -8,8 +8,9 @@ use laredo_core::{Schema, TableName};
 use laredo_engine::source::{SourceError, TableRequest};
 use serde::Deserialize;
 
-use crate::catalog::{self, ReplicaIdentity, TableFacts, quoted};
+use crate::catalog::{self, TableFacts, quoted};
 use crate::publication::{self, Publication};
+use crate::relation_identity::ReplicaIdentity;
 use crate::slot::{self, ReplicationSlot};
 use crate::source::PostgresOptions;
 use crate::transport::{SqlConnection, TransportError};

@@ -3,6 +3,7 @@ use laredo_engine::spool::SpoolEntry;
 
 use super::*;
 use crate::message_bytes::{self as bytes, SentCell};
+use crate::relation_identity::{RelationIdentity, ReplicaIdentity};
 
 /// A stream that follows `public.users` (table 0, OID 10) and `public.orders` (table 1, OID 20).
 struct AssemblerHarness {
@@ -37,6 +38,7 @@ impl AssemblerHarness {
     /// Begins a copy of the table with this index.
     fn route(&mut self, table: usize, oid: u32, replica_identity: u8, key: &[&str]) -> &mut AssemblerHarness {
         let key = key.iter().map(|name| (*name).to_owned()).collect();
+        let replica_identity = ReplicaIdentity::from_byte(replica_identity).unwrap();
         let identity = RelationIdentity { oid, replica_identity, key };
         let copies = self.routes.get(&TableIndex(table)).map_or(1, |route| route.copies + 1);
         self.routes.retain(|_, route| route.identity.oid != oid);

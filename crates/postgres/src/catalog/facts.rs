@@ -1,7 +1,7 @@
 use laredo_core::{CommitMark, Oid, TableName};
 use serde::{Deserialize, Serialize};
 
-use crate::assemble::RelationIdentity;
+use crate::relation_identity::{RelationIdentity, ReplicaIdentity};
 
 /// A table as the catalog describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -69,19 +69,6 @@ pub(crate) struct TableFile {
     /// `reltoastrelid`: changes when `ALTER TABLE` rewrites the table, but not after `TRUNCATE`.
     /// Zero if no column needs a toast table.
     pub(crate) toast: Oid,
-}
-
-/// The values of `relreplident`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ReplicaIdentity {
-    #[serde(rename = "d")]
-    Default,
-    #[serde(rename = "i")]
-    Index,
-    #[serde(rename = "f")]
-    Full,
-    #[serde(rename = "n")]
-    Nothing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,13 +220,7 @@ impl TableDefinition {
     pub(crate) fn relation_identity(&self) -> RelationIdentity {
         let is_key = |column: &&ColumnFacts| self.key.as_ref().is_some_and(|key| key.contains(&column.name));
         let key = self.columns.iter().filter(is_key).map(|column| column.name.clone());
-        let (replica_identity, key) = match self.identity {
-            ReplicaIdentity::Default => (b'd', key.collect()),
-            ReplicaIdentity::Index => (b'i', key.collect()),
-            ReplicaIdentity::Full => (b'f', Vec::new()),
-            ReplicaIdentity::Nothing => (b'n', Vec::new()),
-        };
-        RelationIdentity { oid: self.oid, replica_identity, key }
+        RelationIdentity::new(self.oid, self.identity, key)
     }
 
     /// Returns the columns that are sent, in the order of a row's cells.

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use laredo_core::{Column, KeyColumns, Oid, Schema, TableName, TypeDef, TypeKind};
 use laredo_engine::source::TableRequest;
 
-use super::facts::{Partition, ReplicaIdentity, TableAccess, TableDefinition, TypeFacts, TypeKindFacts};
+use super::facts::{Partition, TableAccess, TableDefinition, TypeFacts, TypeKindFacts};
+use crate::relation_identity::ReplicaIdentity;
 
 /// Returns the schema of the rows that the copy and the stream send.
 ///
@@ -189,8 +190,10 @@ fn leaves_outside_wal(definition: &TableDefinition, name: &TableName) -> Vec<Str
 fn leaves_cover(definition: &TableDefinition, request: &TableRequest, key: &[String]) -> Result<(), String> {
     let poor = definition.leaves().find(|leaf| match (leaf.identity, &leaf.key) {
         (ReplicaIdentity::Full, _) => false,
-        (ReplicaIdentity::Nothing, _) | (_, None) => true,
-        (_, Some(columns)) => !key.iter().all(|column| columns.contains(column)),
+        (ReplicaIdentity::Nothing, _) | (ReplicaIdentity::Default | ReplicaIdentity::Index, None) => true,
+        (ReplicaIdentity::Default | ReplicaIdentity::Index, Some(columns)) => {
+            !key.iter().all(|column| columns.contains(column))
+        }
     });
     match poor {
         None => Ok(()),

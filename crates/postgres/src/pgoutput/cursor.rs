@@ -45,6 +45,9 @@ pub enum PgoutputProblem {
     /// A cell kind that does not exist.
     #[error("there is no cell of kind {0:#04x}")]
     Cell(u8),
+    /// A kind of replica identity that does not exist.
+    #[error("there is no replica identity of kind {0:#04x}")]
+    ReplicaIdentity(u8),
     /// A text without its terminating zero.
     #[error("the text does not end")]
     Endless,

@@ -93,7 +93,7 @@ fn a_relation_names_its_columns_and_key() {
         panic!("not a relation")
     };
     assert_eq!((relation.oid, relation.schema, relation.name), (7, "public", "users"));
-    assert_eq!(relation.replica_identity, b'd');
+    assert_eq!(relation.replica_identity, ReplicaIdentity::Default);
     let columns: Vec<_> = relation.columns.iter().map(|c| (c.is_key, c.name)).collect();
     assert_eq!(columns, [(true, "id"), (false, "näme")]);
     assert_eq!((relation.columns[0].type_oid, relation.columns[0].type_modifier), (25, -1));
@@ -101,7 +101,7 @@ fn a_relation_names_its_columns_and_key() {
 
 #[test]
 fn errors_say_where_and_what() {
-    let cases: [(Vec<u8>, &str); 9] = [
+    let cases: [(Vec<u8>, &str); 10] = [
         (vec![], "pgoutput message of an unknown kind, byte 0 of 0: 1 more bytes belong here and 0 are left"),
         (b"?".to_vec(), "pgoutput message of an unknown kind, byte 0 of 1: there is no message of kind 0x3f"),
         (
@@ -131,6 +131,10 @@ fn errors_say_where_and_what() {
         (
             MessageBuilder::new(b'R').u32(7).u8(0xff).u8(0).0,
             "pgoutput message Relation, byte 5 of 7: the name is not UTF-8",
+        ),
+        (
+            bytes::relation(None, 7, "t", b'z', &[]),
+            "pgoutput message Relation, byte 14 of 17: there is no replica identity of kind 0x7a",
         ),
     ];
     for (message, expected) in cases {
