@@ -13,13 +13,15 @@ use std::io;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
+use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::ddl;
 use crate::history_proof::{HistoryMismatch, HistoryProof, SentCommits};
-use crate::pgoutput::{PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids};
+use crate::pgoutput::{
+    CommitRecord, PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids,
+};
 use relation::{AnnouncedRelation, RelationCatalog};
 pub use relation::{TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;
@@ -289,9 +291,11 @@ impl AssemblyState {
                 Ok(())
             }
             PgoutputMessage::Begin { xid, .. } => self.begin(xid),
-            PgoutputMessage::Commit { commit, end, committed_at } => match self.take_current() {
-                CurrentTransaction::Whole(transaction) => self.commit(transaction, (commit, end), committed_at, events),
-                _ => Err(order("Commit", "where no transaction is open")),
+            PgoutputMessage::Commit(record) => match self.take_current() {
+                CurrentTransaction::Whole(transaction) => self.commit(transaction, record, events),
+                CurrentTransaction::Nothing | CurrentTransaction::Block(_) => {
+                    Err(order("Commit", "where no transaction is open"))
+                }
             },
             PgoutputMessage::StreamStart { xid, first } => self.stream_start(xid, first),
             PgoutputMessage::StreamStop => match self.take_current() {
@@ -299,11 +303,11 @@ impl AssemblyState {
                     self.streamed.insert(transaction.xid, transaction);
                     Ok(())
                 }
-                _ => Err(order("Stream Stop", "where no streamed block is open")),
+                CurrentTransaction::Nothing | CurrentTransaction::Whole(_) => {
+                    Err(order("Stream Stop", "where no streamed block is open"))
+                }
             },
-            PgoutputMessage::StreamCommit { xid, commit, end, committed_at } => {
-                self.stream_commit(xid, (commit, end), committed_at, events)
-            }
+            PgoutputMessage::StreamCommit { xid, record } => self.stream_commit(xid, record, events),
             PgoutputMessage::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
             PgoutputMessage::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
                 if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) =
@@ -397,8 +401,7 @@ impl AssemblyState {
     fn stream_commit(
         &mut self,
         xid: u32,
-        record: (Lsn, Lsn),
-        committed_at: CommitTime,
+        record: CommitRecord,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), PgoutputAssemblyError> {
         if !matches!(self.current, CurrentTransaction::Nothing) {
@@ -411,7 +414,7 @@ impl AssemblyState {
         for (oid, known) in std::mem::take(&mut transaction.relations) {
             self.catalog.adopt(oid, known, events);
         }
-        self.commit(transaction, record, committed_at, events)
+        self.commit(transaction, record, events)
     }
 
     fn stream_abort(&mut self, xid: u32, subtransaction: u32) -> Result<(), PgoutputAssemblyError> {
@@ -429,8 +432,7 @@ impl AssemblyState {
     fn commit(
         &mut self,
         mut transaction: UncommittedTransaction,
-        (begins, end): (Lsn, Lsn),
-        committed_at: CommitTime,
+        CommitRecord { begins, end, committed_at }: CommitRecord,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), PgoutputAssemblyError> {
         self.truncated.append(&mut transaction.truncated);

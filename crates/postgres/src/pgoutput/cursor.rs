@@ -72,6 +72,11 @@ fn name(kind: u8) -> &'static str {
         b'E' => "Stream Stop",
         b'c' => "Stream Commit",
         b'A' => "Stream Abort",
+        b'b' => "Begin Prepare",
+        b'P' => "Prepare",
+        b'K' => "Commit Prepared",
+        b'r' => "Rollback Prepared",
+        b'p' => "Stream Prepare",
         _ => "of an unknown kind",
     }
 }
@@ -86,10 +91,6 @@ pub(super) struct PgoutputCursor<'a> {
 impl<'a> PgoutputCursor<'a> {
     pub(super) fn new(message: &'a [u8]) -> PgoutputCursor<'a> {
         PgoutputCursor { message, rest: message }
-    }
-
-    pub(super) fn kind(&mut self) -> Result<u8, PgoutputDecodeError> {
-        self.u8()
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, PgoutputDecodeError> {

@@ -59,13 +59,11 @@ fn inside_a_streamed_block_messages_have_an_id() {
 fn the_small_messages() {
     let mut decoder = PgoutputDecoder::new();
     let committed_at = CommitTime(1_000_000);
+    let record = CommitRecord { begins: Lsn(16), end: Lsn(24), committed_at };
     let expected = [
         (bytes::begin(3, 16), PgoutputMessage::Begin { xid: 3, commit: Lsn(16), committed_at }),
-        (bytes::commit(16), PgoutputMessage::Commit { commit: Lsn(16), end: Lsn(24), committed_at }),
-        (
-            bytes::stream_commit(3, 16),
-            PgoutputMessage::StreamCommit { xid: 3, commit: Lsn(16), end: Lsn(24), committed_at },
-        ),
+        (bytes::commit(16), PgoutputMessage::Commit(record)),
+        (bytes::stream_commit(3, 16), PgoutputMessage::StreamCommit { xid: 3, record }),
         (bytes::stream_abort(3, 4), PgoutputMessage::StreamAbort { xid: 3, subtransaction: 4 }),
         (
             MessageBuilder::new(b'O').u64(5).text("elsewhere").0,
