@@ -17,8 +17,9 @@ use crate::ddl::{self, DdlWatch};
 use crate::options::SessionWork;
 use crate::publication::{self, PublicationOptions};
 use crate::resume;
+use crate::signals::{ServerRestarts, SourceSignals};
 use crate::source::SourceTable;
-use crate::stream::{DefinitionCheckRequest, SourceSignals, StreamOptions};
+use crate::stream::StreamOptions;
 use crate::transport::{SqlConnection, TransportError};
 
 /// The interval between checks of the catalog. A table's announcement on the stream also causes
@@ -137,7 +138,7 @@ impl DefinitionWatcher<'_> {
             self.check_trigger(&mut connection).await?;
             let wanted = self.wanted_look(&mut connection).await?;
             if let Some(recent) = value(&mut connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await? {
-                self.signals.recent.send_replace(Xid(recent));
+                self.signals.set_recent(Xid(recent));
             }
             let mut is_settled = true;
             let mut looks = Vec::with_capacity(self.tables.len());
@@ -154,7 +155,7 @@ impl DefinitionWatcher<'_> {
                 let began = look.began;
                 is_settled &= self.compare(index, look, end).await;
                 self.errors[index] = None;
-                self.signals.looks.send_modify(|looks| _ = looks.seen.insert(TableIndex(index), began));
+                self.signals.record_definition_read(TableIndex(index), began);
             }
             self.report_errors();
             is_settled &= self.errors.iter().all(Option::is_none);
@@ -165,9 +166,9 @@ impl DefinitionWatcher<'_> {
             let next = self.unexplained.iter().flatten().map(|(_, end)| *end).min();
             // A notification that is missed is no loss: the next round sees the change.
             tokio::select! {
-                () = self.signals.look_is_wanted() => {}
-                _ = tokio::time::timeout(INTERVAL, self.signals.announced.notified()) => {}
-                () = wait_for_position(self.signals, next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
+                () = self.signals.wait_for_check_request() => {}
+                _ = tokio::time::timeout(INTERVAL, self.signals.wait_for_change()) => {}
+                () = self.signals.wait_for_position(next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
             }
         }
     }
@@ -195,7 +196,7 @@ impl DefinitionWatcher<'_> {
                  laredo ddl install --postgres URL, or the statements of laredo ddl install --print"
             ),
         }
-        self.signals.looks.send_modify(|looks| looks.is_triggered = is_installed);
+        self.signals.record_trigger(is_installed);
         Ok(())
     }
 
@@ -203,10 +204,7 @@ impl DefinitionWatcher<'_> {
     /// or `None` if the stream waits for none.
     async fn wanted_look(&self, connection: &mut SqlConnection) -> Result<Option<u64>, TransportError> {
         loop {
-            let DefinitionCheckRequest { number, after } = *self.signals.look_wanted.borrow();
-            let Some(after) = after.filter(|_| number > *self.signals.looked.borrow()) else {
-                return Ok(None);
-            };
+            let Some((number, after)) = self.signals.requested_check() else { return Ok(None) };
             let sql = format!("SELECT pg_visible_in_snapshot('{}', pg_current_snapshot())::int", after.0);
             if value(connection, &sql).await? != Some(0) {
                 return Ok(Some(number));
@@ -232,7 +230,7 @@ impl DefinitionWatcher<'_> {
                 "a definition was changed and could not be looked at; the stream continues, and the catalog is read again"
             );
         }
-        self.signals.looked.send_replace(number);
+        self.signals.complete_check(number);
         true
     }
 
@@ -295,7 +293,7 @@ impl DefinitionWatcher<'_> {
         {
             change = DefinitionImpact::Rows("its partitions changed".to_owned());
         }
-        let (restart, mark) = *self.signals.restarts.borrow();
+        let ServerRestarts { count: restart, proven: mark } = self.signals.restarts();
         if let (Some(copied), Some(facts)) = (&copied, &facts)
             && *proven != restart
         {
@@ -318,11 +316,7 @@ impl DefinitionWatcher<'_> {
     fn report_errors(&self) {
         let errors = self.errors.iter().enumerate();
         let errors = errors.filter_map(|(i, error)| Some((TableIndex(i), error.clone()?))).collect();
-        self.signals.looks.send_if_modified(|looks| {
-            let is_other = looks.errors != errors;
-            looks.errors = errors;
-            is_other
-        });
+        self.signals.record_definition_errors(errors);
     }
 
     /// Returns true if the only change to a table is a truncate, which the stream reports. `None`
@@ -341,9 +335,8 @@ impl DefinitionWatcher<'_> {
         };
         let definition = &facts.definition;
         let end = before.filter(|(then, _)| then == definition).map_or(end, |(_, end)| end);
-        // Read before `truncated`, which the stream updates first.
-        let is_past = *self.signals.reached.borrow() >= end;
-        let is_told = self.signals.truncated.borrow().get(&definition.oid) == Some(&by);
+        let is_past = self.signals.reached() >= end;
+        let is_told = self.signals.last_truncate(definition.oid) == Some(by);
         if is_told || is_past {
             return Some(is_told);
         }
@@ -466,12 +459,6 @@ async fn are_empty(connection: &mut SqlConnection, tables: &[Oid]) -> Result<boo
 async fn value<T: FromStr>(connection: &mut SqlConnection, sql: &str) -> Result<Option<T>, TransportError> {
     let rows = connection.simple_query(sql).await?;
     Ok(rows.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()))
-}
-
-/// Waits until the stream has reached a position.
-async fn wait_for_position(signals: &SourceSignals, position: Lsn) {
-    // The sender lives as long as `signals`.
-    let _ = signals.reached.subscribe().wait_for(|reached| *reached >= position).await;
 }
 
 /// Returns the reason why a table cannot be followed in its current state, with the fix.

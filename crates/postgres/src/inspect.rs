@@ -10,8 +10,8 @@ use crate::catalog::{TableDefinition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
 use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
 use crate::options::SessionWork;
+use crate::signals::SourceSignals;
 use crate::source::{PostgresOptions, SourceTable};
-use crate::stream::SourceSignals;
 use crate::transport::{QueryParameter, SqlConnection, TransportError};
 
 /// The SQLSTATE `undefined_function`: here, a type without an `=` operator.
@@ -91,7 +91,7 @@ impl TableInspector<'_> {
         let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
         if let Some(reason) = copied.difference(&facts.definition) {
             self.connection.simple_query("ROLLBACK").await?;
-            self.signals.announced.notify_one();
+            self.signals.announce_change();
             return send(parts, TablePartEvent::Changed(format!("since the table was copied, {reason}"))).await;
         }
         let schema = Arc::new(schema_of(&facts, self.options, request)?);

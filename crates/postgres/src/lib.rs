@@ -14,6 +14,7 @@ mod relation_identity;
 mod reset;
 mod restore;
 mod resume;
+mod signals;
 mod slot;
 mod slot_monitor;
 mod source;

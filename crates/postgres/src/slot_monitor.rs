@@ -11,7 +11,7 @@ use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
 use crate::options::{ConnectionOptions, SessionWork};
-use crate::stream::SourceSignals;
+use crate::signals::{SourceSignals, WalEndReading};
 use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The interval between reads of the slot. Each reads a view of shared memory, at almost no cost to
@@ -25,7 +25,7 @@ pub(crate) async fn watch(options: &ConnectionOptions, signals: &SourceSignals) 
     loop {
         let Err(error) = report_standing(options, signals).await;
         tracing::debug!(%error, "cannot look at the replication slot");
-        signals.retention.send_modify(|known| known.standing = None);
+        signals.record_slot_state("", None);
         tokio::time::sleep(INTERVAL).await;
     }
 }
@@ -34,25 +34,17 @@ async fn report_standing(options: &ConnectionOptions, signals: &SourceSignals) -
     let mut connection = SqlConnection::connect(&options.for_work(SessionWork::Slot)).await?;
     let (mut rate, mut told) = (WalRate::default(), None);
     loop {
-        read_clock(&mut connection, &signals.clock).await?;
-        let slot = signals.retention.borrow().slot.clone();
+        read_clock(&mut connection, signals.clock()).await?;
+        let slot = signals.slot_name();
         let began = Instant::now();
         let found = if slot.is_empty() { None } else { read_slot_row(&mut connection, &slot).await? };
         let standing = found.map(|found| {
-            signals.written.send_if_modified(|written| {
-                let is_news = *written < found.end;
-                *written = found.end.max(*written);
-                is_news
-            });
-            signals.wal_end.send_replace(Some((found.end, began)));
+            signals.record_wal_end(WalEndReading { end: found.end, began });
             rate.note(Instant::now(), found.end);
             found.standing(rate.recent())
         });
         log_wal_status(&slot, standing.as_ref(), &mut told);
-        signals.retention.send_modify(|known| {
-            // If another slot was begun in the meantime, the next read is about that one.
-            known.standing = standing.filter(|_| known.slot == slot);
-        });
+        signals.record_slot_state(&slot, standing);
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -25,8 +25,9 @@ use crate::history_proof::KeptTable;
 use crate::options::{ConnectionOptions, SessionWork};
 use crate::publication::PublicationOptions;
 use crate::resume::{self, PriorTableState};
+use crate::signals::SourceSignals;
 use crate::slot::{self, SlotMode};
-use crate::stream::{self, ReconnectOptions, SourceSignals, StreamOptions};
+use crate::stream::{self, ReconnectOptions, StreamOptions};
 use crate::transport::SqlConnection;
 use crate::{copy, definition_watch as definitions, identity, inspect, reset, slot_monitor, validate};
 
@@ -107,7 +108,7 @@ pub(crate) struct TableCopyState {
 /// The state that decides whether a change is streamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StreamingScope {
-    /// The number of the slot, as in [`SourceSignals::slots`].
+    /// The number of the slot, as from [`SourceSignals::wait_for_slot`].
     pub(crate) slot: u64,
     /// The publication's settings for the table.
     pub(crate) published: Option<TablePublication>,
@@ -129,7 +130,7 @@ impl PostgresSource {
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
-        let (run, signals) = (Mutex::default(), SourceSignals::new());
+        let (run, signals) = (Mutex::default(), SourceSignals::default());
         PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
     }
 
@@ -162,7 +163,7 @@ impl PostgresSource {
     /// Forgets the definitions that tables were copied under whenever the database's history forks.
     /// The tables are then copied again.
     async fn forget_copies(&self, tables: &[SourceTable]) -> Infallible {
-        let mut forks = self.signals.forks.subscribe();
+        let mut forks = self.signals.forks();
         while forks.changed().await.is_ok() {
             tables.iter().for_each(|table| table.progress.lock().copied = None);
         }
@@ -199,14 +200,6 @@ impl PostgresSource {
         }
         rows.send(end).await.map_err(|_| copy::given_up())
     }
-
-    /// Waits until a slot exists that keeps commits, and returns its number.
-    async fn slot(&self) -> Result<u64, SourceError> {
-        let mut has_slot = self.signals.has_slot.subscribe();
-        let waited = has_slot.wait_for(|has_slot| *has_slot).await;
-        waited.map_err(|_| SourceError::Transient("the stream has ended".to_owned()))?;
-        Ok(*self.signals.slots.borrow())
-    }
 }
 
 fn find(tables: &[SourceTable], index: TableIndex) -> Result<&SourceTable, SourceError> {
@@ -226,7 +219,7 @@ impl Source for PostgresSource {
             true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
             false => validate::prepare(&mut connection, &self.options, tables).await?,
         }
-        slot_monitor::read_clock(&mut connection, &self.signals.clock).await?;
+        slot_monitor::read_clock(&mut connection, self.signals.clock()).await?;
         let identity = identity::read_identity(&self.options.connection).await?;
         let followed =
             tables.iter().map(|request| SourceTable { request: request.clone(), progress: Mutex::default() });
@@ -242,7 +235,7 @@ impl Source for PostgresSource {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let (left, lost) = resume::compare(&mut connection, &self.options, &requests, known).await?;
         if let Some(reason) = lost {
-            self.signals.lost(&reason);
+            self.signals.record_loss(&reason);
         }
         // The lowest position that a table is followed from.
         let mut from: Option<Lsn> = None;
@@ -331,7 +324,7 @@ impl Source for PostgresSource {
         // The index is checked before the wait: without a stream there never is a slot.
         let table = find(&tables, index)?;
         let slot = tokio::select! {
-            slot = self.slot() => slot?,
+            slot = self.signals.wait_for_slot() => slot,
             () = rows.closed() => return Err(copy::given_up()),
         };
         let options = self.options.connection.for_work(SessionWork::Copy);
@@ -364,15 +357,15 @@ impl Source for PostgresSource {
     }
 
     fn retention(&self) -> watch::Receiver<WalRetention> {
-        self.signals.retention.subscribe()
+        self.signals.retention()
     }
 
     fn looks(&self) -> watch::Receiver<DefinitionReads> {
-        self.signals.looks.subscribe()
+        self.signals.definition_reads()
     }
 
     fn clock(&self) -> SourceClock {
-        self.signals.clock.clone()
+        self.signals.clock().clone()
     }
 
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
@@ -383,7 +376,7 @@ impl Source for PostgresSource {
         // Until the tables are copied again, the catalog is not compared with their old
         // definitions.
         tables.iter().for_each(|table| table.progress.lock().copied = None);
-        self.signals.resets.send_modify(|resets| *resets += 1);
+        self.signals.request_reset();
         Ok(())
     }
 }

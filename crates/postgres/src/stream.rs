@@ -13,30 +13,29 @@ mod position_requests;
 mod session;
 mod start;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
-use laredo_engine::retention::WalRetention;
+use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{
-    AcknowledgedPosition, DefinitionReads, SourceClock, SourceError, SourceEvent, SourceIdentity, SourceState,
-    SourceStateReporter, TableIndex,
+    AcknowledgedPosition, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Fork, ForkReceipt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use pending::StreamQueueItem;
 
-use crate::assemble::{PgoutputAssembler, TableRoute, TableRoutes};
+use crate::assemble::{PgoutputAssembler, TableRoutes};
 use crate::ddl::DdlWatch;
 pub use crate::history_proof::{HistoryMismatch, KeptTable};
 use crate::options::ConnectionOptions;
-pub use crate::relation_identity::RelationIdentity;
+pub use crate::signals::SourceSignals;
+use crate::signals::WalEndReading;
 pub use crate::slot::SlotMode;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 pub use backoff::ReconnectOptions;
@@ -102,178 +101,6 @@ pub struct StreamOptions {
     pub ddl: DdlWatch,
 }
 
-/// The values that the stream and the source's other connections share.
-#[derive(Debug)]
-pub struct SourceSignals {
-    /// The number of slots so far. It starts with the first slot that was found or created, and
-    /// grows when the slot is created again or was moved elsewhere. From one on, commits are kept
-    /// for the stream.
-    pub slots: watch::Sender<u64>,
-    /// A recent transaction ID of the server.
-    pub recent: watch::Sender<Xid>,
-    /// The relations that rows are or were copied from, by their OIDs.
-    pub routes: watch::Sender<TableRoutes>,
-    /// Notifies that a table was announced: its definition may have changed.
-    pub announced: Notify,
-    /// The times at which each table's definition was checked.
-    pub looks: watch::Sender<DefinitionReads>,
-    /// The check that the stream waits for.
-    pub look_wanted: watch::Sender<DefinitionCheckRequest>,
-    /// The number of the last check that the stream waited for and that is done.
-    pub looked: watch::Sender<u64>,
-    /// The last transaction that truncated each table, according to the stream.
-    pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
-    /// The position that the stream has reached.
-    pub reached: watch::Sender<Lsn>,
-    /// The WAL that the slot keeps for the stream.
-    pub retention: watch::Sender<WalRetention>,
-    /// The number of requests to drop the slot and create it again.
-    pub resets: watch::Sender<u64>,
-    /// True if a slot of the database's current history exists. No copy may begin before.
-    pub has_slot: watch::Sender<bool>,
-    /// The number of forks of the database's history.
-    pub forks: watch::Sender<u64>,
-    /// The number of restarts of PostgreSQL, and the newest commit before the last restart. Commits
-    /// up to it are proven.
-    pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
-    /// The highest end of the database's WAL that was seen.
-    pub written: watch::Sender<Lsn>,
-    /// The end of the WAL at the last look at the slot, and the time at which that look began.
-    pub(crate) wal_end: watch::Sender<Option<(Lsn, Instant)>>,
-    /// The database's clock.
-    pub clock: SourceClock,
-}
-
-/// The distance, in bytes, by which an abandoned history may have gone beyond anything seen here.
-/// Other servers may have reported such positions.
-const ABANDONED_SLACK: u64 = 16 << 20;
-
-/// A check of the definitions that the stream waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DefinitionCheckRequest {
-    /// The number of the check.
-    pub number: u64,
-    /// The transaction that has to be visible.
-    pub after: Option<Xid>,
-}
-
-impl Default for SourceSignals {
-    fn default() -> SourceSignals {
-        SourceSignals::new()
-    }
-}
-
-impl SourceSignals {
-    /// Creates signals in their initial state.
-    #[must_use]
-    pub fn new() -> SourceSignals {
-        SourceSignals {
-            slots: watch::Sender::new(0),
-            recent: watch::Sender::new(Xid(0)),
-            routes: watch::Sender::default(),
-            announced: Notify::new(),
-            looks: watch::Sender::default(),
-            look_wanted: watch::Sender::default(),
-            looked: watch::Sender::default(),
-            truncated: watch::Sender::default(),
-            reached: watch::Sender::new(Lsn::ZERO),
-            retention: watch::Sender::default(),
-            resets: watch::Sender::new(0),
-            has_slot: watch::Sender::new(false),
-            forks: watch::Sender::new(0),
-            restarts: watch::Sender::default(),
-            written: watch::Sender::new(Lsn::ZERO),
-            wal_end: watch::Sender::default(),
-            clock: SourceClock::default(),
-        }
-    }
-
-    /// Forgets what belongs to the last run. A new run begins, perhaps of another database.
-    pub(crate) fn begin_run(&self) {
-        self.resets.send_replace(0);
-        self.has_slot.send_replace(false);
-        self.forget_look();
-        self.recent.send_replace(Xid(0));
-        self.reached.send_replace(Lsn::ZERO);
-        self.routes.send_modify(BTreeMap::clear);
-        self.truncated.send_modify(BTreeMap::clear);
-        self.looks.send_replace(DefinitionReads::default());
-    }
-
-    /// Requests a check of the definitions once a transaction is visible. Returns the check's
-    /// number.
-    fn want_look(&self, after: Xid) -> u64 {
-        self.look_wanted
-            .send_modify(|wanted| *wanted = DefinitionCheckRequest { number: wanted.number + 1, after: Some(after) });
-        self.look_wanted.borrow().number
-    }
-
-    /// Withdraws a requested check. Its transaction may belong to another history, and then never
-    /// becomes visible in this one.
-    fn forget_look(&self) {
-        self.look_wanted.send_modify(|wanted| wanted.after = None);
-        self.looked.send_replace(self.look_wanted.borrow().number);
-    }
-
-    /// Waits until the check with this number is done.
-    async fn looked(&self, number: u64) {
-        // The sender lives as long as `self`.
-        let _ = self.looked.subscribe().wait_for(|looked| *looked >= number).await;
-    }
-
-    /// Waits until a check is requested.
-    pub(crate) async fn look_is_wanted(&self) {
-        let looked = *self.looked.borrow();
-        // The sender lives as long as `self`.
-        let _ = self.look_wanted.subscribe().wait_for(|wanted| wanted.number > looked).await;
-    }
-
-    /// Makes the stream follow a table by this identity. Returns true if the table's OID was
-    /// another one, or another table was followed by this OID.
-    pub(crate) fn route(&self, table: TableIndex, identity: RelationIdentity) -> bool {
-        let mut is_other = false;
-        self.routes.send_modify(|routes| {
-            let before = routes.get(&table);
-            is_other = before.is_none_or(|before| before.identity.oid != identity.oid);
-            let copies = before.map_or(0, |before| before.copies) + 1;
-            routes.retain(|of, route| *of == table || route.identity.oid != identity.oid);
-            routes.insert(table, TableRoute { copies, identity });
-        });
-        is_other
-    }
-
-    /// Returns the position beyond which no position of an abandoned history is expected, given the
-    /// highest position that was reported.
-    fn abandoned(&self, told: Lsn) -> Lsn {
-        Lsn(told.max(*self.written.borrow()).0.saturating_add(ABANDONED_SLACK))
-    }
-
-    /// Forgets what was learned about the database, which has another history now.
-    fn fork(&self, reason: &str) {
-        self.has_slot.send_replace(false);
-        self.forget_look();
-        self.forks.send_modify(|forks| *forks += 1);
-        self.written.send_replace(Lsn::ZERO);
-        self.recent.send_replace(Xid(0));
-        self.reached.send_replace(Lsn::ZERO);
-        self.routes.send_modify(BTreeMap::clear);
-        self.truncated.send_modify(BTreeMap::clear);
-        self.retention.send_modify(|known| {
-            known.forks += 1;
-            known.last_fork = Some(reason.to_owned());
-        });
-    }
-
-    /// Logs an error, and counts that a slot could not be continued.
-    pub(crate) fn lost(&self, reason: &str) {
-        tracing::error!(%reason, "every table has to be copied again");
-        self.retention.send_modify(|known| {
-            known.losses += 1;
-            known.last_loss = Some(reason.to_owned());
-        });
-    }
-}
-
 /// Sends every commit into `events` until that is closed. The error that ends a connection is
 /// reported, and another connection is made.
 ///
@@ -286,21 +113,17 @@ pub async fn follow(
     acknowledged: AcknowledgedPosition,
     reporter: &SourceStateReporter,
 ) -> Result<(), SourceError> {
-    let mut resets = signals.resets.subscribe();
-    if *resets.borrow() > 0 {
-        // The reset was requested before there was a stream.
-        resets.mark_changed();
-    }
     let mut assembler = PgoutputAssembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
     // Routes of an earlier run, which a new receiver does not see as changed.
-    assembler.reroute(&signals.routes.borrow(), &mut VecDeque::new());
+    let routes = signals.routes();
+    assembler.reroute(&routes.borrow(), &mut VecDeque::new());
     let stream = ReplicationStream {
         options,
         signals,
         reporter,
-        routes: signals.routes.subscribe(),
-        wal_end: signals.wal_end.subscribe(),
-        resets,
+        routes,
+        wal_end: signals.wal_end(),
+        resets: signals.resets(),
         assembler,
         queue: VecDeque::new(),
         fresh: VecDeque::new(),
@@ -324,7 +147,7 @@ struct ReplicationStream<'a> {
     signals: &'a SourceSignals,
     reporter: &'a SourceStateReporter,
     routes: watch::Receiver<TableRoutes>,
-    wal_end: watch::Receiver<Option<(Lsn, Instant)>>,
+    wal_end: watch::Receiver<Option<WalEndReading>>,
     resets: watch::Receiver<u64>,
     assembler: PgoutputAssembler,
     /// Items that are complete and that the consumer has not taken yet. They survive the
@@ -407,8 +230,8 @@ impl ReplicationStream<'_> {
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
             if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
-                self.signals.looked(number).await;
+                let number = *self.looking.get_or_insert_with(|| self.signals.request_check(*after));
+                self.signals.wait_for_check(number).await;
                 self.looking = None;
                 self.queue.pop_front();
                 continue;
@@ -428,8 +251,7 @@ impl ReplicationStream<'_> {
         tracing::info!(from = %session.resume, slot = session.slot, "following the database");
         self.reporter.report(SourceState::Following);
         if session.is_server_restarted {
-            let proven = self.assembler.sent().newest();
-            self.signals.restarts.send_modify(|restarts| *restarts = (restarts.0 + 1, proven));
+            self.signals.record_restart(self.assembler.sent().newest());
         }
         self.assembler.connected(session.resume, session.recent);
         if session.is_new {
@@ -443,7 +265,7 @@ impl ReplicationStream<'_> {
             // Every table is copied again, so a check is not needed.
             self.queue.retain(|pending| matches!(pending, StreamQueueItem::Event(_)));
             self.looking = None;
-            self.signals.forget_look();
+            self.signals.withdraw_check();
         }
         self.queue.extend(session.promoted.map(|identity| StreamQueueItem::Event(SourceEvent::Promoted { identity })));
         self.queue
@@ -470,7 +292,7 @@ impl ReplicationStream<'_> {
         common: Lsn,
     ) -> Result<(), StreamError> {
         let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
-        self.signals.fork(&reason);
+        self.signals.record_fork(&reason);
         self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
         let (noted, receipts) = ForkReceipt::new();
         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Forked {
@@ -511,9 +333,9 @@ impl ReplicationStream<'_> {
         let mut taken_at = Instant::now();
         while let Some(pending) = self.queue.front() {
             if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
+                let number = *self.looking.get_or_insert_with(|| self.signals.request_check(*after));
                 tokio::select! {
-                    () = self.signals.looked(number) => {
+                    () = self.signals.wait_for_check(number) => {
                         self.looking = None;
                         self.queue.pop_front();
                         taken_at = Instant::now();
@@ -569,7 +391,7 @@ impl ReplicationStream<'_> {
                     if waiting_since.elapsed() > SILENCE_MAX {
                         return Err(StreamError::Silent(SILENCE_MAX));
                     }
-                    self.assembler.set_recent(*self.signals.recent.borrow());
+                    self.assembler.set_recent(self.signals.recent());
                     let ask = self.asking.is_due(self.assembler.position());
                     let position = self.assembler.position();
                     self.assembler.acknowledged((self.acknowledged)().min(position));
@@ -577,8 +399,8 @@ impl ReplicationStream<'_> {
                 }
                 message = reader.next() => break self.take_message(message?.ok_or(StreamError::Ended)?)?,
                 Ok(()) = self.wal_end.changed() => {
-                    let looked = *self.wal_end.borrow_and_update();
-                    if looked.is_some_and(|(end, began)| self.is_current(end, began)) {
+                    let reading = *self.wal_end.borrow_and_update();
+                    if reading.is_some_and(|reading| self.is_current(reading)) {
                         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Progress(self.assembler.position())));
                         return Ok(());
                     }
@@ -588,15 +410,9 @@ impl ReplicationStream<'_> {
         while reader.buffered() {
             answer |= self.take_message(reader.next().await?.ok_or(StreamError::Ended)?)?;
         }
-        let mut truncated = self.assembler.take_truncated();
-        if !truncated.is_empty() {
-            self.signals.truncated.send_modify(|known| known.append(&mut truncated));
-        }
-        // Updated after `truncated`, so that a reader of this position sees every truncate before
-        // it.
-        self.signals.reached.send_replace(self.assembler.position());
+        self.signals.record_progress(self.assembler.take_truncated(), self.assembler.position());
         if self.assembler.take_announced() {
-            self.signals.announced.notify_one();
+            self.signals.announce_change();
         }
         self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
         if answer {
@@ -614,7 +430,7 @@ impl ReplicationStream<'_> {
 
     /// Returns true if the stream has received everything that was written before a look at the end
     /// of the WAL. PostgreSQL itself reports no progress while nothing is written.
-    fn is_current(&self, end: Lsn, began: Instant) -> bool {
+    fn is_current(&self, WalEndReading { end, began }: WalEndReading) -> bool {
         end <= self.assembler.position() && began.elapsed() <= WAL_END_AGE_MAX && !self.assembler.is_proving()
     }
 
@@ -664,31 +480,5 @@ fn state_after(error: &StreamError, delay: Option<Duration>) -> SourceState {
         StreamError::Held(_) => SourceState::standby(reason),
         error if error.is_transient() => SourceState::retrying(reason, delay),
         _ => SourceState::refused(reason, delay),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
-    use super::*;
-
-    fn is_ready(future: impl Future<Output = ()>) -> bool {
-        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    /// A check for a transaction of an abandoned history would block the watch until the new
-    /// history has a transaction with that ID.
-    #[test]
-    fn a_look_that_is_withdrawn_is_not_waited_for_by_anyone() {
-        let signals = SourceSignals::new();
-        let number = signals.want_look(Xid(7));
-        assert!(is_ready(signals.look_is_wanted()) && !is_ready(signals.looked(number)));
-        signals.forget_look();
-        assert!(!is_ready(signals.look_is_wanted()) && is_ready(signals.looked(number)));
-        let next = signals.want_look(Xid(3));
-        assert!(next > number && is_ready(signals.look_is_wanted()));
-        assert!(!is_ready(signals.looked(next)));
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use laredo_engine::source::TableIndex;
 use tokio::time::Instant;
 
+use crate::signals::SourceSignals;
 use crate::source::SourceTable;
-use crate::stream::SourceSignals;
 
 /// The age of the last check after which a warning is logged, and then again every [`AGAIN`].
 const OVERDUE: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
     let mut warned: Vec<Option<Instant>> = vec![None; tables.len()];
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let looks = signals.looks.borrow().clone();
+        let looks = signals.definition_reads().borrow().clone();
         for (index, (table, warned)) in tables.iter().zip(&mut warned).enumerate() {
             let index = TableIndex(index);
             let age = looks.seen.get(&index).unwrap_or(&began).elapsed();

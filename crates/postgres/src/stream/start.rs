@@ -4,12 +4,13 @@ use laredo_core::{Lsn, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
+use super::StreamOptions;
 use super::error::StreamError;
 use super::session::ReplicationSession;
-use super::{SourceSignals, StreamOptions};
 use crate::ddl::DdlWatch;
 use crate::history_proof::{KeptTable, SentCommits, StreamBeginning};
 use crate::options::SessionWork;
+use crate::signals::SourceSignals;
 use crate::slot::{self, SlotMode};
 use crate::transport::{ReplicationConnection, TextRow, TransportError};
 use crate::{identity, publication};
@@ -167,7 +168,7 @@ impl<'a> StreamStarter<'a> {
         found.slot = self.slot(&mut connection, &name).await?;
         found.suspect = self.suspicion(&mut connection).await?;
         found.is_reset = self.reset;
-        signals.retention.send_modify(|known| known.slot.clone_from(&name));
+        signals.set_slot_name(&name);
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
         let is_server_restarted = self.proven_with.is_some() && !is_same_server;
         let (begins, floor, restarted, lost) = match plan(&name, &found, self.resume) {
@@ -190,12 +191,10 @@ impl<'a> StreamStarter<'a> {
             is_certain: false,
         });
         self.reset = false;
-        lost.iter().for_each(|reason| signals.lost(reason));
+        lost.iter().for_each(|reason| signals.record_loss(reason));
         // A slot that is continued keeps what it kept: copies need not wait again for earlier
         // writers.
-        if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
-            signals.slots.send_modify(|slots| *slots += 1);
-        }
+        let is_other_slot = !std::mem::replace(&mut self.has_slot, true) || restarted.is_some();
         // Copies may begin now. If this connection fails before it streams, the position where its
         // slot begins must not be forgotten.
         let resume = match (self.resume, &restarted) {
@@ -203,7 +202,7 @@ impl<'a> StreamStarter<'a> {
             _ => begins.from,
         };
         self.resume.get_or_insert(resume);
-        signals.has_slot.send_replace(true);
+        signals.record_slot(is_other_slot);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
         let has_messages = self.options.ddl == DdlWatch::Trigger;
