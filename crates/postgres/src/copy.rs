@@ -2,7 +2,8 @@
 
 mod polling;
 pub(crate) mod rows;
-pub(crate) mod writers;
+mod source_table;
+mod writers;
 
 use laredo_core::{Lsn, Schema, TableName, Xid};
 use laredo_engine::source::{CopyEvent, SnapshotCheck, SourceError, TableRequest, TransactionSnapshot};
@@ -11,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, TableDefinition, TableFacts, TablePublication, quoted};
-use crate::source::{AwaitedWriters, PostgresOptions, SourceTable, StreamingScope};
+use crate::source_options::PostgresOptions;
 use crate::transport::{SqlConnection, TextRow, TransportError, for_transaction};
 use crate::{publication, validate};
 use polling::PollingWait;
-use writers::WritingTransaction;
+pub(crate) use source_table::SourceTable;
+use source_table::{EarlierWriters, StreamingScope};
 
 /// The SQLSTATE `lock_not_available`: the lock was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -86,7 +88,7 @@ pub(crate) async fn copy_table(
         let definition = facts.definition;
         settle(connection, table, slot, &definition, route(&definition)).await?;
         let snapshot = begin(connection, definition.kind, request, admits).await?;
-        let read = read_rows(connection, publication, request, (&definition, &schema), snapshot, rows);
+        let read = read_rows(connection, publication, request, &definition, &schema, snapshot, rows);
         let is_read =
             tokio::time::timeout(options.copy_timeout, read).await.map_err(|_| overdue(options, request))??;
         if !is_read {
@@ -110,7 +112,8 @@ async fn read_rows(
     connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
-    (definition, schema): (&TableDefinition, &Arc<Schema>),
+    definition: &TableDefinition,
+    schema: &Arc<Schema>,
     snapshot: TransactionSnapshot,
     rows: &mpsc::Sender<CopyEvent>,
 ) -> Result<bool, TableReadError> {
@@ -157,38 +160,21 @@ async fn settle(
     definition: &TableDefinition,
     is_other: bool,
 ) -> Result<(), TableReadError> {
-    let wanted = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
-    let (before, awaited) = {
-        let mut progress = table.progress.lock();
-        if is_other {
-            progress.awaited = None;
-            progress.settled.take_if(|settled| *settled == wanted);
-        }
-        if progress.settled.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        let before = progress.settled.as_ref().map_or(definition.oid, |settled| settled.oid);
-        let awaited = progress.awaited.take_if(|awaited| awaited.before == wanted);
-        (before, awaited.map(|awaited| awaited.writers))
+    let scope = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
+    let writers = match table.earlier_writers(&scope, is_other) {
+        EarlierWriters::Ended => return Ok(()),
+        EarlierWriters::Known(writers) => writers,
+        EarlierWriters::Unknown(oids) => writers::writers(connection, &oids).await?,
     };
-    let await_later = |writers: &[WritingTransaction]| {
-        let awaited = AwaitedWriters { before: wanted.clone(), writers: writers.to_vec() };
-        table.progress.lock().awaited = Some(awaited);
-    };
-    let writers = match awaited {
-        Some(writers) => writers,
-        None => writers::writers(connection, &[definition.oid, before]).await?,
-    };
-    await_later(&writers);
+    table.await_writers(&scope, &writers);
     let writers = writers::wait_for(connection, writers).await?;
-    await_later(&writers);
+    table.await_writers(&scope, &writers);
     if !writers.is_empty() {
         let whom: Vec<&str> = writers.iter().map(|writer| writer.who.as_str()).collect();
         let error = format!("the copy can begin when these transactions have ended: {}", whom.join("; "));
         return Err(SourceError::Transient(error).into());
     }
-    let mut progress = table.progress.lock();
-    (progress.settled, progress.awaited) = (Some(wanted), None);
+    table.settle(scope);
     Ok(())
 }
 

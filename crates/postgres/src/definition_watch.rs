@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::catalog::{self, DefinitionImpact, HarmlessConditions, TableDefinition, TableFacts};
+use crate::copy::SourceTable;
 use crate::ddl::{self, DdlWatch};
 use crate::options::SessionWork;
 use crate::publication::{self, PublicationOptions};
 use crate::resume;
 use crate::signals::{ServerRestarts, SourceSignals};
-use crate::source::SourceTable;
 use crate::stream::StreamOptions;
 use crate::transport::{SqlConnection, TransportError};
 
@@ -45,7 +45,8 @@ const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; S
 /// a connection of its own, and the stream reports the errors that break the connection.
 pub(crate) async fn watch(
     options: &StreamOptions,
-    (publication, tables): (&PublicationOptions, &[SourceTable]),
+    publication: &PublicationOptions,
+    tables: &[SourceTable],
     signals: &SourceSignals,
     events: &mpsc::Sender<SourceEvent>,
 ) -> Infallible {
@@ -246,7 +247,7 @@ impl DefinitionWatcher<'_> {
         let request = &self.tables[index].request;
         let name = &request.name;
         // PostgreSQL would refuse updates of a published table without a key.
-        let copied = self.tables[index].progress.lock().copied.as_ref().map(|copied| copied.oid);
+        let copied = self.tables[index].copied().map(|copied| copied.oid);
         let is_good = |facts: &&TableFacts| {
             self.publication.create
                 && copied != Some(facts.definition.oid)
@@ -282,7 +283,7 @@ impl DefinitionWatcher<'_> {
         let began = Instant::now();
         // Read before the catalog, so that a copy that ends in the meantime is not compared with
         // its predecessor's definition.
-        let copied = table.progress.lock().copied.clone();
+        let copied = table.copied();
         let facts = catalog::read_table_facts(connection, &self.options.publication, &table.request.name).await?;
         let mut change = match (&copied, &facts) {
             (Some(copied), Some(facts)) => copied.change(&facts.definition),
@@ -300,7 +301,7 @@ impl DefinitionWatcher<'_> {
             *proven = restart;
             let is_unproven = !matches!(change, DefinitionImpact::Rows(_)) && facts.changed_after(mark);
             // The table may have been copied in the meantime.
-            if is_unproven && table.progress.lock().copied.as_ref().is_some_and(|now| Arc::ptr_eq(now, copied)) {
+            if is_unproven && table.is_last_copy(copied) {
                 change = DefinitionImpact::Rows(catalog::UNPROVEN_CHANGE.to_owned());
             }
         }
@@ -354,13 +355,7 @@ impl DefinitionWatcher<'_> {
         else {
             return true;
         };
-        let failed = {
-            let mut progress = table.progress.lock();
-            if progress.copied.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr) {
-                return false;
-            }
-            progress.failed.take_if(|then| *then != facts).is_some()
-        };
+        let Some(failed) = table.take_failure(copied.as_ref(), facts.as_ref()) else { return false };
         if matches!(told, DefinitionReport::Moved(_))
             && told_of.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr)
         {
@@ -426,13 +421,8 @@ impl DefinitionWatcher<'_> {
             column,
             values: labels.into_iter().map(String::into_bytes).collect(),
         });
-        {
-            let mut progress = table.progress.lock();
-            // A copy has ended in the meantime, and its definition is newer.
-            if progress.copied.as_ref().map(Arc::as_ptr) != Some(Arc::as_ptr(copied)) {
-                return false;
-            }
-            progress.copied = Some(Arc::new(newer.clone()));
+        if !table.redefine(copied, newer.clone()) {
+            return false;
         }
         let event = SourceEvent::Redefined { table: TableIndex(index), definition, from, values: values.collect() };
         // If sending fails, the consumer is gone, and the stream and this watch end.

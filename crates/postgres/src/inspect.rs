@@ -1,5 +1,6 @@
 //! Reading a table part by part, to compare it with the rows that laredo has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use laredo_core::{Cell, Key, Lsn, Schema, TableName};
@@ -8,10 +9,10 @@ use tokio::sync::mpsc;
 
 use crate::catalog::{TableDefinition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
-use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
+use crate::copy::{SourceTable, begin, mark, read_facts, row_filter, schema_of, select_statement};
 use crate::options::SessionWork;
 use crate::signals::SourceSignals;
-use crate::source::{PostgresOptions, SourceTable};
+use crate::source_options::PostgresOptions;
 use crate::transport::{QueryParameter, SqlConnection, TransportError};
 
 /// The SQLSTATE `undefined_function`: here, a type without an `=` operator.
@@ -83,7 +84,7 @@ impl TableInspector<'_> {
         parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         let request = &self.table.request;
-        let Some(copied) = self.table.progress.lock().copied.clone() else {
+        let Some(copied) = self.table.copied() else {
             let reason = "the table's definition is not known until its next copy".to_owned();
             return send(parts, TablePartEvent::Changed(reason)).await;
         };
@@ -104,7 +105,7 @@ impl TableInspector<'_> {
         let next = match part {
             TablePart::Blocks { from, bytes } => {
                 let next = from + (bytes / files.block_bytes / files.count).max(1);
-                self.read_blocks((from, next), &rows, parts).await?;
+                self.read_blocks(from..next, &rows, parts).await?;
                 Some(next).filter(|next| *next < files.blocks)
             }
             TablePart::Keys(keys) => {
@@ -161,11 +162,12 @@ impl TableInspector<'_> {
     /// the last block was written later.
     async fn read_blocks(
         &mut self,
-        (from, next): (u64, u64),
+        blocks: Range<u64>,
         rows: &PublishedRows<'_>,
         parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         // The highest block number is `u32::MAX - 1`.
+        let Range { start: from, end: next } = blocks;
         let next = next.min(u64::from(u32::MAX - 1));
         let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
         let query = rows.select(&condition);

@@ -18,6 +18,7 @@ mod signals;
 mod slot;
 mod slot_monitor;
 mod source;
+mod source_options;
 mod tls;
 pub mod transport;
 mod validate;
@@ -28,7 +29,8 @@ pub use options::{
 };
 pub use publication::PublicationOptions;
 pub use restore::{RestoreError, RestoreMode, TableRestore, TouchedTable};
-pub use source::{COPY_TIMEOUT, PostgresOptions, PostgresSource};
+pub use source::PostgresSource;
+pub use source_options::{COPY_TIMEOUT, PostgresOptions};
 
 pub mod assemble;
 pub mod pgoutput;

@@ -3,8 +3,9 @@
 use laredo_core::TableName;
 use laredo_engine::source::SourceError;
 
+use crate::copy::SourceTable;
 use crate::options::SessionWork;
-use crate::source::{PostgresOptions, SourceTable};
+use crate::source_options::PostgresOptions;
 use crate::transport::SqlConnection;
 use crate::validate::refused;
 use crate::{catalog, publication};

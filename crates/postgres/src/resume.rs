@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, TableDefinition, TableFacts, TableFile};
 use crate::slot::{self, SlotAvailability, SlotMode};
-use crate::source::PostgresOptions;
+use crate::source_options::PostgresOptions;
 use crate::transport::SqlConnection;
 
 /// The settings and the definition that a table was copied under. The engine stores them as a text

@@ -12,7 +12,7 @@ use crate::catalog::{self, TableFacts, quoted};
 use crate::publication::{self, Publication};
 use crate::relation_identity::ReplicaIdentity;
 use crate::slot::{self, ReplicationSlot};
-use crate::source::PostgresOptions;
+use crate::source_options::PostgresOptions;
 use crate::transport::{SqlConnection, TransportError};
 
 const VERSION_MIN: u32 = 14;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use laredo_engine::source::TableIndex;
 use tokio::time::Instant;
 
+use crate::copy::SourceTable;
 use crate::signals::SourceSignals;
-use crate::source::SourceTable;
 
 /// The age of the last check after which a warning is logged, and then again every [`AGAIN`].
 const OVERDUE: Duration = Duration::from_secs(30);
