@@ -1,12 +1,12 @@
 //! The facts of a table in the catalog: all that a schema, a check or a comparison needs, read in
 //! one query.
 
-mod change;
+mod definition;
 mod facts;
 mod schema;
 
-pub(crate) use change::{DefinitionImpact, HarmlessConditions};
-pub(crate) use facts::{TableDefinition, TableFacts, TableFile, TablePublication};
+pub(crate) use definition::{DefinitionImpact, HarmlessConditions, TableDefinition, TableFile, TablePublication};
+pub(crate) use facts::TableFacts;
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::{Oid, TableName};
@@ -33,7 +33,7 @@ pub(crate) async fn read_facts(
     Ok(found)
 }
 
-/// Prepares a session for [`look`].
+/// Prepares a session for [`read_table_facts`].
 pub(crate) async fn prepare_session(connection: &mut SqlConnection) -> Result<(), TransportError> {
     let query = query(connection.major_version());
     // Planning the query takes longer than running it, and JIT compilation takes far longer.
@@ -70,7 +70,7 @@ pub(crate) async fn row_filter(
     Ok(connection.simple_query(&sql).await?.into_iter().flatten().flatten().next())
 }
 
-/// Returns the query of [`look`] for the catalog of this major version of PostgreSQL.
+/// Returns the query of [`read_table_facts`] for the catalog of this major version of PostgreSQL.
 fn query(version: u32) -> String {
     // Column lists, row filters and schemas are published from 15 on; generated columns from 18 on.
     let generated = if version >= 18 { "true" } else { "a.attgenerated = ''" };

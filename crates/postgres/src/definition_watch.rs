@@ -331,7 +331,7 @@ impl DefinitionWatcher<'_> {
     ) -> Option<bool> {
         let unexplained = self.unexplained.get_mut(index)?;
         let before = unexplained.take();
-        let Some((facts, by)) = facts.and_then(|newer| Some((newer, copied?.truncated_by(newer)?))) else {
+        let Some((facts, by)) = facts.and_then(|newer| Some((newer, newer.truncated_since(copied?)?))) else {
             return Some(false);
         };
         let definition = &facts.definition;

@@ -30,7 +30,7 @@ use crate::{copy, definition_watch, identity, inspect, reset, slot, slot_monitor
 /// The maximum number of connections in addition to those of copies. They are the stream, the watch
 /// of definitions and its replacement, the watch of the slot, and two for each of two
 /// verifications. Three more are short, for questions and for creating something again.
-const CONNECTIONS_BESIDE_COPIES: usize = 11;
+const OTHER_CONNECTIONS_MAX: usize = 11;
 
 /// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug)]
@@ -48,8 +48,10 @@ pub struct PostgresSource {
 struct PreparedRun {
     /// The followed tables. `None` before the first run.
     tables: Option<Arc<[SourceTable]>>,
-    /// The position of an earlier run, and the tables that it kept.
-    from: (Option<Lsn>, Vec<KeptTable>),
+    /// The position that an earlier run has received.
+    from: Option<Lsn>,
+    /// The tables that the earlier run kept.
+    kept: Vec<KeptTable>,
     /// The identity of the database at the start.
     identity: Option<SourceIdentity>,
 }
@@ -151,7 +153,7 @@ impl Source for PostgresSource {
         let indexed = tables.iter().enumerate();
         let followed = indexed.map(|(index, request)| SourceTable::new(TableIndex(index), request.clone()));
         let tables = Some(followed.collect());
-        *self.run.lock() = PreparedRun { tables, from: Default::default(), identity: Some(identity.clone()) };
+        *self.run.lock() = PreparedRun { tables, identity: Some(identity.clone()), ..PreparedRun::default() };
         self.signals.begin_run();
         Ok(identity)
     }
@@ -191,7 +193,8 @@ impl Source for PostgresSource {
             }
             ResumeDecision::Copy(_) => None,
         });
-        self.run.lock().from = (from, kept.collect());
+        let mut run = self.run.lock();
+        (run.from, run.kept) = (from, kept.collect());
         Ok(resumes)
     }
 
@@ -206,9 +209,9 @@ impl Source for PostgresSource {
         reporter: SourceStateReporter,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        let ((from, kept), identity) = {
+        let (from, kept, identity) = {
             let run = self.run.lock();
-            (run.from.clone(), run.identity.clone())
+            (run.from, run.kept.clone(), run.identity.clone())
         };
         let options = StreamOptions {
             connection: self.options.connection.clone(),
@@ -268,7 +271,7 @@ impl Source for PostgresSource {
     }
 
     fn connections_max(&self) -> usize {
-        self.options.copies_max + CONNECTIONS_BESIDE_COPIES
+        self.options.copies_max + OTHER_CONNECTIONS_MAX
     }
 
     async fn inspect(

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use laredo_core::{Column, KeyColumns, Oid, Schema, TableName, TypeDef, TypeKind};
 use laredo_engine::source::TableRequest;
 
-use super::facts::{Partition, TableAccess, TableDefinition, TypeFacts, TypeKindFacts};
+use super::definition::{Partition, TableDefinition, TypeFacts, TypeKindFacts};
+use super::facts::TableAccess;
 use crate::relation_identity::ReplicaIdentity;
 
 /// Returns the schema of the rows that the copy and the stream send.
