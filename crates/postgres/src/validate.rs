@@ -302,16 +302,22 @@ pub(crate) fn table_problems(
 ) -> Vec<String> {
     let (definition, access, name) = (&facts.definition, &facts.access, &request.name);
     let (table, quoted_role) = (name.quoted(), quoted(role));
-    let what = match (definition.kind, definition.persistence) {
-        ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it"),
-        ('m', _) => Some("a materialized view, and only tables have a stream of changes; follow the tables below it"),
-        ('f', _) => Some("a foreign table, and its changes happen elsewhere; follow it where it is stored"),
-        (_, 'u') => Some("unlogged, so its changes are not in the WAL; run ALTER TABLE … SET LOGGED"),
-        (_, 't') => Some("temporary, so its changes are not in the WAL"),
-        _ => None,
+    let kind = match (definition.kind, definition.persistence) {
+        ('r' | 'p', 'p') => None,
+        ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it".to_owned()),
+        ('m', _) => {
+            Some("a materialized view, and only tables have a stream of changes; follow the tables below it".to_owned())
+        }
+        ('f', _) => Some("a foreign table, and its changes happen elsewhere; follow it where it is stored".to_owned()),
+        (_, 'u') => Some(format!("unlogged, so its changes are not in the WAL; run ALTER TABLE {table} SET LOGGED")),
+        (_, 't') => Some("temporary, so its changes are not in the WAL".to_owned()),
+        (kind, persistence) => Some(format!(
+            "of a kind that laredo does not know (relkind {kind:?}, relpersistence {persistence:?}), and only tables \
+             have a stream of changes"
+        )),
     };
-    if let Some(what) = what {
-        return vec![format!("{name} is {}", what.replace('…', &table))];
+    if let Some(kind) = kind {
+        return vec![format!("{name} is {kind}")];
     }
     let mut problems = Vec::new();
     if !access.usage {
