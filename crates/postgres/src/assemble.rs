@@ -22,7 +22,7 @@ use crate::history_proof::{HistoryMismatch, HistoryProof, SentCommits};
 use crate::pgoutput::{
     CommitRecord, PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids,
 };
-use relation::{AnnouncedRelation, RelationCatalog};
+use relation::RelationCatalog;
 pub use relation::{TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;
 
@@ -97,6 +97,15 @@ enum CurrentTransaction {
     Whole(UncommittedTransaction),
     /// A transaction that is sent ahead of its commit. The current block ends with a Stream Stop.
     Block(UncommittedTransaction),
+}
+
+impl CurrentTransaction {
+    fn transaction_mut(&mut self) -> Option<&mut UncommittedTransaction> {
+        match self {
+            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
+            CurrentTransaction::Nothing => None,
+        }
+    }
 }
 
 impl PgoutputAssembler {
@@ -245,7 +254,7 @@ impl PgoutputAssembler {
     /// Returns true if a relation with a table's name was announced since the last call. PostgreSQL
     /// announces a table again after its definition has changed.
     pub fn take_announced(&mut self) -> bool {
-        std::mem::take(&mut self.state.catalog.announced)
+        self.state.catalog.take_announced()
     }
 }
 
@@ -253,17 +262,8 @@ impl AssemblyState {
     fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) {
         let AssemblyState { catalog, current, streamed, .. } = self;
         let changed = catalog.reroute(routes, events);
-        let current = match current {
-            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
-            CurrentTransaction::Nothing => None,
-        };
-        for transaction in current.into_iter().chain(streamed.values_mut()) {
-            for (oid, known) in &mut transaction.relations {
-                known.table = catalog.table_of(*oid);
-            }
-            // These changes belong to another relation. The copy waits for the transactions that
-            // wrote its own relation before.
-            changed.iter().for_each(|table| _ = transaction.spools.remove(table));
+        for transaction in current.transaction_mut().into_iter().chain(streamed.values_mut()) {
+            transaction.reroute(catalog, &changed);
         }
     }
 
@@ -300,7 +300,7 @@ impl AssemblyState {
             PgoutputMessage::StreamStart { xid, first } => self.stream_start(xid, first),
             PgoutputMessage::StreamStop => match self.take_current() {
                 CurrentTransaction::Block(transaction) => {
-                    self.streamed.insert(transaction.xid, transaction);
+                    self.streamed.insert(transaction.xid(), transaction);
                     Ok(())
                 }
                 CurrentTransaction::Nothing | CurrentTransaction::Whole(_) => {
@@ -310,10 +310,8 @@ impl AssemblyState {
             PgoutputMessage::StreamCommit { xid, record } => self.stream_commit(xid, record, events),
             PgoutputMessage::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
             PgoutputMessage::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
-                if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) =
-                    &mut self.current
-                {
-                    transaction.has_ddl = true;
+                if let Some(transaction) = self.current.transaction_mut() {
+                    transaction.record_ddl();
                 }
                 Ok(())
             }
@@ -328,35 +326,16 @@ impl AssemblyState {
         rows: [Option<PgoutputRow<'_>>; 2],
         change: RawChange<'_>,
     ) -> Result<(), PgoutputAssemblyError> {
-        let transaction = match &mut self.current {
-            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => transaction,
-            CurrentTransaction::Nothing => return Err(order("a change", "where no transaction is open")),
-        };
-        let known = transaction.relations.get(&oid).or_else(|| self.catalog.get(oid));
-        let AnnouncedRelation { table, shape, .. } = known.ok_or(PgoutputAssemblyError::Unannounced(oid))?;
-        let Some(table) = *table else {
-            return Ok(());
-        };
-        let expected = shape.columns.len();
-        if let Some(row) = rows.into_iter().flatten().find(|row| row.columns != expected) {
-            return Err(PgoutputAssemblyError::Cells {
-                table: self.catalog.name(table).clone(),
-                found: row.columns,
-                expected,
-            });
+        match self.current.transaction_mut() {
+            Some(transaction) => transaction.push(&self.catalog, xid, oid, rows, change),
+            None => Err(order("a change", "where no transaction is open")),
         }
-        let spool = transaction.spools.entry(table);
-        let spool = spool.or_insert_with(|| transaction::spool(&self.spool));
-        spool.push_shape(shape);
-        spool.push(xid.unwrap_or(transaction.xid), change)?;
-        Ok(())
     }
 
     fn truncate(&mut self, xid: Option<u32>, relations: RelationOids<'_>) -> Result<(), PgoutputAssemblyError> {
         relations.iter().try_for_each(|oid| self.change(xid, oid, [None, None], RawChange::Truncate))?;
-        if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) = &mut self.current {
-            let by = xid.unwrap_or(transaction.xid);
-            transaction.truncated.extend(relations.iter().map(|oid| (oid, by)));
+        if let Some(transaction) = self.current.transaction_mut() {
+            transaction.record_truncates(xid, relations.iter());
         }
         Ok(())
     }
@@ -366,7 +345,7 @@ impl AssemblyState {
         let known = self.catalog.announce(relation);
         match &mut self.current {
             CurrentTransaction::Block(transaction) => {
-                transaction.relations.insert(relation.oid, known);
+                transaction.announce(relation.oid, known);
             }
             CurrentTransaction::Whole(_) | CurrentTransaction::Nothing => {
                 self.catalog.adopt(relation.oid, known, events)
@@ -376,7 +355,10 @@ impl AssemblyState {
 
     fn begin(&mut self, xid: u32) -> Result<(), PgoutputAssemblyError> {
         match self.take_current() {
-            CurrentTransaction::Nothing => self.current = CurrentTransaction::Whole(UncommittedTransaction::new(xid)),
+            CurrentTransaction::Nothing => {
+                let transaction = UncommittedTransaction::new(xid, Arc::clone(&self.spool));
+                self.current = CurrentTransaction::Whole(transaction);
+            }
             CurrentTransaction::Whole(_) | CurrentTransaction::Block(_) => {
                 return Err(order("Begin", "inside a transaction"));
             }
@@ -390,7 +372,7 @@ impl AssemblyState {
         }
         let transaction = match (self.streamed.remove(&xid), first) {
             (Some(transaction), false) => transaction,
-            (None, true) => UncommittedTransaction::new(xid),
+            (None, true) => UncommittedTransaction::new(xid, Arc::clone(&self.spool)),
             (Some(_), true) => return Err(order("the first block", "of a streamed transaction that is open")),
             (None, false) => return Err(order("a block", "of a streamed transaction that has not begun")),
         };
@@ -411,7 +393,7 @@ impl AssemblyState {
             return Err(order("Stream Commit", "of a streamed transaction that has not begun"));
         };
         // PostgreSQL does not announce these relations to other transactions again.
-        for (oid, known) in std::mem::take(&mut transaction.relations) {
+        for (oid, known) in transaction.take_announced() {
             self.catalog.adopt(oid, known, events);
         }
         self.commit(transaction, record, events)
@@ -435,10 +417,10 @@ impl AssemblyState {
         CommitRecord { begins, end, committed_at }: CommitRecord,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), PgoutputAssemblyError> {
-        self.truncated.append(&mut transaction.truncated);
-        let xid = Xid::widen(transaction.xid, self.recent);
+        self.truncated.append(&mut transaction.take_truncated());
+        let xid = Xid::widen(transaction.xid(), self.recent);
         self.recent = self.recent.max(xid);
-        let has_ddl = transaction.has_ddl;
+        let has_ddl = transaction.has_ddl();
         let tables = transaction.finish()?;
         let mark = CommitMark { end, xid, committed_at };
         if let Some(proof) = &mut self.proof {

@@ -24,7 +24,7 @@ pub(super) struct RelationCatalog {
     relations: HashMap<Oid, AnnouncedRelation>,
     announcements: u64,
     /// True if an announcement since the last check named a followed table.
-    pub(super) announced: bool,
+    announced: bool,
 }
 
 /// A relation that the stream has announced.
@@ -126,6 +126,11 @@ impl RelationCatalog {
     /// Returns the followed table that a relation's changes belong to.
     pub(super) fn table_of(&self, oid: Oid) -> Option<TableIndex> {
         self.by_oid.get(&oid).copied()
+    }
+
+    /// Returns true if an announcement since the last call named a followed table.
+    pub(super) fn take_announced(&mut self) -> bool {
+        std::mem::take(&mut self.announced)
     }
 
     pub(super) fn get(&self, oid: Oid) -> Option<&AnnouncedRelation> {
