@@ -123,7 +123,7 @@ impl SentCommits {
 
 /// The evidence that the database is not the one that was followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: its storage was put back to an earlier state, or another server took its place")]
+#[error("{what}: its storage was restored to an earlier state, or another server has taken its place")]
 pub struct HistoryMismatch {
     what: String,
     /// The newest commit that both histories contain.
@@ -163,10 +163,9 @@ impl HistoryProof {
         };
         match tables.into_iter().find(|table| is_unknown(*table)) {
             None => Ok(()),
-            Some(_) => Err(self.mismatch(format!(
-                "PostgreSQL has a commit at {} that it did not have when it was asked before",
-                mark.end
-            ))),
+            Some(_) => {
+                Err(self.mismatch(format!("PostgreSQL has a commit at {} that it did not have before", mark.end)))
+            }
         }
     }
 
@@ -192,14 +191,14 @@ impl HistoryProof {
 
 /// The start of a stream, and the proof that it has to give first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StreamBeginning {
-    pub(super) from: Lsn,
-    pub(super) proof: Option<HistoryProof>,
+pub(crate) struct StreamBeginning {
+    pub(crate) from: Lsn,
+    pub(crate) proof: Option<HistoryProof>,
 }
 
 impl StreamBeginning {
     /// Begins at a position without a proof.
-    pub(super) fn at(from: Lsn) -> StreamBeginning {
+    pub(crate) fn at(from: Lsn) -> StreamBeginning {
         StreamBeginning { from, proof: None }
     }
 
@@ -208,7 +207,7 @@ impl StreamBeginning {
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn again(
+    pub(crate) fn again(
         sent: &SentCommits,
         tables: usize,
         confirmed: Lsn,
@@ -223,7 +222,7 @@ impl StreamBeginning {
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
-    pub(super) fn after_restart(
+    pub(crate) fn after_restart(
         kept: &[KeptTable],
         confirmed: Lsn,
         resume: Lsn,
