@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use laredo_core::{
     Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState, Tuple, TupleBuf, TupleRef,
-    VisibleEffect, Xid,
+    Xid,
 };
 use laredo_proto::batch::EntryAction;
+use laredo_values::VisibleEffect;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{
-    CommitMark, CommitTime, DefinitionVersion, Lsn, NestedForm, Schema, Sequence, TableName, TableState,
-};
+use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, TableName, TableState};
 use laredo_proto::batch::BatchEntries;
+use laredo_values::NestedForm;
 use tokio::time::Instant;
 
 use super::append::{AppenderState, JournalAppender};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Lsn, Schema, Value, project_cell};
+use laredo_core::{Cell, Lsn, Schema};
+use laredo_values::{Value, project_cell};
 
 use super::verification::{Verification, VerifyPartError};
 use super::{FollowUpAction, RowOrigin, Table, TableError, TableLifecycle};

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, CommitTime, Lsn, MatchCondition, Pattern, Predicate, Value};
+use laredo_core::{Cell, CommitTime, Lsn};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
 use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
+use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 use tokio::sync::oneshot;
 
 use crate::reader::{JournalTestReader, wait_until_reached};

@@ -10,8 +10,7 @@ use bytes::Buf;
 
 use super::nested::{BinaryArray, check_field_count, next_field};
 use super::{CellProblem, NESTING_MAX, TypeShape, wire};
-use crate::schema::{Oid, Schema};
-use crate::tuple::{Cell, TupleRef};
+use laredo_core::{Cell, Oid, Schema, TupleRef};
 
 /// The columns of a schema whose values contain composites.
 #[derive(Clone, Debug)]
@@ -141,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::project::tests::{MOOD, PAIR, PAIR_RANGE, PAIRS, schema};
-    use crate::tuple::TupleBuf;
+    use laredo_core::TupleBuf;
 
     fn sized(bytes: &[u8]) -> Vec<u8> {
         [&i32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()

@@ -1,7 +1,8 @@
 //! Filters, compared with the results of SQL's `=`, `IN` and `LIKE` on the same values.
 
-use laredo_core::{Filter, FilterError, MatchCondition, Predicate, Schema, TupleBuf, Value};
+use laredo_core::{Schema, TupleBuf};
 use laredo_testkit::Cluster;
+use laredo_values::{Filter, FilterError, MatchCondition, Predicate, Value};
 use serde_json::Value as Json;
 
 use super::{cluster, copy, schema};
@@ -523,7 +524,7 @@ fn a_projected_value_finds_its_row() {
     for FilterCase { sql_type, values, .. } in CASES.iter().filter(|case| case.sql_type != "jsonb") {
         let (schema, rows) = table(&cluster, sql_type, values);
         for row in &rows[1..] {
-            let value = laredo_core::project_cell(&schema, 0, row.as_ref().cell(0)).unwrap();
+            let value = laredo_values::project_cell(&schema, 0, row.as_ref().cell(0)).unwrap();
             let json: Json = value.to_json();
             let filter = bind(&schema, MatchCondition::Equals(Value::from_json(json.clone()))).unwrap();
             assert!(filter.matches(row.as_ref()), "{sql_type} = {json}");

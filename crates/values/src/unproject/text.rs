@@ -5,8 +5,8 @@ use std::str::FromStr;
 use postgres_types::Type;
 
 use super::{ValueMismatch, geometry, network, numeric, search, time};
-use crate::position::Lsn;
 use crate::project::is_object_number;
+use laredo_core::Lsn;
 
 pub(super) fn builtin(builtin: &Type, input: &str) -> Result<Vec<u8>, ValueMismatch> {
     Ok(match *builtin {

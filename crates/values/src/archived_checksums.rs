@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use postgres_types::Type;
 
-use crate::checksum::Checksum;
 use crate::project::{HexCells, ProjectError, TypeShape, show_cell};
-use crate::schema::{Column, Schema};
-use crate::tuple::{Cell, TupleBuf, TupleRef};
+use laredo_core::{Cell, Checksum, Column, Schema, TupleBuf, TupleRef};
 
 /// A calculator of checksums for rows of one schema. A row that was read back from its projection
 /// has the same checksum as before.

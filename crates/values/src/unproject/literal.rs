@@ -17,7 +17,7 @@ use postgres_types::Type;
 use super::text::{escaped_hex, hex, versioned};
 use super::{CellEncoder, ValueMismatch, string, text};
 use crate::project::{TypeShape, Value, is_object_number, json};
-use crate::schema::{Oid, Schema};
+use laredo_core::{Oid, Schema};
 
 /// Reads a literal of a type into a cell. Only types whose values can be compared are supported.
 ///

@@ -3,7 +3,7 @@
 use super::{CellEncoder, ValueMismatch};
 use crate::project::Value;
 use crate::project::nested::{lower_bound, may_be_list};
-use crate::schema::Oid;
+use laredo_core::Oid;
 
 /// The maximum number of dimensions in PostgreSQL.
 const DIMENSIONS_MAX: usize = 6;

@@ -70,11 +70,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Buf;
 use postgres_types::Type;
 
-use crate::position::Lsn;
-use crate::schema::{Oid, Schema};
-use crate::tuple::{Cell, TupleRef};
 pub use form::NestedForm;
 pub use json_rows::JsonRows;
+use laredo_core::{Cell, Lsn, Oid, Schema, TupleRef};
 pub use lenient::{HexCells, show_row};
 pub(crate) use lenient::{is_told_by_hex, show_cell};
 pub(crate) use shape::{TextKind, TypeShape, is_object_number};

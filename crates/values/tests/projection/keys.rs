@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use laredo_core::{HexCells, JsonRows, Value, project_cell, project_row, unproject_cell};
+use laredo_values::{HexCells, JsonRows, Value, project_cell, project_row, unproject_cell};
 
 use super::{cluster, copy, schema};
 

@@ -11,8 +11,7 @@ use super::shape::TypeShape;
 use super::time::TimestampStyle;
 use super::value::EXACT_INTEGER_MAX;
 use super::{CellDecoder, CellProblem, ProjectError, boolean, digits, float_value, wire};
-use crate::schema::{Column, Schema};
-use crate::tuple::{Cell, TupleRef};
+use laredo_core::{Cell, Column, Schema, TupleRef};
 
 /// A writer of rows of one schema as JSON objects. The bytes are identical to those that
 /// `serde_json` makes from the result of [`super::show_row`].
@@ -155,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::project::project_row;
-    use crate::tuple::TupleBuf;
+    use laredo_core::TupleBuf;
 
     #[test]
     fn strings_are_escaped_where_they_have_to_be() {
@@ -186,7 +185,7 @@ mod tests {
             is_text: false,
         };
         let columns = vec![column("id", Type::INT4), column("a \"name\"", Type::TEXT), column("d", Type::JSONB)];
-        let key = crate::key::KeyColumns::new([0]);
+        let key = laredo_core::KeyColumns::new([0]);
         let schema = Arc::new(Schema::new(columns, key, std::collections::BTreeMap::new()));
         let rows = JsonRows::new(schema.clone());
         let all = [Cell::Value(&[0, 0, 0, 7]), Cell::Value(b"x"), Cell::Value(b"\x01{\"b\": 1.50}")];
@@ -204,7 +203,7 @@ mod tests {
         let mut none = Vec::new();
         JsonRows::new(Arc::new(Schema::new(
             Vec::new(),
-            crate::key::KeyColumns::new([]),
+            laredo_core::KeyColumns::new([]),
             std::collections::BTreeMap::new(),
         )))
         .push(TupleBuf::new().as_ref(), &mut none, &HexCells::default())

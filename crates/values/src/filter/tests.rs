@@ -4,9 +4,7 @@ use postgres_types::Type;
 use proptest::prelude::*;
 
 use super::*;
-use crate::key::KeyColumns;
-use crate::schema::{Column, Oid, TypeDef, TypeKind};
-use crate::tuple::{Cell, TupleBuf};
+use laredo_core::{Cell, Column, KeyColumns, Oid, TupleBuf, TypeDef, TypeKind};
 
 const SHORT: Oid = 16_400;
 

@@ -7,9 +7,8 @@ use postgres_types::Type;
 use super::{FilterProblem, MatchCondition, Pattern};
 use crate::project::canonical::{canonical, caseless, check_comparable, is_canonical};
 use crate::project::{TextKind, TypeShape, Value, project_cell};
-use crate::schema::{Oid, Schema};
-use crate::tuple::Cell;
 use crate::unproject::{ValueMismatch, read_literal};
+use laredo_core::{Cell, Oid, Schema};
 
 /// A cell's bytes, or their canonical form.
 type ComparableBytes = Box<[u8]>;

@@ -22,8 +22,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_types::Type;
 
 use crate::project::{TypeShape, Value, is_told_by_hex, json};
-use crate::schema::{Oid, Schema};
-use crate::tuple::{Cell, TupleBuf};
+use laredo_core::{Cell, Oid, Schema, TupleBuf};
 pub(crate) use literal::read_literal;
 
 /// The maximum nesting depth of types and values, which is more than any projection has.

@@ -4,8 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{CellProblem, ProjectError, TypeShape, Value, escaped_hex, project_cell};
-use crate::schema::Schema;
-use crate::tuple::{Cell, TupleRef};
+use laredo_core::{Cell, Schema, TupleRef};
 
 /// A counter of cells that were shown in hex because they are invalid for their types.
 #[derive(Debug, Default)]
@@ -91,9 +90,8 @@ mod tests {
     use super::*;
     use crate::project::tests::{PAIR, PAIR_RANGE, PAIRS, schema};
     use crate::project::{JsonRows, project_row};
-    use crate::schema::Oid;
-    use crate::tuple::TupleBuf;
     use crate::unproject::unproject_row;
+    use laredo_core::{Oid, TupleBuf};
 
     fn row(bytes: &[u8]) -> TupleBuf {
         [Cell::Value(bytes)].into_iter().collect()

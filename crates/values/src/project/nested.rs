@@ -7,7 +7,7 @@ use bytes::Buf;
 use postgres_types::Type;
 
 use super::{CellDecoder, CellProblem, TypeShape, Value, wire};
-use crate::schema::Oid;
+use laredo_core::Oid;
 
 /// The maximum number of dimensions in PostgreSQL.
 const DIMENSIONS_MAX: usize = 6;

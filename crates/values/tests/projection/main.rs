@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use laredo_core::{
-    Cell, Column, KeyColumns, Oid, Schema, TupleBuf, TupleRef, TypeDef, TypeKind, Value, project_cell, project_row,
-};
+use laredo_core::{Cell, Column, KeyColumns, Oid, Schema, TupleBuf, TupleRef, TypeDef, TypeKind};
 use laredo_testkit::{Cluster, ClusterOptions};
+use laredo_values::{Value, project_cell, project_row};
 use serde_json::Value as Json;
 
 mod cases;

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::key::KeyColumns;
-use crate::schema::{Column, TypeDef, TypeKind};
-use crate::tuple::TupleBuf;
+use laredo_core::{Column, KeyColumns, TupleBuf, TypeDef, TypeKind};
 
 pub(crate) const MOOD: Oid = 16_400;
 pub(crate) const PAIR: Oid = 16_401;

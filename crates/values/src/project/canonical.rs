@@ -7,7 +7,7 @@ use postgres_types::Type;
 
 use super::shape::{TextKind, TypeShape, base_type};
 use super::{CellDecoder, CellProblem, json, nested, wire};
-use crate::schema::{Oid, Schema};
+use laredo_core::{Oid, Schema};
 
 /// Checks that cells of a type are equal in SQL exactly if their canonical forms are.
 ///

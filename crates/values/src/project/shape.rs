@@ -3,7 +3,7 @@
 use postgres_types::{Kind, Type};
 
 use super::{CellProblem, NESTING_MAX};
-use crate::schema::{MONEY_DECIMALS, Oid, Schema, TypeKind};
+use laredo_core::{Oid, Schema, TypeKind};
 
 /// The binary form of a type. A domain has the form of its base type.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +91,7 @@ impl TypeShape<'_> {
                 Type::TEXT | Type::VARCHAR | Type::NAME => TypeShape::Text(TextKind::Plain),
                 Type::BPCHAR => TypeShape::Text(TextKind::Padded),
                 Type::XML | Type::REFCURSOR | Type::PG_NODE_TREE => TypeShape::Text(TextKind::Incomparable),
-                Type::MONEY => TypeShape::Money(MONEY_DECIMALS),
+                Type::MONEY => TypeShape::Money(Schema::USUAL_MONEY_DECIMALS),
                 _ => TypeShape::Builtin(builtin),
             },
             _ => TypeShape::Unknown,

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use postgres_types::Type;
 
 use super::super::ValueMismatch;
-use crate::schema::Oid;
+use laredo_core::Oid;
 
 const EMPTY: u8 = 0x01;
 const LOWER_INCLUSIVE: u8 = 0x02;

@@ -11,11 +11,10 @@ use std::fmt;
 use regex::Regex;
 
 use crate::project::Value;
-use crate::schema::Schema;
-use crate::tuple::TupleRef;
 use crate::unproject::ValueMismatch;
 use column_test::ColumnTest;
 pub use key::FilterKey;
+use laredo_core::{Schema, TupleRef};
 
 /// A condition on one column. A missing column, a NULL, and a cell that is not a value of its type
 /// all fail it.
