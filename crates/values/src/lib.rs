@@ -6,7 +6,9 @@
 mod archived_checksums;
 mod decimal;
 mod filter;
+#[path = "decode.rs"]
 mod project;
+#[path = "encode.rs"]
 mod unproject;
 
 pub use archived_checksums::ArchivedChecksums;

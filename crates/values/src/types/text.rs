@@ -4,10 +4,15 @@
 //! Spellings whose meaning depends on a session are not supported: its time zone, its order of day
 //! and month, its search path. Words like `today` are not supported either.
 
+#[path = "time/literal.rs"]
 mod datetime;
+#[path = "time/interval.rs"]
 mod interval;
+#[path = "network.rs"]
 mod network;
+#[path = "numbers.rs"]
 mod number;
+#[path = "../nested/ranges.rs"]
 mod range;
 
 use base64::Engine;

@@ -46,23 +46,39 @@
 //! * `tsquery` always has brackets. PostgreSQL's text form omits those that show that `a & (b & c)`
 //!   nests to the right.
 
+#[path = "equality.rs"]
 pub(crate) mod canonical;
+#[path = "digits.rs"]
 mod digits;
+#[path = "nested/form.rs"]
 mod form;
+#[path = "types/geometry.rs"]
 mod geometry;
+#[path = "types/json.rs"]
 pub(crate) mod json;
+#[path = "json_rows.rs"]
 mod json_rows;
+#[path = "lenient.rs"]
 mod lenient;
+#[path = "nested/arrays.rs"]
 pub(crate) mod nested;
+#[path = "project/network.rs"]
 mod network;
+#[path = "types/numbers/float.rs"]
 mod numeric;
+#[path = "types/search.rs"]
 pub(crate) mod search;
+#[path = "shape.rs"]
 mod shape;
+#[path = "types/time.rs"]
 mod time;
+#[path = "value.rs"]
 mod value;
+#[path = "wire.rs"]
 mod wire;
 
 #[cfg(test)]
+#[path = "decode/tests.rs"]
 pub(crate) mod tests;
 
 use base64::Engine;

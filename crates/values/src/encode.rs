@@ -5,16 +5,25 @@
 //! of keys. There a projection does not contain the spelling of a JSON document, nor the nesting of
 //! a query without brackets.
 
+#[path = "unproject/geometry.rs"]
 mod geometry;
+#[path = "types/text.rs"]
 mod literal;
+#[path = "nested/quoting.rs"]
 mod nested;
+#[path = "unproject/network.rs"]
 mod network;
+#[path = "types/numbers/numeric.rs"]
 mod numeric;
+#[path = "unproject/search.rs"]
 mod search;
+#[path = "text_form.rs"]
 mod text;
+#[path = "unproject/time.rs"]
 mod time;
 
 #[cfg(test)]
+#[path = "encode/tests.rs"]
 mod tests;
 
 use base64::Engine;
