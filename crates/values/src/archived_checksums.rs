@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use postgres_types::Type;
-
-use crate::project::{HexCells, ProjectError, TypeShape, show_cell};
 use laredo_core::{Cell, Checksum, Column, Schema, TupleBuf, TupleRef};
+
+use crate::decode::ProjectError;
+use crate::lenient::{HexCells, show_cell};
+use crate::shape::TypeShape;
 
 /// A calculator of checksums for rows of one schema. A row that was read back from its projection
 /// has the same checksum as before.
+///
 /// A row's checksum is that of its bytes, except for cells whose projection may not restore every
 /// byte (see the exceptions of the projection). Each such cell is replaced by the bytes of its
 /// value as JSON, without white space and with the names of each object in order.
@@ -43,16 +45,16 @@ impl ArchivedChecksums {
         if self.are_of_bytes() {
             return Ok(Checksum::of_row(row));
         }
-        let mut told = TupleBuf::new();
+        let mut comparable = TupleBuf::new();
         for (number, cell) in row.cells().enumerate() {
             if self.by_value.get(number) == Some(&true) {
                 let value = show_cell(&self.schema, number, cell, &HexCells::default())?;
-                told.push(Cell::Value(value.to_json().to_string().as_bytes()));
+                comparable.push(Cell::Value(value.to_json().to_string().as_bytes()));
             } else {
-                told.push(cell);
+                comparable.push(cell);
             }
         }
-        Ok(Checksum::of_row(told.as_ref()))
+        Ok(Checksum::of_row(comparable.as_ref()))
     }
 }
 
@@ -60,25 +62,10 @@ impl ArchivedChecksums {
 fn is_exact(schema: &Schema, column: &Column) -> bool {
     column.is_text
         || match TypeShape::of(schema, column.type_oid) {
-            Ok(TypeShape::Text(_) | TypeShape::Enum(_)) => true,
-            Ok(TypeShape::Builtin(builtin)) => matches!(
-                builtin,
-                Type::BOOL
-                    | Type::INT2
-                    | Type::INT4
-                    | Type::INT8
-                    | Type::NUMERIC
-                    | Type::BYTEA
-                    | Type::UUID
-                    | Type::DATE
-                    | Type::TIME
-                    | Type::TIMESTAMP
-                    | Type::TIMESTAMPTZ
-            ),
+            Ok(TypeShape::Base(base)) => base.is_exact(),
             // Types that are not known to be exact are taken by value, which is slower but always
             // correct.
             Ok(TypeShape::Array(_) | TypeShape::Composite(_) | TypeShape::Range(_) | TypeShape::Multirange(_))
-            | Ok(TypeShape::Ltree | TypeShape::Money(_) | TypeShape::Unknown)
             | Err(_) => false,
         }
 }
@@ -88,9 +75,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::project::Value;
-    use crate::project::tests::{any_type, likely_bytes, numeric, schema};
-    use crate::unproject::unproject_row;
+    use crate::encode::unproject_row;
+    use crate::fixtures::{any_type, likely_bytes, numeric, schema};
+    use crate::value::Value;
 
     fn row(cell: Cell<'_>) -> TupleBuf {
         [cell].into_iter().collect()

@@ -1,7 +1,7 @@
 //! Decimal digits as ASCII.
 
 /// Appends a number without leading zeros.
-pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn push(to: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut first = digits.len();
     // Two digits at a time need half as many divisions.
@@ -21,7 +21,7 @@ pub(super) fn push(to: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Appends a number with its sign.
-pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
+pub(crate) fn push_signed(to: &mut Vec<u8>, number: i64) {
     if number < 0 {
         to.push(b'-');
     }
@@ -29,7 +29,7 @@ pub(super) fn push_signed(to: &mut Vec<u8>, number: i64) {
 }
 
 /// Appends a number with at least four digits.
-pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
+pub(crate) fn push_four(to: &mut Vec<u8>, number: u64) {
     match number {
         0..10_000 => {
             let ([thousands, hundreds], [tens, ones]) = (pair(number / 100), pair(number % 100));
@@ -41,7 +41,7 @@ pub(super) fn push_four(to: &mut Vec<u8>, number: u64) {
 
 /// Returns the two digits of a number below 100.
 #[expect(clippy::cast_possible_truncation, reason = "each is one digit")]
-pub(super) fn pair(number: u64) -> [u8; 2] {
+pub(crate) fn pair(number: u64) -> [u8; 2] {
     [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
 

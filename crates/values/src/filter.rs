@@ -1,4 +1,4 @@
-//! Filters: the conditions that select the rows that a client wants.
+//! Filters: the conditions that select the rows that a client requests.
 
 mod column_test;
 mod key;
@@ -8,13 +8,13 @@ mod tests;
 
 use std::fmt;
 
+use laredo_core::{Schema, TupleRef};
 use regex::Regex;
 
-use crate::project::Value;
-use crate::unproject::ValueMismatch;
+use crate::problem::ValueMismatch;
+use crate::value::Value;
 use column_test::ColumnTest;
 pub use key::FilterKey;
-use laredo_core::{Schema, TupleRef};
 
 /// A condition on one column. A missing column, a NULL, and a cell that is not a value of its type
 /// all fail it.
@@ -170,7 +170,7 @@ impl Pattern {
     /// Parses a regular expression in the syntax of the `regex` crate.
     ///
     /// # Errors
-    /// Returns an error if the expression is invalid or too large. The error shows the place.
+    /// Returns an error if the expression is invalid or too large. The error shows the position.
     pub fn new(text: &str) -> Result<Pattern, regex::Error> {
         Regex::new(text).map(Pattern)
     }

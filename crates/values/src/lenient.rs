@@ -3,8 +3,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{CellProblem, ProjectError, TypeShape, Value, escaped_hex, project_cell};
 use laredo_core::{Cell, Schema, TupleRef};
+
+use crate::decode::{ProjectError, project_cell};
+use crate::problem::CellProblem;
+use crate::shape::shows_errors_in_hex;
+use crate::text_form::escaped_hex;
+use crate::value::Value;
 
 /// A counter of cells that were shown in hex because they are invalid for their types.
 #[derive(Debug, Default)]
@@ -32,7 +37,7 @@ impl HexCells {
     }
 }
 
-/// Returns the values of a row like [`super::project_row`]. A cell that is invalid for its type is
+/// Returns the values of a row like [`crate::project_row`]. A cell that is invalid for its type is
 /// shown as its bytes in hex, `\x0a1b`, and counted. [`crate::unproject_cell`] converts the hex
 /// back to the same bytes.
 ///
@@ -61,7 +66,7 @@ pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &He
     };
     match (cell, &error.problem) {
         (Cell::Null | Cell::Unchanged, _) | (_, CellProblem::Unsent | CellProblem::NoColumn) => Err(error),
-        (Cell::Value(bytes), _) if is_told_by_hex(schema, column) => {
+        (Cell::Value(bytes), _) if schema.columns().get(column).is_some_and(|c| shows_errors_in_hex(schema, c)) => {
             hex.note(error);
             Ok(Value::String(escaped_hex(bytes)))
         }
@@ -69,29 +74,18 @@ pub(crate) fn show_cell(schema: &Schema, column: usize, cell: Cell<'_>, hex: &He
     }
 }
 
-/// Returns true if no value of a column's type is shown as a string that begins with `\x`. Such a
-/// string can then only be bytes in hex.
-pub(crate) fn is_told_by_hex(schema: &Schema, column: usize) -> bool {
-    use postgres_types::Type;
-    let Some(column) = schema.columns().get(column).filter(|column| !column.is_text) else { return false };
-    match TypeShape::of(schema, column.type_oid) {
-        Ok(TypeShape::Text(_) | TypeShape::Enum(_) | TypeShape::Builtin(Type::JSON | Type::JSONB)) => false,
-        Ok(TypeShape::Builtin(_) | TypeShape::Array(_) | TypeShape::Composite(_) | TypeShape::Range(_)) => true,
-        Ok(TypeShape::Multirange(_) | TypeShape::Ltree | TypeShape::Money(_) | TypeShape::Unknown) | Err(_) => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use laredo_core::{Oid, TupleBuf};
     use postgres_types::Type;
 
     use super::*;
-    use crate::project::tests::{PAIR, PAIR_RANGE, PAIRS, schema};
-    use crate::project::{JsonRows, project_row};
-    use crate::unproject::unproject_row;
-    use laredo_core::{Oid, TupleBuf};
+    use crate::decode::project_row;
+    use crate::encode::unproject_row;
+    use crate::fixtures::{PAIR, PAIR_RANGE, PAIRS, schema};
+    use crate::json_rows::JsonRows;
 
     fn row(bytes: &[u8]) -> TupleBuf {
         [Cell::Value(bytes)].into_iter().collect()

@@ -1,43 +1,22 @@
-//! Types grouped by their binary forms.
+//! Types grouped by the structure of their cells.
 
+use laredo_core::{Column, Oid, Schema, TypeKind};
 use postgres_types::{Kind, Type};
 
-use super::{CellProblem, NESTING_MAX};
-use laredo_core::{Oid, Schema, TypeKind};
+use crate::problem::{CellProblem, NESTING_MAX};
+use crate::types::BaseType;
+use crate::types::bytes::ByteType;
+use crate::types::numbers::NumberType;
+use crate::types::text::TextType;
 
-/// The binary form of a type. A domain has the form of its base type.
-#[derive(Clone, Debug, PartialEq)]
+/// The structure of a type. A domain has the structure of its base type.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum TypeShape<'s> {
-    /// The text itself.
-    Text(TextKind),
-    /// A label of this list, as text.
-    Enum(&'s [String]),
-    /// The extension type `ltree`: text after a version byte.
-    Ltree,
-    /// An amount with this number of decimals.
-    Money(u8),
-    /// A built-in base type.
-    Builtin(Type),
+    Base(BaseType),
     Array(Oid),
     Composite(&'s [(String, Oid)]),
     Range(Oid),
     Multirange(Oid),
-    Unknown,
-}
-
-/// Text types grouped by the equality of their values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TextKind {
-    /// Equality of bytes.
-    Plain,
-    /// Equality of bytes, except for blanks at the end: `char(n)`.
-    Padded,
-    /// Equality of letters regardless of case: the extension type `citext`.
-    Caseless,
-    /// Equality of ASCII letters regardless of case, and of all other bytes.
-    AsciiCaseless,
-    /// No equality: `xml` and similar types.
-    Incomparable,
 }
 
 /// Returns the base type of a domain, through all its domains. Any other type is returned
@@ -53,26 +32,22 @@ pub(crate) fn base_type(schema: &Schema, mut oid: Oid) -> Result<Oid, CellProble
 }
 
 impl TypeShape<'_> {
+    pub(crate) const UNKNOWN: TypeShape<'static> = TypeShape::Base(BaseType::Bytes(ByteType::Unknown));
+
     pub(crate) fn of(schema: &Schema, oid: Oid) -> Result<TypeShape<'_>, CellProblem> {
         let oid = base_type(schema, oid)?;
-        let builtin = Type::from_oid(oid);
         let Some(definition) = schema.type_def(oid) else {
-            return Ok(builtin.map_or(TypeShape::Unknown, TypeShape::of_builtin));
+            return Ok(TypeShape::of_builtin(oid).unwrap_or(TypeShape::UNKNOWN));
         };
         Ok(match &definition.kind {
             // `base_type` leaves no domain.
-            TypeKind::Domain(_) => TypeShape::Unknown,
-            TypeKind::Base => match builtin {
-                Some(builtin) => TypeShape::of_builtin(builtin),
-                // Extension types are recognized by name, because their numbers differ between
-                // databases.
-                None if definition.name == "citext" => TypeShape::Text(TextKind::Caseless),
-                None if definition.name == "ltree" => TypeShape::Ltree,
-                None => TypeShape::Unknown,
-            },
-            TypeKind::Money(decimals) => TypeShape::Money(*decimals),
-            TypeKind::Ascii => TypeShape::Text(TextKind::AsciiCaseless),
-            TypeKind::Enum(labels) => TypeShape::Enum(labels),
+            TypeKind::Domain(_) => TypeShape::UNKNOWN,
+            TypeKind::Base => TypeShape::of_builtin(oid)
+                .or_else(|| BaseType::of_extension(&definition.name).map(TypeShape::Base))
+                .unwrap_or(TypeShape::UNKNOWN),
+            TypeKind::Money(decimals) => TypeShape::Base(BaseType::Number(NumberType::Money(*decimals))),
+            TypeKind::Ascii => TypeShape::Base(BaseType::Text(TextType::AsciiCaseless)),
+            TypeKind::Enum(_) => TypeShape::Base(BaseType::Text(TextType::Label)),
             TypeKind::Composite(fields) => TypeShape::Composite(fields),
             TypeKind::Array(element) => TypeShape::Array(*element),
             TypeKind::Range(subtype) => TypeShape::Range(*subtype),
@@ -80,22 +55,21 @@ impl TypeShape<'_> {
         })
     }
 
-    fn of_builtin(builtin: Type) -> TypeShape<'static> {
-        match *builtin.kind() {
-            Kind::Array(ref element) => TypeShape::Array(element.oid()),
-            Kind::Range(ref subtype) => TypeShape::Range(subtype.oid()),
-            Kind::Multirange(_) => {
-                range_of(&builtin).map_or(TypeShape::Unknown, |range| TypeShape::Multirange(range.oid()))
-            }
-            Kind::Simple => match builtin {
-                Type::TEXT | Type::VARCHAR | Type::NAME => TypeShape::Text(TextKind::Plain),
-                Type::BPCHAR => TypeShape::Text(TextKind::Padded),
-                Type::XML | Type::REFCURSOR | Type::PG_NODE_TREE => TypeShape::Text(TextKind::Incomparable),
-                Type::MONEY => TypeShape::Money(Schema::USUAL_MONEY_DECIMALS),
-                _ => TypeShape::Builtin(builtin),
-            },
-            _ => TypeShape::Unknown,
+    /// Returns the structure of a built-in type.
+    fn of_builtin(oid: Oid) -> Option<TypeShape<'static>> {
+        if let Some(base) = BaseType::of_oid(oid) {
+            return Some(TypeShape::Base(base));
         }
+        let builtin = Type::from_oid(oid)?;
+        Some(match builtin.kind() {
+            Kind::Array(element) => TypeShape::Array(element.oid()),
+            Kind::Range(subtype) => TypeShape::Range(subtype.oid()),
+            Kind::Multirange(_) => {
+                range_of(&builtin).map_or(TypeShape::UNKNOWN, |range| TypeShape::Multirange(range.oid()))
+            }
+            Kind::Simple => TypeShape::Base(BaseType::Bytes(ByteType::Opaque)),
+            _ => TypeShape::UNKNOWN,
+        })
     }
 }
 
@@ -112,24 +86,15 @@ fn range_of(multirange: &Type) -> Option<Type> {
     }
 }
 
-/// Returns true if a type's binary form is an unsigned 32-bit number that identifies an object, a
-/// transaction or a command.
-pub(crate) fn is_object_number(builtin: &Type) -> bool {
-    matches!(
-        *builtin,
-        Type::OID
-            | Type::XID
-            | Type::CID
-            | Type::REGPROC
-            | Type::REGPROCEDURE
-            | Type::REGOPER
-            | Type::REGOPERATOR
-            | Type::REGCLASS
-            | Type::REGCOLLATION
-            | Type::REGTYPE
-            | Type::REGCONFIG
-            | Type::REGDICTIONARY
-            | Type::REGNAMESPACE
-            | Type::REGROLE
-    )
+/// Returns true if a cell that is invalid for its column's type is shown as its bytes in hex. No
+/// value of such a type is shown as a string that begins with `\x`.
+pub(crate) fn shows_errors_in_hex(schema: &Schema, column: &Column) -> bool {
+    if column.is_text {
+        return false;
+    }
+    match TypeShape::of(schema, column.type_oid) {
+        Ok(TypeShape::Base(base)) => base.is_distinct_from_hex(),
+        Ok(TypeShape::Array(_) | TypeShape::Composite(_) | TypeShape::Range(_) | TypeShape::Multirange(_)) => true,
+        Err(_) => true,
+    }
 }

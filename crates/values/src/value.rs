@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::decimal::Decimal;
+use crate::problem::ValueMismatch;
 
 /// A projected cell, limited to what a protobuf `Value` and JSON can represent.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +72,22 @@ impl Value {
             Value::Object(fields) => fields.iter().map(|(name, v)| (name.clone(), v.to_json())).collect(),
         }
     }
+}
+
+/// Returns the text of a string.
+pub(crate) fn string(value: &Value) -> Result<&str, ValueMismatch> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_) => {
+            Err(ValueMismatch::Kind("a string"))
+        }
+    }
+}
+
+/// Appends a value as JSON.
+pub(crate) fn push_json(value: &(impl Serialize + ?Sized), to: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail, and JSON can represent all values and strings here.
+    let _ = serde_json::to_writer(to, value);
 }
 
 fn is_same(text: &str, value: f64) -> bool {

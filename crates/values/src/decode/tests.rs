@@ -1,101 +1,15 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use laredo_core::{Cell, KeyColumns, Oid, Schema, TupleBuf, TypeDef, TypeKind};
+use postgres_types::Type;
 use proptest::prelude::*;
 
 use super::*;
-use laredo_core::{Column, KeyColumns, TupleBuf, TypeDef, TypeKind};
-
-pub(crate) const MOOD: Oid = 16_400;
-pub(crate) const PAIR: Oid = 16_401;
-pub(crate) const PAIRS: Oid = 16_402;
-pub(crate) const SHORT: Oid = 16_403;
-pub(crate) const FLOAT_RANGE: Oid = 16_404;
-const LOOP: Oid = 16_405;
-pub(crate) const VECTOR: Oid = 16_406;
-const LOOP_ARRAY: Oid = 16_407;
-pub(crate) const TEXT_RANGE: Oid = 16_408;
-pub(crate) const PAIR_RANGE: Oid = 16_409;
-pub(crate) const CITEXT: Oid = 16_410;
-pub(crate) const LISTS_RANGE: Oid = 16_411;
-pub(crate) const LTREE: Oid = 16_412;
-pub(crate) const LISTS: Oid = 16_413;
-pub(crate) const LIST: Oid = 16_414;
-
-fn types() -> BTreeMap<Oid, TypeDef> {
-    let fields = vec![("x".to_owned(), Type::INT4.oid()), ("y z".to_owned(), Type::TEXT.oid())];
-    [
-        (MOOD, "mood", TypeKind::Enum(vec!["sad".into(), "ok".into()])),
-        (PAIR, "pair", TypeKind::Composite(fields)),
-        (PAIRS, "_pair", TypeKind::Array(PAIR)),
-        (SHORT, "short", TypeKind::Domain(Type::INT2.oid())),
-        (FLOAT_RANGE, "floatrange", TypeKind::Range(Type::FLOAT8.oid())),
-        (LOOP, "loop", TypeKind::Domain(LOOP)),
-        (LOOP_ARRAY, "_loop", TypeKind::Array(LOOP_ARRAY)),
-        (VECTOR, "vector", TypeKind::Base),
-        (TEXT_RANGE, "textrange", TypeKind::Range(Type::TEXT.oid())),
-        (PAIR_RANGE, "pairrange", TypeKind::Range(PAIR)),
-        (CITEXT, "citext", TypeKind::Base),
-        (LISTS_RANGE, "listsrange", TypeKind::Range(Type::TEXT_ARRAY.oid())),
-        (LTREE, "ltree", TypeKind::Base),
-        (LISTS, "_lists", TypeKind::Array(LIST)),
-        (LIST, "lists", TypeKind::Domain(Type::INT4_ARRAY.oid())),
-    ]
-    .into_iter()
-    .map(|(oid, name, kind)| {
-        let name = name.to_owned();
-        (oid, TypeDef { name, kind })
-    })
-    .collect()
-}
-
-pub(crate) fn schema(oid: Oid, is_text: bool) -> Schema {
-    schema_with_key(oid, is_text, &[])
-}
-
-/// Returns a schema with the same column as the key.
-pub(crate) fn key_schema(oid: Oid) -> Schema {
-    schema_with_key(oid, false, &[0])
-}
-
-fn schema_with_key(oid: Oid, is_text: bool, key: &[usize]) -> Schema {
-    let column = Column {
-        name: "c".into(),
-        type_oid: oid,
-        type_modifier: -1,
-        type_name: "some type".into(),
-        not_null: false,
-        is_text,
-    };
-    Schema::new(vec![column], KeyColumns::new(key), types())
-}
-
-/// Projects a value, and checks that it is written as JSON in both ways.
-pub(crate) fn value(oid: Oid, bytes: &[u8]) -> Result<Value, CellProblem> {
-    value_in(schema(oid, false), bytes)
-}
-
-pub(crate) fn value_in(schema: Schema, bytes: &[u8]) -> Result<Value, CellProblem> {
-    let value = project_cell(&schema, 0, Cell::Value(bytes)).map_err(|error| error.problem);
-    let (row, mut line): (TupleBuf, _) = ([Cell::Value(bytes)].into_iter().collect(), Vec::new());
-    let hex = HexCells::default();
-    let shown =
-        show_row(&schema, row.as_ref(), &hex).map(|fields| fields.into_iter().map(|(_, value)| value).collect());
-    let shown: Result<Vec<Value>, CellProblem> = shown.map_err(|error| error.problem);
-    let pushed = JsonRows::new(Arc::new(schema)).push(row.as_ref(), &mut line, &hex).map_err(|error| error.problem);
-    assert_eq!(pushed, shown.clone().map(drop));
-    match (&value, &shown) {
-        (Ok(value), Ok(shown)) => assert_eq!((value, hex.count()), (&shown[0], 0)),
-        // The cell is counted once for each way.
-        (Err(problem), Ok(_)) => assert_eq!((hex.first().map(|error| &error.problem), hex.count()), (Some(problem), 2)),
-        (_, Err(problem)) => assert_eq!(value.as_ref(), Err(problem)),
-    }
-    if let Ok(shown) = &shown {
-        let expected = format!("{{\"c\":{}}}", serde_json::to_string(&shown[0]).unwrap());
-        assert_eq!(String::from_utf8(line).unwrap(), expected);
-    }
-    value
-}
+use crate::decimal::Decimal;
+use crate::fixtures::{
+    CITEXT, FLOAT_RANGE, LISTS_RANGE, LOOP, LOOP_ARRAY, LTREE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE,
+    VECTOR, any_type, array, interval, joined, likely_bytes, numeric, pair, schema, sized, value, value_in,
+};
 
 #[track_caller]
 fn shows(builtin: &Type, bytes: &[u8], text: &str) {
@@ -104,53 +18,6 @@ fn shows(builtin: &Type, bytes: &[u8], text: &str) {
 
 fn string(text: &str) -> Value {
     Value::String(text.into())
-}
-
-/// Joins several parts.
-pub(crate) fn joined(parts: &[&[u8]]) -> Vec<u8> {
-    parts.concat()
-}
-
-fn sized(bytes: &[u8]) -> Vec<u8> {
-    joined(&[&i32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes])
-}
-
-pub(crate) fn numeric(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
-    let mut bytes = u16::try_from(groups.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend(weight.to_be_bytes());
-    bytes.extend([sign, scale].iter().flat_map(|part| part.to_be_bytes()));
-    bytes.extend(groups.iter().flat_map(|group| group.to_be_bytes()));
-    bytes
-}
-
-pub(crate) fn array(element: Oid, dimensions: &[(i32, i32)], elements: &[Option<&[u8]>]) -> Vec<u8> {
-    let mut bytes = i32::try_from(dimensions.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend([0; 4]);
-    bytes.extend(element.to_be_bytes());
-    for (length, lower) in dimensions {
-        bytes.extend(length.to_be_bytes());
-        bytes.extend(lower.to_be_bytes());
-    }
-    for element in elements {
-        match element {
-            Some(element) => bytes.extend(sized(element)),
-            None => bytes.extend((-1_i32).to_be_bytes()),
-        }
-    }
-    bytes
-}
-
-pub(crate) fn pair(x: Option<i32>, y: Option<&str>) -> Vec<u8> {
-    let mut bytes = vec![0, 0, 0, 2];
-    bytes.extend(Type::INT4.oid().to_be_bytes());
-    bytes.extend(x.map_or(vec![255; 4], |x| sized(&x.to_be_bytes())));
-    bytes.extend(Type::TEXT.oid().to_be_bytes());
-    bytes.extend(y.map_or(vec![255; 4], |y| sized(y.as_bytes())));
-    bytes
-}
-
-pub(crate) fn interval(micros: i64, days: i32, months: i32) -> Vec<u8> {
-    joined(&[&micros.to_be_bytes(), &days.to_be_bytes(), &months.to_be_bytes()])
 }
 
 #[test]
@@ -391,7 +258,10 @@ fn other_types_are_their_text() {
 fn errors_name_the_column_and_its_type() {
     let int = schema(23, false);
     let error = project_cell(&int, 0, Cell::Value(&[1])).unwrap_err();
-    assert_eq!(error.to_string(), "column `c` holds what is not a value of type some type: its bytes end too early");
+    assert_eq!(
+        error.to_string(),
+        "column `c` holds what is not a value of type some type: its bytes end too early"
+    );
     let problem = |schema: &Schema, column, cell| project_cell(schema, column, cell).unwrap_err().problem;
     assert_eq!(problem(&int, 0, Cell::Unchanged), CellProblem::Unsent);
     assert_eq!(problem(&int, 1, Cell::Null), CellProblem::NoColumn);
@@ -455,24 +325,6 @@ fn a_type_of_the_name_of_an_extension_may_be_another_one() {
     assert_eq!(value(LTREE, b"\x02Top"), Ok(string("\\x02546f70")));
 }
 
-/// Returns every type that `postgres_types` knows, and those above.
-pub(crate) fn any_type() -> impl Strategy<Value = Oid> {
-    let mut oids: Vec<Oid> = (1..20_000).filter(|oid| Type::from_oid(*oid).is_some()).collect();
-    oids.extend(types().keys());
-    proptest::sample::select(oids)
-}
-
-/// Returns bytes in which small counts, lengths and well-known type numbers are likely.
-pub(crate) fn likely_bytes() -> impl Strategy<Value = Vec<u8>> {
-    let part = prop_oneof![
-        (-1_i32..6).prop_map(|n| n.to_be_bytes().to_vec()),
-        any_type().prop_map(|oid| oid.to_be_bytes().to_vec()),
-        proptest::collection::vec(any::<u8>(), 0..12),
-        proptest::collection::vec(0_u8..4, 0..12),
-    ];
-    proptest::collection::vec(part, 0..10).prop_map(|parts| parts.concat())
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -490,18 +342,10 @@ proptest! {
     fn json_numbers_never_change_value(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?") {
         let shown = value(114, text.as_bytes()).unwrap();
         let back = match shown {
-            Value::Number(number) => crate::decimal::Decimal::of_double(number),
-            Value::String(text) => crate::decimal::Decimal::parse(&text),
+            Value::Number(number) => Decimal::of_double(number),
+            Value::String(text) => Decimal::parse(&text),
             other => panic!("{other:?}"),
         };
-        prop_assert_eq!(back, crate::decimal::Decimal::parse(&text));
-    }
-
-    #[test]
-    fn shortest_floats_read_back(bits: u64, narrow: u32) {
-        let wide = f64::from_bits(bits);
-        prop_assert!(wide.is_nan() || numeric::double(wide).parse::<f64>().unwrap().to_bits() == bits);
-        let single = f32::from_bits(narrow);
-        prop_assert!(single.is_nan() || numeric::single(single).parse::<f32>().unwrap().to_bits() == narrow);
+        prop_assert_eq!(back, Decimal::parse(&text));
     }
 }

@@ -1,12 +1,14 @@
+use laredo_core::{Cell, Oid};
 use postgres_types::Type;
 use proptest::prelude::*;
 
-use super::text::versioned;
 use super::*;
-use crate::project::tests::{
+use crate::fixtures::{
     CITEXT, FLOAT_RANGE, LIST, LISTS, LISTS_RANGE, LTREE, MOOD, PAIR, PAIR_RANGE, PAIRS, SHORT, TEXT_RANGE, VECTOR,
     any_type, array, interval, joined, key_schema, likely_bytes, numeric, pair, schema, value as project, value_in,
 };
+use crate::types::json::document_text;
+use crate::wire::to_versioned;
 
 fn back(oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
     let bytes = unproject_cell(&schema(oid, false), 0, value).map_err(|error| error.problem)?;
@@ -191,8 +193,8 @@ proptest! {
     #[test]
     fn documents_of_a_key_come_back_to_the_byte(json in any_document()) {
         // A document as `jsonb` has it, with a number that a double may not hold.
-        let text = crate::project::json::document_text(&json).unwrap();
-        let cell = versioned(&text);
+        let text = document_text(&json).unwrap();
+        let cell = to_versioned(&text);
         let value = value_in(key_schema(3802), &cell).unwrap();
         prop_assert_eq!(unproject_cell(&key_schema(3802), 0, &Value::from_json(value.to_json())), Ok(Some(cell)));
     }

@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 
-use postgres_types::Type;
+use laredo_core::{Cell, Oid, Schema};
 
 use super::{FilterProblem, MatchCondition, Pattern};
-use crate::project::canonical::{canonical, caseless, check_comparable, is_canonical};
-use crate::project::{TextKind, TypeShape, Value, project_cell};
-use crate::unproject::{ValueMismatch, read_literal};
-use laredo_core::{Cell, Oid, Schema};
+use crate::decode::project_cell;
+use crate::encode::read_literal;
+use crate::equality::{canonical, check_comparable, is_canonical};
+use crate::problem::ValueMismatch;
+use crate::shape::TypeShape;
+use crate::types::BaseType;
+use crate::types::numbers::NumberType;
+use crate::types::text::{TextType, caseless};
+use crate::value::Value;
 
 /// A cell's bytes, or their canonical form.
 type ComparableBytes = Box<[u8]>;
@@ -40,8 +45,8 @@ impl ColumnTest {
     pub(super) fn new(schema: &Schema, column: usize, test: &MatchCondition) -> Result<ColumnTest, FilterProblem> {
         let definition = &schema.columns()[column];
         let shape = match definition.is_text {
-            true => TypeShape::Text(TextKind::Plain),
-            false => TypeShape::of(schema, definition.type_oid).unwrap_or(TypeShape::Unknown),
+            true => TypeShape::Base(BaseType::Text(TextType::Plain)),
+            false => TypeShape::of(schema, definition.type_oid).unwrap_or(TypeShape::UNKNOWN),
         };
         match test {
             MatchCondition::Prefix(prefix) => prefix_of(&shape, prefix),
@@ -81,38 +86,31 @@ impl ColumnTest {
 
 /// Returns the test of SQL's `LIKE 'prefix%'`, for types that are text.
 fn prefix_of(shape: &TypeShape<'_>, prefix: &str) -> Result<ColumnTest, FilterProblem> {
-    match shape {
-        TypeShape::Text(TextKind::Caseless) => Ok(ColumnTest::CaselessPrefix(caseless(prefix))),
-        TypeShape::Text(TextKind::AsciiCaseless) => Ok(ColumnTest::AsciiCaselessPrefix(prefix.as_bytes().into())),
-        TypeShape::Text(_) | TypeShape::Enum(_) => Ok(ColumnTest::Prefix(prefix.as_bytes().into())),
+    let TypeShape::Base(BaseType::Text(text)) = shape else { return Err(FilterProblem::NotText) };
+    Ok(match text {
+        TextType::Caseless => ColumnTest::CaselessPrefix(caseless(prefix)),
+        TextType::AsciiCaseless => ColumnTest::AsciiCaselessPrefix(prefix.as_bytes().into()),
+        TextType::Plain | TextType::Padded | TextType::Incomparable | TextType::Label => {
+            ColumnTest::Prefix(prefix.as_bytes().into())
+        }
         // The prefix follows the version byte.
-        TypeShape::Ltree => Ok(ColumnTest::Prefix([&[1], prefix.as_bytes()].concat().into())),
-        TypeShape::Money(_)
-        | TypeShape::Builtin(_)
-        | TypeShape::Array(_)
-        | TypeShape::Composite(_)
-        | TypeShape::Range(_)
-        | TypeShape::Multirange(_)
-        | TypeShape::Unknown => Err(FilterProblem::NotText),
-    }
+        TextType::Ltree => ColumnTest::Prefix([&[1], prefix.as_bytes()].concat().into()),
+    })
 }
 
 /// Returns the test of a pattern, for types whose projections are always text.
 fn pattern_of(shape: &TypeShape<'_>, pattern: &Pattern) -> Result<ColumnTest, FilterProblem> {
     match shape {
-        TypeShape::Text(TextKind::Caseless | TextKind::AsciiCaseless) => {
+        TypeShape::Base(BaseType::Text(TextType::Caseless | TextType::AsciiCaseless)) => {
             let caseless = Pattern::new(&format!("(?i){}", pattern.as_str()));
             caseless.map(ColumnTest::TextPattern).map_err(|_| FilterProblem::TooLarge)
         }
-        TypeShape::Text(_) | TypeShape::Enum(_) => Ok(ColumnTest::TextPattern(pattern.clone())),
-        TypeShape::Ltree | TypeShape::Money(_) | TypeShape::Range(_) | TypeShape::Multirange(_) => {
-            Ok(ColumnTest::Pattern(pattern.clone()))
-        }
-        TypeShape::Builtin(
-            Type::BOOL | Type::INT2 | Type::INT4 | Type::INT8 | Type::FLOAT4 | Type::FLOAT8 | Type::JSON | Type::JSONB,
-        ) => Err(FilterProblem::NotText),
-        TypeShape::Builtin(_) => Ok(ColumnTest::Pattern(pattern.clone())),
-        TypeShape::Array(_) | TypeShape::Composite(_) | TypeShape::Unknown => Err(FilterProblem::NotText),
+        TypeShape::Base(BaseType::Text(
+            TextType::Plain | TextType::Padded | TextType::Incomparable | TextType::Label,
+        )) => Ok(ColumnTest::TextPattern(pattern.clone())),
+        TypeShape::Base(base) if base.is_always_text() => Ok(ColumnTest::Pattern(pattern.clone())),
+        TypeShape::Range(_) | TypeShape::Multirange(_) => Ok(ColumnTest::Pattern(pattern.clone())),
+        TypeShape::Base(_) | TypeShape::Array(_) | TypeShape::Composite(_) => Err(FilterProblem::NotText),
     }
 }
 
@@ -137,7 +135,7 @@ fn any_of(
         };
         cells.push(cell.map_err(|mismatch| FilterProblem::value(value, mismatch))?);
     }
-    if let TypeShape::Builtin(Type::FLOAT4 | Type::FLOAT8) = shape {
+    if let TypeShape::Base(BaseType::Number(NumberType::Float4 | NumberType::Float8)) = shape {
         let any: Vec<f64> = cells.iter().filter_map(|cell| float(cell)).collect();
         return Ok(ColumnTest::Float { with_nan: any.iter().any(|value| value.is_nan()), any });
     }

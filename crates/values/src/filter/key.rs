@@ -1,7 +1,7 @@
 //! The identity of filters.
 
 use super::{MatchCondition, Predicate};
-use crate::project::Value;
+use crate::value::Value;
 
 /// A filter's identity. Filters with equal keys let the same rows through, so clients with equal
 /// filters can share work. The order of predicates, of an IN list and of an object's fields does

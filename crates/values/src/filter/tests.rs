@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
+use laredo_core::{Cell, Column, KeyColumns, Oid, TupleBuf, TypeDef, TypeKind};
 use postgres_types::Type;
 use proptest::prelude::*;
 
 use super::*;
-use laredo_core::{Cell, Column, KeyColumns, Oid, TupleBuf, TypeDef, TypeKind};
 
 const SHORT: Oid = 16_400;
 

@@ -1,27 +1,36 @@
-//! Arrays, composites, ranges and multiranges.
+//! Arrays.
 
 use std::fmt::Write;
 
 use bytes::Buf;
-
+use laredo_core::Oid;
 use postgres_types::Type;
 
-use super::{CellDecoder, CellProblem, TypeShape, Value, wire};
-use laredo_core::Oid;
+use super::quoting::{DelimitedText, QuotingRule, quote_element, split};
+use crate::decode::CellDecoder;
+use crate::encode::CellEncoder;
+use crate::problem::{CellProblem, ValueMismatch};
+use crate::shape::TypeShape;
+use crate::text_form::parse_number;
+use crate::value::Value;
+use crate::wire;
 
 /// The maximum number of dimensions in PostgreSQL.
 const DIMENSIONS_MAX: usize = 6;
 
+/// The type whose array elements are delimited by semicolons.
+const BOX: Oid = 603;
+
 /// An array with its elements in binary form and in storage order, in which the last dimension
 /// changes fastest.
-pub(super) struct BinaryArray<'a> {
+pub(crate) struct BinaryArray<'a> {
     /// The length and lower bound of each dimension. An empty array has none.
-    pub(super) dimensions: Vec<(usize, i32)>,
-    pub(super) elements: Vec<Option<&'a [u8]>>,
+    pub(crate) dimensions: Vec<(usize, i32)>,
+    pub(crate) elements: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> BinaryArray<'a> {
-    pub(super) fn parse(mut input: &'a [u8], element: Oid) -> Result<BinaryArray<'a>, CellProblem> {
+    pub(crate) fn parse(mut input: &'a [u8], element: Oid) -> Result<BinaryArray<'a>, CellProblem> {
         let dimension_count = wire::count(&mut input, 0)?;
         let _has_null = input.try_get_i32()?;
         let sent_element = input.try_get_u32()?;
@@ -54,7 +63,7 @@ impl<'a> BinaryArray<'a> {
 
 impl CellDecoder<'_> {
     /// Shows an array as nested lists. Uses PostgreSQL's text form if lists would be ambiguous.
-    pub(super) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, CellProblem> {
+    pub(crate) fn array(&mut self, oid: Oid, element: Oid, input: &[u8]) -> Result<Value, CellProblem> {
         let array = BinaryArray::parse(input, element)?;
         let usual = lower_bound(oid);
         let is_plain = array.dimensions.iter().all(|&(_, lower)| lower == usual);
@@ -71,63 +80,14 @@ impl CellDecoder<'_> {
         Ok(Value::List(items))
     }
 
-    /// Shows a composite as an object.
-    pub(super) fn composite(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<Value, CellProblem> {
-        check_field_count(fields, &mut input)?;
-        let mut values = Vec::with_capacity(fields.len());
-        for (name, oid) in fields {
-            let bytes = next_field(*oid, &mut input)?;
-            values.push((name.clone(), self.optional_value(*oid, bytes)?));
-        }
-        wire::end(input)?;
-        Ok(Value::Object(values))
-    }
-
-    /// Returns a range in PostgreSQL's text form.
-    pub(super) fn range(&mut self, subtype: Oid, mut input: &[u8]) -> Result<String, CellProblem> {
-        const EMPTY: u8 = 0x01;
-        const LOWER_INCLUSIVE: u8 = 0x02;
-        const UPPER_INCLUSIVE: u8 = 0x04;
-        const LOWER_INFINITE: u8 = 0x08;
-        const UPPER_INFINITE: u8 = 0x10;
-        let flags = input.try_get_u8()?;
-        if flags & EMPTY != 0 {
-            wire::end(input)?;
-            return Ok("empty".to_owned());
-        }
-        let mut text = if flags & LOWER_INCLUSIVE != 0 { "[" } else { "(" }.to_owned();
-        if flags & LOWER_INFINITE == 0 {
-            self.push_bound(&mut text, subtype, &mut input)?;
-        }
-        text.push(',');
-        if flags & UPPER_INFINITE == 0 {
-            self.push_bound(&mut text, subtype, &mut input)?;
-        }
-        text.push(if flags & UPPER_INCLUSIVE != 0 { ']' } else { ')' });
-        wire::end(input)?;
-        Ok(text)
-    }
-
-    /// Returns a multirange in PostgreSQL's text form.
-    pub(super) fn multirange(&mut self, range: Oid, mut input: &[u8]) -> Result<String, CellProblem> {
-        let count = wire::count(&mut input, 4)?;
-        let mut ranges = Vec::with_capacity(count);
-        for _ in 0..count {
-            let bytes = wire::sized(&mut input)?.ok_or(CellProblem::Impossible("range"))?;
-            ranges.push(self.text(range, bytes)?);
-        }
-        wire::end(input)?;
-        Ok(format!("{{{}}}", ranges.join(",")))
-    }
-
     /// Returns an array in PostgreSQL's text form.
-    pub(super) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, CellProblem> {
+    pub(crate) fn array_text(&mut self, element: Oid, input: &[u8]) -> Result<String, CellProblem> {
         let array = BinaryArray::parse(input, element)?;
         let delimiter = if element == BOX { ";" } else { "," };
         let mut items = Vec::with_capacity(array.elements.len());
         for bytes in array.elements {
             items.push(match bytes {
-                Some(bytes) => quoted_element(self.text(element, bytes)?, delimiter),
+                Some(bytes) => quote_element(self.text(element, bytes)?, delimiter),
                 None => "NULL".to_owned(),
             });
         }
@@ -146,59 +106,101 @@ impl CellDecoder<'_> {
         let _ = write!(text, "{{{}}}", items.join(delimiter));
         Ok(text)
     }
+}
 
-    /// Returns a composite in PostgreSQL's text form.
-    pub(super) fn composite_text(&mut self, fields: &[(String, Oid)], mut input: &[u8]) -> Result<String, CellProblem> {
-        check_field_count(fields, &mut input)?;
-        let mut texts = Vec::with_capacity(fields.len());
-        for (_, oid) in fields {
-            texts.push(match next_field(*oid, &mut input)? {
-                Some(bytes) => quoted(self.text(*oid, bytes)?, &['"', '\\', '(', ')', ',']),
-                None => String::new(),
-            });
+impl CellEncoder<'_> {
+    /// Reads an array from nested lists, or from PostgreSQL's text form.
+    pub(crate) fn array(&mut self, oid: Oid, element: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+        let items = match value {
+            Value::List(items) => items,
+            Value::String(text) => return self.array_text(oid, element, text),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                return Err(ValueMismatch::Kind("a list"));
+            }
+        };
+        let (mut lengths, mut level) = (vec![items.len()], items.iter().collect::<Vec<_>>());
+        // If elements may be lists, a list at this level is an element and not a further dimension.
+        while !self.is_list(element)? && level.iter().any(|item| matches!(item, Value::List(_))) {
+            let inner: Option<Vec<&Vec<Value>>> =
+                level.iter().map(|item| if let Value::List(items) = item { Some(items) } else { None }).collect();
+            let inner = inner.ok_or(ValueMismatch::Uneven)?;
+            let length = inner.first().map_or(0, |items| items.len());
+            if length == 0 || inner.iter().any(|items| items.len() != length) || lengths.len() == DIMENSIONS_MAX {
+                return Err(ValueMismatch::Uneven);
+            }
+            lengths.push(length);
+            level = inner.into_iter().flatten().collect();
         }
-        wire::end(input)?;
-        Ok(format!("({})", texts.join(",")))
+        let elements = level.into_iter().map(|item| self.optional(element, item)).collect::<Result<Vec<_>, _>>()?;
+        let lower = lower_bound(oid);
+        let dimensions: Vec<(usize, i32)> = lengths.into_iter().map(|length| (length, lower)).collect();
+        array_cell(oid, element, &dimensions, &elements)
     }
 
-    fn push_bound(&mut self, text: &mut String, subtype: Oid, input: &mut &[u8]) -> Result<(), CellProblem> {
-        let bytes = wire::sized(input)?.ok_or(CellProblem::Impossible("bound"))?;
-        let bound = self.text(subtype, bytes)?;
-        text.push_str(&quoted(bound, &['"', '\\', '(', ')', '[', ']', ',']));
-        Ok(())
+    /// Returns true if a value of the type may be a list.
+    fn is_list(&self, oid: Oid) -> Result<bool, ValueMismatch> {
+        Ok(may_be_list(&self.enter(oid)?))
     }
 
-    fn optional_value(&mut self, oid: Oid, bytes: Option<&[u8]>) -> Result<Value, CellProblem> {
-        bytes.map_or(Ok(Value::Null), |bytes| self.value(oid, bytes))
+    /// Reads an array in PostgreSQL's text form.
+    pub(crate) fn array_text(&mut self, oid: Oid, element: Oid, input: &str) -> Result<Vec<u8>, ValueMismatch> {
+        let delimiter = if element == BOX { ';' } else { ',' };
+        let (bounds, body) = match input.strip_prefix('[') {
+            Some(_) => input.split_once('=').ok_or(ValueMismatch::Uneven)?,
+            None => ("", input),
+        };
+        let (mut lengths, mut items) = (Vec::new(), Vec::new());
+        braces(body, delimiter, 0, &mut lengths, &mut items)?;
+        if items.is_empty() {
+            lengths.clear();
+        }
+        let mut lowers = vec![lower_bound(oid); lengths.len()];
+        for (lower, bound) in lowers.iter_mut().zip(bounds.split('[').skip(1)) {
+            *lower = parse_number(bound.split(':').next().unwrap_or_default())?;
+        }
+        let mut elements = Vec::with_capacity(items.len());
+        for item in &items {
+            let is_null = !item.is_quoted && item.text.eq_ignore_ascii_case("null");
+            elements.push(if is_null { None } else { Some(self.text(element, &item.text)?) });
+        }
+        let dimensions: Vec<(usize, i32)> = lengths.into_iter().zip(lowers).collect();
+        array_cell(oid, element, &dimensions, &elements)
     }
 }
 
-/// The type whose array elements are delimited by semicolons.
-const BOX: Oid = 603;
+fn array_cell(
+    oid: Oid,
+    element: Oid,
+    dimensions: &[(usize, i32)],
+    elements: &[Option<Vec<u8>>],
+) -> Result<Vec<u8>, ValueMismatch> {
+    // An empty array has no dimensions, except in a vector type of the catalog.
+    let dimensions = if elements.is_empty() && lower_bound(oid) == 1 { &[] } else { dimensions };
+    let has_null = i32::from(elements.iter().any(Option::is_none));
+    let mut bytes = i32::try_from(dimensions.len()).map_err(|_| ValueMismatch::Range)?.to_be_bytes().to_vec();
+    bytes.extend(has_null.to_be_bytes());
+    bytes.extend(element.to_be_bytes());
+    for (length, lower) in dimensions {
+        bytes.extend(i32::try_from(*length).map_err(|_| ValueMismatch::Range)?.to_be_bytes());
+        bytes.extend(lower.to_be_bytes());
+    }
+    elements.iter().try_for_each(|element| wire::push_sized(&mut bytes, element.as_deref()))?;
+    Ok(bytes)
+}
 
 /// Returns the usual first subscript of an array: 0 in vector types of the catalog, 1 in all
 /// others.
-pub(crate) fn lower_bound(oid: Oid) -> i32 {
+fn lower_bound(oid: Oid) -> i32 {
     i32::from(!matches!(Type::from_oid(oid), Some(Type::INT2_VECTOR | Type::OID_VECTOR)))
 }
 
 /// Returns true for a type whose values may be lists themselves.
-pub(crate) fn may_be_list(shape: &TypeShape<'_>) -> bool {
-    matches!(shape, TypeShape::Array(_) | TypeShape::Builtin(Type::JSON | Type::JSONB))
-}
-
-pub(super) fn check_field_count(fields: &[(String, Oid)], input: &mut &[u8]) -> Result<(), CellProblem> {
-    match wire::count(input, 8)? {
-        count if count == fields.len() => Ok(()),
-        _ => Err(CellProblem::Impossible("number of fields")),
+fn may_be_list(shape: &TypeShape<'_>) -> bool {
+    match shape {
+        TypeShape::Array(_) => true,
+        TypeShape::Base(base) => base.is_document(),
+        TypeShape::Composite(_) | TypeShape::Range(_) | TypeShape::Multirange(_) => false,
     }
-}
-
-pub(super) fn next_field<'a>(oid: Oid, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CellProblem> {
-    if input.try_get_u32()? != oid {
-        return Err(CellProblem::Impossible("field type"));
-    }
-    wire::sized(input)
 }
 
 /// Groups items into lists of `length` items each.
@@ -211,28 +213,67 @@ fn grouped(items: Vec<Value>, length: usize) -> Vec<Value> {
     groups
 }
 
-/// Quotes a text as in ranges and composites: quotes and backslashes inside quotes are doubled.
-fn quoted(text: String, special: &[char]) -> String {
-    let plain = !text.is_empty() && !text.contains(|c| special.contains(&c) || is_space(c));
-    if plain {
-        return text;
+/// Reads `{…}`, which may be nested. Collects the lengths of the dimensions, and the elements in
+/// order.
+fn braces(
+    input: &str,
+    delimiter: char,
+    depth: usize,
+    lengths: &mut Vec<usize>,
+    items: &mut Vec<DelimitedText>,
+) -> Result<(), ValueMismatch> {
+    let inner = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or(ValueMismatch::Uneven)?;
+    if depth == DIMENSIONS_MAX {
+        return Err(ValueMismatch::Uneven);
     }
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\"\""))
+    let length = if inner.starts_with('{') {
+        let parts = outside_braces(inner, delimiter);
+        for part in &parts {
+            // This reserves the entry of the dimension, until its length is known.
+            if lengths.len() <= depth {
+                lengths.push(parts.len());
+            }
+            braces(part, delimiter, depth + 1, lengths, items)?;
+        }
+        parts.len()
+    } else if inner.is_empty() {
+        0
+    } else {
+        let parts = split(inner, delimiter, QuotingRule::Escaped)?;
+        if parts.iter().any(|part| part.text.is_empty() && !part.is_quoted) {
+            return Err(ValueMismatch::Text("an array (an empty element is \"\")"));
+        }
+        let length = parts.len();
+        items.extend(parts);
+        length
+    };
+    match lengths.get(depth) {
+        Some(known) if *known != length => Err(ValueMismatch::Uneven),
+        Some(_) => Ok(()),
+        None => {
+            lengths.push(length);
+            Ok(())
+        }
+    }
 }
 
-/// Quotes a text as in arrays: quotes and backslashes get a backslash, and a text like NULL gets
-/// quotes.
-fn quoted_element(text: String, delimiter: &str) -> String {
-    let special = |c| matches!(c, '"' | '\\' | '{' | '}') || is_space(c);
-    let plain =
-        !text.is_empty() && !text.contains(special) && !text.contains(delimiter) && !text.eq_ignore_ascii_case("null");
-    if plain {
-        return text;
+/// Splits at delimiters outside of inner braces.
+fn outside_braces(input: &str, delimiter: char) -> Vec<&str> {
+    let (mut parts, mut start, mut depth, mut in_quotes, mut is_escaped) = (Vec::new(), 0, 0_usize, false, false);
+    for (at, next) in input.char_indices() {
+        match next {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => in_quotes = !in_quotes,
+            '{' if !in_quotes => depth += 1,
+            '}' if !in_quotes => depth = depth.saturating_sub(1),
+            _ if next == delimiter && depth == 0 && !in_quotes => {
+                parts.push(&input[start..at]);
+                start = at + next.len_utf8();
+            }
+            _ => {}
+        }
     }
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// Returns true for white space by C's `isspace`.
-fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
+    parts.push(&input[start..]);
+    parts
 }

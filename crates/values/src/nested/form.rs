@@ -7,10 +7,13 @@
 use std::sync::Arc;
 
 use bytes::Buf;
-
-use super::nested::{BinaryArray, check_field_count, next_field};
-use super::{CellProblem, NESTING_MAX, TypeShape, wire};
 use laredo_core::{Cell, Oid, Schema, TupleRef};
+
+use super::arrays::BinaryArray;
+use super::composites::{check_field_count, next_field};
+use crate::problem::{CellProblem, NESTING_MAX};
+use crate::shape::TypeShape;
+use crate::wire;
 
 /// The columns of a schema whose values contain composites.
 #[derive(Clone, Debug)]
@@ -74,15 +77,7 @@ fn contains_composite(schema: &Schema, oid: Oid, depth: usize) -> bool {
         Ok(TypeShape::Array(inner) | TypeShape::Range(inner) | TypeShape::Multirange(inner)) => {
             contains_composite(schema, inner, depth + 1)
         }
-        Ok(
-            TypeShape::Text(_)
-            | TypeShape::Enum(_)
-            | TypeShape::Ltree
-            | TypeShape::Money(_)
-            | TypeShape::Builtin(_)
-            | TypeShape::Unknown,
-        )
-        | Err(_) => false,
+        Ok(TypeShape::Base(_)) | Err(_) => false,
     }
 }
 
@@ -93,12 +88,7 @@ fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Ce
         return Ok(());
     }
     match TypeShape::of(schema, oid)? {
-        TypeShape::Text(_)
-        | TypeShape::Enum(_)
-        | TypeShape::Ltree
-        | TypeShape::Money(_)
-        | TypeShape::Builtin(_)
-        | TypeShape::Unknown => Ok(()),
+        TypeShape::Base(_) => Ok(()),
         TypeShape::Array(element) => {
             let mut elements = BinaryArray::parse(bytes, element)?.elements.into_iter().flatten();
             elements.try_for_each(|bytes| check(schema, element, bytes, depth + 1))
@@ -136,11 +126,11 @@ fn check(schema: &Schema, oid: Oid, bytes: &[u8], depth: usize) -> Result<(), Ce
 
 #[cfg(test)]
 mod tests {
+    use laredo_core::TupleBuf;
     use postgres_types::Type;
 
     use super::*;
-    use crate::project::tests::{MOOD, PAIR, PAIR_RANGE, PAIRS, schema};
-    use laredo_core::TupleBuf;
+    use crate::fixtures::{MOOD, PAIR, PAIR_RANGE, PAIRS, schema};
 
     fn sized(bytes: &[u8]) -> Vec<u8> {
         [&i32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()

@@ -1,16 +1,100 @@
-//! Projections of `json` and `jsonb` as nested values.
+//! The types `json`, `jsonb` and `jsonpath`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
+use laredo_core::Oid;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::{CellContext, TypeFamily, ValueEquality};
 use crate::decimal::Decimal;
+use crate::problem::{CellProblem, NESTING_MAX, ValueMismatch};
+use crate::value::{Value, string};
+use crate::wire;
 
-use super::value::Value;
-use super::{CellProblem, NESTING_MAX};
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JsonType {
+    Json,
+    Jsonb,
+    Jsonpath,
+}
+
+impl TypeFamily for JsonType {
+    const BUILTIN: &'static [(Oid, JsonType)] =
+        &[(114, JsonType::Json), (3802, JsonType::Jsonb), (4072, JsonType::Jsonpath)];
+
+    fn project(self, context: &mut CellContext, cell: &[u8]) -> Result<Value, CellProblem> {
+        match self {
+            JsonType::Json if context.is_key => Ok(Value::String(wire::utf8(cell)?.to_owned())),
+            JsonType::Jsonb if context.is_key => parse_exactly(wire::versioned(cell)?, context.depth),
+            JsonType::Json => parse(wire::utf8(cell)?, context.depth),
+            JsonType::Jsonb => parse(wire::versioned(cell)?, context.depth),
+            JsonType::Jsonpath => self.to_text(context, cell).map(Value::String),
+        }
+    }
+
+    fn to_text(self, _context: &mut CellContext, cell: &[u8]) -> Result<String, CellProblem> {
+        match self {
+            JsonType::Json => Ok(wire::utf8(cell)?.to_owned()),
+            JsonType::Jsonb | JsonType::Jsonpath => Ok(wire::versioned(cell)?.to_owned()),
+        }
+    }
+
+    fn unproject(self, is_key: bool, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+        match self {
+            JsonType::Json => Ok(match value {
+                Value::String(text) if is_key => text.clone(),
+                value => value.to_json().to_string(),
+            }
+            .into_bytes()),
+            JsonType::Jsonb => Ok(wire::to_versioned(&match value {
+                Value::String(text) if is_key && is_document(text) => text.clone(),
+                value => jsonb_text(value),
+            })),
+            JsonType::Jsonpath => self.parse_text(string(value)?),
+        }
+    }
+
+    fn parse_text(self, text: &str) -> Result<Vec<u8>, ValueMismatch> {
+        match self {
+            JsonType::Json => Ok(text.as_bytes().to_vec()),
+            JsonType::Jsonb | JsonType::Jsonpath => Ok(wire::to_versioned(text)),
+        }
+    }
+
+    fn parse_literal(self, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+        match self {
+            JsonType::Jsonb => document_literal(value).map(|text| wire::to_versioned(&text)),
+            JsonType::Json | JsonType::Jsonpath => self.parse_text(string(value)?),
+        }
+    }
+
+    fn equality(self) -> ValueEquality {
+        match self {
+            JsonType::Jsonb => ValueEquality::OfCanonicalForms,
+            JsonType::Json | JsonType::Jsonpath => {
+                ValueEquality::Unknown("PostgreSQL has no equality for it; jsonb has one")
+            }
+        }
+    }
+
+    fn canonical(self, cell: &[u8]) -> Result<Cow<'_, [u8]>, CellProblem> {
+        match self {
+            JsonType::Jsonb => Ok(with_plain_numbers(wire::versioned(cell)?).into_bytes().into()),
+            JsonType::Json | JsonType::Jsonpath => Ok(cell.into()),
+        }
+    }
+
+    fn is_always_text(self) -> bool {
+        self == JsonType::Jsonpath
+    }
+
+    fn is_distinct_from_hex(self) -> bool {
+        self == JsonType::Jsonpath
+    }
+}
 
 /// Parses a document that is `depth` levels deep in its cell.
 ///
@@ -18,15 +102,15 @@ use super::{CellProblem, NESTING_MAX};
 /// exactly becomes the string of its digits. An array or object that is nested too deeply becomes
 /// its text. If an object has a name twice, the last value counts, as in `jsonb`. An unpaired
 /// surrogate, which `json` allows and text cannot contain, becomes U+FFFD.
-pub(super) fn parse(text: &str, depth: usize) -> Result<Value, CellProblem> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
+fn parse(text: &str, depth: usize) -> Result<Value, CellProblem> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(not_json)?;
     nested(raw.get(), depth)
 }
 
 /// Parses a `jsonb` document of a key. The value is nested if that restores the document exactly,
 /// and is otherwise the string of its text. A string that could be mistaken for such a text is
 /// projected as its text, in quotes.
-pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, CellProblem> {
+fn parse_exactly(text: &str, depth: usize) -> Result<Value, CellProblem> {
     let value = parse(text, depth)?;
     let is_clear = match &value {
         // SQL's NULL has the same projection.
@@ -39,13 +123,13 @@ pub(super) fn parse_exactly(text: &str, depth: usize) -> Result<Value, CellProbl
 }
 
 /// Returns true for the text of a JSON document.
-pub(crate) fn is_document(text: &str) -> bool {
+fn is_document(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
 /// Writes a value as `jsonb` does. PostgreSQL orders an object's fields by the length of their
 /// names first.
-pub(crate) fn jsonb_text(value: &Value) -> String {
+fn jsonb_text(value: &Value) -> String {
     let mut text = String::new();
     push_jsonb(value, &mut text);
     text
@@ -53,7 +137,7 @@ pub(crate) fn jsonb_text(value: &Value) -> String {
 
 /// Rewrites a document in the form of `jsonb`, with its numbers unchanged.
 pub(crate) fn document_text(text: &str) -> Result<String, CellProblem> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(wrong)?;
+    let raw: &RawValue = serde_json::from_str(text).map_err(not_json)?;
     let mut to = String::new();
     push_document(raw.get(), 0, &mut to)?;
     Ok(to)
@@ -67,23 +151,23 @@ fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), CellPr
     let push_text = |text: &str, to: &mut String| to.push_str(&serde_json::Value::from(text).to_string());
     match text.as_bytes().first() {
         Some(b'[' | b'{') if depth >= DOCUMENT_DEPTH_MAX => return Err(CellProblem::TooDeep),
-        Some(b'"') => push_text(&serde_json::from_str::<LossyJsonString>(text).map_err(wrong)?.0, to),
+        Some(b'"') => push_text(&serde_json::from_str::<LossyJsonString>(text).map_err(not_json)?.0, to),
         Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
             to.push('[');
-            for (place, item) in items.into_iter().enumerate() {
-                to.push_str(if place > 0 { ", " } else { "" });
+            for (index, item) in items.into_iter().enumerate() {
+                to.push_str(if index > 0 { ", " } else { "" });
                 push_document(item.get(), depth + 1, to)?;
             }
             to.push(']');
         }
         Some(b'{') => {
-            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(wrong)?;
+            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(not_json)?;
             let mut fields = last_of_each(fields);
             fields.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
             to.push('{');
-            for (place, (name, value)) in fields.iter().enumerate() {
-                to.push_str(if place > 0 { ", " } else { "" });
+            for (index, (name, value)) in fields.iter().enumerate() {
+                to.push_str(if index > 0 { ", " } else { "" });
                 push_text(name, to);
                 to.push_str(": ");
                 push_document(value.get(), depth + 1, to)?;
@@ -97,7 +181,7 @@ fn push_document(text: &str, depth: usize, to: &mut String) -> Result<(), CellPr
 
 /// Rewrites equal numbers in the text of a `jsonb` document with equal spelling. Deep nesting uses
 /// no stack.
-pub(super) fn with_plain_numbers(text: &str) -> String {
+fn with_plain_numbers(text: &str) -> String {
     let mut to = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
@@ -143,8 +227,8 @@ fn push_jsonb(value: &Value, to: &mut String) {
         }
         Value::List(items) => {
             to.push('[');
-            for (place, item) in items.iter().enumerate() {
-                to.push_str(if place > 0 { ", " } else { "" });
+            for (index, item) in items.iter().enumerate() {
+                to.push_str(if index > 0 { ", " } else { "" });
                 push_jsonb(item, to);
             }
             to.push(']');
@@ -153,8 +237,8 @@ fn push_jsonb(value: &Value, to: &mut String) {
             let mut fields: Vec<&(String, Value)> = fields.iter().collect();
             fields.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
             to.push('{');
-            for (place, (name, value)) in fields.into_iter().enumerate() {
-                to.push_str(if place > 0 { ", " } else { "" });
+            for (index, (name, value)) in fields.into_iter().enumerate() {
+                to.push_str(if index > 0 { ", " } else { "" });
                 push_jsonb(&Value::String(name.clone()), to);
                 to.push_str(": ");
                 push_jsonb(value, to);
@@ -170,15 +254,15 @@ fn nested(text: &str, depth: usize) -> Result<Value, CellProblem> {
         Some(b'n') => Ok(Value::Null),
         Some(b't') => Ok(Value::Bool(true)),
         Some(b'f') => Ok(Value::Bool(false)),
-        Some(b'"') => Ok(Value::String(serde_json::from_str::<LossyJsonString>(text).map_err(wrong)?.0)),
+        Some(b'"') => Ok(Value::String(serde_json::from_str::<LossyJsonString>(text).map_err(not_json)?.0)),
         Some(b'[' | b'{') if depth >= NESTING_MAX => Ok(Value::String(text.to_owned())),
         Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
             let items = items.into_iter().map(|item| nested(item.get(), depth + 1));
             items.collect::<Result<_, _>>().map(Value::List)
         }
         Some(b'{') => {
-            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(wrong)?;
+            let JsonObjectFields(fields) = serde_json::from_str(text).map_err(not_json)?;
             last_of_each(fields)
                 .into_iter()
                 .map(|(name, value)| Ok((name, nested(value.get(), depth + 1)?)))
@@ -198,7 +282,7 @@ fn last_of_each<T>(fields: Vec<(String, T)>) -> Vec<(String, T)> {
     fields.into_iter().zip(keep).filter_map(|(field, keep)| keep.then_some(field)).collect()
 }
 
-fn wrong(error: serde_json::Error) -> CellProblem {
+fn not_json(error: serde_json::Error) -> CellProblem {
     CellProblem::Json(error.to_string())
 }
 
@@ -272,5 +356,14 @@ impl<'de> Visitor<'de> for JsonObjectFieldsVisitor {
             fields.push((name, value));
         }
         Ok(JsonObjectFields(fields))
+    }
+}
+
+/// Writes the text of a JSON document. A string is that text, or a JSON string if it is not a
+/// document.
+fn document_literal(value: &Value) -> Result<String, ValueMismatch> {
+    match value {
+        Value::String(text) if is_document(text) => document_text(text).map_err(|_| ValueMismatch::TooDeep),
+        value => Ok(jsonb_text(value)),
     }
 }

@@ -1,107 +1,178 @@
-//! Values as SQL literals, with every spelling of a value that SQL accepts. Projections have a
-//! single spelling.
-//!
-//! Spellings whose meaning depends on a session are not supported: its time zone, its order of day
-//! and month, its search path. Words like `today` are not supported either.
+//! Text in all its types, the labels of enums, and the extension types `citext` and `ltree`.
 
-#[path = "time/literal.rs"]
-mod datetime;
-#[path = "time/interval.rs"]
-mod interval;
-#[path = "network.rs"]
-mod network;
-#[path = "numbers.rs"]
-mod number;
-#[path = "../nested/ranges.rs"]
-mod range;
+use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use postgres_types::Type;
+use laredo_core::Oid;
 
-use super::text::{escaped_hex, hex, versioned};
-use super::{CellEncoder, ValueMismatch, string, text};
-use crate::project::{TypeShape, Value, is_object_number, json};
-use laredo_core::{Oid, Schema};
+use super::{CellContext, TypeFamily, ValueEquality};
+use crate::problem::{CellProblem, ValueMismatch};
+use crate::text_form::{escaped_hex, parse_escaped_hex};
+use crate::value::{Value, push_json, string};
+use crate::wire;
 
-/// Reads a literal of a type into a cell. Only types whose values can be compared are supported.
-///
-/// # Errors
-/// Returns an error if the literal is not a value of the type, or its meaning is not certain.
-pub(crate) fn read_literal(schema: &Schema, oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
-    CellEncoder { schema, is_key: true, is_literal: true, depth: 0 }.value(oid, value)
+/// The type `name`.
+pub(crate) const NAME: Oid = 19;
+
+/// Text types, by the equality of their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextType {
+    /// Equality of bytes.
+    Plain,
+    /// Equality of bytes, except for blanks at the end: `char(n)`.
+    Padded,
+    /// Equality of letters regardless of case: the extension type `citext`.
+    Caseless,
+    /// Equality of ASCII letters regardless of case, and of all other bytes.
+    AsciiCaseless,
+    /// No equality: `xml` and similar types.
+    Incomparable,
+    /// A label of an enum. A label may be added at any time without a new copy, so the schema may
+    /// not have all labels.
+    Label,
+    /// The extension type `ltree`: text after a version byte.
+    Ltree,
 }
 
-impl CellEncoder<'_> {
-    pub(super) fn literal(&mut self, oid: Oid, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
-        match self.enter(oid)? {
-            TypeShape::Text(_) if oid == Type::NAME.oid() => Ok(name(string(value)?).as_bytes().to_vec()),
-            TypeShape::Text(_) => Ok(string(value)?.as_bytes().to_vec()),
-            // A label may be added at any time without a new copy, so the schema may not have all
-            // labels.
-            TypeShape::Enum(_) => match string(value)? {
-                label if label.len() <= NAME_BYTES_MAX => Ok(label.as_bytes().to_vec()),
-                _ => Err(ValueMismatch::Text("a label (63 bytes at most)")),
-            },
-            TypeShape::Ltree => label_path(string(value)?).map(versioned),
-            TypeShape::Money(decimals) => number::money(value, decimals),
-            TypeShape::Builtin(Type::JSONB) => document(value).map(|text| versioned(&text)),
-            TypeShape::Builtin(builtin) => builtin_literal(&builtin, value),
-            TypeShape::Array(element) => self.deeper(|inner| inner.array(oid, element, value)),
-            TypeShape::Composite(fields) => self.deeper(|inner| match value {
-                Value::String(text) => inner.composite_text(fields, text),
-                value => inner.composite(fields, value),
-            }),
-            TypeShape::Range(subtype) => {
-                let text = string(value)?;
-                let bytes = self.deeper(|inner| inner.range(subtype, text.trim()))?;
-                range::canonical(subtype, &bytes)
-            }
-            TypeShape::Multirange(_) | TypeShape::Unknown => Err(ValueMismatch::Kind("what only PostgreSQL reads")),
+impl TypeFamily for TextType {
+    const BUILTIN: &'static [(Oid, TextType)] = &[
+        (NAME, TextType::Plain),
+        (25, TextType::Plain),
+        // `xml`, `pg_node_tree` and `refcursor`.
+        (142, TextType::Incomparable),
+        (194, TextType::Incomparable),
+        (1790, TextType::Incomparable),
+        (1042, TextType::Padded),
+        // `varchar`.
+        (1043, TextType::Plain),
+    ];
+    const EXTENSIONS: &'static [(&'static str, TextType)] =
+        &[("citext", TextType::Caseless), ("ltree", TextType::Ltree)];
+
+    fn to_text(self, _context: &mut CellContext, cell: &[u8]) -> Result<String, CellProblem> {
+        match self {
+            // A type that has this name without being the extension's has another binary form.
+            TextType::Ltree => Ok(wire::versioned(cell).map_or_else(|_| escaped_hex(cell), str::to_owned)),
+            TextType::Plain
+            | TextType::Padded
+            | TextType::Caseless
+            | TextType::AsciiCaseless
+            | TextType::Incomparable
+            | TextType::Label => wire::utf8(cell).map(str::to_owned),
         }
     }
-}
 
-fn builtin_literal(builtin: &Type, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
-    match *builtin {
-        Type::BOOL => boolean(value).map(|value| vec![u8::from(value)]),
-        Type::INT2 => number::integer::<i16>(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::INT4 => number::integer::<i32>(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::INT8 => number::integer::<i64>(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::XID8 => number::integer::<u64>(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::FLOAT4 => number::single(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::FLOAT8 => number::double(value).map(|value| value.to_be_bytes().to_vec()),
-        Type::NUMERIC => number::numeric(value),
-        ref other if is_object_number(other) => number::integer::<u32>(value).map(|value| value.to_be_bytes().to_vec()),
-        ref other => text_literal(other, string(value)?),
+    fn push_json(self, _context: &mut CellContext, cell: &[u8], to: &mut Vec<u8>) -> Result<bool, CellProblem> {
+        match self {
+            TextType::Ltree => Ok(false),
+            TextType::Plain
+            | TextType::Padded
+            | TextType::Caseless
+            | TextType::AsciiCaseless
+            | TextType::Incomparable
+            | TextType::Label => push_text(cell, to).map(|()| true),
+        }
+    }
+
+    fn parse_text(self, text: &str) -> Result<Vec<u8>, ValueMismatch> {
+        match self {
+            TextType::Ltree if text.starts_with("\\x") => parse_escaped_hex(text),
+            TextType::Ltree => Ok(wire::to_versioned(text)),
+            TextType::Plain
+            | TextType::Padded
+            | TextType::Caseless
+            | TextType::AsciiCaseless
+            | TextType::Incomparable
+            | TextType::Label => Ok(text.as_bytes().to_vec()),
+        }
+    }
+
+    fn parse_literal(self, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+        match (self, string(value)?) {
+            (TextType::Label, label) if label.len() > NAME_BYTES_MAX => {
+                Err(ValueMismatch::Text("a label (63 bytes at most)"))
+            }
+            (TextType::Ltree, text) => label_path(text).map(wire::to_versioned),
+            (
+                TextType::Plain
+                | TextType::Padded
+                | TextType::Caseless
+                | TextType::AsciiCaseless
+                | TextType::Incomparable
+                | TextType::Label,
+                text,
+            ) => Ok(text.as_bytes().to_vec()),
+        }
+    }
+
+    fn equality(self) -> ValueEquality {
+        match self {
+            TextType::Plain | TextType::Label | TextType::Ltree => ValueEquality::OfCells,
+            TextType::Padded | TextType::Caseless | TextType::AsciiCaseless => ValueEquality::OfCanonicalForms,
+            TextType::Incomparable => ValueEquality::Unknown("PostgreSQL has no equality for it"),
+        }
+    }
+
+    fn canonical(self, cell: &[u8]) -> Result<Cow<'_, [u8]>, CellProblem> {
+        Ok(match self {
+            TextType::Padded => without_padding(cell).into(),
+            TextType::Caseless => Cow::Owned(caseless(wire::utf8(cell)?).into_bytes()),
+            TextType::AsciiCaseless => Cow::Owned(cell.to_ascii_lowercase()),
+            TextType::Plain | TextType::Incomparable | TextType::Label | TextType::Ltree => cell.into(),
+        })
+    }
+
+    fn is_exact(self) -> bool {
+        self != TextType::Ltree
+    }
+
+    fn is_distinct_from_hex(self) -> bool {
+        self == TextType::Ltree
     }
 }
 
-/// Reads a literal of a type that is written as text.
-fn text_literal(builtin: &Type, input: &str) -> Result<Vec<u8>, ValueMismatch> {
-    match *builtin {
-        Type::BYTEA if input.starts_with("\\x") => escaped_hex(input),
-        Type::BYTEA => BASE64.decode(input).map_err(|_| ValueMismatch::Text("bytes in base64 or, after \\x, in hex")),
-        Type::UUID => uuid(input),
-        Type::DATE => datetime::date(input).map(|days| days.to_be_bytes().to_vec()),
-        Type::TIME => datetime::time(input).map(|micros| micros.to_be_bytes().to_vec()),
-        Type::TIMETZ => datetime::time_with_zone(input),
-        Type::TIMESTAMP => datetime::timestamp(input).map(|micros| micros.to_be_bytes().to_vec()),
-        Type::TIMESTAMPTZ => datetime::timestamp_with_zone(input).map(|micros| micros.to_be_bytes().to_vec()),
-        Type::INTERVAL => interval::interval(input),
-        Type::INET => network::inet(input),
-        Type::CIDR => network::cidr(input),
-        Type::MACADDR => network::hardware(input, false),
-        Type::MACADDR8 => network::hardware(input, true),
-        _ => text::builtin(builtin, input),
+/// Appends a string. ASCII text without escapes, which is the usual case, is copied.
+fn push_text(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), CellProblem> {
+    let is_other = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\') | !byte.is_ascii();
+    // The loop has no early exit, so that it processes many bytes at a time.
+    if bytes.iter().fold(false, |found, byte| found | is_other(byte)) {
+        push_json(wire::utf8(bytes)?, to);
+        return Ok(());
     }
+    to.push(b'"');
+    to.extend_from_slice(bytes);
+    to.push(b'"');
+    Ok(())
+}
+
+/// Maps text to lower case, character by character, as `citext` does for comparisons.
+pub(crate) fn caseless(text: &str) -> String {
+    let lower = |character: char| {
+        let mut lower = character.to_lowercase();
+        // A character that would become two stays unchanged in the C library.
+        match (lower.next(), lower.next()) {
+            (Some(only), None) => only,
+            _ => character,
+        }
+    };
+    text.chars().map(lower).collect()
+}
+
+/// Removes the padding blanks at the end of a `char(n)`.
+fn without_padding(bytes: &[u8]) -> &[u8] {
+    let kept = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    &bytes[..kept]
 }
 
 /// The maximum length of a PostgreSQL name in bytes.
 const NAME_BYTES_MAX: usize = 63;
 
+/// Returns the cell of a literal of the type `name`.
+pub(crate) fn parse_name_literal(value: &Value) -> Result<Vec<u8>, ValueMismatch> {
+    Ok(shortened_name(string(value)?).as_bytes().to_vec())
+}
+
 /// Truncates a name as PostgreSQL does, at the end of a character.
-fn name(text: &str) -> &str {
+fn shortened_name(text: &str) -> &str {
     text.get(..text.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(text)
 }
 
@@ -116,52 +187,25 @@ fn label_path(text: &str) -> Result<&str, ValueMismatch> {
     }
 }
 
-/// Reads PostgreSQL's words for booleans, and their unique prefixes.
-fn boolean(value: &Value) -> Result<bool, ValueMismatch> {
-    const WRONG: ValueMismatch = ValueMismatch::Text("a boolean (true or false)");
-    let text = match value {
-        Value::Bool(value) => return Ok(*value),
-        value => string(value).map_err(|_| ValueMismatch::Kind("a boolean"))?.trim().to_ascii_lowercase(),
-    };
-    match text.as_str() {
-        "" => Err(WRONG),
-        "1" | "on" => Ok(true),
-        "0" | "of" | "off" => Ok(false),
-        word if "true".starts_with(word) || "yes".starts_with(word) => Ok(true),
-        word if "false".starts_with(word) || "no".starts_with(word) => Ok(false),
-        _ => Err(WRONG),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Reads a UUID. The digits may have either case, with or without a hyphen after each group of
-/// four, and with or without braces.
-fn uuid(input: &str) -> Result<Vec<u8>, ValueMismatch> {
-    const WRONG: ValueMismatch = ValueMismatch::Text("a UUID (a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11)");
-    let inner = match input.strip_prefix('{') {
-        Some(rest) => rest.strip_suffix('}').ok_or(WRONG)?,
-        None => input,
-    };
-    let mut digits = String::with_capacity(32);
-    let mut is_after_hyphen = true;
-    for next in inner.chars() {
-        let may_be_hyphen = digits.len().is_multiple_of(4) && !is_after_hyphen;
-        match next {
-            '-' if may_be_hyphen && digits.len() < 32 => is_after_hyphen = true,
-            digit if digit.is_ascii_hexdigit() => {
-                digits.push(digit);
-                is_after_hyphen = false;
-            }
-            _ => return Err(WRONG),
+    #[test]
+    fn strings_are_escaped_where_they_have_to_be() {
+        for text in [
+            "",
+            "plain ü \u{1F600} /",
+            "\"",
+            "\\",
+            "a\nb",
+            "\u{7f}",
+            "\u{1}",
+            "sixteen characters and a \"quote\" and more",
+        ] {
+            let mut to = Vec::new();
+            push_text(text.as_bytes(), &mut to).unwrap();
+            assert_eq!(String::from_utf8(to).unwrap(), serde_json::to_string(text).unwrap());
         }
-    }
-    if digits.len() == 32 && !is_after_hyphen { hex(&digits) } else { Err(WRONG) }
-}
-
-/// Writes the text of a JSON document. A string is that text, or a JSON string if it is not a
-/// document.
-fn document(value: &Value) -> Result<String, ValueMismatch> {
-    match value {
-        Value::String(text) if json::is_document(text) => json::document_text(text).map_err(|_| ValueMismatch::TooDeep),
-        value => Ok(json::jsonb_text(value)),
     }
 }

@@ -1,104 +1,36 @@
-//! Text forms of numbers, as PostgreSQL writes them.
+//! The types `float4` and `float8`.
 
 use std::fmt::LowerExp;
 use std::str::FromStr;
 
-use bytes::Buf;
-
-use super::{CellProblem, digits, wire};
+use super::{NUMBER, is_nan};
+use crate::decimal::Decimal;
+use crate::problem::ValueMismatch;
+use crate::value::Value;
 
 /// The number of significant digits that distinguishes every double from all others.
 const DECIMALS_MAX: usize = 17;
 
-/// Appends the text of a `numeric`, with its display scale. Eight bytes can encode 140,000 digits,
-/// so the length is subtracted from `room`, the limit for the whole cell.
-pub(super) fn numeric(mut input: &[u8], room: &mut usize, to: &mut Vec<u8>) -> Result<(), CellProblem> {
-    let digit_count = usize::from(input.try_get_u16()?);
-    let weight = input.try_get_i16()?;
-    let sign = input.try_get_u16()?;
-    let scale = usize::from(input.try_get_u16()?);
-    let groups = wire::take_bytes(&mut input, digit_count * 2)?;
-    wire::end(input)?;
-    let special: &[u8] = match sign {
-        0x0000 | 0x4000 => b"",
-        0xC000 => b"NaN",
-        0xD000 => b"Infinity",
-        0xF000 => b"-Infinity",
-        _ => return Err(CellProblem::Impossible("sign")),
-    };
-    if !special.is_empty() {
-        to.extend_from_slice(special);
-        return Ok(());
+/// Returns the projection of a float.
+pub(super) fn value(value: f64) -> Value {
+    match value.is_finite() {
+        true => Value::Number(value),
+        false => Value::String(double_text(value)),
     }
-    if scale > 0x3FFF {
-        return Err(CellProblem::Impossible("scale"));
-    }
-    // The group with index `weight` holds the thousands to ones. The next one holds the first four
-    // decimals.
-    let whole_groups = usize::try_from(i32::from(weight) + 1).unwrap_or(0);
-    *room = room.checked_sub(whole_groups * 4 + scale + 8).ok_or(CellProblem::TooLarge)?;
-    let group = |place: i32| group_at(groups, i32::from(weight) - place);
-    let begin = to.len();
-    for place in (0..=i32::from(weight)).rev() {
-        match group(place)? {
-            0 if to.len() == begin => {}
-            first if to.len() == begin => digits::push(to, first.into()),
-            group => digits::push_four(to, group.into()),
-        }
-    }
-    if to.len() == begin {
-        to.push(b'0');
-    }
-    if scale > 0 {
-        to.push(b'.');
-        let end = to.len() + scale;
-        let mut place = -1;
-        while to.len() < end {
-            digits::push_four(to, group(place)?.into());
-            place -= 1;
-        }
-        to.truncate(end);
-    }
-    if sign == 0x4000 && to[begin..].iter().any(|digit| (b'1'..=b'9').contains(digit)) {
-        to.insert(begin, b'-');
-    }
-    Ok(())
-}
-
-/// Returns a group of four decimal digits. Groups that are not sent are zero.
-fn group_at(groups: &[u8], index: i32) -> Result<u16, CellProblem> {
-    let bytes = usize::try_from(index).ok().and_then(|index| groups.get(index * 2..index * 2 + 2));
-    match bytes {
-        None => Ok(0),
-        Some(bytes) => match u16::from_be_bytes([bytes[0], bytes[1]]) {
-            group @ 0..=9999 => Ok(group),
-            _ => Err(CellProblem::Impossible("digit")),
-        },
-    }
-}
-
-/// Writes a `money` amount with its decimals, without the decoration of the server's `lc_monetary`.
-pub(super) fn money(input: &[u8], decimals: u8) -> Result<String, CellProblem> {
-    let amount = i64::from_be_bytes(wire::exactly(input)?);
-    let (sign, decimals) = (if amount < 0 { "-" } else { "" }, usize::from(decimals));
-    let digits = format!("{:0>width$}", amount.unsigned_abs(), width = decimals + 1);
-    let (whole, rest) = digits.split_at(digits.len() - decimals);
-    let point = if rest.is_empty() { "" } else { "." };
-    Ok(format!("{sign}{whole}{point}{rest}"))
 }
 
 /// Returns the text of a `float8`.
-pub(super) fn double(value: f64) -> String {
-    float(value, value, 15)
+pub(crate) fn double_text(value: f64) -> String {
+    float_text(value, value, 15)
 }
 
 /// Returns the text of a `float4`, which needs fewer digits to differ from its neighbors.
-pub(super) fn single(value: f32) -> String {
-    float(value, value.into(), 6)
+pub(super) fn single_text(value: f32) -> String {
+    float_text(value, value.into(), 6)
 }
 
 /// Returns the shortest digits, with an exponent where C's `%g` has one.
-fn float<T: LowerExp + FromStr + PartialEq>(value: T, wide: f64, fixed_digits: i32) -> String {
+fn float_text<T: LowerExp + FromStr + PartialEq>(value: T, wide: f64, fixed_digits: i32) -> String {
     if wide.is_nan() {
         return "NaN".to_owned();
     }
@@ -169,6 +101,84 @@ fn fixed(sign: &str, mantissa: &str, exponent: i32) -> String {
         Ok(exponent) => {
             let (whole, decimals) = digits.split_at(exponent + 1);
             format!("{sign}{whole}.{decimals}")
+        }
+    }
+}
+
+/// Reads the text form of a `float8`.
+pub(crate) fn parse_double(input: &str) -> Result<f64, ValueMismatch> {
+    is_float_text(input).then(|| input.parse().ok()).flatten().ok_or(ValueMismatch::Text("a number"))
+}
+
+/// Reads the text form of a `float4`.
+pub(super) fn parse_single(input: &str) -> Result<f32, ValueMismatch> {
+    is_float_text(input).then(|| input.parse().ok()).flatten().ok_or(ValueMismatch::Text("a number"))
+}
+
+/// Returns true for the spellings that PostgreSQL writes. Rust also accepts other words.
+fn is_float_text(input: &str) -> bool {
+    let is_number = |b: u8| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e');
+    matches!(input, "NaN" | "Infinity" | "-Infinity") || input.bytes().all(is_number)
+}
+
+/// Reads a literal of a `float8`.
+pub(super) fn double_literal(value: &Value) -> Result<f64, ValueMismatch> {
+    float_literal(value, |text| text.parse().ok(), |double| double)
+}
+
+/// Reads a literal of a `float4`.
+#[expect(clippy::cast_possible_truncation, reason = "PostgreSQL rounds a literal of this type, too")]
+pub(super) fn single_literal(value: &Value) -> Result<f32, ValueMismatch> {
+    float_literal(value, |text| text.parse().ok(), |double| double as f32)
+}
+
+/// Reads a float. A number that becomes infinite or zero only because the type cannot hold it is
+/// out of range.
+fn float_literal<T: Into<f64> + Copy>(
+    value: &Value,
+    parse: impl Fn(&str) -> Option<T>,
+    narrow: impl Fn(f64) -> T,
+) -> Result<T, ValueMismatch> {
+    let (read, decimal) = match value {
+        Value::Number(number) => (Some(narrow(*number)), Decimal::of_double(*number)),
+        Value::String(text) if is_nan(text) => return Ok(narrow(f64::NAN)),
+        Value::String(text) => {
+            let decimal = Decimal::parse(text.trim()).ok_or(NUMBER)?;
+            (parse(text.trim()), Some(decimal))
+        }
+        Value::Null | Value::Bool(_) | Value::List(_) | Value::Object(_) => {
+            return Err(ValueMismatch::Kind("a number"));
+        }
+    };
+    let read = read.ok_or(NUMBER)?;
+    let wide: f64 = read.into();
+    match decimal {
+        Some(Decimal::Finite { .. }) if wide.is_infinite() => Err(ValueMismatch::Range),
+        Some(Decimal::Finite { digits, .. }) if wide == 0.0 && !digits.is_empty() => Err(ValueMismatch::Range),
+        Some(_) | None => Ok(read),
+    }
+}
+
+/// Gives positive and negative zero the same form, and every NaN. In PostgreSQL, NaN is equal to
+/// itself.
+pub(super) fn canonical_double(value: f64) -> Vec<u8> {
+    let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
+    value.to_be_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shortest_floats_read_back(bits: u64, narrow: u32) {
+            let wide = f64::from_bits(bits);
+            prop_assert!(wide.is_nan() || double_text(wide).parse::<f64>().unwrap().to_bits() == bits);
+            let single = f32::from_bits(narrow);
+            prop_assert!(single.is_nan() || single_text(single).parse::<f32>().unwrap().to_bits() == narrow);
         }
     }
 }

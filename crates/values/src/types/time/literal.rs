@@ -1,7 +1,7 @@
-//! Dates and times with the year first, and with time zones as offsets.
+//! Literals of dates and times, with the year first, and with time zones as offsets.
 
-use super::super::ValueMismatch;
-use super::super::time::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, days_of};
+use super::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, days_of};
+use crate::problem::ValueMismatch;
 
 const DATE: ValueMismatch = ValueMismatch::Text("a date (2024-01-31)");
 const TIME: ValueMismatch = ValueMismatch::Text("a time of day (04:05:06)");
@@ -108,11 +108,11 @@ fn without_era(text: &str) -> (&str, bool) {
 /// Reads `2024-1-31` or `20240131`, and returns the rest too. A year of two digits is rejected,
 /// because it could be a day.
 fn day(text: &str, is_bc: bool) -> Option<(i64, &str)> {
-    let (year, rest) = digits(text);
+    let (year, rest) = split_digits(text);
     let (year, month, day, rest) = match (year.len(), rest.strip_prefix('-')) {
         (3..=7, Some(rest)) => {
-            let (month, rest) = digits(rest);
-            let (day, rest) = digits(rest.strip_prefix('-')?);
+            let (month, rest) = split_digits(rest);
+            let (day, rest) = split_digits(rest.strip_prefix('-')?);
             (year, month, day, rest)
         }
         (8, None) => (&year[..4], &year[4..6], &year[6..], rest),
@@ -136,14 +136,14 @@ fn day(text: &str, is_bc: bool) -> Option<(i64, &str)> {
 
 /// Reads `4:05`, `04:05:06.789` or `04:05 PM`, and returns the rest too.
 fn time_of_day(text: &str) -> Option<(i64, &str)> {
-    let (hours, rest) = digits(text);
-    let (minutes, rest) = digits(rest.strip_prefix(':')?);
+    let (hours, rest) = split_digits(text);
+    let (minutes, rest) = split_digits(rest.strip_prefix(':')?);
     let (seconds, rest) = match rest.strip_prefix(':') {
-        Some(rest) => digits(rest),
+        Some(rest) => split_digits(rest),
         None => ("00", rest),
     };
     let (fraction, rest) = match rest.strip_prefix('.') {
-        Some(rest) => digits(rest),
+        Some(rest) => split_digits(rest),
         None => ("", rest),
     };
     if !(1..=2).contains(&hours.len()) || minutes.len() != 2 || seconds.len() != 2 {
@@ -182,14 +182,14 @@ fn seconds_west(zone: &str) -> Option<i32> {
         ("-", offset) => (1, offset),
         _ => return None,
     };
-    let (first, rest) = digits(offset);
+    let (first, rest) = split_digits(offset);
     let parts: Vec<&str> = match (first.len(), rest) {
         (4, "") => vec![&first[..2], &first[2..]],
         (1..=2, rest) => [first].into_iter().chain(rest.split(':').skip(1)).collect(),
         _ => return None,
     };
     let is_clean = rest.is_empty() || rest.starts_with(':');
-    let mut numbers = parts.iter().map(|part| match digits(part) {
+    let mut numbers = parts.iter().map(|part| match split_digits(part) {
         (number, "") if (1..=2).contains(&number.len()) => number.parse::<i32>().ok(),
         _ => None,
     });
@@ -200,6 +200,6 @@ fn seconds_west(zone: &str) -> Option<i32> {
 }
 
 /// Splits a text after its leading digits.
-pub(super) fn digits(text: &str) -> (&str, &str) {
+pub(super) fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
