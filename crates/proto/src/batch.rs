@@ -159,7 +159,7 @@ pub enum BatchError {
     #[error("batch has an entry that is not a row of its table: {0}")]
     Row(#[from] TupleError),
     /// A number of entries that differs from the header's.
-    #[error("batch says it has {expected} entries, but has {found}")]
+    #[error("batch has {found} entries, but its header has the count {expected}")]
     Count {
         /// The number in the header.
         expected: u32,

@@ -13,7 +13,7 @@ use crate::wire;
 
 /// An error for a cell that cannot be projected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("column `{column}` holds what is not a value of type {type_name}: {problem}")]
+#[error("column `{column}` has a cell that is not a value of type {type_name}: {problem}")]
 pub struct ProjectError {
     /// The column's name.
     pub column: String,

@@ -158,7 +158,7 @@ impl<'s> CellEncoder<'s> {
                 let text = string(value)?;
                 self.deeper(|inner| inner.range_literal(subtype, text))
             }
-            TypeShape::Multirange(_) => Err(ValueMismatch::Kind("what only PostgreSQL reads")),
+            TypeShape::Multirange(_) => Err(ValueMismatch::Kind("a text that only PostgreSQL can read")),
         }
     }
 

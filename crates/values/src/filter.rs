@@ -62,7 +62,7 @@ pub struct FilterError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterProblem {
     /// A value that is not a value of the column's type.
-    #[error("{value} is none of its values: {mismatch}")]
+    #[error("{value} is not one of its values: {mismatch}")]
     Value {
         /// The beginning of the value, as JSON.
         value: String,
@@ -73,7 +73,7 @@ pub enum FilterProblem {
     #[error("{0}; filter by another column")]
     Incomparable(&'static str),
     /// A condition on text, for a column that is not text.
-    #[error("it is not text, so no value of it begins with or matches anything; ask for values that are equal")]
+    #[error("it is not text, which prefixes and patterns need; filter by equal values")]
     NotText,
     /// A pattern that becomes too large when it ignores case.
     #[error("the pattern is too large; shorten it")]

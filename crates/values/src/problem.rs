@@ -25,7 +25,7 @@ pub enum CellProblem {
     #[error("its text is not UTF-8")]
     NotUtf8,
     /// A part with a value that PostgreSQL never uses.
-    #[error("its {0} is impossible")]
+    #[error("its {0} is invalid")]
     Impossible(&'static str),
     /// A document that is not JSON.
     #[error("it is not JSON: {0}")]
@@ -37,7 +37,7 @@ pub enum CellProblem {
     #[error("its numbers have more than {NUMERIC_TEXT_MAX} digits")]
     TooLarge,
     /// A value that the source did not send.
-    #[error("it was not sent")]
+    #[error("PostgreSQL did not send it")]
     Unsent,
     /// A column that the schema does not have.
     #[error("the table has no such column")]
@@ -63,7 +63,7 @@ pub enum ValueMismatch {
     #[error("this is outside of its range")]
     Range,
     /// An array whose lists differ in length, or nest more deeply than PostgreSQL's six dimensions.
-    #[error("its lists are not those of an array")]
+    #[error("its lists differ in length, or nest too deeply")]
     Uneven,
     /// A composite that lacks a field, or has one that its type does not have.
     #[error("its fields are not {0}")]

@@ -260,7 +260,7 @@ fn errors_name_the_column_and_its_type() {
     let error = project_cell(&int, 0, Cell::Value(&[1])).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "column `c` holds what is not a value of type some type: its bytes end too early"
+        "column `c` has a cell that is not a value of type some type: its bytes end too early"
     );
     let problem = |schema: &Schema, column, cell| project_cell(schema, column, cell).unwrap_err().problem;
     assert_eq!(problem(&int, 0, Cell::Unchanged), CellProblem::Unsent);

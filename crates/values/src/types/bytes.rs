@@ -66,7 +66,7 @@ impl TypeFamily for ByteType {
 
     fn parse_literal(self, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
         if self == ByteType::Unknown {
-            return Err(ValueMismatch::Kind("what only PostgreSQL reads"));
+            return Err(ValueMismatch::Kind("a text that only PostgreSQL can read"));
         }
         let text = string(value)?;
         match self {

@@ -58,7 +58,7 @@ impl TypeFamily for GeometricType {
     }
 
     fn equality(self) -> ValueEquality {
-        ValueEquality::Unknown("equality of shapes is none of their values in PostgreSQL")
+        ValueEquality::Unknown("PostgreSQL's `=` does not compare all coordinates of shapes")
     }
 }
 

@@ -101,7 +101,7 @@ fn location_text(mut input: &[u8]) -> Result<String, CellProblem> {
 fn parse_location(input: &str) -> Result<Vec<u8>, ValueMismatch> {
     let inner = input.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
     let (block, offset) =
-        inner.and_then(|inner| inner.split_once(',')).ok_or(ValueMismatch::Text("a row's place"))?;
+        inner.and_then(|inner| inner.split_once(',')).ok_or(ValueMismatch::Text("a row's location"))?;
     Ok([parse_number::<u32>(block)?.to_be_bytes().as_slice(), &parse_number::<u16>(offset)?.to_be_bytes()].concat())
 }
 
