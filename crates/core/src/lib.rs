@@ -1,7 +1,4 @@
-//! The types that all parts of laredo share: positions, rows as bytes, changes, transactions and
-//! the table state. Server, client, archive and test oracle all use the same table state.
-//!
-//! Nothing here performs I/O, waits, or reads a clock.
+#![doc = include_str!("../README.md")]
 
 #[cfg(debug_assertions)]
 mod canary;

@@ -148,6 +148,7 @@ impl BatchBuilder {
 
 /// An error for bytes that are not a batch of the expected table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// An entry that exceeds the batch.
     #[error("batch is torn at byte {0} of its entries")]

@@ -32,6 +32,7 @@ pub struct Predicate {
 
 /// A condition on a value.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum MatchCondition {
     /// The value is equal to this one. NULL is equal to nothing.
     Equals(Value),
@@ -60,6 +61,7 @@ pub struct FilterError {
 
 /// The cause of a [`FilterError`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FilterProblem {
     /// A value that is not a value of the column's type.
     #[error("{value} is not one of its values: {mismatch}")]

@@ -14,6 +14,7 @@ pub(crate) const NUMERIC_TEXT_MAX: usize = 64 << 20;
 
 /// A problem with a cell's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CellProblem {
     /// The bytes end before the value does.
     #[error("its bytes end too early")]
@@ -52,6 +53,7 @@ impl From<TryGetError> for CellProblem {
 
 /// A problem with a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ValueMismatch {
     /// A kind of value that is not used for the type. The text names the kind that is.
     #[error("its values are written as {0}")]
