@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use laredo_core::{CommitTime, Lsn, NestedForm, Sequence, TableName, TableState};
+use laredo_core::{CommitTime, Lsn, Sequence, TableName, TableState};
 use laredo_proto::batch::BatchEntries;
+use laredo_values::NestedForm;
 
 use crate::base::{Base, BaseError};
 use crate::head::{Head, InstanceId};

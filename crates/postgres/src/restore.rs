@@ -3,7 +3,8 @@
 mod cell_conversion;
 mod replace;
 
-use laredo_core::{Oid, ProjectError, Schema, TableName, Tuple, UnprojectError};
+use laredo_core::{Oid, Schema, TableName, Tuple};
+use laredo_values::{ProjectError, UnprojectError};
 
 use postgres_protocol::escape::escape_literal;
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{ArchivedChecksums, Checksum, Lsn, TableState};
+use laredo_core::{Checksum, Lsn, TableState};
+use laredo_values::ArchivedChecksums;
 
 use super::buffered_state::RowsVersion;
 use super::ledger::{LedgerRetryPolicy, ManifestLedger, PutError};

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use laredo_core::{NestedForm, Schema, TupleRef};
+use laredo_core::{Schema, TupleRef};
 use laredo_proto::batch::{BatchEntries, EntryAction};
+use laredo_values::NestedForm;
 
 use crate::base::Base;
 use crate::segment::{BatchFrame, Segment, frames};

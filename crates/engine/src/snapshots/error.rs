@@ -1,4 +1,5 @@
-use laredo_core::{Lsn, ProjectError};
+use laredo_core::Lsn;
+use laredo_values::ProjectError;
 
 use crate::base::BaseError;
 use crate::store::StoreError;

@@ -14,10 +14,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{
-    ChecksumError, Column, CommitMark, CommitTime, HexCells, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid,
-};
+use laredo_core::{ChecksumError, Column, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::replication::TypedSchema;
+use laredo_values::{HexCells, JsonRows};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 

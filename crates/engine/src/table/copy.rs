@@ -465,7 +465,7 @@ impl PartialCopy {
             self.progress.rows += 1;
             self.progress.bytes += tuple.len() as u64;
             if let Some(base) = &mut self.base
-                && self.pipeline.classify(None, Some(row)) == laredo_core::VisibleEffect::Insert
+                && self.pipeline.classify(None, Some(row)) == laredo_values::VisibleEffect::Insert
             {
                 base.push(self.pipeline.out_row(row, &mut out))?;
             }
@@ -515,7 +515,7 @@ fn write_base(state: &TableState, pipeline: &Pipeline, bases: &BaseLocation) -> 
     let mut writer = bases.writer()?;
     let mut out = TupleBuf::new();
     for row in state.rows() {
-        if pipeline.classify(None, Some(row.as_ref())) == laredo_core::VisibleEffect::Insert {
+        if pipeline.classify(None, Some(row.as_ref())) == laredo_values::VisibleEffect::Insert {
             writer.push(pipeline.out_row(row.as_ref(), &mut out))?;
         }
     }

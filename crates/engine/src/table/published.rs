@@ -2,10 +2,9 @@
 
 use std::io;
 
-use laredo_core::{
-    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, TableState, Tuple, TupleBuf, TupleRef, VisibleEffect, Xid,
-};
+use laredo_core::{Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, TableState, Tuple, TupleBuf, TupleRef, Xid};
 use laredo_proto::batch::EntryAction;
+use laredo_values::VisibleEffect;
 
 use super::apply::{ApplyError, ChangeEffect, apply_spool};
 use super::verification::Verification;

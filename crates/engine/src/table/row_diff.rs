@@ -1,7 +1,8 @@
 //! The differences between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, TupleBuf, TupleRef, VisibleEffect};
+use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, TupleBuf, TupleRef};
 use laredo_proto::batch::EntryAction;
+use laredo_values::VisibleEffect;
 
 use super::TableError;
 use super::apply::ChangeEffect;

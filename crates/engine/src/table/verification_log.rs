@@ -1,6 +1,7 @@
 //! The log lines about verification passes.
 
-use laredo_core::{Cell, Schema, TableName, Value, project_cell};
+use laredo_core::{Cell, Schema, TableName};
+use laredo_values::{Value, project_cell};
 
 use crate::verify::{RowDifference, VerifyReport};
 

@@ -1,11 +1,12 @@
 //! A pipeline's filters and transforms yield the same rows for a new client and for a reader that
 //! followed from the start.
 
-use laredo_core::{Cell, Lsn, MatchCondition, Pattern, Predicate, Value};
+use laredo_core::{Cell, Lsn};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::{PipelineOptions, Transform};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, SimRows, eventually, sim_table, wait_until_reached};
+use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 
 use crate::support::{JournalTestReader, PATIENCE, insert, start};
 

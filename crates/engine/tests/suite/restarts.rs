@@ -153,8 +153,8 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     for id in 0..20 {
         commit(&database, 0, id, if id % 2 == 0 { "even" } else { "odd" });
     }
-    let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String("even".to_owned()));
-    let filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
+    let test = laredo_values::MatchCondition::Equals(laredo_values::Value::String("even".to_owned()));
+    let filters = vec![laredo_values::Predicate { field: "body".to_owned(), test }];
     let tables = || {
         let pipeline = PipelineOptions { filters: filters.clone(), ..PipelineOptions::default() };
         vec![TableOptions { pipeline, ..kept("t0", folder.path()) }]

@@ -15,7 +15,9 @@ use regex::Regex;
 /// The packages that a crate must not depend on, even indirectly. ARCHITECTURE.md has the
 /// reasons.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("laredo-client", &["laredo-engine", "laredo-postgres", "laredo-archive"]),
+    ("laredo-core", &["laredo-values", "postgres-types", "regex", "serde_json"]),
+    ("laredo-client", &["laredo-values", "laredo-engine", "laredo-postgres", "laredo-archive", "regex"]),
+    ("laredo-values", &["laredo-proto", "laredo-engine"]),
     ("laredo-engine", &["tonic", "tokio-postgres"]),
     ("laredo-archive", &["laredo-server", "laredo-engine"]),
 ];

@@ -7,7 +7,8 @@
 
 use std::borrow::Cow;
 
-use laredo_core::{Cell, Column, Oid, Schema, Tuple, TupleRef, TypeKind, project_cell, unproject_cell};
+use laredo_core::{Cell, Column, Oid, Schema, Tuple, TupleRef, TypeKind};
+use laredo_values::{project_cell, unproject_cell};
 
 use super::RestoreError;
 use crate::catalog::{TableDefinition, type_def};

@@ -99,8 +99,8 @@ fn a_definition_counts_also_where_no_row_differs() {
 fn other_filters_make_another_definition() {
     let filtered = |value: &str| {
         let mut options = options();
-        let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String(value.to_owned()));
-        options.pipeline.filters.push(laredo_core::Predicate { field: "body".to_owned(), test });
+        let test = laredo_values::MatchCondition::Equals(laredo_values::Value::String(value.to_owned()));
+        options.pipeline.filters.push(laredo_values::Predicate { field: "body".to_owned(), test });
         options
     };
     let [plain, one, same, two] =

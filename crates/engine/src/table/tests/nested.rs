@@ -80,7 +80,7 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
                 published_actions(&journal, head.sequence),
                 [vec![EntryAction::Truncate], vec![EntryAction::Insert; 3]].concat()
             );
-            let form = laredo_core::NestedForm::new(journal.schema());
+            let form = laredo_values::NestedForm::new(journal.schema());
             let live = table.lifecycle.served().unwrap();
             assert!(live.state.rows().all(|row| form.fits(row.as_ref())), "{wrapper:?}");
         }
