@@ -1,4 +1,4 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::{BufMut, BytesMut};
 use laredo_core::{CommitTime, Lsn};
@@ -183,6 +183,5 @@ impl ReplicationWriter {
 
 #[expect(clippy::disallowed_methods, reason = "the protocol includes the sender's clock; nothing here decides by it")]
 fn now() -> CommitTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    CommitTime::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    CommitTime::from(SystemTime::now())
 }
