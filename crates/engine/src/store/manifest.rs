@@ -279,7 +279,7 @@ mod tests {
             (kept(1), source(1, 399), 400, Some("WAL ends at 0/18F")),
             (kept(1), source(2, 500), 100, None),
             (kept(1), source(2, 500), 101, Some("left that timeline (1) at 0/64")),
-            (kept(2), source(1, 500), 50, Some("timeline 2 is no part")),
+            (kept(2), source(1, 500), 50, Some("timeline 2 is not part")),
             (kept(1), elsewhere, 50, Some("of cluster s, and this is d of t")),
             (kept(1), other, 50, Some("database d of cluster s")),
         ];
