@@ -488,7 +488,7 @@ mod tests {
         // libpq's reading comes first.
         let options = parse("postgresql://u:p@h?application_name=x@y");
         assert_eq!((options.password, options.application_name.as_str()), (Some(SecretText::new("p")), "x@y"));
-        assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("in several"));
+        assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("ambiguous"));
     }
 
     #[test]
