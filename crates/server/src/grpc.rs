@@ -16,8 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::acknowledgements::AcknowledgementReader;
-use crate::receive::{self, OpeningRequest};
+use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;

@@ -6,7 +6,6 @@
 //! connection, so a slow client costs one piece.
 
 mod accept;
-mod acknowledgements;
 mod drain;
 mod grpc;
 mod http;
