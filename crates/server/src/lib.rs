@@ -9,6 +9,7 @@ mod accept;
 mod drain;
 mod grpc;
 mod http;
+mod lease;
 mod oam;
 mod options;
 mod origins;

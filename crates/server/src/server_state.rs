@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::lease::SnapshotAdmission;
 use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
 use crate::refusal;
-use crate::session::SnapshotAdmission;
 use crate::table::ServedTable;
 
 /// The maximum number of parts of stored snapshots that are read and projected concurrently.

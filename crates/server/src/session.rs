@@ -15,15 +15,14 @@ use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
+use crate::lease::{ClientLease, ClientSeat};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
-use crate::table::{ClientSeat, ServedTable};
+use crate::table::ServedTable;
 use crate::view::{EntryMode, PositionMarker};
 
-mod admission;
 mod journal_follower;
-mod lease;
 mod messages;
 mod outlet;
 mod snapshot;
@@ -31,8 +30,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use admission::SnapshotAdmission;
-pub(crate) use lease::ClientLease;
 pub(crate) use outlet::{SessionStream, SessionStreamItem};
 
 use journal_follower::JournalFollower;

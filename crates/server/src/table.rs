@@ -1,7 +1,7 @@
 //! A table and its service to clients.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::drain::TableDrain;
+use crate::lease::{ClientLease, ClientSeat, ClientSeats};
 use crate::options::ServedTableOptions;
 use crate::refusal;
 use crate::roster::StreamRoster;
-use crate::session::ClientLease;
 use crate::view::JournalViews;
 
 /// The time after which a table is not ready if its definition was not verified.
@@ -31,7 +31,7 @@ pub(crate) struct ServedTable {
     pub(crate) counters: TableCounters,
     pub(crate) drain: TableDrain,
     pub(crate) roster: Arc<StreamRoster>,
-    clients: AtomicUsize,
+    seats: ClientSeats,
     leases: Mutex<Vec<Weak<ClientLease>>>,
 }
 
@@ -46,24 +46,15 @@ pub(crate) struct TableCounters {
     pub(crate) snapshots: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
-pub(crate) struct ClientSeat(Arc<ServedTable>);
-
-impl Drop for ClientSeat {
-    fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl ServedTable {
     pub(crate) fn new(options: ServedTableOptions) -> ServedTable {
         ServedTable {
             views: JournalViews::new(options.handle.name().clone(), options.projection_bytes_max),
             roster: Arc::new(StreamRoster::new(options.handle.name().clone())),
+            seats: ClientSeats::new(options.clients_max),
             options,
             counters: TableCounters::default(),
             drain: TableDrain::new(),
-            clients: AtomicUsize::new(0),
             leases: Mutex::new(Vec::new()),
         }
     }
@@ -77,7 +68,7 @@ impl ServedTable {
     }
 
     pub(crate) fn clients(&self) -> usize {
-        self.clients.load(Ordering::Relaxed)
+        self.seats.taken()
     }
 
     /// Returns true if the table is served. It must have been copied and not be drained. It must
@@ -141,15 +132,11 @@ impl ServedTable {
     ///
     /// # Errors
     /// Returns an error if all seats are taken.
-    pub(crate) fn take_seat(self: &Arc<Self>) -> Result<ClientSeat, Status> {
-        let clients_max = self.options.clients_max.unwrap_or(usize::MAX);
-        let taken = self.clients.fetch_add(1, Ordering::Relaxed);
-        let seat = ClientSeat(self.clone());
-        if taken < clients_max {
-            return Ok(seat);
-        }
-        self.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
-        Err(refusal::too_many_clients(self.name(), clients_max))
+    pub(crate) fn take_seat(&self) -> Result<ClientSeat, Status> {
+        self.seats.take_seat().map_err(|clients_max| {
+            self.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
+            refusal::too_many_clients(self.name(), clients_max)
+        })
     }
 
     pub(crate) fn watch(&self, lease: &Arc<ClientLease>) {
@@ -162,7 +149,7 @@ impl ServedTable {
         let mut leases = self.leases.lock();
         let journal = self.handle().journal();
         while let Some(pinned) = journal.as_ref().and_then(Journal::overdue_pin) {
-            let released = leases.iter().filter_map(Weak::upgrade).filter(|lease| lease.release(pinned)).count();
+            let released = leases.iter().filter_map(Weak::upgrade).filter(|lease| lease.release_base(pinned)).count();
             if released == 0 {
                 break;
             }

@@ -14,9 +14,10 @@ use laredo_proto::replication::{
 use tokio::task::spawn_blocking;
 use tonic::Status;
 
+use crate::lease::ClientSeat;
 use crate::refusal;
 use crate::server_state::ServerState;
-use crate::table::{ClientSeat, ServedTable};
+use crate::table::ServedTable;
 use crate::view::{ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all.

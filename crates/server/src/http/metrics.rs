@@ -44,10 +44,10 @@ impl ServerMetrics {
                 read_verifications(table, now);
                 read_clients(table);
             });
-            let ((sending, most), waiting) = (self.shared.admission.taken(), self.shared.admission.waiting());
-            gauge!("laredo_snapshot_sends").set(float(sending as u64));
-            gauge!("laredo_snapshot_sends_max").set(float(most as u64));
-            gauge!("laredo_snapshot_waits").set(float(waiting as u64));
+            let snapshots = self.shared.admission.usage();
+            gauge!("laredo_snapshot_sends").set(float(snapshots.granted as u64));
+            gauge!("laredo_snapshot_sends_max").set(float(snapshots.granted_max as u64));
+            gauge!("laredo_snapshot_waits").set(float(snapshots.waiting as u64));
             gauge!("laredo_ports_waiting").set(float(waiting_ports() as u64));
             self.shared.sources.iter().for_each(|source| read_source(source, now));
             gauge!("process_resident_memory_bytes").set(float(resident_bytes().unwrap_or(0)));

@@ -170,7 +170,7 @@ impl<'a> JournalFollower<'a> {
                 }
             }
             let head = seen.head;
-            self.outlet.lease().at_head(self.cursor.after());
+            self.outlet.lease().note_head(self.cursor.after());
             if self.progress_due(head).is_some_and(|at| at <= Instant::now()) {
                 self.send_progress(ObservedHead { head, at: (self.clock)() }).await?;
             }
@@ -200,7 +200,7 @@ impl<'a> JournalFollower<'a> {
     async fn say_goodbye(&mut self) -> Result<(), Status> {
         let Some(farewell) = self.guest.take_due(Instant::now()) else { return Ok(()) };
         let follows = self.greeting.is_binary();
-        self.outlet.lease().drain(follows);
+        self.outlet.lease().note_drain(follows);
         let message = self.greeting.go_away((self.clock)(), farewell.left(Instant::now()));
         self.outlet.send(message.into()).await?;
         if follows {
@@ -236,7 +236,7 @@ impl<'a> JournalFollower<'a> {
     async fn send_piece(&mut self, piece: JournalPiece) -> Result<(), Status> {
         self.has_sent = true;
         let Some(walk) = &mut self.walk else {
-            self.outlet.lease().moved(piece.last);
+            self.outlet.lease().note_sent(piece.last);
             if piece.ends {
                 self.told = Some((piece.last, piece.position));
             }
@@ -244,7 +244,7 @@ impl<'a> JournalFollower<'a> {
         };
         walk.load(piece);
         while let Some(ProjectedChunk { bytes, last }) = self.next_chunk().await? {
-            self.outlet.lease().moved(last);
+            self.outlet.lease().note_sent(last);
             if bytes.is_empty() {
                 yield_now().await;
                 if Instant::now() >= self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval {

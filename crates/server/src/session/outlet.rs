@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::ClientLease;
+use crate::lease::ClientLease;
 use crate::refusal;
 use crate::table::ServedTable;
 
@@ -110,7 +110,7 @@ impl SessionOutlet {
         // The poll of the stream takes the frames at once, and the next poll comes when there is
         // room. So no waker is needed.
         poll_fn(|_| if slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
-        self.lease.progressed();
+        self.lease.note_room();
         self.check()
     }
 
