@@ -30,6 +30,7 @@ mod view;
 pub use http::{AwaitedSources, serve_http, serve_startup};
 pub use options::{
     BufferOptions, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners, ServerOptions,
-    ServerTimeLimits, ServerTlsOptions, TlsFile,
+    ServerTimeLimits,
 };
 pub use serve::Server;
+pub use tls::{ServerTlsOptions, TlsFile};
