@@ -168,8 +168,12 @@ pub(crate) fn snapshot(error: &SnapshotError) -> Status {
             Status::failed_precondition(said)
         }
         SnapshotError::Stopping => stopping(),
-        error if error.is_damage() => Status::data_loss(said),
-        _ => Status::internal(said),
+        SnapshotError::Store(_) | SnapshotError::Base(_) if error.is_damage() => Status::data_loss(said),
+        SnapshotError::Store(_)
+        | SnapshotError::Base(_)
+        | SnapshotError::Project(_)
+        | SnapshotError::Forked
+        | SnapshotError::Panicked(_) => Status::internal(said),
     }
 }
 
