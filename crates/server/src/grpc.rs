@@ -88,7 +88,7 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
 
 fn open(shared: Arc<ServerState>, request: SyncRequest) -> Result<SessionStream, Status> {
     let table = shared.table(&request.schema, &request.table)?.clone();
-    if table.drain.has_begun() {
+    if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
     let ask = SessionRequest::new(request)?;

@@ -139,7 +139,7 @@ impl ServerState {
 
     /// Returns true if no table accepts new streams.
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain.has_begun()))
+        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain().has_begun()))
     }
 
     /// Returns true if every table's first copy is over, successful or not. The result then stays
@@ -154,7 +154,7 @@ impl ServerState {
     /// Stops accepting streams, and sets the time limit for the existing ones.
     pub(crate) fn leave(&self, now: Instant) {
         self.drain.cancel();
-        self.tables.iter().for_each(|table| table.drain.begin(now, Some(self.waits.drain)));
+        self.tables.iter().for_each(|table| table.drain().begin(now, Some(self.waits.drain)));
     }
 
     /// Returns the number of streams of all tables.

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::drain::TableDrain;
 use crate::lease::{ClientLease, ClientSeat, ClientSeats};
-use crate::options::ServedTableOptions;
+use crate::options::{BufferOptions, ServedTableOptions};
 use crate::refusal;
 use crate::roster::StreamRoster;
 use crate::view::JournalViews;
@@ -26,24 +26,35 @@ const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 pub(crate) const DRAINED: &str = "drained";
 
 pub(crate) struct ServedTable {
-    pub(crate) options: ServedTableOptions,
-    pub(crate) views: JournalViews,
-    pub(crate) counters: TableCounters,
-    pub(crate) drain: TableDrain,
-    pub(crate) roster: Arc<StreamRoster>,
+    options: ServedTableOptions,
+    views: JournalViews,
+    counters: TableCounters,
+    drain: TableDrain,
+    roster: Arc<StreamRoster>,
     seats: ClientSeats,
     leases: Mutex<Vec<Weak<ClientLease>>>,
 }
 
-/// Counts of events since the start.
+/// Counters of events since the start.
 #[derive(Debug, Default)]
 pub(crate) struct TableCounters {
-    pub(crate) bytes_sent: AtomicU64,
-    pub(crate) deltas: AtomicU64,
-    pub(crate) clients_cut: AtomicU64,
-    pub(crate) clients_refused: AtomicU64,
-    /// The full snapshots, by reason.
-    pub(crate) snapshots: Mutex<BTreeMap<&'static str, u64>>,
+    bytes_sent: AtomicU64,
+    deltas: AtomicU64,
+    clients_cut: AtomicU64,
+    clients_refused: AtomicU64,
+    snapshots: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// The values of [`TableCounters`].
+#[derive(Clone, Debug)]
+pub(crate) struct TableCounts {
+    pub(crate) bytes_sent: u64,
+    /// The number of streams that began without a snapshot.
+    pub(crate) deltas: u64,
+    pub(crate) clients_cut: u64,
+    pub(crate) clients_refused: u64,
+    /// The number of streams that began with a full snapshot, by reason.
+    pub(crate) snapshots: BTreeMap<&'static str, u64>,
 }
 
 impl ServedTable {
@@ -67,6 +78,37 @@ impl ServedTable {
         self.options.handle.name()
     }
 
+    /// Returns the name of the table's source.
+    pub(crate) fn source_id(&self) -> &str {
+        &self.options.source_id
+    }
+
+    pub(crate) fn buffer(&self) -> BufferOptions {
+        self.options.buffer
+    }
+
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.options.heartbeat_interval
+    }
+
+    /// Returns the views of the table's journal that clients share.
+    pub(crate) fn views(&self) -> &JournalViews {
+        &self.views
+    }
+
+    pub(crate) fn roster(&self) -> &Arc<StreamRoster> {
+        &self.roster
+    }
+
+    pub(crate) fn counters(&self) -> &TableCounters {
+        &self.counters
+    }
+
+    pub(crate) fn drain(&self) -> &TableDrain {
+        &self.drain
+    }
+
+    /// Returns the number of clients, including those that fetch a snapshot.
     pub(crate) fn clients(&self) -> usize {
         self.seats.taken()
     }
@@ -134,11 +176,12 @@ impl ServedTable {
     /// Returns an error if all seats are taken.
     pub(crate) fn take_seat(&self) -> Result<ClientSeat, Status> {
         self.seats.take_seat().map_err(|clients_max| {
-            self.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
+            self.counters.count_refused_client();
             refusal::too_many_clients(self.name(), clients_max)
         })
     }
 
+    /// Includes a lease in later sweeps.
     pub(crate) fn watch(&self, lease: &Arc<ClientLease>) {
         self.leases.lock().push(Arc::downgrade(lease));
     }
@@ -162,7 +205,37 @@ impl ServedTable {
 }
 
 impl TableCounters {
+    pub(crate) fn add_sent_bytes(&self, bytes: usize) {
+        self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a stream that begins without a snapshot.
+    pub(crate) fn count_delta(&self) {
+        self.deltas.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a stream that begins with a full snapshot.
     pub(crate) fn count_snapshot(&self, reason: &'static str) {
         *self.snapshots.lock().entry(reason).or_insert(0) += 1;
+    }
+
+    pub(crate) fn count_cut_client(&self) {
+        self.clients_cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_refused_client(&self) {
+        self.clients_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the present values.
+    pub(crate) fn read(&self) -> TableCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TableCounts {
+            bytes_sent: read(&self.bytes_sent),
+            deltas: read(&self.deltas),
+            clients_cut: read(&self.clients_cut),
+            clients_refused: read(&self.clients_refused),
+            snapshots: self.snapshots.lock().clone(),
+        }
     }
 }

@@ -43,7 +43,7 @@ type SnapshotResponseStream = BoxStream<'static, Result<FetchSnapshotResponse, S
 /// Streams a whole snapshot. The stream takes a client's seat at the table.
 pub(super) async fn fetch(shared: Arc<ServerState>, id: String) -> Result<SnapshotResponseStream, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
-    if table.drain.has_begun() {
+    if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
     let seat = table.take_seat()?;
@@ -143,7 +143,7 @@ fn rows(table: &ServedTable, base: &Base, frame: Bytes) -> Result<Vec<FetchSnaps
     let mut rows = Vec::new();
     for frame in journal::frames(frame) {
         for entry in BatchEntries::new(&frame.batch.entries, base.schema()) {
-            let row = Some(row_struct(base.schema(), entry?.row, table.views.hex_cells())?);
+            let row = Some(row_struct(base.schema(), entry?.row, table.views().hex_cells())?);
             rows.push(FetchSnapshotResponse { chunk: Some(Chunk::Row(SnapshotRow { row })) });
         }
     }

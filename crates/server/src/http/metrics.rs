@@ -2,7 +2,6 @@
 //! the data path nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use laredo_core::CommitTime;
 use laredo_engine::TablePhase;
@@ -14,7 +13,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::report::lag_ms;
 use crate::accept::waiting_ports;
 use crate::options::ServedSource;
-use crate::problems::ProblemKind;
+use crate::problems::{ProblemKind, TableProblem};
 use crate::server_state::ServerState;
 use crate::table::{DRAINED, ServedTable};
 
@@ -79,7 +78,7 @@ fn read_table(table: &ServedTable, now: CommitTime) {
         let labels = [("table", table.name().to_string()), ("state", known.to_owned())];
         gauge!("laredo_table_state", &labels).set(float((known == state).into()));
     }
-    let problems = table.problems(now);
+    let problems = TableProblem::find_all(table, now);
     for kind in ProblemKind::ALL {
         let labels = [("table", table.name().to_string()), ("reason", kind.name().to_owned())];
         let is_there = problems.iter().any(|problem| problem.kind == kind);
@@ -150,13 +149,13 @@ fn read_journal(table: &ServedTable) {
         counter!("laredo_journal_syncs_total", &name()).absolute(store.syncs);
     }
     counter!("laredo_encoded_entries_total", &name()).absolute(info.encoded_entries);
-    let (as_structs, filtered) = table.views.projected_entries();
+    let (as_structs, filtered) = table.views().projected_entries();
     for (kind, count) in [("struct", as_structs), ("filtered", filtered)] {
         let labels = [("table", table.name().to_string()), ("kind", kind.to_owned())];
         counter!("laredo_projected_entries_total", &labels).absolute(count);
     }
-    counter!("laredo_hex_cells_total", &name()).absolute(table.views.hex_cells().count());
-    gauge!("laredo_projection_bytes", &name()).set(float(table.views.bytes()));
+    counter!("laredo_hex_cells_total", &name()).absolute(table.views().hex_cells().count());
+    gauge!("laredo_projection_bytes", &name()).set(float(table.views().bytes()));
 }
 
 fn read_snapshots(table: &ServedTable, now: CommitTime) {
@@ -190,17 +189,16 @@ fn read_verifications(table: &ServedTable, now: CommitTime) {
 
 fn read_clients(table: &ServedTable) {
     let name = || [("table", table.name().to_string())];
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let counters = &table.counters;
+    let counts = table.counters().read();
     gauge!("laredo_clients", &name()).set(float(table.clients() as u64));
-    counter!("laredo_sent_bytes_total", &name()).absolute(read(&counters.bytes_sent));
-    counter!("laredo_deltas_total", &name()).absolute(read(&counters.deltas));
-    counter!("laredo_clients_cut_total", &name()).absolute(read(&counters.clients_cut));
-    counter!("laredo_clients_refused_total", &name()).absolute(read(&counters.clients_refused));
-    counter!("laredo_clients_differing_total", &name()).absolute(table.roster.differing());
-    for (reason, count) in counters.snapshots.lock().iter() {
-        let labels = [("table", table.name().to_string()), ("reason", (*reason).to_owned())];
-        counter!("laredo_snapshots_total", &labels).absolute(*count);
+    counter!("laredo_sent_bytes_total", &name()).absolute(counts.bytes_sent);
+    counter!("laredo_deltas_total", &name()).absolute(counts.deltas);
+    counter!("laredo_clients_cut_total", &name()).absolute(counts.clients_cut);
+    counter!("laredo_clients_refused_total", &name()).absolute(counts.clients_refused);
+    counter!("laredo_clients_differing_total", &name()).absolute(table.roster().differing());
+    for (reason, count) in counts.snapshots {
+        let labels = [("table", table.name().to_string()), ("reason", reason.to_owned())];
+        counter!("laredo_snapshots_total", &labels).absolute(count);
     }
 }
 

@@ -145,8 +145,7 @@ fn store_of<'a>(shared: &'a ServerState, field: &str, name: &str) -> Result<Tabl
 
 fn info(table: &ServedTable, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {
     let TableName { schema, table: name } = table.name().clone();
-    let position =
-        SourcePositionEntry { source_id: table.options.source_id.clone(), position: info.position.to_string() };
+    let position = SourcePositionEntry { source_id: table.source_id().to_owned(), position: info.position.to_string() };
     laredo_proto::oam::SnapshotInfo {
         snapshot_id: info.id.clone(),
         created_at: Some(timestamp(info.taken_at)),

@@ -23,7 +23,7 @@ pub(super) const TARGET: &str = "replication-fanout";
 /// Returns the pipeline's ID: `source/schema.table`.
 pub(super) fn pipeline_id(table: &ServedTable) -> String {
     let name = table.name();
-    format!("{}/{}.{}", table.options.source_id, name.schema, name.table)
+    format!("{}/{}.{}", table.source_id(), name.schema, name.table)
 }
 
 pub(super) fn whole(shared: &ServerState) -> GetStatusResponse {
@@ -51,7 +51,7 @@ pub(super) fn pipeline(shared: &ServerState, table: &ServedTable) -> PipelineSta
     });
     PipelineStatus {
         pipeline_id: pipeline_id(table),
-        source_id: table.options.source_id.clone(),
+        source_id: table.source_id().to_owned(),
         schema: table.name().schema.clone(),
         table: table.name().table.clone(),
         target_type: TARGET.to_owned(),
@@ -195,7 +195,7 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
 }
 
 fn is_paused(shared: &ServerState, table: &ServedTable) -> bool {
-    shared.source(&table.options.source_id).is_some_and(|source| source.engine.is_paused())
+    shared.source(table.source_id()).is_some_and(|source| source.engine.is_paused())
 }
 
 /// Returns the time of a commit, or `None` if nothing was committed yet.

@@ -52,7 +52,7 @@ pub(super) fn verify(
     tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
     let handle = table.handle().clone();
     let verified: VerificationFuture = Box::pin(async move { handle.verify(terms).await });
-    let (roster, wait) = (table.roster.clone(), shared.waits.answer);
+    let (roster, wait) = (table.roster().clone(), shared.waits.answer);
     let compared = request.clients.then(|| -> ComparisonFuture { Box::pin(async move { roster.compare(wait).await }) });
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

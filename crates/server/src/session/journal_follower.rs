@@ -68,7 +68,8 @@ impl<'a> JournalFollower<'a> {
     pub(super) fn new(
         greeting: &'a MessageContext<'a>,
         shared: &ServerState,
-        (view, mode): (Option<Arc<JournalView>>, EntryMode),
+        view: Option<Arc<JournalView>>,
+        mode: EntryMode,
         outlet: SessionOutlet,
     ) -> JournalFollower<'a> {
         let start = greeting.start;
@@ -83,7 +84,7 @@ impl<'a> JournalFollower<'a> {
             definition: start.definition,
             has_sent: false,
             progress_at: None,
-            guest: greeting.table.drain.guest(),
+            guest: greeting.table.drain().guest(),
         }
     }
 
@@ -91,17 +92,17 @@ impl<'a> JournalFollower<'a> {
     /// last second if the client keeps up.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
         let Head { mark, checksum, .. } = sent.base.head();
-        let (at, known) = match self.greeting.is_binary() {
-            true => (self.greeting.start.place(), (mark, checksum)),
+        let (at, mark, checksum) = match self.greeting.is_binary() {
+            true => (self.greeting.start.place(), mark, checksum),
             // The place may be beyond the base.
-            false => (self.catch_up(&sent).await?, (CommitMark::default(), None)),
+            false => (self.catch_up(&sent).await?, CommitMark::default(), None),
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();
         }
         let greeting = self.greeting;
         let end = joined(|out| {
-            greeting.snapshot_end(at, known, sent.rows, out);
+            greeting.snapshot_end(at, mark, checksum, sent.rows, out);
             greeting.marker(at, out);
         });
         self.outlet.send(end).await
@@ -177,7 +178,7 @@ impl<'a> JournalFollower<'a> {
             loop {
                 self.say_goodbye().await?;
                 let progress_at = self.progress_due(head);
-                let heartbeat_at = self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval;
+                let heartbeat_at = self.heartbeat_at();
                 tokio::select! {
                     biased;
                     // This comes first, so that the branches below use the newest head.
@@ -207,7 +208,7 @@ impl<'a> JournalFollower<'a> {
             return Ok(());
         }
         loop {
-            sleep_until(self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval).await;
+            sleep_until(self.heartbeat_at()).await;
             // No position is sent, because the client has not been sent everything.
             let heartbeat = self.greeting.heartbeat((self.clock)(), None);
             self.outlet.send(heartbeat.into()).await?;
@@ -247,7 +248,7 @@ impl<'a> JournalFollower<'a> {
             self.outlet.lease().note_sent(last);
             if bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval {
+                if Instant::now() >= self.heartbeat_at() {
                     let heartbeat = self.greeting.heartbeat((self.clock)(), None);
                     self.outlet.send(heartbeat.into()).await?;
                 }
@@ -302,8 +303,8 @@ impl<'a> JournalFollower<'a> {
         let message: Bytes = joined(|out| {
             let here = || (self.cursor.after(), place_at(position, head));
             let place = unsent.map(|reached| (reached.sequence, reached.mark()));
-            if let Some(place) = place.or_else(|| definition.is_known().then(here)) {
-                empty_batch(place, definition, out);
+            if let Some((sequence, mark)) = place.or_else(|| definition.is_known().then(here)) {
+                empty_batch(sequence, mark, definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -337,6 +338,11 @@ impl<'a> JournalFollower<'a> {
         newest
     }
 
+    /// Returns the time of the next heartbeat, if nothing else is sent before.
+    fn heartbeat_at(&self) -> Instant {
+        self.greeting.heartbeat_at(&self.outlet)
+    }
+
     async fn heartbeat(&mut self, head: Head) -> Result<(), Status> {
         // The table may have failed permanently. A client that receives only heartbeats would
         // believe that it is current.
@@ -348,7 +354,7 @@ impl<'a> JournalFollower<'a> {
         let definition = self.news_of_definition(position);
         let message = joined(|out| {
             if definition.is_known() {
-                empty_batch((self.cursor.after(), place_at(position, head)), definition, out);
+                empty_batch(self.cursor.after(), place_at(position, head), definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });

@@ -5,7 +5,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -102,8 +101,7 @@ impl SessionOutlet {
         if frames.is_empty() {
             return Ok(());
         }
-        let counters = &self.table.counters;
-        counters.bytes_sent.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        self.table.counters().add_sent_bytes(frames.len());
         self.sent_at = Instant::now();
         *self.slot.lock() = Some(frames);
         let slot = &self.slot;
@@ -122,7 +120,7 @@ impl SessionOutlet {
     fn check(&self) -> Result<(), Status> {
         let checked = self.lease.check(self.stalled);
         if checked.is_err() {
-            self.table.counters.clients_cut.fetch_add(1, Ordering::Relaxed);
+            self.table.counters().count_cut_client();
         }
         checked
     }

@@ -109,7 +109,7 @@ impl SnapshotSender<'_> {
             self.wait_for_permit(outlet).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= self.heartbeat_at(outlet) {
+                if Instant::now() >= self.greeting.heartbeat_at(outlet) {
                     self.send_heartbeat(outlet).await?;
                 }
             }
@@ -127,7 +127,7 @@ impl SnapshotSender<'_> {
             tokio::select! {
                 biased;
                 () = lease.permit_granted() => {}
-                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+                () = sleep_until(self.greeting.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
             }
         }
         Ok(())
@@ -140,17 +140,13 @@ impl SnapshotSender<'_> {
             tokio::select! {
                 biased;
                 base = &mut fresh => return Ok(base),
-                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+                () = sleep_until(self.greeting.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
             }
             // A table that has failed permanently makes no more bases.
             if let Some(error) = self.greeting.table.failure() {
                 return Err(refusal::failed(self.greeting.table.name(), &error));
             }
         }
-    }
-
-    fn heartbeat_at(&self, outlet: &SessionOutlet) -> Instant {
-        outlet.sent_at() + self.greeting.table.options.heartbeat_interval
     }
 
     async fn send_heartbeat(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {

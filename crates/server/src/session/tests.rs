@@ -372,7 +372,7 @@ async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
 async fn who_reads_structs_is_sent_heartbeats_alone_once_it_was_asked_to_leave() {
     let quiet = IdleServer::new().await;
     let mut stream = live(&quiet).await;
-    quiet.table().drain.begin(Instant::now(), Some(Duration::from_secs(60)));
+    quiet.table().drain().begin(Instant::now(), Some(Duration::from_secs(60)));
     let told = pull(&mut stream).await;
     let [Message::GoAway(told)] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!(told.reason, "draining");
@@ -394,7 +394,7 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
     pull(&mut stream).await;
     pull(&mut stream).await;
     heartbeat(&mut stream).await;
-    quiet.table().drain.begin(Instant::now(), None);
+    quiet.table().drain().begin(Instant::now(), None);
     let (mut farewells, mut rows) = (0, 0);
     quiet.rows(0..3).await;
     while rows < 3 {
@@ -584,5 +584,5 @@ async fn a_client_whose_rows_differed_gets_all_rows_and_is_counted() {
     let messages = pull(&mut stream).await;
     let Some(Message::Handshake(handshake)) = messages.first() else { panic!("{messages:?}") };
     assert_eq!((handshake.mode(), handshake.reason.as_str()), (SyncMode::FullSnapshot, super::CONTENTS_DIFFERED));
-    assert_eq!(quiet.table().counters.snapshots.lock().get(super::CONTENTS_DIFFERED), Some(&1));
+    assert_eq!(quiet.table().counters().read().snapshots.get(super::CONTENTS_DIFFERED), Some(&1));
 }
