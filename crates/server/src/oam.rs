@@ -222,13 +222,16 @@ impl OamService {
         }
     }
 
+    /// Returns the sources that have one of the tables.
+    fn sources_of(&self, tables: &[&Arc<ServedTable>]) -> impl Iterator<Item = &ServedSource> {
+        self.shared.sources.iter().filter(|source| tables.iter().any(|table| table.source_id() == source.id))
+    }
+
     /// Orders copies, and reports the result of the orders.
     async fn reload(&self, tables: &[&Arc<ServedTable>]) -> (bool, String) {
         // A source that waits for its next attempt makes it now, even if its tables reject the
         // order.
-        for source in self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.source_id() == source.id)) {
-            source.engine.retry_now();
-        }
+        self.sources_of(tables).for_each(|source| source.engine.retry_now());
         let orders = tables
             .iter()
             .map(|table| tokio::time::timeout(RELOAD_WAIT, table.handle().begin_reload("an operator asked for it")));
@@ -256,8 +259,7 @@ impl OamService {
     /// Returns descriptions of the tables' sources that are not followed, so that their tables
     /// accept no orders.
     fn unfollowed(&self, tables: &[&Arc<ServedTable>]) -> Vec<String> {
-        let sources = self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.source_id() == source.id));
-        let said = sources.filter_map(|source| {
+        let said = self.sources_of(tables).filter_map(|source| {
             let state = source.engine.source_status().state;
             let reason = state.reason().unwrap_or("the database has not answered yet");
             (!state.is_following())

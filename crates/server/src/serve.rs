@@ -136,7 +136,7 @@ impl Server {
             Some(ended) = tasks.join_next() => flatten(ended),
         };
         shared.leave(Instant::now());
-        shared.stop.cancel();
+        shared.end_streams();
         report(&shared, &reporter).await;
         closing.cancel();
         // A client that reads nothing cannot be notified, and must not keep the process alive.

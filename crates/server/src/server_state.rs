@@ -8,7 +8,7 @@ use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotFolder};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::lease::SnapshotAdmission;
@@ -26,13 +26,13 @@ pub(crate) struct ServerState {
     pub(crate) waits: ServerTimeLimits,
     pub(crate) http: HttpOptions,
     /// The queue of clients that wait for a snapshot permit.
-    pub(crate) admission: Arc<SnapshotAdmission>,
+    admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
-    pub(crate) fetches: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
-    pub(crate) drain: CancellationToken,
+    drain: CancellationToken,
     /// Cancelled to end every stream.
-    pub(crate) stop: CancellationToken,
+    stop: CancellationToken,
     /// The time when the server began.
     pub(crate) began: CommitTime,
     started: AtomicBool,
@@ -61,6 +61,26 @@ impl ServerState {
             began,
             started: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the queue of clients that wait to be sent a snapshot.
+    pub(crate) fn admission(&self) -> &Arc<SnapshotAdmission> {
+        &self.admission
+    }
+
+    /// Returns the permits for reading parts of stored snapshots.
+    pub(crate) fn fetch_permits(&self) -> Arc<Semaphore> {
+        self.fetches.clone()
+    }
+
+    /// Ends every stream.
+    pub(crate) fn end_streams(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until every stream must end.
+    pub(crate) fn streams_ended(&self) -> WaitForCancellationFutureOwned {
+        self.stop.clone().cancelled_owned()
     }
 
     /// Returns the table with this name.

@@ -85,7 +85,7 @@ impl Session {
         let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
         let status = tokio::select! {
             biased;
-            () = shared.stop.cancelled() => refusal::stopping(),
+            () = shared.streams_ended() => refusal::stopping(),
             () = table.drain().over() => refusal::drained(),
             ended = self.serve(slot) => match ended {
                 Err(status) => status,

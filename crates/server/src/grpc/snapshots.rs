@@ -117,7 +117,7 @@ impl SnapshotFetch {
 
     /// Returns the rows of a frame and the offset of the next one. There are no rows at the end.
     async fn rows_at(&self, at: u64) -> Result<(Vec<FetchSnapshotResponse>, u64), Status> {
-        let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetches.clone());
+        let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetch_permits());
         let read = move || {
             let bytes = base.read_frame(at).map_err(|error| refusal::unreadable(&error))?;
             let after = at + bytes.len() as u64;
@@ -133,7 +133,7 @@ impl SnapshotFetch {
         });
         tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => Err(refusal::stopping()),
+            () = self.shared.streams_ended() => Err(refusal::stopping()),
             read = read => read.map_err(failed)?.map_err(failed)?,
         }
     }

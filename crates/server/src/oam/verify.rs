@@ -73,10 +73,10 @@ pub(super) fn verify(
 
 impl RequestedVerification {
     async fn next(&mut self) -> Result<Event, Status> {
-        let stop = self.shared.stop.clone();
+        let ended = self.shared.streams_ended();
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(refusal::stopping()),
+            () = ended => Err(refusal::stopping()),
             clients = compared(&mut self.compared), if self.compared.is_some() => {
                 self.compared = None;
                 Ok(Event::Clients(self.comparisons(clients)))

@@ -70,7 +70,7 @@ impl SnapshotSender<'_> {
             (SentBase { base: base.without_rows(), shown_at, rows: 0, began_at }, Arc::downgrade(&base))
         };
         let mut chosen = pinned.map(&hold);
-        let has_permit = self.shared.admission.request_permit(&lease);
+        let has_permit = self.shared.admission().request_permit(&lease);
         if has_permit && chosen.is_none() {
             chosen = journal.fresh_base_now().map(&hold);
         }
@@ -123,7 +123,7 @@ impl SnapshotSender<'_> {
     async fn wait_for_permit(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
         // A permit that was not used in time has been taken back, and must be requested again.
-        while !self.shared.admission.request_permit(&lease) {
+        while !self.shared.admission().request_permit(&lease) {
             tokio::select! {
                 biased;
                 () = lease.permit_granted() => {}

@@ -416,7 +416,7 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
 /// Returns the number of snapshot permits in use with its maximum so far, and the number of clients
 /// that wait for one.
 fn admission(server: &IdleServer) -> ((usize, usize), usize) {
-    let usage = server.shared.admission.usage();
+    let usage = server.shared.admission().usage();
     ((usage.granted, usage.granted_max), usage.waiting)
 }
 
