@@ -78,7 +78,10 @@ impl TableProblem {
             add(ProblemKind::Drained, "draining".to_owned());
         }
         if journal.is_none() && status.phase.error().is_none() {
-            add(ProblemKind::Copying, "it is being copied for the first time".to_owned());
+            add(
+                ProblemKind::Copying,
+                "it has no rows of the database's present history until its copy is complete".to_owned(),
+            );
         }
         if let Some(age) = table.unverified(now) {
             let detail = format!("its definition was not verified for {} s", age.as_secs());

@@ -19,6 +19,9 @@ use crate::table::ServedTable;
 /// The maximum number of parts of stored snapshots that are read and projected concurrently.
 const FETCHES: usize = 4;
 
+/// A table, and its snapshots.
+pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
+
 pub(crate) struct ServerState {
     pub(crate) sources: Vec<ServedSource>,
     pub(crate) tables: Vec<Arc<ServedTable>>,
@@ -98,20 +101,41 @@ impl ServerState {
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
     }
 
+    /// Returns the tables whose snapshot folder is open.
+    ///
+    /// # Errors
+    /// Returns an error if there are none, because no folder is configured or could be opened.
+    pub(crate) fn snapshot_stores(&self) -> Result<Vec<TableSnapshotStore<'_>>, Status> {
+        let stores: Vec<_> =
+            self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
+        if !stores.is_empty() {
+            return Ok(stores);
+        }
+        Err(self.unopened_folder().map_or_else(refusal::no_store, |table| refusal::folder_not_open(table.handle())))
+    }
+
+    /// Returns a table with snapshots whose folder is not open.
+    fn unopened_folder(&self) -> Option<&ServedTable> {
+        let is_unopened =
+            |table: &ServedTable| table.handle().keeps_snapshots() && table.handle().snapshots().is_none();
+        self.tables.iter().map(Arc::as_ref).find(|table| is_unopened(table))
+    }
+
     /// Returns the table that has a snapshot with this ID, and its store.
     ///
     /// # Errors
-    /// Returns an error if no table has such a snapshot, or no table has a store.
+    /// Returns an error if no table has such a snapshot, or no table's snapshot folder is open.
     pub(crate) fn snapshot_store(&self, id: &str) -> Result<(Arc<ServedTable>, Arc<SnapshotFolder>), Status> {
         if id.is_empty() {
             return Err(refusal::required("snapshot_id"));
         }
-        let mut stores = self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).peekable();
-        stores.peek().ok_or_else(refusal::no_store)?;
         let has = |snapshots: &SnapshotFolder| snapshots.list().iter().any(|info| info.id == id);
-        let found = stores.find(|(_, snapshots)| has(snapshots));
-        let (table, snapshots) = found.ok_or_else(|| refusal::unknown_snapshot(id))?;
-        Ok((table.clone(), snapshots))
+        let found = self.snapshot_stores()?.into_iter().find(|(_, snapshots)| has(snapshots));
+        match (found, self.unopened_folder()) {
+            (Some((table, snapshots)), _) => Ok((table.clone(), snapshots)),
+            (None, Some(unopened)) => Err(refusal::snapshot_not_in_open_folders(id, unopened.handle())),
+            (None, None) => Err(refusal::unknown_snapshot(id)),
+        }
     }
 
     /// Returns the time of day of a past moment.

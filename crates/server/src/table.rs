@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::journal::Journal;
-use laredo_engine::{TableHandle, TablePhase};
+use laredo_engine::{SnapshotFolder, TableHandle, TablePhase};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
@@ -162,6 +162,18 @@ impl ServedTable {
         match self.handle().status().phase {
             TablePhase::Failed { error } => Some(error),
             TablePhase::Copying { .. } | TablePhase::Live | TablePhase::Retrying { .. } => None,
+        }
+    }
+
+    /// Returns the table's snapshots.
+    ///
+    /// # Errors
+    /// Returns an error if no snapshot store is configured, or its folder is not open.
+    pub(crate) fn snapshot_folder(&self) -> Result<Arc<SnapshotFolder>, Status> {
+        match self.handle().snapshots() {
+            Some(folder) => Ok(folder),
+            None if self.handle().keeps_snapshots() => Err(refusal::folder_not_open(self.handle())),
+            None => Err(refusal::no_store()),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::view::{ViewError, row_struct, timestamp};
 /// Returns the snapshots, newest first. A `limit` of 0 returns all.
 pub(super) fn list(table: &ServedTable, limit: i32) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
-    let snapshots = table.handle().snapshots().ok_or_else(refusal::no_store)?;
+    let snapshots = table.snapshot_folder()?;
     Ok(ListSnapshotsResponse { snapshots: snapshots.list().iter().take(limit).map(info).collect() })
 }
 

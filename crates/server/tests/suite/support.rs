@@ -69,8 +69,16 @@ pub(crate) async fn start(
     tables: Vec<laredo_engine::TableOptions>,
     change: impl FnOnce(&mut ServerOptions),
 ) -> SimServer {
-    let clock: laredo_engine::Clock = Arc::new(|| CommitTime(1_000_000_000));
-    let engine = Engine::prepare(source, tables, clock.clone()).await.unwrap();
+    start_engine(Engine::prepare(source, tables, clock()).await.unwrap(), change).await
+}
+
+/// Returns a clock that stands still.
+pub(crate) fn clock() -> laredo_engine::Clock {
+    Arc::new(|| CommitTime(1_000_000_000))
+}
+
+/// Runs an engine, and serves its tables.
+pub(crate) async fn start_engine(engine: Engine<impl Source>, change: impl FnOnce(&mut ServerOptions)) -> SimServer {
     let handle = engine.handle();
     let (stop_engine, stopped) = oneshot::channel::<()>();
     tokio::spawn(engine.run(async move {
@@ -86,7 +94,7 @@ pub(crate) async fn start(
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
     let (sources, allowed_origins) = (vec![source], Vec::new());
-    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock };
+    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock: clock() };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
