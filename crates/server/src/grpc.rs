@@ -108,7 +108,7 @@ impl SyncBody {
         if let Some(acknowledgements) = &mut self.acknowledgements
             && let Poll::Ready(status) = acknowledgements.poll(cx)
         {
-            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended by what its client sends");
+            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended because of a malformed message from its client");
             self.acknowledgements = None;
             self.stream.end();
             return Poll::Ready(Some(SessionStreamItem::End(status)));

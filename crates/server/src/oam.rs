@@ -111,7 +111,7 @@ impl LaredoOamService for OamService {
         let ResetSourceRequest { source_id, confirm, drop_publication } = request.into_inner();
         let source = self.source(&source_id)?;
         if !confirm {
-            return Err(refusal::unconfirmed("dropping the slot and copying all tables anew"));
+            return Err(refusal::unconfirmed("dropping the slot and copying all tables again"));
         }
         tracing::warn!(source = source_id, drop_publication, "resetting the source on request");
         source.engine.reset(drop_publication).await.map_err(|error| refusal::source(&error))?;
@@ -136,7 +136,7 @@ impl LaredoOamService for OamService {
             tracing::info!(table = %table.name(), deadline_s = seconds, "draining on request");
         }
         let message =
-            format!("{clients} clients are asked to leave; no new ones are taken before the server is restarted");
+            format!("{clients} clients are asked to leave; no new ones are accepted until the server is restarted");
         let drained_targets = i32::try_from(chosen.len()).unwrap_or(i32::MAX);
         Ok(Response::new(DrainReplicationResponse { accepted: true, message, drained_targets }))
     }
@@ -263,7 +263,7 @@ impl OamService {
             let state = source.engine.source_status().state;
             let reason = state.reason().unwrap_or("the database has not answered yet");
             (!state.is_following())
-                .then(|| format!("source {} is {}: {reason}; it is tried again now", source.id, state.name()))
+                .then(|| format!("source {} is {}: {reason}; the server tries again now", source.id, state.name()))
         });
         said.collect()
     }

@@ -176,7 +176,7 @@ impl Session {
     async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
         if self.ask.contents_differed {
             let (table, client_id) = (self.table.name(), &self.ask.client_id);
-            tracing::error!(%table, client_id, "a client's rows differed from the checksum; it gets all rows again");
+            tracing::error!(%table, client_id, "a client's rows differed from the checksum; the client is sent all rows again");
             return Ok(self.full(journal, CONTENTS_DIFFERED));
         }
         let history = self.table.handle().history();

@@ -103,7 +103,7 @@ fn paired(
 fn verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {
-        roots.add(authority).map_err(|error| format!("it is no certificate of an authority ({error})"))?;
+        roots.add(authority).map_err(|error| format!("it is not the certificate of an authority ({error})"))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();

@@ -151,13 +151,13 @@ fn details(source: &ServedSource) -> Struct {
 
 /// Returns the answer to a reset that has begun.
 pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourceResponse {
-    let publication = if drop_publication { "the publication was made anew, " } else { "" };
+    let publication = if drop_publication { "the publication was created again, " } else { "" };
     let (tables, slot) = (source.engine.tables().len(), source.engine.retention().slot);
     ResetSourceResponse {
         accepted: true,
         message: format!(
-            "{publication}slot {slot} is dropped and made again; then {tables} tables are copied anew, and clients are sent \
-             what differs"
+            "{publication}slot {slot} is dropped and created again; then {tables} tables are copied again, and clients are \
+             sent what differs"
         ),
         details: Some(details(source)),
     }

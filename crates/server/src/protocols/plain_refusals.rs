@@ -16,17 +16,15 @@ pub(super) fn response(refusal: ProtocolRefusal) -> Response<Body> {
         ProtocolRefusal::NotPost => (
             StatusCode::METHOD_NOT_ALLOWED,
             Some((ALLOW, "POST")),
-            "this port speaks gRPC, gRPC-Web and Connect: POST to /package.Service/Method\n",
+            "this port serves gRPC, gRPC-Web and Connect: POST to /package.Service/Method\n",
         ),
-        ProtocolRefusal::GrpcOverHttp1 => (
-            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            None,
-            "gRPC needs HTTP/2; over HTTP/1.1 speak Connect or gRPC-Web\n",
-        ),
+        ProtocolRefusal::GrpcOverHttp1 => {
+            (StatusCode::HTTP_VERSION_NOT_SUPPORTED, None, "gRPC needs HTTP/2; over HTTP/1.1 use Connect or gRPC-Web\n")
+        }
         ProtocolRefusal::ContentType(shape) => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Some((ACCEPT_POST, content_types(shape))),
-            "no method answers in this content type; Accept-Post lists those there are\n",
+            "no method supports this content type; Accept-Post lists the supported ones\n",
         ),
     };
     let mut response = Response::new(Body::new(Full::from(words)));

@@ -271,7 +271,7 @@ impl<'a> JournalFollower<'a> {
             chunk
         } else {
             let task = spawn_blocking(move || (walk.next_chunk(), walk)).await;
-            let (chunk, walk) = task.map_err(|e| Status::internal(format!("showing changes: {e}")))?;
+            let (chunk, walk) = task.map_err(|e| Status::internal(format!("projecting changes: {e}")))?;
             self.walk = Some(walk);
             chunk
         };
