@@ -182,6 +182,7 @@ impl<S: Source> Engine<S> {
                     commits: Arc::default(),
                     journal: journals,
                     commands: Arc::new(RwLock::new(mpsc::channel(1).0)),
+                    keeps_snapshots: options.snapshots.is_some(),
                     snapshots: watch::Sender::default(),
                     index: TableIndex(index),
                     looks: source.looks(),

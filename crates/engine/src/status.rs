@@ -229,6 +229,8 @@ pub struct TableHandle {
     pub(crate) journal: watch::Receiver<Option<Journal>>,
     /// The channel to the table's task. It is closed while the source is not followed.
     pub(crate) commands: Arc<RwLock<mpsc::Sender<TableCommand>>>,
+    /// True if snapshots of the table are configured.
+    pub(crate) keeps_snapshots: bool,
     /// The table's snapshots, once its folder is open.
     pub(crate) snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
     pub(crate) index: TableIndex,
@@ -351,7 +353,13 @@ impl TableHandle {
         }
     }
 
-    /// Returns the table's snapshots, if they are configured and the source was reached.
+    /// Returns true if snapshots of the table are configured, even if their folder is not open.
+    #[must_use]
+    pub fn keeps_snapshots(&self) -> bool {
+        self.keeps_snapshots
+    }
+
+    /// Returns the table's snapshots, if they are configured and their folder is open.
     #[must_use]
     pub fn snapshots(&self) -> Option<Arc<SnapshotFolder>> {
         self.snapshots.borrow().clone()

@@ -181,7 +181,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for PrefacedConnection<S> {
         let Some((seen, deadline)) = &mut self.pending else { return read };
         if read.is_pending() {
             ready!(deadline.as_mut().poll(cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not speak")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent no request in time")));
         }
         let new = &into.filled()[before..];
         let expected = &PREFACE[*seen..];

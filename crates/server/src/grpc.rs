@@ -16,8 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::acknowledgements::AcknowledgementReader;
-use crate::receive::{self, OpeningRequest};
+use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
@@ -89,7 +88,7 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
 
 fn open(shared: Arc<ServerState>, request: SyncRequest) -> Result<SessionStream, Status> {
     let table = shared.table(&request.schema, &request.table)?.clone();
-    if table.drain.has_begun() {
+    if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
     let ask = SessionRequest::new(request)?;
@@ -109,7 +108,7 @@ impl SyncBody {
         if let Some(acknowledgements) = &mut self.acknowledgements
             && let Poll::Ready(status) = acknowledgements.poll(cx)
         {
-            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended by what its client sends");
+            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended because of a malformed message from its client");
             self.acknowledgements = None;
             self.stream.end();
             return Poll::Ready(Some(SessionStreamItem::End(status)));

@@ -6,10 +6,10 @@
 //! connection, so a slow client costs one piece.
 
 mod accept;
-mod acknowledgements;
 mod drain;
 mod grpc;
 mod http;
+mod lease;
 mod oam;
 mod options;
 mod origins;
@@ -30,6 +30,7 @@ mod view;
 pub use http::{AwaitedSources, serve_http, serve_startup};
 pub use options::{
     BufferOptions, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners, ServerOptions,
-    ServerTimeLimits, ServerTlsOptions, TlsFile,
+    ServerTimeLimits,
 };
 pub use serve::Server;
+pub use tls::{ServerTlsOptions, TlsFile};

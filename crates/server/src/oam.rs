@@ -82,8 +82,8 @@ impl LaredoOamService for OamService {
     async fn reload_table(&self, request: Request<ReloadTableRequest>) -> OamResult<ReloadTableResponse> {
         let ReloadTableRequest { source_id, schema, table } = request.into_inner();
         let table = self.shared.table(&schema, &table)?;
-        if !source_id.is_empty() && source_id != table.options.source_id {
-            return Err(refusal::of_another_source(table.name(), &table.options.source_id));
+        if !source_id.is_empty() && source_id != table.source_id() {
+            return Err(refusal::of_another_source(table.name(), table.source_id()));
         }
         let (accepted, message) = self.reload(&[table]).await;
         Ok(Response::new(ReloadTableResponse { accepted, message }))
@@ -91,7 +91,7 @@ impl LaredoOamService for OamService {
 
     async fn reload_all(&self, request: Request<ReloadAllRequest>) -> OamResult<ReloadAllResponse> {
         let chosen = self.sources(&request.into_inner().source_id)?;
-        let is_chosen = |table: &&Arc<ServedTable>| chosen.iter().any(|source| source.id == table.options.source_id);
+        let is_chosen = |table: &&Arc<ServedTable>| chosen.iter().any(|source| source.id == table.source_id());
         let tables: Vec<&Arc<ServedTable>> = self.shared.tables.iter().filter(is_chosen).collect();
         let (accepted, message) = self.reload(&tables).await;
         Ok(Response::new(ReloadAllResponse { accepted, message }))
@@ -111,7 +111,7 @@ impl LaredoOamService for OamService {
         let ResetSourceRequest { source_id, confirm, drop_publication } = request.into_inner();
         let source = self.source(&source_id)?;
         if !confirm {
-            return Err(refusal::unconfirmed("dropping the slot and copying all tables anew"));
+            return Err(refusal::unconfirmed("dropping the slot and copying all tables again"));
         }
         tracing::warn!(source = source_id, drop_publication, "resetting the source on request");
         source.engine.reset(drop_publication).await.map_err(|error| refusal::source(&error))?;
@@ -132,11 +132,11 @@ impl LaredoOamService for OamService {
         let time = (seconds > 0).then(|| Duration::from_secs(seconds));
         let clients: usize = chosen.iter().map(|table| table.clients()).sum();
         for table in &chosen {
-            table.drain.begin(Instant::now(), time);
+            table.drain().begin(Instant::now(), time);
             tracing::info!(table = %table.name(), deadline_s = seconds, "draining on request");
         }
         let message =
-            format!("{clients} clients are asked to leave; no new ones are taken before the server is restarted");
+            format!("{clients} clients are asked to leave; no new ones are accepted until the server is restarted");
         let drained_targets = i32::try_from(chosen.len()).unwrap_or(i32::MAX);
         Ok(Response::new(DrainReplicationResponse { accepted: true, message, drained_targets }))
     }
@@ -222,15 +222,16 @@ impl OamService {
         }
     }
 
+    /// Returns the sources that have one of the tables.
+    fn sources_of(&self, tables: &[&Arc<ServedTable>]) -> impl Iterator<Item = &ServedSource> {
+        self.shared.sources.iter().filter(|source| tables.iter().any(|table| table.source_id() == source.id))
+    }
+
     /// Orders copies, and reports the result of the orders.
     async fn reload(&self, tables: &[&Arc<ServedTable>]) -> (bool, String) {
         // A source that waits for its next attempt makes it now, even if its tables reject the
         // order.
-        for source in
-            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id))
-        {
-            source.engine.retry_now();
-        }
+        self.sources_of(tables).for_each(|source| source.engine.retry_now());
         let orders = tables
             .iter()
             .map(|table| tokio::time::timeout(RELOAD_WAIT, table.handle().begin_reload("an operator asked for it")));
@@ -258,13 +259,11 @@ impl OamService {
     /// Returns descriptions of the tables' sources that are not followed, so that their tables
     /// accept no orders.
     fn unfollowed(&self, tables: &[&Arc<ServedTable>]) -> Vec<String> {
-        let sources =
-            self.shared.sources.iter().filter(|source| tables.iter().any(|t| t.options.source_id == source.id));
-        let said = sources.filter_map(|source| {
+        let said = self.sources_of(tables).filter_map(|source| {
             let state = source.engine.source_status().state;
             let reason = state.reason().unwrap_or("the database has not answered yet");
             (!state.is_following())
-                .then(|| format!("source {} is {}: {reason}; it is tried again now", source.id, state.name()))
+                .then(|| format!("source {} is {}: {reason}; the server tries again now", source.id, state.name()))
         });
         said.collect()
     }
@@ -282,7 +281,7 @@ impl OamService {
         let mut tables = self.shared.tables.clone();
         if !request.source.is_empty() {
             self.source(&request.source)?;
-            tables.retain(|table| table.options.source_id == request.source);
+            tables.retain(|table| table.source_id() == request.source);
         }
         if !request.table.is_empty() {
             let name: laredo_core::TableName =
@@ -298,7 +297,7 @@ impl OamService {
     }
 
     fn table_config(&self, table: &ServedTable) -> TableConfig {
-        let source = self.shared.source(&table.options.source_id);
+        let source = self.shared.source(table.source_id());
         let key = table.handle().journal().map(|journal| {
             let schema = journal.schema();
             let names = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
@@ -308,7 +307,7 @@ impl OamService {
             schema: table.name().schema.clone(),
             table: table.name().table.clone(),
             primary_key: key.unwrap_or_default(),
-            source_id: table.options.source_id.clone(),
+            source_id: table.source_id().to_owned(),
             source_type: source.map(|source| source.kind.clone()).unwrap_or_default(),
             // The source's configuration contains secrets, and the operator already has the file.
             source_config: None,

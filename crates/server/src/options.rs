@@ -8,6 +8,8 @@ use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
 use tokio::net::TcpListener;
 
+use crate::tls::ServerTlsOptions;
+
 /// The configuration of a server: the tables, the listeners' security, and the time limits.
 #[derive(Clone)]
 pub struct ServerOptions {
@@ -85,29 +87,6 @@ pub struct BufferOptions {
     pub behind_max: u64,
     /// The action when a client exceeds the limit.
     pub policy: BufferPolicy,
-}
-
-/// A certificate and its key, in PEM.
-#[derive(Clone)]
-pub struct ServerTlsOptions {
-    /// The certificate, followed by its chain.
-    pub certificate: Vec<u8>,
-    /// The private key of the certificate.
-    pub key: Vec<u8>,
-    /// The authority that clients' certificates must come from; `None` to require no client
-    /// certificate.
-    pub client_ca: Option<Vec<u8>>,
-}
-
-/// A file that TLS is configured from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsFile {
-    /// The file of [`ServerTlsOptions::certificate`].
-    Certificate,
-    /// The file of [`ServerTlsOptions::key`].
-    Key,
-    /// The file of [`ServerTlsOptions::client_ca`].
-    ClientCa,
 }
 
 /// The paths of the HTTP endpoints.

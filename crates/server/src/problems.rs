@@ -62,11 +62,11 @@ impl ProblemKind {
     }
 }
 
-impl ServedTable {
-    /// Returns all problems of the table.
-    pub(crate) fn problems(&self, now: CommitTime) -> Vec<TableProblem> {
-        let status = self.handle().status();
-        let journal = self.handle().journal().filter(|journal| !journal.is_parted());
+impl TableProblem {
+    /// Returns all problems of a table.
+    pub(crate) fn find_all(table: &ServedTable, now: CommitTime) -> Vec<TableProblem> {
+        let status = table.handle().status();
+        let journal = table.handle().journal().filter(|journal| !journal.is_parted());
         let mut problems = Vec::new();
         let mut add = |kind, detail| problems.push(TableProblem { kind, detail });
         match &status.phase {
@@ -74,13 +74,16 @@ impl ServedTable {
             TablePhase::Retrying { error, .. } => add(ProblemKind::Retrying, error.clone()),
             TablePhase::Copying { .. } | TablePhase::Live => {}
         }
-        if self.drain.has_begun() {
+        if table.drain().has_begun() {
             add(ProblemKind::Drained, "draining".to_owned());
         }
         if journal.is_none() && status.phase.error().is_none() {
-            add(ProblemKind::Copying, "it is being copied for the first time".to_owned());
+            add(
+                ProblemKind::Copying,
+                "it has no rows of the database's present history until its copy is complete".to_owned(),
+            );
         }
-        if let Some(age) = self.unverified(now) {
+        if let Some(age) = table.unverified(now) {
             let detail = format!("its definition was not verified for {} s", age.as_secs());
             add(ProblemKind::DefinitionUnverified, detail);
         }

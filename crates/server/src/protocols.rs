@@ -95,7 +95,7 @@ where
                 let request_time_max = self.protocols.request_time_max;
                 Box::pin(async move { Ok(speak(protocol, method, inner, request, request_time_max).await) })
             }
-            ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(refused.into_response()))),
+            ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(plain_refusals::response(refused)))),
         }
     }
 }

@@ -12,8 +12,11 @@ use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::acknowledgements::AcknowledgementReader;
 use crate::refusal;
+
+mod acknowledgements;
+
+pub(crate) use acknowledgements::AcknowledgementReader;
 
 /// The maximum size of a request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;

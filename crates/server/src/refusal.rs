@@ -6,14 +6,14 @@ use std::time::Duration;
 use laredo_core::{Lsn, TableName};
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
-use laredo_engine::{SnapshotError, TableHandle, VerifyError};
+use laredo_engine::{SnapshotError, TableHandle, TablePhase, VerifyError};
 use laredo_values::FilterError;
 use tonic::Status;
 
 use crate::view::ViewError;
 
 pub(crate) fn stopping() -> Status {
-    Status::unavailable("the server is stopping; reconnect to go on where this stream ends")
+    Status::unavailable("the server is stopping; reconnect to continue where this stream ends")
 }
 
 pub(crate) fn journal_replaced() -> Status {
@@ -24,24 +24,24 @@ pub(crate) fn journal_replaced() -> Status {
 
 pub(crate) fn draining(name: &TableName) -> Status {
     Status::unavailable(format!(
-        "this server is draining and begins no more streams of {name}; connect to another one, or later"
+        "this server is draining and accepts no more streams of {name}; connect to another server, or try later"
     ))
 }
 
 pub(crate) fn drained() -> Status {
     Status::unavailable(
-        "this server has drained, and the time to leave is over; reconnect to go on where this stream ends",
+        "this server has drained, and the time to leave is over; reconnect to continue where this stream ends",
     )
 }
 
 pub(crate) fn redefined(name: &TableName) -> Status {
     Status::unavailable(format!(
-        "the definition of table {name} has changed; reconnect to go on where this stream ends"
+        "the definition of table {name} has changed; reconnect to continue where this stream ends"
     ))
 }
 
 pub(crate) fn unknown_table(name: &TableName) -> Status {
-    Status::not_found(format!("this server has no table {name}; ask for one of its configuration"))
+    Status::not_found(format!("this server has no table {name}; request a table of its configuration"))
 }
 
 pub(crate) fn required(field: &str) -> Status {
@@ -66,10 +66,14 @@ pub(crate) fn view(error: &ViewError) -> Status {
     }
 }
 
+/// Returns the error for a table without a journal.
 pub(crate) fn not_ready(table: &TableHandle) -> Status {
-    let (name, status) = (table.name(), table.status());
-    let why = status.phase.error().map(|error| format!(" (the last attempt failed: {error})")).unwrap_or_default();
-    Status::unavailable(format!("table {name} is still being copied for the first time{why}; reconnect later"))
+    let why = match table.status().phase {
+        TablePhase::Copying { .. } | TablePhase::Live => " yet; reconnect later".to_owned(),
+        TablePhase::Retrying { error, .. } => format!(": {error}; the server tries again, so reconnect later"),
+        TablePhase::Failed { error } => format!(": {error}"),
+    };
+    Status::unavailable(format!("this server has no rows of table {}{why}", table.name()))
 }
 
 pub(crate) fn failed(name: &TableName, error: &str) -> Status {
@@ -88,22 +92,22 @@ pub(crate) fn unverified(name: &TableName, error: &VerifyError) -> Status {
 
 pub(crate) fn unknown_check(name: &TableName) -> Status {
     Status::not_found(format!(
-        "`check`: no client of table {name} was asked this by this server, or the answer came already, or too late; \
-         answer each check of a heartbeat once, where it came from"
+        "`check` is unknown: this server did not send it to a client of table {name}, it was answered before, or the \
+         answer came too late; answer each check of a heartbeat once, to the server that sent it"
     ))
 }
 
 pub(crate) fn ahead(position: Lsn, ours: Lsn, waited: Duration) -> Status {
     let waited = waited.as_secs_f64();
     Status::unavailable(format!(
-        "this server is at {ours}, behind the client's {position}, and did not get there in {waited} s; reconnect, here or \
-         to another server"
+        "this server is at {ours}, behind the client's position {position}, and did not reach it within {waited} s; \
+         reconnect to this or another server"
     ))
 }
 
 pub(crate) fn too_many_clients(name: &TableName, clients_max: usize) -> Status {
     Status::resource_exhausted(format!(
-        "table {name} has its {clients_max} clients (`max_clients`); reconnect later, or raise the limit"
+        "table {name} has the maximum of {clients_max} clients (`max_clients`); reconnect later, or raise the limit"
     ))
 }
 
@@ -113,7 +117,7 @@ pub(crate) fn too_far_behind(behind_max: u64, policy: BufferPolicy) -> Status {
         BufferPolicy::SlowDown => ", and slowing down the source for it did not help in time",
     };
     Status::resource_exhausted(format!(
-        "too far behind: more than {behind_max} entries (`client_buffer.max_size`){what}; reconnect to go on where this \
+        "too far behind: more than {behind_max} entries (`client_buffer.max_size`){what}; reconnect to continue where this \
          stream ends"
     ))
 }
@@ -127,7 +131,7 @@ pub(crate) fn stalled(stalled: Duration) -> Status {
 
 pub(crate) fn costly() -> Status {
     Status::resource_exhausted(
-        "too far behind: the snapshot was read so slowly that the journal grew beyond twice its limits for its sake \
+        "too far behind: the snapshot was read so slowly that the journal grew beyond twice its limits \
          (`journal.max_entries`, `max_bytes`); reconnect for a newer one, or raise the limits",
     )
 }
@@ -145,7 +149,7 @@ pub(crate) fn watched(error: &CursorError) -> Status {
     match error {
         CursorError::Pruned(_) => Status::resource_exhausted(format!(
             "too far behind: {error} (`journal.max_entries`, `max_age`, `max_bytes`), so row changes are missing from here on; \
-             watch again to go on from now"
+             watch again to continue with new changes"
         )),
         CursorError::Io(_) => Status::internal(error.to_string()),
     }
@@ -157,8 +161,29 @@ pub(crate) fn no_store() -> Status {
     )
 }
 
+/// Returns the error for a table whose snapshots are configured, but not open.
+pub(crate) fn folder_not_open(table: &TableHandle) -> Status {
+    Status::failed_precondition(unopened_folder(table))
+}
+
+/// Returns the error for a snapshot that may be in a table's folder, which is not open.
+pub(crate) fn snapshot_not_in_open_folders(id: &str, unopened: &TableHandle) -> Status {
+    Status::not_found(format!("no open folder has a snapshot `{id}`, and {}", unopened_folder(unopened)))
+}
+
+fn unopened_folder(table: &TableHandle) -> String {
+    let why = match table.status().phase {
+        TablePhase::Copying { .. } | TablePhase::Live => {
+            "the server opens it when it begins to follow the source, so try again later".to_owned()
+        }
+        TablePhase::Retrying { error, .. } => format!("{error}; the server tries again"),
+        TablePhase::Failed { error } => error,
+    };
+    format!("the snapshot folder of table {} is not open: {why}", table.name())
+}
+
 pub(crate) fn unknown_snapshot(id: &str) -> Status {
-    Status::not_found(format!("there is no snapshot `{id}`; ListSnapshots tells which there are"))
+    Status::not_found(format!("there is no snapshot `{id}`; ListSnapshots lists the snapshots"))
 }
 
 pub(crate) fn snapshot(error: &SnapshotError) -> Status {
@@ -169,8 +194,12 @@ pub(crate) fn snapshot(error: &SnapshotError) -> Status {
             Status::failed_precondition(said)
         }
         SnapshotError::Stopping => stopping(),
-        error if error.is_damage() => Status::data_loss(said),
-        _ => Status::internal(said),
+        SnapshotError::Store(_) | SnapshotError::Base(_) if error.is_damage() => Status::data_loss(said),
+        SnapshotError::Store(_)
+        | SnapshotError::Base(_)
+        | SnapshotError::Project(_)
+        | SnapshotError::Forked
+        | SnapshotError::Panicked(_) => Status::internal(said),
     }
 }
 
@@ -192,7 +221,7 @@ pub(crate) fn limit(limit: i32) -> Result<usize, Status> {
 }
 
 pub(crate) fn unknown(what: &str, name: &str) -> Status {
-    Status::not_found(format!("this server has no {what} `{name}`; GetStatus lists what it has"))
+    Status::not_found(format!("this server has no {what} `{name}`; GetStatus lists those that it has"))
 }
 
 pub(crate) fn of_another_source(table: &TableName, source: &str) -> Status {
@@ -211,7 +240,7 @@ pub(crate) fn source(error: &SourceError) -> Status {
 }
 
 pub(crate) fn no_dead_letters() -> Status {
-    Status::unimplemented("there are no dead letters: a table that cannot apply a change stops and says why")
+    Status::unimplemented("there are no dead letters: a table that cannot apply a change stops and reports the reason")
 }
 
 pub(crate) fn no_replay() -> Status {
@@ -219,5 +248,5 @@ pub(crate) fn no_replay() -> Status {
 }
 
 pub(crate) fn no_queries() -> Status {
-    Status::unimplemented("this version does not answer queries; follow the table (Sync), or ask the database")
+    Status::unimplemented("this version does not answer queries; follow the table (Sync), or query the database")
 }

@@ -19,12 +19,13 @@ use crate::accept::{ConnectionAcceptor, DescriptorBudget, with_preface};
 use crate::grpc::ReplicationService;
 use crate::http::serve_http;
 use crate::oam;
-use crate::options::{ServeError, ServerListeners, ServerOptions, ServerTlsOptions};
+use crate::options::{ServeError, ServerListeners, ServerOptions};
+use crate::origins;
 use crate::protocols::{MethodTable, ProtocolLayer};
 use crate::query;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
-use crate::{origins, tls};
+use crate::tls::{self, ServerTlsOptions};
 
 /// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
 /// sum of the two.
@@ -135,7 +136,7 @@ impl Server {
             Some(ended) = tasks.join_next() => flatten(ended),
         };
         shared.leave(Instant::now());
-        shared.stop.cancel();
+        shared.end_streams();
         report(&shared, &reporter).await;
         closing.cancel();
         // A client that reads nothing cannot be notified, and must not keep the process alive.

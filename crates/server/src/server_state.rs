@@ -8,16 +8,19 @@ use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotFolder};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use crate::lease::SnapshotAdmission;
 use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
 use crate::refusal;
-use crate::session::SnapshotAdmission;
 use crate::table::ServedTable;
 
 /// The maximum number of parts of stored snapshots that are read and projected concurrently.
 const FETCHES: usize = 4;
+
+/// A table, and its snapshots.
+pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
 
 pub(crate) struct ServerState {
     pub(crate) sources: Vec<ServedSource>,
@@ -26,13 +29,13 @@ pub(crate) struct ServerState {
     pub(crate) waits: ServerTimeLimits,
     pub(crate) http: HttpOptions,
     /// The queue of clients that wait for a snapshot permit.
-    pub(crate) admission: Arc<SnapshotAdmission>,
+    admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
-    pub(crate) fetches: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
-    pub(crate) drain: CancellationToken,
+    drain: CancellationToken,
     /// Cancelled to end every stream.
-    pub(crate) stop: CancellationToken,
+    stop: CancellationToken,
     /// The time when the server began.
     pub(crate) began: CommitTime,
     started: AtomicBool,
@@ -63,6 +66,26 @@ impl ServerState {
         }
     }
 
+    /// Returns the queue of clients that wait to be sent a snapshot.
+    pub(crate) fn admission(&self) -> &Arc<SnapshotAdmission> {
+        &self.admission
+    }
+
+    /// Returns the permits for reading parts of stored snapshots.
+    pub(crate) fn fetch_permits(&self) -> Arc<Semaphore> {
+        self.fetches.clone()
+    }
+
+    /// Ends every stream.
+    pub(crate) fn end_streams(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until every stream must end.
+    pub(crate) fn streams_ended(&self) -> WaitForCancellationFutureOwned {
+        self.stop.clone().cancelled_owned()
+    }
+
     /// Returns the table with this name.
     ///
     /// # Errors
@@ -78,20 +101,41 @@ impl ServerState {
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
     }
 
+    /// Returns the tables whose snapshot folder is open.
+    ///
+    /// # Errors
+    /// Returns an error if there are none, because no folder is configured or could be opened.
+    pub(crate) fn snapshot_stores(&self) -> Result<Vec<TableSnapshotStore<'_>>, Status> {
+        let stores: Vec<_> =
+            self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
+        if !stores.is_empty() {
+            return Ok(stores);
+        }
+        Err(self.unopened_folder().map_or_else(refusal::no_store, |table| refusal::folder_not_open(table.handle())))
+    }
+
+    /// Returns a table with snapshots whose folder is not open.
+    fn unopened_folder(&self) -> Option<&ServedTable> {
+        let is_unopened =
+            |table: &ServedTable| table.handle().keeps_snapshots() && table.handle().snapshots().is_none();
+        self.tables.iter().map(Arc::as_ref).find(|table| is_unopened(table))
+    }
+
     /// Returns the table that has a snapshot with this ID, and its store.
     ///
     /// # Errors
-    /// Returns an error if no table has such a snapshot, or no table has a store.
+    /// Returns an error if no table has such a snapshot, or no table's snapshot folder is open.
     pub(crate) fn snapshot_store(&self, id: &str) -> Result<(Arc<ServedTable>, Arc<SnapshotFolder>), Status> {
         if id.is_empty() {
             return Err(refusal::required("snapshot_id"));
         }
-        let mut stores = self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).peekable();
-        stores.peek().ok_or_else(refusal::no_store)?;
         let has = |snapshots: &SnapshotFolder| snapshots.list().iter().any(|info| info.id == id);
-        let found = stores.find(|(_, snapshots)| has(snapshots));
-        let (table, snapshots) = found.ok_or_else(|| refusal::unknown_snapshot(id))?;
-        Ok((table.clone(), snapshots))
+        let found = self.snapshot_stores()?.into_iter().find(|(_, snapshots)| has(snapshots));
+        match (found, self.unopened_folder()) {
+            (Some((table, snapshots)), _) => Ok((table.clone(), snapshots)),
+            (None, Some(unopened)) => Err(refusal::snapshot_not_in_open_folders(id, unopened.handle())),
+            (None, None) => Err(refusal::unknown_snapshot(id)),
+        }
     }
 
     /// Returns the time of day of a past moment.
@@ -139,7 +183,7 @@ impl ServerState {
 
     /// Returns true if no table accepts new streams.
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain.has_begun()))
+        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain().has_begun()))
     }
 
     /// Returns true if every table's first copy is over, successful or not. The result then stays
@@ -154,7 +198,7 @@ impl ServerState {
     /// Stops accepting streams, and sets the time limit for the existing ones.
     pub(crate) fn leave(&self, now: Instant) {
         self.drain.cancel();
-        self.tables.iter().for_each(|table| table.drain.begin(now, Some(self.waits.drain)));
+        self.tables.iter().for_each(|table| table.drain().begin(now, Some(self.waits.drain)));
     }
 
     /// Returns the number of streams of all tables.

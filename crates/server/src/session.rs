@@ -15,15 +15,14 @@ use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
+use crate::lease::{ClientLease, ClientSeat};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
-use crate::table::{ClientSeat, ServedTable};
+use crate::table::ServedTable;
 use crate::view::{EntryMode, PositionMarker};
 
-mod admission;
 mod journal_follower;
-mod lease;
 mod messages;
 mod outlet;
 mod snapshot;
@@ -31,8 +30,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use admission::SnapshotAdmission;
-pub(crate) use lease::ClientLease;
 pub(crate) use outlet::{SessionStream, SessionStreamItem};
 
 use journal_follower::JournalFollower;
@@ -88,8 +85,8 @@ impl Session {
         let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
         let status = tokio::select! {
             biased;
-            () = shared.stop.cancelled() => refusal::stopping(),
-            () = table.drain.over() => refusal::drained(),
+            () = shared.streams_ended() => refusal::stopping(),
+            () = table.drain().over() => refusal::drained(),
             ended = self.serve(slot) => match ended {
                 Err(status) => status,
             },
@@ -114,7 +111,7 @@ impl Session {
 
     async fn serve_from(self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
-        let view = self.table.views.get(self.ask.encoding, &self.ask.predicates);
+        let view = self.table.views().get(self.ask.encoding, &self.ask.predicates);
         if let Some(view) = &view {
             view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
         }
@@ -122,14 +119,14 @@ impl Session {
         self::log(&table, &ask, &start);
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
-            behind_max: table.options.buffer.behind_max,
-            policy: table.options.buffer.policy,
+            behind_max: table.buffer().behind_max,
+            policy: table.buffer().policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(ClientLease::new(reader, seat, table.options.buffer));
+        let lease = Arc::new(ClientLease::new(reader, seat, table.buffer()));
         table.watch(&lease);
         let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
-        let membership = table.roster.join(&ask);
+        let membership = table.roster().join(&ask);
         let is_filtered = view.as_ref().is_some_and(|view| view.is_filtered());
         let greeting = MessageContext {
             table: &table,
@@ -145,14 +142,14 @@ impl Session {
             greeting.marker(start.place(), &mut out);
             outlet.send(out.into()).await?;
             let mode = if start.reason == BY_POSITION { EntryMode::Repeat } else { EntryMode::Ordinary };
-            return JournalFollower::new(&greeting, &shared, (view, mode), outlet).run().await;
+            return JournalFollower::new(&greeting, &shared, view, mode, outlet).run().await;
         }
         let snapshot = SnapshotSender { greeting: &greeting, shared: &shared, view: view.clone() };
         let sent = snapshot.send(&mut outlet, pinned, out).await?;
         let start = SessionStart::at(&sent.base, &journal, start.reason);
         let greeting = MessageContext { start: &start, ..greeting };
         let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
-        let mut follow = JournalFollower::new(&greeting, &shared, (view, mode), outlet);
+        let mut follow = JournalFollower::new(&greeting, &shared, view, mode, outlet);
         // The base was moved into this call, so it is released before the client follows, possibly
         // for months.
         follow.end_snapshot(sent).await?;
@@ -179,7 +176,7 @@ impl Session {
     async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
         if self.ask.contents_differed {
             let (table, client_id) = (self.table.name(), &self.ask.client_id);
-            tracing::error!(%table, client_id, "a client's rows differed from the checksum; it gets all rows again");
+            tracing::error!(%table, client_id, "a client's rows differed from the checksum; the client is sent all rows again");
             return Ok(self.full(journal, CONTENTS_DIFFERED));
         }
         let history = self.table.handle().history();
@@ -222,7 +219,7 @@ impl Session {
                     }
                 }
                 ResumeOutcome::Delta(after, reason) => {
-                    if let Some(start) = delta(journal, &request, (after, reason)).await? {
+                    if let Some(start) = delta(journal, &request, after, reason).await? {
                         return Ok((start, None));
                     }
                 }
@@ -270,7 +267,8 @@ async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(ResumeOu
 async fn delta(
     journal: &Journal,
     request: &ResumeRequest,
-    (after, reason): (Sequence, &'static str),
+    after: Sequence,
+    reason: &'static str,
 ) -> Result<Option<SessionStart>, Status> {
     let cursor = journal.cursor(after);
     let origin = tokio::task::spawn_blocking(move || cursor.origin()).await;
@@ -287,7 +285,7 @@ async fn delta(
         schema: origin.schema,
         definition,
         reason,
-        snapshot_id: own_id(journal.instance(), &request.snapshot_id, (after, definition)),
+        snapshot_id: own_id(journal.instance(), &request.snapshot_id, after, definition),
         mode: SyncMode::Delta,
         is_another_history: false,
         shared_position: Lsn::ZERO,
@@ -299,17 +297,17 @@ async fn delta(
 /// one where the client resumes. With another journal's ID, the client could later receive that
 /// journal's changes after a sequence of this one. The definition in the ID is that of the rows
 /// where the stream begins.
-fn own_id(instance: &InstanceId, theirs: &str, (after, definition): (Sequence, DefinitionVersion)) -> String {
+fn own_id(instance: &InstanceId, theirs: &str, after: Sequence, definition: DefinitionVersion) -> String {
     instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
 }
 
 fn log(table: &ServedTable, ask: &SessionRequest, start: &SessionStart) {
     let (client_id, reason) = (&ask.client_id, start.reason);
     let mode = if start.mode == SyncMode::Delta {
-        table.counters.deltas.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        table.counters().count_delta();
         "changes"
     } else {
-        table.counters.count_snapshot(reason);
+        table.counters().count_snapshot(reason);
         "snapshot"
     };
     tracing::info!(table = %table.name(), client_id, mode, reason, position = %start.position, "stream begins");

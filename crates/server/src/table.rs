@@ -1,22 +1,22 @@
 //! A table and its service to clients.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::journal::Journal;
-use laredo_engine::{TableHandle, TablePhase};
+use laredo_engine::{SnapshotFolder, TableHandle, TablePhase};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::drain::TableDrain;
-use crate::options::ServedTableOptions;
+use crate::lease::{ClientLease, ClientSeat, ClientSeats};
+use crate::options::{BufferOptions, ServedTableOptions};
 use crate::refusal;
 use crate::roster::StreamRoster;
-use crate::session::ClientLease;
 use crate::view::JournalViews;
 
 /// The time after which a table is not ready if its definition was not verified.
@@ -26,33 +26,35 @@ const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 pub(crate) const DRAINED: &str = "drained";
 
 pub(crate) struct ServedTable {
-    pub(crate) options: ServedTableOptions,
-    pub(crate) views: JournalViews,
-    pub(crate) counters: TableCounters,
-    pub(crate) drain: TableDrain,
-    pub(crate) roster: Arc<StreamRoster>,
-    clients: AtomicUsize,
+    options: ServedTableOptions,
+    views: JournalViews,
+    counters: TableCounters,
+    drain: TableDrain,
+    roster: Arc<StreamRoster>,
+    seats: ClientSeats,
     leases: Mutex<Vec<Weak<ClientLease>>>,
 }
 
-/// Counts of events since the start.
+/// Counters of events since the start.
 #[derive(Debug, Default)]
 pub(crate) struct TableCounters {
-    pub(crate) bytes_sent: AtomicU64,
-    pub(crate) deltas: AtomicU64,
-    pub(crate) clients_cut: AtomicU64,
-    pub(crate) clients_refused: AtomicU64,
-    /// The full snapshots, by reason.
-    pub(crate) snapshots: Mutex<BTreeMap<&'static str, u64>>,
+    bytes_sent: AtomicU64,
+    deltas: AtomicU64,
+    clients_cut: AtomicU64,
+    clients_refused: AtomicU64,
+    snapshots: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
-pub(crate) struct ClientSeat(Arc<ServedTable>);
-
-impl Drop for ClientSeat {
-    fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
-    }
+/// The values of [`TableCounters`].
+#[derive(Clone, Debug)]
+pub(crate) struct TableCounts {
+    pub(crate) bytes_sent: u64,
+    /// The number of streams that began without a snapshot.
+    pub(crate) deltas: u64,
+    pub(crate) clients_cut: u64,
+    pub(crate) clients_refused: u64,
+    /// The number of streams that began with a full snapshot, by reason.
+    pub(crate) snapshots: BTreeMap<&'static str, u64>,
 }
 
 impl ServedTable {
@@ -60,10 +62,10 @@ impl ServedTable {
         ServedTable {
             views: JournalViews::new(options.handle.name().clone(), options.projection_bytes_max),
             roster: Arc::new(StreamRoster::new(options.handle.name().clone())),
+            seats: ClientSeats::new(options.clients_max),
             options,
             counters: TableCounters::default(),
             drain: TableDrain::new(),
-            clients: AtomicUsize::new(0),
             leases: Mutex::new(Vec::new()),
         }
     }
@@ -76,8 +78,39 @@ impl ServedTable {
         self.options.handle.name()
     }
 
+    /// Returns the name of the table's source.
+    pub(crate) fn source_id(&self) -> &str {
+        &self.options.source_id
+    }
+
+    pub(crate) fn buffer(&self) -> BufferOptions {
+        self.options.buffer
+    }
+
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.options.heartbeat_interval
+    }
+
+    /// Returns the views of the table's journal that clients share.
+    pub(crate) fn views(&self) -> &JournalViews {
+        &self.views
+    }
+
+    pub(crate) fn roster(&self) -> &Arc<StreamRoster> {
+        &self.roster
+    }
+
+    pub(crate) fn counters(&self) -> &TableCounters {
+        &self.counters
+    }
+
+    pub(crate) fn drain(&self) -> &TableDrain {
+        &self.drain
+    }
+
+    /// Returns the number of clients, including those that fetch a snapshot.
     pub(crate) fn clients(&self) -> usize {
-        self.clients.load(Ordering::Relaxed)
+        self.seats.taken()
     }
 
     /// Returns true if the table is served. It must have been copied and not be drained. It must
@@ -132,6 +165,18 @@ impl ServedTable {
         }
     }
 
+    /// Returns the table's snapshots.
+    ///
+    /// # Errors
+    /// Returns an error if no snapshot store is configured, or its folder is not open.
+    pub(crate) fn snapshot_folder(&self) -> Result<Arc<SnapshotFolder>, Status> {
+        match self.handle().snapshots() {
+            Some(folder) => Ok(folder),
+            None if self.handle().keeps_snapshots() => Err(refusal::folder_not_open(self.handle())),
+            None => Err(refusal::no_store()),
+        }
+    }
+
     /// Returns the reason why the table's last snapshot was not written, if there is one.
     pub(crate) fn snapshot_error(&self) -> Option<String> {
         self.handle().snapshots()?.status().error
@@ -141,17 +186,14 @@ impl ServedTable {
     ///
     /// # Errors
     /// Returns an error if all seats are taken.
-    pub(crate) fn take_seat(self: &Arc<Self>) -> Result<ClientSeat, Status> {
-        let clients_max = self.options.clients_max.unwrap_or(usize::MAX);
-        let taken = self.clients.fetch_add(1, Ordering::Relaxed);
-        let seat = ClientSeat(self.clone());
-        if taken < clients_max {
-            return Ok(seat);
-        }
-        self.counters.clients_refused.fetch_add(1, Ordering::Relaxed);
-        Err(refusal::too_many_clients(self.name(), clients_max))
+    pub(crate) fn take_seat(&self) -> Result<ClientSeat, Status> {
+        self.seats.take_seat().map_err(|clients_max| {
+            self.counters.count_refused_client();
+            refusal::too_many_clients(self.name(), clients_max)
+        })
     }
 
+    /// Includes a lease in later sweeps.
     pub(crate) fn watch(&self, lease: &Arc<ClientLease>) {
         self.leases.lock().push(Arc::downgrade(lease));
     }
@@ -162,7 +204,7 @@ impl ServedTable {
         let mut leases = self.leases.lock();
         let journal = self.handle().journal();
         while let Some(pinned) = journal.as_ref().and_then(Journal::overdue_pin) {
-            let released = leases.iter().filter_map(Weak::upgrade).filter(|lease| lease.release(pinned)).count();
+            let released = leases.iter().filter_map(Weak::upgrade).filter(|lease| lease.release_base(pinned)).count();
             if released == 0 {
                 break;
             }
@@ -175,7 +217,37 @@ impl ServedTable {
 }
 
 impl TableCounters {
+    pub(crate) fn add_sent_bytes(&self, bytes: usize) {
+        self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a stream that begins without a snapshot.
+    pub(crate) fn count_delta(&self) {
+        self.deltas.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a stream that begins with a full snapshot.
     pub(crate) fn count_snapshot(&self, reason: &'static str) {
         *self.snapshots.lock().entry(reason).or_insert(0) += 1;
+    }
+
+    pub(crate) fn count_cut_client(&self) {
+        self.clients_cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_refused_client(&self) {
+        self.clients_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the present values.
+    pub(crate) fn read(&self) -> TableCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TableCounts {
+            bytes_sent: read(&self.bytes_sent),
+            deltas: read(&self.deltas),
+            clients_cut: read(&self.clients_cut),
+            clients_refused: read(&self.clients_refused),
+            snapshots: self.snapshots.lock().clone(),
+        }
     }
 }

@@ -14,14 +14,35 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::options::{ServerTlsOptions, TlsFile};
-
 /// The protocols that a connection may use: HTTP/2, or HTTP/1.1 for clients without HTTP/2.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// The time limit of a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The maximum number of concurrent handshakes. Further connections wait.
 const HANDSHAKES_MAX: usize = 256;
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub struct ServerTlsOptions {
+    /// The certificate, followed by its chain.
+    pub certificate: Vec<u8>,
+    /// The private key of the certificate.
+    pub key: Vec<u8>,
+    /// The authority that clients' certificates must come from; `None` to require no client
+    /// certificate.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+/// A file that TLS is configured from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFile {
+    /// The file of [`ServerTlsOptions::certificate`].
+    Certificate,
+    /// The file of [`ServerTlsOptions::key`].
+    Key,
+    /// The file of [`ServerTlsOptions::client_ca`].
+    ClientCa,
+}
 
 /// A problem, with the file that has it.
 type TlsFileProblem = (TlsFile, String);
@@ -82,7 +103,7 @@ fn paired(
 fn verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {
-        roots.add(authority).map_err(|error| format!("it is no certificate of an authority ({error})"))?;
+        roots.add(authority).map_err(|error| format!("it is not the certificate of an authority ({error})"))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();

@@ -106,7 +106,7 @@ pub(crate) enum ViewError {
     /// The filter does not fit a definition that came after the stream began.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    #[error("showing a row: {0}")]
+    #[error("projecting a row: {0}")]
     Project(#[from] ProjectError),
     #[error("reading the journal: {0}")]
     Batch(#[from] BatchError),
@@ -114,7 +114,7 @@ pub(crate) enum ViewError {
     Schema(#[from] SchemaError),
     #[error("reading the journal: an old row is missing")]
     OldRow,
-    #[error("reading the journal: it holds something that is not a frame")]
+    #[error("reading the journal: it contains bytes that are not a frame")]
     Frame,
 }
 

@@ -14,15 +14,16 @@ use laredo_proto::replication::{
 use tokio::task::spawn_blocking;
 use tonic::Status;
 
+use crate::lease::ClientSeat;
 use crate::refusal;
 use crate::server_state::ServerState;
-use crate::table::{ClientSeat, ServedTable};
+use crate::table::ServedTable;
 use crate::view::{ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all.
 pub(super) fn list(table: &ServedTable, limit: i32) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
-    let snapshots = table.handle().snapshots().ok_or_else(refusal::no_store)?;
+    let snapshots = table.snapshot_folder()?;
     Ok(ListSnapshotsResponse { snapshots: snapshots.list().iter().take(limit).map(info).collect() })
 }
 
@@ -42,7 +43,7 @@ type SnapshotResponseStream = BoxStream<'static, Result<FetchSnapshotResponse, S
 /// Streams a whole snapshot. The stream takes a client's seat at the table.
 pub(super) async fn fetch(shared: Arc<ServerState>, id: String) -> Result<SnapshotResponseStream, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
-    if table.drain.has_begun() {
+    if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
     let seat = table.take_seat()?;
@@ -116,7 +117,7 @@ impl SnapshotFetch {
 
     /// Returns the rows of a frame and the offset of the next one. There are no rows at the end.
     async fn rows_at(&self, at: u64) -> Result<(Vec<FetchSnapshotResponse>, u64), Status> {
-        let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetches.clone());
+        let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetch_permits());
         let read = move || {
             let bytes = base.read_frame(at).map_err(|error| refusal::unreadable(&error))?;
             let after = at + bytes.len() as u64;
@@ -132,7 +133,7 @@ impl SnapshotFetch {
         });
         tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => Err(refusal::stopping()),
+            () = self.shared.streams_ended() => Err(refusal::stopping()),
             read = read => read.map_err(failed)?.map_err(failed)?,
         }
     }
@@ -142,7 +143,7 @@ fn rows(table: &ServedTable, base: &Base, frame: Bytes) -> Result<Vec<FetchSnaps
     let mut rows = Vec::new();
     for frame in journal::frames(frame) {
         for entry in BatchEntries::new(&frame.batch.entries, base.schema()) {
-            let row = Some(row_struct(base.schema(), entry?.row, table.views.hex_cells())?);
+            let row = Some(row_struct(base.schema(), entry?.row, table.views().hex_cells())?);
             rows.push(FetchSnapshotResponse { chunk: Some(Chunk::Row(SnapshotRow { row })) });
         }
     }

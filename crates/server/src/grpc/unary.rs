@@ -1,7 +1,6 @@
 //! The unary methods of the Replication service.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::stream::BoxStream;
 use laredo_core::Checksum;
@@ -79,7 +78,7 @@ impl LaredoReplicationService for UnaryMethods {
     ) -> Result<Response<ReportChecksumResponse>, Status> {
         let request = request.into_inner();
         let table = self.shared.table(&request.schema, &request.table)?;
-        table.roster.answer(checksum_report(&request)?)?;
+        table.roster().answer(checksum_report(&request)?)?;
         Ok(Response::new(ReportChecksumResponse {}))
     }
 }
@@ -115,8 +114,8 @@ fn status(shared: &ServerState, table: &ServedTable, journal: &Journal) -> GetRe
     };
     let clients: Vec<ConnectedClient> = journal.readers().into_iter().map(client).collect();
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let full_snapshots = table.counters.snapshots.lock();
-    let full_snapshots = full_snapshots.iter();
+    let counts = table.counters().read();
+    let full_snapshots = counts.snapshots.into_iter();
     GetReplicationStatusResponse {
         current_sequence: head.to_wire(),
         journal_oldest_sequence: info.oldest_sequence.to_wire(),
@@ -125,8 +124,8 @@ fn status(shared: &ServerState, table: &ServedTable, journal: &Journal) -> GetRe
         connected_clients: i32::try_from(clients.len()).unwrap_or(i32::MAX),
         clients,
         latest_snapshot: Some(latest_snapshot(table, journal)),
-        full_snapshots: full_snapshots.map(|(reason, count)| ((*reason).to_owned(), number(*count))).collect(),
-        deltas: number(table.counters.deltas.load(Ordering::Relaxed)),
+        full_snapshots: full_snapshots.map(|(reason, count)| (reason.to_owned(), number(count))).collect(),
+        deltas: number(counts.deltas),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::options::ServedSource;
+use crate::problems::TableProblem;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 
@@ -172,7 +173,7 @@ impl ReadinessReport {
     pub(super) fn new(shared: &ServerState, tables: &[Arc<ServedTable>], ready: bool) -> ReadinessReport {
         let now = shared.clock.as_ref()();
         let is_asked_for = |source: &&ServedSource| {
-            tables.len() == shared.tables.len() || tables.iter().any(|table| table.options.source_id == source.id)
+            tables.len() == shared.tables.len() || tables.iter().any(|table| table.source_id() == source.id)
         };
         ReadinessReport {
             ready,
@@ -189,7 +190,7 @@ pub(crate) fn not_served(table: &ServedTable, now: CommitTime) -> Option<String>
     if table.is_ready(now) {
         return None;
     }
-    let details: Vec<String> = table.problems(now).into_iter().map(|problem| problem.detail).collect();
+    let details: Vec<String> = TableProblem::find_all(table, now).into_iter().map(|problem| problem.detail).collect();
     Some(format!("{}: {}", table.name(), details.join("; ")))
 }
 
@@ -234,7 +235,7 @@ fn table_report(table: &ServedTable, now: CommitTime) -> TableReport {
         TablePhase::Copying { reason } => Some(reason),
         TablePhase::Live | TablePhase::Retrying { .. } | TablePhase::Failed { .. } => None,
     };
-    let problems = table.problems(now).into_iter();
+    let problems = TableProblem::find_all(table, now).into_iter();
     let problems = problems.map(|problem| ProblemReport { reason: problem.kind.name(), detail: problem.detail });
     TableReport {
         schema: table.name().schema.clone(),

@@ -30,7 +30,7 @@ pub(super) fn select(shared: &ServerState, query: &str) -> Result<Vec<Arc<Served
                 if shared.source(&value).is_none() {
                     return Err((StatusCode::NOT_FOUND, format!("source {value} is not configured")));
                 }
-                tables.retain(|table| table.options.source_id == value);
+                tables.retain(|table| table.source_id() == value);
             }
             _ => return Err(bad(format!("parameter {key} is unknown; use table=SCHEMA.TABLE or source=NAME"))),
         }

@@ -1,9 +1,7 @@
 //! Operators' commands on the tables' snapshots. Each snapshot is of one table.
 
-use std::sync::Arc;
-
 use laredo_core::TableName;
-use laredo_engine::{SnapshotFolder, SnapshotInfo};
+use laredo_engine::SnapshotInfo;
 use laredo_proto::oam::*;
 use prost::Message;
 use prost_types::value::Kind;
@@ -13,7 +11,7 @@ use tonic::Status;
 use super::status::{TARGET, count};
 use crate::refusal;
 use crate::request::value;
-use crate::server_state::ServerState;
+use crate::server_state::{ServerState, TableSnapshotStore};
 use crate::table::ServedTable;
 use crate::view::{timestamp, to_wire};
 
@@ -23,15 +21,13 @@ const USER_META_BYTES_MAX: usize = 64 << 10;
 /// The only type of snapshot store.
 const STORE_TYPE: &str = "local";
 
-type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
-
 pub(super) async fn create(
     shared: &ServerState,
     request: CreateSnapshotRequest,
 ) -> Result<CreateSnapshotResponse, Status> {
     let user_meta = request.user_meta.map(meta_to_json).transpose()?;
     let tables: Vec<TableSnapshotStore<'_>> = match request.tables.as_slice() {
-        [] => stores(shared)?,
+        [] => shared.snapshot_stores()?,
         names => names.iter().map(|name| store_of(shared, "tables", name)).collect::<Result<_, _>>()?,
     };
     let (mut ids, mut lines) = (Vec::new(), Vec::new());
@@ -49,7 +45,7 @@ pub(super) async fn create(
 pub(super) fn list(shared: &ServerState, request: &ListSnapshotsRequest) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(request.limit)?;
     let tables = match request.table.as_str() {
-        "" => stores(shared)?,
+        "" => shared.snapshot_stores()?,
         name => vec![store_of(shared, "table", name)?],
     };
     let of_table = |(table, snapshots): TableSnapshotStore<'_>| {
@@ -82,7 +78,7 @@ pub(super) async fn restore(
         vec![format!("the rows are as of {}, until the copy of the table is complete", restored.position)];
     if skip_meta_check {
         warnings
-            .push("skip_meta_check changes nothing: what is of another table or history is never served".to_owned());
+            .push("skip_meta_check has no effect: a snapshot of another table or history is never served".to_owned());
     }
     Ok(RestoreSnapshotResponse {
         accepted: true,
@@ -105,7 +101,7 @@ pub(super) async fn prune(
     let keep = u32::try_from(request.keep).ok().filter(|keep| *keep > 0);
     let keep = keep.ok_or_else(|| refusal::malformed("keep", "it must be 1 or more: the newest is never removed"))?;
     let tables = match request.table.as_str() {
-        "" => stores(shared)?,
+        "" => shared.snapshot_stores()?,
         name => vec![store_of(shared, "table", name)?],
     };
     let mut deleted: usize = 0;
@@ -117,7 +113,7 @@ pub(super) async fn prune(
 
 /// Returns a summary of the snapshots of all tables.
 pub(super) fn summary(shared: &ServerState) -> SnapshotSummary {
-    let Ok(tables) = stores(shared) else { return SnapshotSummary::default() };
+    let Ok(tables) = shared.snapshot_stores() else { return SnapshotSummary::default() };
     let newest = tables.iter().filter_map(|(_, snapshots)| snapshots.newest()).max_by_key(|info| info.taken_at);
     let count: usize = tables.iter().map(|(_, snapshots)| snapshots.list().len()).sum();
     let next = tables.iter().filter_map(|(_, snapshots)| snapshots.status().next_at).min();
@@ -131,22 +127,15 @@ pub(super) fn summary(shared: &ServerState) -> SnapshotSummary {
     }
 }
 
-/// Returns the tables that have a snapshot store.
-fn stores(shared: &ServerState) -> Result<Vec<TableSnapshotStore<'_>>, Status> {
-    let stores: Vec<_> = shared.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
-    if stores.is_empty() { Err(refusal::no_store()) } else { Ok(stores) }
-}
-
 fn store_of<'a>(shared: &'a ServerState, field: &str, name: &str) -> Result<TableSnapshotStore<'a>, Status> {
     let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
     let table = shared.table(&name.schema, &name.table)?;
-    Ok((table, table.handle().snapshots().ok_or_else(refusal::no_store)?))
+    Ok((table, table.snapshot_folder()?))
 }
 
 fn info(table: &ServedTable, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {
     let TableName { schema, table: name } = table.name().clone();
-    let position =
-        SourcePositionEntry { source_id: table.options.source_id.clone(), position: info.position.to_string() };
+    let position = SourcePositionEntry { source_id: table.source_id().to_owned(), position: info.position.to_string() };
     laredo_proto::oam::SnapshotInfo {
         snapshot_id: info.id.clone(),
         created_at: Some(timestamp(info.taken_at)),

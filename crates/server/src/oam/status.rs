@@ -23,7 +23,7 @@ pub(super) const TARGET: &str = "replication-fanout";
 /// Returns the pipeline's ID: `source/schema.table`.
 pub(super) fn pipeline_id(table: &ServedTable) -> String {
     let name = table.name();
-    format!("{}/{}.{}", table.options.source_id, name.schema, name.table)
+    format!("{}/{}.{}", table.source_id(), name.schema, name.table)
 }
 
 pub(super) fn whole(shared: &ServerState) -> GetStatusResponse {
@@ -51,7 +51,7 @@ pub(super) fn pipeline(shared: &ServerState, table: &ServedTable) -> PipelineSta
     });
     PipelineStatus {
         pipeline_id: pipeline_id(table),
-        source_id: table.options.source_id.clone(),
+        source_id: table.source_id().to_owned(),
         schema: table.name().schema.clone(),
         table: table.name().table.clone(),
         target_type: TARGET.to_owned(),
@@ -151,13 +151,13 @@ fn details(source: &ServedSource) -> Struct {
 
 /// Returns the answer to a reset that has begun.
 pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourceResponse {
-    let publication = if drop_publication { "the publication was made anew, " } else { "" };
+    let publication = if drop_publication { "the publication was created again, " } else { "" };
     let (tables, slot) = (source.engine.tables().len(), source.engine.retention().slot);
     ResetSourceResponse {
         accepted: true,
         message: format!(
-            "{publication}slot {slot} is dropped and made again; then {tables} tables are copied anew, and clients are sent \
-             what differs"
+            "{publication}slot {slot} is dropped and created again; then {tables} tables are copied again, and clients are \
+             sent what differs"
         ),
         details: Some(details(source)),
     }
@@ -195,7 +195,7 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
 }
 
 fn is_paused(shared: &ServerState, table: &ServedTable) -> bool {
-    shared.source(&table.options.source_id).is_some_and(|source| source.engine.is_paused())
+    shared.source(table.source_id()).is_some_and(|source| source.engine.is_paused())
 }
 
 /// Returns the time of a commit, or `None` if nothing was committed yet.

@@ -52,10 +52,10 @@ pub(super) fn watch(
     let watch = StatusWatch { shared, service, pipelines, sources, ticks, has_more: false };
     let rounds = stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
-        let stop = watch.shared.stop.clone();
+        let ended = watch.shared.streams_ended();
         tokio::select! {
             biased;
-            () = stop.cancelled() => Some((vec![Err(refusal::stopping())], None)),
+            () = ended => Some((vec![Err(refusal::stopping())], None)),
             round = watch.round() => match round {
                 Ok(changes) => Some((changes.into_iter().map(Ok).collect(), Some(watch))),
                 Err(status) => Some((vec![Err(status)], None)),

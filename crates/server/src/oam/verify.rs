@@ -53,7 +53,7 @@ pub(super) fn verify(
     tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
     let handle = table.handle().clone();
     let verified: VerificationFuture = Box::pin(async move { handle.verify(terms).await });
-    let (roster, wait) = (table.roster.clone(), shared.waits.answer);
+    let (roster, wait) = (table.roster().clone(), shared.waits.answer);
     let compared = request.clients.then(|| -> ComparisonFuture { Box::pin(async move { roster.compare(wait).await }) });
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,10 +74,10 @@ pub(super) fn verify(
 
 impl RequestedVerification {
     async fn next(&mut self) -> Result<Event, Status> {
-        let stop = self.shared.stop.clone();
+        let ended = self.shared.streams_ended();
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(refusal::stopping()),
+            () = ended => Err(refusal::stopping()),
             clients = compared(&mut self.compared), if self.compared.is_some() => {
                 self.compared = None;
                 Ok(Event::Clients(self.comparisons(clients)))

@@ -35,12 +35,12 @@ pub(super) fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u
 /// Returns an error if the mapping cannot represent the message, as for a non-finite number in a
 /// `Value`.
 pub(super) fn from_proto(bytes: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
-    let told = |error: &dyn std::fmt::Display| {
-        Status::internal(format!("a {} cannot be told as JSON: {error}; ask for proto instead", message.name()))
+    let failed = |error: &dyn std::fmt::Display| {
+        Status::internal(format!("a {} cannot be written as JSON: {error}; request protobuf instead", message.name()))
     };
-    let read = DynamicMessage::decode(message.clone(), bytes).map_err(|error| told(&error))?;
+    let read = DynamicMessage::decode(message.clone(), bytes).map_err(|error| failed(&error))?;
     let mut json = Vec::with_capacity(bytes.len() * 2);
-    read.serialize(&mut serde_json::Serializer::new(&mut json)).map_err(|error| told(&error))?;
+    read.serialize(&mut serde_json::Serializer::new(&mut json)).map_err(|error| failed(&error))?;
     Ok(json)
 }
 

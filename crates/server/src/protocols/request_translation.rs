@@ -54,7 +54,7 @@ pub(super) fn late() -> Status {
 
 pub(super) fn unknown_method(path: &str) -> Status {
     Status::unimplemented(format!(
-        "there is no method {path} here that takes one message; ask for /package.Service/Method"
+        "this server has no method {path} that takes one message; call /package.Service/Method"
     ))
 }
 

@@ -75,7 +75,7 @@ async fn one_message(body: Body) -> Result<Bytes, Status> {
     }
     let mut bytes = collected.to_bytes();
     if frame::length(&bytes) != bytes.len().checked_sub(frame::PREFIX_LENGTH) {
-        return Err(Status::internal("the service answered with something else than one message"));
+        return Err(Status::internal("the service's answer is not exactly one message"));
     }
     bytes.advance(frame::PREFIX_LENGTH);
     Ok(bytes)
@@ -83,7 +83,7 @@ async fn one_message(body: Body) -> Result<Bytes, Status> {
 
 /// Returns the status of a service that ended without one, for an unknown reason.
 pub(super) fn without_status() -> Status {
-    Status::unknown("the service ended without saying how")
+    Status::unknown("the service ended without a status")
 }
 
 fn content_type(protocol: TranslatedProtocol) -> HeaderValue {

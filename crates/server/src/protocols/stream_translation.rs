@@ -48,7 +48,9 @@ impl TranslatedBody {
                 FrameConversion::Json(JsonFrameConverter { message: method.output.clone(), begun: BytesMut::new() })
             }
             TranslatedProtocol::GrpcWeb(BodyEncoding::Base64) => FrameConversion::Base64,
-            _ => FrameConversion::AsItIs,
+            TranslatedProtocol::ConnectUnary(MessageCodec::Proto | MessageCodec::Json)
+            | TranslatedProtocol::ConnectStream(MessageCodec::Proto)
+            | TranslatedProtocol::GrpcWeb(BodyEncoding::Binary) => FrameConversion::AsItIs,
         };
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         TranslatedBody { protocol, writing, inner: Some(inner), deadline }

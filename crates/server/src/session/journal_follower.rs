@@ -68,7 +68,8 @@ impl<'a> JournalFollower<'a> {
     pub(super) fn new(
         greeting: &'a MessageContext<'a>,
         shared: &ServerState,
-        (view, mode): (Option<Arc<JournalView>>, EntryMode),
+        view: Option<Arc<JournalView>>,
+        mode: EntryMode,
         outlet: SessionOutlet,
     ) -> JournalFollower<'a> {
         let start = greeting.start;
@@ -83,7 +84,7 @@ impl<'a> JournalFollower<'a> {
             definition: start.definition,
             has_sent: false,
             progress_at: None,
-            guest: greeting.table.drain.guest(),
+            guest: greeting.table.drain().guest(),
         }
     }
 
@@ -91,17 +92,17 @@ impl<'a> JournalFollower<'a> {
     /// last second if the client keeps up.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
         let Head { mark, checksum, .. } = sent.base.head();
-        let (at, known) = match self.greeting.is_binary() {
-            true => (self.greeting.start.place(), (mark, checksum)),
+        let (at, mark, checksum) = match self.greeting.is_binary() {
+            true => (self.greeting.start.place(), mark, checksum),
             // The place may be beyond the base.
-            false => (self.catch_up(&sent).await?, (CommitMark::default(), None)),
+            false => (self.catch_up(&sent).await?, CommitMark::default(), None),
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();
         }
         let greeting = self.greeting;
         let end = joined(|out| {
-            greeting.snapshot_end(at, known, sent.rows, out);
+            greeting.snapshot_end(at, mark, checksum, sent.rows, out);
             greeting.marker(at, out);
         });
         self.outlet.send(end).await
@@ -170,14 +171,14 @@ impl<'a> JournalFollower<'a> {
                 }
             }
             let head = seen.head;
-            self.outlet.lease().at_head(self.cursor.after());
+            self.outlet.lease().note_head(self.cursor.after());
             if self.progress_due(head).is_some_and(|at| at <= Instant::now()) {
                 self.send_progress(ObservedHead { head, at: (self.clock)() }).await?;
             }
             loop {
                 self.say_goodbye().await?;
                 let progress_at = self.progress_due(head);
-                let heartbeat_at = self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval;
+                let heartbeat_at = self.heartbeat_at();
                 tokio::select! {
                     biased;
                     // This comes first, so that the branches below use the newest head.
@@ -200,14 +201,14 @@ impl<'a> JournalFollower<'a> {
     async fn say_goodbye(&mut self) -> Result<(), Status> {
         let Some(farewell) = self.guest.take_due(Instant::now()) else { return Ok(()) };
         let follows = self.greeting.is_binary();
-        self.outlet.lease().drain(follows);
+        self.outlet.lease().note_drain(follows);
         let message = self.greeting.go_away((self.clock)(), farewell.left(Instant::now()));
         self.outlet.send(message.into()).await?;
         if follows {
             return Ok(());
         }
         loop {
-            sleep_until(self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval).await;
+            sleep_until(self.heartbeat_at()).await;
             // No position is sent, because the client has not been sent everything.
             let heartbeat = self.greeting.heartbeat((self.clock)(), None);
             self.outlet.send(heartbeat.into()).await?;
@@ -236,7 +237,7 @@ impl<'a> JournalFollower<'a> {
     async fn send_piece(&mut self, piece: JournalPiece) -> Result<(), Status> {
         self.has_sent = true;
         let Some(walk) = &mut self.walk else {
-            self.outlet.lease().moved(piece.last);
+            self.outlet.lease().note_sent(piece.last);
             if piece.ends {
                 self.told = Some((piece.last, piece.position));
             }
@@ -244,10 +245,10 @@ impl<'a> JournalFollower<'a> {
         };
         walk.load(piece);
         while let Some(ProjectedChunk { bytes, last }) = self.next_chunk().await? {
-            self.outlet.lease().moved(last);
+            self.outlet.lease().note_sent(last);
             if bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= self.outlet.sent_at() + self.greeting.table.options.heartbeat_interval {
+                if Instant::now() >= self.heartbeat_at() {
                     let heartbeat = self.greeting.heartbeat((self.clock)(), None);
                     self.outlet.send(heartbeat.into()).await?;
                 }
@@ -270,7 +271,7 @@ impl<'a> JournalFollower<'a> {
             chunk
         } else {
             let task = spawn_blocking(move || (walk.next_chunk(), walk)).await;
-            let (chunk, walk) = task.map_err(|e| Status::internal(format!("showing changes: {e}")))?;
+            let (chunk, walk) = task.map_err(|e| Status::internal(format!("projecting changes: {e}")))?;
             self.walk = Some(walk);
             chunk
         };
@@ -302,8 +303,8 @@ impl<'a> JournalFollower<'a> {
         let message: Bytes = joined(|out| {
             let here = || (self.cursor.after(), place_at(position, head));
             let place = unsent.map(|reached| (reached.sequence, reached.mark()));
-            if let Some(place) = place.or_else(|| definition.is_known().then(here)) {
-                empty_batch(place, definition, out);
+            if let Some((sequence, mark)) = place.or_else(|| definition.is_known().then(here)) {
+                empty_batch(sequence, mark, definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });
@@ -337,6 +338,11 @@ impl<'a> JournalFollower<'a> {
         newest
     }
 
+    /// Returns the time of the next heartbeat, if nothing else is sent before.
+    fn heartbeat_at(&self) -> Instant {
+        self.greeting.heartbeat_at(&self.outlet)
+    }
+
     async fn heartbeat(&mut self, head: Head) -> Result<(), Status> {
         // The table may have failed permanently. A client that receives only heartbeats would
         // believe that it is current.
@@ -348,7 +354,7 @@ impl<'a> JournalFollower<'a> {
         let definition = self.news_of_definition(position);
         let message = joined(|out| {
             if definition.is_known() {
-                empty_batch((self.cursor.after(), place_at(position, head)), definition, out);
+                empty_batch(self.cursor.after(), place_at(position, head), definition, out);
             }
             out.extend_from_slice(&heartbeat);
         });

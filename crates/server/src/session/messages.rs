@@ -13,7 +13,9 @@ use laredo_proto::replication::{
     SyncResponse,
 };
 use laredo_proto::{frame, schema};
+use tokio::time::Instant;
 
+use super::outlet::SessionOutlet;
 use super::{SessionRequest, SessionStart};
 use crate::request::identity_to_wire;
 use crate::roster::{CheckId, RosterMembership};
@@ -91,7 +93,8 @@ impl MessageContext<'_> {
     pub(super) fn snapshot_end(
         &self,
         at: PositionMarker,
-        (mark, checksum): (CommitMark, Option<Checksum>),
+        mark: CommitMark,
+        checksum: Option<Checksum>,
         rows: u64,
         out: &mut Vec<u8>,
     ) {
@@ -111,6 +114,11 @@ impl MessageContext<'_> {
         if !self.is_binary() {
             marker(at, out);
         }
+    }
+
+    /// Returns the time of the next heartbeat, if nothing else is sent before.
+    pub(super) fn heartbeat_at(&self, outlet: &SessionOutlet) -> Instant {
+        outlet.sent_at() + self.table.heartbeat_interval()
     }
 
     /// Writes a heartbeat. `sent` is the head if everything up to it was sent, and nothing beyond.

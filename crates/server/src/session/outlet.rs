@@ -5,7 +5,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::ClientLease;
+use crate::lease::ClientLease;
 use crate::refusal;
 use crate::table::ServedTable;
 
@@ -102,15 +101,14 @@ impl SessionOutlet {
         if frames.is_empty() {
             return Ok(());
         }
-        let counters = &self.table.counters;
-        counters.bytes_sent.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        self.table.counters().add_sent_bytes(frames.len());
         self.sent_at = Instant::now();
         *self.slot.lock() = Some(frames);
         let slot = &self.slot;
         // The poll of the stream takes the frames at once, and the next poll comes when there is
         // room. So no waker is needed.
         poll_fn(|_| if slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
-        self.lease.progressed();
+        self.lease.note_room();
         self.check()
     }
 
@@ -122,7 +120,7 @@ impl SessionOutlet {
     fn check(&self) -> Result<(), Status> {
         let checked = self.lease.check(self.stalled);
         if checked.is_err() {
-            self.table.counters.clients_cut.fetch_add(1, Ordering::Relaxed);
+            self.table.counters().count_cut_client();
         }
         checked
     }

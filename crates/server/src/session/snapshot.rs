@@ -12,8 +12,6 @@ use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::admission::SnapshotAdmission;
-use super::lease::ClientLease;
 use super::messages::MessageContext;
 use super::outlet::SessionOutlet;
 use crate::refusal;
@@ -68,15 +66,15 @@ impl SnapshotSender<'_> {
         let began_at = Instant::now();
         let hold = |pinned: PinnedBase| {
             let (base, shown_at) = (pinned.base().clone(), pinned.shown_at());
-            lease.hold(pinned);
+            lease.hold_base(pinned);
             (SentBase { base: base.without_rows(), shown_at, rows: 0, began_at }, Arc::downgrade(&base))
         };
         let mut chosen = pinned.map(&hold);
-        let has_place = takes_permit(&lease, &self.shared.admission);
-        if has_place && chosen.is_none() {
+        let has_permit = self.shared.admission().request_permit(&lease);
+        if has_permit && chosen.is_none() {
             chosen = journal.fresh_base_now().map(&hold);
         }
-        if !has_place || chosen.is_none() {
+        if !has_permit || chosen.is_none() {
             // The handshake reaches the client before the wait.
             outlet.send(std::mem::take(&mut out).into()).await?;
             self.wait_for_permit(outlet).await?;
@@ -111,7 +109,7 @@ impl SnapshotSender<'_> {
             self.wait_for_permit(outlet).await?;
             if part.bytes.is_empty() {
                 yield_now().await;
-                if Instant::now() >= self.heartbeat_at(outlet) {
+                if Instant::now() >= self.greeting.heartbeat_at(outlet) {
                     self.send_heartbeat(outlet).await?;
                 }
             }
@@ -125,11 +123,11 @@ impl SnapshotSender<'_> {
     async fn wait_for_permit(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
         // A permit that was not used in time has been taken back, and must be requested again.
-        while !takes_permit(&lease, &self.shared.admission) {
+        while !self.shared.admission().request_permit(&lease) {
             tokio::select! {
                 biased;
-                () = lease.given() => {}
-                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+                () = lease.permit_granted() => {}
+                () = sleep_until(self.greeting.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
             }
         }
         Ok(())
@@ -142,17 +140,13 @@ impl SnapshotSender<'_> {
             tokio::select! {
                 biased;
                 base = &mut fresh => return Ok(base),
-                () = sleep_until(self.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+                () = sleep_until(self.greeting.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
             }
             // A table that has failed permanently makes no more bases.
             if let Some(error) = self.greeting.table.failure() {
                 return Err(refusal::failed(self.greeting.table.name(), &error));
             }
         }
-    }
-
-    fn heartbeat_at(&self, outlet: &SessionOutlet) -> Instant {
-        outlet.sent_at() + self.greeting.table.options.heartbeat_interval
     }
 
     async fn send_heartbeat(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
@@ -181,14 +175,6 @@ impl BaseProjection {
         let projected = projected.map_err(|error| refusal::view(&error))?;
         Ok(BasePart { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
-}
-
-/// Returns true if the client has a snapshot permit. Otherwise the client queues for one.
-fn takes_permit(lease: &Arc<ClientLease>, admission: &Arc<SnapshotAdmission>) -> bool {
-    if !lease.has_permit() && lease.queue_for_permit() {
-        admission.enqueue(lease);
-    }
-    lease.has_permit()
 }
 
 /// Returns as many whole frames as one read contains, and at least one. A stream may be ended after

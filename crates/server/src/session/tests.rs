@@ -372,7 +372,7 @@ async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
 async fn who_reads_structs_is_sent_heartbeats_alone_once_it_was_asked_to_leave() {
     let quiet = IdleServer::new().await;
     let mut stream = live(&quiet).await;
-    quiet.table().drain.begin(Instant::now(), Some(Duration::from_secs(60)));
+    quiet.table().drain().begin(Instant::now(), Some(Duration::from_secs(60)));
     let told = pull(&mut stream).await;
     let [Message::GoAway(told)] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!(told.reason, "draining");
@@ -394,7 +394,7 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
     pull(&mut stream).await;
     pull(&mut stream).await;
     heartbeat(&mut stream).await;
-    quiet.table().drain.begin(Instant::now(), None);
+    quiet.table().drain().begin(Instant::now(), None);
     let (mut farewells, mut rows) = (0, 0);
     quiet.rows(0..3).await;
     while rows < 3 {
@@ -413,6 +413,13 @@ async fn a_client_of_ours_is_asked_to_leave_once_and_sent_on_what_commits() {
     assert_eq!((farewells, quiet.journal().readers()[0].state), (1, ReaderState::Draining));
 }
 
+/// Returns the number of snapshot permits in use with its maximum so far, and the number of clients
+/// that wait for one.
+fn admission(server: &IdleServer) -> ((usize, usize), usize) {
+    let usage = server.shared.admission().usage();
+    ((usage.granted, usage.granted_max), usage.waiting)
+}
+
 /// Returns true for the beginning of a snapshot, with or without the handshake.
 fn begins(messages: &[Message]) -> bool {
     matches!(messages, [Message::Handshake(_), Message::SnapshotBegin(_)] | [Message::SnapshotBegin(_)])
@@ -429,7 +436,7 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
             false => assert!(matches!(first.as_slice(), [Message::Handshake(_)]), "{number}: {first:?}"),
         }
     }
-    assert_eq!((quiet.shared.admission.taken(), quiet.shared.admission.waiting()), ((16, 16), 4));
+    assert_eq!(admission(&quiet), ((16, 16), 4));
     assert!(is_silent(&mut streams[16]).await);
     advance(INTERVAL).await;
     assert_eq!(heartbeat(&mut streams[16]).await.source_position, "");
@@ -439,8 +446,8 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
     assert!(begins(&pull(&mut streams[16]).await));
     while !matches!(pull(&mut streams[0]).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
     while !is_silent(&mut streams[0]).await {}
-    assert_eq!(quiet.shared.admission.waiting(), 2);
-    assert_eq!(quiet.shared.admission.taken(), (16, 16), "never more");
+    assert_eq!(admission(&quiet).1, 2);
+    assert_eq!(admission(&quiet).0, (16, 16), "never more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -455,7 +462,7 @@ async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on
     advance(Duration::from_millis(1001)).await;
     quiet.shared.sweep(Instant::now());
     assert!(begins(&pull(&mut next).await));
-    assert_eq!(quiet.shared.admission.taken(), (1, 16));
+    assert_eq!(admission(&quiet).0, (1, 16));
     // This client reads nothing either, and loses its permit later. Meanwhile the others continue
     // where they were.
     for stream in &mut idle {
@@ -479,7 +486,8 @@ async fn a_place_that_came_and_went_unseen_is_asked_for_again() {
         advance(Duration::from_millis(1001)).await;
         quiet.shared.sweep(Instant::now());
     }
-    assert_eq!((quiet.shared.admission.taken().0, quiet.shared.admission.waiting()), (0, 0));
+    let ((granted, _), waiting) = admission(&quiet);
+    assert_eq!((granted, waiting), (0, 0));
     assert!(begins(&pull(&mut streams[16]).await));
 }
 
@@ -576,5 +584,5 @@ async fn a_client_whose_rows_differed_gets_all_rows_and_is_counted() {
     let messages = pull(&mut stream).await;
     let Some(Message::Handshake(handshake)) = messages.first() else { panic!("{messages:?}") };
     assert_eq!((handshake.mode(), handshake.reason.as_str()), (SyncMode::FullSnapshot, super::CONTENTS_DIFFERED));
-    assert_eq!(quiet.table().counters.snapshots.lock().get(super::CONTENTS_DIFFERED), Some(&1));
+    assert_eq!(quiet.table().counters().read().snapshots.get(super::CONTENTS_DIFFERED), Some(&1));
 }

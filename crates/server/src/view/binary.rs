@@ -51,7 +51,7 @@ fn finish(mut batch: BatchBuilder, is_news: bool, header: &BatchHeader) -> Proje
 
 /// Appends a batch without entries, for transactions of which nothing is let through. A known
 /// `definition` is that of the rows from here on.
-pub(crate) fn empty_batch((sequence, mark): (Sequence, CommitMark), definition: DefinitionVersion, out: &mut Vec<u8>) {
+pub(crate) fn empty_batch(sequence: Sequence, mark: CommitMark, definition: DefinitionVersion, out: &mut Vec<u8>) {
     let CommitMark { end: position, xid, committed_at } = mark;
     let header = BatchHeader { last_sequence: sequence, position, span_from: None, committed_at, ends: true, xid };
     let mut batch = BatchBuilder::default();

@@ -59,19 +59,15 @@ impl FrameChanges<'_> {
         let mut sequence = self.first().plus(u64::from(self.has_schema()));
         for entry in BatchEntries::new(&self.frame.batch.entries, self.schema) {
             let entry = entry?;
-            let old = match entry.action {
-                EntryAction::Update | EntryAction::Delete => Some(take_row(&mut olds, self.schema)?),
-                EntryAction::Insert | EntryAction::Truncate => None,
-            };
-            let change = match (entry.action, old) {
-                (EntryAction::Update, Some(old)) => Some(VisibleChange::Update { old, new: entry.row }),
-                (EntryAction::Delete, Some(old)) => Some(VisibleChange::Delete(old)),
-                (EntryAction::Truncate, _) => Some(VisibleChange::Truncate),
-                _ => Some(VisibleChange::Insert(entry.row)),
+            let change = match entry.action {
+                EntryAction::Insert => VisibleChange::Insert(entry.row),
+                EntryAction::Update => VisibleChange::Update { old: take_row(&mut olds, self.schema)?, new: entry.row },
+                EntryAction::Delete => VisibleChange::Delete(take_row(&mut olds, self.schema)?),
+                EntryAction::Truncate => VisibleChange::Truncate,
             };
             let change = match self.filter {
-                Some(filter) => change.and_then(|change| seen(filter, change)),
-                None => change,
+                Some(filter) => filtered(filter, change),
+                None => Some(change),
             };
             if let Some(change) = change
                 && sequence > self.after
@@ -94,7 +90,7 @@ fn take_row<'a>(olds: &mut &'a [u8], schema: &Schema) -> Result<TupleRef<'a>, Vi
 
 /// Returns the visible form of a change through a filter. An update may insert or delete a row for
 /// the reader.
-fn seen<'a>(filter: &Filter, change: VisibleChange<'a>) -> Option<VisibleChange<'a>> {
+fn filtered<'a>(filter: &Filter, change: VisibleChange<'a>) -> Option<VisibleChange<'a>> {
     let (old, new) = match change {
         VisibleChange::Insert(new) => (None, Some(new)),
         VisibleChange::Update { old, new } => (Some(old), Some(new)),
@@ -105,6 +101,7 @@ fn seen<'a>(filter: &Filter, change: VisibleChange<'a>) -> Option<VisibleChange<
         (VisibleEffect::Insert, _, Some(new)) => Some(VisibleChange::Insert(new)),
         (VisibleEffect::Update, Some(old), Some(new)) => Some(VisibleChange::Update { old, new }),
         (VisibleEffect::Delete, Some(old), _) => Some(VisibleChange::Delete(old)),
-        _ => None,
+        // An effect on a row that the change does not have cannot be shown.
+        (VisibleEffect::Nothing | VisibleEffect::Insert | VisibleEffect::Update | VisibleEffect::Delete, _, _) => None,
     }
 }

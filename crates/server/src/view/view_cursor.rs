@@ -191,7 +191,7 @@ impl ViewCursor {
         let TransactionEnd { sequence, position, committed_at, .. } = reached;
         match self.view.encoding {
             RowEncoding::PostgresBinary => {
-                empty_batch((sequence, reached.mark()), DefinitionVersion::UNKNOWN, &mut out);
+                empty_batch(sequence, reached.mark(), DefinitionVersion::UNKNOWN, &mut out);
             }
             RowEncoding::Struct => marker(PositionMarker { sequence, position, committed_at }, &mut out),
         }

@@ -314,7 +314,7 @@ async fn a_reset_asks_to_be_confirmed_and_copies_all_tables_again() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     reset.confirm = true;
     let answer = client.reset_source(reset.clone()).await.unwrap().into_inner();
-    assert!(answer.accepted && answer.message.contains("2 tables are copied anew"), "{answer:?}");
+    assert!(answer.accepted && answer.message.contains("2 tables are copied again"), "{answer:?}");
     let are_copied = async || server.engine.tables().iter().all(|table| table.status().copies == 2);
     eventually(LONG, are_copied).await.unwrap();
     let end = database.commit(0, vec![Insert(3, "c".to_owned())]);

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{GrpcTestClient, LONG, SimServer, SimpleReplica, http, request, start, within};
-use laredo_engine::{SnapshotFormat, SnapshotOptions};
+use crate::support::{
+    GrpcTestClient, LONG, SimServer, SimpleReplica, clock, http, next, request, start, start_engine, within,
+};
+use laredo_engine::{Engine, SnapshotFormat, SnapshotOptions};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::{
-    CreateSnapshotRequest, DeleteSnapshotRequest, GetStatusRequest, InspectSnapshotRequest,
+    CreateSnapshotRequest, DeleteSnapshotRequest, GetStatusRequest, GetTableSchemaRequest, InspectSnapshotRequest,
     ListSnapshotsRequest as OamListRequest, PruneSnapshotsRequest, RestoreSnapshotRequest,
 };
 use laredo_proto::replication::fetch_snapshot_response::Chunk;
@@ -297,4 +299,50 @@ async fn five_hundred_clients_at_once_share_one_base_and_stand_in_line() {
 
 fn client_of<T>(clients: &[(GrpcTestClient, T)]) -> GrpcTestClient {
     clients.last().unwrap().0.clone()
+}
+
+/// Serves a table whose snapshots have a file where their folder should be.
+async fn serve_with_unopened_folder(folder: &Path) -> SimServer {
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    std::fs::write(folder.join("t0"), "not a folder").unwrap();
+    let engine = Engine::new("sim", database, vec![kept("t0", folder, SnapshotFormat::Native)], clock());
+    start_engine(engine, |options| options.waits.ready = Duration::from_millis(200)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_opened_is_named_as_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve_with_unopened_folder(folder.path()).await;
+    let table = &server.engine.tables()[0];
+    let has_failed = async || table.status().phase.error().is_some();
+    eventually(LONG, has_failed).await.unwrap();
+    let place = folder.path().join("t0").display().to_string();
+    let (mut client, mut oam) = (server.client().await, oam(&server).await);
+    let fetched = FetchSnapshotRequest { snapshot_id: "a-1".to_owned() };
+    let deleted = DeleteSnapshotRequest { snapshot_id: "a-1".to_owned() };
+    let refused = [
+        client.list_snapshots(in_table(0)).await.unwrap_err(),
+        client.fetch_snapshot(fetched).await.unwrap_err(),
+        oam.list_snapshots(OamListRequest::default()).await.unwrap_err(),
+        oam.create_snapshot(CreateSnapshotRequest::default()).await.unwrap_err(),
+        oam.delete_snapshot(deleted).await.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+        let says = |text: &str| status.message().contains(text);
+        assert!(says("the snapshot folder of table public.t0 is not open") && says(&place), "{status:?}");
+    }
+    let schema = GetTableSchemaRequest { schema: "public".to_owned(), table: "t0".to_owned() };
+    let status = GetReplicationStatusRequest { schema: "public".to_owned(), table: "t0".to_owned() };
+    let unserved = [
+        oam.get_table_schema(schema).await.unwrap_err(),
+        client.get_replication_status(status).await.unwrap_err(),
+        next(&mut server.sync(request(RowEncoding::Struct)).await).await.unwrap_err(),
+    ];
+    for status in unserved {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let says = |text: &str| status.message().contains(text);
+        assert!(says("no rows of table public.t0") && says(&place) && !says("first time"), "{status:?}");
+    }
 }

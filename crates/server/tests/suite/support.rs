@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Sequence};
-use laredo_engine::EngineHandle;
 use laredo_engine::journal::InstanceId;
 use laredo_engine::source::Source;
+use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
@@ -68,8 +68,17 @@ pub(crate) async fn start(
     tables: Vec<laredo_engine::TableOptions>,
     change: impl FnOnce(&mut ServerOptions),
 ) -> SimServer {
-    let clock = stopped_clock(CommitTime(1_000_000_000));
-    let engine = RunningEngine::start(source, tables, clock.clone()).await.unwrap();
+    start_engine(Engine::prepare(source, tables, clock()).await.unwrap(), change).await
+}
+
+/// Returns a clock that stands still.
+pub(crate) fn clock() -> Clock {
+    stopped_clock(CommitTime(1_000_000_000))
+}
+
+/// Runs an engine, and serves its tables.
+pub(crate) async fn start_engine(engine: Engine<impl Source>, change: impl FnOnce(&mut ServerOptions)) -> SimServer {
+    let engine = RunningEngine::run(engine);
     let handle = engine.handle().clone();
     let served = handle.tables().iter();
     let tables = served.map(|table| {
@@ -81,7 +90,7 @@ pub(crate) async fn start(
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
     let (sources, allowed_origins) = (vec![source], Vec::new());
-    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock };
+    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock: clock() };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());

@@ -17,7 +17,7 @@ fn asked(quiet: &IdleServer) -> SessionStream {
 }
 
 async fn begin(quiet: &IdleServer) -> tokio::task::JoinHandle<Vec<ComparedClient>> {
-    let roster = quiet.table().roster.clone();
+    let roster = quiet.table().roster().clone();
     let round = tokio::spawn(async move { roster.compare(WAIT).await });
     tokio::task::yield_now().await;
     round
@@ -39,7 +39,7 @@ async fn read_check(stream: &mut SessionStream) -> (Heartbeat, Option<u64>) {
 }
 
 fn answer(quiet: &IdleServer, heartbeat: &Heartbeat) -> Result<(), Status> {
-    quiet.table().roster.answer(ChecksumReport {
+    quiet.table().roster().answer(ChecksumReport {
         check: CheckId::from_wire(&heartbeat.check).unwrap(),
         position: heartbeat.source_position.parse().unwrap(),
         checksum: Checksum::from_wire(&heartbeat.checksum).unwrap(),

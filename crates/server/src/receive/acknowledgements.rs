@@ -13,7 +13,8 @@ use http_body::Body;
 use laredo_proto::frame::{self, PREFIX_LENGTH};
 use tonic::Status;
 
-use crate::{receive, refusal};
+use super::check_flags;
+use crate::refusal;
 
 /// The maximum size of an acknowledgement in bytes. It contains a position and little more.
 const BYTES_MAX: usize = 64 * 1024;
@@ -93,7 +94,7 @@ where
 
 /// Returns the length of a message, from its prefix.
 fn announced(prefix: [u8; PREFIX_LENGTH]) -> Result<usize, Status> {
-    receive::check_flags(prefix[0])?;
+    check_flags(prefix[0])?;
     match frame::length(&prefix) {
         Some(length) if length <= BYTES_MAX => Ok(length),
         length => {

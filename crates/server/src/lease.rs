@@ -1,0 +1,272 @@
+//! The resources that a client holds, and their release. A client that reads nothing is not polled,
+//! so a periodic sweep must release them.
+
+use std::time::Duration;
+
+use laredo_core::Sequence;
+use laredo_engine::journal::{JournalReader, PinnedBase};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::options::BufferOptions;
+use crate::refusal;
+
+mod admission;
+mod seats;
+
+pub(crate) use admission::SnapshotAdmission;
+pub(crate) use seats::{ClientSeat, ClientSeats};
+
+use admission::SnapshotPermit;
+
+/// The time after which a client that reads nothing of its snapshot gives its permit to the next
+/// client. It queues again when it continues to read.
+const UNUSED: Duration = Duration::from_secs(1);
+
+/// The resources of one client, which can be released at any time.
+pub(crate) struct ClientLease {
+    state: Mutex<LeaseState>,
+    /// Notified when a snapshot permit was granted.
+    permit_granted: Notify,
+    buffer: BufferOptions,
+}
+
+enum LeaseState {
+    Active(LeasedResources),
+    /// All resources were released, and nothing more is sent under this lease.
+    Ended(DisconnectReason),
+}
+
+struct LeasedResources {
+    /// The client's registration with the journal.
+    reader: JournalReader,
+    _seat: ClientSeat,
+    /// The pin of the base that the client is sent, until the client has everything up to the head.
+    pin: Option<PinnedBase>,
+    permit: PermitState,
+    progressed_at: Instant,
+}
+
+/// The permit to be sent a snapshot.
+enum PermitState {
+    /// The client has no permit, and is not queued for one.
+    NotRequested,
+    Queued,
+    Granted(SnapshotPermit),
+}
+
+/// The reason why a client was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DisconnectReason {
+    Behind,
+    Stalled,
+    /// The journal was kept for the client, far beyond its limits.
+    Costly,
+    /// Another journal has replaced the one that the client reads.
+    Abandoned,
+}
+
+impl ClientLease {
+    pub(crate) fn new(reader: JournalReader, seat: ClientSeat, buffer: BufferOptions) -> ClientLease {
+        let (permit, progressed_at) = (PermitState::NotRequested, Instant::now());
+        let resources = LeasedResources { reader, _seat: seat, pin: None, permit, progressed_at };
+        ClientLease { state: Mutex::new(LeaseState::Active(resources)), permit_granted: Notify::new(), buffer }
+    }
+
+    /// Stores the pin of the base that the client is sent from now on.
+    pub(crate) fn hold_base(&self, pin: PinnedBase) {
+        let unused = match &mut *self.state.lock() {
+            LeaseState::Active(resources) => {
+                resources.reader.note_progress(pin.base().sequence(), false);
+                resources.progressed_at = Instant::now();
+                resources.pin.replace(pin)
+            }
+            LeaseState::Ended(_) => Some(pin),
+        };
+        drop(unused);
+    }
+
+    /// Notes that the client has room for more.
+    pub(crate) fn note_room(&self) {
+        if let LeaseState::Active(resources) = &mut *self.state.lock() {
+            resources.progressed_at = Instant::now();
+        }
+    }
+
+    /// Grants the client a permit to be sent its snapshot.
+    fn grant_permit(&self, permit: SnapshotPermit) {
+        let granted = PermitState::Granted(permit);
+        let unused = match &mut *self.state.lock() {
+            LeaseState::Active(resources) => {
+                resources.progressed_at = Instant::now();
+                std::mem::replace(&mut resources.permit, granted)
+            }
+            LeaseState::Ended(_) => granted,
+        };
+        // A permit is dropped without the lock, because it goes to the next client.
+        drop(unused);
+        self.permit_granted.notify_one();
+    }
+
+    /// Returns true if the client still has its permit.
+    fn has_permit(&self) -> bool {
+        match &*self.state.lock() {
+            LeaseState::Active(resources) => matches!(resources.permit, PermitState::Granted(_)),
+            LeaseState::Ended(_) => false,
+        }
+    }
+
+    /// Waits until the client may have got a permit.
+    pub(crate) async fn permit_granted(&self) {
+        self.permit_granted.notified().await;
+    }
+
+    /// Notes that the client is queued for a snapshot permit. Returns false if it already is, or
+    /// has a permit.
+    fn queue_for_permit(&self) -> bool {
+        let mut state = self.state.lock();
+        let LeaseState::Active(resources) = &mut *state else { return false };
+        match resources.permit {
+            PermitState::NotRequested => {
+                resources.permit = PermitState::Queued;
+                true
+            }
+            PermitState::Queued | PermitState::Granted(_) => false,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match &*self.state.lock() {
+            LeaseState::Active(_) => false,
+            LeaseState::Ended(_) => true,
+        }
+    }
+
+    /// Returns the permit, after the client was sent its snapshot.
+    pub(crate) fn return_permit(&self) {
+        let returned = match &mut *self.state.lock() {
+            LeaseState::Active(resources) => resources.take_permit(),
+            LeaseState::Ended(_) => None,
+        };
+        drop(returned);
+    }
+
+    /// Notes that the client was sent everything up to this sequence.
+    pub(crate) fn note_sent(&self, sequence: Sequence) {
+        if let LeaseState::Active(resources) = &*self.state.lock() {
+            resources.reader.note_progress(sequence, false);
+        }
+    }
+
+    /// Notes that the client was asked to leave. Unless it `follows`, it is sent no more entries.
+    pub(crate) fn note_drain(&self, follows: bool) {
+        if let LeaseState::Active(resources) = &*self.state.lock() {
+            resources.reader.drain(follows);
+        }
+    }
+
+    /// Notes that the client has everything up to the head. Its base is released, and the buffer
+    /// limits apply from now on.
+    pub(crate) fn note_head(&self, sequence: Sequence) {
+        if let LeaseState::Active(resources) = &mut *self.state.lock() {
+            resources.pin = None;
+            resources.reader.note_progress(sequence, true);
+        }
+    }
+
+    /// Checks that the client may be sent more.
+    ///
+    /// # Errors
+    /// Returns an error if the client was cut.
+    pub(crate) fn check(&self, stalled: Duration) -> Result<(), Status> {
+        let reason = match &*self.state.lock() {
+            LeaseState::Active(resources) if resources.reader.is_cut() => DisconnectReason::Behind,
+            LeaseState::Active(_) => return Ok(()),
+            LeaseState::Ended(reason) => *reason,
+        };
+        Err(match reason {
+            DisconnectReason::Behind => refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy),
+            DisconnectReason::Stalled => refusal::stalled(stalled),
+            DisconnectReason::Costly => refusal::costly(),
+            DisconnectReason::Abandoned => refusal::journal_replaced(),
+        })
+    }
+
+    /// Releases the resources of a client that is too far behind, that reads nothing of its
+    /// snapshot, or whose journal was replaced. Returns true if the client still holds resources.
+    pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
+        let (unused, reason) = match &mut *self.state.lock() {
+            LeaseState::Active(resources) => {
+                let unused = resources.idle_time(now) > UNUSED;
+                let unused = if unused { resources.take_permit() } else { None };
+                (unused, resources.disconnect_reason(now, stalled))
+            }
+            LeaseState::Ended(_) => return false,
+        };
+        drop(unused);
+        match reason {
+            Some(reason) => {
+                self.cut(reason);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Cuts the client if it is being sent the base of this sequence. Returns true if it was.
+    pub(crate) fn release_base(&self, pinned: Sequence) -> bool {
+        let is_sent = match &*self.state.lock() {
+            LeaseState::Active(resources) => resources.pin.as_ref().is_some_and(|pin| pin.base().sequence() == pinned),
+            LeaseState::Ended(_) => false,
+        };
+        if is_sent {
+            self.cut(DisconnectReason::Costly);
+        }
+        is_sent
+    }
+
+    /// Releases all resources at once. A client that reads nothing is not polled, and would hold
+    /// them until its connection ends. The first reason stays.
+    fn cut(&self, reason: DisconnectReason) {
+        let mut state = self.state.lock();
+        let released = match &*state {
+            LeaseState::Active(_) => Some(std::mem::replace(&mut *state, LeaseState::Ended(reason))),
+            LeaseState::Ended(_) => None,
+        };
+        drop(state);
+        drop(released);
+    }
+}
+
+impl LeasedResources {
+    /// Takes back the permit, if the client has one.
+    fn take_permit(&mut self) -> Option<SnapshotPermit> {
+        match std::mem::replace(&mut self.permit, PermitState::NotRequested) {
+            PermitState::Granted(permit) => Some(permit),
+            unchanged @ (PermitState::NotRequested | PermitState::Queued) => {
+                self.permit = unchanged;
+                None
+            }
+        }
+    }
+
+    /// Returns the time since the client last had room for more.
+    fn idle_time(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.progressed_at)
+    }
+
+    /// Returns the reason to cut the client, if there is one.
+    fn disconnect_reason(&self, now: Instant, stalled: Duration) -> Option<DisconnectReason> {
+        if self.reader.is_abandoned() {
+            Some(DisconnectReason::Abandoned)
+        } else if self.reader.is_cut() {
+            Some(DisconnectReason::Behind)
+        } else if self.pin.is_some() && self.idle_time(now) > stalled {
+            Some(DisconnectReason::Stalled)
+        } else {
+            None
+        }
+    }
+}

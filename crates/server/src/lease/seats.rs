@@ -1,0 +1,41 @@
+//! The seats of a table, which limit the number of its clients.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The seats of one table.
+pub(crate) struct ClientSeats {
+    taken: Arc<AtomicUsize>,
+    seats_max: usize,
+}
+
+/// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
+pub(crate) struct ClientSeat(Arc<AtomicUsize>);
+
+impl ClientSeats {
+    /// Returns the seats of a table without clients; `None` is for no limit.
+    pub(crate) fn new(seats_max: Option<usize>) -> ClientSeats {
+        ClientSeats { taken: Arc::default(), seats_max: seats_max.unwrap_or(usize::MAX) }
+    }
+
+    /// Returns the number of clients.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Takes a seat for a client.
+    ///
+    /// # Errors
+    /// Returns the number of seats if all of them are taken.
+    pub(crate) fn take_seat(&self) -> Result<ClientSeat, usize> {
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        let seat = ClientSeat(self.taken.clone());
+        if taken < self.seats_max { Ok(seat) } else { Err(self.seats_max) }
+    }
+}
+
+impl Drop for ClientSeat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
