@@ -23,10 +23,7 @@ use crate::publish::{ReplicaFront, ReplicaTable};
 use crate::row::{Row, RowRef};
 use crate::session;
 use crate::status::{NotReady, ReplicaStatus};
-use crate::view::View;
-
-/// The name of the index over the lookup columns.
-pub(crate) const LOOKUP: &str = "lookup";
+use crate::view::{LOOKUP, View};
 
 const PENDING_CHANGES_MAX: usize = 1 << 20;
 const LOCAL_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(300);

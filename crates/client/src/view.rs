@@ -8,8 +8,10 @@ use laredo_core::{CommitTime, Index, Key, Lsn, Schema};
 
 use crate::key::{self, KeyError, KeyValues};
 use crate::publish::{ReplicaTable, ViewHold};
-use crate::replica::LOOKUP;
 use crate::row::RowRef;
+
+/// The name of the index over the lookup columns.
+pub(crate) const LOOKUP: &str = "lookup";
 
 /// The rows and all indexes of the table as they were at one commit, for as long as the view is
 /// held.
