@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use futures::Stream;
+use futures_util::Stream;
 use laredo_core::{CommitTime, Lsn, RowEffect, TableState};
 
 use crate::layout::RowLayout;

@@ -4,7 +4,7 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use futures::StreamExt;
+//! use futures_util::StreamExt;
 //! use laredo_client::{ColumnPredicate, Replica, Row, TableName, Unique};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -117,6 +117,8 @@ mod session;
 mod status;
 mod subscription;
 mod sync_receiver;
+#[cfg(feature = "tls")]
+mod tls;
 mod view;
 mod view_holders;
 

@@ -4,16 +4,15 @@ use std::fmt;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use laredo_core::{IndexSpec, KeyColumns, Schema, TableName};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Identity;
 
 use crate::applier::{ReplicaApplier, ReplicaState};
 use crate::changes::{ChangeHub, ListenerHandle, Transactions};
-use crate::connect::{ConnectSettings, PreparedSession, StartError};
+use crate::connect::{ConnectSettings, PreparedSession, StartError, connect_setters};
 use crate::key::KeyValues;
 use crate::layout::RowLayout;
 use crate::local_snapshot::LocalSnapshotFile;
@@ -201,13 +200,9 @@ impl fmt::Debug for Replica {
     }
 }
 
-impl ReplicaBuilder {
-    /// Sets the name under which the server's operator sees this client.
-    pub fn client_id(mut self, client_id: impl Into<String>) -> ReplicaBuilder {
-        self.connect.client_id = client_id.into();
-        self
-    }
+connect_setters!(ReplicaBuilder);
 
+impl ReplicaBuilder {
     /// Sets the columns for [`Replica::lookup`]. They become a unique index with the name `lookup`.
     pub fn lookup<C: Into<String>>(self, columns: impl IntoIterator<Item = C>) -> ReplicaBuilder {
         self.index(LOOKUP, columns, Unique::Yes)
@@ -236,52 +231,10 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Sets the PEM certificates that an `https://` server's certificate is checked against,
-    /// instead of those of the operating system.
-    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> ReplicaBuilder {
-        self.connect.ca_pem = Some(pem.into());
-        self
-    }
-
-    /// Sets the certificate that this client presents to an `https://` server, and its key, as PEM.
-    /// Servers that require client certificates need it.
-    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ReplicaBuilder {
-        self.connect.identity = Some(Identity::from_pem(certificate, key));
-        self
-    }
-
-    /// Sets a token that is sent with each request as `authorization: Bearer …`, for servers or
-    /// proxies that require one. Without TLS, everyone on the network path can read it.
-    pub fn token(mut self, token: impl Into<String>) -> ReplicaBuilder {
-        self.connect.token = Some(token.into());
-        self
-    }
-
-    /// Sets the largest accepted message in bytes (1 GiB plus 64 MiB unless set). It must be large
-    /// enough for the table's largest row.
-    pub fn message_bytes_max(mut self, bytes: usize) -> ReplicaBuilder {
-        self.connect.message_bytes_max = bytes;
-        self
-    }
-
-    /// Sets how many bytes of messages may wait to be applied, for example while a view is held (64
-    /// MiB unless set). At this bound the client stops reading the stream, and the replica falls
-    /// behind.
-    pub fn pending_bytes_max(mut self, bytes: u32) -> ReplicaBuilder {
-        self.connect.pending_bytes_max = bytes.max(1);
-        self
-    }
-
     /// Sets how many row changes may wait in each stream of transactions (1,048,576 unless set).
     /// When more wait, transactions are left out; see [`crate::LagError`].
     pub fn pending_changes_max(mut self, changes: usize) -> ReplicaBuilder {
         self.pending_changes_max = changes;
-        self
-    }
-
-    /// Sets the clock for [`View::age`]. It must never go back.
-    pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> ReplicaBuilder {
-        self.connect.now = Box::new(now);
         self
     }
 
@@ -307,12 +260,6 @@ impl ReplicaBuilder {
     /// Without this setting, nothing is shown until then.
     pub fn serve_local_snapshot(mut self) -> ReplicaBuilder {
         self.serves_local_snapshot = true;
-        self
-    }
-
-    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
-    pub fn seed(mut self, seed: u64) -> ReplicaBuilder {
-        self.connect.seed = Some(seed);
         self
     }
 

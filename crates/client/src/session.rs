@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::{FutureExt, OptionFuture};
-use futures::{Stream, StreamExt};
+use futures_util::future::{FutureExt, OptionFuture};
+use futures_util::{Stream, StreamExt};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::{
     FieldPredicate, ReportChecksumRequest, RowEncoding, SyncRequest, SyncResponse, sync_response,
@@ -432,7 +432,7 @@ mod tests {
     use super::*;
     use std::pin::pin;
 
-    use futures::stream;
+    use futures_util::stream;
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_server_is_given_up_after_30_seconds() {

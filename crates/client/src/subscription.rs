@@ -8,9 +8,8 @@ use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError, TableNam
 use laredo_proto::replication::{CommitMark, SourceIdentity};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Identity;
 
-use crate::connect::{ConnectSettings, PreparedSession, StartError};
+use crate::connect::{ConnectSettings, PreparedSession, StartError, connect_setters};
 use crate::health::SessionHealth;
 use crate::status::ReplicaStatus;
 use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
@@ -244,57 +243,9 @@ impl fmt::Debug for Subscription {
     }
 }
 
+connect_setters!(SubscriptionBuilder);
+
 impl SubscriptionBuilder {
-    /// Sets the name under which the server's operator sees this client.
-    pub fn client_id(mut self, client_id: impl Into<String>) -> SubscriptionBuilder {
-        self.connect.client_id = client_id.into();
-        self
-    }
-
-    /// Sets the certificates of trusted authorities, as [`crate::ReplicaBuilder::ca_pem`].
-    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> SubscriptionBuilder {
-        self.connect.ca_pem = Some(pem.into());
-        self
-    }
-
-    /// Sets the client's certificate and key, as [`crate::ReplicaBuilder::identity_pem`].
-    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> SubscriptionBuilder {
-        self.connect.identity = Some(Identity::from_pem(certificate, key));
-        self
-    }
-
-    /// Sets the token that is sent with each request, as [`crate::ReplicaBuilder::token`].
-    pub fn token(mut self, token: impl Into<String>) -> SubscriptionBuilder {
-        self.connect.token = Some(token.into());
-        self
-    }
-
-    /// Sets the largest accepted message in bytes, as [`crate::ReplicaBuilder::message_bytes_max`].
-    pub fn message_bytes_max(mut self, bytes: usize) -> SubscriptionBuilder {
-        self.connect.message_bytes_max = bytes;
-        self
-    }
-
-    /// Sets how many bytes of messages may wait for [`Subscription::next`] (64 MiB unless set). At
-    /// this bound the client stops reading the stream. Transactions and snapshots that are still
-    /// incomplete do not count; they are held until they are complete.
-    pub fn pending_bytes_max(mut self, bytes: u32) -> SubscriptionBuilder {
-        self.connect.pending_bytes_max = bytes.max(1);
-        self
-    }
-
-    /// Sets the clock for [`SubscriptionEvent::Current`]. It must never go back.
-    pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> SubscriptionBuilder {
-        self.connect.now = Box::new(now);
-        self
-    }
-
-    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
-    pub fn seed(mut self, seed: u64) -> SubscriptionBuilder {
-        self.connect.seed = Some(seed);
-        self
-    }
-
     /// Resumes from rows that the consumer already has. Without a resume point, the subscription
     /// begins with all rows.
     pub fn resume(mut self, from: ResumePoint) -> SubscriptionBuilder {

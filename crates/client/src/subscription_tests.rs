@@ -5,7 +5,7 @@ use super::*;
 use crate::assembler::ProtocolError;
 use crate::fixtures::{batch, greeting, snapshot, two_columns};
 use crate::status::ReplicaError;
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use laredo_core::{KeyColumns, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::*;
-use futures::StreamExt;
+use futures_util::StreamExt;
 use laredo_client::{CellError, ColumnPredicate, KeyError, LagError, NotReady, Replica, ReplicaError, Row, Unique};
 use laredo_core::{Cell, Change, Lsn, Sequence};
 use laredo_proto::replication::{GoAway, SyncMode, sync_response};
@@ -142,12 +142,12 @@ async fn a_full_snapshot_takes_the_place_of_the_old_state_in_one_step() {
         let mut messages = new.snapshot_at(3);
         let rest = messages.split_off(messages.len() / 2);
         let gate = gate.clone();
-        let rest = futures::stream::once(async move {
+        let rest = futures_util::stream::once(async move {
             gate.acquire().await.unwrap().forget();
-            futures::stream::iter(rest).map(Ok)
+            futures_util::stream::iter(rest).map(Ok)
         });
-        let first = futures::stream::iter(messages).map(Ok);
-        Ok(first.chain(rest.flatten()).chain(futures::stream::pending()).boxed())
+        let first = futures_util::stream::iter(messages).map(Ok);
+        Ok(first.chain(rest.flatten()).chain(futures_util::stream::pending()).boxed())
     })
     .await;
     let replica = server.replica().start().unwrap();
@@ -243,7 +243,7 @@ async fn hostile_frames_end_in_a_full_snapshot() {
         assert!(asked.len() == 2 && asked[1].last_known_source_position.is_empty(), "{number}: {asked:?}");
         replica.stop().await;
     });
-    futures::future::join_all(attacks).await;
+    futures_util::future::join_all(attacks).await;
 }
 
 /// Returns a snapshot with a damaged batch inside or after it. The higher the number, the more it
@@ -557,7 +557,7 @@ async fn a_stream_that_ended_is_told_of_while_a_view_holds_the_replica_up() {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let receiver = Mutex::new(Some(receiver));
     let server = ScriptedServer::start(move |_, request| match receiver.lock().unwrap().take() {
-        Some(mut receiver) => Ok(futures::stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()),
+        Some(mut receiver) => Ok(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()),
         None => Ok(then_hang(mended().answer(&request))),
     })
     .await;

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::*;
-use futures::StreamExt;
+use futures_util::StreamExt;
 use laredo_client::{ReplicaError, View};
 use laredo_core::Change;
 use laredo_proto::replication::{SyncRequest, SyncResponse};
@@ -39,7 +39,7 @@ fn history() -> ScriptedJournal {
 async fn damaged_streams_never_harm() {
     let until = Instant::now() + Duration::from_secs(if is_full() { 60 } else { 3 });
     let seeds = (0_u64..).take_while(|seed| *seed < 50 || Instant::now() < until);
-    let refused = futures::stream::iter(seeds).map(|seed| async move {
+    let refused = futures_util::stream::iter(seeds).map(|seed| async move {
         // The seed alone reproduces a failure.
         tokio::spawn(run(seed)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"))
     });

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::*;
-use futures::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use laredo_client::{ReplicaError, ResumePoint, StartError, Subscription, SubscriptionEvent, TableName};
 use laredo_core::{Lsn, TableState};
 use laredo_proto::replication::{GoAway, SyncRequest, sync_response};

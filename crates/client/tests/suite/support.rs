@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use laredo_client::{Replica, ReplicaBuilder, TableName, Unique, View};
 use laredo_core::{
     Cell, Change, Column, CommitTime, Key, KeyColumns, Lsn, Schema, Sequence, TableState, Transaction, Tuple, TupleBuf,
