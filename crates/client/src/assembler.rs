@@ -58,6 +58,7 @@ pub(crate) enum AssemblerEvent {
 
 /// A violation of the protocol by a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
     /// A message of one kind where another kind is expected.
     #[error("the server sent {found} where {expected} belongs")]

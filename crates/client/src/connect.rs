@@ -54,7 +54,18 @@ pub(crate) struct PreparedSession {
 }
 
 /// An error that prevents a replica or a subscription from starting.
+///
+/// ```
+/// use laredo_client::{Replica, StartError, TableName};
+///
+/// let runtime = tokio::runtime::Runtime::new()?;
+/// let _inside = runtime.enter();
+/// let started = Replica::builder("laredo:4002", TableName::new("public", "orders")).start();
+/// assert!(matches!(started, Err(StartError::Address { .. })), "the address has no scheme");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The server address is invalid, or a certificate for it is.
     #[error("cannot use the server address `{server}`: {reason}")]

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use laredo_core::{Checksum, DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
-use laredo_proto::replication::sync_response::Message as Said;
+use laredo_proto::replication::sync_response::Message as WireMessage;
 use laredo_proto::replication::{
     Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncRequest, SyncResponse,
 };
@@ -178,7 +178,7 @@ impl LocalSnapshotFile {
         let sequence = sequence.unwrap_or_default().to_wire();
         push_message(
             &mut bytes,
-            Said::Handshake(SyncHandshake {
+            WireMessage::Handshake(SyncHandshake {
                 mode: SyncMode::FullSnapshot.into(),
                 encoding: Some(Encoding {
                     format: RowEncoding::PostgresBinary.into(),
@@ -194,7 +194,7 @@ impl LocalSnapshotFile {
         let (source_position, snapshot_id) = (position.to_string(), String::new());
         push_message(
             &mut bytes,
-            Said::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
+            WireMessage::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
         );
         let mut batch = BatchBuilder::default();
         for row in rows {
@@ -210,16 +210,16 @@ impl LocalSnapshotFile {
         let source_position = position.to_string();
         let (rows_sent, mark, checksum) = (count, *mark, checksum.to_bytes().to_vec());
         let end = SnapshotEnd { sequence, rows_sent, source_position, checksum, mark, ..SnapshotEnd::default() };
-        push_message(&mut bytes, Said::SnapshotEnd(end));
+        push_message(&mut bytes, WireMessage::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
-        push_message(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
+        push_message(&mut bytes, WireMessage::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;
         out.end()
     }
 }
 
-fn push_message(bytes: &mut Vec<u8>, said: Said) {
-    frame::encode(&SyncResponse { message: Some(said) }, bytes);
+fn push_message(bytes: &mut Vec<u8>, message: WireMessage) {
+    frame::encode(&SyncResponse { message: Some(message) }, bytes);
 }
 
 /// Returns `path.suffix`.

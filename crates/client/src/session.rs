@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::counting_channel::CountingChannel;
 use crate::health::SessionHealth;
-use crate::status::{ReplicaError, deepest};
+use crate::status::{GrpcCode, ReplicaError, deepest};
 use crate::sync_receiver::{ResumeState, SessionFeedback, SessionInput, message_weight};
 use laredo_core::TableName;
 
@@ -112,7 +112,6 @@ impl ClientSessionOptions {
                 Ok(Err(status)) => {
                     tracing::warn!(%table, %status, "the server did not take the checksum that it asked for")
                 }
-                Err(_) => tracing::warn!(%table, "the server did not take the checksum that it asked for in time"),
             }
         }
     }
@@ -234,7 +233,7 @@ impl ClientSession {
                 another = Some(self.dialer.clone().retry_second_stream(pause).boxed()).into();
                 continue;
             }
-            let received = (self.health.now)();
+            let received = self.health.now();
             let share = u32::try_from(message_weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.dialer.options.pending_bytes_max);
             // While too many bytes wait, the stream is not read, and HTTP/2 flow control slows the
@@ -251,7 +250,7 @@ impl ClientSession {
         }
     }
 
-    /// Returns the error of the stream's end, or the fault if the intake found one in its messages.
+    /// Returns the error of the stream's end, or the fault that the receiver found in its messages.
     async fn stream_end_error(&mut self, status: &tonic::Status) -> ReplicaError {
         // The status changes at once, because the code that takes the messages may be blocked for a
         // long time.
@@ -285,7 +284,7 @@ impl StreamDialer {
     }
 
     async fn open_second_stream(&self) -> Result<AcceptedStream, ReplicaError> {
-        let resume = self.ask_resume_state(SessionInput::Beside).await?;
+        let resume = self.ask_resume_state(SessionInput::OpenSecond).await?;
         let mut opened = self.dial(resume).await?;
         // The first message shows that the server has reached the client's position, or that it
         // sends all rows.
@@ -297,7 +296,7 @@ impl StreamDialer {
         Ok(opened)
     }
 
-    /// Asks the intake for the state to resume from.
+    /// Asks the receiver for the state to resume from.
     async fn ask_resume_state(
         &self,
         ask: impl FnOnce(oneshot::Sender<ResumeState>) -> SessionInput,
@@ -364,7 +363,7 @@ pub(crate) fn snapshot_request(table: &TableName, filters: &[FieldPredicate]) ->
 }
 
 fn consumer_gone_error() -> ReplicaError {
-    ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "nobody takes any more what comes".to_owned() }
+    ReplicaError::Ended { code: GrpcCode::Cancelled, reason: "the consumer of the stream has ended".to_owned() }
 }
 
 enum StreamMessage {
