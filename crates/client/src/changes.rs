@@ -43,7 +43,7 @@ pub struct RowChange {
 /// of the table. The next item of the stream follows the newest transaction that was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{transactions} transactions were left out because their consumer was too slow; take a new view and go on from there"
+    "{transactions} transactions were left out because their consumer was too slow; take a new view and continue from it"
 )]
 #[non_exhaustive]
 pub struct LagError {

@@ -79,10 +79,10 @@ pub enum StartError {
     #[error("cannot send the token in a header: a character is not allowed; use ASCII without spaces")]
     Token,
     /// The caller is not inside a tokio runtime.
-    #[error("a client needs a tokio runtime; call start() inside one")]
+    #[error("cannot start the client outside of a tokio runtime; call start() inside one")]
     NoRuntime,
     /// Two indexes have the same name.
-    #[error("there are two indexes `{0}`; give one another name")]
+    #[error("two indexes have the name `{0}`; rename one")]
     SameName(String),
     /// The replica's thread could not be started.
     #[error("cannot start the replica's thread: {0}")]

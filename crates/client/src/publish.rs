@@ -184,7 +184,7 @@ impl ReplicaFront {
         tracing::warn!(
             taken_at = ?call_sites,
             waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-            "a view is held so long that nothing newer can be shown; drop views soon, or keep rows instead"
+            "a view was not dropped, so the replica cannot show newer rows; drop views soon, or keep rows instead"
         );
     }
 }
@@ -312,7 +312,7 @@ impl ReplicaWriter {
             if let Err(error) = side.apply(&transaction, None) {
                 // The transaction fitted the other copy, so the copies differ. This copy is made
                 // again from the front.
-                tracing::error!(%error, "the replica's two copies differ; one is made anew");
+                tracing::error!(%error, "the replica's two copies of the table differ; one is copied from the other again");
                 self.back = None;
                 return;
             }

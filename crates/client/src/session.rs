@@ -110,7 +110,10 @@ impl ClientSessionOptions {
             match tokio::time::timeout(SILENCE, client.report_checksum(self.request_of(report))).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => {
-                    tracing::warn!(%table, %status, "the server did not take the checksum that it asked for")
+                    tracing::warn!(%table, %status, "cannot report the checksum that the server requested")
+                }
+                Err(_) => {
+                    tracing::warn!(%table, "cannot report the checksum that the server requested: no answer in time")
                 }
             }
         }
@@ -146,12 +149,12 @@ impl ClientSession {
             };
             self.health.fail(&end.error);
             if self.dialer.inputs.is_closed() {
-                tracing::error!(%table, "nobody takes any more what comes; nothing newer will be shown");
+                tracing::error!(%table, "the replica's thread has ended, or the subscription was dropped; no newer rows will be shown");
                 return;
             }
             let wait = backoff.next(&end.error, end.progressed);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(%table, error = %end.error, wait_ms, "connecting anew");
+            tracing::warn!(%table, error = %end.error, wait_ms, "reconnecting");
             tokio::select! {
                 () = stopped.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -208,7 +211,7 @@ impl ClientSession {
                     }
                     SessionFeedback::Report(report) => {
                         if reports.try_send(report).is_err() {
-                            tracing::warn!(table = %self.dialer.options.table, "the server asks for checksums faster than it takes them");
+                            tracing::warn!(table = %self.dialer.options.table, "cannot report a checksum: the server requests them faster than it accepts them");
                         }
                         continue;
                     }
@@ -227,7 +230,7 @@ impl ClientSession {
                 StreamMessage::Silence => return StreamReadOutcome::Ended(ReplicaError::Silent(SILENCE)),
             };
             if let Some(sync_response::Message::GoAway(farewell)) = message.message {
-                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "asked to leave");
+                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "the server asked this client to move to another stream");
                 let is_new = self.moved_at.is_some_and(|at| at.elapsed() < RETRY_LAST);
                 let pause = if is_new { RETRY_LAST } else { Duration::ZERO };
                 another = Some(self.dialer.clone().retry_second_stream(pause).boxed()).into();
@@ -278,7 +281,7 @@ impl StreamDialer {
                 Err(error) => error,
             };
             let wait = backoff.next(&error, false);
-            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "no other server yet");
+            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "cannot open a second stream yet; retrying");
             tokio::time::sleep(wait).await;
         }
     }
@@ -313,7 +316,7 @@ impl StreamDialer {
         // or its name may not resolve.
         let channel = match tokio::time::timeout(CONNECT_MAX, self.options.endpoint.connect()).await {
             Ok(connected) => connected.map_err(|error| failed(deepest(&error)))?,
-            Err(_) => return Err(failed(format!("no answer for {} s", CONNECT_MAX.as_secs()))),
+            Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_MAX.as_secs()))),
         };
         let activity = Arc::new(AtomicU64::new(0));
         let mut client = LaredoReplicationServiceClient::new(CountingChannel::new(channel.clone(), activity.clone()))

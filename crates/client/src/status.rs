@@ -122,15 +122,16 @@ pub enum ReplicaError {
     Silent(Duration),
     /// The server violates the protocol, so the stream cannot be trusted. The client requests a
     /// full snapshot.
-    #[error("{0}; a full snapshot is asked for")]
+    #[error("{0}; the client requests a full snapshot")]
     Protocol(#[from] ProtocolError),
     /// A change does not fit the rows, so they cannot be trusted. The client requests a full
     /// snapshot.
-    #[error("{0}; a full snapshot is asked for")]
+    #[error("{0}; the client requests a full snapshot")]
     State(StateError),
     /// The server's rows are of another definition than the client's rows at the same position.
     #[error(
-        "at {position} the server's rows have other columns or types than this client's; a full snapshot is asked for"
+        "at {position} the server's rows have other columns or types than this client's; the client requests a full \
+         snapshot"
     )]
     Schema {
         /// The client's position.
@@ -150,7 +151,7 @@ pub enum ReplicaError {
     #[error("{0}; change the columns given to the replica's builder")]
     Index(StateError),
     /// The server cannot send binary rows.
-    #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
+    #[error("the server cannot send PostgreSQL's binary rows; upgrade it to a version of laredo-server that can")]
     Encoding,
     /// The server has not reached the client's position.
     #[error("the server is at {theirs}, behind this client's {ours}; waiting until it catches up")]
@@ -266,7 +267,7 @@ pub enum NotReady {
     #[error(transparent)]
     Definite(ReplicaError),
     /// The replica was not ready within the timeout.
-    #[error("not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
+    #[error("the replica was not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Timeout {
         /// The timeout.
         waited: Duration,

@@ -145,7 +145,7 @@ impl Subscription {
             self.receiver.note_ready();
             let Some(input) = self.inputs.recv().await else {
                 self.health.stopped();
-                let reason = "the task that reads the server's streams has ended, as when its runtime is shut down";
+                let reason = "the task that reads the server's streams has ended; its runtime was probably shut down";
                 return SubscriptionEvent::Ended { reason: reason.to_owned() };
             };
             self.receiver.accept_input(input);

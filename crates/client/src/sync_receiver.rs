@@ -288,14 +288,14 @@ impl SyncReceiver {
                 let pause_s = pause.as_secs();
                 tracing::error!(
                     %table, %position, %ours, %theirs, pause_s,
-                    "the rows differ from the server's again, though they were loaded again; they are served meanwhile"
+                    "the rows differ from the server's, although they were loaded again; the client serves them meanwhile"
                 );
             }
             ChecksumVerdict::LoadAgain => {
                 self.health.differs();
                 tracing::error!(
                     %table, %position, %ours, %theirs,
-                    "the rows differ from the server's, by the checksums at one position; all are loaded again"
+                    "the rows differ from the server's, by the checksums at one position; the client loads all rows again"
                 );
                 self.contents_differed = true;
                 self.start_over(ReplicaError::Contents { position, ours, theirs });
@@ -520,7 +520,7 @@ impl SyncReceiver {
 
     /// Gives up the stream, and discards its actions that were not taken yet.
     fn give_up(&mut self, error: ReplicaError, starts_over: bool) {
-        tracing::warn!(%error, "the stream is given up");
+        tracing::warn!(%error, "the client closes the stream");
         self.close();
         self.events.clear();
         self.events.push_back(ReceiverEvent::GivenUp { starts_over });
