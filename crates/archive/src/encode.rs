@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use laredo_core::{ArchivedChecksums, Cell, Checksum, HexCells, KeyColumns, ProjectError, TableState, Tuple, TupleRef};
+use laredo_core::{Cell, Checksum, KeyColumns, TableState, Tuple, TupleRef};
+use laredo_values::{ArchivedChecksums, HexCells, ProjectError};
 
 use crate::destination::{ArtifactStager, StagedArtifact};
 use crate::format::{ArtifactFormat, ArtifactWriter, FormatError};

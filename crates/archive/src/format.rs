@@ -16,7 +16,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use laredo_core::{Column, ProjectError, Schema, Tuple, UnprojectError, Value, unproject_row};
+use laredo_core::{Column, Schema, Tuple};
+use laredo_values::{ProjectError, UnprojectError, Value, unproject_row};
 
 use crate::manifest::ArtifactKind;
 

@@ -15,7 +15,6 @@
 
 #[cfg(feature = "aws")]
 mod aws;
-mod backoff;
 mod destination;
 mod encode;
 mod events;

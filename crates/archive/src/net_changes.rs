@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use laredo_core::{
-    ArchivedChecksums, Change, Checksum, Key, KeyColumns, ProjectError, StateError, TableState, Transaction, Tuple,
-    TupleBuf,
-};
+use laredo_core::{Change, Checksum, Key, KeyColumns, StateError, TableState, Transaction, Tuple, TupleBuf};
+use laredo_values::{ArchivedChecksums, ProjectError};
 
 /// The net changes since a state. Several changes of one key are combined, such as an insert and an
 /// update, or an insert and a delete. The size is bounded by that of the table.

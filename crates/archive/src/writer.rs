@@ -23,11 +23,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, StateError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::RetryDelays;
 use crate::destination::{ArtifactStager, Destination, DestinationError};
 use crate::events::ArtifactEvent;
 use crate::feed::{Feed, FeedUpdate};
@@ -641,7 +640,7 @@ impl WriterContext {
     }
 
     pub(crate) fn backoff(&self) -> RetryDelays {
-        RetryDelays::new(RETRY_FIRST, RETRY_LAST, self.options.seed)
+        RetryDelays::new(RETRY_FIRST, RETRY_LAST).with_random_share(self.options.seed)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::counting_channel::CountingChannel;
 use crate::health::SessionHealth;
 use crate::status::{GrpcCode, ReplicaError, deepest};
 use crate::sync_receiver::{ResumeState, SessionFeedback, SessionInput, message_weight};
-use laredo_core::TableName;
+use laredo_core::{RetryDelays, TableName};
 
 /// The longest time for resolving the name, connecting, and the TLS handshake.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
@@ -139,7 +139,7 @@ impl ClientSession {
 
     pub(crate) async fn run(mut self, stopped: CancellationToken) {
         let table = self.dialer.options.table.clone();
-        let mut backoff = ReconnectBackoff::new(self.dialer.options.seed);
+        let mut delays = retry_delays(self.dialer.options.seed);
         loop {
             let end = tokio::select! {
                 // Biased, so that a stopped session delivers nothing after the stop.
@@ -152,7 +152,10 @@ impl ClientSession {
                 tracing::error!(%table, "the replica's thread has ended, or the subscription was dropped; no newer rows will be shown");
                 return;
             }
-            let wait = backoff.next(&end.error, end.progressed);
+            if end.progressed {
+                delays.reset();
+            }
+            let wait = wait_after(&end.error, &mut delays);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(%table, error = %end.error, wait_ms, "reconnecting");
             tokio::select! {
@@ -274,13 +277,13 @@ impl StreamDialer {
     async fn retry_second_stream(self, pause: Duration) -> AcceptedStream {
         tokio::time::sleep(pause).await;
         let table = self.options.table.clone();
-        let mut backoff = ReconnectBackoff::new(self.options.seed);
+        let mut delays = retry_delays(self.options.seed);
         loop {
             let error = match self.open_second_stream().await {
                 Ok(opened) => return opened,
                 Err(error) => error,
             };
-            let wait = backoff.next(&error, false);
+            let wait = wait_after(&error, &mut delays);
             tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "cannot open a second stream yet; retrying");
             tokio::time::sleep(wait).await;
         }
@@ -392,41 +395,14 @@ async fn next_message(
     }
 }
 
-/// The waits before reconnecting. They grow with each failure, and a random share keeps clients
-/// from reconnecting at the same time.
-#[derive(Debug)]
-struct ReconnectBackoff {
-    failures: u32,
-    random: u64,
+/// Counts a failure, and returns the time until the next attempt. An error that does not pass by
+/// itself has a longer one.
+fn wait_after(error: &ReplicaError, delays: &mut RetryDelays) -> Duration {
+    if error.is_definite() { delays.after_failure_with(RETRY_DEFINITE) } else { delays.after_failure() }
 }
 
-impl ReconnectBackoff {
-    fn new(seed: u64) -> ReconnectBackoff {
-        ReconnectBackoff { failures: 0, random: seed }
-    }
-
-    fn next(&mut self, error: &ReplicaError, progressed: bool) -> Duration {
-        if progressed {
-            self.failures = 0;
-        }
-        let full = match error {
-            error if error.is_definite() => RETRY_DEFINITE,
-            _ => RETRY_LAST.min(RETRY_FIRST.saturating_mul(1 << self.failures.min(16))),
-        };
-        self.failures = self.failures.saturating_add(1);
-        // The wait is between half of `full` and all of it.
-        let share = (self.random() >> 11) as f64 / (1_u64 << 53) as f64;
-        full.mul_f64(0.5 + share / 2.0)
-    }
-
-    /// Returns the next number of a SplitMix64 generator.
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
+fn retry_delays(seed: u64) -> RetryDelays {
+    RetryDelays::new(RETRY_FIRST, RETRY_LAST).with_random_share(seed)
 }
 
 #[cfg(test)]
@@ -462,13 +438,10 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_differ_and_start_over() {
-        let ended = ReplicaError::Silent(SILENCE);
-        let mut backoff = ReconnectBackoff::new(1);
-        let waits: Vec<_> = (0..12).map(|_| backoff.next(&ended, false)).collect();
+    fn an_error_that_does_not_pass_by_itself_waits_longer() {
+        let mut delays = retry_delays(1);
+        let waits: Vec<_> = (0..12).map(|_| wait_after(&ReplicaError::Silent(SILENCE), &mut delays)).collect();
         assert!(waits[0] <= RETRY_FIRST && waits[11] >= RETRY_LAST / 2 && waits[11] <= RETRY_LAST, "{waits:?}");
-        assert_ne!(waits[10], waits[11]);
-        assert!(backoff.next(&ended, true) <= RETRY_FIRST);
-        assert!(backoff.next(&ReplicaError::Encoding, false) >= RETRY_DEFINITE / 2);
+        assert!(wait_after(&ReplicaError::Encoding, &mut delays) >= RETRY_DEFINITE / 2);
     }
 }

@@ -45,16 +45,16 @@ impl TableState {
         match canary {
             CanaryFault::MissingRow => self.remove(key.key_of(row.as_ref()).as_ref()).is_some(),
             CanaryFault::ChangedCell => {
-                let is_value = |(place, cell): &(usize, Cell<'_>)| !key.contains(*place) && is_long(cell);
-                let found = row.as_ref().cells().enumerate().find(is_value).map(|(place, _)| place);
-                found.is_some_and(|place| self.put(with_last_byte(&row, place, |byte| byte ^ 1)).is_some())
+                let is_value = |(column, cell): &(usize, Cell<'_>)| !key.contains(*column) && is_long(cell);
+                let found = row.as_ref().cells().enumerate().find(is_value).map(|(column, _)| column);
+                found.is_some_and(|column| self.put(with_last_byte(&row, column, |byte| byte ^ 1)).is_some())
             }
             CanaryFault::ExtraRow => {
-                let Some(place) = key.columns().last().copied().filter(|place| is_long(&row.as_ref().cell(*place)))
+                let Some(column) = key.columns().last().copied().filter(|column| is_long(&row.as_ref().cell(*column)))
                 else {
                     return false;
                 };
-                let others = (1..=127).map(|bits| with_last_byte(&row, place, |byte| byte ^ bits));
+                let others = (1..=127).map(|bits| with_last_byte(&row, column, |byte| byte ^ bits));
                 let extra = { others }.find(|other| self.get_like(other.as_ref()).is_none());
                 extra.is_some_and(|extra| self.put(extra).is_none())
             }
@@ -67,12 +67,12 @@ fn is_long(cell: &Cell<'_>) -> bool {
 }
 
 /// Returns the row with another last byte in one of its cells.
-fn with_last_byte(row: &Tuple, place: usize, change: impl Fn(u8) -> u8) -> Tuple {
+fn with_last_byte(row: &Tuple, column: usize, change: impl Fn(u8) -> u8) -> Tuple {
     let cells: TupleCells<'_> = row.as_ref().cells();
     let mut changed = TupleBuf::new();
     for (number, cell) in cells.enumerate() {
         match cell {
-            Cell::Value(value) if number == place => {
+            Cell::Value(value) if number == column => {
                 let mut value = value.to_vec();
                 value.last_mut().into_iter().for_each(|byte| *byte = change(*byte));
                 changed.push(Cell::Value(&value));

@@ -62,7 +62,7 @@ impl KeyColumns {
     /// cells in order.
     #[must_use]
     pub fn key_in<'a>(&self, row: TupleRef<'a>, scratch: &'a mut TupleBuf) -> TupleRef<'a> {
-        if self.0.iter().enumerate().all(|(place, column)| place == *column) {
+        if self.0.iter().enumerate().all(|(index, column)| index == *column) {
             return row.leading(self.0.len());
         }
         scratch.clear();

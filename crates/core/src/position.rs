@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 /// A WAL position in bytes, written `X/X` in hexadecimal as in PostgreSQL.
 ///
@@ -124,6 +125,14 @@ impl CommitTime {
     }
 }
 
+impl From<SystemTime> for CommitTime {
+    /// Converts the time of a clock. A time before 1970 counts as 1970.
+    fn from(time: SystemTime) -> CommitTime {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        CommitTime::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
 /// The identity of a commit. It is the same on every server that follows the database, and differs
 /// in another history of that database. All fields are zero if no commit is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -148,6 +157,15 @@ impl CommitMark {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_clock_s_time_becomes_microseconds_and_never_fails() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
+        assert_eq!(CommitTime::from(at).unix_us(), 1_700_000_000_000_001);
+        let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(CommitTime::from(early).unix_us(), 0);
+    }
 
     proptest! {
         #[test]

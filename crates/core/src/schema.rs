@@ -12,8 +12,6 @@ pub type Oid = u32;
 
 /// The type `money`.
 const MONEY: Oid = 790;
-/// The number of decimals of `money` in most locales.
-pub(crate) const MONEY_DECIMALS: u8 = 2;
 
 /// A replicated column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +73,9 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// The number of decimals of `money` in most locales.
+    pub const USUAL_MONEY_DECIMALS: u8 = 2;
+
     /// Returns a schema. `key` holds column numbers from 0, in key order, each less than the number
     /// of columns.
     #[must_use]
@@ -112,7 +113,7 @@ impl Schema {
         if let Some(TypeDef { kind: TypeKind::Money(decimals), .. }) = self.type_def(MONEY) {
             return *decimals;
         }
-        MONEY_DECIMALS
+        Schema::USUAL_MONEY_DECIMALS
     }
 
     /// Returns true if values of a type have the same meaning under another schema. All composites

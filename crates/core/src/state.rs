@@ -37,10 +37,10 @@ pub struct TableState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
     /// An insert of a key that already exists.
-    #[error("a row was inserted whose key is there already")]
+    #[error("the key of an inserted row already exists")]
     KeyExists,
     /// An update or delete of a key that does not exist.
-    #[error("a row was changed or deleted that is not there")]
+    #[error("a row to update or delete does not exist")]
     KeyMissing,
     /// An index on a column that the table does not have.
     #[error("index `{index}` needs column `{column}`, which the table does not have")]

@@ -41,6 +41,7 @@ pub struct TupleRef<'a>(&'a [u8]);
 
 /// An error for bytes that are not a row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TupleError {
     /// A cell that exceeds the row, or has an invalid length.
     #[error("row is torn: cell {cell} does not fit in the {length} bytes of the row")]

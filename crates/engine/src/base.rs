@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchError, BatchHeader, EntryAction};
 
-use crate::journal::{self, Head, InstanceId};
+use crate::descriptors::with_reserve;
+use crate::head::{Head, InstanceId};
+use crate::segment::frames;
 use crate::spool::temporary_file;
+use crate::store::{BaseFooter, JournalFolder, RowDefinition, StoreError};
 
 mod merge;
 mod stored_base;
@@ -19,8 +22,8 @@ mod stored_base;
 mod tests;
 
 pub(crate) use merge::merge;
-use stored_base::BaseTarget;
 pub(crate) use stored_base::{BaseLocation, FileChecksums};
+use stored_base::{BaseTarget, read_footer};
 
 /// The number of bytes read or written at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -29,12 +32,8 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 /// removed when its last reader closes it.
 #[derive(Debug)]
 pub struct Base {
-    sequence: Sequence,
-    position: Lsn,
-    committed_at: CommitTime,
-    mark: CommitMark,
-    /// The checksum of the state that the base was made from. Clients compare the rows with it.
-    checksum: Option<Checksum>,
+    /// The head of the journal whose rows these are. Clients compare the rows with its checksum.
+    head: Head,
     schema: Arc<Schema>,
     rows: u64,
     bytes: u64,
@@ -51,13 +50,13 @@ pub enum BaseError {
     #[error("writing a base snapshot: {0}")]
     Io(#[from] io::Error),
     /// An invalid entry in the journal or in the older base.
-    #[error("reading what a base snapshot is made of: {0}")]
+    #[error("reading the inputs of a base snapshot: {0}")]
     Batch(#[from] BatchError),
     /// An error of the store.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
     /// An invalid schema in the journal.
-    #[error("reading what a base snapshot is made of: {0}")]
+    #[error("reading the inputs of a base snapshot: {0}")]
     Schema(#[from] laredo_proto::schema::SchemaError),
     /// A journal that changes the key of a table with rows. Laredo never writes such a journal.
     #[error("the journal changes the key of a table that has rows; reload the table, and report this")]
@@ -65,40 +64,52 @@ pub enum BaseError {
 }
 
 impl Base {
+    /// Opens a base by its path, and returns it with its footer. The rows are verified when they
+    /// are read.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is damaged.
+    pub(crate) fn open(path: &Path) -> Result<(Base, BaseFooter), StoreError> {
+        let file = with_reserve(|| File::open(path));
+        let file = file.map_err(|error| StoreError::Io { what: "reading", path: path.to_owned(), error })?;
+        let mut footer = read_footer(&file, path)?;
+        let damaged = |what: String| StoreError::damaged(path, footer.bytes, what);
+        let head = footer.head().map_err(|error| damaged(error.to_string()))?;
+        let schema = laredo_proto::schema::from_wire(footer.schema.take().unwrap_or_default());
+        let schema = Arc::new(schema.map_err(|error| damaged(error.to_string()))?);
+        let kept = FileChecksums { path: path.to_owned(), checksums: std::mem::take(&mut footer.checksums) };
+        let (rows, bytes) = (footer.rows, footer.bytes);
+        Ok((Base { head, schema, rows, bytes, file: Some(file), kept: Some(kept) }, footer))
+    }
+
     /// Returns the last journal entry that the base covers.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
-        self.sequence
+        self.head.sequence
     }
 
     /// Returns the position of the base: the end of the last commit in it.
     #[must_use]
     pub fn position(&self) -> Lsn {
-        self.position
+        self.head.position
     }
 
     /// Returns the time of that commit.
     #[must_use]
     pub fn committed_at(&self) -> CommitTime {
-        self.committed_at
+        self.head.committed_at
     }
 
     /// Returns the checksum of the rows; `None` if it is unknown.
     #[must_use]
     pub fn checksum(&self) -> Option<Checksum> {
-        self.checksum
+        self.head.checksum
     }
 
     /// Returns the state of the base as the head of a journal.
     #[must_use]
     pub fn head(&self) -> Head {
-        Head {
-            sequence: self.sequence,
-            position: self.position,
-            committed_at: self.committed_at,
-            mark: self.mark,
-            checksum: self.checksum,
-        }
+        self.head
     }
 
     /// Returns the schema of the rows.
@@ -122,7 +133,7 @@ impl Base {
     /// Returns the name of the base as a snapshot of one journal.
     #[must_use]
     pub fn snapshot_id(&self, instance: &InstanceId) -> String {
-        instance.snapshot_id(self.sequence)
+        instance.snapshot_id(self.head.sequence)
     }
 
     /// Reads up to a megabyte of frames from `at` on. Returns no bytes at the end.
@@ -153,9 +164,8 @@ impl Base {
     /// Returns a base at the same position whose rows cannot be read. It holds no file.
     #[must_use]
     pub fn without_rows(&self) -> Base {
-        let Base { sequence, position, committed_at, mark, checksum, rows, bytes, .. } = *self;
-        let (schema, file, kept) = (self.schema.clone(), None, None);
-        Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept }
+        let Base { head, rows, bytes, .. } = *self;
+        Base { head, schema: self.schema.clone(), rows, bytes, file: None, kept: None }
     }
 
     /// Reads one whole frame at `at`, without decoding its entries. Returns no bytes at the end.
@@ -193,7 +203,7 @@ impl Base {
                 read.extend_from_slice(&more);
                 continue;
             };
-            let Some(frame) = journal::frames(read.split_to(length).freeze()).next() else {
+            let Some(frame) = frames(read.split_to(length).freeze()).next() else {
                 return Ok(());
             };
             for entry in BatchEntries::new(&frame.batch.entries, &self.schema) {
@@ -226,6 +236,21 @@ impl BaseWriter {
         BaseWriter { batch: BatchBuilder::default(), buffer: Vec::new(), target, rows: 0, bytes: 0 }
     }
 
+    /// Begins a base in a store. Once it is complete and on disk, it gets its name and replaces all
+    /// others.
+    pub(crate) fn kept(
+        store: Arc<JournalFolder>,
+        instance: InstanceId,
+        definition: RowDefinition,
+    ) -> Result<BaseWriter, BaseError> {
+        Ok(BaseWriter::to(BaseTarget::kept(store, instance, definition)?))
+    }
+
+    /// Sets the definition of the rows, if it is known only after they were copied.
+    pub(crate) fn define(&mut self, definition: RowDefinition) {
+        self.target.define(definition);
+    }
+
     /// Adds a row.
     ///
     /// # Errors
@@ -251,11 +276,9 @@ impl BaseWriter {
             self.batch.finish(&BatchHeader::default(), &mut self.buffer);
         }
         self.flush()?;
-        let Head { sequence, position, committed_at, mark, checksum } = head;
         let BaseWriter { target, rows, bytes, .. } = self;
         let (file, kept) = target.finish(head, &schema, rows, bytes)?;
-        let file = Some(file);
-        Ok(Base { sequence, position, committed_at, mark, checksum, schema, rows, bytes, file, kept })
+        Ok(Base { head, schema, rows, bytes, file: Some(file), kept })
     }
 
     fn flush(&mut self) -> io::Result<()> {

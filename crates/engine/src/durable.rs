@@ -37,7 +37,7 @@ impl DurablePosition {
     }
 
     /// Returns the position of tables that must be copied. Those tables cannot use earlier WAL.
-    pub(crate) fn of_nobody(position: Lsn) -> DurablePosition {
+    pub(crate) fn not_needed(position: Lsn) -> DurablePosition {
         DurablePosition(position)
     }
 

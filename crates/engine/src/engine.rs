@@ -8,12 +8,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::durable::DurablePosition;
 use crate::history::{SourceHistory, WalEndQuery};
 use crate::retention::WalRetention;
 use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStateReporter, SourceStatus, TableIndex};
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, CopyCounts, CopyTurns, TableOptions, VerifyTurns};
+use crate::table::{CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
 mod dispatch;
 mod folders;
@@ -45,7 +46,7 @@ struct ResetOrder {
 pub struct EngineHandle {
     tables: Arc<[TableHandle]>,
     history: Arc<SourceHistory>,
-    forgetting: Arc<AcknowledgementTracker>,
+    acknowledgement: Arc<AcknowledgementTracker>,
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<WalRetention>,
     orders: mpsc::Sender<ResetOrder>,
@@ -76,7 +77,7 @@ impl EngineHandle {
     /// Returns the acknowledged position. The source reads it when it next reports to the database.
     #[must_use]
     pub fn acknowledged(&self) -> Lsn {
-        self.forgetting.acknowledged(&self.tables)
+        self.acknowledgement.acknowledged(&self.tables)
     }
 
     /// Pauses all tables of the source, or resumes them. While they are paused, commits stay in the
@@ -193,7 +194,7 @@ impl<S: Source> Engine<S> {
         let handle = EngineHandle {
             tables: slots.iter().map(|slot| slot.handle().clone()).collect(),
             history,
-            forgetting: Arc::default(),
+            acknowledgement: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
             retention: source.retention(),
             orders: order_sender,
@@ -281,19 +282,6 @@ impl<S: Source> Engine<S> {
     }
 }
 
-impl<S: Source> EngineCore<S> {
-    /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
-    /// row before this one.
-    fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
-        let reason = error.to_string();
-        match error {
-            SourceError::Held(_) => SourceState::standby(reason),
-            SourceError::Definite(_) => SourceState::refused(reason, None),
-            SourceError::Transient(_) => SourceState::retrying(reason, self.source.retry_delay(failed)),
-        }
-    }
-}
-
 /// Refuses the orders to a source that is not followed, and makes the source try again. Returns
 /// when no more orders can arrive.
 async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &SourceStateReporter) {
@@ -311,7 +299,7 @@ async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &Sourc
 #[derive(Debug, Default)]
 struct AcknowledgementTracker {
     /// The position up to which everything is in the tables' queues.
-    dealt: Mutex<Lsn>,
+    dispatched: Mutex<Lsn>,
     /// The number of forks of the database's history, and the highest position that was
     /// acknowledged since the last fork.
     known: Mutex<(u64, Lsn)>,
@@ -321,7 +309,7 @@ impl AcknowledgementTracker {
     /// Begins a run. Its tables count forks from zero again. The source itself never reports a
     /// position below an earlier one.
     fn begin_again(&self) {
-        *self.dealt.lock() = Lsn::ZERO;
+        *self.dispatched.lock() = Lsn::ZERO;
         *self.known.lock() = (0, Lsn::ZERO);
     }
 
@@ -331,7 +319,7 @@ impl AcknowledgementTracker {
     fn acknowledged(&self, tables: &[TableHandle]) -> Lsn {
         // Read before the tables' states: a table that is followed again receives everything after
         // this position.
-        let dealt = *self.dealt.lock();
+        let dispatched = *self.dispatched.lock();
         let statuses: Vec<_> = tables.iter().map(TableHandle::status).collect();
         let is_live = |status: &&TableStatus| !matches!(status.phase, TablePhase::Failed { .. });
         let forks = statuses.iter().filter(is_live).map(|status| status.forks);
@@ -341,7 +329,7 @@ impl AcknowledgementTracker {
             return Lsn::ZERO;
         }
         let least = statuses.iter().filter_map(|status| status.releasable).min();
-        self.release(least.unwrap_or(DurablePosition::of_nobody(dealt)), most)
+        self.release(least.unwrap_or(DurablePosition::not_needed(dispatched)), most)
     }
 
     /// Advances the acknowledged position, which starts at zero again after a fork. No other

@@ -1,14 +1,12 @@
-//! The histories of a database: the newest commits that a source has sent, and the noted forks.
+//! The histories of a database: the newest commits that a source has sent.
 
 use std::collections::{HashSet, VecDeque};
-use std::convert::Infallible;
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, TableName, Xid};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::source::{SourceClock, SourceError, SourceIdentity};
@@ -17,55 +15,6 @@ use crate::source::{SourceClock, SourceError, SourceIdentity};
 const MARKS_MAX: usize = 1 << 16;
 /// The maximum number of journals of other histories that are remembered by name.
 const STRANGERS_MAX: usize = 1024;
-
-/// A point where the database's history parted, or may have parted, from the one that laredo
-/// received.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fork {
-    /// The newest position that both histories are known to share; zero if none is known.
-    pub common: Lsn,
-    /// The highest known position of the abandoned history.
-    pub abandoned: Lsn,
-    /// True if the histories certainly differ. Otherwise, there is only no proof that they are the
-    /// same.
-    pub is_certain: bool,
-}
-
-/// A receipt for a fork. Each table drops its copy once it has noted the fork on disk, and the
-/// source waits for all of them.
-#[derive(Clone, Debug)]
-pub struct ForkReceipt(mpsc::Sender<Infallible>);
-
-/// The source's end of a [`ForkReceipt`].
-#[derive(Debug)]
-pub struct ForkReceiptCollector(mpsc::Receiver<Infallible>);
-
-impl ForkReceipt {
-    /// Returns a receipt, and the end that waits for all its copies.
-    #[must_use]
-    pub fn new() -> (ForkReceipt, ForkReceiptCollector) {
-        let (sender, receiver) = mpsc::channel(1);
-        (ForkReceipt(sender), ForkReceiptCollector(receiver))
-    }
-
-    /// Returns a receipt that no source waits for.
-    #[must_use]
-    pub fn unawaited() -> ForkReceipt {
-        ForkReceipt::new().0
-    }
-
-    /// Returns the receipt to the source: the fork is noted.
-    pub(crate) fn give_back(self) {
-        drop(self.0);
-    }
-}
-
-impl ForkReceiptCollector {
-    /// Waits until all copies of the receipt are returned.
-    pub async fn wait_for_all(mut self) {
-        while self.0.recv().await.is_some() {}
-    }
-}
 
 /// The verdict on a client's mark, by the source's commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

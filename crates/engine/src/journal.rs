@@ -5,46 +5,50 @@
 //! cursor that is far behind. Readers see everything up to the [`Head`], which moves by whole
 //! transactions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence};
-use parking_lot::RwLock;
+use laredo_core::{DefinitionVersion, Lsn, Schema, Sequence};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::base::Base;
+use crate::head::EarlierInstance;
+use crate::segment::{Segment, SegmentData};
 use crate::store::{JournalAppender, RowDefinition, StoreStatus};
 
+mod beginning;
 mod contents;
 mod cursor;
-mod data_file;
 mod definitions;
 mod gaps;
 mod readers;
 mod requests;
 mod resolve;
-mod segment;
 #[cfg(test)]
 pub(crate) mod tests;
 mod writer;
 
-pub use cursor::{BatchFrame, CursorError, CursorOrigin, JournalCursor, JournalPiece, frames};
+pub use crate::head::{Head, InstanceId};
+pub use crate::segment::{BatchFrame, frames};
+pub use cursor::{CursorError, CursorOrigin, JournalCursor, JournalPiece};
 pub use definitions::DEFINITION_DIFFERS;
 pub use readers::{BufferPolicy, JournalReader, ReaderId, ReaderInfo, ReaderOptions, ReaderState};
 pub use resolve::{BY_POSITION, ResumeOutcome, ResumeRequest};
 pub use writer::JournalWriter;
 
-pub(crate) use data_file::{DataFile, StoredPart, StoredSegment};
+pub(crate) use beginning::{JournalBeginning, PredecessorJournal};
+use contents::{BasePins, JournalContents, OversizedTransaction};
+use cursor::PieceLocation;
 pub(crate) use definitions::{DefinitionChange, DefinitionHistory};
 pub(crate) use gaps::SequenceGaps;
-use readers::ReaderRegistry;
-use requests::BaseRequests;
+use readers::{ReaderRegistry, SlowReaderWait};
+use requests::{BaseRequests, BaseRounds};
 use resolve::resolve;
-pub(crate) use segment::{Segment, SegmentData};
 
 /// The limits of a journal: how much of the past it keeps, and where.
 ///
@@ -62,70 +66,6 @@ pub struct JournalOptions {
     pub memory_bytes_max: u64,
     /// The folder for temporary files.
     pub folder: PathBuf,
-}
-
-/// The multiple of its limits that a journal may reach because of pins.
-const PINNED_FACTOR: u64 = 2;
-
-/// The name of one journal. Sequences mean something only together with it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct InstanceId(pub String);
-
-impl InstanceId {
-    /// Returns the ID of a journal that begins on `timeline` after `forks` forks in this run.
-    #[must_use]
-    pub(crate) fn on_timeline(&self, timeline: u32, forks: u64) -> InstanceId {
-        match forks {
-            0 => InstanceId(format!("{}.{timeline}", self.0)),
-            forks => InstanceId(format!("{}.{timeline}.{forks}", self.0)),
-        }
-    }
-
-    /// Returns the timeline on which a journal began, from its ID or the ID of one of its
-    /// snapshots.
-    pub(crate) fn timeline_of(id: &str) -> Option<u32> {
-        id.split('-').next()?.split('.').nth(1)?.parse().ok()
-    }
-
-    /// Returns the ID of the snapshot that this journal issues at a sequence.
-    #[must_use]
-    pub fn snapshot_id(&self, sequence: Sequence) -> String {
-        format!("{}-{sequence}", self.0)
-    }
-}
-
-/// The newest state that readers may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The sequence of the last visible entry.
-    pub sequence: Sequence,
-    /// The position up to which every commit of the table is visible.
-    pub position: Lsn,
-    /// The time when the newest visible transaction committed.
-    pub committed_at: CommitTime,
-    /// The newest commit of any of the source's tables at or before the position; all zeros if
-    /// unknown.
-    pub mark: CommitMark,
-    /// The checksum of the visible rows; `None` if unknown.
-    pub checksum: Option<Checksum>,
-}
-
-/// A name that a journal had in an earlier run. Its sequences are this journal's up to `last`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EarlierInstance {
-    pub(crate) id: InstanceId,
-    /// The last entry that is known to be the same under that name.
-    pub(crate) last: Sequence,
-}
-
-/// The journal of an earlier run that issued the snapshot with which this journal begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PredecessorJournal {
-    pub(crate) instance: InstanceId,
-    /// The snapshot's position.
-    pub(crate) position: Lsn,
-    /// The first position from which on the table did not change until the snapshot's position.
-    pub(crate) unchanged_since: Lsn,
 }
 
 /// The readers' side of a journal. Cheap to clone.
@@ -146,129 +86,12 @@ struct SharedJournal {
     closed: watch::Sender<bool>,
     options: JournalOptions,
     head: watch::Sender<Head>,
-    inner: RwLock<JournalContents>,
+    contents: RwLock<JournalContents>,
     readers: ReaderRegistry,
     gaps: SequenceGaps,
     requests: BaseRequests,
     /// The status of the store. Readers may outlive the store, and must not keep its folder locked.
     store: Option<watch::Receiver<StoreStatus>>,
-}
-
-#[derive(Debug)]
-struct JournalContents {
-    /// The segments in order. None has entries on both sides of the head: only visible ones are
-    /// joined.
-    segments: VecDeque<Segment>,
-    /// The end of the newest transaction that is no longer kept. A reader that has it can resume.
-    pruned: TransactionBoundary,
-    base: Arc<Base>,
-    /// The earliest time at which the base's state can have been the head. `None` for the base that
-    /// the journal was opened with.
-    base_shown_at: Option<Instant>,
-    /// The number of bases since the journal was opened.
-    bases: u64,
-    schema: Arc<Schema>,
-    /// The table definition that the rows at the head were copied under.
-    definition: RowDefinition,
-    /// The definition of the rows at each position that is kept.
-    definitions: DefinitionHistory,
-    /// The spans (from, to], each of which became visible as one transaction. No reader can resume
-    /// inside.
-    spans: Vec<(Lsn, Lsn)>,
-    /// The highest position that may belong to a history that the database has abandoned.
-    abandoned: Lsn,
-    /// The journals of abandoned histories. Each has the newest position that its history is known
-    /// to share with this one.
-    abandoned_journals: Vec<(InstanceId, Lsn)>,
-    /// The pins, by the sequence of the base. Everything after a pinned base is kept.
-    pins: BTreeMap<Sequence, BasePins>,
-    memory_bytes: u64,
-    bytes: u64,
-    /// The bytes of segments that the base covers, out of `bytes`.
-    covered_bytes: u64,
-    /// An upper bound of the bytes in small segments at the end, which may be joined.
-    unjoined_bytes: u64,
-    encoded_entries: u64,
-    oversized: OversizedTransaction,
-}
-
-/// The newest transaction that may exceed the limits by itself: the entries after `before`, up to
-/// `last`.
-#[derive(Clone, Copy, Debug)]
-struct OversizedTransaction {
-    before: Sequence,
-    last: Sequence,
-}
-
-/// The pins of one base.
-#[derive(Clone, Copy, Debug)]
-struct BasePins {
-    readers: usize,
-    /// The size of the base in bytes.
-    bytes: u64,
-}
-
-/// The contents that a journal begins with: a base alone, or what an earlier journal left.
-#[derive(Debug)]
-pub(crate) struct JournalBeginning {
-    pub(crate) instance: InstanceId,
-    pub(crate) earlier: Vec<EarlierInstance>,
-    pub(crate) predecessor: Option<PredecessorJournal>,
-    pub(crate) abandoned: Lsn,
-    /// The journals of abandoned histories. Each has the newest position that its history is known
-    /// to share with this one.
-    pub(crate) abandoned_journals: Vec<(InstanceId, Lsn)>,
-    pub(crate) base: Arc<Base>,
-    pub(crate) schema: Arc<Schema>,
-    pub(crate) definition: RowDefinition,
-    pub(crate) definitions: DefinitionHistory,
-    pub(crate) segments: VecDeque<Segment>,
-    pub(crate) spans: Vec<(Lsn, Lsn)>,
-    pub(crate) gaps: SequenceGaps,
-    pub(crate) pruned: TransactionBoundary,
-    pub(crate) head: Head,
-    /// The last sequence that may have been assigned.
-    pub(crate) taken: Sequence,
-}
-
-impl JournalBeginning {
-    /// Returns the beginning of a journal that has only a base.
-    pub(crate) fn from_base(instance: InstanceId, base: Arc<Base>, definition: RowDefinition) -> JournalBeginning {
-        let head = base.head();
-        let Head { sequence, position, .. } = head;
-        JournalBeginning {
-            instance,
-            earlier: Vec::new(),
-            predecessor: None,
-            abandoned: Lsn::ZERO,
-            abandoned_journals: Vec::new(),
-            schema: base.schema().clone(),
-            base,
-            definitions: DefinitionHistory::new(position, definition.version()),
-            definition,
-            segments: VecDeque::new(),
-            spans: Vec::new(),
-            gaps: SequenceGaps::default(),
-            pruned: TransactionBoundary { sequence, position },
-            head,
-            taken: sequence,
-        }
-    }
-
-    /// Lets readers resume from every position at which the table was the same as in the snapshot.
-    pub(crate) fn set_predecessor(&mut self, predecessor: PredecessorJournal) {
-        let since = predecessor.unchanged_since.min(self.pruned.position);
-        self.pruned.position = since;
-        self.definitions = DefinitionHistory::new(since, self.definition.version());
-        self.predecessor = Some(predecessor);
-    }
-}
-
-/// The point between two transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TransactionBoundary {
-    pub(crate) sequence: Sequence,
-    pub(crate) position: Lsn,
 }
 
 /// The size of a journal's contents, for operators and metrics.
@@ -353,9 +176,9 @@ impl Journal {
             gaps,
             pruned,
             head,
-            taken,
+            assigned,
         } = beginning;
-        let mut inner = JournalContents {
+        let mut contents = JournalContents {
             bytes: segments.iter().map(|segment| segment.data.bytes() as u64).sum(),
             segments,
             pruned,
@@ -376,7 +199,7 @@ impl Journal {
             // A transaction of an earlier run may exceed the limits, and may end at the head.
             oversized: OversizedTransaction { before: head.sequence, last: head.sequence },
         };
-        inner.count_covered();
+        contents.count_covered();
         let shared = SharedJournal {
             instance,
             earlier,
@@ -385,14 +208,14 @@ impl Journal {
             closed: watch::Sender::new(false),
             options,
             head: watch::Sender::new(head),
-            inner: RwLock::new(inner),
+            contents: RwLock::new(contents),
             readers: ReaderRegistry::default(),
             gaps,
             requests: BaseRequests::default(),
             store: appender.as_ref().map(|appender| appender.store().status()),
         };
         let journal = Journal { shared: Arc::new(shared) };
-        let writer = JournalWriter::new(journal.clone(), taken, appender);
+        let writer = JournalWriter::new(journal.clone(), assigned, appender);
         (journal, writer)
     }
 
@@ -432,7 +255,7 @@ impl Journal {
     /// connection ends.
     pub(crate) fn close(&self) {
         self.shared.closed.send_replace(true);
-        let mut inner = self.shared.inner.write();
+        let mut inner = self.contents_mut();
         inner.forget_all(self.head());
     }
 
@@ -451,7 +274,7 @@ impl Journal {
 
     /// Notes that positions up to `position` may belong to another history.
     pub(crate) fn abandon_up_to(&self, position: Lsn) {
-        let mut inner = self.shared.inner.write();
+        let mut inner = self.contents_mut();
         inner.abandoned = inner.abandoned.max(position);
     }
 
@@ -471,13 +294,13 @@ impl Journal {
     /// Returns the schema of the newest rows.
     #[must_use]
     pub fn schema(&self) -> Arc<Schema> {
-        self.shared.inner.read().schema.clone()
+        self.contents().schema.clone()
     }
 
     /// Returns the size of the journal's contents.
     #[must_use]
     pub fn info(&self) -> JournalInfo {
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         let head = self.head();
         JournalInfo {
             head,
@@ -494,13 +317,13 @@ impl Journal {
     /// Returns the newest base.
     #[must_use]
     pub fn base(&self) -> Arc<Base> {
-        self.shared.inner.read().base.clone()
+        self.contents().base.clone()
     }
 
     /// Returns the newest base, pinned. Everything after it is kept until the pin is dropped.
     #[must_use]
     pub fn pin_base(&self) -> PinnedBase {
-        let mut inner = self.shared.inner.write();
+        let mut inner = self.contents_mut();
         let (base, shown_at) = (inner.base.clone(), inner.base_shown_at);
         let unpinned = BasePins { readers: 0, bytes: base.bytes() };
         inner.pins.entry(base.sequence()).or_insert(unpinned).readers += 1;
@@ -513,19 +336,7 @@ impl Journal {
     /// the limits allow. The caller should release the pin: one slow reader must not fill the disk.
     #[must_use]
     pub fn overdue_pin(&self) -> Option<Sequence> {
-        let inner = self.shared.inner.read();
-        let oldest = *inner.pins.keys().next()?;
-        let (limits, from, base) = (&self.shared.options, inner.pruned.sequence, inner.base.sequence());
-        let covered_entries = self.shared.gaps.entries(from, base);
-        // A transaction that exceeds the limits by itself is kept for all its readers.
-        let (large_entries, large_bytes) = inner.oversized_size(&self.shared.gaps);
-        let entries = self.entries_after(from).saturating_sub(large_entries);
-        let bytes = inner.bytes.saturating_sub(large_bytes);
-        let is_over = (entries / PINNED_FACTOR > limits.entries_max
-            && covered_entries.saturating_sub(large_entries) > limits.entries_max)
-            || (bytes / PINNED_FACTOR > limits.bytes_max
-                && inner.covered_bytes.saturating_sub(large_bytes) > limits.bytes_max);
-        (is_over && oldest < base).then_some(oldest)
+        self.contents().overdue_pin(&self.shared.options, &self.shared.gaps, self.head().sequence)
     }
 
     /// Decides from where a client resumes, and returns that [`ResumeOutcome`]. Blocks if a segment
@@ -546,7 +357,7 @@ impl Journal {
         if self.with_facts(request, |facts, floor, _| resolve::is_proven(request, facts, position, floor)) {
             return position;
         }
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         let known = inner.abandoned_journals.iter().find(|(instance, _)| instance.0 == request.instance);
         known.map_or(Lsn::ZERO, |(_, common)| position.min(*common))
     }
@@ -561,7 +372,7 @@ impl Journal {
         // Files are read after the lock is released: the writer must not wait for them.
         let marked = request.mark.mark.end;
         let (inner, head, floor, commit) = {
-            let inner = self.shared.inner.read();
+            let inner = self.contents();
             let head = self.head();
             let floor = [request.position.unwrap_or(Lsn::ZERO), marked].map(|position| inner.floor_at(position));
             let commit = inner.commit_at(request.sequence, head.sequence);
@@ -595,7 +406,7 @@ impl Journal {
     /// kept.
     #[must_use]
     pub fn definition_at(&self, position: Lsn) -> DefinitionVersion {
-        self.shared.inner.read().definitions.version_at(position)
+        self.contents().definitions.version_at(position)
     }
 
     /// Returns a cursor that reads everything after `after`.
@@ -608,7 +419,13 @@ impl Journal {
     /// buffer policy.
     #[must_use]
     pub fn register(&self, options: ReaderOptions, at: Sequence) -> JournalReader {
-        self.add_reader(options, at)
+        let (id, entry) = self.shared.readers.add(options, at);
+        JournalReader::new(id, entry, self.clone())
+    }
+
+    /// Removes a registered reader.
+    fn remove_reader(&self, id: ReaderId) {
+        self.shared.readers.remove(id);
     }
 
     /// Returns all registered readers.
@@ -620,8 +437,8 @@ impl Journal {
     /// Replaces the base by a newer one whose state was the head at `shown_at` or later. Then
     /// removes the entries that only the older base needed.
     pub(crate) fn replace_base(&self, base: Arc<Base>, shown_at: Instant) {
-        let reading = self.shared.reader_sequences();
-        let mut inner = self.shared.inner.write();
+        let reading = self.reader_sequences();
+        let mut inner = self.contents_mut();
         // A closed journal keeps no rows, also if the base was begun before.
         if self.is_closed() {
             return;
@@ -636,7 +453,7 @@ impl Journal {
     /// Returns the newest base and all visible segments after it, from which the next base is
     /// merged.
     pub(crate) fn base_and_after(&self) -> BaseMergeInput {
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         // Read under the lock: then no segment has entries on both sides of the head.
         let head = self.head();
         let from = inner.base.sequence();
@@ -657,13 +474,13 @@ impl Journal {
 
     /// Returns the table definition that the rows at the head were copied under.
     pub(crate) fn definition(&self) -> RowDefinition {
-        self.shared.inner.read().definition.clone()
+        self.contents().definition.clone()
     }
 
     /// Returns true if another definition has changed rows after the newest base. New clients
     /// should not receive that change in addition to the base.
     pub(crate) fn is_base_outdated(&self) -> bool {
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         inner.definitions.change_rows_after(inner.base.position())
     }
 
@@ -674,7 +491,7 @@ impl Journal {
 
     /// Returns the age of the first segment that the newest base does not cover.
     pub(crate) fn oldest_age_after_base(&self) -> Option<Duration> {
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         let from = inner.base.sequence();
         let index = inner.segments.partition_point(|segment| segment.last <= from);
         inner.segments.get(index).map(|segment| segment.appended_at.elapsed())
@@ -682,23 +499,173 @@ impl Journal {
 
     /// Returns the bytes of the newest base, and the bytes and entries of the journal after it.
     pub(crate) fn base_debt(&self) -> (u64, u64, u64) {
-        let inner = self.shared.inner.read();
+        let inner = self.contents();
         let head = self.head();
         (inner.base.bytes(), inner.bytes_after_base(), self.shared.gaps.entries(inner.base.sequence(), head.sequence))
     }
-}
 
-impl SharedJournal {
+    /// Returns the newest base, pinned, if it is fresh enough for a new client. Returns `None` if
+    /// [`Journal::fresh_base`] would request another one.
+    #[must_use]
+    pub fn fresh_base_now(&self) -> Option<PinnedBase> {
+        self.has_fresh_base().then(|| self.pin_base())
+    }
+
+    /// Returns a base for a new client, pinned. This is the newest base if it is fresh enough, or
+    /// else one that is made of the current head. All clients that wait at the same time share it.
+    ///
+    /// If no base can be made, this returns the newest one. That happens if the disk is full, or if
+    /// readers hold too many older bases.
+    pub async fn fresh_base(&self) -> PinnedBase {
+        let is_fresh = |rounds: BaseRounds| rounds.is_fresh(&self.contents(), self.head().sequence);
+        self.shared.requests.wait_for_fresh(is_fresh).await;
+        self.pin_base()
+    }
+
+    /// Returns true if new clients should get the newest base.
+    pub(crate) fn has_fresh_base(&self) -> bool {
+        self.shared.requests.rounds().is_fresh(&self.contents(), self.head().sequence)
+    }
+
+    /// Returns the requests for bases.
+    pub(crate) fn base_requests(&self) -> &BaseRequests {
+        &self.shared.requests
+    }
+
+    /// Locks the contents to read them.
+    fn contents(&self) -> RwLockReadGuard<'_, JournalContents> {
+        self.shared.contents.read()
+    }
+
+    /// Locks the contents to change them.
+    fn contents_mut(&self) -> RwLockWriteGuard<'_, JournalContents> {
+        self.shared.contents.write()
+    }
+
     /// Returns the sequences that readers have taken. Returns an empty list if the journal keeps no
     /// transaction larger than its limits.
     ///
-    /// Must be called before `inner` is locked: the locks of readers are never acquired under it.
+    /// Must be called before the contents are locked: the locks of readers are never acquired under
+    /// that lock.
     fn reader_sequences(&self) -> Vec<Sequence> {
         let is_oversized = {
-            let inner = self.inner.read();
-            inner.pruned.sequence < inner.oversized.last
+            let contents = self.contents();
+            contents.pruned.sequence < contents.oversized.last
         };
-        if is_oversized { self.readers.taken_sequences() } else { Vec::new() }
+        if is_oversized { self.shared.readers.taken_sequences() } else { Vec::new() }
+    }
+
+    /// Releases a pin of a base. Removes the entries that only the pin has kept.
+    fn unpin(&self, sequence: Sequence) {
+        let reading = self.reader_sequences();
+        let mut contents = self.contents_mut();
+        if contents.release_pin(sequence) {
+            contents.prune(&self.shared.options, &self.shared.gaps, self.head().sequence, &reading);
+        }
+    }
+
+    /// Returns the piece with the entry after `after`, and the small visible segments that a reader
+    /// takes together with it.
+    fn locate(&self, after: Sequence, head: Sequence) -> Result<Option<(PieceLocation, Vec<Segment>)>, CursorError> {
+        let contents = self.contents();
+        let located = contents.locate(after)?;
+        Ok(located.map(|located| {
+            let rest = contents.joined_with(&located, head);
+            (located, rest)
+        }))
+    }
+
+    /// Returns the piece with the entry after `after`, and the state of a reader for which there is
+    /// none: it has everything.
+    fn locate_start(&self, after: Sequence) -> Result<(Option<PieceLocation>, CursorOrigin), CursorError> {
+        let head = self.head();
+        let contents = self.contents();
+        let at_head = CursorOrigin { schema: contents.schema.clone(), position: head.position };
+        Ok((contents.locate(after)?, at_head))
+    }
+
+    /// Returns true if the entry after `after` can be read without blocking.
+    fn is_in_memory(&self, after: Sequence) -> bool {
+        let contents = self.contents();
+        let index = contents.segments.partition_point(|segment| segment.last <= after);
+        contents.segments.get(index).is_none_or(|segment| segment.data.in_memory())
+    }
+
+    /// Adds a segment, visible or not. Returns the number of bytes in memory.
+    fn append(&self, segment: Segment, schema: &Arc<Schema>) -> u64 {
+        self.contents_mut().append(segment, schema)
+    }
+
+    /// Removes the segments after a sequence, which are not visible.
+    fn discard_after(&self, sequence: Sequence, schema: &Arc<Schema>) {
+        self.contents_mut().truncate_after(sequence, schema);
+    }
+
+    /// Returns the oldest segment in memory while more than the limit is in memory.
+    fn oldest_in_memory(&self) -> Option<(Sequence, SegmentData)> {
+        self.contents().oldest_in_memory(self.shared.options.memory_bytes_max)
+    }
+
+    /// Replaces the data of the segment that ends at a sequence.
+    fn replace_data(&self, last: Sequence, data: SegmentData) {
+        self.contents_mut().replace_data(last, data);
+    }
+
+    /// Returns the newest definition, visible or not.
+    fn newest_definition(&self) -> DefinitionVersion {
+        self.contents().definitions.newest()
+    }
+
+    /// Notes that the changes of the span (from, to] become visible in one step.
+    fn note_span(&self, from: Lsn, to: Lsn) {
+        self.contents_mut().spans.push((from, to));
+    }
+
+    /// Notes that the rows have a definition from a position on.
+    fn note_definition(&self, since: Lsn, version: DefinitionVersion, change: DefinitionChange) {
+        self.contents_mut().definitions.push(since, version, change);
+    }
+
+    /// Sets the definition of the newest committed rows. If rows changed with it, their transaction
+    /// has noted that already.
+    fn define(&self, since: Lsn, definition: RowDefinition) {
+        let mut contents = self.contents_mut();
+        contents.definitions.push(since, definition.version(), DefinitionChange::KeepsRows);
+        contents.definition = definition;
+    }
+
+    /// Notes a committed transaction that has the entries after `before`, up to `last`.
+    /// `is_oversized` is true if it exceeds the limits of the journal by itself.
+    fn note_committed(&self, before: Sequence, last: Sequence, is_oversized: bool) {
+        self.shared.readers.committed(before, last);
+        if is_oversized {
+            self.contents_mut().oversized = OversizedTransaction { before, last };
+        }
+    }
+
+    /// Makes everything up to `head` visible. Returns the newest entry that is no longer kept, or
+    /// `None` if the head has not moved.
+    fn publish(&self, head: Head) -> Option<Sequence> {
+        let moved = self.shared.head.send_if_modified(|seen| {
+            let moved = *seen != head;
+            *seen = head;
+            moved
+        });
+        if !moved {
+            return None;
+        }
+        let reading = self.reader_sequences();
+        let mut contents = self.contents_mut();
+        contents.join_small(head.sequence);
+        contents.prune(&self.shared.options, &self.shared.gaps, head.sequence, &reading);
+        Some(contents.pruned.sequence)
+    }
+
+    /// Applies the buffer policies. Returns a wait if the writer should wait for a slow reader.
+    /// `committed` is the last committed entry.
+    fn enforce_buffer_policies(&self, committed: Sequence) -> Option<SlowReaderWait> {
+        let pruned = self.contents().pruned.sequence;
+        self.shared.readers.enforce(committed, pruned, &self.shared.gaps, Instant::now())
     }
 }
 
@@ -719,15 +686,6 @@ impl PinnedBase {
 
 impl Drop for PinnedBase {
     fn drop(&mut self) {
-        let reading = self.journal.shared.reader_sequences();
-        let mut inner = self.journal.shared.inner.write();
-        if let Some(pins) = inner.pins.get_mut(&self.base.sequence()) {
-            pins.readers -= 1;
-            if pins.readers == 0 {
-                inner.pins.remove(&self.base.sequence());
-                let SharedJournal { options, gaps, .. } = &*self.journal.shared;
-                inner.prune(options, gaps, self.journal.head().sequence, &reading);
-            }
-        }
+        self.journal.unpin(self.base.sequence());
     }
 }

@@ -5,14 +5,17 @@
 //! has a cursor in a [`journal::Journal`].
 
 pub mod base;
+mod clock;
 pub mod descriptors;
 mod durable;
 mod engine;
+mod head;
 mod history;
 pub mod journal;
 mod pipeline;
+mod recovery;
 pub mod retention;
-mod retry_delay;
+mod segment;
 mod snapshots;
 pub mod source;
 pub mod spool;
@@ -21,12 +24,14 @@ mod store;
 mod table;
 mod verify;
 
+pub use clock::Clock;
 pub use durable::DurablePosition;
 pub use engine::{Engine, EngineHandle};
-pub use history::{Fork, ForkReceipt, ForkReceiptCollector, MarkVerdict, ScopedMark, SourceHistory};
+pub use history::{MarkVerdict, ScopedMark, SourceHistory};
 pub use pipeline::{PipelineError, PipelineOptions, Transform};
 pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
+pub use source::{Fork, ForkReceipt, ForkReceiptCollector};
 pub use status::{CopyProgress, CopySession, ReloadError, TableHandle, TablePhase, TableStatus};
 pub use store::{StoreError, StoreStatus};
-pub use table::{Clock, CopyCounts, TableOptions};
+pub use table::{CopyCounts, TableOptions};
 pub use verify::{RowDifference, VerifyError, VerifyProgress, VerifyReport, VerifySchedule, VerifyStatus, VerifyTerms};

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use laredo_core::{
-    Cell, ChecksumBuckets, Column, CommitTime, Filter, FilterError, KeyColumns, NestedForm, Predicate, Schema,
-    TableState, Tuple, TupleBuf, TupleRef, VisibleEffect,
+    Cell, ChecksumBuckets, Column, CommitTime, KeyColumns, Schema, TableState, Tuple, TupleBuf, TupleRef,
 };
+use laredo_values::{Filter, FilterError, NestedForm, Predicate, VisibleEffect};
 
 use crate::spool::{RawChange, Spool, SpoolEntry};
 

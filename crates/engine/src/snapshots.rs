@@ -13,19 +13,14 @@ mod retention;
 mod schedule;
 #[cfg(test)]
 mod tests;
-mod write;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, TableState};
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use crate::base::Base;
 use crate::durable::DurablePosition;
-use crate::journal::Journal;
 use crate::source::KnownTable;
 use crate::store::RowDefinition;
 
@@ -128,84 +123,6 @@ impl RecoveredSnapshot {
         let (position, mark) = (self.info.position, self.info.mark);
         let (definition, is_of_same_server) = (self.definition.source.clone(), self.is_of_same_server);
         KnownTable { position, mark, definition, is_of_same_server }
-    }
-}
-
-impl SnapshotFolder {
-    /// Writes a snapshot of everything that is visible in the table's journal.
-    ///
-    /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
-    /// entries is used.
-    ///
-    /// # Errors
-    /// When the snapshot cannot be written. Other snapshots are not affected.
-    pub async fn take_snapshot(
-        self: &Arc<Self>,
-        journal: Journal,
-        user_meta: Option<serde_json::Value>,
-    ) -> Result<SnapshotInfo, SnapshotError> {
-        self.change_folder(move |snapshots| snapshots.write(&journal, user_meta)).await
-    }
-
-    /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
-    /// read.
-    ///
-    /// # Errors
-    /// When there is no such snapshot, or it cannot be read, or is damaged.
-    pub async fn fetch(self: &Arc<Self>, id: String) -> Result<Arc<Base>, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.base(&id)).await
-    }
-
-    /// Reads a whole snapshot to verify it, and returns its properties.
-    ///
-    /// # Errors
-    /// When there is no such snapshot, or it cannot be read, or is damaged.
-    pub async fn verify(self: &Arc<Self>, id: String) -> Result<SnapshotInfo, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.read_whole(&id)).await
-    }
-
-    /// Returns a snapshot with all its rows, verified.
-    pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<RecoveredSnapshot, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.recover_now(&id)).await
-    }
-
-    /// Removes a snapshot. The newest one cannot be removed, because a restart resumes from it.
-    ///
-    /// # Errors
-    /// When there is no such snapshot, when it is the newest, or when its file cannot be removed.
-    pub async fn delete(self: &Arc<Self>, id: String) -> Result<(), SnapshotError> {
-        self.change_folder(move |snapshots| snapshots.remove(&id)).await
-    }
-
-    /// Removes all snapshots except the newest `keep`, but never the newest one. Returns the number
-    /// of removed snapshots.
-    ///
-    /// # Errors
-    /// When a file cannot be removed.
-    pub async fn prune(self: &Arc<Self>, keep: u32) -> Result<usize, SnapshotError> {
-        self.change_folder(move |snapshots| snapshots.remove_beyond(keep, None)).await
-    }
-
-    /// Changes the contents of the folder, one change at a time. A change that has begun is
-    /// completed even if the caller is dropped.
-    async fn change_folder<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&SnapshotFolder) -> Result<T, SnapshotError> + Send + 'static,
-    ) -> Result<T, SnapshotError> {
-        let (snapshots, changing) = (self.clone(), self.changing.clone().lock_owned().await);
-        blocking(move || {
-            let _changing = changing;
-            work(&snapshots)
-        })
-        .await
-    }
-
-    /// Returns a receiver that is notified of every change of the status.
-    pub(crate) fn watch(&self) -> watch::Receiver<SnapshotStatus> {
-        self.status.subscribe()
     }
 }
 

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Key, Lsn, Oid, Schema, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Key, Lsn, Schema, TableName, Xid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::history::{Fork, ForkReceipt};
 use crate::retention::WalRetention;
 use crate::spool::Spool;
 
 mod clock;
+mod fork;
 mod state;
 
 pub use clock::SourceClock;
+pub use fork::{Fork, ForkReceipt, ForkReceiptCollector};
 pub use state::{SourceState, SourceStateReporter, SourceStatus};
 
 /// A database that can be copied and followed.
@@ -346,22 +347,6 @@ impl SourceCommit {
     }
 }
 
-/// The columns of a table, as the stream announces them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelationShape {
-    /// The name, type and type modifier of each column, in the order of a row's cells.
-    pub columns: Vec<(String, Oid, i32)>,
-}
-
-impl RelationShape {
-    /// Returns true if rows with these columns are rows of this schema.
-    #[must_use]
-    pub fn fits(&self, schema: &Schema) -> bool {
-        let announced = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
-        announced.eq(schema.columns().iter().map(|c| (c.name.as_str(), c.type_oid, c.type_modifier)))
-    }
-}
-
 /// A snapshot: the transactions that a copy sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionSnapshot {
@@ -411,7 +396,7 @@ pub enum CopyEvent {
         /// True if, between the definition `before` and this one, only transactions in the stream
         /// can have changed rows. The stream contains most truncations. Rewriting a table only for
         /// its size changes no row.
-        is_told: bool,
+        is_streamed: bool,
     },
 }
 

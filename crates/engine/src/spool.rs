@@ -8,10 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{Schema, TupleRef};
+use laredo_core::{Oid, Schema, TupleRef};
 
 use crate::descriptors::with_reserve;
-use crate::source::RelationShape;
 
 /// The limits and the folder of spools.
 #[derive(Clone, Debug)]
@@ -46,6 +45,22 @@ pub enum RawChange<'a> {
     },
     /// A truncate, which removes all rows.
     Truncate,
+}
+
+/// The columns of a table, as the stream announces them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationShape {
+    /// The name, type and type modifier of each column, in the order of a row's cells.
+    pub columns: Vec<(String, Oid, i32)>,
+}
+
+impl RelationShape {
+    /// Returns true if rows with these columns are rows of this schema.
+    #[must_use]
+    pub fn fits(&self, schema: &Schema) -> bool {
+        let announced = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
+        announced.eq(schema.columns().iter().map(|c| (c.name.as_str(), c.type_oid, c.type_modifier)))
+    }
 }
 
 const INSERT: u8 = b'I';

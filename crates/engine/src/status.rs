@@ -190,6 +190,15 @@ impl Default for TableStatus {
     }
 }
 
+impl TableStatus {
+    /// Notes that an attempt to copy or follow the table has failed.
+    pub(crate) fn fail(&mut self, phase: TablePhase) {
+        self.phase = phase;
+        self.has_failed = true;
+        self.copy = None;
+    }
+}
+
 /// The number of commits whose transaction IDs a table remembers.
 const COMMITS_MAX: usize = 8192;
 

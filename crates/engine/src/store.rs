@@ -1,8 +1,10 @@
-//! A table's folder on disk, with its journal and its newest base. A restart continues from both.
+//! A table's folder on disk, with its journal and its newest base. A restart continues from both
+//! ([`crate::recovery`]).
 //!
 //! `docs/journal-format.md` describes the files.
 
 mod append;
+mod data_file;
 mod error;
 mod folder;
 mod forks;
@@ -10,21 +12,19 @@ mod format;
 mod journal_folder;
 mod manifest;
 mod queue;
-mod read;
-mod recover;
-mod row_form;
 mod sums;
-#[cfg(test)]
-mod tests;
 
-pub(crate) use append::{AppenderState, JournalAppender};
+pub(crate) use append::{AppenderState, JournalAppender, JournalFile};
+pub(crate) use data_file::{DataFile, StoredPart, StoredSegment};
 pub use error::StoreError;
 pub(crate) use error::{io_error, read_error};
 pub(crate) use folder::LockedFolder;
 pub(crate) use forks::ForkLog;
-pub(crate) use format::{BaseFooter, RecordHead, RecordKind, RowDefinition, SKIPPED, StoredCommitMark, unsealed};
-pub(crate) use journal_folder::JournalFolder;
+pub(crate) use format::{
+    BaseFooter, HEAD_BYTES, JournalFileHeader, PREFIX_BYTES, RecordHead, RecordKind, RowDefinition, SKIPPED,
+    StoredCommitMark, VERSION, prefix, unsealed,
+};
 pub use journal_folder::StoreStatus;
-pub(crate) use manifest::{JournalManifest, check_format};
-pub(crate) use recover::{RestoreContext, RestoredJournal, claim, note_beginning, open, open_to_replace, rows_of};
+pub(crate) use journal_folder::{BASE, JOURNAL, JournalFolder};
+pub(crate) use manifest::{JournalManifest, check_format, claim, note_beginning};
 pub(crate) use sums::{MegabyteChecksums, SUMMED_BYTES};

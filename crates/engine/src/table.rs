@@ -1,29 +1,20 @@
 //! A table: its state, its journal, and the copies that begin or repair it.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use laredo_core::{
-    Checksum, ChecksumBuckets, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState, Tuple, TupleBuf, TupleRef,
-    VisibleEffect, Xid,
-};
-use laredo_proto::batch::EntryAction;
+use laredo_core::{CommitMark, CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::base::BaseLocation;
+use crate::clock::Clock;
 use crate::durable::DurablePosition;
-use crate::history::Fork;
-use crate::journal::{InstanceId, Journal, JournalOptions, JournalWriter};
-use crate::pipeline::{Pipeline, PipelineOptions};
-use crate::snapshots::{SnapshotFolder, SnapshotOptions};
-use crate::source::{CopyEvent, SourceIdentity, TableRequest};
-use crate::spool::Spool;
+use crate::journal::JournalWriter;
+use crate::recovery::RestoredJournal;
+use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotInfo};
+use crate::source::{CopyEvent, Fork, ResumeDecision, SourceIdentity, TablePartEvent};
 use crate::status::{CommitXids, TablePhase, TableStatus};
 use crate::store::StoreError;
-use crate::verify::VerifySchedule;
+use crate::verify::{VerifyReport, VerifySchedule};
 
 mod apply;
 mod bases;
@@ -35,150 +26,68 @@ mod copy;
 mod displaced_rows;
 mod error;
 mod folders;
-mod fork;
-mod journal_start;
+mod lifecycle;
+mod options;
+mod published;
 mod recent_transactions;
 mod recopy_diff;
 mod redefinition;
 mod row_diff;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod verification;
-mod verification_control;
+mod verification_log;
 mod verifier;
 mod worker;
 
-use apply::{ApplyError, ChangeEffect, apply_spool};
+use apply::ApplyError;
 use copy::{CopyStopReason, OngoingCopy};
 pub(crate) use error::TableError;
 pub(crate) use folders::{SavedTable, TableFolders, open_table_folders};
+use lifecycle::{LiveTable, TableLifecycle};
+pub(crate) use options::SharedTableState;
+pub use options::TableOptions;
+pub(crate) use published::TableCommit;
+use published::{PublishedTable, RowOrigin, TableChangeCounts};
 use recent_transactions::RecentTransactions;
 pub(crate) use redefinition::{OwedCopy, Redefinition};
+use storage::TableStorage;
 pub use turns::CopyCounts;
 pub(crate) use turns::{CopyTurns, VerifyTurns};
-use verification::Verification;
-pub(crate) use worker::{QueuedTableEvent, StreamProgress, TableEvent, TableWorker};
-
-/// The configuration of a table.
-#[derive(Clone, Debug)]
-pub struct TableOptions {
-    /// The name of the table, and the columns that identify its rows.
-    pub request: TableRequest,
-    /// The filters and transforms between the table and its readers.
-    pub pipeline: PipelineOptions,
-    /// The options of the journal, which limit how much of the past is kept.
-    pub journal: JournalOptions,
-    /// The number of bytes of transactions that are held during a copy before the stream is no
-    /// longer read.
-    pub held_bytes_max: u64,
-    /// The name of the journal.
-    pub instance: InstanceId,
-    /// The first sequence of the journal. It is a random number below 2^52, so that a sequence of
-    /// another journal is never mistaken for one of this journal.
-    pub first_sequence: Sequence,
-    /// The folder for temporary files.
-    pub folder: PathBuf,
-    /// The folder that keeps the journal for the next start, and contains nothing else. `None`
-    /// keeps the journal in memory and temporary files.
-    pub store: Option<PathBuf>,
-    /// The options of the snapshots; `None` if none are written.
-    pub snapshots: Option<SnapshotOptions>,
-    /// The schedule of verifications in the background; `None` if there are none.
-    pub verify: Option<VerifySchedule>,
-}
-
-/// A function that returns the time of day.
-pub type Clock = Arc<dyn Fn() -> CommitTime + Send + Sync>;
-
-/// The state that a table shares with its handles.
-pub(crate) type SharedTableState =
-    (Arc<Mutex<TableStatus>>, Arc<Mutex<CommitXids>>, watch::Sender<Option<Arc<SnapshotFolder>>>);
+use verification::VerifyPartError;
+pub(crate) use worker::{QueuedTableEvent, StreamProgress, TableEvent, TableInbox, TableWorker};
 
 /// A table as a state machine: events in, journal out. It never waits.
-#[derive(Debug)]
 pub(crate) struct Table {
-    options: TableOptions,
-    clock: ClockHandle,
-    phase: TableLifecycle,
-    /// The table as it was last known; absent before the first copy.
-    live: Option<LiveTable>,
+    options: Arc<TableOptions>,
+    clock: Clock,
+    lifecycle: TableLifecycle,
+    storage: TableStorage,
     /// The transactions that a copy's snapshot must see.
     recent: RecentTransactions,
     /// True from a fork of the history until a copy has begun the new journal. Until then the
     /// journal belongs to the abandoned history.
     is_forked: bool,
-    /// The time at which the state was last known to equal the source's.
-    current_at: CommitTime,
-    /// The copy that was requested while another one was being made.
-    owes_copy: Option<OwedCopy>,
-    /// The position that the stream has to reach before a copy begins, and the reason for the copy.
-    copy_due: Option<(Lsn, String)>,
-    /// The reason for the copy that is being made, or was made last.
-    copy_reason: String,
     /// The forks of the history that could not be noted on disk, in their order. The table is not
     /// followed again before they are noted.
-    forks_due: Vec<fork::UnnotedFork>,
-    /// A definition that the rows will have once the stream reaches its position.
-    definition_due: Option<Redefinition>,
+    forks_due: Vec<UnnotedFork>,
+    /// The time at which the state was last known to equal the source's.
+    current_at: CommitTime,
+    /// The reason for the copy that is being made, or was made last.
+    copy_reason: String,
     status: Arc<Mutex<TableStatus>>,
     commits: Arc<Mutex<CommitXids>>,
-    journal: watch::Sender<Option<Journal>>,
-    bases: BaseLocation,
-    /// The identity of the source, which a new journal in the store is labeled with.
-    identity: SourceIdentity,
-    /// The first sequence of the next journal.
-    first_sequence: Sequence,
-    /// Positions up to here may belong to a history that the database has abandoned.
-    abandoned: Lsn,
-    /// The journals of those histories. Each has the newest position that its history is known to
-    /// share with the present one.
-    abandoned_journals: Vec<(InstanceId, Lsn)>,
-    /// The snapshots, which the table shares with its handles.
-    snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
-    /// The verification pass that is running.
-    verification: Option<Box<Verification>>,
 }
 
-struct ClockHandle(Clock);
-
-impl std::fmt::Debug for ClockHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Clock")
-    }
-}
-
+/// A fork that could not be noted on disk.
 #[derive(Debug)]
-enum TableLifecycle {
-    Copying(Box<OngoingCopy>),
-    Live,
-    /// The table is not followed. Transactions are only remembered, because the next copy has to
-    /// see them. The status says whether another attempt is scheduled.
-    Stopped,
-}
-
-#[derive(Debug)]
-struct LiveTable {
-    state: TableState,
-    pipeline: Pipeline,
-    writer: JournalWriter,
-    known: RowOrigin,
-    /// The checksums of the rows that readers receive; `None` if those are the rows of the state.
-    shown: Option<ChecksumBuckets>,
-    /// True if readers receive the checksum.
-    is_compared: bool,
-}
-
-/// The origin of the rows in a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RowOrigin {
-    /// The source's rows. Readers have what the pipeline makes of them.
-    Source,
-    /// The rows that readers have, as a journal has kept them after filters and transforms. Only a
-    /// copy has the source's rows.
-    Readers,
-    /// Unknown rows. The next copy has to send all rows.
-    Nothing,
+struct UnnotedFork {
+    /// The present identity of the database; `None` if the history may still be the same.
+    identity: Option<SourceIdentity>,
+    fork: Fork,
+    reason: String,
 }
 
 /// The action that a table needs after an event.
@@ -193,55 +102,27 @@ pub(crate) enum FollowUpAction {
     Retry,
 }
 
-/// The changes of a committed transaction to one table.
-#[derive(Debug)]
-pub(crate) struct TableCommit {
-    pub(crate) xid: Xid,
-    pub(crate) end: Lsn,
-    pub(crate) committed_at: CommitTime,
-    pub(crate) spool: Spool,
-}
-
-impl TableCommit {
-    pub(crate) fn mark(&self) -> CommitMark {
-        CommitMark { end: self.end, xid: self.xid, committed_at: self.committed_at }
-    }
-}
-
 impl Table {
     pub(crate) fn new(
         options: TableOptions,
         clock: Clock,
-        (status, commits, snapshots): SharedTableState,
-        journal: watch::Sender<Option<Journal>>,
+        shared: SharedTableState,
         identity: SourceIdentity,
     ) -> Table {
-        let phase = TableLifecycle::Copying(Box::new(OngoingCopy::new(None)));
-        let clock = ClockHandle(clock);
-        let bases = BaseLocation { folder: options.folder.clone(), store: None };
+        let SharedTableState { status, commits, journal, snapshots } = shared;
+        let options = Arc::new(options);
         Table {
-            first_sequence: options.first_sequence,
-            abandoned: Lsn::ZERO,
-            abandoned_journals: Vec::new(),
+            storage: TableStorage::new(options.clone(), identity, journal, snapshots),
             options,
             clock,
-            phase,
-            live: None,
+            lifecycle: TableLifecycle::new(),
             recent: RecentTransactions::default(),
             is_forked: false,
-            current_at: CommitTime::default(),
-            owes_copy: None,
-            copy_due: None,
-            copy_reason: "first copy".to_owned(),
             forks_due: Vec::new(),
-            definition_due: None,
+            current_at: CommitTime::default(),
+            copy_reason: "first copy".to_owned(),
             status,
             commits,
-            journal,
-            bases,
-            identity,
-            snapshots,
-            verification: None,
         }
     }
 
@@ -259,71 +140,79 @@ impl Table {
         &self.recent
     }
 
+    fn storage(&self) -> &TableStorage {
+        &self.storage
+    }
+
+    /// Uses the folders for the journal, its bases and the snapshots. Returns what was in them.
+    pub(crate) fn use_folders(&mut self, opened: TableFolders) -> Option<SavedTable> {
+        self.storage.use_folders(opened)
+    }
+
     /// Returns true if so many bytes are held that the stream should wait for the copy.
     pub(crate) fn is_holding_enough(&self) -> bool {
-        matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_full(self.options.held_bytes_max))
+        self.lifecycle.copy().is_some_and(|copy| copy.is_full(self.options.held_bytes_max))
     }
 
     /// Returns the definition that the last copy was made under, as the source gave it; `None` if
     /// the rows are not the source's.
     pub(crate) fn copied_under(&self) -> Option<String> {
-        self.live.as_ref().and_then(LiveTable::definition)
+        self.lifecycle.served().and_then(PublishedTable::definition)
     }
 
     /// Returns true if the table is being copied, or waits for the next attempt at a copy.
     pub(crate) fn is_copying(&self) -> bool {
-        matches!(self.phase, TableLifecycle::Copying(_))
+        self.lifecycle.copy().is_some()
     }
 
     /// Returns true if the copy that is being made has begun to arrive.
     pub(crate) fn has_copied_rows(&self) -> bool {
-        matches!(&self.phase, TableLifecycle::Copying(copying) if copying.progress().is_some())
+        self.lifecycle.copy().is_some_and(|copy| copy.progress().is_some())
     }
 
     /// Returns true if the table follows its source.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.phase, TableLifecycle::Live)
+        self.lifecycle.live().is_some()
+    }
+
+    /// Returns true if every row is checked when the definition that waits for the stream is due.
+    pub(crate) fn has_rows_to_check(&self) -> bool {
+        self.lifecycle.live().is_some_and(LiveTable::has_rows_to_check)
     }
 
     /// Returns the journal's writer; `None` before the first copy, and after the table has stopped.
     pub(crate) fn writer(&mut self) -> Option<&mut JournalWriter> {
-        match self.phase {
-            TableLifecycle::Stopped => None,
-            TableLifecycle::Copying(_) | TableLifecycle::Live => self.live.as_mut().map(|live| &mut live.writer),
+        match &mut self.lifecycle {
+            TableLifecycle::Stopped { .. } => None,
+            TableLifecycle::Copying { served, .. } => served.as_mut().map(|served| &mut served.writer),
+            TableLifecycle::Live(live) => Some(&mut live.served.writer),
         }
     }
 
     /// Handles a committed transaction.
     pub(crate) fn on_commit(&mut self, mut commit: TableCommit) -> Result<FollowUpAction, TableError> {
-        match &mut self.phase {
-            TableLifecycle::Stopped => {
+        match &mut self.lifecycle {
+            TableLifecycle::Stopped { .. } => {
                 // The next copy has to see this transaction.
                 self.recent.remember(commit.xid);
                 Ok(FollowUpAction::Nothing)
             }
-            TableLifecycle::Copying(copying) => {
-                let copied = copying.commit(commit, &self.options, &mut self.recent);
+            TableLifecycle::Copying { copy, .. } => {
+                let copied = copy.commit(commit, &self.options, &mut self.recent);
                 self.after_copying(copied)
             }
-            TableLifecycle::Live => {
-                if self.fits(&mut commit)? {
-                    let wants = self.apply(commit)?;
-                    let wants = self.define_if_due(wants)?;
-                    return self.copy_if_due(wants);
+            TableLifecycle::Live(live) => {
+                if live.served.fits(&mut commit)? {
+                    let action = self.apply(commit)?;
+                    let action = self.define_if_due(action)?;
+                    return self.copy_if_due(action);
                 }
                 self.recent.remember(commit.xid);
-                let wants = self.copy_again("the table's columns or types have changed")?;
+                let action = self.copy_again("the table's columns or types have changed")?;
                 self.on_commit(commit)?;
-                Ok(wants)
+                Ok(action)
             }
         }
-    }
-
-    /// Returns true if a transaction's rows are rows of the schema that the table was copied under.
-    /// A transaction that the table already has is not examined.
-    fn fits(&self, commit: &mut TableCommit) -> io::Result<bool> {
-        let Some(live) = &self.live else { return Ok(false) };
-        Ok(commit.end <= live.writer.committed().position || live.pipeline.fits(&mut commit.spool)?)
     }
 
     /// Handles the progress of the stream: every commit up to `position` has been sent.
@@ -335,18 +224,18 @@ impl Table {
         current_at: Option<CommitTime>,
         mark: CommitMark,
     ) -> Result<FollowUpAction, TableError> {
-        match (&mut self.phase, &mut self.live) {
-            (TableLifecycle::Copying(copying), _) => {
-                copying.reached(position, mark);
+        match &mut self.lifecycle {
+            TableLifecycle::Copying { copy, .. } => {
+                copy.reached(position, mark);
                 self.complete_when_reached()
             }
-            (TableLifecycle::Live, Some(live)) => {
-                live.writer.advance(position, mark);
-                self.current_at = current_at.unwrap_or_else(|| (self.clock.0)());
-                let wants = self.define_if_due(FollowUpAction::Nothing)?;
-                self.copy_if_due(wants)
+            TableLifecycle::Live(live) => {
+                live.served.writer.advance(position, mark);
+                self.current_at = current_at.unwrap_or_else(|| (self.clock)());
+                let action = self.define_if_due(FollowUpAction::Nothing)?;
+                self.copy_if_due(action)
             }
-            _ => Ok(FollowUpAction::Nothing),
+            TableLifecycle::Stopped { .. } => Ok(FollowUpAction::Nothing),
         }
     }
 
@@ -360,23 +249,227 @@ impl Table {
             // lost will never be.
             self.recent = RecentTransactions::default();
         }
-        match &mut self.phase {
-            TableLifecycle::Stopped => self.revive(reason),
-            TableLifecycle::Copying(copying) => {
-                copying.note_gap();
+        match &mut self.lifecycle {
+            TableLifecycle::Stopped { .. } => self.revive(reason),
+            TableLifecycle::Copying { copy, .. } => {
+                copy.note_gap();
                 if fork.is_some() {
-                    copying.forget_held();
+                    copy.forget_held();
                 }
-                copying.start_over();
+                copy.start_over();
                 Ok(FollowUpAction::Copy)
             }
-            TableLifecycle::Live => self.copy_after_a_gap(reason),
+            TableLifecycle::Live(_) => self.copy_after_a_gap(reason),
         }
+    }
+
+    /// Handles a definition change after which the known copy may no longer match the table.
+    pub(crate) fn on_moved(&mut self, request: OwedCopy) -> Result<FollowUpAction, TableError> {
+        match &mut self.lifecycle {
+            TableLifecycle::Stopped { .. } => self.revive(&request.reason),
+            // The copy under way may have been taken before the change. If a definition was seen,
+            // that of the copy decides.
+            TableLifecycle::Copying { owed, .. } => {
+                if owed.as_ref().is_none_or(|owed| owed.definition.is_some()) {
+                    *owed = Some(request);
+                }
+                Ok(FollowUpAction::Nothing)
+            }
+            TableLifecycle::Live(_) => self.copy_again(&request.reason),
+        }
+    }
+
+    /// Handles a new definition that the rows have once every commit up to a position is applied. A
+    /// copy reports its own definition.
+    pub(crate) fn on_redefined(&mut self, redefinition: Redefinition) -> Result<FollowUpAction, TableError> {
+        if let Some(live) = self.lifecycle.live_mut() {
+            live.set_definition_due(redefinition);
+        }
+        self.define_if_due(FollowUpAction::Nothing)
+    }
+
+    /// Handles a fork: the database no longer contains what the rows were made of. Once the fork is
+    /// noted, the table begins again with a copy and a new journal. Readers keep their rows until
+    /// then.
+    ///
+    /// # Errors
+    /// When the fork cannot be noted.
+    pub(crate) fn on_forked(
+        &mut self,
+        identity: SourceIdentity,
+        fork: &Fork,
+        reason: &str,
+    ) -> Result<FollowUpAction, TableError> {
+        self.note_or_owe_fork(Some(&identity), fork, reason)?;
+        self.status.lock().forks = self.storage.count_fork(identity);
+        // Transactions of another history will never be visible in this one.
+        self.recent = RecentTransactions::default();
+        self.is_forked = true;
+        self.lifecycle.forget_due();
+        if self.storage.store_failure().is_some() {
+            return Ok(FollowUpAction::Nothing);
+        }
+        tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
+        let mut last = None;
+        if let Some(served) = self.lifecycle.served_mut() {
+            served.writer.publish()?;
+            last = Some(served.writer.committed().sequence);
+        }
+        self.storage.begin_history(last);
+        self.begin_copying(OngoingCopy::after_fork(), reason);
+        self.status.lock().releasable = Some(DurablePosition::default());
+        Ok(FollowUpAction::Copy)
+    }
+
+    /// Handles a new timeline of the database, which contains everything that was followed.
+    ///
+    /// # Errors
+    /// When the timeline cannot be noted on disk.
+    pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<FollowUpAction, TableError> {
+        self.storage.note_promotion(identity)?;
+        Ok(FollowUpAction::Nothing)
+    }
+
+    /// Notes a fork on disk, or remembers that it has to be noted before the table is followed
+    /// again.
+    fn note_or_owe_fork(
+        &mut self,
+        identity: Option<&SourceIdentity>,
+        fork: &Fork,
+        reason: &str,
+    ) -> Result<(), TableError> {
+        // Each later fork is of the history that an earlier one has left.
+        let noted = self.note_due_forks().and_then(|_| {
+            self.storage.open_missing_folders(&self.clock)?;
+            self.storage.note_fork(fork, reason)
+        });
+        if noted.is_err() {
+            let (identity, fork, reason) = (identity.cloned(), fork.clone(), reason.to_owned());
+            self.forks_due.push(UnnotedFork { identity, fork, reason });
+        }
+        noted
+    }
+
+    /// Notes the forks that could not be noted before, and begins the copy that they require.
+    /// Returns `None` if there are none.
+    fn note_due_forks(&mut self) -> Result<Option<FollowUpAction>, TableError> {
+        let mut action = None;
+        let mut due = std::mem::take(&mut self.forks_due).into_iter();
+        while let Some(UnnotedFork { identity, fork, reason }) = due.next() {
+            let noted = match identity {
+                Some(identity) => self.on_forked(identity, &fork, &reason),
+                None => self.on_restarted(&reason, Some(&fork)),
+            };
+            // A fork that still cannot be noted is due again, before those after it.
+            action = Some(noted.inspect_err(|_| self.forks_due.extend(due.by_ref()))?);
+        }
+        Ok(action)
+    }
+
+    /// Continues with the state that an earlier run has left. Copies the table if `resume` gives a
+    /// reason. Readers have the rows that are left at once. No reader can have received anything
+    /// beyond the position `written`.
+    pub(crate) fn restore(
+        &mut self,
+        mut restored: RestoredJournal,
+        resume: ResumeDecision,
+        written: Lsn,
+    ) -> Result<(), TableError> {
+        if let ResumeDecision::Copy(reason) = &resume
+            && !restored.is_of_same_server
+        {
+            // Without the changes that the slot would have sent, nothing proves that the history is
+            // still the one that was followed.
+            let abandoned = restored.beginning.head.position;
+            let fork = Fork { common: Lsn::ZERO, abandoned, is_certain: false };
+            self.note_or_owe_fork(None, &fork, reason)?;
+            restored.beginning.abandoned = self.storage.abandoned();
+        }
+        self.current_at = restored.beginning.head.committed_at;
+        let served = self.storage.open_journal(restored)?;
+        let resume = match served.origin {
+            RowOrigin::Source => resume,
+            RowOrigin::Readers | RowOrigin::Nothing => {
+                ResumeDecision::Copy("what is kept are the rows that filters and transforms leave".to_owned())
+            }
+        };
+        self.resume_following(served, resume, written)
+    }
+
+    /// Begins a journal at a snapshot, if the source has everything after it. Otherwise the table
+    /// is copied as if there were no snapshot, because rows of any age are served only on request.
+    /// `written` is the same as in `restore`.
+    pub(crate) fn begin_at_snapshot(
+        &mut self,
+        recovered: RecoveredSnapshot,
+        resume: ResumeDecision,
+        written: Lsn,
+    ) -> Result<(), TableError> {
+        let SnapshotInfo { id, position, committed_at, .. } = recovered.info.clone();
+        if let ResumeDecision::Copy(reason) = resume {
+            tracing::warn!(
+                table = %self.name(), id, %position, reason,
+                "the table cannot continue from the newest snapshot, and is copied; RestoreSnapshot serves the snapshot's rows until then"
+            );
+            return Ok(());
+        }
+        let served = self.storage.begin_at_snapshot(recovered)?;
+        self.current_at = committed_at;
+        tracing::info!(table = %self.name(), id, %position, "a new journal begins at the newest snapshot");
+        self.resume_following(served, resume, written)
+    }
+
+    /// Serves the rows of a snapshot until the first copy is complete. Readers then receive the
+    /// differences.
+    ///
+    /// # Errors
+    /// When the table is already served, or has failed.
+    pub(crate) fn restore_snapshot(&mut self, recovered: RecoveredSnapshot) -> Result<(), SnapshotError> {
+        if let Some(served) = self.lifecycle.served() {
+            return Err(SnapshotError::Served(served.position()));
+        }
+        if self.is_forked {
+            // The journal after the copy must not repeat the sequences of one that begins now.
+            return Err(SnapshotError::Forked);
+        }
+        let TableLifecycle::Copying { copy, served, .. } = &mut self.lifecycle else {
+            let error = self.status.lock().phase.error().unwrap_or_default().to_owned();
+            return Err(SnapshotError::Failed(error));
+        };
+        let SnapshotInfo { id, position, committed_at, .. } = recovered.info.clone();
+        let begun = self.storage.begin_at_snapshot(recovered);
+        *served = Some(begun.map_err(|error| SnapshotError::Failed(error.to_string()))?);
+        copy.continue_from(position);
+        self.current_at = committed_at;
+        tracing::warn!(table = %self.name(), id, %position, "the rows of a snapshot are served until the table is copied");
+        Ok(())
+    }
+
+    /// Serves the table, and follows or copies it again.
+    fn resume_following(
+        &mut self,
+        served: PublishedTable,
+        resume: ResumeDecision,
+        written: Lsn,
+    ) -> Result<(), TableError> {
+        let mut live = LiveTable::new(served);
+        if let ResumeDecision::FollowThenCopy(reason) = &resume {
+            live.set_copy_due(written, reason.clone());
+        }
+        self.lifecycle = TableLifecycle::Live(live);
+        self.status.lock().phase = TablePhase::Live;
+        match resume {
+            ResumeDecision::Follow | ResumeDecision::FollowThenCopy(_) => {}
+            ResumeDecision::Copy(reason) => drop(self.copy_after_a_gap(&reason)?),
+        }
+        self.copy_if_due(FollowUpAction::Nothing)?;
+        self.report();
+        Ok(())
     }
 
     /// Returns true if the table should be retried automatically after this error.
     pub(crate) fn may_retry(&self, error: &TableError) -> bool {
-        error.may_pass() && self.store_failure().is_none()
+        error.may_pass() && self.storage.store_failure().is_none()
     }
 
     /// Stops following the table. Readers keep their rows. `next_at` is the time of the next
@@ -384,90 +477,84 @@ impl Table {
     pub(crate) fn stop(&mut self, error: &TableError, next_at: Option<Instant>) {
         let error = error.to_string();
         // The positions that the store lost are only in the source, which must not forget them.
-        let is_kept = self.store_failure().is_some() || (next_at.is_some() && self.bases.store.is_some());
+        let is_kept = self.storage.store_failure().is_some() || (next_at.is_some() && self.storage.has_store());
         match next_at {
             Some(_) => {
                 tracing::warn!(table = %self.name(), %error, "the table is not followed for now, and is tried again")
             }
             None => tracing::error!(table = %self.name(), %error, "table stopped"),
         }
-        if let TableLifecycle::Copying(copying) = &mut self.phase {
-            copying.abandon(&mut self.recent);
+        if let Some(copy) = self.lifecycle.copy_mut() {
+            copy.abandon(&mut self.recent);
         }
-        self.phase = TableLifecycle::Stopped;
-        self.verification = None;
+        self.lifecycle.stop();
         let mut status = self.status.lock();
-        status.phase = match next_at {
+        status.fail(match next_at {
             Some(next_at) => TablePhase::Retrying { error, next_at },
             None => TablePhase::Failed { error },
-        };
-        status.has_failed = true;
-        status.copy = None;
+        });
         status.releasable = status.releasable.filter(|_| is_kept);
     }
 
     /// Tries again to follow a table that is stopped.
     pub(crate) fn retry(&mut self) -> Result<FollowUpAction, TableError> {
-        match self.phase {
-            TableLifecycle::Stopped => self.revive(&self.copy_reason.clone()),
-            TableLifecycle::Copying(_) => Ok(FollowUpAction::Retry),
-            TableLifecycle::Live => Ok(FollowUpAction::Nothing),
+        match &self.lifecycle {
+            TableLifecycle::Stopped { .. } => self.revive(&self.copy_reason.clone()),
+            TableLifecycle::Copying { .. } => Ok(FollowUpAction::Retry),
+            TableLifecycle::Live(_) => Ok(FollowUpAction::Nothing),
         }
     }
 
     /// Reports that an attempt to copy the table begins. Transactions that commit from now on are
     /// held for it.
     pub(crate) fn begin_attempt(&mut self) {
-        if let TableLifecycle::Copying(copying) = &mut self.phase {
-            copying.begin_attempt();
+        if let Some(copy) = self.lifecycle.copy_mut() {
+            copy.begin_attempt();
             self.status.lock().phase = TablePhase::Copying { reason: self.copy_reason.clone() };
         }
     }
 
     /// Reports that an attempt to copy the table has failed, and the time of the next one.
     pub(crate) fn on_attempt_failed(&mut self, error: &str, next_at: Instant) {
-        if let TableLifecycle::Copying(copying) = &mut self.phase {
-            copying.start_over();
+        if let Some(copy) = self.lifecycle.copy_mut() {
+            copy.start_over();
             let error = format!("copying the table: {error}");
-            let mut status = self.status.lock();
-            status.phase = TablePhase::Retrying { error, next_at };
-            status.has_failed = true;
-            status.copy = None;
+            self.status.lock().fail(TablePhase::Retrying { error, next_at });
         }
     }
 
     /// Drops the transactions that are held for a copy while none is being made. Other tables then
     /// do not wait for this one.
     pub(crate) fn stop_holding(&mut self) {
-        let TableLifecycle::Copying(copying) = &mut self.phase else { return };
+        let Some(copy) = self.lifecycle.copy_mut() else { return };
         tracing::info!(
             table = %self.options.request.name,
-            "transactions are not held any more while the copy cannot be made: readers will get them as one transaction"
+            "transactions are not held any more while the copy cannot be made: readers will receive them as one"
         );
-        copying.stop_holding(&mut self.recent);
+        copy.stop_holding(&mut self.recent);
         self.status.lock().releasable = None;
     }
 
     /// Handles an event of a copy.
     pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<FollowUpAction, TableError> {
-        let TableLifecycle::Copying(copying) = &mut self.phase else {
+        let TableLifecycle::Copying { copy, served, .. } = &mut self.lifecycle else {
             return Ok(FollowUpAction::Nothing);
         };
-        let known = self.live.as_ref().filter(|_| !copying.is_after_fork());
-        let known = known.map(|live| (&live.state, &live.pipeline));
-        let received = copying.receive(event, (&self.options, &self.bases), known, (self.clock.0)(), &mut self.recent);
-        copying.log_progress(&self.options.request.name);
+        let known = served.as_ref().filter(|_| !copy.is_after_fork());
+        let now = (self.clock)();
+        let received = copy.receive(event, &self.options, self.storage.bases(), known, now, &mut self.recent);
+        copy.log_progress(&self.options.request.name);
         self.after_copying(received)
     }
 
     /// Handles a copy that ended without success. Another one has to be made.
     pub(crate) fn on_copy_lost(&mut self) -> FollowUpAction {
-        match &mut self.phase {
-            TableLifecycle::Copying(copying) if !copying.has_ended() => {
-                copying.start_over();
+        match self.lifecycle.copy_mut() {
+            Some(copy) if !copy.has_ended() => {
+                copy.start_over();
                 FollowUpAction::CopyLater
             }
-            _ => FollowUpAction::Nothing,
+            Some(_) | None => FollowUpAction::Nothing,
         }
     }
 
@@ -476,91 +563,102 @@ impl Table {
     /// # Errors
     /// When the table's store accepts no writes.
     fn revive(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
-        self.open_missing_folders()?;
-        if let Some(error) = self.store_failure() {
+        self.storage.open_missing_folders(&self.clock)?;
+        if let Some(error) = self.storage.store_failure() {
             return Err(StoreError::Failed(error).into());
         }
-        if let Some(reason) = self.store_stall().filter(|_| self.is_ahead_of_disk()) {
+        if let Some(reason) = self.storage.store_stall().filter(|_| self.is_ahead_of_disk()) {
             return Err(StoreError::Stalled(reason).into());
         }
         if let Some(action) = self.note_due_forks()? {
             return Ok(action);
         }
-        if self.live.is_some() {
+        if self.lifecycle.served().is_some() {
             return self.copy_after_a_gap(reason);
         }
-        let copying = match self.is_forked {
+        let copy = match self.is_forked {
             true => OngoingCopy::after_fork(),
-            false => OngoingCopy::new(None),
+            false => OngoingCopy::first(),
         };
-        self.begin_copying(copying, reason);
+        self.begin_copying(copy, reason);
         Ok(FollowUpAction::Copy)
     }
 
     /// Returns true if the store is so far behind that the table should wait for it.
     fn is_ahead_of_disk(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.writer.is_ahead_of_disk())
+        self.lifecycle.served().is_some_and(|served| served.writer.is_ahead_of_disk())
     }
 
     /// Makes a full disk a failure of the store, and not a reason to wait, because the table ends.
     pub(crate) fn stop_waiting_for_disk(&mut self) {
-        if let Some(live) = &self.live {
-            live.writer.stop_waiting_for_disk();
+        if let Some(served) = self.lifecycle.served() {
+            served.writer.stop_waiting_for_disk();
         }
     }
 
-    fn begin_copying(&mut self, copying: OngoingCopy, reason: &str) {
-        self.phase = TableLifecycle::Copying(Box::new(copying));
+    fn begin_copying(&mut self, copy: OngoingCopy, reason: &str) {
+        self.lifecycle.begin_copying(copy);
         reason.clone_into(&mut self.copy_reason);
         self.status.lock().phase = TablePhase::Copying { reason: reason.to_owned() };
     }
 
     /// Begins the copy that waits for the stream, if the stream has come so far.
-    fn copy_if_due(&mut self, wants: FollowUpAction) -> Result<FollowUpAction, TableError> {
-        let Some(LiveTable { writer, .. }) = &self.live else { return Ok(wants) };
-        let reached = writer.committed().position;
-        match self.copy_due.take_if(|(at, _)| *at <= reached) {
-            Some((_, reason)) if wants == FollowUpAction::Nothing => self.copy_again(&reason),
-            _ => Ok(wants),
+    fn copy_if_due(&mut self, action: FollowUpAction) -> Result<FollowUpAction, TableError> {
+        match self.lifecycle.live_mut().and_then(LiveTable::take_due_copy) {
+            Some(reason) if action == FollowUpAction::Nothing => self.copy_again(&reason),
+            Some(_) | None => Ok(action),
         }
+    }
+
+    /// Writes the definition that waits for the stream, if the stream has come so far. It is
+    /// written after the rows that it applies to.
+    fn define_if_due(&mut self, action: FollowUpAction) -> Result<FollowUpAction, TableError> {
+        let Some(live) = self.lifecycle.live_mut() else { return Ok(action) };
+        let Some(due) = live.take_due_definition() else { return Ok(action) };
+        if let Some(column) = due.violated_column(&live.served.state) {
+            let reason = format!("column {column} has values of a definition in between");
+            return self.copy_again(&reason);
+        }
+        live.served.writer.publish()?;
+        live.served.writer.define(self.options.row_definition(due.definition));
+        Ok(action)
     }
 
     /// Copies the table again, because commits may be missing after the last known position.
     fn copy_after_a_gap(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
-        let wants = self.copy_again(reason)?;
-        if let TableLifecycle::Copying(copying) = &mut self.phase {
-            copying.note_gap();
+        let action = self.copy_again(reason)?;
+        if let Some(copy) = self.lifecycle.copy_mut() {
+            copy.note_gap();
         }
-        Ok(wants)
+        Ok(action)
     }
 
+    /// Copies the table again. What it waits for is not needed any more: the copy has the newest
+    /// definition, and compares every row.
     fn copy_again(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
         tracing::info!(table = %self.name(), reason, "the table is copied again");
-        let Some(live) = &mut self.live else {
+        let Some(served) = self.lifecycle.served_mut() else {
             return Ok(FollowUpAction::Nothing);
         };
-        live.writer.publish()?;
-        (self.copy_due, self.definition_due) = (None, None);
-        // The copy compares every row, so the pass is not needed.
-        self.verification = None;
-        let copying = match self.is_forked {
+        served.writer.publish()?;
+        let copy = match self.is_forked {
             true => OngoingCopy::after_fork(),
-            false => OngoingCopy::new(Some(live.writer.committed().position)),
+            false => OngoingCopy::after(served.position()),
         };
-        self.begin_copying(copying, reason);
+        self.begin_copying(copy, reason);
         Ok(FollowUpAction::Copy)
     }
 
     fn apply(&mut self, mut commit: TableCommit) -> Result<FollowUpAction, TableError> {
-        let Some(live) = &mut self.live else {
+        let Some(live) = self.lifecycle.live_mut() else {
             return Ok(FollowUpAction::Nothing);
         };
-        if commit.end <= live.writer.committed().position {
+        if commit.end <= live.served.position() {
             return Ok(FollowUpAction::Nothing);
         }
         // A later copy has to see the transaction, even if it cannot be applied.
         self.recent.remember(commit.xid);
-        match live.apply(&mut commit, self.verification.as_deref_mut()) {
+        match live.apply(&mut commit) {
             Ok(counts) => {
                 self.commits.lock().remember(commit.end, commit.xid);
                 self.current_at = commit.committed_at;
@@ -569,10 +667,10 @@ impl Table {
             }
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error @ (ApplyError::Diverged(_) | ApplyError::Incomplete)) => {
-                tracing::error!(table = %self.name(), %error, position = %commit.end, "copying the table anew");
-                let wants = self.copy_again(&error.to_string())?;
+                tracing::error!(table = %self.name(), %error, position = %commit.end, "a change does not fit the rows, and the table is copied again");
+                let action = self.copy_again(&error.to_string())?;
                 self.on_commit(commit)?;
-                Ok(wants)
+                Ok(action)
             }
         }
     }
@@ -583,8 +681,8 @@ impl Table {
             Err(CopyStopReason::Failed(error)) => Err(error),
             Err(CopyStopReason::StartOver(reason)) => {
                 tracing::warn!(table = %self.name(), reason, "the copy is made again");
-                if let TableLifecycle::Copying(copying) = &mut self.phase {
-                    copying.start_over();
+                if let Some(copy) = self.lifecycle.copy_mut() {
+                    copy.start_over();
                 }
                 Ok(FollowUpAction::CopyLater)
             }
@@ -592,38 +690,34 @@ impl Table {
     }
 
     fn complete_when_reached(&mut self) -> Result<FollowUpAction, TableError> {
-        let TableLifecycle::Copying(copying) = &mut self.phase else {
+        let TableLifecycle::Copying { copy, served, owed } = &mut self.lifecycle else {
             return Ok(FollowUpAction::Nothing);
         };
-        let is_after_fork = copying.is_after_fork();
-        let Some(done) = copying.complete() else {
+        let Some(done) = copy.complete() else {
             return Ok(FollowUpAction::Nothing);
         };
-        let (copied_under, definition) = (done.definition.clone(), self.definition(done.definition.clone()));
-        match &mut self.live {
-            _ if is_after_fork => self.replace_journal(done, definition)?,
-            None => self.live = Some(self.begin_journal(done, definition, None)?),
-            Some(live) => {
-                let counts = recopy_diff::publish_copy(live, done, definition.version())?;
-                counts.add_to(&mut self.status.lock());
-                live.writer.define(definition);
-            }
-        }
-        self.phase = TableLifecycle::Live;
-        self.current_at = (self.clock.0)();
-        self.report_copied();
-        match self.owes_copy.take() {
+        let copied_under = done.definition.clone();
+        let (completed, counts) = match copy.is_after_fork() {
+            true => (self.storage.replace_journal(served, done)?, TableChangeCounts::default()),
+            false => self.storage.publish_copy(served, done)?,
+        };
+        self.is_forked &= !copy.is_after_fork();
+        counts.add_to(&mut self.status.lock());
+        let owed = owed.take();
+        self.current_at = (self.clock)();
+        self.report_copied(&completed);
+        self.lifecycle = TableLifecycle::Live(LiveTable::new(completed));
+        match owed {
             Some(owed) if owed.is_owed_after(&copied_under) => self.copy_again(&owed.reason),
             Some(_) | None => Ok(FollowUpAction::Nothing),
         }
     }
 
-    fn report_copied(&mut self) {
-        let Some(live) = &self.live else { return };
+    fn report_copied(&self, served: &PublishedTable) {
         let mut status = self.status.lock();
         status.phase = TablePhase::Live;
         status.copies += 1;
-        let (rows, position) = (live.state.len(), live.writer.committed().position);
+        let (rows, position) = (served.rows(), served.position());
         let seconds = status.copy.take().map_or(0.0, |copy| copy.started_at.elapsed().as_secs_f64());
         tracing::info!(table = %self.options.request.name, rows, %position, seconds, "table copied");
     }
@@ -631,154 +725,75 @@ impl Table {
     /// Updates the status, once per burst of events.
     pub(crate) fn report(&mut self) {
         #[cfg(debug_assertions)]
-        if let Some(live) = &mut self.live {
-            canary::plant_if_asked(&self.options.request.name, &mut live.state);
+        if let Some(served) = self.lifecycle.served_mut() {
+            canary::plant_if_asked(&self.options.request.name, &mut served.state);
         }
         let mut status = self.status.lock();
-        if let Some(live) = &self.live {
-            let committed = live.writer.committed();
-            status.rows = live.state.len() as u64;
-            status.row_bytes = live.state.row_bytes();
+        if let Some(served) = self.lifecycle.served() {
+            let committed = served.writer.committed();
+            status.rows = served.state.len() as u64;
+            status.row_bytes = served.state.row_bytes();
             status.position = committed.position;
             status.committed_at = committed.committed_at;
             status.current_at = self.current_at;
-            if matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_after_fork()) {
+            match &self.lifecycle {
                 // Positions of another history say nothing about what the source may forget.
-                status.releasable = Some(DurablePosition::default());
-            } else if matches!(&self.phase, TableLifecycle::Copying(copying) if copying.is_waiting()) {
+                TableLifecycle::Copying { copy, .. } if copy.is_after_fork() => {
+                    status.releasable = Some(DurablePosition::default());
+                }
                 // The copy that is owed decides what the source has to keep.
-                status.releasable = None;
-            } else if !matches!(self.phase, TableLifecycle::Stopped) {
-                status.releasable = Some(match (live.writer.journal().store_status(), self.snapshots()) {
-                    (Some(store), _) => store.durable,
-                    (None, Some(snapshots)) => snapshots.status().durable,
-                    (None, None) => DurablePosition::not_kept(committed.position),
-                });
+                TableLifecycle::Copying { copy, .. } if copy.is_waiting() => status.releasable = None,
+                TableLifecycle::Copying { .. } | TableLifecycle::Live(_) => {
+                    status.releasable =
+                        Some(match (served.writer.journal().store_status(), self.storage.snapshots()) {
+                            (Some(store), _) => store.durable,
+                            (None, Some(snapshots)) => snapshots.status().durable,
+                            (None, None) => DurablePosition::not_kept(committed.position),
+                        });
+                }
+                TableLifecycle::Stopped { .. } => {}
             }
         }
-        let (copy, held) = match &self.phase {
-            TableLifecycle::Copying(copying) => (copying.progress(), copying.held_bytes()),
-            TableLifecycle::Live | TableLifecycle::Stopped => (None, 0),
+        let copy = self.lifecycle.copy();
+        (status.copy, status.held_bytes) = copy.map_or((None, 0), |copy| (copy.progress(), copy.held_bytes()));
+    }
+
+    /// Returns the schedule of the table's verifications in the background.
+    pub(crate) fn verify_schedule(&self) -> Option<VerifySchedule> {
+        self.options.verify.clone()
+    }
+
+    /// Returns the table if it follows its source.
+    fn live(&self) -> Option<&LiveTable> {
+        self.lifecycle.live()
+    }
+
+    /// Returns the same as [`Table::live`], to be changed.
+    fn live_mut(&mut self) -> Option<&mut LiveTable> {
+        self.lifecycle.live_mut()
+    }
+
+    /// Handles an event of the part that the verification pass reads.
+    fn on_part(&mut self, event: TablePartEvent) -> Result<(), VerifyPartError> {
+        if let TablePartEvent::Begin { snapshot, .. } = &event {
+            self.recent.forget_below(snapshot.xmin);
+        }
+        self.live_mut().map_or(Ok(()), |live| live.on_part(event))
+    }
+
+    /// Ends the verification pass that is done, and begins a copy if the pass requires one.
+    fn end_verification(&mut self) -> Result<(Option<Arc<VerifyReport>>, FollowUpAction), TableError> {
+        let now = (self.clock)();
+        let Some(report) = self.live_mut().and_then(|live| live.end_verification(now)) else {
+            return Ok((None, FollowUpAction::Nothing));
         };
-        (status.copy, status.held_bytes) = (copy, held);
-    }
-}
-
-impl LiveTable {
-    /// Applies a transaction, and writes it to the journal.
-    fn apply(
-        &mut self,
-        commit: &mut TableCommit,
-        mut verification: Option<&mut Verification>,
-    ) -> Result<TableChangeCounts, ApplyError> {
-        let LiveTable { state, pipeline, writer, known, shown, is_compared } = self;
-        writer.begin_commit(commit.mark())?;
-        let (mut counts, mut scratch) = (TableChangeCounts::default(), EmittedRowBuffers::default());
-        let applied = apply_spool(state, pipeline, &mut commit.spool, commit.committed_at, |applied| {
-            counts.count(applied);
-            if let Some(verification) = &mut verification {
-                verification.track(commit.xid, pipeline.state().key(), applied);
-            }
-            emit_change(writer, pipeline, applied, &mut scratch, shown.as_mut())
-        });
-        if let Err(error) = applied {
-            writer.abort();
-            *known = RowOrigin::Nothing;
-            return Err(error);
-        }
-        if *is_compared {
-            writer.note_checksum(readers_checksum(state, shown.as_ref()));
-        }
-        writer.commit()?;
-        Ok(counts)
-    }
-
-    /// Returns the definition that the last copy was made under, if the rows are the source's.
-    fn definition(&self) -> Option<String> {
-        (self.known == RowOrigin::Source).then(|| self.writer.journal().definition().source)
-    }
-}
-
-/// Returns the checksum of the rows that readers receive: that of the state, unless it is kept
-/// separately.
-fn readers_checksum(state: &TableState, shown: Option<&ChecksumBuckets>) -> Checksum {
-    shown.map_or_else(|| state.checksum(), ChecksumBuckets::total)
-}
-
-#[derive(Default)]
-struct TableChangeCounts {
-    inserts: u64,
-    updates: u64,
-    deletes: u64,
-    truncates: u64,
-}
-
-impl TableChangeCounts {
-    fn add(&mut self, more: &TableChangeCounts) {
-        self.inserts += more.inserts;
-        self.updates += more.updates;
-        self.deletes += more.deletes;
-        self.truncates += more.truncates;
-    }
-
-    fn count(&mut self, applied: ChangeEffect<'_>) {
-        match applied {
-            ChangeEffect::Row { old: None, .. } => self.inserts += 1,
-            ChangeEffect::Row { old: Some(_), new: Some(_), .. } => self.updates += 1,
-            ChangeEffect::Row { old: Some(_), new: None, .. } => self.deletes += 1,
-            ChangeEffect::Truncate => self.truncates += 1,
-        }
-    }
-
-    fn add_to(&self, status: &mut TableStatus) {
-        status.inserts += self.inserts;
-        status.updates += self.updates;
-        status.deletes += self.deletes;
-        status.truncates += self.truncates;
-    }
-}
-
-#[derive(Default)]
-struct EmittedRowBuffers {
-    new: TupleBuf,
-    old: TupleBuf,
-    key: TupleBuf,
-}
-
-/// Writes the change that readers see to the journal, and to the checksums of the rows that they
-/// have.
-fn emit_change(
-    writer: &mut JournalWriter,
-    pipeline: &Pipeline,
-    applied: ChangeEffect<'_>,
-    scratch: &mut EmittedRowBuffers,
-    shown: Option<&mut ChecksumBuckets>,
-) -> io::Result<()> {
-    let (old, new) = match applied {
-        ChangeEffect::Truncate => {
-            shown.into_iter().for_each(ChecksumBuckets::clear);
-            return writer.push(EntryAction::Truncate, TupleRef::trusted(&[]), None);
-        }
-        ChangeEffect::Row { old, new, .. } => (old.map(Tuple::as_ref), new.map(Tuple::as_ref)),
-    };
-    let EmittedRowBuffers { new: new_out, old: old_out, key } = scratch;
-    let (old, new) = match pipeline.classify(old, new) {
-        VisibleEffect::Nothing => return Ok(()),
-        VisibleEffect::Insert => (None, new),
-        VisibleEffect::Update => (old, new),
-        VisibleEffect::Delete => (old, None),
-    };
-    let old = old.map(|old| pipeline.out_row(old, old_out));
-    let new = new.map(|new| pipeline.out_row(new, new_out));
-    shown.into_iter().for_each(|shown| shown.replace(pipeline.out().key(), old, new));
-    match (old, new) {
-        (None, Some(new)) => writer.push(EntryAction::Insert, new, None),
-        (Some(old), Some(new)) => writer.push(EntryAction::Update, new, Some(old)),
-        (Some(old), None) => {
-            key.clear();
-            pipeline.out().key().cells_of(old).for_each(|cell| key.push(cell));
-            writer.push(EntryAction::Delete, key.as_ref(), Some(old))
-        }
-        (None, None) => Ok(()),
+        let report = Arc::new(report);
+        verification_log::log_report(self.name(), &report);
+        self.status.lock().verify.count_pass(report.clone());
+        let action = match report.heals {
+            true => self.copy_again(&format!("verification found {} rows that differ", report.differing))?,
+            false => FollowUpAction::Nothing,
+        };
+        Ok((Some(report), action))
     }
 }

@@ -59,6 +59,24 @@ pub struct VerifyStatus {
     pub differences: u64,
 }
 
+impl VerifyStatus {
+    /// Counts a complete pass.
+    pub(crate) fn count_pass(&mut self, report: Arc<VerifyReport>) {
+        (self.running, self.error) = (None, None);
+        self.passes += 1;
+        self.rows += report.rows;
+        self.differences += report.differing;
+        self.last = Some(report);
+    }
+
+    /// Counts a pass that did not complete.
+    pub(crate) fn count_failure(&mut self, error: &VerifyError) {
+        self.running = None;
+        self.failures += 1;
+        self.error = Some(error.to_string());
+    }
+}
+
 /// The result of a complete pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {

@@ -13,15 +13,17 @@ use std::io;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
+use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::source::{SourceCommit, SourceEvent};
 use laredo_engine::spool::{RawChange, SpoolOptions};
 
 use crate::ddl;
-use crate::pgoutput::{PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids};
-use crate::stream::{HistoryMismatch, HistoryProof, SentCommits};
-use relation::{AnnouncedRelation, RelationCatalog};
-pub use relation::{RelationIdentity, TableRoute, TableRoutes};
+use crate::history_proof::{HistoryMismatch, HistoryProof, SentCommits};
+use crate::pgoutput::{
+    CommitRecord, PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids,
+};
+use relation::RelationCatalog;
+pub use relation::{TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;
 
 /// The assembler of the transactions of one stream, over all its connections.
@@ -62,7 +64,7 @@ pub enum PgoutputAssemblyError {
     #[error(transparent)]
     Mismatch(#[from] HistoryMismatch),
     /// The changes could not be stored until their commit.
-    #[error("could not keep a transaction until its commit: {0}")]
+    #[error("cannot store a transaction until its commit: {0}")]
     Spool(#[from] io::Error),
 }
 
@@ -75,7 +77,7 @@ struct AssemblyState {
     streamed: HashMap<u32, UncommittedTransaction>,
     recent: Xid,
     position: Lsn,
-    told: Lsn,
+    reported: Lsn,
     /// The tables truncated by committed transactions, each with the last (sub)transaction that did
     /// so.
     truncated: BTreeMap<Oid, u32>,
@@ -97,6 +99,15 @@ enum CurrentTransaction {
     Block(UncommittedTransaction),
 }
 
+impl CurrentTransaction {
+    fn transaction_mut(&mut self) -> Option<&mut UncommittedTransaction> {
+        match self {
+            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
+            CurrentTransaction::Nothing => None,
+        }
+    }
+}
+
 impl PgoutputAssembler {
     /// Creates an assembler for these tables, in the order of their
     /// [`laredo_engine::source::TableIndex`].
@@ -111,7 +122,7 @@ impl PgoutputAssembler {
                 streamed: HashMap::new(),
                 recent: Xid(0),
                 position: Lsn::ZERO,
-                told: Lsn::ZERO,
+                reported: Lsn::ZERO,
                 truncated: BTreeMap::new(),
                 sent: SentCommits::default(),
                 proof: None,
@@ -131,7 +142,7 @@ impl PgoutputAssembler {
         state.recent = recent;
         state.position = from;
         // On an idle database nothing else would report that the stream is connected.
-        state.told = Lsn::ZERO;
+        state.reported = Lsn::ZERO;
         state.proof = None;
     }
 
@@ -196,9 +207,9 @@ impl PgoutputAssembler {
     /// Returns the position that the stream has reached, unless a commit or an earlier call has
     /// reported it.
     pub fn progress(&mut self) -> Option<SourceEvent> {
-        let AssemblyState { position, told, .. } = &mut self.state;
-        (*position > *told).then(|| {
-            *told = *position;
+        let AssemblyState { position, reported, .. } = &mut self.state;
+        (*position > *reported).then(|| {
+            *reported = *position;
             SourceEvent::Progress(*position)
         })
     }
@@ -243,7 +254,7 @@ impl PgoutputAssembler {
     /// Returns true if a relation with a table's name was announced since the last call. PostgreSQL
     /// announces a table again after its definition has changed.
     pub fn take_announced(&mut self) -> bool {
-        std::mem::take(&mut self.state.catalog.announced)
+        self.state.catalog.take_announced()
     }
 }
 
@@ -251,17 +262,8 @@ impl AssemblyState {
     fn reroute(&mut self, routes: &TableRoutes, events: &mut VecDeque<SourceEvent>) {
         let AssemblyState { catalog, current, streamed, .. } = self;
         let changed = catalog.reroute(routes, events);
-        let current = match current {
-            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => Some(transaction),
-            CurrentTransaction::Nothing => None,
-        };
-        for transaction in current.into_iter().chain(streamed.values_mut()) {
-            for (oid, known) in &mut transaction.relations {
-                known.table = catalog.table_of(*oid);
-            }
-            // These changes belong to another relation. The copy waits for the transactions that
-            // wrote its own relation before.
-            changed.iter().for_each(|table| _ = transaction.spools.remove(table));
+        for transaction in current.transaction_mut().into_iter().chain(streamed.values_mut()) {
+            transaction.reroute(catalog, &changed);
         }
     }
 
@@ -289,27 +291,27 @@ impl AssemblyState {
                 Ok(())
             }
             PgoutputMessage::Begin { xid, .. } => self.begin(xid),
-            PgoutputMessage::Commit { commit, end, committed_at } => match self.take_current() {
-                CurrentTransaction::Whole(transaction) => self.commit(transaction, (commit, end), committed_at, events),
-                _ => Err(order("Commit", "where no transaction is open")),
+            PgoutputMessage::Commit(record) => match self.take_current() {
+                CurrentTransaction::Whole(transaction) => self.commit(transaction, record, events),
+                CurrentTransaction::Nothing | CurrentTransaction::Block(_) => {
+                    Err(order("Commit", "where no transaction is open"))
+                }
             },
             PgoutputMessage::StreamStart { xid, first } => self.stream_start(xid, first),
             PgoutputMessage::StreamStop => match self.take_current() {
                 CurrentTransaction::Block(transaction) => {
-                    self.streamed.insert(transaction.xid, transaction);
+                    self.streamed.insert(transaction.xid(), transaction);
                     Ok(())
                 }
-                _ => Err(order("Stream Stop", "where no streamed block is open")),
+                CurrentTransaction::Nothing | CurrentTransaction::Whole(_) => {
+                    Err(order("Stream Stop", "where no streamed block is open"))
+                }
             },
-            PgoutputMessage::StreamCommit { xid, commit, end, committed_at } => {
-                self.stream_commit(xid, (commit, end), committed_at, events)
-            }
+            PgoutputMessage::StreamCommit { xid, record } => self.stream_commit(xid, record, events),
             PgoutputMessage::StreamAbort { xid, subtransaction } => self.stream_abort(xid, subtransaction),
             PgoutputMessage::Message { prefix, transactional: true, .. } if prefix == ddl::PREFIX => {
-                if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) =
-                    &mut self.current
-                {
-                    transaction.has_ddl = true;
+                if let Some(transaction) = self.current.transaction_mut() {
+                    transaction.record_ddl();
                 }
                 Ok(())
             }
@@ -324,35 +326,16 @@ impl AssemblyState {
         rows: [Option<PgoutputRow<'_>>; 2],
         change: RawChange<'_>,
     ) -> Result<(), PgoutputAssemblyError> {
-        let transaction = match &mut self.current {
-            CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) => transaction,
-            CurrentTransaction::Nothing => return Err(order("a change", "where no transaction is open")),
-        };
-        let known = transaction.relations.get(&oid).or_else(|| self.catalog.get(oid));
-        let AnnouncedRelation { table, shape, .. } = known.ok_or(PgoutputAssemblyError::Unannounced(oid))?;
-        let Some(table) = *table else {
-            return Ok(());
-        };
-        let expected = shape.columns.len();
-        if let Some(row) = rows.into_iter().flatten().find(|row| row.columns != expected) {
-            return Err(PgoutputAssemblyError::Cells {
-                table: self.catalog.name(table).clone(),
-                found: row.columns,
-                expected,
-            });
+        match self.current.transaction_mut() {
+            Some(transaction) => transaction.push(&self.catalog, xid, oid, rows, change),
+            None => Err(order("a change", "where no transaction is open")),
         }
-        let spool = transaction.spools.entry(table);
-        let spool = spool.or_insert_with(|| transaction::spool(&self.spool));
-        spool.push_shape(shape);
-        spool.push(xid.unwrap_or(transaction.xid), change)?;
-        Ok(())
     }
 
     fn truncate(&mut self, xid: Option<u32>, relations: RelationOids<'_>) -> Result<(), PgoutputAssemblyError> {
         relations.iter().try_for_each(|oid| self.change(xid, oid, [None, None], RawChange::Truncate))?;
-        if let CurrentTransaction::Whole(transaction) | CurrentTransaction::Block(transaction) = &mut self.current {
-            let by = xid.unwrap_or(transaction.xid);
-            transaction.truncated.extend(relations.iter().map(|oid| (oid, by)));
+        if let Some(transaction) = self.current.transaction_mut() {
+            transaction.record_truncates(xid, relations.iter());
         }
         Ok(())
     }
@@ -362,7 +345,7 @@ impl AssemblyState {
         let known = self.catalog.announce(relation);
         match &mut self.current {
             CurrentTransaction::Block(transaction) => {
-                transaction.relations.insert(relation.oid, known);
+                transaction.announce(relation.oid, known);
             }
             CurrentTransaction::Whole(_) | CurrentTransaction::Nothing => {
                 self.catalog.adopt(relation.oid, known, events)
@@ -372,7 +355,10 @@ impl AssemblyState {
 
     fn begin(&mut self, xid: u32) -> Result<(), PgoutputAssemblyError> {
         match self.take_current() {
-            CurrentTransaction::Nothing => self.current = CurrentTransaction::Whole(UncommittedTransaction::new(xid)),
+            CurrentTransaction::Nothing => {
+                let transaction = UncommittedTransaction::new(xid, Arc::clone(&self.spool));
+                self.current = CurrentTransaction::Whole(transaction);
+            }
             CurrentTransaction::Whole(_) | CurrentTransaction::Block(_) => {
                 return Err(order("Begin", "inside a transaction"));
             }
@@ -386,7 +372,7 @@ impl AssemblyState {
         }
         let transaction = match (self.streamed.remove(&xid), first) {
             (Some(transaction), false) => transaction,
-            (None, true) => UncommittedTransaction::new(xid),
+            (None, true) => UncommittedTransaction::new(xid, Arc::clone(&self.spool)),
             (Some(_), true) => return Err(order("the first block", "of a streamed transaction that is open")),
             (None, false) => return Err(order("a block", "of a streamed transaction that has not begun")),
         };
@@ -397,8 +383,7 @@ impl AssemblyState {
     fn stream_commit(
         &mut self,
         xid: u32,
-        record: (Lsn, Lsn),
-        committed_at: CommitTime,
+        record: CommitRecord,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), PgoutputAssemblyError> {
         if !matches!(self.current, CurrentTransaction::Nothing) {
@@ -408,10 +393,10 @@ impl AssemblyState {
             return Err(order("Stream Commit", "of a streamed transaction that has not begun"));
         };
         // PostgreSQL does not announce these relations to other transactions again.
-        for (oid, known) in std::mem::take(&mut transaction.relations) {
+        for (oid, known) in transaction.take_announced() {
             self.catalog.adopt(oid, known, events);
         }
-        self.commit(transaction, record, committed_at, events)
+        self.commit(transaction, record, events)
     }
 
     fn stream_abort(&mut self, xid: u32, subtransaction: u32) -> Result<(), PgoutputAssemblyError> {
@@ -429,14 +414,13 @@ impl AssemblyState {
     fn commit(
         &mut self,
         mut transaction: UncommittedTransaction,
-        (begins, end): (Lsn, Lsn),
-        committed_at: CommitTime,
+        CommitRecord { begins, end, committed_at }: CommitRecord,
         events: &mut VecDeque<SourceEvent>,
     ) -> Result<(), PgoutputAssemblyError> {
-        self.truncated.append(&mut transaction.truncated);
-        let xid = Xid::widen(transaction.xid, self.recent);
+        self.truncated.append(&mut transaction.take_truncated());
+        let xid = Xid::widen(transaction.xid(), self.recent);
         self.recent = self.recent.max(xid);
-        let has_ddl = transaction.has_ddl;
+        let has_ddl = transaction.has_ddl();
         let tables = transaction.finish()?;
         let mark = CommitMark { end, xid, committed_at };
         if let Some(proof) = &mut self.proof {
@@ -454,7 +438,7 @@ impl AssemblyState {
         self.ddl = has_ddl.then_some(xid);
         self.position = end;
         if !tables.is_empty() {
-            self.told = end;
+            self.reported = end;
             events.push_back(SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }));
         }
         Ok(())

@@ -1,12 +1,12 @@
 //! The facts of a table in the catalog: all that a schema, a check or a comparison needs, read in
 //! one query.
 
-mod change;
+mod definition;
 mod facts;
 mod schema;
 
-pub(crate) use change::{DefinitionImpact, HarmlessConditions};
-pub(crate) use facts::{ReplicaIdentity, TableDefinition, TableFacts, TableFile, TablePublication};
+pub(crate) use definition::{DefinitionImpact, HarmlessConditions, TableDefinition, TableFile, TablePublication};
+pub(crate) use facts::TableFacts;
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 
 use laredo_core::{Oid, TableName};
@@ -15,8 +15,8 @@ use postgres_protocol::escape::escape_literal;
 use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The reason for a copy after PostgreSQL was restarted. See [`TableFacts::changed_after`].
-pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was started again, and no commit after the newest change of the definition proves \
-     that it is the change which was followed";
+pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was restarted, and no commit proves that the newest change of the definition \
+     is the one that was followed";
 
 /// Reads the facts of `tables`, in their order, with the publication's settings for each. `None`
 /// for a table that does not exist.
@@ -33,7 +33,7 @@ pub(crate) async fn read_facts(
     Ok(found)
 }
 
-/// Prepares a session for [`look`].
+/// Prepares a session for [`read_table_facts`].
 pub(crate) async fn prepare_session(connection: &mut SqlConnection) -> Result<(), TransportError> {
     let query = query(connection.major_version());
     // Planning the query takes longer than running it, and JIT compilation takes far longer.
@@ -70,7 +70,7 @@ pub(crate) async fn row_filter(
     Ok(connection.simple_query(&sql).await?.into_iter().flatten().flatten().next())
 }
 
-/// Returns the query of [`look`] for the catalog of this major version of PostgreSQL.
+/// Returns the query of [`read_table_facts`] for the catalog of this major version of PostgreSQL.
 fn query(version: u32) -> String {
     // Column lists, row filters and schemas are published from 15 on; generated columns from 18 on.
     let generated = if version >= 18 { "true" } else { "a.attgenerated = ''" };

@@ -2,7 +2,8 @@
 
 mod polling;
 pub(crate) mod rows;
-pub(crate) mod writers;
+mod source_table;
+mod writers;
 
 use laredo_core::{Lsn, Schema, TableName, Xid};
 use laredo_engine::source::{CopyEvent, SnapshotCheck, SourceError, TableRequest, TransactionSnapshot};
@@ -11,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, TableDefinition, TableFacts, TablePublication, quoted};
-use crate::source::{AwaitedWriters, PostgresOptions, SourceTable, StreamingScope};
+use crate::source_options::PostgresOptions;
 use crate::transport::{SqlConnection, TextRow, TransportError, for_transaction};
 use crate::{publication, validate};
 use polling::PollingWait;
-use writers::WritingTransaction;
+pub(crate) use source_table::SourceTable;
+use source_table::{EarlierWriters, StreamingScope};
 
 /// The SQLSTATE `lock_not_available`: the lock was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -75,18 +77,18 @@ pub(crate) async fn copy_table(
 ) -> Result<CompletedCopy, TableReadError> {
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
-        let facts = read_facts(connection, publication, request).await?;
-        let schema = match schema_of(&facts, options, request) {
+        let facts = read_existing_facts(connection, publication, request).await?;
+        let schema = match checked_schema(&facts, options, request) {
             Ok(schema) => Arc::new(schema),
             // Some catalog views see more than the query's snapshot does. While a publication is
             // being replaced, they show neither the old one nor the new one.
-            Err(_) if read_facts(connection, publication, request).await? != facts => continue,
+            Err(_) if read_existing_facts(connection, publication, request).await? != facts => continue,
             Err(error) => return Err(error.into()),
         };
         let definition = facts.definition;
         settle(connection, table, slot, &definition, route(&definition)).await?;
-        let snapshot = begin(connection, definition.kind, request, admits).await?;
-        let read = read_rows(connection, publication, request, (&definition, &schema), snapshot, rows);
+        let snapshot = begin_snapshot(connection, definition.kind, request, admits).await?;
+        let read = read_rows(connection, publication, request, &definition, &schema, snapshot, rows);
         let is_read =
             tokio::time::timeout(options.copy_timeout, read).await.map_err(|_| overdue(options, request))??;
         if !is_read {
@@ -94,33 +96,34 @@ pub(crate) async fn copy_table(
         }
         // Read outside the snapshot: enum labels, partitions and publications can change despite
         // the lock.
-        let now = read_facts(connection, publication, request).await?.definition;
+        let now = read_existing_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
-                return Ok(CompletedCopy { definition, inserted: mark(connection).await? });
+                return Ok(CompletedCopy { definition, inserted: write_mark(connection).await? });
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }
     }
 }
 
-/// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if
-/// the definition has changed in the meantime.
+/// Copies the rows within the transaction that [`begin_snapshot`] has opened, and ends it. Returns
+/// false if the definition has changed in the meantime.
 async fn read_rows(
     connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
-    (definition, schema): (&TableDefinition, &Arc<Schema>),
+    definition: &TableDefinition,
+    schema: &Arc<Schema>,
     snapshot: TransactionSnapshot,
     rows: &mpsc::Sender<CopyEvent>,
 ) -> Result<bool, TableReadError> {
     // The snapshot has to be newer than the end of every transaction that wrote before the
     // publication got its current settings.
-    if read_facts(connection, publication, request).await?.definition != *definition {
+    if read_existing_facts(connection, publication, request).await?.definition != *definition {
         connection.simple_query("ROLLBACK").await?;
         return Ok(false);
     }
-    let filter = row_filter(connection, publication, definition).await?;
+    let filter = published_filter(connection, publication, definition).await?;
     let sql = copy_statement(&request.name, definition, schema, filter.as_deref());
     rows::copy(connection, &request.name, &sql, schema, snapshot, rows).await?;
     connection.simple_query("COMMIT").await?;
@@ -157,42 +160,25 @@ async fn settle(
     definition: &TableDefinition,
     is_other: bool,
 ) -> Result<(), TableReadError> {
-    let wanted = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
-    let (before, awaited) = {
-        let mut progress = table.progress.lock();
-        if is_other {
-            progress.awaited = None;
-            progress.settled.take_if(|settled| *settled == wanted);
-        }
-        if progress.settled.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        let before = progress.settled.as_ref().map_or(definition.oid, |settled| settled.oid);
-        let awaited = progress.awaited.take_if(|awaited| awaited.before == wanted);
-        (before, awaited.map(|awaited| awaited.writers))
+    let scope = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
+    let writers = match table.earlier_writers(&scope, is_other) {
+        EarlierWriters::Ended => return Ok(()),
+        EarlierWriters::Known(writers) => writers,
+        EarlierWriters::Unknown(oids) => writers::writers(connection, &oids).await?,
     };
-    let await_later = |writers: &[WritingTransaction]| {
-        let awaited = AwaitedWriters { before: wanted.clone(), writers: writers.to_vec() };
-        table.progress.lock().awaited = Some(awaited);
-    };
-    let writers = match awaited {
-        Some(writers) => writers,
-        None => writers::writers(connection, &[definition.oid, before]).await?,
-    };
-    await_later(&writers);
+    table.await_writers(&scope, &writers);
     let writers = writers::wait_for(connection, writers).await?;
-    await_later(&writers);
+    table.await_writers(&scope, &writers);
     if !writers.is_empty() {
         let whom: Vec<&str> = writers.iter().map(|writer| writer.who.as_str()).collect();
         let error = format!("the copy can begin when these transactions have ended: {}", whom.join("; "));
         return Err(SourceError::Transient(error).into());
     }
-    let mut progress = table.progress.lock();
-    (progress.settled, progress.awaited) = (Some(wanted), None);
+    table.settle(scope);
     Ok(())
 }
 
-pub(crate) fn schema_of(
+pub(crate) fn checked_schema(
     facts: &TableFacts,
     options: &PostgresOptions,
     request: &TableRequest,
@@ -205,7 +191,7 @@ pub(crate) fn schema_of(
     catalog::schema_of(&facts.definition, request).map_err(SourceError::Definite)
 }
 
-pub(crate) async fn read_facts(
+pub(crate) async fn read_existing_facts(
     connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
@@ -213,7 +199,9 @@ pub(crate) async fn read_facts(
     let found = catalog::read_facts(connection, publication, std::slice::from_ref(&request.name)).await?;
     found.into_iter().flatten().next().ok_or_else(|| {
         let name = &request.name;
-        let problem = format!("table {name} does not exist any more, or never did; create it, or take it out of the configuration (names are case-sensitive)");
+        let problem = format!(
+            "table {name} does not exist; create it, or remove it from the configuration (names are case-sensitive)"
+        );
         TableReadError::Table(SourceError::Definite(vec![problem]))
     })
 }
@@ -228,7 +216,7 @@ fn locked(request: &TableRequest) -> SourceError {
 }
 
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
-pub(crate) async fn begin(
+pub(crate) async fn begin_snapshot(
     connection: &mut SqlConnection,
     kind: char,
     request: &TableRequest,
@@ -285,7 +273,7 @@ pub(crate) async fn begin(
 /// PostgreSQL sends only WAL that is flushed. The mark is transactional because a commit is flushed
 /// at once. Other records may stay in memory for as long as the database is idle. The stream
 /// ignores the mark, if it receives messages at all.
-pub(crate) async fn mark(connection: &mut SqlConnection) -> Result<Lsn, TransportError> {
+pub(crate) async fn write_mark(connection: &mut SqlConnection) -> Result<Lsn, TransportError> {
     // Waits no longer than for the local flush: a synchronous standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
@@ -344,7 +332,7 @@ pub(crate) fn select_statement(
 }
 
 /// Reads the condition that the publication sets for a table's rows.
-pub(crate) async fn row_filter(
+pub(crate) async fn published_filter(
     connection: &mut SqlConnection,
     publication: &str,
     definition: &TableDefinition,

@@ -1,5 +1,6 @@
 //! Reading a table part by part, to compare it with the rows that laredo has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use laredo_core::{Cell, Key, Lsn, Schema, TableName};
@@ -8,10 +9,12 @@ use tokio::sync::mpsc;
 
 use crate::catalog::{TableDefinition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
-use crate::copy::{begin, mark, read_facts, row_filter, schema_of, select_statement};
+use crate::copy::{
+    SourceTable, begin_snapshot, checked_schema, published_filter, read_existing_facts, select_statement, write_mark,
+};
 use crate::options::SessionWork;
-use crate::source::{PostgresOptions, SourceTable};
-use crate::stream::SourceSignals;
+use crate::signals::SourceSignals;
+use crate::source_options::PostgresOptions;
 use crate::transport::{QueryParameter, SqlConnection, TransportError};
 
 /// The SQLSTATE `undefined_function`: here, a type without an `=` operator.
@@ -83,19 +86,19 @@ impl TableInspector<'_> {
         parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         let request = &self.table.request;
-        let Some(copied) = self.table.progress.lock().copied.clone() else {
+        let Some(copied) = self.table.copied() else {
             let reason = "the table's definition is not known until its next copy".to_owned();
             return send(parts, TablePartEvent::Changed(reason)).await;
         };
-        let snapshot = begin(&mut self.connection, copied.kind, request, &admits).await?;
-        let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
+        let snapshot = begin_snapshot(&mut self.connection, copied.kind, request, &admits).await?;
+        let facts = read_existing_facts(&mut self.connection, &self.options.publication.name, request).await?;
         if let Some(reason) = copied.difference(&facts.definition) {
             self.connection.simple_query("ROLLBACK").await?;
-            self.signals.announced.notify_one();
+            self.signals.announce_change();
             return send(parts, TablePartEvent::Changed(format!("since the table was copied, {reason}"))).await;
         }
-        let schema = Arc::new(schema_of(&facts, self.options, request)?);
-        let filter = row_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
+        let schema = Arc::new(checked_schema(&facts, self.options, request)?);
+        let filter = published_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
         let inserted = self.inserted().await?;
         let files = self.files().await?;
         let begin = TablePartEvent::Begin { schema: schema.clone(), snapshot, inserted, blocks: files.blocks };
@@ -104,7 +107,7 @@ impl TableInspector<'_> {
         let next = match part {
             TablePart::Blocks { from, bytes } => {
                 let next = from + (bytes / files.block_bytes / files.count).max(1);
-                self.read_blocks((from, next), &rows, parts).await?;
+                self.read_blocks(from..next, &rows, parts).await?;
                 Some(next).filter(|next| *next < files.blocks)
             }
             TablePart::Keys(keys) => {
@@ -136,7 +139,7 @@ impl TableInspector<'_> {
                 self.marker.insert(SqlConnection::connect(&options).await?)
             }
         };
-        Ok(mark(marker).await?)
+        Ok(write_mark(marker).await?)
     }
 
     async fn files(&mut self) -> Result<TableFileSizes, TransportError> {
@@ -161,11 +164,12 @@ impl TableInspector<'_> {
     /// the last block was written later.
     async fn read_blocks(
         &mut self,
-        (from, next): (u64, u64),
+        blocks: Range<u64>,
         rows: &PublishedRows<'_>,
         parts: &mpsc::Sender<TablePartEvent>,
     ) -> Result<(), SourceError> {
         // The highest block number is `u32::MAX - 1`.
+        let Range { start: from, end: next } = blocks;
         let next = next.min(u64::from(u32::MAX - 1));
         let condition = format!("ctid >= '({from},0)'::tid AND ctid < '({next},0)'::tid");
         let query = rows.select(&condition);
@@ -203,7 +207,7 @@ fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: KeyEquality) ->
         .iter()
         .map(|key| {
             let cells = key.as_ref().cells();
-            let columns = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
+            let columns = schema.key().columns().iter().filter_map(|index| schema.columns().get(*index));
             let parts = columns.zip(cells).map(|(column, cell)| {
                 let name = quoted(&column.name);
                 let Cell::Value(value) = cell else { return format!("{name} IS NULL") };

@@ -9,6 +9,8 @@ mod cursor;
 
 use laredo_core::{Cell, CommitTime, Lsn, Oid, TupleBuf, TupleRef};
 
+use crate::relation_identity::RelationIdentity;
+pub use crate::relation_identity::ReplicaIdentity;
 use cursor::PgoutputCursor;
 pub use cursor::{PgoutputDecodeError, PgoutputProblem};
 
@@ -25,14 +27,7 @@ pub enum PgoutputMessage<'a> {
         committed_at: CommitTime,
     },
     /// The end of a transaction.
-    Commit {
-        /// The start of the commit record.
-        commit: Lsn,
-        /// The end of the commit record.
-        end: Lsn,
-        /// The time of the commit.
-        committed_at: CommitTime,
-    },
+    Commit(CommitRecord),
     /// The origin of a transaction that was replicated to this server.
     Origin {
         /// The position of its commit on the origin.
@@ -120,12 +115,8 @@ pub enum PgoutputMessage<'a> {
     StreamCommit {
         /// The top-level transaction.
         xid: u32,
-        /// The start of the commit record.
-        commit: Lsn,
-        /// The end of the commit record.
-        end: Lsn,
-        /// The time of the commit.
-        committed_at: CommitTime,
+        /// The commit record.
+        record: CommitRecord,
     },
     /// The rollback of a streamed transaction or of one of its subtransactions.
     StreamAbort {
@@ -134,6 +125,17 @@ pub enum PgoutputMessage<'a> {
         /// The ID that was rolled back. If it equals `xid`, the whole transaction was.
         subtransaction: u32,
     },
+}
+
+/// The record in the WAL that commits a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitRecord {
+    /// The start of the record.
+    pub begins: Lsn,
+    /// The end of the record.
+    pub end: Lsn,
+    /// The time of the commit.
+    pub committed_at: CommitTime,
 }
 
 /// A row. If it only carries the replica identity, all other cells are NULL.
@@ -154,10 +156,18 @@ pub struct Relation<'a> {
     pub schema: &'a str,
     /// The name of the table.
     pub name: &'a str,
-    /// The value of `pg_class.relreplident`: `d`efault, `i`ndex, `f`ull or `n`othing.
-    pub replica_identity: u8,
+    /// The replica identity of the table.
+    pub replica_identity: ReplicaIdentity,
     /// The columns, in the order of a row's cells.
     pub columns: Vec<RelationColumn<'a>>,
+}
+
+impl Relation<'_> {
+    /// Returns the identity that the table is followed by.
+    pub(crate) fn identity(&self) -> RelationIdentity {
+        let key = self.columns.iter().filter(|column| column.is_key).map(|column| column.name.to_owned());
+        RelationIdentity::new(self.oid, self.replica_identity, key)
+    }
 }
 
 /// A column of a [`Relation`].
@@ -207,20 +217,12 @@ impl PgoutputDecoder {
     /// Reports the message, the offset and the problem. The connection is unusable afterwards.
     pub fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
         let mut cursor = PgoutputCursor::new(bytes);
-        let kind = cursor.kind()?;
-        let message = match kind {
-            b'I' | b'U' | b'D' => self.change(kind, &mut cursor)?,
-            b'B' | b'C' | b'O' | b'M' => self.frame(kind, &mut cursor)?,
-            b'S' | b'E' | b'c' | b'A' => self.stream(kind, &mut cursor)?,
+        let message = match cursor.u8()? {
+            b'B' => PgoutputMessage::Begin { commit: cursor.lsn()?, committed_at: cursor.time()?, xid: cursor.u32()? },
+            b'C' => PgoutputMessage::Commit(commit_record(&mut cursor)?),
+            b'O' => PgoutputMessage::Origin { commit: cursor.lsn()?, name: cursor.text()? },
             b'R' => {
-                let xid = self.subtransaction(&mut cursor)?;
-                let relation = relation(&mut cursor)?;
-                PgoutputMessage::Relation { xid, relation }
-            }
-            b'T' => {
-                let xid = self.subtransaction(&mut cursor)?;
-                let relations = truncated(&mut cursor)?;
-                PgoutputMessage::Truncate { xid, relations }
+                PgoutputMessage::Relation { xid: self.subtransaction(&mut cursor)?, relation: relation(&mut cursor)? }
             }
             b'Y' => PgoutputMessage::Type {
                 xid: self.subtransaction(&mut cursor)?,
@@ -228,80 +230,63 @@ impl PgoutputDecoder {
                 schema: cursor.text()?,
                 name: cursor.text()?,
             },
-            b'b' | b'P' | b'K' | b'r' | b'p' => return Err(cursor.error_at_start(PgoutputProblem::TwoPhase(kind))),
-            other => return Err(cursor.error_at_start(PgoutputProblem::Unknown(other))),
-        };
-        cursor.finish()?;
-        Ok(message)
-    }
-
-    fn change<'a>(
-        &'a mut self,
-        kind: u8,
-        cursor: &mut PgoutputCursor<'a>,
-    ) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
-        let xid = self.subtransaction(cursor)?;
-        let relation = cursor.u32()?;
-        let mut part = cursor.u8()?;
-        let mut old = None;
-        if kind != b'I' && matches!(part, b'K' | b'O') {
-            let row = row(cursor, &mut self.old)?;
-            if kind == b'D' {
-                return Ok(PgoutputMessage::Delete { xid, relation, old: row });
+            b'I' => self.insert(&mut cursor)?,
+            b'U' => self.update(&mut cursor)?,
+            b'D' => self.delete(&mut cursor)?,
+            b'T' => {
+                PgoutputMessage::Truncate { xid: self.subtransaction(&mut cursor)?, relations: truncated(&mut cursor)? }
             }
-            old = Some(row);
-            part = cursor.u8()?;
-        }
-        if kind == b'D' || part != b'N' {
-            return Err(cursor.error_before(PgoutputProblem::Part(part)));
-        }
-        let new = row(cursor, &mut self.new)?;
-        Ok(match kind {
-            b'I' => PgoutputMessage::Insert { xid, relation, new },
-            _ => PgoutputMessage::Update { xid, relation, old, new },
-        })
-    }
-
-    fn frame<'a>(&self, kind: u8, cursor: &mut PgoutputCursor<'a>) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
-        Ok(match kind {
-            b'B' => PgoutputMessage::Begin { commit: cursor.lsn()?, committed_at: cursor.time()?, xid: cursor.u32()? },
-            b'C' => {
-                let (commit, end, committed_at) = commit(cursor)?;
-                PgoutputMessage::Commit { commit, end, committed_at }
-            }
-            b'O' => PgoutputMessage::Origin { commit: cursor.lsn()?, name: cursor.text()? },
-            _ => PgoutputMessage::Message {
-                xid: self.subtransaction(cursor)?,
+            b'M' => PgoutputMessage::Message {
+                xid: self.subtransaction(&mut cursor)?,
                 transactional: cursor.u8()? & 1 != 0,
                 lsn: cursor.lsn()?,
                 prefix: cursor.text()?,
                 content: cursor.sized()?,
             },
-        })
-    }
-
-    fn stream<'a>(
-        &mut self,
-        kind: u8,
-        cursor: &mut PgoutputCursor<'a>,
-    ) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
-        match kind {
             b'S' => {
-                let xid = cursor.u32()?;
-                let first = cursor.u8()? & 1 != 0;
                 self.in_stream = true;
-                Ok(PgoutputMessage::StreamStart { xid, first })
+                PgoutputMessage::StreamStart { xid: cursor.u32()?, first: cursor.u8()? & 1 != 0 }
             }
             b'E' => {
                 self.in_stream = false;
-                Ok(PgoutputMessage::StreamStop)
+                PgoutputMessage::StreamStop
             }
-            b'c' => {
-                let xid = cursor.u32()?;
-                let (commit, end, committed_at) = commit(cursor)?;
-                Ok(PgoutputMessage::StreamCommit { xid, commit, end, committed_at })
+            b'c' => PgoutputMessage::StreamCommit { xid: cursor.u32()?, record: commit_record(&mut cursor)? },
+            b'A' => PgoutputMessage::StreamAbort { xid: cursor.u32()?, subtransaction: cursor.u32()? },
+            kind @ (b'b' | b'P' | b'K' | b'r' | b'p') => {
+                return Err(cursor.error_at_start(PgoutputProblem::TwoPhase(kind)));
             }
-            _ => Ok(PgoutputMessage::StreamAbort { xid: cursor.u32()?, subtransaction: cursor.u32()? }),
+            kind => return Err(cursor.error_at_start(PgoutputProblem::Unknown(kind))),
+        };
+        cursor.finish()?;
+        Ok(message)
+    }
+
+    fn insert<'a>(&'a mut self, cursor: &mut PgoutputCursor<'a>) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
+        let (xid, relation) = (self.subtransaction(cursor)?, cursor.u32()?);
+        match cursor.u8()? {
+            b'N' => Ok(PgoutputMessage::Insert { xid, relation, new: row(cursor, &mut self.new)? }),
+            other => Err(cursor.error_before(PgoutputProblem::Part(other))),
+        }
+    }
+
+    fn update<'a>(&'a mut self, cursor: &mut PgoutputCursor<'a>) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
+        let (xid, relation) = (self.subtransaction(cursor)?, cursor.u32()?);
+        let (old, part) = match cursor.u8()? {
+            b'K' | b'O' => (Some(row(cursor, &mut self.old)?), cursor.u8()?),
+            part => (None, part),
+        };
+        match part {
+            b'N' => Ok(PgoutputMessage::Update { xid, relation, old, new: row(cursor, &mut self.new)? }),
+            other => Err(cursor.error_before(PgoutputProblem::Part(other))),
+        }
+    }
+
+    fn delete<'a>(&'a mut self, cursor: &mut PgoutputCursor<'a>) -> Result<PgoutputMessage<'a>, PgoutputDecodeError> {
+        let (xid, relation) = (self.subtransaction(cursor)?, cursor.u32()?);
+        match cursor.u8()? {
+            b'K' | b'O' => Ok(PgoutputMessage::Delete { xid, relation, old: row(cursor, &mut self.old)? }),
+            other => Err(cursor.error_before(PgoutputProblem::Part(other))),
         }
     }
 
@@ -310,14 +295,17 @@ impl PgoutputDecoder {
     }
 }
 
-fn commit(cursor: &mut PgoutputCursor<'_>) -> Result<(Lsn, Lsn, CommitTime), PgoutputDecodeError> {
+fn commit_record(cursor: &mut PgoutputCursor<'_>) -> Result<CommitRecord, PgoutputDecodeError> {
     // Flags, of which PostgreSQL defines none so far.
     cursor.u8()?;
-    Ok((cursor.lsn()?, cursor.lsn()?, cursor.time()?))
+    Ok(CommitRecord { begins: cursor.lsn()?, end: cursor.lsn()?, committed_at: cursor.time()? })
 }
 
 fn relation<'a>(cursor: &mut PgoutputCursor<'a>) -> Result<Relation<'a>, PgoutputDecodeError> {
-    let (oid, schema, name, replica_identity) = (cursor.u32()?, cursor.text()?, cursor.text()?, cursor.u8()?);
+    let (oid, schema, name) = (cursor.u32()?, cursor.text()?, cursor.text()?);
+    let kind = cursor.u8()?;
+    let replica_identity =
+        ReplicaIdentity::from_byte(kind).ok_or_else(|| cursor.error_before(PgoutputProblem::ReplicaIdentity(kind)))?;
     let columns = (0..cursor.count()?)
         .map(|_| {
             Ok(RelationColumn {

@@ -3,7 +3,8 @@
 mod cell_conversion;
 mod replace;
 
-use laredo_core::{Oid, ProjectError, Schema, TableName, Tuple, UnprojectError};
+use laredo_core::{Oid, Schema, TableName, Tuple};
+use laredo_values::{ProjectError, UnprojectError};
 
 use postgres_protocol::escape::escape_literal;
 
@@ -25,7 +26,7 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 pub struct TableRestore {
     connection: SqlConnection,
     table: TableName,
-    fit: CellConversion,
+    conversion: CellConversion,
     replacement: Option<TableReplacement>,
     allows_cascade: bool,
     touched: Vec<TouchedTable>,
@@ -53,18 +54,18 @@ pub enum RestoreError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The table does not exist.
-    #[error("there is no table {0}; create it, or have it created with the columns that the rows have (--create)")]
+    #[error("table {0} does not exist; create it, or use --create to create it with the columns of the rows")]
     NoTable(TableName),
     /// The table to create exists already.
-    #[error("table {0} is there already; leave --create out")]
+    #[error("table {0} already exists; omit --create")]
     TableExists(TableName),
     /// The table to fill has rows.
-    #[error("table {0} has rows; empty it first, or have them replaced (--replace)")]
+    #[error("table {0} has rows; empty it first, or use --replace to replace them")]
     HasRows(TableName),
     /// Replacing the rows would change rows of other tables.
     #[error(
-        "replacing the rows of {table} would change rows of other tables: {}; restore into another table, drop what connects them for the \
-         time, or allow it (--allow-cascade)",
+        "replacing the rows of {table} would change rows of other tables: {}; restore into another table, drop what connects them \
+         temporarily, or allow the changes (--allow-cascade)",
         listed(touched)
     )]
     OtherTables {
@@ -75,7 +76,7 @@ pub enum RestoreError {
     },
     /// PostgreSQL does not count changed rows, and this role may not turn the counts on.
     #[error(
-        "PostgreSQL does not count changed rows here (track_counts is off), so that changes to other tables would not be seen: {0}; \
+        "PostgreSQL does not count changed rows here (track_counts is off), so changes to other tables would not be noticed: {0}; \
          turn it on, or restore as a superuser"
     )]
     Uncounted(#[source] TransportError),
@@ -93,7 +94,7 @@ pub enum RestoreError {
     /// The table would have another number of rows than were restored.
     #[error(
         "table {table} would have {found} rows instead of {expected}: its triggers, rules or policies keep rows away or add some; disable \
-         them for the time, or restore into another table"
+         them temporarily, or restore into another table"
     )]
     Rows {
         /// The table that gets the rows.
@@ -104,7 +105,7 @@ pub enum RestoreError {
         found: u64,
     },
     /// A column whose type has no binary form.
-    #[error("column {0} has a type without a binary form, which COPY does not take; write jsonl and load that")]
+    #[error("column {0} has a type without a binary form, so COPY cannot load it; write jsonl and load that")]
     NoBinaryForm(String),
     /// A cell that is invalid for its type.
     #[error(transparent)]
@@ -153,9 +154,10 @@ impl TableRestore {
         }
         let facts =
             catalog::read_facts(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
-        let fit = facts.map_or(CellConversion::AsItIs, |facts| CellConversion::between(schema, &facts.definition));
+        let conversion =
+            facts.map_or(CellConversion::Unchanged, |facts| CellConversion::between(schema, &facts.definition));
         let allows_cascade = mode == RestoreMode::Replace { allows_cascade: true };
-        Ok(TableRestore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
+        Ok(TableRestore { connection, table, conversion, replacement, allows_cascade, touched: Vec::new() })
     }
 
     /// Writes rows of the schema that the restore was begun with. Calls `done` with the number of
@@ -181,8 +183,8 @@ impl TableRestore {
             line.clear();
             line.extend_from_slice(&count);
             // The cells are stored in the format that COPY uses.
-            let fitting = self.fit.row(schema, row)?;
-            line.extend_from_slice(Tuple::as_ref(&fitting).bytes());
+            let converted = self.conversion.row(schema, row)?;
+            line.extend_from_slice(Tuple::as_ref(&converted).bytes());
             copy.send(&line).await?;
             sent += 1;
             done(sent);
@@ -215,7 +217,7 @@ async fn found(connection: &mut SqlConnection, name: &str) -> Result<Option<(Oid
     let sql = format!("SELECT oid, relkind = 'p' FROM pg_class WHERE oid = to_regclass({})", escape_literal(name));
     let rows = connection.simple_query(&sql).await?;
     let Some([Some(oid), Some(is_parted)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
-    let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the number of a table")))?;
+    let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the OID of a table")))?;
     Ok(Some((oid, is_parted == "t")))
 }
 
@@ -229,7 +231,7 @@ fn create(name: &str, schema: &Schema) -> String {
         .key()
         .columns()
         .iter()
-        .filter_map(|place| schema.columns().get(*place))
+        .filter_map(|index| schema.columns().get(*index))
         .map(|column| quoted(&column.name))
         .collect();
     if !key.is_empty() {

@@ -7,12 +7,27 @@ use laredo_core::Lsn;
 use postgres_protocol::escape::escape_literal;
 
 use crate::options::{ConnectionOptions, SessionWork};
-use crate::stream::SlotMode;
 use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The time after which a slow slot creation is explained, and then again every [`AGAIN`].
 const PATIENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// The replication slot that is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotMode {
+    /// A slot with this name that stays in the database and keeps what was not acknowledged.
+    Stateful {
+        /// The name of the slot: lower-case letters, digits and underscores.
+        name: String,
+    },
+    /// A slot that exists as long as its connection. After a lost connection every table is copied
+    /// again.
+    Ephemeral {
+        /// The start of the slot's name. The rest makes it unique.
+        name_prefix: String,
+    },
+}
 
 /// An existing replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,18 +131,18 @@ pub(crate) fn problems(mode: &SlotMode, found: Option<&ReplicationSlot>, databas
     let length_max = if matches!(mode, SlotMode::Stateful { .. }) { 63 } else { 50 };
     if name.is_empty() || name.len() > length_max || !name.chars().all(plain) {
         return vec![format!(
-            "{key} `{name}` is no name for a slot; use up to {length_max} lower-case letters, digits and underscores"
+            "{key} `{name}` is not a valid slot name; use up to {length_max} lower-case letters, digits and underscores"
         )];
     }
     let Some(slot) = found else { return Vec::new() };
     let drop = format!("SELECT pg_drop_replication_slot('{name}')");
     let problem = match (slot.plugin.as_deref(), slot.database.as_deref()) {
         (Some("pgoutput"), Some(of)) if of == database && slot.temporary => {
-            "is another session's temporary one".to_owned()
+            "is a temporary slot of another session".to_owned()
         }
         (Some("pgoutput"), Some(of)) if of == database => return Vec::new(),
         (Some("pgoutput"), of) => format!("belongs to database {}", of.unwrap_or_default()),
-        (plugin, _) => format!("is of plugin {}, not pgoutput", plugin.unwrap_or("(none: it is physical)")),
+        (plugin, _) => format!("uses the plugin {}, not pgoutput", plugin.unwrap_or("(none: it is physical)")),
     };
     vec![format!("replication slot {name} {problem}; choose another slot_name, or run {drop}")]
 }
@@ -139,9 +154,9 @@ pub(crate) async fn explain_creation(options: &ConnectionOptions, process_id: i3
     loop {
         match blockers(options, process_id).await {
             Ok(blockers) => {
-                tracing::warn!(%blockers, "the replication slot can only be made when older transactions end")
+                tracing::warn!(%blockers, "the replication slot is created once older transactions have ended")
             }
-            Err(error) => tracing::warn!(%error, "cannot find out what the replication slot waits for"),
+            Err(error) => tracing::warn!(%error, "cannot read which transactions the replication slot waits for"),
         }
         tokio::time::sleep(AGAIN).await;
     }

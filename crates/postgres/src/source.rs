@@ -4,60 +4,33 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Lsn, Oid, Schema};
+use laredo_core::{Lsn, Schema};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
     AcknowledgedPosition, CopyEvent, DefinitionReads, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceClock,
     SourceError, SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder,
     TableRequest,
 };
-use laredo_engine::spool::SpoolOptions;
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
-use crate::catalog::{self, TableDefinition, TableFacts, TablePublication};
-use crate::copy::writers::WritingTransaction;
-use crate::copy::{CompletedCopy, TableReadError};
-use crate::ddl::DdlWatch;
-use crate::options::{ConnectionOptions, SessionWork};
-use crate::publication::PublicationOptions;
+use crate::catalog::{self, TableDefinition};
+use crate::copy::{CompletedCopy, SourceTable, TableReadError};
+use crate::history_proof::KeptTable;
+use crate::options::SessionWork;
 use crate::resume::{self, PriorTableState};
-use crate::stream::{self, KeptTable, ReconnectOptions, SlotMode, SourceSignals, StreamOptions};
+use crate::signals::SourceSignals;
+use crate::source_options::PostgresOptions;
+use crate::stream::{self, StreamOptions};
 use crate::transport::SqlConnection;
-use crate::{copy, definition_watch as definitions, identity, inspect, reset, slot, slot_monitor, validate};
-
-/// The options for following a database.
-#[derive(Clone, Debug)]
-pub struct PostgresOptions {
-    /// The connection to the database.
-    pub connection: ConnectionOptions,
-    /// The replication slot.
-    pub slot: SlotMode,
-    /// The publication.
-    pub publication: PublicationOptions,
-    /// The way in which changes of definitions are noticed.
-    pub ddl: DdlWatch,
-    /// The retries after a broken connection.
-    pub reconnect: ReconnectOptions,
-    /// The maximum number of copies that run at the same time. Each takes a connection.
-    pub copies_max: usize,
-    /// The longest time that a copy may hold its lock and its snapshot.
-    pub copy_timeout: Duration,
-    /// The storage of transactions until they commit.
-    pub spool: Arc<SpoolOptions>,
-    /// The seed for the jitter of reconnects.
-    pub seed: u64,
-}
-
-/// The default of [`PostgresOptions::copy_timeout`].
-pub const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+use crate::{copy, definition_watch, identity, inspect, reset, slot, slot_monitor, validate};
 
 /// The maximum number of connections in addition to those of copies. They are the stream, the watch
 /// of definitions and its replacement, the watch of the slot, and two for each of two
 /// verifications. Three more are short, for questions and for creating something again.
-const CONNECTIONS_BESIDE_COPIES: usize = 11;
+const OTHER_CONNECTIONS_MAX: usize = 11;
 
 /// A PostgreSQL database that is followed through one replication slot.
 #[derive(Debug)]
@@ -75,51 +48,12 @@ pub struct PostgresSource {
 struct PreparedRun {
     /// The followed tables. `None` before the first run.
     tables: Option<Arc<[SourceTable]>>,
-    /// The position of an earlier run, and the tables that it kept.
-    from: (Option<Lsn>, Vec<KeptTable>),
+    /// The position that an earlier run has received.
+    from: Option<Lsn>,
+    /// The tables that the earlier run kept.
+    kept: Vec<KeptTable>,
     /// The identity of the database at the start.
     identity: Option<SourceIdentity>,
-}
-
-/// A table that is followed.
-#[derive(Debug)]
-pub(crate) struct SourceTable {
-    pub(crate) request: TableRequest,
-    pub(crate) progress: Mutex<TableCopyState>,
-}
-
-/// The progress of copying a table.
-#[derive(Debug, Default)]
-pub(crate) struct TableCopyState {
-    /// The definition that the last complete copy was made under.
-    pub(crate) copied: Option<Arc<TableDefinition>>,
-    /// The state in which all earlier writers are known to have ended.
-    pub(crate) settled: Option<StreamingScope>,
-    /// The earlier writers that the last attempt to copy has waited for.
-    pub(crate) awaited: Option<AwaitedWriters>,
-    /// The facts of the table before its last copy failed permanently. If the catalog has other
-    /// facts, copying is worth another attempt.
-    pub(crate) failed: Option<Option<TableFacts>>,
-}
-
-/// The state that decides whether a change is streamed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StreamingScope {
-    /// The number of the slot, as in [`SourceSignals::slots`].
-    pub(crate) slot: u64,
-    /// The publication's settings for the table.
-    pub(crate) published: Option<TablePublication>,
-    /// The OID of the table.
-    pub(crate) oid: Oid,
-}
-
-/// Transactions that have to end before a table can be copied.
-#[derive(Debug)]
-pub(crate) struct AwaitedWriters {
-    /// The state that these transactions are older than.
-    pub(crate) before: StreamingScope,
-    /// The transactions that have not ended yet.
-    pub(crate) writers: Vec<WritingTransaction>,
 }
 
 impl PostgresSource {
@@ -127,7 +61,7 @@ impl PostgresSource {
     #[must_use]
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
-        let (run, signals) = (Mutex::default(), SourceSignals::new());
+        let (run, signals) = (Mutex::default(), SourceSignals::default());
         PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
     }
 
@@ -160,9 +94,9 @@ impl PostgresSource {
     /// Forgets the definitions that tables were copied under whenever the database's history forks.
     /// The tables are then copied again.
     async fn forget_copies(&self, tables: &[SourceTable]) -> Infallible {
-        let mut forks = self.signals.forks.subscribe();
+        let mut forks = self.signals.forks();
         while forks.changed().await.is_ok() {
-            tables.iter().for_each(|table| table.progress.lock().copied = None);
+            tables.iter().for_each(SourceTable::forget_copy);
         }
         std::future::pending().await
     }
@@ -171,39 +105,29 @@ impl PostgresSource {
     async fn copy_in(
         &self,
         connection: &mut SqlConnection,
-        (index, table): (TableIndex, &SourceTable),
+        table: &SourceTable,
         before: Option<&str>,
-        (slot, admits): (u64, &SnapshotCheck),
+        slot: u64,
+        admits: &SnapshotCheck,
         rows: &mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        let route = |definition: &TableDefinition| self.signals.route(index, definition.relation_identity());
+        let route = |definition: &TableDefinition| self.signals.route(table.index, definition.relation_identity());
         let name = std::slice::from_ref(&table.request.name);
         let found = catalog::read_facts(connection, &self.options.publication.name, name).await;
         let found = found.map_err(TableReadError::from)?.into_iter().flatten().next();
         let copied = copy::copy_table(connection, &self.options, table, slot, route, admits, rows).await;
         let copied = copied.map_err(SourceError::from);
         if let Err(SourceError::Definite(_)) = &copied {
-            table.progress.lock().failed = Some(found);
+            table.record_failure(found);
         }
         let CompletedCopy { definition, inserted } = copied?;
         let end = CopyEvent::End {
             inserted,
             definition: resume::text_of(&table.request, &definition),
-            is_told: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+            is_streamed: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
         };
-        {
-            let mut progress = table.progress.lock();
-            (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);
-        }
+        table.record_copy(definition);
         rows.send(end).await.map_err(|_| copy::given_up())
-    }
-
-    /// Waits until a slot exists that keeps commits, and returns its number.
-    async fn slot(&self) -> Result<u64, SourceError> {
-        let mut has_slot = self.signals.has_slot.subscribe();
-        let waited = has_slot.wait_for(|has_slot| *has_slot).await;
-        waited.map_err(|_| SourceError::Transient("the stream has ended".to_owned()))?;
-        Ok(*self.signals.slots.borrow())
     }
 }
 
@@ -224,12 +148,12 @@ impl Source for PostgresSource {
             true => validate::prepare_what_can_be(&mut connection, &self.options, tables).await?,
             false => validate::prepare(&mut connection, &self.options, tables).await?,
         }
-        slot_monitor::read_clock(&mut connection, &self.signals.clock).await?;
+        slot_monitor::read_clock(&mut connection, self.signals.clock()).await?;
         let identity = identity::read_identity(&self.options.connection).await?;
-        let followed =
-            tables.iter().map(|request| SourceTable { request: request.clone(), progress: Mutex::default() });
+        let indexed = tables.iter().enumerate();
+        let followed = indexed.map(|(index, request)| SourceTable::new(TableIndex(index), request.clone()));
         let tables = Some(followed.collect());
-        *self.run.lock() = PreparedRun { tables, from: Default::default(), identity: Some(identity.clone()) };
+        *self.run.lock() = PreparedRun { tables, identity: Some(identity.clone()), ..PreparedRun::default() };
         self.signals.begin_run();
         Ok(identity)
     }
@@ -240,24 +164,23 @@ impl Source for PostgresSource {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let (left, lost) = resume::compare(&mut connection, &self.options, &requests, known).await?;
         if let Some(reason) = lost {
-            self.signals.lost(&reason);
+            self.signals.record_loss(&reason);
         }
         // The lowest position that a table is followed from.
         let mut from: Option<Lsn> = None;
         let mut follow = |position: Lsn| from = Some(from.map_or(position, |from| from.min(position)));
-        let indexed = tables.iter().enumerate().zip(left);
-        let resumes = indexed.map(|((index, table), left)| match left {
+        let resumes = tables.iter().zip(left).map(|(table, left)| match left {
             None => ResumeDecision::Follow,
             Some(PriorTableState::Same(position, definition)) => {
                 follow(position);
-                self.signals.route(TableIndex(index), definition.relation_identity());
-                table.progress.lock().copied = Some(Arc::new(*definition));
+                self.signals.route(table.index, definition.relation_identity());
+                table.record_copy(*definition);
                 ResumeDecision::Follow
             }
             // Without a definition, the table is not watched before it is copied.
             Some(PriorTableState::Redefined(position, definition, reason)) => {
                 follow(position);
-                self.signals.route(TableIndex(index), definition.relation_identity());
+                self.signals.route(table.index, definition.relation_identity());
                 ResumeDecision::FollowThenCopy(reason)
             }
             Some(PriorTableState::Missing(reason)) => ResumeDecision::Copy(reason),
@@ -270,7 +193,8 @@ impl Source for PostgresSource {
             }
             ResumeDecision::Copy(_) => None,
         });
-        self.run.lock().from = (from, kept.collect());
+        let mut run = self.run.lock();
+        (run.from, run.kept) = (from, kept.collect());
         Ok(resumes)
     }
 
@@ -285,9 +209,9 @@ impl Source for PostgresSource {
         reporter: SourceStateReporter,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        let ((from, kept), identity) = {
+        let (from, kept, identity) = {
             let run = self.run.lock();
-            (run.from.clone(), run.identity.clone())
+            (run.from, run.kept.clone(), run.identity.clone())
         };
         let options = StreamOptions {
             connection: self.options.connection.clone(),
@@ -305,7 +229,7 @@ impl Source for PostgresSource {
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
-            never = definitions::watch(&options, (&self.options.publication, &tables), &self.signals, &events) => match never {},
+            never = definition_watch::watch(&options, &self.options.publication, &tables, &self.signals, &events) => match never {},
             never = slot_monitor::watch(&options.connection, &self.signals) => match never {},
             never = self.forget_copies(&tables) => match never {},
         }
@@ -315,7 +239,7 @@ impl Source for PostgresSource {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let rows = connection.simple_query("SELECT pg_current_wal_lsn()").await?;
         let end = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        end.ok_or_else(|| SourceError::Transient("PostgreSQL does not say where its WAL ends".to_owned()))
+        end.ok_or_else(|| SourceError::Transient("PostgreSQL returned no end of its WAL".to_owned()))
     }
 
     async fn copy(
@@ -329,13 +253,13 @@ impl Source for PostgresSource {
         // The index is checked before the wait: without a stream there never is a slot.
         let table = find(&tables, index)?;
         let slot = tokio::select! {
-            slot = self.slot() => slot?,
+            slot = self.signals.wait_for_slot() => slot,
             () = rows.closed() => return Err(copy::given_up()),
         };
         let options = self.options.connection.for_work(SessionWork::Copy);
         let mut connection = SqlConnection::connect(&options).await.map_err(TableReadError::from)?;
         let copied = tokio::select! {
-            copied = self.copy_in(&mut connection, (index, table), before, (slot, &admits), &rows) => copied,
+            copied = self.copy_in(&mut connection, table, before, slot, &admits, &rows) => copied,
             () = rows.closed() => Err(copy::given_up()),
         };
         connection.close(&options).await;
@@ -347,7 +271,7 @@ impl Source for PostgresSource {
     }
 
     fn connections_max(&self) -> usize {
-        self.options.copies_max + CONNECTIONS_BESIDE_COPIES
+        self.options.copies_max + OTHER_CONNECTIONS_MAX
     }
 
     async fn inspect(
@@ -362,15 +286,15 @@ impl Source for PostgresSource {
     }
 
     fn retention(&self) -> watch::Receiver<WalRetention> {
-        self.signals.retention.subscribe()
+        self.signals.retention()
     }
 
     fn looks(&self) -> watch::Receiver<DefinitionReads> {
-        self.signals.looks.subscribe()
+        self.signals.definition_reads()
     }
 
     fn clock(&self) -> SourceClock {
-        self.signals.clock.clone()
+        self.signals.clock().clone()
     }
 
     async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
@@ -380,8 +304,8 @@ impl Source for PostgresSource {
         }
         // Until the tables are copied again, the catalog is not compared with their old
         // definitions.
-        tables.iter().for_each(|table| table.progress.lock().copied = None);
-        self.signals.resets.send_modify(|resets| *resets += 1);
+        tables.iter().for_each(SourceTable::forget_copy);
+        self.signals.request_reset();
         Ok(())
     }
 }

@@ -10,40 +10,38 @@ mod backoff;
 mod error;
 mod pending;
 mod position_requests;
-mod proof;
 mod session;
 mod start;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
-use laredo_engine::retention::WalRetention;
+use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{
-    AcknowledgedPosition, DefinitionReads, SourceClock, SourceError, SourceEvent, SourceIdentity, SourceState,
-    SourceStateReporter, TableIndex,
+    AcknowledgedPosition, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Fork, ForkReceipt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use pending::StreamQueueItem;
 
-use crate::assemble::{PgoutputAssembler, RelationIdentity, TableRoute, TableRoutes};
+use crate::assemble::{PgoutputAssembler, TableRoutes};
 use crate::ddl::DdlWatch;
+pub use crate::history_proof::{HistoryMismatch, KeptTable};
 use crate::options::ConnectionOptions;
+pub use crate::signals::SourceSignals;
+use crate::signals::WalEndReading;
+pub use crate::slot::SlotMode;
 use crate::transport::{ReplicationMessage, ReplicationReader, ReplicationWriter};
 pub use backoff::ReconnectOptions;
 use error::StreamError;
 use position_requests::PositionRequestRule;
-pub use proof::{HistoryMismatch, KeptTable};
-pub(crate) use proof::{HistoryProof, SentCommits};
 use session::ReplicationSession;
-pub use start::SlotMode;
 
 /// The interval of status messages to PostgreSQL. If the position does not move, each also asks
 /// PostgreSQL for its position. By itself, PostgreSQL may report it only every 20 s while it reads
@@ -103,178 +101,6 @@ pub struct StreamOptions {
     pub ddl: DdlWatch,
 }
 
-/// The values that the stream and the source's other connections share.
-#[derive(Debug)]
-pub struct SourceSignals {
-    /// The number of slots so far. It starts with the first slot that was found or created, and
-    /// grows when the slot is created again or was moved elsewhere. From one on, commits are kept
-    /// for the stream.
-    pub slots: watch::Sender<u64>,
-    /// A recent transaction ID of the server.
-    pub recent: watch::Sender<Xid>,
-    /// The relations that rows are or were copied from, by their OIDs.
-    pub routes: watch::Sender<TableRoutes>,
-    /// Notifies that a table was announced: its definition may have changed.
-    pub announced: Notify,
-    /// The times at which each table's definition was checked.
-    pub looks: watch::Sender<DefinitionReads>,
-    /// The check that the stream waits for.
-    pub look_wanted: watch::Sender<DefinitionCheckRequest>,
-    /// The number of the last check that the stream waited for and that is done.
-    pub looked: watch::Sender<u64>,
-    /// The last transaction that truncated each table, according to the stream.
-    pub truncated: watch::Sender<BTreeMap<Oid, u32>>,
-    /// The position that the stream has reached.
-    pub reached: watch::Sender<Lsn>,
-    /// The WAL that the slot keeps for the stream.
-    pub retention: watch::Sender<WalRetention>,
-    /// The number of requests to drop the slot and create it again.
-    pub resets: watch::Sender<u64>,
-    /// True if a slot of the database's current history exists. No copy may begin before.
-    pub has_slot: watch::Sender<bool>,
-    /// The number of forks of the database's history.
-    pub forks: watch::Sender<u64>,
-    /// The number of restarts of PostgreSQL, and the newest commit before the last restart. Commits
-    /// up to it are proven.
-    pub(crate) restarts: watch::Sender<(u64, CommitMark)>,
-    /// The highest end of the database's WAL that was seen.
-    pub written: watch::Sender<Lsn>,
-    /// The end of the WAL at the last look at the slot, and the time at which that look began.
-    pub(crate) wal_end: watch::Sender<Option<(Lsn, Instant)>>,
-    /// The database's clock.
-    pub clock: SourceClock,
-}
-
-/// The distance, in bytes, by which an abandoned history may have gone beyond anything seen here.
-/// Other servers may have reported such positions.
-const ABANDONED_SLACK: u64 = 16 << 20;
-
-/// A check of the definitions that the stream waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DefinitionCheckRequest {
-    /// The number of the check.
-    pub number: u64,
-    /// The transaction that has to be visible.
-    pub after: Option<Xid>,
-}
-
-impl Default for SourceSignals {
-    fn default() -> SourceSignals {
-        SourceSignals::new()
-    }
-}
-
-impl SourceSignals {
-    /// Creates signals in their initial state.
-    #[must_use]
-    pub fn new() -> SourceSignals {
-        SourceSignals {
-            slots: watch::Sender::new(0),
-            recent: watch::Sender::new(Xid(0)),
-            routes: watch::Sender::default(),
-            announced: Notify::new(),
-            looks: watch::Sender::default(),
-            look_wanted: watch::Sender::default(),
-            looked: watch::Sender::default(),
-            truncated: watch::Sender::default(),
-            reached: watch::Sender::new(Lsn::ZERO),
-            retention: watch::Sender::default(),
-            resets: watch::Sender::new(0),
-            has_slot: watch::Sender::new(false),
-            forks: watch::Sender::new(0),
-            restarts: watch::Sender::default(),
-            written: watch::Sender::new(Lsn::ZERO),
-            wal_end: watch::Sender::default(),
-            clock: SourceClock::default(),
-        }
-    }
-
-    /// Forgets what belongs to the last run. A new run begins, perhaps of another database.
-    pub(crate) fn begin_run(&self) {
-        self.resets.send_replace(0);
-        self.has_slot.send_replace(false);
-        self.forget_look();
-        self.recent.send_replace(Xid(0));
-        self.reached.send_replace(Lsn::ZERO);
-        self.routes.send_modify(BTreeMap::clear);
-        self.truncated.send_modify(BTreeMap::clear);
-        self.looks.send_replace(DefinitionReads::default());
-    }
-
-    /// Requests a check of the definitions once a transaction is visible. Returns the check's
-    /// number.
-    fn want_look(&self, after: Xid) -> u64 {
-        self.look_wanted
-            .send_modify(|wanted| *wanted = DefinitionCheckRequest { number: wanted.number + 1, after: Some(after) });
-        self.look_wanted.borrow().number
-    }
-
-    /// Withdraws a requested check. Its transaction may belong to another history, and then never
-    /// becomes visible in this one.
-    fn forget_look(&self) {
-        self.look_wanted.send_modify(|wanted| wanted.after = None);
-        self.looked.send_replace(self.look_wanted.borrow().number);
-    }
-
-    /// Waits until the check with this number is done.
-    async fn looked(&self, number: u64) {
-        // The sender lives as long as `self`.
-        let _ = self.looked.subscribe().wait_for(|looked| *looked >= number).await;
-    }
-
-    /// Waits until a check is requested.
-    pub(crate) async fn look_is_wanted(&self) {
-        let looked = *self.looked.borrow();
-        // The sender lives as long as `self`.
-        let _ = self.look_wanted.subscribe().wait_for(|wanted| wanted.number > looked).await;
-    }
-
-    /// Makes the stream follow a table by this identity. Returns true if the table's OID was
-    /// another one, or another table was followed by this OID.
-    pub(crate) fn route(&self, table: TableIndex, identity: RelationIdentity) -> bool {
-        let mut is_other = false;
-        self.routes.send_modify(|routes| {
-            let before = routes.get(&table);
-            is_other = before.is_none_or(|before| before.identity.oid != identity.oid);
-            let copies = before.map_or(0, |before| before.copies) + 1;
-            routes.retain(|of, route| *of == table || route.identity.oid != identity.oid);
-            routes.insert(table, TableRoute { copies, identity });
-        });
-        is_other
-    }
-
-    /// Returns the position beyond which no position of an abandoned history is expected, given the
-    /// highest position that was reported.
-    fn abandoned(&self, told: Lsn) -> Lsn {
-        Lsn(told.max(*self.written.borrow()).0.saturating_add(ABANDONED_SLACK))
-    }
-
-    /// Forgets what was learned about the database, which has another history now.
-    fn fork(&self, reason: &str) {
-        self.has_slot.send_replace(false);
-        self.forget_look();
-        self.forks.send_modify(|forks| *forks += 1);
-        self.written.send_replace(Lsn::ZERO);
-        self.recent.send_replace(Xid(0));
-        self.reached.send_replace(Lsn::ZERO);
-        self.routes.send_modify(BTreeMap::clear);
-        self.truncated.send_modify(BTreeMap::clear);
-        self.retention.send_modify(|known| {
-            known.forks += 1;
-            known.last_fork = Some(reason.to_owned());
-        });
-    }
-
-    /// Logs an error, and counts that a slot could not be continued.
-    pub(crate) fn lost(&self, reason: &str) {
-        tracing::error!(%reason, "every table has to be copied again");
-        self.retention.send_modify(|known| {
-            known.losses += 1;
-            known.last_loss = Some(reason.to_owned());
-        });
-    }
-}
-
 /// Sends every commit into `events` until that is closed. The error that ends a connection is
 /// reported, and another connection is made.
 ///
@@ -287,31 +113,27 @@ pub async fn follow(
     acknowledged: AcknowledgedPosition,
     reporter: &SourceStateReporter,
 ) -> Result<(), SourceError> {
-    let mut resets = signals.resets.subscribe();
-    if *resets.borrow() > 0 {
-        // The reset was requested before there was a stream.
-        resets.mark_changed();
-    }
     let mut assembler = PgoutputAssembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
     // Routes of an earlier run, which a new receiver does not see as changed.
-    assembler.reroute(&signals.routes.borrow(), &mut VecDeque::new());
+    let routes = signals.routes();
+    assembler.reroute(&routes.borrow(), &mut VecDeque::new());
     let stream = ReplicationStream {
         options,
         signals,
         reporter,
-        routes: signals.routes.subscribe(),
-        wal_end: signals.wal_end.subscribe(),
-        resets,
+        routes,
+        wal_end: signals.wal_end(),
+        resets: signals.resets(),
         assembler,
         queue: VecDeque::new(),
         fresh: VecDeque::new(),
-        looking: None,
+        checking: None,
         events: events.clone(),
         acknowledged,
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
         asking: PositionRequestRule::default(),
-        asked: (0, Instant::now()),
+        answer_requests: AnswerRequests::new(),
         unfinished_bytes: 0,
     };
     tokio::select! {
@@ -325,7 +147,7 @@ struct ReplicationStream<'a> {
     signals: &'a SourceSignals,
     reporter: &'a SourceStateReporter,
     routes: watch::Receiver<TableRoutes>,
-    wal_end: watch::Receiver<Option<(Lsn, Instant)>>,
+    wal_end: watch::Receiver<Option<WalEndReading>>,
     resets: watch::Receiver<u64>,
     assembler: PgoutputAssembler,
     /// Items that are complete and that the consumer has not taken yet. They survive the
@@ -334,7 +156,7 @@ struct ReplicationStream<'a> {
     /// Events that the current message has completed.
     fresh: VecDeque<SourceEvent>,
     /// The number of the check that is waited for.
-    looking: Option<u64>,
+    checking: Option<u64>,
     events: mpsc::Sender<SourceEvent>,
     acknowledged: AcknowledgedPosition,
     /// The position that the slot has already confirmed. No lower position is reported, since
@@ -342,10 +164,31 @@ struct ReplicationStream<'a> {
     floor: Lsn,
     received: Lsn,
     asking: PositionRequestRule,
-    /// The number of requests for an answer, and the time since which they are counted.
-    asked: (u32, Instant),
+    answer_requests: AnswerRequests,
     /// The number of bytes received of the current transaction or block.
     unfinished_bytes: usize,
+}
+
+/// The requests of PostgreSQL for an answer.
+struct AnswerRequests {
+    count: u32,
+    /// The time since which they are counted.
+    since: Instant,
+}
+
+impl AnswerRequests {
+    fn new() -> AnswerRequests {
+        AnswerRequests { count: 0, since: Instant::now() }
+    }
+
+    /// Counts a request, and returns the number of recent ones.
+    fn add(&mut self) -> u32 {
+        if self.since.elapsed() > ASKED_WITHIN {
+            *self = AnswerRequests::new();
+        }
+        self.count += 1;
+        self.count
+    }
 }
 
 impl ReplicationStream<'_> {
@@ -398,19 +241,19 @@ impl ReplicationStream<'_> {
     /// PostgreSQL keeps new commits in the meantime.
     async fn wait_for_room(&mut self, patience: Duration) -> Result<(), StreamError> {
         let why = match self.queue.front() {
-            Some(StreamQueueItem::Look(_)) => "a changed definition could not be checked",
-            Some(StreamQueueItem::Event(_)) | None => "the tables have taken nothing",
+            Some(StreamQueueItem::Check(_)) => "a changed definition could not be checked",
+            Some(StreamQueueItem::Event(_)) | None => "the tables have accepted no events",
         };
         let reason = format!(
-            "{why} for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
+            "{why} for {} s, so the connection was given up; PostgreSQL keeps later commits in the slot",
             patience.as_secs()
         );
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
-            if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
-                self.signals.looked(number).await;
-                self.looking = None;
+            if let StreamQueueItem::Check(after) = pending {
+                let number = *self.checking.get_or_insert_with(|| self.signals.request_check(*after));
+                self.signals.wait_for_check(number).await;
+                self.checking = None;
                 self.queue.pop_front();
                 continue;
             }
@@ -429,8 +272,7 @@ impl ReplicationStream<'_> {
         tracing::info!(from = %session.resume, slot = session.slot, "following the database");
         self.reporter.report(SourceState::Following);
         if session.is_server_restarted {
-            let proven = self.assembler.sent().newest();
-            self.signals.restarts.send_modify(|restarts| *restarts = (restarts.0 + 1, proven));
+            self.signals.record_restart(self.assembler.sent().newest());
         }
         self.assembler.connected(session.resume, session.recent);
         if session.is_new {
@@ -443,15 +285,15 @@ impl ReplicationStream<'_> {
         if fork.is_some() {
             // Every table is copied again, so a check is not needed.
             self.queue.retain(|pending| matches!(pending, StreamQueueItem::Event(_)));
-            self.looking = None;
-            self.signals.forget_look();
+            self.checking = None;
+            self.signals.withdraw_check();
         }
         self.queue.extend(session.promoted.map(|identity| StreamQueueItem::Event(SourceEvent::Promoted { identity })));
         self.queue
             .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
         self.received = session.resume;
-        self.asked = (0, Instant::now());
+        self.answer_requests = AnswerRequests::new();
         let mut resets = self.resets.clone();
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
@@ -470,8 +312,8 @@ impl ReplicationStream<'_> {
         reason: String,
         common: Lsn,
     ) -> Result<(), StreamError> {
-        let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
-        self.signals.fork(&reason);
+        let fork = Fork { common, abandoned: self.signals.abandoned(start.reported()), is_certain: true };
+        self.signals.record_fork(&reason);
         self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
         let (noted, receipts) = ForkReceipt::new();
         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Forked {
@@ -480,7 +322,7 @@ impl ReplicationStream<'_> {
             reason,
             noted,
         }));
-        self.looking = None;
+        self.checking = None;
         while let Some(pending) = self.queue.pop_front() {
             // Every table is copied again, so a check is not needed.
             if let StreamQueueItem::Event(event) = pending {
@@ -509,18 +351,18 @@ impl ReplicationStream<'_> {
     /// Delivers what is complete. While the consumer is slow, PostgreSQL still gets status
     /// messages.
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
-        let mut taken_at = Instant::now();
+        let mut accepted_at = Instant::now();
         while let Some(pending) = self.queue.front() {
-            if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.want_look(*after));
+            if let StreamQueueItem::Check(after) = pending {
+                let number = *self.checking.get_or_insert_with(|| self.signals.request_check(*after));
                 tokio::select! {
-                    () = self.signals.looked(number) => {
-                        self.looking = None;
+                    () = self.signals.wait_for_check(number) => {
+                        self.checking = None;
                         self.queue.pop_front();
-                        taken_at = Instant::now();
+                        accepted_at = Instant::now();
                     }
                     // The check is not made while PostgreSQL shuts down.
-                    _ = tick.tick() => self.keep_waiting(taken_at, LOOK_PATIENCE, writer).await?,
+                    _ = tick.tick() => self.keep_waiting(accepted_at, LOOK_PATIENCE, writer).await?,
                 }
                 continue;
             }
@@ -530,9 +372,9 @@ impl ReplicationStream<'_> {
                     if let Some(StreamQueueItem::Event(event)) = self.queue.pop_front() {
                         permit.send(event);
                     }
-                    taken_at = Instant::now();
+                    accepted_at = Instant::now();
                 }
-                _ = tick.tick() => self.keep_waiting(taken_at, ROOM_PATIENCE, writer).await?,
+                _ = tick.tick() => self.keep_waiting(accepted_at, ROOM_PATIENCE, writer).await?,
             }
         }
         Ok(())
@@ -570,7 +412,7 @@ impl ReplicationStream<'_> {
                     if waiting_since.elapsed() > SILENCE_MAX {
                         return Err(StreamError::Silent(SILENCE_MAX));
                     }
-                    self.assembler.set_recent(*self.signals.recent.borrow());
+                    self.assembler.set_recent(self.signals.recent());
                     let ask = self.asking.is_due(self.assembler.position());
                     let position = self.assembler.position();
                     self.assembler.acknowledged((self.acknowledged)().min(position));
@@ -578,8 +420,8 @@ impl ReplicationStream<'_> {
                 }
                 message = reader.next() => break self.take_message(message?.ok_or(StreamError::Ended)?)?,
                 Ok(()) = self.wal_end.changed() => {
-                    let looked = *self.wal_end.borrow_and_update();
-                    if looked.is_some_and(|(end, began)| self.is_current(end, began)) {
+                    let reading = *self.wal_end.borrow_and_update();
+                    if reading.is_some_and(|reading| self.is_current(reading)) {
                         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Progress(self.assembler.position())));
                         return Ok(());
                     }
@@ -589,23 +431,13 @@ impl ReplicationStream<'_> {
         while reader.buffered() {
             answer |= self.take_message(reader.next().await?.ok_or(StreamError::Ended)?)?;
         }
-        let mut truncated = self.assembler.take_truncated();
-        if !truncated.is_empty() {
-            self.signals.truncated.send_modify(|known| known.append(&mut truncated));
-        }
-        // Updated after `truncated`, so that a reader of this position sees every truncate before
-        // it.
-        self.signals.reached.send_replace(self.assembler.position());
+        self.signals.record_progress(self.assembler.take_truncated(), self.assembler.position());
         if self.assembler.take_announced() {
-            self.signals.announced.notify_one();
+            self.signals.announce_change();
         }
         self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
         if answer {
-            if self.asked.1.elapsed() > ASKED_WITHIN {
-                self.asked = (0, Instant::now());
-            }
-            self.asked.0 += 1;
-            if self.asked.0 > ASKED_MAX {
+            if self.answer_requests.add() > ASKED_MAX {
                 return Err(StreamError::Ended);
             }
             self.status(writer, false).await?;
@@ -615,7 +447,7 @@ impl ReplicationStream<'_> {
 
     /// Returns true if the stream has received everything that was written before a look at the end
     /// of the WAL. PostgreSQL itself reports no progress while nothing is written.
-    fn is_current(&self, end: Lsn, began: Instant) -> bool {
+    fn is_current(&self, WalEndReading { end, began }: WalEndReading) -> bool {
         end <= self.assembler.position() && began.elapsed() <= WAL_END_AGE_MAX && !self.assembler.is_proving()
     }
 
@@ -665,31 +497,5 @@ fn state_after(error: &StreamError, delay: Option<Duration>) -> SourceState {
         StreamError::Held(_) => SourceState::standby(reason),
         error if error.is_transient() => SourceState::retrying(reason, delay),
         _ => SourceState::refused(reason, delay),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
-    use super::*;
-
-    fn is_ready(future: impl Future<Output = ()>) -> bool {
-        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    /// A check for a transaction of an abandoned history would block the watch until the new
-    /// history has a transaction with that ID.
-    #[test]
-    fn a_look_that_is_withdrawn_is_not_waited_for_by_anyone() {
-        let signals = SourceSignals::new();
-        let number = signals.want_look(Xid(7));
-        assert!(is_ready(signals.look_is_wanted()) && !is_ready(signals.looked(number)));
-        signals.forget_look();
-        assert!(!is_ready(signals.look_is_wanted()) && is_ready(signals.looked(number)));
-        let next = signals.want_look(Xid(3));
-        assert!(next > number && is_ready(signals.look_is_wanted()));
-        assert!(!is_ready(signals.looked(next)));
     }
 }

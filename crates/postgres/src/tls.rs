@@ -66,16 +66,20 @@ enum CertificateCheck {
 }
 
 fn check(options: &PostgresTlsOptions) -> Result<CertificateCheck, String> {
-    let roots = match (options.mode, options.roots.clone().or_else(default_roots)) {
-        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, None) => {
-            return Ok(CertificateCheck::Nothing);
-        }
-        (SslMode::VerifyCa | SslMode::VerifyFull, None) => {
+    let checks_name = match options.mode {
+        SslMode::Disable | SslMode::Allow | SslMode::Prefer => return Ok(CertificateCheck::Nothing),
+        // As in libpq, root certificates turn `require` into `verify-ca`.
+        SslMode::Require | SslMode::VerifyCa => false,
+        SslMode::VerifyFull => true,
+    };
+    let roots = match options.roots.clone().or_else(default_roots) {
+        Some(roots) => roots,
+        None if options.mode == SslMode::Require => return Ok(CertificateCheck::Nothing),
+        None => {
             return Err("sslmode=verify-ca and verify-full need root certificates: add sslrootcert=FILE, or \
                  sslmode=verify-full sslrootcert=system"
                 .to_owned());
         }
-        (_, Some(roots)) => roots,
     };
     let certificates = match roots {
         RootCertificates::System => rustls_native_certs::load_native_certs().certs,
@@ -86,10 +90,9 @@ fn check(options: &PostgresTlsOptions) -> Result<CertificateCheck, String> {
     if store.is_empty() {
         return Err("sslrootcert holds no certificate that can be used".to_owned());
     }
-    Ok(match options.mode {
-        SslMode::VerifyFull => CertificateCheck::AuthorityAndName(store, certificates),
-        // As in libpq, root certificates turn `require` into `verify-ca`.
-        _ => CertificateCheck::Authority(store, certificates),
+    Ok(match checks_name {
+        true => CertificateCheck::AuthorityAndName(store, certificates),
+        false => CertificateCheck::Authority(store, certificates),
     })
 }
 

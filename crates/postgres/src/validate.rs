@@ -8,10 +8,11 @@ use laredo_core::{Schema, TableName};
 use laredo_engine::source::{SourceError, TableRequest};
 use serde::Deserialize;
 
-use crate::catalog::{self, ReplicaIdentity, TableFacts, quoted};
+use crate::catalog::{self, TableFacts, quoted};
 use crate::publication::{self, Publication};
+use crate::relation_identity::ReplicaIdentity;
 use crate::slot::{self, ReplicationSlot};
-use crate::source::PostgresOptions;
+use crate::source_options::PostgresOptions;
 use crate::transport::{SqlConnection, TransportError};
 
 const VERSION_MIN: u32 = 14;
@@ -123,7 +124,7 @@ pub(crate) async fn prepare_what_can_be(
         tracing::info!(%sql, "changing the publication");
         match connection.simple_query(&sql).await.map_err(|error| refused(&sql, error)) {
             Err(SourceError::Definite(problems)) if publication.is_some() => {
-                tracing::warn!(problem = problems.join("; "), "the publication does not carry all tables");
+                tracing::warn!(problem = problems.join("; "), "the publication does not contain all tables");
             }
             changed => drop(changed?),
         }
@@ -166,7 +167,7 @@ async fn unpublished(
 pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
     match error.is_transient() {
         true => error.into(),
-        false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),
+        false => SourceError::Definite(vec![format!("{error}; as a role with the privilege, run {sql}")]),
     }
 }
 
@@ -267,7 +268,7 @@ fn server_problems(server: &ServerFacts, has_slot: bool) -> Vec<String> {
     }
     if !has_slot && server.slots >= server.slots_max {
         problems.push(format!(
-            "all {max} replication slots are taken; drop one that is not needed (SELECT slot_name, active FROM \
+            "all {max} replication slots are in use; drop one that is not needed (SELECT slot_name, active FROM \
              pg_replication_slots), or run ALTER SYSTEM SET max_replication_slots = {more} and restart PostgreSQL",
             max = server.slots_max,
             more = server.slots_max + 5
@@ -301,22 +302,28 @@ pub(crate) fn table_problems(
 ) -> Vec<String> {
     let (definition, access, name) = (&facts.definition, &facts.access, &request.name);
     let (table, quoted_role) = (name.quoted(), quoted(role));
-    let what = match (definition.kind, definition.persistence) {
-        ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it"),
-        ('m', _) => Some("a materialized view, and only tables have a stream of changes; follow the tables below it"),
-        ('f', _) => Some("a foreign table, and its changes happen elsewhere; follow it where it is stored"),
-        (_, 'u') => Some("unlogged, so its changes are not in the WAL; run ALTER TABLE … SET LOGGED"),
-        (_, 't') => Some("temporary, so its changes are not in the WAL"),
-        _ => None,
+    let kind = match (definition.kind, definition.persistence) {
+        ('r' | 'p', 'p') => None,
+        ('v', _) => Some("a view, and only tables have a stream of changes; follow the tables below it".to_owned()),
+        ('m', _) => {
+            Some("a materialized view, and only tables have a stream of changes; follow the tables below it".to_owned())
+        }
+        ('f', _) => Some("a foreign table, and its changes happen elsewhere; follow it where it is stored".to_owned()),
+        (_, 'u') => Some(format!("unlogged, so its changes are not in the WAL; run ALTER TABLE {table} SET LOGGED")),
+        (_, 't') => Some("temporary, so its changes are not in the WAL".to_owned()),
+        (kind, persistence) => Some(format!(
+            "of a kind that laredo does not know (relkind {kind:?}, relpersistence {persistence:?}), and only tables \
+             have a stream of changes"
+        )),
     };
-    if let Some(what) = what {
-        return vec![format!("{name} is {}", what.replace('…', &table))];
+    if let Some(kind) = kind {
+        return vec![format!("{name} is {kind}")];
     }
     let mut problems = Vec::new();
     if !access.usage {
         let schema = quoted(&name.schema);
         problems.push(format!(
-            "table {name}: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}"
+            "table {name}: this role lacks USAGE on its schema; as the schema's owner run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}"
         ));
     }
     if !access.select {

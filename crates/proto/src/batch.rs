@@ -148,6 +148,7 @@ impl BatchBuilder {
 
 /// An error for bytes that are not a batch of the expected table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// An entry that exceeds the batch.
     #[error("batch is torn at byte {0} of its entries")]
@@ -159,7 +160,7 @@ pub enum BatchError {
     #[error("batch has an entry that is not a row of its table: {0}")]
     Row(#[from] TupleError),
     /// A number of entries that differs from the header's.
-    #[error("batch says it has {expected} entries, but has {found}")]
+    #[error("batch has {found} entries, but its header has the count {expected}")]
     Count {
         /// The number in the header.
         expected: u32,

@@ -1,5 +1,4 @@
-//! The wire protocol: messages generated from the `.proto` files, the framing that gRPC, gRPC-Web
-//! and Connect share, and the batch encoding of PostgreSQL's own cells.
+#![doc = include_str!("../README.md")]
 
 pub mod batch;
 pub mod frame;

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use laredo_core::{FilterError, Lsn, TableName};
+use laredo_core::{Lsn, TableName};
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
 use laredo_engine::{SnapshotError, TableHandle, VerifyError};
+use laredo_values::FilterError;
 use tonic::Status;
 
 use crate::view::ViewError;

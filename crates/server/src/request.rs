@@ -1,10 +1,11 @@
 //! Parsing of requests. It has no side effects, and treats its input as hostile.
 
-use laredo_core::{DefinitionVersion, Lsn, MatchCondition, Predicate, Sequence, Value};
+use laredo_core::{DefinitionVersion, Lsn, Sequence};
 use laredo_engine::ScopedMark;
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
 use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
+use laredo_values::{MatchCondition, Predicate, Value};
 use prost_types::value::Kind;
 use tonic::Status;
 

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use laredo_core::{Filter, FilterError, FilterKey, HexCells, Predicate, ProjectError, Schema, Sequence, TableName};
+use laredo_core::{Schema, Sequence, TableName};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
 use laredo_proto::schema::SchemaError;
+use laredo_values::{Filter, FilterError, FilterKey, HexCells, Predicate, ProjectError};
 use parking_lot::Mutex;
 
 mod binary;

@@ -52,7 +52,7 @@ pub trait ConformanceDatabase {
 /// When the source violates the contract.
 pub async fn keeps_to_the_contract(bed: &impl ConformanceDatabase) {
     // A source that only reported progress would otherwise never end.
-    tokio::time::timeout(PATIENCE * 5, contract(bed)).await.expect("what is waited for comes");
+    tokio::time::timeout(PATIENCE * 5, contract(bed)).await.expect("the contract is checked in time");
 }
 
 async fn contract(bed: &impl ConformanceDatabase) {
@@ -62,7 +62,7 @@ async fn contract(bed: &impl ConformanceDatabase) {
     // Everything that commits from here on is kept for the stream.
     let first = run.next().await;
     assert!(matches!(first, SourceEvent::Progress(_)), "{first:?}");
-    let definitions = run.copies_show_what_was_told(bed).await;
+    let definitions = run.copies_show_what_was_sent(bed).await;
     run.commits_come_whole_and_in_order(bed).await;
     run.idle_time_is_progress(bed).await;
     let end = run.end_of_a_commit(bed, 500).await;
@@ -81,9 +81,9 @@ async fn contract(bed: &impl ConformanceDatabase) {
     let left = definitions.map(|definition| known(end, &definition));
     let mut run = ConformanceRun::begin(bed, &left, false).await;
     assert_eq!(run.resumes, [ResumeDecision::Follow, ResumeDecision::Follow], "all after {end} is there");
-    let told = run.commit().await;
-    assert_eq!(told.rows, [(0, 600), (1, 601)], "what was committed meanwhile comes, and nothing before it");
-    let end = run.what_was_acknowledged_is_forgotten(bed, told.end).await;
+    let sent = run.commit().await;
+    assert_eq!(sent.rows, [(0, 600), (1, 601)], "what was committed meanwhile comes, and nothing before it");
+    let end = run.what_was_acknowledged_is_forgotten(bed, sent.end).await;
     run.stop().await;
 
     let [left, other] = left;
@@ -93,9 +93,9 @@ async fn contract(bed: &impl ConformanceDatabase) {
     let followed = left.map(|left| KnownTable { position: end, ..left });
     let mut run = ConformanceRun::begin(bed, &[followed, other], true).await;
     assert_eq!(run.resumes[0], ResumeDecision::Follow);
-    run.a_reset_is_told(bed, 700).await;
+    run.a_reset_is_reported(bed, 700).await;
     run.source.reset(false).await.expect("the source can be reset");
-    run.a_reset_is_told(bed, 800).await;
+    run.a_reset_is_reported(bed, 800).await;
     run.stop().await;
 }
 
@@ -130,7 +130,7 @@ struct ConformanceRun<S> {
     acknowledged: watch::Sender<Lsn>,
     task: JoinHandle<Result<(), SourceError>>,
     /// The furthest position that the stream has reported.
-    told: Lsn,
+    sent: Lsn,
 }
 
 /// A commit whose changes are all inserts.
@@ -160,7 +160,7 @@ impl<S: Source> ConformanceRun<S> {
         let source = Arc::new(bed.source());
         source.prepare(&requests(&["t0", "t1"])).await.expect("the tables are there");
         let resumes = source.resume(known).await.expect("the database answers");
-        assert_eq!(resumes.len(), known.len(), "each table is told of");
+        assert_eq!(resumes.len(), known.len(), "each table has an answer");
         if is_reset {
             source.reset(false).await.expect("the source can be reset");
         }
@@ -170,7 +170,7 @@ impl<S: Source> ConformanceRun<S> {
         let reporter = SourceStateReporter::new("conformance");
         let acknowledge = Arc::new(move || *reader.borrow());
         let task = tokio::spawn(async move { streaming.stream(sender, acknowledge, reporter).await });
-        ConformanceRun { source, resumes, events, acknowledged, task, told: Lsn::ZERO }
+        ConformanceRun { source, resumes, events, acknowledged, task, sent: Lsn::ZERO }
     }
 
     /// Stops the stream. A stream ends without an error when its receiver is dropped.
@@ -182,14 +182,14 @@ impl<S: Source> ConformanceRun<S> {
 
     async fn next(&mut self) -> SourceEvent {
         let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
-        let event = event.expect("the stream goes on");
+        let event = event.expect("the stream continues");
         match &event {
             SourceEvent::Commit(commit) => {
-                assert!(commit.end > self.told, "a commit at {} after {} was told", commit.end, self.told);
-                self.told = commit.end;
+                assert!(commit.end > self.sent, "a commit at {} after {} was sent", commit.end, self.sent);
+                self.sent = commit.end;
             }
             SourceEvent::Progress(position) => {
-                self.told = self.told.max(*position);
+                self.sent = self.sent.max(*position);
             }
             _ => {}
         }
@@ -216,41 +216,41 @@ impl<S: Source> ConformanceRun<S> {
 
     async fn end_of_a_commit(&mut self, bed: &impl ConformanceDatabase, id: i64) -> Lsn {
         bed.insert(&[(0, id)]).await;
-        let told = self.commit().await;
-        assert_eq!(told.rows, [(0, id)]);
-        told.end
+        let sent = self.commit().await;
+        assert_eq!(sent.rows, [(0, id)]);
+        sent.end
     }
 
     /// Tests the contents of copies, and returns the definitions of the tables.
     ///
     /// A copy includes everything that the stream sent before the copy began. A later commit is
     /// included exactly if the copy's snapshot sees it.
-    async fn copies_show_what_was_told(&mut self, bed: &impl ConformanceDatabase) -> [String; 2] {
-        let (mut definitions, mut told) = ([String::new(), String::new()], Vec::new());
+    async fn copies_show_what_was_sent(&mut self, bed: &impl ConformanceDatabase) -> [String; 2] {
+        let (mut definitions, mut sent) = ([String::new(), String::new()], Vec::new());
         for (table, definition) in definitions.iter_mut().enumerate() {
             let first = 100 * (table as i64 + 1);
             bed.insert(&[(table, first), (table, first + 1)]).await;
             bed.insert(&[(table, first + 2)]).await;
             for _ in 0..2 {
                 let commit = self.commit().await;
-                told.push((commit.xid, commit.rows));
+                sent.push((commit.xid, commit.rows));
             }
-            let applied: Vec<Xid> = told.iter().map(|(xid, _)| *xid).collect();
+            let applied: Vec<Xid> = sent.iter().map(|(xid, _)| *xid).collect();
             let asked = Arc::new(AtomicUsize::new(0));
             let asking = asked.clone();
             // The first snapshot is refused, so that the source must take another one.
             let admits: SnapshotCheck = Arc::new(move |snapshot| {
                 asking.fetch_add(1, Ordering::Relaxed) > 0 && applied.iter().all(|xid| snapshot.sees(*xid))
             });
-            let before = self.told;
+            let before = self.sent;
             let (copied, mut later) = self.copy_while_writing(bed, table, admits, &asked).await;
-            told.append(&mut later);
-            let seen = told.iter().filter(|(xid, _)| copied.snapshot.sees(*xid)).flat_map(|(_, rows)| rows);
+            sent.append(&mut later);
+            let seen = sent.iter().filter(|(xid, _)| copied.snapshot.sees(*xid)).flat_map(|(_, rows)| rows);
             let seen: BTreeSet<i64> = seen.filter(|(of, _)| *of == table).map(|(_, id)| *id).collect();
             assert_eq!(copied.ids, seen, "the rows of a copy under {:?}", copied.snapshot);
             // Although nothing more is written, the stream must reach a position after the copy and
             // after everything it sent before.
-            while self.told < copied.inserted || self.told <= before {
+            while self.sent < copied.inserted || self.sent <= before {
                 let event = self.next().await;
                 assert!(matches!(event, SourceEvent::Progress(_)), "{event:?}");
             }
@@ -276,7 +276,7 @@ impl<S: Source> ConformanceRun<S> {
         let id = 1000 + table as i64;
         bed.insert(&[(0, id), (1, id)]).await;
         let later = self.commit().await;
-        assert_eq!(later.rows, [(0, id), (1, id)], "the stream goes on beside a copy");
+        assert_eq!(later.rows, [(0, id), (1, id)], "the stream continues beside a copy");
         copying.await.expect("no panic").expect("a copy");
         let copied = collecting.await.expect("no panic");
         (copied, vec![(later.xid, later.rows)])
@@ -301,7 +301,7 @@ impl<S: Source> ConformanceRun<S> {
 
     async fn idle_time_is_progress(&mut self, bed: &impl ConformanceDatabase) {
         let end = bed.write_elsewhere().await;
-        while self.told < end {
+        while self.sent < end {
             let event = self.next().await;
             assert!(matches!(event, SourceEvent::Progress(_)), "{event:?}");
         }
@@ -311,10 +311,10 @@ impl<S: Source> ConformanceRun<S> {
     async fn what_was_acknowledged_is_forgotten(&mut self, bed: &impl ConformanceDatabase, position: Lsn) -> Lsn {
         assert!(bed.forgotten().await < position, "nothing is forgotten of its own accord");
         let far = bed.write_far().await;
-        while self.told < far {
+        while self.sent < far {
             self.next().await;
         }
-        let acknowledged = self.told;
+        let acknowledged = self.sent;
         self.acknowledged.send_replace(acknowledged);
         let is_forgotten = eventually(PATIENCE, async || bed.forgotten().await >= position);
         // The events are received meanwhile, because the source would wait otherwise.
@@ -326,7 +326,7 @@ impl<S: Source> ConformanceRun<S> {
         acknowledged
     }
 
-    async fn a_reset_is_told(&mut self, bed: &impl ConformanceDatabase, id: i64) {
+    async fn a_reset_is_reported(&mut self, bed: &impl ConformanceDatabase, id: i64) {
         while !matches!(self.next().await, SourceEvent::Restarted { .. }) {}
         let _ = self.end_of_a_commit(bed, id).await;
         let losses = self.source.retention().borrow().losses;
@@ -355,7 +355,7 @@ fn id_of(row: TupleRef<'_>) -> i64 {
 
 async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> CollectedCopy {
     let (mut begun, mut ids) = (None, BTreeMap::new());
-    while let Some(event) = tokio::time::timeout(PATIENCE, rows.recv()).await.expect("a copy goes on") {
+    while let Some(event) = tokio::time::timeout(PATIENCE, rows.recv()).await.expect("a copy continues") {
         match event {
             CopyEvent::Begin { schema, snapshot, .. } => {
                 assert_eq!(schema.columns().len(), 2);
@@ -372,8 +372,8 @@ async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> CollectedCopy {
                     rest = after;
                 }
             }
-            CopyEvent::End { inserted, definition, is_told } => {
-                assert!(!is_told, "of rows that nobody knows, nobody knows what changed them");
+            CopyEvent::End { inserted, definition, is_streamed } => {
+                assert!(!is_streamed, "of rows that nobody knows, nobody knows what changed them");
                 assert!(ids.values().all(|count| *count == 1), "a row is there twice: {ids:?}");
                 let snapshot = begun.expect("a copy begins");
                 return CollectedCopy { snapshot, ids: ids.into_keys().collect(), inserted, definition };

@@ -31,7 +31,7 @@ pub enum HarnessError {
     #[error("could not make test certificates: {0}")]
     Certificate(#[from] rcgen::Error),
     /// A condition did not become true in time.
-    #[error("waited {waited:?} in vain for {what}")]
+    #[error("timed out after {waited:?} while waiting for {what}")]
     Timeout {
         /// The condition that was waited for.
         what: String,

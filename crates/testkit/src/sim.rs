@@ -11,11 +11,11 @@ use std::time::Duration;
 use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceCommit,
-    SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
+    AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceCommit, SourceError,
+    SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
     TablePartOrder, TableRequest, TransactionSnapshot,
 };
-use laredo_engine::spool::{RawChange, SpoolOptions, SpoolWriter};
+use laredo_engine::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, ForkReceipt};
 use tokio::sync::{mpsc, watch};
 
@@ -265,7 +265,7 @@ impl SimDatabase {
     }
 
     /// Sets the end of the WAL that the source reports.
-    pub fn say_written(&self, written: Lsn) {
+    pub fn set_written(&self, written: Lsn) {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
     }
 
@@ -392,25 +392,25 @@ const BLOCK_BYTES: u64 = 32 << 20;
 
 /// Returns the rows of a simulated table by ID, each with its block. The block changes whenever the
 /// row is written.
-fn places_of(state: &SimDatabaseState, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
-    let mut places = BTreeMap::new();
+fn blocks_of(state: &SimDatabaseState, table: usize, wanted: impl Fn(&SimCommit) -> bool) -> BTreeMap<i64, u64> {
+    let mut blocks_by_id = BTreeMap::new();
     for commit in state.log.iter().filter(|commit| wanted(commit)) {
-        let place = commit.end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+        let block = commit.end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         for (_, change) in commit.changes.iter().filter(|(changed, _)| *changed == table) {
             match change {
                 SimChange::Insert(id, _) | SimChange::Update(id, _) | SimChange::Touch(id) => {
-                    places.insert(*id, place % BLOCKS);
+                    blocks_by_id.insert(*id, block % BLOCKS);
                 }
                 SimChange::Rekey(old, new, _) => {
-                    places.remove(old);
-                    places.insert(*new, place % BLOCKS);
+                    blocks_by_id.remove(old);
+                    blocks_by_id.insert(*new, block % BLOCKS);
                 }
-                SimChange::Delete(id) => drop(places.remove(id)),
-                SimChange::Truncate => places.clear(),
+                SimChange::Delete(id) => drop(blocks_by_id.remove(id)),
+                SimChange::Truncate => blocks_by_id.clear(),
             }
         }
     }
-    places
+    blocks_by_id
 }
 
 /// Returns true if a truncation is not visible yet. It holds a lock that readers wait for.
@@ -467,10 +467,10 @@ impl SimDatabase {
             if !admits(snapshot) || is_locked(state, table) {
                 return None;
             }
-            let places = places_of(state, table, |commit| commit.visible);
+            let blocks_by_id = blocks_of(state, table, |commit| commit.visible);
             let mut rows = rows_of(state, table, |commit| commit.visible);
             rows.retain(|id, body| match (&wanted, part) {
-                (Some(blocks), _) => places.get(id).is_some_and(|place| blocks.contains(place)),
+                (Some(blocks), _) => blocks_by_id.get(id).is_some_and(|block| blocks.contains(block)),
                 (None, TablePart::Keys(keys)) => {
                     let row = SimDatabase::row(*id, body);
                     keys.contains(&SimDatabase::schema().key().key_of(row.as_ref()))
@@ -685,13 +685,13 @@ impl Source for SimDatabase {
             let concerns = commit.changes.iter().any(|(changed, _)| *changed == table.0);
             commit.is_silent && concerns && Some(commit.end) > last && commit.end <= inserted
         };
-        let is_told = before.is_some() && !log.borrow().log.iter().any(untold);
+        let is_streamed = before.is_some() && !log.borrow().log.iter().any(untold);
         if last.is_some() {
             // The differences that a new copy shows need a position that was never reported before.
             self.change_silently(table.0, Vec::new());
         }
         // The copy is over, even if its reader has given it up.
-        let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_told }).await;
+        let _ = rows.send(CopyEvent::End { inserted, definition: self.definition(), is_streamed }).await;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use laredo_core::Value;
+use laredo_values::Value;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::literal::{LiteralParser, RawFields};

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use laredo_core::{Schema, Value};
+use laredo_core::Schema;
+use laredo_values::Value;
 use serde_json::value::RawValue;
 
 use super::{EntryReadError, NamedValues};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read as _};
 
-use laredo_core::Value;
+use laredo_values::Value;
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct};

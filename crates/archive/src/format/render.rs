@@ -1,6 +1,7 @@
 //! The key of a row as text, in the form by which existing readers match rows.
 
-use laredo_core::{Schema, Value};
+use laredo_core::Schema;
+use laredo_values::Value;
 
 /// Returns the text of a row's key. A single value stands by itself; those of a composite key are
 /// in key order, like a list.

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use laredo_core::{HexCells, JsonRows, ProjectError, Schema, Tuple, TupleRef, Value, show_row};
+use laredo_core::{Schema, Tuple, TupleRef};
+use laredo_values::{HexCells, JsonRows, ProjectError, Value, show_row};
 
 use super::{ArtifactFormat, DiffEntry, EntryEncoding, FormatError, jsonl, protobuf, render};
 use crate::net_changes::NetChange;

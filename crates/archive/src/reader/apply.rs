@@ -1,6 +1,7 @@
 //! The application of an object's entries to a table.
 
-use laredo_core::{ArchivedChecksums, Checksum, ProjectError};
+use laredo_core::Checksum;
+use laredo_values::{ArchivedChecksums, ProjectError};
 
 use super::checked_table::CheckedTable;
 use super::object::ObjectEntries;

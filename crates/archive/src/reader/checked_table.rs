@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{ArchivedChecksums, Checksum, ProjectError, Schema, TableState, Tuple};
+use laredo_core::{Checksum, Schema, TableState, Tuple};
+use laredo_values::{ArchivedChecksums, ProjectError};
 
 /// A table with the checksum of its rows.
 pub(super) struct CheckedTable {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{ArchivedChecksums, Checksum, Schema};
+use laredo_core::{Checksum, Schema};
+use laredo_values::ArchivedChecksums;
 
 use super::apply::{ArchivedDiff, ChangesDigest, fill};
 use super::checked_table::CheckedTable;

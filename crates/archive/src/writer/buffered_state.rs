@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{
-    ArchivedChecksums, Change, Checksum, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction,
-};
+use laredo_core::{Change, Checksum, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction};
+use laredo_values::ArchivedChecksums;
 
 use super::ArtifactPlan;
 use super::job::ArtifactJob;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use laredo_core::{ArchivedChecksums, Checksum, Lsn, TableState};
+use laredo_core::{Checksum, Lsn, TableState};
+use laredo_values::ArchivedChecksums;
 
 use super::buffered_state::RowsVersion;
 use super::ledger::{LedgerRetryPolicy, ManifestLedger, PutError};
@@ -159,7 +160,7 @@ async fn encode_with_retries(
             Ok(Err(error)) => return Err(WriterError::Encode(error.to_string())),
             Err(error) => return Err(WriterError::Encode(error.to_string())),
         }
-        backoff.wait().await;
+        tokio::time::sleep(backoff.after_failure()).await;
     }
 }
 

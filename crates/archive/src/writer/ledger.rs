@@ -8,7 +8,6 @@ use futures::future::join_all;
 
 use super::report::WriterReport;
 use super::{WriterContext, WriterError};
-use crate::backoff::RetryDelays;
 use crate::destination::{Destination, DestinationError, ManifestTag, StagedArtifact, VersionedManifest};
 use crate::format::ArtifactFormat;
 use crate::layout::MANIFEST;
@@ -72,7 +71,7 @@ impl ManifestLedger {
                 Ok(None) => report.conflict(),
                 Err(WriterError::Destination(error)) if tools.options.waits_at_start && may_pass(&error) => {
                     report.report_failed_call(0, &error);
-                    backoff.wait().await;
+                    tokio::time::sleep(backoff.after_failure()).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -146,7 +145,7 @@ impl ManifestLedger {
                 }
                 Err(error) => {
                     report.report_failed_call(0, &error);
-                    backoff.wait().await;
+                    tokio::time::sleep(backoff.after_failure()).await;
                 }
             }
         }
@@ -188,7 +187,7 @@ impl ManifestLedger {
                 if wait == LedgerRetryPolicy::Once {
                     return Ok(());
                 }
-                backoff.wait().await;
+                tokio::time::sleep(backoff.after_failure()).await;
             }
         });
         let ended = join_all(follows).await.into_iter().collect();
@@ -311,7 +310,7 @@ impl LedgerDestination {
                 Ok(seen) => break seen,
                 Err(WriterError::Destination(error)) => {
                     report.report_failed_call(0, &error);
-                    backoff.wait().await;
+                    tokio::time::sleep(backoff.after_failure()).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -446,7 +445,7 @@ impl LedgerDestination {
         tools: &WriterContext,
         report: &WriterReport,
     ) -> Result<(), PutError> {
-        let mut backoff: RetryDelays = tools.backoff();
+        let mut backoff = tools.backoff();
         loop {
             match self.destination.put(object, staged).await {
                 Ok(()) => {
@@ -459,7 +458,7 @@ impl LedgerDestination {
                 }
                 Err(error) => report.report_failed_call(number, &error),
             }
-            backoff.wait().await;
+            tokio::time::sleep(backoff.after_failure()).await;
         }
     }
 }

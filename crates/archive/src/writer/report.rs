@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::HexCells;
+use laredo_values::HexCells;
 use tokio::sync::watch;
 
 use super::status::{DestinationStatus, WriterStatus};

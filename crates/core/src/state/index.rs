@@ -126,12 +126,12 @@ impl Index {
         let same = |g: &IndexGroup| columns.same_key(g.any().as_ref(), row.as_ref());
         let rehash = |g: &IndexGroup| columns.hash_row(hasher, g.any().as_ref());
         match self.groups.entry(hash, same, rehash) {
-            Entry::Vacant(place) => {
-                place.insert(IndexGroup::One(row.clone()));
+            Entry::Vacant(entry) => {
+                entry.insert(IndexGroup::One(row.clone()));
             }
-            Entry::Occupied(mut place) => {
+            Entry::Occupied(mut entry) => {
                 let by_key = |r: &Tuple| primary.hash_row(hasher, r.as_ref());
-                let group = place.get_mut();
+                let group = entry.get_mut();
                 if let IndexGroup::One(first) = group {
                     let mut rows = HashTable::with_capacity(2);
                     rows.insert_unique(by_key(first), first.clone(), by_key);
@@ -147,10 +147,10 @@ impl Index {
     fn remove(&mut self, primary: &KeyColumns, row: TupleRef<'_>) {
         let (columns, hasher) = (&self.columns, &self.hasher);
         let hash = columns.hash_row(hasher, row);
-        let Ok(mut place) = self.groups.find_entry(hash, |g| columns.same_key(g.any().as_ref(), row)) else {
+        let Ok(mut entry) = self.groups.find_entry(hash, |g| columns.same_key(g.any().as_ref(), row)) else {
             return;
         };
-        let emptied = match place.get_mut() {
+        let emptied = match entry.get_mut() {
             IndexGroup::One(_) => true,
             IndexGroup::Many(rows) => {
                 let by_key = primary.hash_row(hasher, row);
@@ -161,7 +161,7 @@ impl Index {
             }
         };
         if emptied {
-            place.remove();
+            entry.remove();
         }
     }
 }

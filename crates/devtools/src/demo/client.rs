@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -11,6 +11,7 @@ use laredo_client::{ColumnPredicate, Lsn, Replica, TableName, Transactions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::client_process::{FinalClientReport, PeriodicClientReport};
+use crate::clock::now_us;
 use crate::percentile::percentile;
 
 /// The arguments of a client.
@@ -80,12 +81,6 @@ fn predicate(text: &str) -> anyhow::Result<ColumnPredicate> {
     }
     let (column, value) = text.split_once('=').context("a filter is COLUMN=VALUE or COLUMN^=PREFIX")?;
     Ok(ColumnPredicate::equals(column, value))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a program's edge: lag is measured by the clock of this machine")]
-fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn write_report(what: &impl serde::Serialize) -> anyhow::Result<()> {

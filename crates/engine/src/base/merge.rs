@@ -15,7 +15,8 @@ use laredo_core::{Key, KeyColumns, RowCast, Schema, Tuple, TupleRef};
 use laredo_proto::batch::{BatchEntries, BatchEntry, EntryAction};
 
 use super::{Base, BaseError, BaseWriter};
-use crate::journal::{self, Head, Segment};
+use crate::head::Head;
+use crate::segment::{Segment, frames};
 use crate::spool::temporary_file;
 
 /// The approximate amount of memory for changes that are merged at once, in bytes.
@@ -86,7 +87,7 @@ fn each_step(
 ) -> Result<(), BaseError> {
     let mut schema = schema.clone();
     for segment in after {
-        for frame in journal::frames(segment.data.read_frames()?) {
+        for frame in frames(segment.data.read_frames()?) {
             if let Some(changed) = frame.batch.schema {
                 schema = Arc::new(laredo_proto::schema::from_wire(changed)?);
                 each(MergeStep::Schema(schema.clone()))?;

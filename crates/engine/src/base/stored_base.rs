@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laredo_core::{Checksum, CommitTime, Lsn, Schema, Sequence};
+use laredo_core::Schema;
 use tempfile::NamedTempFile;
 
-use super::{Base, BaseError, BaseWriter};
-use crate::descriptors::with_reserve;
-use crate::journal::{Head, InstanceId};
-use crate::store::{
-    BaseFooter, JournalFolder, MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, StoredCommitMark, unsealed,
-};
+use super::{BaseError, BaseWriter};
+use crate::head::{Head, InstanceId};
+use crate::store::{BaseFooter, JournalFolder, MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, unsealed};
 
 /// The path of a file, and the checksum of each megabyte of its contents. For a base, the contents
 /// are its frames.
@@ -64,34 +61,25 @@ impl BaseLocation {
     }
 }
 
-/// The size of the footer's length, which is at the end of the file.
-const LENGTH_BYTES: u64 = 8;
-/// The maximum length of a footer: a schema, and four bytes for each megabyte of rows. A larger
-/// stated length is invalid.
-const FOOTER_BYTES_MAX: usize = 64 << 20;
-
-impl BaseWriter {
-    /// Begins a base in a store. Once it is complete and on disk, it gets its name and replaces all
-    /// others.
-    pub(crate) fn kept(
+impl BaseTarget {
+    /// Creates the file of a base in a store.
+    pub(super) fn kept(
         store: Arc<JournalFolder>,
         instance: InstanceId,
         definition: RowDefinition,
-    ) -> Result<BaseWriter, BaseError> {
+    ) -> Result<BaseTarget, BaseError> {
         let file = store.folder().temporary()?;
         let sums = MegabyteChecksums::default();
-        Ok(BaseWriter::to(BaseTarget::Kept(Box::new(StoredBaseTarget { store, instance, definition, file, sums }))))
+        Ok(BaseTarget::Kept(Box::new(StoredBaseTarget { store, instance, definition, file, sums })))
     }
 
-    /// Sets the definition of the rows, if it is known only after they were copied.
-    pub(crate) fn define(&mut self, definition: RowDefinition) {
-        if let BaseTarget::Kept(keeping) = &mut self.target {
+    /// Sets the definition of the rows.
+    pub(super) fn define(&mut self, definition: RowDefinition) {
+        if let BaseTarget::Kept(keeping) = self {
             keeping.definition = definition;
         }
     }
-}
 
-impl BaseTarget {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             BaseTarget::Unnamed(file) => file.write_all(bytes),
@@ -117,17 +105,12 @@ impl BaseTarget {
         let instance_of_base = instance.clone();
         let footer = BaseFooter {
             instance: instance.0,
-            sequence: head.sequence.0,
-            position: head.position.0,
-            committed_at: head.committed_at.0,
             rows,
             bytes,
             schema: Some(laredo_proto::schema::to_wire(schema)),
             definition: Some(definition),
             checksums: checksums.clone(),
-            about: String::new(),
-            mark: StoredCommitMark::of(head.mark),
-            contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
+            ..BaseFooter::at(head)
         };
         file.write_all(&footer.ending())?;
         let name = JournalFolder::base_name(head.position);
@@ -140,6 +123,34 @@ impl BaseTarget {
         store.keep_base(&name)?;
         drop(owner);
         Ok((file, Some(FileChecksums { path: store.folder().path().join(name), checksums })))
+    }
+}
+
+/// The size of the footer's length, which is at the end of the file.
+const LENGTH_BYTES: u64 = 8;
+/// The maximum length of a footer: a schema, and four bytes for each megabyte of rows. A larger
+/// stated length is invalid.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
+
+/// Reads the footer of a base's file.
+///
+/// # Errors
+/// When the file cannot be read, or is damaged.
+pub(super) fn read_footer(file: &File, path: &Path) -> Result<BaseFooter, StoreError> {
+    let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
+    let length = file.metadata().map_err(io)?.len();
+    let no_footer = || StoreError::damaged(path, length, "it does not end as a base does");
+    let mut footer_bytes = [0; LENGTH_BYTES as usize];
+    let footer_end = length.checked_sub(LENGTH_BYTES).ok_or_else(no_footer)?;
+    file.read_exact_at(&mut footer_bytes, footer_end).map_err(io)?;
+    let frames = footer_end.checked_sub(u64::from_be_bytes(footer_bytes)).ok_or_else(no_footer)?;
+    let footer_bytes = usize::try_from(footer_end - frames).ok().filter(|bytes| *bytes <= FOOTER_BYTES_MAX);
+    let mut footer = vec![0; footer_bytes.ok_or_else(no_footer)?];
+    file.read_exact_at(&mut footer, frames).map_err(io)?;
+    let footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
+    match footer.bytes == frames {
+        true => Ok(footer),
+        false => Err(StoreError::damaged(path, frames, "its length is not the one that it states")),
     }
 }
 
@@ -163,46 +174,5 @@ impl FileChecksums {
         }
         let from = usize::try_from(at - begins).map_err(io::Error::other)?;
         Ok(whole.freeze().slice(from..from + length))
-    }
-}
-
-impl Base {
-    /// Opens a base by its path, and returns it with its footer. The rows are verified when they
-    /// are read.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or is damaged.
-    pub(crate) fn open(path: &Path) -> Result<(Base, BaseFooter), StoreError> {
-        let io = |error| StoreError::Io { what: "reading", path: path.to_owned(), error };
-        let damaged = |at, what: &str| StoreError::damaged(path, at, what);
-        let file = with_reserve(|| File::open(path)).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let no_footer = || damaged(length, "it does not end as a base does");
-        let mut footer_bytes = [0; LENGTH_BYTES as usize];
-        let footer_end = length.checked_sub(LENGTH_BYTES).ok_or_else(no_footer)?;
-        file.read_exact_at(&mut footer_bytes, footer_end).map_err(io)?;
-        let frames = footer_end.checked_sub(u64::from_be_bytes(footer_bytes)).ok_or_else(no_footer)?;
-        let footer_bytes = usize::try_from(footer_end - frames).ok().filter(|bytes| *bytes <= FOOTER_BYTES_MAX);
-        let mut footer = vec![0; footer_bytes.ok_or_else(no_footer)?];
-        file.read_exact_at(&mut footer, frames).map_err(io)?;
-        let mut footer: BaseFooter = unsealed(&footer).ok_or_else(no_footer)?;
-        if footer.bytes != frames {
-            return Err(damaged(frames, "its length is not what it says"));
-        }
-        let schema = laredo_proto::schema::from_wire(footer.schema.take().unwrap_or_default());
-        let checksum = Checksum::from_wire(&footer.contents).map_err(|error| damaged(frames, &error.to_string()))?;
-        let base = Base {
-            sequence: Sequence(footer.sequence),
-            position: Lsn(footer.position),
-            committed_at: CommitTime(footer.committed_at),
-            mark: StoredCommitMark::known(footer.mark),
-            checksum,
-            schema: Arc::new(schema.map_err(|error| damaged(frames, &error.to_string()))?),
-            rows: footer.rows,
-            bytes: footer.bytes,
-            file: Some(file),
-            kept: Some(FileChecksums { path: path.to_owned(), checksums: std::mem::take(&mut footer.checksums) }),
-        };
-        Ok((base, footer))
     }
 }

@@ -58,8 +58,8 @@ impl TableEventSender {
                 let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
                 tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbors wait for it");
                 let room = self.room.clone().acquire_many_owned(bytes).await;
-                tracing::info!(%table, "the table has caught up some way: its neighbors go on");
-                room.expect("nobody closes the semaphore")
+                tracing::info!(%table, "the table has caught up some way: its neighbors continue");
+                room.expect("the semaphore is never closed")
             }
         };
         self.sent += 1;
@@ -70,7 +70,7 @@ impl TableEventSender {
 }
 
 /// Sends each event to the tables that it concerns, and the progress of the stream to all tables.
-/// Updates `dealt`, the position up to which everything is in the tables' queues.
+/// Updates `dispatched`, the position up to which everything is in the tables' queues.
 ///
 /// Must be polled by the task that sends the events, after it has sent them.
 pub(super) async fn dispatch_events(
@@ -78,7 +78,7 @@ pub(super) async fn dispatch_events(
     mut paused: watch::Receiver<bool>,
     tables: &mut [TableEventSender],
     history: &SourceHistory,
-    dealt: &Mutex<Lsn>,
+    dispatched: &Mutex<Lsn>,
 ) {
     let mut dealer = EventDispatcher { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
     while let Some(event) = next_event(&mut events).await {
@@ -89,7 +89,7 @@ pub(super) async fn dispatch_events(
         dealer.untold += 1;
         if events.is_empty() || dealer.untold >= PROGRESS_EVENTS {
             dealer.send_progress();
-            *dealt.lock() = dealer.reached;
+            *dispatched.lock() = dealer.reached;
         }
     }
 }
@@ -235,15 +235,15 @@ mod tests {
         dealer: &mut EventDispatcher<'_>,
         events: impl IntoIterator<Item = SourceEvent>,
     ) -> usize {
-        let mut dealt = 0;
+        let mut dispatched = 0;
         for event in events {
             tokio::select! {
                 biased;
-                () = dealer.dispatch_event(event) => dealt += 1,
+                () = dealer.dispatch_event(event) => dispatched += 1,
                 () = ready(()) => break,
             }
         }
-        dealt
+        dispatched
     }
 
     #[tokio::test]
@@ -265,8 +265,8 @@ mod tests {
         assert_eq!(dispatch_until_blocked(&mut dealer, [commit(10_001, 1, 10)]).await, 1);
         assert!(queues[1].try_recv().is_ok(), "the neighbor goes on");
         let large = (0..1000).map(|end| commit(20_000 + end, 0, 100 * 1024));
-        let dealt = dispatch_until_blocked(&mut dealer, large).await;
-        assert!((50..164).contains(&dealt), "{dealt} of 100 KiB wait beside the small ones");
+        let dispatched = dispatch_until_blocked(&mut dealer, large).await;
+        assert!((50..164).contains(&dispatched), "{dispatched} of 100 KiB wait beside the small ones");
         // A transaction larger than the whole queue waits only for an empty queue.
         while queues[0].try_recv().is_ok() {}
         assert_eq!(dispatch_until_blocked(&mut dealer, [commit(30_000, 0, 2 * QUEUE_BYTES as usize)]).await, 1);

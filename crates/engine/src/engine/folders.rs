@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
+use crate::clock::Clock;
 use crate::source::{SourceError, SourceIdentity};
 use crate::store::StoreError;
-use crate::table::{Clock, TableError, TableFolders, TableOptions, open_table_folders};
+use crate::table::{TableError, TableFolders, TableOptions, open_table_folders};
 
 /// The number of attempts to open a table's folders. What passes within them, such as a mount that
 /// comes late, costs no copy.

@@ -16,12 +16,16 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::dispatch::{TableEventSender, dispatch_events, table_event_channel};
 use super::folders::open_folders;
 use super::{EngineHandle, ResetOrder};
+use crate::clock::Clock;
 use crate::journal::{InstanceId, Journal};
 use crate::source::{
-    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, TableIndex, TableRequest,
+    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, SourceState, TableIndex,
+    TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
-use crate::table::{Clock, SavedTable, Table, TableError, TableFolders, TableOptions, TableWorker, VerifyTurns};
+use crate::table::{
+    SavedTable, SharedTableState, Table, TableError, TableFolders, TableInbox, TableOptions, TableWorker, VerifyTurns,
+};
 
 /// The number of stream events that may wait. A transaction among them holds little memory, because
 /// it spools.
@@ -109,6 +113,17 @@ impl<S: Source> EngineCore<S> {
         begun
     }
 
+    /// Returns the state of a source after an error. `failed` is the number of failed attempts in a
+    /// row before this one.
+    pub(super) fn state_after(&self, error: &SourceError, failed: u32) -> SourceState {
+        let reason = error.to_string();
+        match error {
+            SourceError::Held(_) => SourceState::standby(reason),
+            SourceError::Definite(_) => SourceState::refused(reason, None),
+            SourceError::Transient(_) => SourceState::retrying(reason, self.source.retry_delay(failed)),
+        }
+    }
+
     async fn open(&self) -> Result<EngineRun<S>, SourceError> {
         let tables: Vec<TableOptions> = self.tables.iter().map(EngineTable::options).collect();
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
@@ -121,7 +136,7 @@ impl<S: Source> EngineCore<S> {
         history.set_identity(identity.clone());
         history.forget_commits();
         history.forget_written().await;
-        self.handle.forgetting.begin_again();
+        self.handle.acknowledgement.begin_again();
         if let Some((position, mark)) = followed_from(&known, &resumes) {
             history.seed(position, mark);
         }
@@ -145,18 +160,24 @@ impl<S: Source> EngineCore<S> {
         let (outlet, events) = table_event_channel(options.request.name.clone());
         let (command_sender, commands) = mpsc::channel(4);
         let TableHandle { status, commits, snapshots, .. } = &slot.handle;
-        let shown = (status.clone(), commits.clone(), snapshots.clone());
-        let (journal, written) = (slot.journal.clone(), identity.written);
+        let shared = SharedTableState {
+            status: status.clone(),
+            commits: commits.clone(),
+            journal: slot.journal.clone(),
+            snapshots: snapshots.clone(),
+        };
+        let written = identity.written;
         let (own, history) = (self.clock.clone(), self.handle.history.clone());
         let clock: Clock = Arc::new(move || history.source_time(own()));
-        let mut table = Table::new(options, clock, shown, journal, identity.clone());
+        let mut table = Table::new(options, clock, shared, identity.clone());
         let begun = opened.and_then(|opened| match table.use_folders(opened) {
             Some(SavedTable::Journal(restored)) => table.restore(*restored, resume, written),
             Some(SavedTable::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
             None => Ok(()),
         });
-        let (source, turns) = (self.source.clone(), (self.handle.copy_turns.clone(), self.verify_turns.clone()));
-        let mut worker = TableWorker::new(table, index, source, events, outlet.progress(), commands, turns);
+        let inbox = TableInbox { events, progress: outlet.progress(), commands };
+        let (copy_turns, verify_turns) = (self.handle.copy_turns.clone(), self.verify_turns.clone());
+        let mut worker = TableWorker::new(table, index, self.source.clone(), inbox, copy_turns, verify_turns);
         if let Err(error) = begun {
             worker.stop(&error);
         }
@@ -185,14 +206,14 @@ impl<S: Source> EngineRun<S> {
         let mut running = JoinSet::new();
         let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
         let watched = TableTaskMonitor { ids, tables: &handle.tables };
-        let (paused, dealt) = (handle.paused.subscribe(), &handle.forgetting.dealt);
+        let (paused, dispatched) = (handle.paused.subscribe(), &handle.acknowledgement.dispatched);
         let work = async {
             tokio::select! {
                 // The order matters: everything that the stream has sent is dispatched before this
                 // task waits.
                 biased;
                 ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
-                () = dispatch_events(events, paused, &mut outlets, &handle.history, dealt) => Ok(()),
+                () = dispatch_events(events, paused, &mut outlets, &handle.history, dispatched) => Ok(()),
                 () = watched.watch(&mut running) => Ok(()),
                 () = follow_orders(&**source, orders) => Ok(()),
                 () = stop => Ok(()),

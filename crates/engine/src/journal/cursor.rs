@@ -5,17 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use laredo_core::{Lsn, Schema, Sequence};
-use laredo_proto::batch::BatchHeader;
-use laredo_proto::frame::PREFIX_LENGTH;
-use laredo_proto::replication::{RowBatch, SyncResponse, sync_response};
-use prost::Message;
 
-use super::segment::{SegmentData, SegmentMark};
-use super::{Journal, JournalContents};
-
-/// The size up to which small segments are joined, so that a reader slightly behind reads them
-/// together.
-const JOIN_BYTES: usize = 64 * 1024;
+use super::Journal;
+use crate::segment::{Segment, SegmentData, SegmentMark, frames};
 
 /// A position of a reader in a journal.
 #[derive(Clone, Debug)]
@@ -58,18 +50,20 @@ pub struct CursorOrigin {
     pub position: Lsn,
 }
 
-struct PieceLocation {
-    piece: JournalPiece,
-    data: SegmentData,
-    mark: SegmentMark,
-    index: usize,
+/// A piece whose bytes have not been read.
+pub(super) struct PieceLocation {
+    pub(super) piece: JournalPiece,
+    pub(super) data: SegmentData,
+    pub(super) mark: SegmentMark,
+    /// The index of its segment.
+    pub(super) index: usize,
 }
 
 /// An error that prevents a cursor from continuing.
 #[derive(Debug, thiserror::Error)]
 pub enum CursorError {
     /// The entries that follow are no longer kept.
-    #[error("the journal no longer holds what follows sequence {0}")]
+    #[error("the journal no longer has the entries after sequence {0}")]
     Pruned(Sequence),
     /// A file of the journal could not be read.
     #[error("reading the journal: {0}")]
@@ -102,61 +96,15 @@ impl JournalCursor {
         if self.after >= head.sequence {
             return Ok(None);
         }
-        let (PieceLocation { mut piece, data, mark, .. }, rest) = {
-            let inner = self.journal.shared.inner.read();
-            let Some(located) = self.locate(&inner)? else {
-                return Ok(None);
-            };
-            let mut bytes = located.data.bytes();
-            let ends = located.piece.ends;
-            let joins = |next: &&super::Segment| {
-                bytes += next.data.bytes();
-                ends && next.begins
-                    && next.ends
-                    && next.data.in_memory()
-                    && bytes <= JOIN_BYTES
-                    && next.last <= head.sequence
-            };
-            let after = inner.segments.iter().skip(located.index + 1);
-            let rest: Vec<_> = after.take_while(joins).cloned().collect();
-            (located, rest)
+        let Some((located, rest)) = self.journal.locate(self.after, head.sequence)? else {
+            return Ok(None);
         };
+        let PieceLocation { mut piece, data, mark, .. } = located;
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
         join(&mut piece, &rest)?;
         self.after = piece.last;
         Ok(Some(piece))
-    }
-
-    /// Returns the segment that holds the next entry, visible or not.
-    fn locate(&self, inner: &JournalContents) -> Result<Option<PieceLocation>, CursorError> {
-        if self.after < inner.pruned.sequence {
-            return Err(CursorError::Pruned(self.after));
-        }
-        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
-        let Some(segment) = inner.segments.get(index) else {
-            return Ok(None);
-        };
-        let mark = segment.mark_for(self.after);
-        // A mark is before a transaction. But a segment may start inside a large transaction.
-        let earlier = || inner.segments.range(..index).rev().find(|s| s.begins);
-        let began_after = match segment.begins {
-            true => mark.after,
-            false => earlier().map_or(mark.after, |s| Sequence(s.first.0 - 1)),
-        };
-        let piece = JournalPiece {
-            frames: Bytes::new(),
-            olds: Bytes::new(),
-            before: mark.before,
-            schema: segment.schema.clone(),
-            after: self.after,
-            last: segment.last,
-            began_after,
-            position: segment.position,
-            ends: segment.ends,
-        };
-        let data = segment.data.clone();
-        Ok(Some(PieceLocation { piece, data, mark, index }))
     }
 
     /// Returns the state of a reader that has everything up to the cursor. Blocks if the next
@@ -165,14 +113,8 @@ impl JournalCursor {
     /// # Errors
     /// When the next piece is no longer kept, or cannot be read.
     pub fn origin(&self) -> Result<CursorOrigin, CursorError> {
-        let head = self.journal.head();
-        let (mut piece, data, mark) = {
-            let inner = self.journal.shared.inner.read();
-            let Some(PieceLocation { piece, data, mark, .. }) = self.locate(&inner)? else {
-                return Ok(CursorOrigin { schema: inner.schema.clone(), position: head.position });
-            };
-            (piece, data, mark)
-        };
+        let (located, at_head) = self.journal.locate_start(self.after)?;
+        let Some(PieceLocation { mut piece, data, mark, .. }) = located else { return Ok(at_head) };
         (piece.frames, piece.olds) = data.read(mark.frames_at, mark.olds_at)?;
         skip_known(&mut piece);
         // The reader may have stopped inside a frame that begins with a change of the schema. It
@@ -189,7 +131,7 @@ impl JournalCursor {
     /// # Errors
     /// The errors of [`JournalCursor::next_piece`].
     pub async fn next_piece_async(&mut self) -> Result<Option<JournalPiece>, CursorError> {
-        if self.is_in_memory() {
+        if self.journal.is_in_memory(self.after) {
             return self.next_piece();
         }
         let mut cursor = self.clone();
@@ -197,12 +139,6 @@ impl JournalCursor {
         let (piece, cursor) = read.await.map_err(io::Error::other)?;
         *self = cursor;
         piece
-    }
-
-    fn is_in_memory(&self) -> bool {
-        let inner = self.journal.shared.inner.read();
-        let index = inner.segments.partition_point(|segment| segment.last <= self.after);
-        inner.segments.get(index).is_none_or(|segment| segment.data.in_memory())
     }
 }
 
@@ -234,7 +170,7 @@ fn olds_length(olds: &[u8]) -> usize {
     olds.first_chunk::<4>().map_or(0, |head| 4 + u32::from_be_bytes(*head) as usize)
 }
 
-fn join(piece: &mut JournalPiece, rest: &[super::Segment]) -> Result<(), CursorError> {
+fn join(piece: &mut JournalPiece, rest: &[Segment]) -> Result<(), CursorError> {
     let Some(last) = rest.last() else { return Ok(()) };
     let (mut frames, mut olds) = (piece.frames.to_vec(), piece.olds.to_vec());
     for segment in rest {
@@ -245,40 +181,4 @@ fn join(piece: &mut JournalPiece, rest: &[super::Segment]) -> Result<(), CursorE
     (piece.frames, piece.olds) = (frames.into(), olds.into());
     (piece.last, piece.position, piece.ends) = (last.last, last.position, last.ends);
     Ok(())
-}
-
-/// A frame of a run.
-#[derive(Clone, Debug)]
-pub struct BatchFrame {
-    /// The frame's fields other than its entries.
-    pub header: BatchHeader,
-    /// The whole message. Its entries share the memory of the run.
-    pub batch: RowBatch,
-    /// The length of the frame in bytes, including the prefix.
-    pub length: usize,
-}
-
-impl BatchFrame {
-    /// Returns the sequence of the first entry, or of the change of the schema before it.
-    #[must_use]
-    pub fn first(&self) -> Sequence {
-        let count = u64::from(self.batch.count) + u64::from(self.batch.schema.is_some());
-        Sequence((self.header.last_sequence.0 + 1).saturating_sub(count))
-    }
-}
-
-/// Returns the frames of a run that a journal or a base wrote. Ends at the first invalid frame.
-pub fn frames(mut run: Bytes) -> impl Iterator<Item = BatchFrame> {
-    std::iter::from_fn(move || {
-        let length = PREFIX_LENGTH + laredo_proto::frame::length(&run)?;
-        if run.len() < length {
-            return None;
-        }
-        let mut message = run.split_to(length);
-        message.advance(PREFIX_LENGTH);
-        match SyncResponse::decode(message).ok()?.message? {
-            sync_response::Message::Batch(batch) => Some(BatchFrame { header: BatchHeader::of(&batch), batch, length }),
-            _ => None,
-        }
-    })
 }

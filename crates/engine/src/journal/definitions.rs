@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use laredo_core::{DefinitionVersion, Lsn, Sequence};
+use laredo_core::{DefinitionVersion, Lsn};
 
-use super::InstanceId;
 use super::resolve::{ResumeFacts, ResumeRequest};
+use crate::head::InstanceId;
 
 /// The definitions of a journal, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -102,44 +102,9 @@ impl DefinitionHistory {
     }
 }
 
-impl InstanceId {
-    /// Returns the ID of the snapshot that this journal issues at a sequence, including the
-    /// definition of its rows. The client sends the ID back, to this server or another one.
-    #[must_use]
-    pub fn snapshot_id_under(&self, sequence: Sequence, definition: DefinitionVersion) -> String {
-        let id = self.snapshot_id(sequence);
-        if definition.is_known() { format!("{id}{DEFINITION_MARK}{definition}") } else { id }
-    }
-
-    /// Returns the sequence of a snapshot that this journal issued. Returns `None` for another ID.
-    #[must_use]
-    pub fn issued_sequence(&self, snapshot_id: &str) -> Option<Sequence> {
-        let (instance, sequence) = InstanceId::parse_snapshot_id(snapshot_id)?;
-        (instance == self.0).then_some(sequence)
-    }
-
-    /// Returns the instance that issued a snapshot ID, and the snapshot's sequence. Returns `None`
-    /// for an invalid ID.
-    #[must_use]
-    pub fn parse_snapshot_id(snapshot_id: &str) -> Option<(&str, Sequence)> {
-        let issued = snapshot_id.rsplit_once(DEFINITION_MARK).map_or(snapshot_id, |(issued, _)| issued);
-        let (instance, sequence) = issued.rsplit_once('-')?;
-        Some((instance, Sequence(sequence.parse().ok()?)))
-    }
-}
-
 /// The reason of a full snapshot if the client's rows have a different definition at their
 /// position.
 pub const DEFINITION_DIFFERS: &str = "definition differs";
-
-/// The separator before the definition in a snapshot ID. A sequence has only decimal digits.
-const DEFINITION_MARK: &str = "-d";
-
-/// Returns the definition in a snapshot ID of any journal; unknown if the ID has none.
-fn definition_in(snapshot_id: &str) -> DefinitionVersion {
-    let version = snapshot_id.rsplit_once(DEFINITION_MARK).and_then(|(_, version)| version.parse().ok());
-    version.unwrap_or_default()
-}
 
 /// Checks that the rows of a client of another journal have this journal's definition at their
 /// position.
@@ -163,7 +128,7 @@ pub(super) fn check_definition(
     }
     let theirs = match request.definition.is_known() {
         true => request.definition,
-        false => definition_in(&request.snapshot_id),
+        false => InstanceId::definition_in(&request.snapshot_id),
     };
     let is_silent = request.instance.is_empty() && request.snapshot_id.is_empty();
     match theirs.is_known() {
@@ -176,11 +141,12 @@ pub(super) fn check_definition(
 
 #[cfg(test)]
 mod tests {
-    use laredo_core::{CommitMark, CommitTime};
+    use laredo_core::{CommitMark, CommitTime, Sequence};
 
     use super::DefinitionChange::{ChangesRows, KeepsRows};
     use super::*;
-    use crate::journal::{Head, SequenceGaps, TransactionBoundary};
+    use crate::head::{Head, TransactionBoundary};
+    use crate::journal::SequenceGaps;
 
     const OLD: DefinitionVersion = DefinitionVersion(1);
     const NEW: DefinitionVersion = DefinitionVersion(2);
@@ -283,14 +249,18 @@ mod tests {
         let own = InstanceId("0d-1".to_owned());
         for version in [DefinitionVersion(0), OLD, DefinitionVersion(u64::MAX)] {
             let id = own.snapshot_id_under(Sequence(42), version);
-            assert_eq!((own.issued_sequence(&id), definition_in(&id)), (Some(Sequence(42)), version), "{id}");
+            assert_eq!(
+                (own.issued_sequence(&id), InstanceId::definition_in(&id)),
+                (Some(Sequence(42)), version),
+                "{id}"
+            );
         }
         assert_eq!(own.snapshot_id_under(Sequence(42), DefinitionVersion(0)), own.snapshot_id(Sequence(42)));
         for id in ["", "0d-1", "0d-1-", "0d-1-x", "0d-12-5", "-d", "0d-1-d0000000000000001"] {
             assert_eq!(own.issued_sequence(id), None, "{id}");
         }
         for id in ["", "0d-1-42", "a-d12", "a-dx-4503599627370496"] {
-            assert!(!definition_in(id).is_known(), "{id}");
+            assert!(!InstanceId::definition_in(id).is_known(), "{id}");
         }
     }
 }

@@ -88,8 +88,9 @@ struct LargeTransaction {
     last: Sequence,
 }
 
+/// A reader in the list.
 #[derive(Debug)]
-struct ReaderRegistration {
+pub(super) struct ReaderRegistration {
     options: ReaderOptions,
     since: Instant,
     /// The sequence and the stage, under one lock. If the writer sees a slow reader and waits for
@@ -98,7 +99,6 @@ struct ReaderRegistration {
     /// True once the reader has been asked to leave.
     draining: AtomicBool,
     cut: AtomicBool,
-    cut_notice: Notify,
     moved: Notify,
 }
 
@@ -150,6 +150,27 @@ impl Default for ReaderRegistry {
 }
 
 impl ReaderRegistry {
+    /// Adds a reader at sequence `at`.
+    pub(super) fn add(&self, options: ReaderOptions, at: Sequence) -> (ReaderId, Arc<ReaderRegistration>) {
+        let id = ReaderId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
+        let entry = Arc::new(ReaderRegistration {
+            options,
+            since: Instant::now(),
+            progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
+            draining: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            moved: Notify::new(),
+        });
+        self.list.lock().insert(id, entry.clone());
+        (id, entry)
+    }
+
+    /// Removes a reader.
+    pub(super) fn remove(&self, id: ReaderId) {
+        self.list.lock().remove(&id);
+    }
+
     pub(super) fn list(&self) -> Vec<ReaderInfo> {
         let info = |(id, entry): (&ReaderId, &Arc<ReaderRegistration>)| {
             let ReaderProgress { sequence, stage } = *entry.progress.lock();
@@ -213,7 +234,6 @@ impl ReaderRegistry {
             };
             if until <= now {
                 entry.cut.store(true, Ordering::Release);
-                entry.cut_notice.notify_one();
                 continue;
             }
             progress.stage = ReaderStage::Slow(since);
@@ -250,26 +270,11 @@ fn entries_behind(
     gaps.entries(at, head).saturating_sub(excused)
 }
 
-impl super::Journal {
-    pub(super) fn add_reader(&self, options: ReaderOptions, at: Sequence) -> JournalReader {
-        let readers = &self.shared.readers;
-        let id = ReaderId(readers.next.fetch_add(1, Ordering::Relaxed));
-        readers.behind_min.fetch_min(options.behind_max, Ordering::Relaxed);
-        let entry = Arc::new(ReaderRegistration {
-            options,
-            since: Instant::now(),
-            progress: Mutex::new(ReaderProgress { sequence: at, stage: ReaderStage::CatchingUp }),
-            draining: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
-            cut_notice: Notify::new(),
-            moved: Notify::new(),
-        });
-        readers.list.lock().insert(id, entry.clone());
-        JournalReader { id, entry, journal: self.clone() }
-    }
-}
-
 impl JournalReader {
+    pub(super) fn new(id: ReaderId, entry: Arc<ReaderRegistration>, journal: super::Journal) -> JournalReader {
+        JournalReader { id, entry, journal }
+    }
+
     /// Returns the number of the reader.
     #[must_use]
     pub fn id(&self) -> ReaderId {
@@ -315,18 +320,11 @@ impl JournalReader {
     pub fn is_cut(&self) -> bool {
         self.entry.cut.load(Ordering::Acquire)
     }
-
-    /// Waits until the reader is cut.
-    pub async fn wait_until_cut(&self) {
-        while !self.is_cut() {
-            self.entry.cut_notice.notified().await;
-        }
-    }
 }
 
 impl Drop for JournalReader {
     fn drop(&mut self) {
-        self.journal.shared.readers.list.lock().remove(&self.id);
+        self.journal.remove_reader(self.id);
         self.entry.moved.notify_one();
     }
 }

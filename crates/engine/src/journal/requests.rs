@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use laredo_core::Sequence;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{Journal, JournalContents, PinnedBase};
+use super::contents::JournalContents;
 
 /// The time for which a base is fresh if little was written since it was made.
 const FRESH: Duration = Duration::from_millis(250);
@@ -18,21 +19,17 @@ const FRESH_SHARE: u64 = 8;
 /// The number of bytes that also counts as little during [`FRESH`]. So a small table that is
 /// written all the time does not need a base for each new client.
 const FRESH_BYTES: u64 = 64 * 1024;
-/// The bytes of disk that older bases held by readers may take, or [`HELD_FACTOR`] times the newest
-/// base if that is more.
-const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const HELD_FACTOR: u64 = 3;
 
 /// The requests for bases of one journal, and the progress of the task that makes them.
 #[derive(Debug, Default)]
-pub(super) struct BaseRequests {
+pub(crate) struct BaseRequests {
     wanted: Notify,
     rounds: watch::Sender<BaseRounds>,
 }
 
 /// The progress of the task that makes bases, in rounds.
 #[derive(Clone, Copy, Debug, Default)]
-struct BaseRounds {
+pub(super) struct BaseRounds {
     /// The number of rounds that have begun. Each uses the head at its beginning.
     begun: u64,
     /// The number of rounds that have ended, with or without a new base. The end of a round answers
@@ -44,68 +41,34 @@ struct BaseRounds {
     is_closed: bool,
 }
 
-impl Journal {
-    /// Returns the newest base, pinned, if it is fresh enough for a new client. Returns `None` if
-    /// [`Journal::fresh_base`] would request another one.
-    #[must_use]
-    pub fn fresh_base_now(&self) -> Option<PinnedBase> {
-        self.has_fresh_base().then(|| self.pin_base())
-    }
-
-    /// Returns a base for a new client, pinned. This is the newest base if it is fresh enough, or
-    /// else one that is made of the current head. All clients that wait at the same time share it.
-    ///
-    /// If no base can be made, this returns the newest one. That happens if the disk is full, or if
-    /// readers hold too many older bases.
-    pub async fn fresh_base(&self) -> PinnedBase {
-        let requests = &self.shared.requests;
-        let mut rounds = requests.rounds.subscribe();
-        // Read before the base is checked, so that a round that begins in between counts. A round
-        // that has begun already may use an old head.
-        let begun = rounds.borrow().begun;
-        if !self.has_fresh_base() {
-            requests.wanted.notify_one();
-            // The journal owns the sender, so this ends only with an answer.
-            let _ = rounds.wait_for(|rounds| rounds.answered > begun || self.has_fresh_base_in(*rounds)).await;
-        }
-        self.pin_base()
-    }
-
-    /// Returns true if new clients should get the newest base: it shows the head, was made
-    /// recently, or no other one can be made.
-    pub(crate) fn has_fresh_base(&self) -> bool {
-        let rounds = *self.shared.requests.rounds.borrow();
-        self.has_fresh_base_in(rounds)
-    }
-
-    /// Does the same for a caller that has borrowed the rounds already and must not borrow them
-    /// again.
-    fn has_fresh_base_in(&self, rounds: BaseRounds) -> bool {
-        let inner = self.shared.inner.read();
-        let (written, little) = (inner.bytes_after_base(), inner.base.bytes() / FRESH_SHARE);
-        let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
-            age if age <= FRESH => written <= little.max(FRESH_BYTES),
-            age => age <= took * FRESH_FACTOR && written <= little,
-        };
-        rounds.is_closed
-            || inner.base.sequence() == self.head().sequence
-            || rounds.last.is_some_and(is_recent)
-            || inner.holds_enough()
-    }
-
+impl BaseRequests {
     /// Requests the next base.
-    pub(crate) fn request_base(&self) {
-        self.shared.requests.wanted.notify_one();
+    pub(crate) fn request(&self) {
+        self.wanted.notify_one();
     }
 
     /// Waits until a base is requested.
-    pub(crate) async fn base_requested(&self) {
-        self.shared.requests.wanted.notified().await;
+    pub(crate) async fn requested(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Requests a base, and waits for the answer. Returns at once if `is_fresh` is true, which
+    /// receives the time and duration of the last attempt, or if no more bases are made.
+    pub(super) async fn wait_for_fresh(&self, is_fresh: impl Fn(BaseRounds) -> bool) {
+        let mut rounds = self.rounds.subscribe();
+        // Read before the base is checked, so that a round that begins in between counts. A round
+        // that has begun already may use an old head.
+        let begun = rounds.borrow().begun;
+        if !is_fresh(self.rounds()) {
+            self.request();
+            // The journal owns the sender, so this ends only with an answer.
+            let _ = rounds.wait_for(|rounds| rounds.answered > begun || is_fresh(*rounds)).await;
+        }
     }
 
     /// Begins a round, which answers all requests so far.
     pub(crate) fn begin_round(&self) {
-        self.shared.requests.rounds.send_if_modified(|rounds| {
+        self.rounds.send_if_modified(|rounds| {
             rounds.begun += 1;
             false
         });
@@ -113,25 +76,37 @@ impl Journal {
 
     /// Ends the round. `last` is the time and duration of the attempt to make a base, if there was
     /// one.
-    pub(crate) fn answer_requests(&self, last: Option<(Instant, Duration)>) {
-        self.shared.requests.rounds.send_modify(|rounds| {
+    pub(crate) fn answer(&self, last: Option<(Instant, Duration)>) {
+        self.rounds.send_modify(|rounds| {
             rounds.answered += 1;
             rounds.last = last.or(rounds.last);
         });
     }
 
     /// Notes that no more bases will be made.
-    pub(crate) fn close_requests(&self) {
-        self.shared.requests.rounds.send_modify(|rounds| rounds.is_closed = true);
+    pub(crate) fn close(&self) {
+        self.rounds.send_modify(|rounds| rounds.is_closed = true);
+    }
+
+    /// Returns the progress of the task that makes bases.
+    pub(super) fn rounds(&self) -> BaseRounds {
+        *self.rounds.borrow()
     }
 }
 
-impl JournalContents {
-    /// Returns true if readers hold so many older bases that new clients must share the newest one.
-    fn holds_enough(&self) -> bool {
-        let newest = self.base.sequence();
-        let held: u64 = self.pins.range(..newest).map(|(_, pins)| pins.bytes).sum();
-        held >= HELD_BYTES_MAX.max(self.base.bytes().saturating_mul(HELD_FACTOR))
+impl BaseRounds {
+    /// Returns true if new clients should get the newest base of these contents: it shows the head,
+    /// was made recently, or no other one can be made.
+    pub(super) fn is_fresh(&self, contents: &JournalContents, head: Sequence) -> bool {
+        let (written, little) = (contents.bytes_after_base(), contents.base.bytes() / FRESH_SHARE);
+        let is_recent = |(began, took): (Instant, Duration)| match began.elapsed() {
+            age if age <= FRESH => written <= little.max(FRESH_BYTES),
+            age => age <= took * FRESH_FACTOR && written <= little,
+        };
+        self.is_closed
+            || contents.base.sequence() == head
+            || self.last.is_some_and(is_recent)
+            || contents.holds_enough()
     }
 }
 
@@ -140,10 +115,9 @@ mod tests {
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
 
-    use laredo_core::Sequence;
     use tokio::time::advance;
 
-    use super::super::BasePins;
+    use super::super::contents::{BasePins, HELD_BYTES_MAX};
     use super::super::tests::{commit, insert, journal, merge_base, options};
     use super::*;
 
@@ -155,7 +129,7 @@ mod tests {
         let newest = journal.base().sequence();
         let hold = |sequence: Sequence, bytes| {
             let pins = BasePins { readers: 1, bytes };
-            journal.shared.inner.write().pins.insert(sequence, pins);
+            journal.contents_mut().pins.insert(sequence, pins);
         };
         hold(newest, HELD_BYTES_MAX);
         assert!(!journal.has_fresh_base(), "the newest itself does not count");
@@ -170,7 +144,7 @@ mod tests {
         let (journal, mut writer) = journal(options());
         commit(&mut writer, |writer| insert(writer, 1, "row"));
         merge_base(&journal);
-        journal.answer_requests(Some((Instant::now(), Duration::ZERO)));
+        journal.base_requests().answer(Some((Instant::now(), Duration::ZERO)));
         commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
         assert!(journal.has_fresh_base(), "a few kilobytes");
         commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, &"x".repeat(1000))));
@@ -182,9 +156,9 @@ mod tests {
     async fn a_newcomer_waits_for_a_round_that_begins_after_it_came() {
         let (journal, mut writer) = journal(options());
         commit(&mut writer, |writer| (0..100).for_each(|id| insert(writer, id, "row")));
-        let round = |began| journal.answer_requests(Some((began, FRESH)));
+        let round = |began| journal.base_requests().answer(Some((began, FRESH)));
         // A round has begun. It takes so long that its base is old when it ends.
-        journal.begin_round();
+        journal.base_requests().begin_round();
         let began = Instant::now();
         merge_base(&journal);
         commit(&mut writer, |writer| (200..300).for_each(|id| insert(writer, id, "row")));
@@ -193,10 +167,10 @@ mod tests {
         assert!(poll_once(newcomer.as_mut()).is_none());
         round(began);
         assert!(poll_once(newcomer.as_mut()).is_none(), "that base lacks what had been committed");
-        assert!(poll_once(pin!(journal.base_requested())).is_some(), "the next one is asked for");
+        assert!(poll_once(pin!(journal.base_requests().requested())).is_some(), "the next one is asked for");
         // The next round begins after the client's request. Its base is good no matter how much is
         // written meanwhile.
-        journal.begin_round();
+        journal.base_requests().begin_round();
         let (began, head) = (Instant::now(), journal.head().sequence);
         merge_base(&journal);
         commit(&mut writer, |writer| (300..400).for_each(|id| insert(writer, id, "row")));
@@ -219,14 +193,14 @@ mod tests {
         let (began, took) = (Instant::now(), Duration::from_secs(1));
         merge_base(&journal);
         advance(took).await;
-        journal.answer_requests(Some((began, took)));
+        journal.base_requests().answer(Some((began, took)));
         commit(&mut writer, |writer| insert(writer, 1000, "row"));
         advance(took * 3).await;
         assert!(journal.has_fresh_base());
         commit(&mut writer, |writer| (2000..2100).for_each(|id| insert(writer, id, "row")));
         assert!(!journal.has_fresh_base(), "what was written since is as much as the table");
         merge_base(&journal);
-        journal.answer_requests(Some((Instant::now(), took)));
+        journal.base_requests().answer(Some((Instant::now(), took)));
         commit(&mut writer, |writer| insert(writer, 3000, "row"));
         advance(took * 4 + FRESH).await;
         assert!(!journal.has_fresh_base(), "it is old");

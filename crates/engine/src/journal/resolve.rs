@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
 
+use super::PredecessorJournal;
 use super::definitions::{self, DefinitionHistory};
 use super::gaps::SequenceGaps;
-use super::segment::Segment;
-use super::{EarlierInstance, Head, InstanceId, JournalContents, PredecessorJournal, TransactionBoundary};
+use crate::head::{EarlierInstance, Head, InstanceId, TransactionBoundary};
 use crate::history::{MarkVerdict, ScopedMark};
+use crate::segment::Segment;
 use crate::source::SourceIdentity;
 
 /// A client's statement of what it has.
@@ -365,61 +366,6 @@ impl CommitLookup {
                 segment.last_commit(|_, last| last <= sequence).is_some_and(|(last, _)| last == sequence)
             }
         }
-    }
-}
-
-impl JournalContents {
-    /// Floors a position at or below the head to a commit.
-    pub(super) fn floor_at(&self, position: Lsn) -> FloorLookup {
-        if position < self.pruned.position {
-            return FloorLookup::Known(PositionFloor::Pruned);
-        }
-        if self.spans.iter().any(|(from, to)| *from < position && position < *to) {
-            return FloorLookup::Known(PositionFloor::InsideSpan);
-        }
-        let index = self.segments.partition_point(|segment| segment.position <= position);
-        let before = match index.checked_sub(1).and_then(|i| self.segments.get(i)) {
-            Some(segment) => PrecedingCommit::EndOf(Box::new(segment.clone())),
-            None => PrecedingCommit::Pruned(self.pruned.sequence),
-        };
-        match self.segments.get(index) {
-            Some(segment) => FloorLookup::Within(Box::new(segment.clone()), before),
-            None => FloorLookup::Before(before),
-        }
-    }
-
-    /// Finds out if a transaction ends at a sequence.
-    pub(super) fn commit_at(&self, sequence: Sequence, head: Sequence) -> CommitLookup {
-        if sequence == self.pruned.sequence || sequence == head {
-            return CommitLookup::Known(true);
-        }
-        let index = self.segments.partition_point(|segment| segment.last < sequence);
-        match self.segments.get(index) {
-            Some(segment) => CommitLookup::Within(Box::new(segment.clone())),
-            None => CommitLookup::Known(false),
-        }
-    }
-}
-
-impl Segment {
-    /// Returns the position of the last transaction that ends in the segment. Blocks if it is in a
-    /// file. Returns `None` if no transaction ends there, or the file cannot be read.
-    pub(super) fn last_position(&self) -> Option<Lsn> {
-        let bytes = self.data.read_frames().ok()?;
-        super::frames(bytes).filter(|frame| frame.header.ends).map(|frame| frame.header.position).last()
-    }
-
-    /// Returns the last sequence and the mark of the newest transaction in the segment for which
-    /// `wanted` is true. `wanted` receives a transaction's position and last sequence. It must be
-    /// true for a prefix.
-    fn last_commit(&self, wanted: impl Fn(Lsn, Sequence) -> bool) -> Option<(Sequence, CommitMark)> {
-        // An unreadable file counts as pruned here: the reader gets the error when it reads.
-        let bytes = self.data.read_frames().ok()?;
-        super::frames(bytes)
-            .filter(|frame| frame.header.ends)
-            .take_while(|frame| wanted(frame.header.position, frame.header.last_sequence))
-            .map(|frame| (frame.header.last_sequence, frame.header.mark()))
-            .last()
     }
 }
 

@@ -211,8 +211,8 @@ fn old_rows_are_bounded_by_their_own_bytes() {
 fn memory_is_counted_as_it_is_used() {
     let (journal, mut writer) = journal(options());
     commit(&mut writer, |writer| insert(writer, 1, &"x".repeat(70_000)));
-    let inner = journal.shared.inner.read();
-    let super::segment::SegmentData::Memory { frames, .. } = inner.segments[0].data.clone() else {
+    let inner = journal.contents();
+    let crate::segment::SegmentData::Memory { frames, .. } = inner.segments[0].data.clone() else {
         panic!("not in memory")
     };
     let length = frames.len();

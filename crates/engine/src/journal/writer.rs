@@ -8,12 +8,14 @@ use laredo_core::{Checksum, CommitMark, CommitTime, DefinitionVersion, Lsn, Sche
 use laredo_proto::batch::{BATCH_BYTES, BatchBuilder, BatchHeader, EntryAction};
 use tokio::time::Instant;
 
-use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::readers::SlowReaderWait;
-use super::segment::{SEGMENT_BYTES, Segment, SegmentData};
-use super::{DefinitionChange, Head, Journal, OversizedTransaction};
+use super::{DefinitionChange, Journal};
+use crate::head::Head;
+use crate::segment::{SEGMENT_BYTES, Segment, SegmentData};
 use crate::spool::temporary_file;
-use crate::store::{JournalAppender, RecordHead, RecordKind, RowDefinition, StoreError};
+use crate::store::{
+    DataFile, JournalAppender, RecordHead, RecordKind, RowDefinition, StoreError, StoredPart, StoredSegment,
+};
 
 /// Transactions that arrive together are published together up to this many bytes.
 const PUBLISH_BYTES: usize = 256 * 1024;
@@ -71,19 +73,23 @@ struct OpenTransaction {
 }
 
 impl JournalWriter {
-    /// Creates a writer that assigns sequences after `taken`.
-    pub(super) fn new(journal: Journal, taken: Sequence, appender: Option<JournalAppender>) -> JournalWriter {
+    /// Creates a writer that assigns sequences after `assigned`.
+    pub(super) fn new(journal: Journal, assigned: Sequence, appender: Option<JournalAppender>) -> JournalWriter {
         let committed = journal.head();
         let schema = journal.schema();
-        let piece =
-            PendingSegment { first: taken.plus(1), before: committed.position, begins: true, schema: schema.clone() };
+        let piece = PendingSegment {
+            first: assigned.plus(1),
+            before: committed.position,
+            begins: true,
+            schema: schema.clone(),
+        };
         JournalWriter {
             journal,
             batch: BatchBuilder::default(),
             batch_olds: Vec::new(),
             frames: Vec::new(),
             olds: Vec::new(),
-            sequence: taken,
+            sequence: assigned,
             committed,
             schema,
             piece,
@@ -187,7 +193,7 @@ impl JournalWriter {
     /// Sets the definition of the rows from the open transaction on. Must be called before the
     /// changes of the transaction. Readers receive the definition with the first of them.
     pub(crate) fn begin_definition(&mut self, definition: DefinitionVersion) {
-        let newest = self.journal.shared.inner.read().definitions.newest();
+        let newest = self.journal.newest_definition();
         let Some(open) = self.open.as_mut().filter(|_| newest != definition) else { return };
         open.definition = Some(definition);
         self.batch.set_definition(definition);
@@ -211,14 +217,14 @@ impl JournalWriter {
         let Some(open) = self.open.clone() else { return Ok(()) };
         let position = open.header.position;
         if let Some(from) = open.header.span_from {
-            self.journal.shared.inner.write().spans.push((from, position));
+            self.journal.note_span(from, position);
         }
         if let Some(definition) = open.definition {
             let change = match self.sequence == open.sequence {
                 true => DefinitionChange::KeepsRows,
                 false => DefinitionChange::ChangesRows,
             };
-            self.journal.shared.inner.write().definitions.push(position, definition, change);
+            self.journal.note_definition(position, definition, change);
         }
         // The newest commit of a span is noted when the writer is advanced to the span's end.
         let mark = open.header.mark().known().unwrap_or_default();
@@ -237,13 +243,11 @@ impl JournalWriter {
         let OpenTransaction { header, pieces, checksum, .. } = open;
         let (sequence, position, committed_at) = (self.sequence, header.position, header.committed_at);
         self.committed = Head { sequence, position, committed_at, mark, checksum };
-        self.journal.shared.readers.committed(open.sequence, self.sequence);
-        let limits = &self.journal.shared.options;
+        let limits = self.journal.options();
         let bytes = (self.frames.len() + self.olds.len()) as u64;
-        if pieces || self.sequence.entries_since(open.sequence) > limits.entries_max || bytes > limits.bytes_max {
-            let oversized = OversizedTransaction { before: open.sequence, last: self.sequence };
-            self.journal.shared.inner.write().oversized = oversized;
-        }
+        let exceeds_entries = self.sequence.entries_since(open.sequence) > limits.entries_max;
+        let is_oversized = pieces || exceeds_entries || bytes > limits.bytes_max;
+        self.journal.note_committed(open.sequence, self.sequence, is_oversized);
         let closed = if pieces || header.span_from.is_some() { self.close_piece(true) } else { Ok(()) };
         self.open = None;
         if pieces || header.span_from.is_some() || self.frames.len() + self.olds.len() >= PUBLISH_BYTES {
@@ -263,7 +267,7 @@ impl JournalWriter {
             self.frames.clear();
             self.olds.clear();
             self.start_piece(open.sequence, true);
-            self.journal.shared.inner.write().truncate_after(open.sequence, &self.schema);
+            self.journal.discard_after(open.sequence, &self.schema);
             self.appender.iter_mut().for_each(JournalAppender::abort);
         } else {
             self.frames.truncate(open.frames);
@@ -294,19 +298,7 @@ impl JournalWriter {
     /// a temporary file. All committed transactions are visible nevertheless.
     pub fn publish(&mut self) -> io::Result<()> {
         let spilled = if self.frames.is_empty() { Ok(()) } else { self.close_piece(true) };
-        let head = self.committed;
-        let moved = self.journal.shared.head.send_if_modified(|seen| {
-            let moved = *seen != head;
-            *seen = head;
-            moved
-        });
-        if moved {
-            let reading = self.journal.shared.reader_sequences();
-            let mut inner = self.journal.shared.inner.write();
-            inner.join_small(head.sequence);
-            inner.prune(&self.journal.shared.options, &self.journal.shared.gaps, head.sequence, &reading);
-            let pruned = inner.pruned.sequence;
-            drop(inner);
+        if let Some(pruned) = self.journal.publish(self.committed) {
             self.appender.iter_mut().for_each(|appender| appender.forget(pruned));
         }
         spilled
@@ -316,8 +308,7 @@ impl JournalWriter {
     /// writer should wait for a slow reader.
     #[must_use]
     pub fn enforce_buffer_policies(&self) -> Option<SlowReaderWait> {
-        let pruned = self.journal.shared.inner.read().pruned.sequence;
-        self.journal.shared.readers.enforce(self.committed.sequence, pruned, &self.journal.shared.gaps, Instant::now())
+        self.journal.enforce_buffer_policies(self.committed.sequence)
     }
 
     fn close_batch(&mut self, ends: bool) {
@@ -357,7 +348,7 @@ impl JournalWriter {
         };
         let piece = self.piece.clone();
         let (frames, olds) = (without_spare(&mut self.frames), without_spare(&mut self.olds));
-        let stored = self.store_piece(&piece, ends, (position, span_from), &frames, &olds);
+        let stored = self.store_piece(&piece, ends, position, span_from, &frames, &olds);
         // If the store fails, readers still receive the piece. The caller ends the table.
         let (stored, kept) = match stored.transpose() {
             Ok(stored) => (stored, Ok(())),
@@ -377,9 +368,9 @@ impl JournalWriter {
             data: SegmentData::Memory { frames, olds, stored },
         };
         self.start_piece(self.sequence, ends);
-        let over = self.journal.shared.inner.write().append(segment, &self.schema);
+        let memory_bytes = self.journal.append(segment, &self.schema);
         kept?;
-        if over > self.journal.shared.options.memory_bytes_max { self.spill() } else { Ok(()) }
+        if memory_bytes > self.journal.options().memory_bytes_max { self.spill() } else { Ok(()) }
     }
 
     fn start_piece(&mut self, after: Sequence, begins: bool) {
@@ -399,9 +390,8 @@ impl JournalWriter {
     /// files from then on. A segment that the store has not written yet stays in memory. The queue
     /// of the store bounds such segments.
     fn spill(&mut self) -> io::Result<()> {
-        let bound = self.journal.shared.options.memory_bytes_max;
         loop {
-            let Some((last, data)) = self.journal.shared.inner.read().oldest_in_memory(bound) else {
+            let Some((last, data)) = self.journal.oldest_in_memory() else {
                 return Ok(());
             };
             let moved = match &data {
@@ -409,14 +399,14 @@ impl JournalWriter {
                 SegmentData::Memory { frames, olds, stored: None } => self.spill_to_temporary(frames, olds)?,
                 SegmentData::Memory { .. } | SegmentData::File(_) => return Ok(()),
             };
-            self.journal.shared.inner.write().replace_data(last, SegmentData::File(moved));
+            self.journal.replace_data(last, SegmentData::File(moved));
         }
     }
 
     fn spill_to_temporary(&mut self, frames: &Bytes, olds: &Bytes) -> io::Result<StoredSegment> {
         let (file, at) = match self.spill.take() {
             Some((file, at)) if at < SPILL_FILE_BYTES => (file, at),
-            _ => (Arc::new(DataFile::temporary(temporary_file(&self.journal.shared.options.folder)?)), 0),
+            _ => (Arc::new(DataFile::temporary(temporary_file(&self.journal.options().folder)?)), 0),
         };
         file.file().write_all(frames)?;
         file.file().write_all(olds)?;
@@ -439,10 +429,7 @@ impl JournalWriter {
     /// Sets the definition of the newest committed rows.
     pub(crate) fn define(&mut self, definition: RowDefinition) {
         self.appender.iter_mut().for_each(|appender| appender.define(&definition));
-        let (mut inner, position) = (self.journal.shared.inner.write(), self.committed.position);
-        // If rows changed with the definition, the transaction has noted that already.
-        inner.definitions.push(position, definition.version(), DefinitionChange::KeepsRows);
-        inner.definition = definition;
+        self.journal.define(self.committed.position, definition);
     }
 
     /// Writes the newest position to the store if it is due.
@@ -476,7 +463,8 @@ impl JournalWriter {
         &mut self,
         piece: &PendingSegment,
         ends: bool,
-        (position, span_from): (Lsn, Option<Lsn>),
+        position: Lsn,
+        span_from: Option<Lsn>,
         frames: &Bytes,
         olds: &Bytes,
     ) -> Option<Result<StoredSegment, StoreError>> {

@@ -54,7 +54,7 @@ impl SnapshotDescription {
 /// When it has a format that this version does not know, or is invalid.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8], path: &Path) -> Result<T, StoreError> {
     let damaged =
-        |error: serde_json::Error| StoreError::damaged(path, 0, format!("it does not say whose it is: {error}"));
+        |error: serde_json::Error| StoreError::damaged(path, 0, format!("its description is invalid: {error}"));
     // The format is checked first: another one may have other keys.
     let value: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
     check_format(&value, path)?;

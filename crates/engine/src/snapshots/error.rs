@@ -1,4 +1,5 @@
-use laredo_core::{Lsn, ProjectError};
+use laredo_core::Lsn;
+use laredo_values::ProjectError;
 
 use crate::base::BaseError;
 use crate::store::StoreError;
@@ -10,7 +11,9 @@ pub enum SnapshotError {
     #[error("there is no snapshot `{0}`")]
     Unknown(String),
     /// An attempt to remove the newest snapshot.
-    #[error("`{0}` is the newest snapshot, from which a restart goes on; it can be removed when there is a newer one")]
+    #[error(
+        "snapshot `{0}` cannot be removed: it is the newest one, and a restart continues from it; remove it once there is a newer one"
+    )]
     Newest(String),
     /// An error of the folder, or of a file in it.
     #[error(transparent)]
@@ -22,13 +25,13 @@ pub enum SnapshotError {
     #[error("a row cannot be written as JSON: {0}")]
     Project(#[from] ProjectError),
     /// A table that is served already, with rows that are at least as new.
-    #[error("the table is served as of {0} already, and its rows never go back in time; to copy it anew, reload it")]
+    #[error("the table is already served as of {0}, and its rows never go back in time; reload it to copy it again")]
     Served(Lsn),
     /// A table that has failed and is not served.
     #[error("the table cannot be followed, and is not served: {0}")]
     Failed(String),
     /// A journal whose rows belong to a history that the database has abandoned.
-    #[error("the database's history has forked, and the table is being copied; ask again once it is")]
+    #[error("the database's history has forked, and the table is being copied; try again once it is copied")]
     Forked,
     /// A table whose task has ended.
     #[error("the server is stopping")]

@@ -1,43 +1,51 @@
-//! The folder of a table's snapshots, and the list of those in it.
+//! The folder of a table's snapshots: they are written, listed, read and removed here.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use laredo_core::{Lsn, TableName};
+use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::description::SnapshotDescription;
 use super::open::{self, OpenSnapshot, format_of};
 use super::{
-    RecoveredSnapshot, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, retention,
+    RecoveredSnapshot, SnapshotError, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus, blocking, jsonl,
+    native, retention,
 };
-use crate::base::{Base, BaseError};
+use crate::base::{self, Base, BaseError, BaseWriter};
+use crate::clock::Clock;
 use crate::descriptors::with_reserve;
 use crate::durable::{DurablePosition, FsyncProof, sync};
-use crate::history::Fork;
-use crate::source::SourceIdentity;
-use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error, rows_of};
-use crate::table::Clock;
+use crate::journal::{BaseMergeInput, Journal};
+use crate::recovery::rows_of;
+use crate::source::{Fork, SourceIdentity};
+use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error};
+
+/// The number of bytes written at once.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// The snapshots of a table, which can be written, listed, read and removed. No other server can
 /// use their folder while this lives.
 pub struct SnapshotFolder {
-    pub(super) folder: LockedFolder,
-    pub(super) options: SnapshotOptions,
+    folder: LockedFolder,
+    options: SnapshotOptions,
     /// The folder for temporary files.
-    pub(super) temporary: PathBuf,
-    pub(super) table: TableName,
-    pub(super) source: Mutex<SourceIdentity>,
+    temporary: PathBuf,
+    table: TableName,
+    source: Mutex<SourceIdentity>,
     /// The forks of the database's history that were noted in this folder.
-    pub(super) forks: Mutex<ForkLog>,
-    pub(super) clock: Clock,
+    forks: Mutex<ForkLog>,
+    clock: Clock,
     /// The known snapshots, newest first. All belong to this table and to its source's history.
-    pub(super) known: Mutex<Vec<SnapshotInfo>>,
+    known: Mutex<Vec<SnapshotInfo>>,
     /// The lock for changes of the folder's contents.
-    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
-    pub(super) status: watch::Sender<SnapshotStatus>,
+    changing: Arc<tokio::sync::Mutex<()>>,
+    status: watch::Sender<SnapshotStatus>,
 }
 
 impl std::fmt::Debug for SnapshotFolder {
@@ -69,7 +77,7 @@ impl SnapshotFolder {
             let Some(format) = format_of(&path) else { continue };
             match snapshots.admit(&path, format).and_then(|opened| Ok(opened.info(&path, size_of_file(&path)?))) {
                 Ok(info) => found.push(info),
-                Err(error) => snapshots.tell_of_damage(&error.into()),
+                Err(error) => snapshots.report_damage(&error.into()),
             }
         }
         newest_first(&mut found);
@@ -103,7 +111,7 @@ impl SnapshotFolder {
     }
 
     /// Returns the rows of a snapshot.
-    pub(super) fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
+    fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
         self.read_listed(id, |info| self.open_base(info).map(Arc::new))
     }
 
@@ -148,11 +156,7 @@ impl SnapshotFolder {
     }
 
     /// Removes the snapshots beyond a number or an age. Returns their number.
-    pub(super) fn remove_beyond(
-        &self,
-        keep_count: u32,
-        age_max: Option<std::time::Duration>,
-    ) -> Result<usize, SnapshotError> {
+    pub(super) fn remove_beyond(&self, keep_count: u32, age_max: Option<Duration>) -> Result<usize, SnapshotError> {
         let beyond = retention::snapshots_beyond(&self.known.lock(), keep_count, age_max, self.clock.as_ref()());
         for info in &beyond {
             self.forget(&info.id);
@@ -263,12 +267,224 @@ impl SnapshotFolder {
 
     fn distrust(&self, info: &SnapshotInfo, error: &SnapshotError) {
         self.forget(&info.id);
-        self.tell_of_damage(error);
+        self.report_damage(error);
     }
 
-    fn tell_of_damage(&self, error: &SnapshotError) {
+    fn report_damage(&self, error: &SnapshotError) {
         self.status.send_modify(|status| status.errors += 1);
-        tracing::error!(table = %self.table, %error, "a snapshot is of no use, and left out");
+        tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
+    }
+
+    /// Writes a snapshot of everything that is visible in the table's journal.
+    ///
+    /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
+    /// entries is used.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be written. Other snapshots are not affected.
+    pub async fn take_snapshot(
+        self: &Arc<Self>,
+        journal: Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        self.change_folder(move |snapshots| snapshots.write(&journal, user_meta)).await
+    }
+
+    /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
+    /// read.
+    ///
+    /// # Errors
+    /// When there is no such snapshot, or it cannot be read, or is damaged.
+    pub async fn fetch(self: &Arc<Self>, id: String) -> Result<Arc<Base>, SnapshotError> {
+        let snapshots = self.clone();
+        blocking(move || snapshots.base(&id)).await
+    }
+
+    /// Reads a whole snapshot to verify it, and returns its properties.
+    ///
+    /// # Errors
+    /// When there is no such snapshot, or it cannot be read, or is damaged.
+    pub async fn verify(self: &Arc<Self>, id: String) -> Result<SnapshotInfo, SnapshotError> {
+        let snapshots = self.clone();
+        blocking(move || snapshots.read_whole(&id)).await
+    }
+
+    /// Returns a snapshot with all its rows, verified.
+    pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<RecoveredSnapshot, SnapshotError> {
+        let snapshots = self.clone();
+        blocking(move || snapshots.recover_now(&id)).await
+    }
+
+    /// Removes a snapshot. The newest one cannot be removed, because a restart resumes from it.
+    ///
+    /// # Errors
+    /// When there is no such snapshot, when it is the newest, or when its file cannot be removed.
+    pub async fn delete(self: &Arc<Self>, id: String) -> Result<(), SnapshotError> {
+        self.change_folder(move |snapshots| snapshots.remove(&id)).await
+    }
+
+    /// Removes all snapshots except the newest `keep`, but never the newest one. Returns the number
+    /// of removed snapshots.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub async fn prune(self: &Arc<Self>, keep: u32) -> Result<usize, SnapshotError> {
+        self.change_folder(move |snapshots| snapshots.remove_beyond(keep, None)).await
+    }
+
+    /// Changes the contents of the folder, one change at a time. A change that has begun is
+    /// completed even if the caller is dropped.
+    pub(super) async fn change_folder<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&SnapshotFolder) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        let (snapshots, changing) = (self.clone(), self.changing.clone().lock_owned().await);
+        blocking(move || {
+            let _changing = changing;
+            work(&snapshots)
+        })
+        .await
+    }
+
+    /// Returns a receiver that is notified of every change of the status.
+    pub(crate) fn watch(&self) -> watch::Receiver<SnapshotStatus> {
+        self.status.subscribe()
+    }
+
+    /// Writes a snapshot, unless the newest one has the same entries and position.
+    pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
+        let head = journal.head();
+        let id = journal.instance().snapshot_id(head.sequence);
+        let is_known = self.newest().is_some_and(|newest| newest.id == id && newest.position == head.position);
+        if is_known { Ok(()) } else { self.write(journal, None).map(drop) }
+    }
+
+    /// Writes a snapshot of everything that is visible.
+    pub(super) fn write(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let written = self.write_now(journal, user_meta);
+        match &written {
+            Ok(info) => tracing::info!(
+                table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
+                "snapshot written"
+            ),
+            Err(SnapshotError::Forked) => {}
+            Err(error) => self.failed(error),
+        }
+        written
+    }
+
+    /// Notes the reason why a snapshot could not be written.
+    pub(super) fn failed(&self, error: &SnapshotError) {
+        self.status.send_modify(|status| {
+            status.errors += 1;
+            status.error = Some(error.to_string());
+        });
+    }
+
+    fn write_now(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        // The order matters: a fork that is noted later is detected after the file was written.
+        let forks = self.forks.lock().count();
+        if journal.is_parted() {
+            return Err(SnapshotError::Forked);
+        }
+        let merging = journal.base_and_after();
+        let unchanged_since = merging.unchanged_since();
+        let BaseMergeInput { base, after, head, definition, .. } = merging;
+        let base = match after.is_empty() {
+            true => base,
+            false => {
+                let writer = BaseWriter::new(&self.temporary)?;
+                Arc::new(base::merge(&base, &after, head, &self.temporary, writer)?)
+            }
+        };
+        let id = journal.instance().snapshot_id(head.sequence);
+        let earlier = self.known.lock().iter().find(|info| info.id == id).cloned();
+        let user_meta = user_meta.or_else(|| earlier.as_ref()?.user_meta.clone());
+        let taken_at = self.clock.as_ref()();
+        let manifest = JournalManifest::new(journal.instance(), &self.table, &self.source.lock(), forks);
+        let about = SnapshotDescription::new(manifest, taken_at, unchanged_since, user_meta.clone());
+        let format = self.options.format;
+        let name = format!("{:016X}.{id}.{}", head.position.0, format.name());
+        let path = self.folder.path().join(&name);
+        let file = self.folder.temporary().map_err(io_error("creating a file next to", &path))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        match format {
+            SnapshotFormat::Native => native::write(&base, head, &about, &definition, &mut out)?,
+            SnapshotFormat::Jsonl => jsonl::write(&base, head, &about, &definition, &mut out)?,
+        }
+        let file = out.into_inner().map_err(IntoInnerError::into_error)?;
+        let size_bytes = file.as_file().metadata()?.len();
+        let (_, synced) = self.folder.persist_file(file, &name)?;
+        let info = SnapshotInfo {
+            id,
+            sequence: head.sequence,
+            position: head.position,
+            committed_at: head.committed_at,
+            mark: head.mark,
+            taken_at,
+            rows: base.rows(),
+            size_bytes,
+            format,
+            user_meta,
+            path,
+        };
+        {
+            let (now, mut known) = (self.forks.lock(), self.known.lock());
+            if now.count() != forks {
+                return Err(SnapshotError::Forked);
+            }
+            drop(now);
+            known.retain(|other| other.id != info.id);
+            known.push(info.clone());
+            newest_first(&mut known);
+        }
+        self.status.send_modify(|status| {
+            status.durable = DurablePosition::kept(&synced, head.position);
+            status.writes += 1;
+            status.error = None;
+        });
+        // The new snapshot is valid even if old ones cannot be removed.
+        if let Err(error) = self.make_room(earlier.as_ref().filter(|earlier| earlier.path != info.path)) {
+            self.status.send_modify(|status| status.errors += 1);
+            tracing::warn!(table = %self.table, %error, "an old snapshot cannot be removed");
+        }
+        Ok(info)
+    }
+
+    fn make_room(&self, replaced: Option<&SnapshotInfo>) -> Result<(), SnapshotError> {
+        replaced.map_or(Ok(()), |replaced| remove_file(&replaced.path))?;
+        self.remove_beyond(self.options.keep_count, self.options.age_max).map(drop)
+    }
+
+    /// Returns the rest of the interval since the newest snapshot; zero if there is none.
+    pub(super) fn first_wait(&self) -> Duration {
+        let now = self.clock.as_ref()();
+        let age = self.newest().map(|newest| age(newest.taken_at, now));
+        age.map_or(Duration::ZERO, |age| self.options.interval.saturating_sub(age))
+    }
+
+    pub(super) fn announce(&self, wait: Duration) {
+        let wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        let at = CommitTime(self.clock.as_ref()().0.saturating_add(wait_us));
+        self.status.send_modify(|status| status.next_at = Some(at));
+    }
+
+    /// Returns the name of the table.
+    pub(super) fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// Returns the interval between snapshots.
+    pub(super) fn interval(&self) -> Duration {
+        self.options.interval
     }
 }
 
@@ -280,15 +496,13 @@ fn count_rows(base: &Base, info: &SnapshotInfo) -> Result<(), SnapshotError> {
         Ok(())
     })?;
     if rows != info.rows {
-        return Err(
-            StoreError::damaged(&info.path, 0, format!("it has {rows} rows and says it has {}", info.rows)).into()
-        );
+        return Err(StoreError::damaged(&info.path, 0, format!("it has {rows} rows, and states {}", info.rows)).into());
     }
     Ok(())
 }
 
 /// Sorts snapshots by position, which orders everything that one source has written.
-pub(super) fn newest_first(known: &mut [SnapshotInfo]) {
+fn newest_first(known: &mut [SnapshotInfo]) {
     known.sort_by_key(|info| std::cmp::Reverse((info.position, info.taken_at)));
 }
 
@@ -296,7 +510,7 @@ fn size_of_file(path: &Path) -> Result<u64, StoreError> {
     fs::metadata(path).map(|found| found.len()).map_err(io_error("reading", path))
 }
 
-pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
+fn remove_file(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
         _ => Ok(()),
@@ -307,4 +521,9 @@ impl From<std::io::Error> for SnapshotError {
     fn from(error: std::io::Error) -> SnapshotError {
         SnapshotError::Base(BaseError::Io(error))
     }
+}
+
+/// Returns the age of a snapshot; zero if the clock was set back.
+fn age(taken_at: CommitTime, now: CommitTime) -> Duration {
+    Duration::from_micros(u64::try_from(now.0.saturating_sub(taken_at.0)).unwrap_or(0))
 }

@@ -14,10 +14,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use laredo_core::{
-    ChecksumError, Column, CommitMark, CommitTime, HexCells, JsonRows, Lsn, Schema, Sequence, TupleRef, Xid,
-};
+use laredo_core::{ChecksumError, Column, CommitMark, CommitTime, Lsn, Schema, Sequence, TupleRef, Xid};
 use laredo_proto::replication::TypedSchema;
+use laredo_values::{HexCells, JsonRows};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +24,7 @@ use super::description::{self, SnapshotDescription};
 use super::error::SnapshotError;
 use super::open::OpenSnapshot;
 use crate::base::{Base, BaseWriter, FileChecksums};
-use crate::journal::Head;
+use crate::head::Head;
 use crate::store::{MegabyteChecksums, RowDefinition, SUMMED_BYTES, StoreError, read_error};
 
 /// The first line.
@@ -183,7 +182,7 @@ pub(super) fn open(path: &Path) -> Result<OpenSnapshot, StoreError> {
     let (bytes, end) = end.ok_or_else(|| damaged("it does not end as a snapshot does"))?;
     let end: JsonlTrailer = serde_json::from_slice(&end).map_err(|_| damaged("it does not end as a snapshot does"))?;
     if end.bytes != bytes || end.checksums.len() as u64 != bytes.div_ceil(SUMMED_BYTES as u64) {
-        return Err(damaged("its length is not what it says"));
+        return Err(damaged("its length is not the one that it states"));
     }
     let kept = FileChecksums { path: path.to_owned(), checksums: end.checksums };
     let mut lines = JsonlLineReader { file, kept, bytes, at: 0, read: BytesMut::new(), searched: 0 };
@@ -192,7 +191,7 @@ pub(super) fn open(path: &Path) -> Result<OpenSnapshot, StoreError> {
     let typed = BASE64_STANDARD.decode(&header.typed_schema).ok();
     let typed = typed.and_then(|bytes| TypedSchema::decode(bytes.as_slice()).ok());
     let schema = typed.and_then(|typed| laredo_proto::schema::from_wire(typed).ok());
-    let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are none"))?;
+    let schema = schema.ok_or_else(|| StoreError::damaged(path, 0, "its columns are invalid"))?;
     let position = header.position.parse::<Lsn>().map_err(|error| StoreError::damaged(path, 0, error.to_string()))?;
     let (sequence, committed_at) = (Sequence(header.sequence), CommitTime(header.committed_at));
     let mark = header.newest_commit.as_ref().and_then(JsonlCommitMark::mark).unwrap_or_default();
@@ -259,7 +258,7 @@ impl JsonlLineReader {
             if length == 0 {
                 return match self.read.is_empty() {
                     true => Ok(None),
-                    false => Err(StoreError::damaged(&self.kept.path, self.at, "its last row has no end")),
+                    false => Err(StoreError::damaged(&self.kept.path, self.at, "its last row is not complete")),
                 };
             }
             let read = self.kept.read(&self.file, self.bytes, self.at, usize::try_from(length).unwrap_or(SUMMED_BYTES));

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::description::{self, SnapshotDescription};
 use super::open::OpenSnapshot;
 use crate::base::{Base, BaseError};
-use crate::journal::Head;
-use crate::store::{BaseFooter, MegabyteChecksums, RowDefinition, StoreError, StoredCommitMark};
+use crate::head::Head;
+use crate::store::{BaseFooter, MegabyteChecksums, RowDefinition, StoreError};
 
 /// Writes the rows of a base as the state at `head`.
 ///
@@ -32,17 +32,13 @@ pub(super) fn write(
     }
     let footer = BaseFooter {
         instance: about.manifest.instance().0,
-        sequence: head.sequence.0,
-        position: head.position.0,
-        committed_at: head.committed_at.0,
         rows: base.rows(),
         bytes: at,
         schema: Some(laredo_proto::schema::to_wire(base.schema())),
         definition: Some(definition.clone()),
         checksums: sums.finish(),
         about: serde_json::to_string(about).map_err(io::Error::from)?,
-        mark: StoredCommitMark::of(head.mark),
-        contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
+        ..BaseFooter::at(head)
     };
     out.write_all(&footer.ending())?;
     Ok(())

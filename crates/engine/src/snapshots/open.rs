@@ -5,7 +5,7 @@ use std::path::Path;
 use super::description::SnapshotDescription;
 use super::{SnapshotError, SnapshotFormat, SnapshotInfo, jsonl, native};
 use crate::base::Base;
-use crate::journal::Head;
+use crate::head::Head;
 use crate::store::{RowDefinition, StoreError};
 
 /// The description of a snapshot, and access to its rows.
@@ -82,7 +82,7 @@ impl OpenSnapshot {
             SnapshotContents::Jsonl(rows) => rows.into_base(self.head, temporary)?,
         };
         if base.rows() != self.rows {
-            let what = format!("it has {} rows and says it has {}", base.rows(), self.rows);
+            let what = format!("it has {} rows, and states {}", base.rows(), self.rows);
             return Err(StoreError::damaged(path, 0, what).into());
         }
         Ok(base)

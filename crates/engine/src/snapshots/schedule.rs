@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::CommitTime;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
@@ -44,7 +43,7 @@ pub(crate) async fn write_when_due(
         let began = Instant::now();
         // Another journal replaces this one if the database's history forks.
         let Some(of) = journal.borrow().clone() else { return };
-        let interval = snapshots.options.interval;
+        let interval = snapshots.interval();
         wait = match snapshots.change_folder(move |snapshots| snapshots.write_if_moved(&of)).await {
             Ok(()) => interval.saturating_sub(began.elapsed()),
             Err(SnapshotError::Forked) => interval.min(FORKED),
@@ -53,32 +52,12 @@ pub(crate) async fn write_when_due(
                     snapshots.failed(&error);
                 }
                 tracing::error!(
-                    table = %snapshots.table, %error,
-                    "no snapshot was written, and another attempt comes; clients are served as ever, and PostgreSQL keeps WAL \
-                     where a restart needs it"
+                    table = %snapshots.table(), %error,
+                    "no snapshot was written, and writing is tried again; clients are served, and PostgreSQL keeps the WAL that \
+                     a restart needs"
                 );
                 interval.min(RETRY)
             }
         };
     }
-}
-
-impl SnapshotFolder {
-    /// Returns the rest of the interval since the newest snapshot; zero if there is none.
-    fn first_wait(&self) -> Duration {
-        let now = self.clock.as_ref()();
-        let age = self.newest().map(|newest| age(newest.taken_at, now));
-        age.map_or(Duration::ZERO, |age| self.options.interval.saturating_sub(age))
-    }
-
-    fn announce(&self, wait: Duration) {
-        let wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
-        let at = CommitTime(self.clock.as_ref()().0.saturating_add(wait_us));
-        self.status.send_modify(|status| status.next_at = Some(at));
-    }
-}
-
-/// Returns the age of a snapshot; zero if the clock was set back.
-fn age(taken_at: CommitTime, now: CommitTime) -> Duration {
-    Duration::from_micros(u64::try_from(now.0.saturating_sub(taken_at.0)).unwrap_or(0))
 }

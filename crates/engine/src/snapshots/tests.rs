@@ -12,8 +12,8 @@ use laredo_testkit::SimDatabase;
 use tempfile::TempDir;
 
 use super::*;
-use crate::journal::JournalWriter;
 use crate::journal::tests::{self, begin, commit, delete, insert};
+use crate::journal::{Journal, JournalWriter};
 use crate::source::SourceIdentity;
 
 type SnapshotRowTexts = BTreeMap<i64, String>;

@@ -17,11 +17,11 @@ pub struct SourceClock(Arc<Mutex<Option<(CommitTime, Instant)>>>);
 
 impl SourceClock {
     /// Records a time that the database returned between `asked` and `answered`.
-    pub fn note_time(&self, told: CommitTime, asked: Instant, answered: Instant) {
+    pub fn note_time(&self, time: CommitTime, asked: Instant, answered: Instant) {
         let took = answered.saturating_duration_since(asked);
         let mut known = self.0.lock();
         if known.is_none() || took <= ANSWER_MAX {
-            *known = Some((told, asked + took / 2));
+            *known = Some((time, asked + took / 2));
         }
     }
 
@@ -29,9 +29,9 @@ impl SourceClock {
     /// `own`, the time on this machine's clock.
     #[must_use]
     pub fn now(&self, own: CommitTime) -> CommitTime {
-        let Some((told, at)) = *self.0.lock() else { return own };
+        let Some((time, at)) = *self.0.lock() else { return own };
         let passed_us = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
-        CommitTime(told.0.saturating_add(passed_us))
+        CommitTime(time.0.saturating_add(passed_us))
     }
 }
 

@@ -13,13 +13,14 @@ use laredo_core::{CommitMark, Lsn, Schema, Sequence};
 use prost::Message;
 use tokio::time::Instant;
 
+use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::error::{StoreError, io_error};
 use super::format::{HEAD_BYTES, JournalFileHeader, RecordHead, RecordKind, RowDefinition, StoredCommitMark, sealed};
 use super::journal_folder::{JOURNAL, JournalFolder};
 use super::queue::{DiskJob, DiskQueue, is_exhaustion, run};
 use crate::descriptors::with_reserve;
 use crate::durable::sync;
-use crate::journal::{DataFile, Head, InstanceId, StoredPart, StoredSegment};
+use crate::head::{Head, InstanceId};
 
 /// The minimum time between two marks if the position moves without changes to the table.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,12 +45,12 @@ pub(crate) struct JournalAppender {
 /// A file of the journal.
 #[derive(Clone, Debug)]
 pub(crate) struct JournalFile {
-    pub(super) file: Arc<DataFile>,
+    pub(crate) file: Arc<DataFile>,
     /// The last entry before the file.
-    pub(super) before: Sequence,
-    pub(super) bytes: u64,
+    pub(crate) before: Sequence,
+    pub(crate) bytes: u64,
     /// True if the file has contents that the header of a later file does not repeat.
-    pub(super) is_needed: bool,
+    pub(crate) is_needed: bool,
 }
 
 /// The state with which appending begins, updated with every record.
@@ -59,7 +60,7 @@ pub(crate) struct AppenderState {
     /// The end of the last transaction.
     pub(crate) head: Head,
     /// The last sequence that was assigned.
-    pub(crate) taken: Sequence,
+    pub(crate) assigned: Sequence,
     pub(crate) schema: Arc<Schema>,
     pub(crate) definition: RowDefinition,
 }
@@ -68,7 +69,7 @@ impl JournalAppender {
     /// Begins a new file after `files`.
     ///
     /// When this returns, the file is on disk. Its header ensures that no sequence up to
-    /// `begun.taken` is assigned again.
+    /// `begun.assigned` is assigned again.
     pub(crate) fn begin(
         store: Arc<JournalFolder>,
         files: VecDeque<JournalFile>,
@@ -106,7 +107,7 @@ impl JournalAppender {
 
     /// Returns the first sequence that the file being written can contain.
     pub(crate) fn begun_at(&self) -> Sequence {
-        self.state.taken.plus(1)
+        self.state.assigned.plus(1)
     }
 
     /// Removes files without changes. A server that restarts repeatedly must not fill its folder.
@@ -150,7 +151,7 @@ impl JournalAppender {
         }
         let part = self.record(piece, frames, olds, head);
         if let Some(head) = head {
-            (self.state.head, self.state.taken) = (head, head.sequence);
+            (self.state.head, self.state.assigned) = (head, head.sequence);
         }
         Ok(part)
     }
@@ -256,8 +257,8 @@ impl JournalAppender {
 
     /// Creates the next file, and returns its header, which the caller must write.
     fn begin_file(&mut self) -> Result<Bytes, StoreError> {
-        let AppenderState { instance, head, taken, schema, definition } = &self.state;
-        let first = taken.plus(1);
+        let AppenderState { instance, head, assigned, schema, definition } = &self.state;
+        let first = assigned.plus(1);
         let header = Bytes::from(sealed(&JournalFileHeader {
             instance: instance.0.clone(),
             before_sequence: head.sequence.0,
@@ -270,7 +271,7 @@ impl JournalAppender {
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
         let file = with_reserve(|| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
-        let file = DataFile::of_store(file.map_err(io_error("making", &path))?, path, 0);
+        let file = DataFile::of_store(file.map_err(io_error("creating", &path))?, path, 0);
         self.files.push_back(JournalFile {
             file: Arc::new(file),
             before: head.sequence,

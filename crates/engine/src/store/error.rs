@@ -42,7 +42,7 @@ pub enum StoreError {
         found: u32,
     },
     /// Contents of another table.
-    #[error("{} holds what was kept of table {found}, not of {wanted}; move it away and run `laredo reload`, or name another folder (store_config.path) and restart", path.display())]
+    #[error("{} holds the data of table {found}, not of {wanted}; move it away and run `laredo reload`, or name another folder (store_config.path) and restart", path.display())]
     Table {
         /// The folder or file.
         path: PathBuf,
@@ -73,11 +73,13 @@ pub enum StoreError {
         what: String,
     },
     /// A full disk, with a full queue before it. Changes that are not on disk are not acknowledged.
-    #[error("the journal cannot be kept ({0}); make room on its disk: the table goes on by itself then")]
+    #[error("the journal cannot be written ({0}); make room on its disk, and the table continues by itself")]
     Stalled(String),
     /// A failed write or fsync. Entries that were served since the last successful one are not on
     /// disk, and PostgreSQL keeps them.
-    #[error("the journal cannot be kept ({0}); see to the disk and restart laredo: it goes on where the journal ends")]
+    #[error(
+        "the journal cannot be written ({0}); fix the disk and restart laredo, which continues where the journal ends"
+    )]
     Failed(String),
 }
 
@@ -104,7 +106,7 @@ impl StoreError {
 
     /// Returns true if the table can only be copied again, and the contents are kept only for
     /// inspection.
-    pub(super) fn is_of_no_use(&self) -> bool {
+    pub(crate) fn is_unusable(&self) -> bool {
         matches!(self, StoreError::Damaged { .. } | StoreError::History { .. })
     }
 

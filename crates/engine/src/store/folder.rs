@@ -89,7 +89,7 @@ impl LockedFolder {
     }
 
     /// Removes the files for whose names `unwanted` returns true.
-    pub(super) fn remove(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         let names = self.list()?;
         for path in names.iter().filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(&unwanted)) {
             fs::remove_file(path).map_err(io_error("removing", path))?;
@@ -99,7 +99,7 @@ impl LockedFolder {
 
     /// Moves all files into a subfolder, and removes what was set aside there before. One set of
     /// files is enough to inspect, and more would fill the disk.
-    pub(super) fn set_aside(&self) -> Result<PathBuf, StoreError> {
+    pub(crate) fn set_aside(&self) -> Result<PathBuf, StoreError> {
         let aside = self.path.join(ASIDE);
         match fs::remove_dir_all(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("removing", &aside)(error)),

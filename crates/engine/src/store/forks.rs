@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{StoreError, io_error};
 use super::folder::LockedFolder;
-use crate::history::Fork;
+use crate::source::Fork;
 
 /// The name of the file. It stays in place when the other files are set aside.
-pub(super) const NAME: &str = "history.json";
+pub(crate) const NAME: &str = "history.json";
 /// The maximum number of forks that are remembered. The newest are kept.
 const FORKS_MAX: usize = 64;
 
@@ -67,7 +67,7 @@ impl ForkLog {
         forks.forks.drain(..surplus);
         let path = folder.path().join(NAME);
         let text = serde_json::to_vec_pretty(&forks).map_err(io::Error::from).map_err(io_error("writing", &path))?;
-        let mut file = folder.temporary().map_err(io_error("making a file beside", &path))?;
+        let mut file = folder.temporary().map_err(io_error("creating a file next to", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
         folder.persist_file(file, NAME).map(drop)
     }
@@ -93,7 +93,7 @@ impl ForkLog {
         match parted {
             None => Ok(()),
             Some(NotedFork { common, reason, .. }) => Err(format!(
-                "it comes to {position}, and the database's history has forked since, at or after {common}: {reason}"
+                "it ends at {position}, and the database's history has forked since, at or after {common}: {reason}"
             )),
         }
     }

@@ -1,10 +1,12 @@
 //! The bytes of a journal's files. `docs/journal-format.md` describes them.
 
 use bytes::Bytes;
-use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence, Xid};
+use laredo_core::{Checksum, ChecksumError, CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence, Xid};
 use laredo_proto::replication::TypedSchema;
 use prost::Message;
 use ring::digest::{Context, SHA256};
+
+use crate::head::Head;
 
 /// The format that this version writes. It is the only one so far.
 pub(crate) const VERSION: u32 = 1;
@@ -160,6 +162,32 @@ pub(crate) struct BaseFooter {
 }
 
 impl BaseFooter {
+    /// Returns a footer that has only the head whose rows the base contains.
+    pub(crate) fn at(head: Head) -> BaseFooter {
+        BaseFooter {
+            sequence: head.sequence.0,
+            position: head.position.0,
+            committed_at: head.committed_at.0,
+            mark: StoredCommitMark::of(head.mark),
+            contents: head.checksum.map_or_else(Vec::new, |checksum| checksum.to_bytes().to_vec()),
+            ..BaseFooter::default()
+        }
+    }
+
+    /// Returns the head whose rows the base contains.
+    ///
+    /// # Errors
+    /// When the checksum is invalid.
+    pub(crate) fn head(&self) -> Result<Head, ChecksumError> {
+        Ok(Head {
+            sequence: Sequence(self.sequence),
+            position: Lsn(self.position),
+            committed_at: CommitTime(self.committed_at),
+            mark: StoredCommitMark::known(self.mark),
+            checksum: Checksum::from_wire(&self.contents)?,
+        })
+    }
+
     /// Returns the bytes of the footer, followed by their number.
     pub(crate) fn ending(&self) -> Vec<u8> {
         let mut bytes = sealed(self);

@@ -7,14 +7,14 @@ use tokio::sync::watch;
 use super::error::StoreError;
 use super::folder::LockedFolder;
 use crate::durable::{DurablePosition, FsyncProof};
-use crate::journal::InstanceId;
+use crate::head::InstanceId;
 
 /// The folder of a table's journal.
 #[derive(Debug)]
 pub(crate) struct JournalFolder {
     folder: LockedFolder,
     /// The size at which a new journal file begins.
-    pub(super) file_bytes: u64,
+    pub(crate) file_bytes: u64,
     status: watch::Sender<StoreStatus>,
     /// The journal that the folder belongs to. Bases of other journals are not added.
     owner: Mutex<Option<InstanceId>>,
@@ -37,8 +37,8 @@ pub struct StoreStatus {
     pub failed: Option<String>,
 }
 
-pub(super) const JOURNAL: &str = "journal";
-pub(super) const BASE: &str = "base";
+pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const BASE: &str = "base";
 
 /// The approximate number of files of a journal. Pruning frees disk space file by file, and each
 /// file takes a descriptor.
@@ -51,7 +51,7 @@ impl JournalFolder {
     ///
     /// # Errors
     /// When another server uses the folder, or when it cannot be written to.
-    pub(super) fn open(path: &Path, bytes_max: u64) -> Result<JournalFolder, StoreError> {
+    pub(crate) fn open(path: &Path, bytes_max: u64) -> Result<JournalFolder, StoreError> {
         let file_bytes = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
         let (folder, status, owner) = (LockedFolder::open(path)?, watch::Sender::default(), Mutex::default());
         Ok(JournalFolder { folder, file_bytes, status, owner })
@@ -71,7 +71,7 @@ impl JournalFolder {
         self.status.subscribe()
     }
 
-    pub(super) fn update_status(&self, change: impl FnOnce(&mut StoreStatus)) {
+    pub(crate) fn update_status(&self, change: impl FnOnce(&mut StoreStatus)) {
         self.status.send_modify(change);
     }
 
@@ -81,7 +81,7 @@ impl JournalFolder {
     }
 
     /// Updates how far the files reach. The [`FsyncProof`] proves that an fsync has completed.
-    pub(super) fn reached(&self, synced: &FsyncProof, sequence: Sequence, position: Lsn) {
+    pub(crate) fn reached(&self, synced: &FsyncProof, sequence: Sequence, position: Lsn) {
         self.update_status(|status| {
             (status.durable, status.sequence) = (DurablePosition::kept(synced, position), sequence)
         });
@@ -106,7 +106,7 @@ impl JournalFolder {
         self.folder.remove(|found| found.ends_with(&format!(".{BASE}")) && found != name)
     }
 
-    pub(super) fn remove_journal(&self) -> Result<(), StoreError> {
+    pub(crate) fn remove_journal(&self) -> Result<(), StoreError> {
         self.folder.remove(|name| name.ends_with(&format!(".{JOURNAL}")))
     }
 }

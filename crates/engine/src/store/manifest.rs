@@ -7,10 +7,12 @@ use std::path::Path;
 use laredo_core::{Lsn, Sequence, TableName};
 use serde::{Deserialize, Serialize};
 
+use super::append::JournalAppender;
 use super::error::{StoreError, io_error};
+use super::forks::ForkLog;
 use super::format::VERSION;
 use super::journal_folder::JournalFolder;
-use crate::journal::{EarlierInstance, InstanceId};
+use crate::head::{EarlierInstance, InstanceId};
 use crate::source::SourceIdentity;
 
 const NAME: &str = "manifest.json";
@@ -19,7 +21,7 @@ const NAME: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JournalManifest {
     /// The format of all files in the folder.
-    pub(super) format: u32,
+    pub(crate) format: u32,
     instance: String,
     schema: String,
     table: String,
@@ -96,7 +98,7 @@ impl JournalManifest {
     pub(crate) fn write(&self, store: &JournalFolder) -> Result<(), StoreError> {
         let path = store.folder().path().join(NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(io_error("writing", &path))?;
-        let mut file = store.folder().temporary().map_err(io_error("making a file beside", &path))?;
+        let mut file = store.folder().temporary().map_err(io_error("creating a file next to", &path))?;
         file.write_all(&text).map_err(io_error("writing", &path))?;
         store.folder().persist_file(file, NAME).map(drop)
     }
@@ -114,12 +116,7 @@ impl JournalManifest {
     ///
     /// The earlier names stay valid up to the contents of the files now: `last` is the last entry,
     /// and nothing before `pruned` is kept.
-    pub(super) fn open_as(
-        &mut self,
-        instance: &InstanceId,
-        source: &SourceIdentity,
-        (pruned, last): (Sequence, Sequence),
-    ) {
+    pub(crate) fn open_as(&mut self, instance: &InstanceId, source: &SourceIdentity, pruned: Sequence, last: Sequence) {
         let before = match self.opened_as.as_str() {
             "" => self.instance.clone(),
             name => name.to_owned(),
@@ -136,7 +133,7 @@ impl JournalManifest {
     }
 
     /// Returns the names that earlier runs had for the journal.
-    pub(super) fn earlier(&self) -> Vec<EarlierInstance> {
+    pub(crate) fn earlier(&self) -> Vec<EarlierInstance> {
         let earlier = |opening: &ManifestInstance| EarlierInstance {
             id: InstanceId(opening.instance.clone()),
             last: Sequence(opening.last),
@@ -145,12 +142,12 @@ impl JournalManifest {
     }
 
     /// Notes the first sequence of the file that a run begins with.
-    pub(super) fn begin_at(&mut self, first: Sequence) {
+    pub(crate) fn begin_at(&mut self, first: Sequence) {
         self.begun_at = Some(first.0);
     }
 
     /// Returns the first sequence of the file that the last run began with.
-    pub(super) fn begun_at(&self) -> Option<Sequence> {
+    pub(crate) fn begun_at(&self) -> Option<Sequence> {
         self.begun_at.map(Sequence)
     }
 
@@ -196,15 +193,15 @@ impl JournalManifest {
             return match left {
                 Some(at) if position <= at => Ok(()),
                 Some(at) => Err(format!(
-                    "it comes to {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
+                    "it ends at {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
                     self.timeline
                 )),
-                None => Err(format!("timeline {} is no part of the database's history", self.timeline)),
+                None => Err(format!("timeline {} is not part of the database's history", self.timeline)),
             };
         }
         if source.written < position {
             return Err(format!(
-                "it comes to {position}, and the database's WAL ends at {}: it was restored to an earlier state",
+                "it ends at {position}, and the database's WAL ends at {}: it was restored to an earlier state",
                 source.written
             ));
         }
@@ -224,6 +221,38 @@ pub(crate) fn check_format(manifest: &serde_json::Value, path: &Path) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// Prepares a folder for a new journal: removes the files of the old journal, and writes a
+/// manifest.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub(crate) fn claim(
+    store: &JournalFolder,
+    instance: &InstanceId,
+    table: &TableName,
+    source: &SourceIdentity,
+) -> Result<JournalManifest, StoreError> {
+    let mut owner = store.owner();
+    *owner = Some(instance.clone());
+    store.remove_journal()?;
+    let manifest = JournalManifest::new(instance, table, source, ForkLog::read(store.folder())?.count());
+    manifest.write(store)?;
+    Ok(manifest)
+}
+
+/// Notes the journal file that this run begins with, so that a later run notices if it is missing.
+///
+/// # Errors
+/// When the manifest cannot be written.
+pub(crate) fn note_beginning(
+    store: &JournalFolder,
+    mut manifest: JournalManifest,
+    appender: &JournalAppender,
+) -> Result<(), StoreError> {
+    manifest.begin_at(appender.begun_at());
+    manifest.write(store)
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use laredo_core::RetryDelays;
 use parking_lot::{Condvar, Mutex};
 
+use super::data_file::DataFile;
 use super::error::StoreError;
 use super::journal_folder::JournalFolder;
 use crate::durable::{FsyncProof, sync};
-use crate::journal::{DataFile, Head};
-use crate::retry_delay::RetryDelay;
+use crate::head::Head;
 
 /// The number of unsynced bytes beyond which jobs wait. A table waits at half of it. One
 /// transaction may exceed the limit.
@@ -132,9 +133,9 @@ impl DiskQueue {
         match &reason {
             Some(error) => tracing::error!(
                 %folder, error,
-                "the journal cannot be kept for now; clients are served, PostgreSQL keeps what follows, and writing is tried again"
+                "the journal cannot be written for now; clients are served, PostgreSQL keeps the WAL, and writing is tried again"
             ),
-            None => tracing::info!(%folder, "the journal is kept again"),
+            None => tracing::info!(%folder, "the journal is written again"),
         }
         store.update_status(|status| status.stalled = reason);
     }
@@ -174,7 +175,7 @@ impl DiskQueue {
     pub(super) fn give_up(&self, store: &JournalFolder, error: &str) {
         tracing::error!(
             folder = %store.folder().path().display(), error,
-            "the journal cannot be kept any more; PostgreSQL is asked to keep what follows"
+            "the journal cannot be written any more; PostgreSQL keeps the WAL from here on"
         );
         let mut waiting = self.waiting.lock();
         (waiting.has_failed, waiting.jobs) = (true, VecDeque::new());
@@ -213,7 +214,7 @@ pub(super) fn run(queue: &DiskQueue, store: &JournalFolder) {
 
 /// Does a group of jobs, and repeats it while the disk is full.
 fn work_patiently(queue: &DiskQueue, jobs: &VecDeque<DiskJob>, store: &JournalFolder) -> io::Result<()> {
-    let mut delay = RetryDelay::new(DISK_RETRY, DISK_RETRY_MAX);
+    let mut delay = RetryDelays::new(DISK_RETRY, DISK_RETRY_MAX);
     let mut is_last = false;
     loop {
         match write_jobs(jobs, store) {
@@ -319,3 +320,6 @@ impl ContiguousWrite<'_> {
         Ok(synced)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,8 +117,8 @@ impl<E: FnMut(ChangeEffect<'_>) -> io::Result<()>> SpoolApplier<'_, E> {
     fn update(&mut self, old: Option<TupleRef<'_>>, new: TupleRef<'_>) -> Result<(), ApplyError> {
         let is_whole = !new.has_unchanged();
         let key = self.state.schema().key().key_of(old.unwrap_or(new));
-        let place = self.place_of(&key, old)?;
-        let current = match place {
+        let location = self.location_of(&key, old)?;
+        let current = match location {
             RowLocation::State => self.state.get(&key),
             RowLocation::Displaced(at) => self.displaced.get(&key, at),
         };
@@ -129,23 +129,23 @@ impl<E: FnMut(ChangeEffect<'_>) -> io::Result<()>> SpoolApplier<'_, E> {
             .map(|(sent, kept)| if sent == Cell::Unchanged { kept } else { sent })
             .collect();
         let row = self.pipeline.state_row(whole.as_ref(), self.at, &mut self.scratch).to_tuple();
-        if place == RowLocation::State && self.state.schema().key().row_has_key(row.as_ref(), key.as_ref()) {
+        if location == RowLocation::State && self.state.schema().key().row_has_key(row.as_ref(), key.as_ref()) {
             let old = self.state.put(row.clone()).ok_or(StateError::KeyMissing)?;
             return Ok((self.each)(ChangeEffect::Row { old: Some(&old), new: Some(&row), is_whole })?);
         }
-        self.remove_from(place, &key)?;
+        self.remove_from(location, &key)?;
         self.insert(row, is_whole)
     }
 
     fn remove(&mut self, old: TupleRef<'_>) -> Result<(), ApplyError> {
         let key = self.state.schema().key().key_of(old);
-        let place = self.place_of(&key, Some(old))?;
-        self.remove_from(place, &key)
+        let location = self.location_of(&key, Some(old))?;
+        self.remove_from(location, &key)
     }
 
     /// Removes a row. A row that is displaced from the same key takes its place in the state.
-    fn remove_from(&mut self, place: RowLocation, key: &Key) -> Result<(), ApplyError> {
-        if let RowLocation::Displaced(at) = place {
+    fn remove_from(&mut self, location: RowLocation, key: &Key) -> Result<(), ApplyError> {
+        if let RowLocation::Displaced(at) = location {
             // No effect was reported for this row.
             self.displaced.remove(key, at);
             return Ok(());
@@ -166,7 +166,7 @@ impl<E: FnMut(ChangeEffect<'_>) -> io::Result<()>> SpoolApplier<'_, E> {
     /// Finds the row that a change applies to. If several rows have its key, the whole old row
     /// decides. A key that may be shared cannot be a replica identity, so the source sends whole
     /// old rows.
-    fn place_of(&self, key: &Key, old: Option<TupleRef<'_>>) -> Result<RowLocation, StateError> {
+    fn location_of(&self, key: &Key, old: Option<TupleRef<'_>>) -> Result<RowLocation, StateError> {
         if !self.displaced.has(key) {
             return Ok(RowLocation::State);
         }

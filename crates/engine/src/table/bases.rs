@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::TableName;
+use laredo_core::{RetryDelays, TableName};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use crate::base::{self, Base, BaseError, BaseLocation};
 use crate::journal::{BaseMergeInput, Journal};
-use crate::retry_delay::RetryDelay;
 
 /// The number of bytes that the journal after the last base has to exceed before a new base is
 /// made. The journal also has to be larger than that base.
@@ -59,7 +58,7 @@ struct BaseRequestGuard(Journal);
 
 impl Drop for BaseRequestGuard {
     fn drop(&mut self) {
-        self.0.close_requests();
+        self.0.base_requests().close();
     }
 }
 
@@ -80,19 +79,19 @@ pub(super) fn is_base_due(journal: &Journal) -> bool {
 /// base at a time.
 async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut ended: oneshot::Receiver<()>) {
     let _closing = BaseRequestGuard(journal.clone());
-    let mut retry_delay = RetryDelay::new(RETRY, RETRY_MAX);
+    let mut retry_delay = RetryDelays::new(RETRY, RETRY_MAX);
     loop {
         tokio::select! {
             biased;
             _ = &mut ended => return,
-            () = journal.base_requested() => {}
+            () = journal.base_requests().requested() => {}
         }
         if journal.is_closed() {
             return;
         }
-        journal.begin_round();
+        journal.base_requests().begin_round();
         if !is_base_due(&journal) && journal.has_fresh_base() {
-            journal.answer_requests(None);
+            journal.base_requests().answer(None);
             continue;
         }
         let began = Instant::now();
@@ -115,7 +114,7 @@ async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut
                 true
             }
         };
-        journal.answer_requests(Some((began, began.elapsed())));
+        journal.base_requests().answer(Some((began, began.elapsed())));
         if !has_failed {
             retry_delay.reset();
         } else if timeout(retry_delay.after_failure(), &mut ended).await.is_ok() {

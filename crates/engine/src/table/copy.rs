@@ -7,11 +7,14 @@ use std::time::Duration;
 use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, Sequence, TableName, TableState, TupleBuf, TupleRef};
 use tokio::time::Instant;
 
+use super::TableError;
+use super::apply::{ApplyError, apply_spool};
 use super::commit_queue::CommitQueue;
+use super::options::TableOptions;
+use super::published::{PublishedTable, TableCommit};
 use super::recent_transactions::RecentTransactions;
-use super::{ApplyError, TableCommit, TableError, TableOptions, apply_spool};
 use crate::base::{Base, BaseLocation, BaseWriter};
-use crate::journal::Head;
+use crate::head::Head;
 use crate::pipeline::Pipeline;
 use crate::source::{CopyEvent, TransactionSnapshot};
 use crate::status::CopyProgress;
@@ -31,24 +34,42 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// everything that the copy shows.
 #[derive(Debug)]
 pub(crate) struct OngoingCopy {
-    /// The last position that was known before the copy; `None` for the first copy.
-    from: Option<Lsn>,
+    before: RowsBeforeCopy,
+    stage: CopyStage,
     held: CommitQueue,
-    /// Every transaction after `from` that is not held; `None` if some were not sent, or if they
-    /// are too many.
-    told: Option<CommitQueue>,
-    incoming: Option<PartialCopy>,
-    /// The position that the stream has to reach; `None` before all rows have arrived.
-    ended: Option<Lsn>,
     /// The position up to which every commit is known.
     reached: Lsn,
     /// The newest commit of any table up to `reached`.
     mark: CommitMark,
-    /// True if the known rows are of another history. The copy then begins a new journal.
-    is_after_fork: bool,
-    /// True if no copy is being made, and transactions are not held for one. The next copy has to
-    /// see them.
-    is_waiting: bool,
+}
+
+/// The rows that are known before a copy.
+#[derive(Debug)]
+enum RowsBeforeCopy {
+    /// No rows: this is the first copy.
+    Missing,
+    /// The rows that readers have.
+    Known {
+        /// The last position that was known before the copy.
+        position: Lsn,
+        /// Every transaction after the position that is not held; `None` if some were not sent, or
+        /// if they are too many.
+        streamed: Option<CommitQueue>,
+    },
+    /// Rows of another history. The copy then begins a new journal, although there is one.
+    OfAnotherHistory,
+}
+
+/// The stage of a copy.
+#[derive(Debug)]
+enum CopyStage {
+    /// No copy is being made, and transactions are not held for one. The next copy has to see
+    /// them.
+    Waiting,
+    /// Transactions are held. No snapshot is known yet.
+    Holding,
+    /// The rows arrive, or have all arrived.
+    Arriving(Box<PartialCopy>),
 }
 
 #[derive(Debug)]
@@ -63,11 +84,19 @@ struct PartialCopy {
     copied_at: CommitTime,
     /// The time of the newest transaction that the copy shows.
     committed_at: CommitTime,
-    /// The definition of the rows, which the source reports after the last row.
+    /// The source's report after the last row; `None` before all rows have arrived.
+    end: Option<CopyEnd>,
+}
+
+/// The source's report at the end of a copy.
+#[derive(Debug)]
+struct CopyEnd {
+    /// The position that the stream has to reach.
+    inserted: Lsn,
+    /// The definition of the rows.
     definition: String,
-    /// True if only transactions can have changed rows since the last copy. The source reports it
-    /// after the last row.
-    is_told: bool,
+    /// True if only transactions can have changed rows since the last copy.
+    is_streamed: bool,
 }
 
 /// The reason why a copy cannot continue.
@@ -98,45 +127,72 @@ pub(crate) struct CompleteCopy {
     pub(crate) pipeline: Pipeline,
     pub(crate) state: TableState,
     /// Every transaction after `from`, in order, if nothing else can have changed rows.
-    pub(crate) told: Option<Vec<TableCommit>>,
+    pub(crate) streamed: Option<Vec<TableCommit>>,
     pub(crate) base: Option<BaseWriter>,
 }
 
-impl OngoingCopy {
-    pub(crate) fn new(from: Option<Lsn>) -> OngoingCopy {
-        OngoingCopy {
-            from,
-            held: CommitQueue::default(),
-            told: from.map(|_| CommitQueue::default()),
-            incoming: None,
-            ended: None,
-            reached: from.unwrap_or(Lsn::ZERO),
-            mark: CommitMark::default(),
-            is_after_fork: false,
-            is_waiting: false,
+impl RowsBeforeCopy {
+    /// Returns the last position that was known before the copy.
+    fn position(&self) -> Option<Lsn> {
+        match self {
+            RowsBeforeCopy::Known { position, .. } => Some(*position),
+            RowsBeforeCopy::Missing | RowsBeforeCopy::OfAnotherHistory => None,
         }
+    }
+
+    /// Takes every transaction since that position, unless some are missing.
+    fn take_streamed(&mut self) -> Option<CommitQueue> {
+        match self {
+            RowsBeforeCopy::Known { streamed, .. } => streamed.take(),
+            RowsBeforeCopy::Missing | RowsBeforeCopy::OfAnotherHistory => None,
+        }
+    }
+}
+
+impl OngoingCopy {
+    fn new(before: RowsBeforeCopy) -> OngoingCopy {
+        OngoingCopy {
+            reached: before.position().unwrap_or(Lsn::ZERO),
+            before,
+            stage: CopyStage::Holding,
+            held: CommitQueue::default(),
+            mark: CommitMark::default(),
+        }
+    }
+
+    /// Returns the first copy of a table.
+    pub(crate) fn first() -> OngoingCopy {
+        OngoingCopy::new(RowsBeforeCopy::Missing)
+    }
+
+    /// Returns a copy of a table that readers know as of a position.
+    pub(crate) fn after(position: Lsn) -> OngoingCopy {
+        OngoingCopy::new(RowsBeforeCopy::Known { position, streamed: Some(CommitQueue::default()) })
     }
 
     /// Returns a copy that replaces rows of another history.
     pub(crate) fn after_fork() -> OngoingCopy {
-        OngoingCopy { is_after_fork: true, ..OngoingCopy::new(None) }
+        OngoingCopy::new(RowsBeforeCopy::OfAnotherHistory)
     }
 
     /// Returns true if the copy begins a new journal, although there is one.
     pub(crate) fn is_after_fork(&self) -> bool {
-        self.is_after_fork
+        matches!(self.before, RowsBeforeCopy::OfAnotherHistory)
     }
 
     /// Discards the rows that have arrived. Held transactions stay: the next snapshot shows which
     /// of them it sees.
     pub(crate) fn start_over(&mut self) {
-        self.incoming = None;
-        self.ended = None;
+        if let CopyStage::Arriving(_) = self.stage {
+            self.stage = CopyStage::Holding;
+        }
     }
 
     /// Holds transactions from now on: the snapshot of the copy that begins may not see them.
     pub(crate) fn begin_attempt(&mut self) {
-        self.is_waiting = false;
+        if let CopyStage::Waiting = self.stage {
+            self.stage = CopyStage::Holding;
+        }
     }
 
     /// Releases the held transactions, and holds no more until the next attempt begins. Its
@@ -144,12 +200,12 @@ impl OngoingCopy {
     pub(crate) fn stop_holding(&mut self, recent: &mut RecentTransactions) {
         self.abandon(recent);
         self.note_gap();
-        self.is_waiting = true;
+        self.stage = CopyStage::Waiting;
     }
 
     /// Returns true if transactions are not held, because no copy is being made.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.is_waiting
+        matches!(self.stage, CopyStage::Waiting)
     }
 
     /// Forgets the held transactions. PostgreSQL was restarted, so every later snapshot shows them,
@@ -161,7 +217,7 @@ impl OngoingCopy {
     /// Notes that transactions may be missing from the stream. Those that were kept cannot be
     /// published one by one.
     pub(crate) fn note_gap(&mut self) {
-        self.told = None;
+        drop(self.before.take_streamed());
     }
 
     /// Handles a committed transaction.
@@ -173,13 +229,13 @@ impl OngoingCopy {
     ) -> Result<(), CopyStopReason> {
         self.reached(commit.end, commit.mark());
         let xid = commit.xid;
-        match &self.incoming {
-            _ if self.is_waiting => recent.remember(xid),
-            Some(incoming) if incoming.snapshot.sees(xid) => {
+        match &self.stage {
+            CopyStage::Waiting => recent.remember(xid),
+            CopyStage::Arriving(incoming) if incoming.snapshot.sees(xid) => {
                 recent.remember(xid);
-                self.keep_told(commit, options);
+                self.keep_streamed(commit, options);
             }
-            _ => {
+            CopyStage::Holding | CopyStage::Arriving(_) => {
                 self.held.push(commit, &options.folder).inspect_err(|_| recent.remember(xid))?;
             }
         }
@@ -187,18 +243,22 @@ impl OngoingCopy {
     }
 
     /// Keeps a transaction that is not held, if it may be published by itself later.
-    fn keep_told(&mut self, commit: TableCommit, options: &TableOptions) {
-        let Some(told) = self.told.as_mut().filter(|_| self.from.is_none_or(|from| commit.end > from)) else { return };
-        let error = told.push(commit, &options.folder).err();
+    fn keep_streamed(&mut self, commit: TableCommit, options: &TableOptions) {
+        let RowsBeforeCopy::Known { position, streamed: kept } = &mut self.before else { return };
+        let Some(streamed) = kept.as_mut().filter(|_| commit.end > *position) else { return };
+        let error = streamed.push(commit, &options.folder).err();
         // The transactions will be published all at once. The journal must hold all of them, or a
         // reader at the head would lose some.
         let (changes_max, bytes_max) = (options.journal.entries_max / 4, options.journal.bytes_max / 4);
-        if error.is_some() || told.changes() > changes_max || told.bytes() > bytes_max.min(options.held_bytes_max) {
+        if error.is_some()
+            || streamed.changes() > changes_max
+            || streamed.bytes() > bytes_max.min(options.held_bytes_max)
+        {
             tracing::info!(
-                table = %options.request.name, bytes = told.bytes(), ?error,
-                "what commits during this copy is not kept any more: readers will get it as one transaction"
+                table = %options.request.name, bytes = streamed.bytes(), ?error,
+                "the transactions during this copy are not kept any more: readers will receive them as one"
             );
-            self.told = None;
+            *kept = None;
         }
     }
 
@@ -214,7 +274,7 @@ impl OngoingCopy {
             match snapshot.sees(commit.xid) {
                 true => {
                     recent.remember(commit.xid);
-                    self.keep_told(commit, options);
+                    self.keep_streamed(commit, options);
                 }
                 false => self.held.push_back(commit),
             }
@@ -223,10 +283,8 @@ impl OngoingCopy {
 
     /// Applies the held transactions to the copy, once all of its rows have arrived.
     fn catch_up(&mut self, options: &TableOptions, recent: &mut RecentTransactions) -> Result<(), CopyStopReason> {
-        if self.ended.is_none() {
-            return Ok(());
-        }
-        while let Some(incoming) = &mut self.incoming
+        while let CopyStage::Arriving(incoming) = &mut self.stage
+            && incoming.end.is_some()
             && let Some(mut held) = self.held.pop_front()
         {
             recent.remember(held.xid);
@@ -234,7 +292,7 @@ impl OngoingCopy {
                 self.held.push_front(held);
                 return Err(stop);
             }
-            self.keep_told(held, options);
+            self.keep_streamed(held, options);
         }
         Ok(())
     }
@@ -248,31 +306,38 @@ impl OngoingCopy {
     /// Notes that readers have received rows as of a position meanwhile. The copy is then published
     /// as the difference from these rows.
     pub(crate) fn continue_from(&mut self, position: Lsn) {
-        self.from = Some(position);
-        self.incoming.iter_mut().for_each(|incoming| incoming.base = None);
+        self.before = RowsBeforeCopy::Known { position, streamed: None };
+        if let CopyStage::Arriving(incoming) = &mut self.stage {
+            incoming.base = None;
+        }
     }
 
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held.bytes()
     }
 
+    /// Returns true if all rows have arrived.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.is_some()
+        matches!(&self.stage, CopyStage::Arriving(incoming) if incoming.end.is_some())
     }
 
     /// Returns true if the stream should wait for the copy. Once the copy has ended, nothing is
     /// held any more. The stream must then be read, or the copy would never be complete.
     pub(crate) fn is_full(&self, held_bytes_max: u64) -> bool {
-        self.ended.is_none() && self.held.bytes() > held_bytes_max
+        !self.has_ended() && self.held.bytes() > held_bytes_max
     }
 
     pub(crate) fn progress(&self) -> Option<CopyProgress> {
-        self.incoming.as_ref().map(|incoming| incoming.progress)
+        match &self.stage {
+            CopyStage::Arriving(incoming) => Some(incoming.progress),
+            CopyStage::Waiting | CopyStage::Holding => None,
+        }
     }
 
     /// Logs the progress of the copy from time to time.
     pub(crate) fn log_progress(&mut self, table: &TableName) {
-        let Some(PartialCopy { progress, logged_at, .. }) = &mut self.incoming else { return };
+        let CopyStage::Arriving(incoming) = &mut self.stage else { return };
+        let PartialCopy { progress, logged_at, .. } = &mut **incoming;
         if logged_at.elapsed() < LOG_INTERVAL {
             return;
         }
@@ -285,8 +350,9 @@ impl OngoingCopy {
     pub(crate) fn receive(
         &mut self,
         event: CopyEvent,
-        (options, bases): (&TableOptions, &BaseLocation),
-        known: Option<(&TableState, &Pipeline)>,
+        options: &TableOptions,
+        bases: &BaseLocation,
+        known: Option<&PublishedTable>,
         now: CommitTime,
         recent: &mut RecentTransactions,
     ) -> Result<(), CopyStopReason> {
@@ -298,19 +364,19 @@ impl OngoingCopy {
                 let started_at = Instant::now();
                 let progress = CopyProgress { rows: 0, bytes: 0, rows_estimated, bytes_estimated, started_at };
                 let base = if known.is_none() { Some(bases.writer().map_err(TableError::from)?) } else { None };
-                self.incoming = Some(PartialCopy::new(&schema, snapshot, progress, options, base, now)?);
+                let incoming = PartialCopy::new(&schema, snapshot, progress, options, base, now)?;
+                self.stage = CopyStage::Arriving(Box::new(incoming));
             }
             CopyEvent::Rows(chunk) => {
-                if let Some(incoming) = &mut self.incoming {
+                if let CopyStage::Arriving(incoming) = &mut self.stage {
                     incoming.add(&chunk, known)?;
                 }
             }
-            CopyEvent::End { inserted, definition, is_told } => {
-                let Some(incoming) = &mut self.incoming else {
+            CopyEvent::End { inserted, definition, is_streamed } => {
+                let CopyStage::Arriving(incoming) = &mut self.stage else {
                     return Err(CopyStopReason::StartOver("the copy ended before it began"));
                 };
-                (incoming.definition, incoming.is_told) = (definition, is_told);
-                self.ended = Some(inserted);
+                incoming.end = Some(CopyEnd { inserted, definition, is_streamed });
                 self.catch_up(options, recent)?;
             }
         }
@@ -324,18 +390,21 @@ impl OngoingCopy {
     /// announced gets a position of its own. Otherwise a reader at the last position would never
     /// receive it.
     pub(crate) fn complete(&mut self) -> Option<CompleteCopy> {
-        self.ended.filter(|inserted| self.reached >= *inserted && self.from.is_none_or(|from| self.reached > from))?;
-        let PartialCopy { pipeline, state, base, committed_at, definition, is_told, .. } = self.incoming.take()?;
-        self.ended = None;
-        let told = self.told.take().filter(|_| is_told).map(|mut told| {
-            let mut commits = Vec::from(told.take_all());
+        let from = self.before.position();
+        let CopyStage::Arriving(incoming) = &mut self.stage else { return None };
+        let is_past = |end: &mut CopyEnd| self.reached >= end.inserted && from.is_none_or(|from| self.reached > from);
+        let CopyEnd { definition, is_streamed, .. } = incoming.end.take_if(is_past)?;
+        let CopyStage::Arriving(incoming) = std::mem::replace(&mut self.stage, CopyStage::Holding) else { return None };
+        let PartialCopy { pipeline, state, base, committed_at, .. } = *incoming;
+        let streamed = self.before.take_streamed().filter(|_| is_streamed).map(|mut streamed| {
+            let mut commits = Vec::from(streamed.take_all());
             // Transactions that the copy saw were released before others that had committed
             // earlier.
             commits.sort_by_key(|commit| commit.end);
             commits
         });
-        let (from, to, mark) = (self.from, self.reached, self.mark);
-        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, told, base })
+        let (to, mark) = (self.reached, self.mark);
+        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, streamed, base })
     }
 
     /// Gives up the copy. The next one has to see every transaction that was held.
@@ -360,19 +429,7 @@ impl PartialCopy {
         let state = TableState::new(pipeline.state().clone(), &[], capacity)?;
         let logged_at = progress.started_at;
         let committed_at = copied_at;
-        let (definition, is_told) = (String::new(), false);
-        Ok(PartialCopy {
-            snapshot,
-            pipeline,
-            state,
-            base,
-            progress,
-            logged_at,
-            copied_at,
-            committed_at,
-            definition,
-            is_told,
-        })
+        Ok(PartialCopy { snapshot, pipeline, state, base, progress, logged_at, copied_at, committed_at, end: None })
     }
 
     /// Applies a transaction that the snapshot does not see.
@@ -394,21 +451,21 @@ impl PartialCopy {
         }
     }
 
-    fn add(&mut self, chunk: &[u8], known: Option<(&TableState, &Pipeline)>) -> Result<(), TableError> {
+    fn add(&mut self, chunk: &[u8], known: Option<&PublishedTable>) -> Result<(), TableError> {
         let (mut with_time, mut out) = (TupleBuf::new(), TupleBuf::new());
-        let same_schema = known.filter(|(_, pipeline)| pipeline.state() == self.pipeline.state());
+        let same_schema = known.filter(|known| known.pipeline.state() == self.pipeline.state());
         for row in rows(chunk) {
             let row = self.pipeline.state_row(row, self.copied_at, &mut with_time);
             // An unchanged row is shared with the state that readers have, and keeps its commit
             // time.
-            let unchanged = same_schema.and_then(|(state, _)| {
-                state.get_like(row).filter(|old| self.pipeline.same_source_row(old.as_ref(), row))
+            let unchanged = same_schema.and_then(|known| {
+                known.state.get_like(row).filter(|old| self.pipeline.same_source_row(old.as_ref(), row))
             });
             let tuple = unchanged.cloned().unwrap_or_else(|| row.to_tuple());
             self.progress.rows += 1;
             self.progress.bytes += tuple.len() as u64;
             if let Some(base) = &mut self.base
-                && self.pipeline.classify(None, Some(row)) == laredo_core::VisibleEffect::Insert
+                && self.pipeline.classify(None, Some(row)) == laredo_values::VisibleEffect::Insert
             {
                 base.push(self.pipeline.out_row(row, &mut out))?;
             }
@@ -458,7 +515,7 @@ fn write_base(state: &TableState, pipeline: &Pipeline, bases: &BaseLocation) -> 
     let mut writer = bases.writer()?;
     let mut out = TupleBuf::new();
     for row in state.rows() {
-        if pipeline.classify(None, Some(row.as_ref())) == laredo_core::VisibleEffect::Insert {
+        if pipeline.classify(None, Some(row.as_ref())) == laredo_values::VisibleEffect::Insert {
             writer.push(pipeline.out_row(row.as_ref(), &mut out))?;
         }
     }

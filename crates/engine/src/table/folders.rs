@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use laredo_core::Lsn;
 
-use super::{Clock, Table, TableError, TableOptions};
+use super::options::TableOptions;
+use crate::clock::Clock;
+use crate::recovery::{self, RestoreContext, RestoredJournal};
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
 use crate::source::{KnownTable, SourceIdentity};
-use crate::store::{self, ForkLog, JournalFolder, RestoreContext, RestoredJournal, StoreError};
+use crate::store::{ForkLog, JournalFolder, StoreError};
 
 /// The opened folders of a table, and what was in them.
 pub(crate) struct TableFolders {
-    store: Option<Arc<JournalFolder>>,
-    snapshots: Option<Arc<SnapshotFolder>>,
+    pub(super) store: Option<Arc<JournalFolder>>,
+    pub(super) snapshots: Option<Arc<SnapshotFolder>>,
     pub(crate) left: Option<SavedTable>,
     /// Positions up to here may belong to a history that the database has abandoned.
-    abandoned: Lsn,
+    pub(super) abandoned: Lsn,
 }
 
 impl TableFolders {
@@ -66,7 +68,7 @@ pub(crate) fn open_table_folders(
         let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
         let context = RestoreContext { table: &options.request.name, source, instance: &instance, now, bytes_max };
-        let (opened, restored) = store::open(folder, &context)?;
+        let (opened, restored) = recovery::open(folder, &context)?;
         (store, left) = (Some(opened), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
     if let Some(snapshots) = snapshots.as_ref().filter(|_| left.is_none() && options.pipeline.is_plain()) {
@@ -77,13 +79,13 @@ pub(crate) fn open_table_folders(
 }
 
 /// Opens the folders of a table whose journal is replaced, whatever it holds. Blocks.
-fn open_without_restoring(
+pub(super) fn open_without_restoring(
     options: &TableOptions,
     source: &SourceIdentity,
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
     let snapshots = open_snapshots(options, source, clock)?;
-    let open = |folder| store::open_to_replace(folder, &options.request.name, options.journal.bytes_max);
+    let open = |folder| recovery::open_to_replace(folder, &options.request.name, options.journal.bytes_max);
     TableFolders::new(options.store.as_deref().map(open).transpose()?, snapshots, None)
 }
 
@@ -95,28 +97,4 @@ fn open_snapshots(
     let Some(wanted) = options.snapshots.clone() else { return Ok(None) };
     let (temporary, name) = (options.folder.clone(), options.request.name.clone());
     Ok(Some(Arc::new(SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?)))
-}
-
-impl Table {
-    /// Uses the folders for the journal, its bases and the snapshots. Returns what was in them.
-    pub(crate) fn use_folders(&mut self, opened: TableFolders) -> Option<SavedTable> {
-        let TableFolders { store, snapshots, left, abandoned } = opened;
-        let instance = self.options.instance.on_timeline(self.identity.timeline, self.status.lock().forks);
-        self.bases.store = store.map(|store| (store, instance));
-        self.abandoned = self.abandoned.max(abandoned);
-        self.snapshots.send_replace(snapshots);
-        left
-    }
-
-    /// Opens the folders that could not be opened when the run began. What is in them is too old to
-    /// continue from: the source has kept nothing for it since.
-    pub(super) fn open_missing_folders(&mut self) -> Result<(), TableError> {
-        let lacks_store = self.options.store.is_some() && self.bases.store.is_none();
-        let lacks_snapshots = self.options.snapshots.is_some() && self.snapshots.borrow().is_none();
-        if lacks_store || lacks_snapshots {
-            let opened = open_without_restoring(&self.options, &self.identity, &self.clock.0)?;
-            drop(self.use_folders(opened));
-        }
-        Ok(())
-    }
 }

@@ -3,8 +3,10 @@
 
 use laredo_core::{DefinitionVersion, Tuple};
 
+use super::apply::{ApplyError, apply_spool};
 use super::copy::CompleteCopy;
-use super::{ApplyError, LiveTable, RowOrigin, TableChangeCounts, TableCommit, TableError, apply_spool, row_diff};
+use super::published::{PublishedTable, RowOrigin, TableChangeCounts, TableCommit};
+use super::{TableError, row_diff};
 
 /// Publishes a new copy.
 ///
@@ -15,36 +17,36 @@ use super::{ApplyError, LiveTable, RowOrigin, TableChangeCounts, TableCommit, Ta
 /// # Errors
 /// When the journal, or a file with waiting transactions, cannot be read or written.
 pub(super) fn publish_copy(
-    live: &mut LiveTable,
+    served: &mut PublishedTable,
     mut done: CompleteCopy,
     definition: DefinitionVersion,
 ) -> Result<TableChangeCounts, TableError> {
     let mut counts = TableChangeCounts::default();
-    let told = done.told.take().filter(|_| live.known == RowOrigin::Source);
-    let Some(told) = told.map(|told| explain_copy(live, told, &done)).transpose()?.flatten() else {
-        row_diff::publish_differences(live, done, definition)?;
+    let streamed = done.streamed.take().filter(|_| served.origin == RowOrigin::Source);
+    let Some(streamed) = streamed.map(|streamed| explain_copy(served, streamed, &done)).transpose()?.flatten() else {
+        row_diff::publish_differences(served, done, definition)?;
         return Ok(counts);
     };
-    for mut commit in told {
-        counts.add(&live.apply(&mut commit, None)?);
+    for mut commit in streamed {
+        counts.add(&served.apply(&mut commit, None)?);
     }
-    live.writer.advance(done.to, done.mark);
-    live.writer.publish()?;
+    served.writer.advance(done.to, done.mark);
+    served.writer.publish()?;
     Ok(counts)
 }
 
 /// Returns these transactions if they turn the known rows into the rows of the copy.
 fn explain_copy(
-    live: &LiveTable,
-    mut told: Vec<TableCommit>,
+    served: &PublishedTable,
+    mut streamed: Vec<TableCommit>,
     done: &CompleteCopy,
 ) -> Result<Option<Vec<TableCommit>>, TableError> {
-    let LiveTable { state, pipeline, .. } = live;
+    let PublishedTable { state, pipeline, .. } = served;
     if pipeline.state() != done.pipeline.state() {
         return Ok(None);
     }
     let mut state = state.clone();
-    for commit in &mut told {
+    for commit in &mut streamed {
         if !pipeline.fits(&mut commit.spool)? {
             return Ok(None);
         }
@@ -59,5 +61,5 @@ fn explain_copy(
         row.is_some_and(|row| row.is_same(new) || pipeline.same_source_row(row.as_ref(), new.as_ref()))
     };
     let explains = state.len() == done.state.len() && done.state.rows().all(is_there);
-    Ok(explains.then_some(told))
+    Ok(explains.then_some(streamed))
 }

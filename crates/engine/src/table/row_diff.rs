@@ -1,10 +1,13 @@
 //! The differences between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, TupleBuf, TupleRef, VisibleEffect};
+use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, TupleBuf, TupleRef};
 use laredo_proto::batch::EntryAction;
+use laredo_values::VisibleEffect;
 
+use super::TableError;
+use super::apply::ChangeEffect;
 use super::copy::CompleteCopy;
-use super::{ChangeEffect, EmittedRowBuffers, LiveTable, RowOrigin, TableError, emit_change, readers_checksum};
+use super::published::{EmittedRowBuffers, PublishedTable, RowOrigin, emit_change, readers_checksum};
 use crate::journal::JournalWriter;
 
 /// Publishes a new copy as one transaction, in place of everything since the last known position.
@@ -13,18 +16,19 @@ use crate::journal::JournalWriter;
 /// When the journal cannot be written. Readers may have the copy nevertheless, so the next copy
 /// sends all rows.
 pub(super) fn publish_differences(
-    live: &mut LiveTable,
+    served: &mut PublishedTable,
     done: CompleteCopy,
     definition: DefinitionVersion,
 ) -> Result<(), TableError> {
-    match write(live, &done, definition) {
+    match write(served, &done, definition) {
         Ok(shown) => {
-            (live.state, live.pipeline, live.known, live.shown) = (done.state, done.pipeline, RowOrigin::Source, shown);
+            (served.state, served.pipeline, served.origin, served.shown) =
+                (done.state, done.pipeline, RowOrigin::Source, shown);
             Ok(())
         }
         Err(error) => {
-            live.writer.abort();
-            live.known = RowOrigin::Nothing;
+            served.writer.abort();
+            served.origin = RowOrigin::Nothing;
             Err(error)
         }
     }
@@ -33,28 +37,28 @@ pub(super) fn publish_differences(
 /// Writes the transaction. Returns the checksums of the rows that readers then have; `None` if
 /// those are the rows of the state.
 fn write(
-    live: &mut LiveTable,
+    served: &mut PublishedTable,
     done: &CompleteCopy,
     definition: DefinitionVersion,
 ) -> Result<Option<ChecksumBuckets>, TableError> {
-    let from = done.from.unwrap_or(live.writer.committed().position);
-    live.writer.begin(done.to, done.committed_at, Some(from))?;
-    live.writer.begin_definition(definition);
-    let has_cast = live.known == RowOrigin::Source && cast_known(live, done);
-    match live.known {
-        RowOrigin::Source if has_cast => write_differences(&mut live.writer, &live.state, done)?,
-        RowOrigin::Readers if live.state.schema() == done.pipeline.out() => {
-            write_differences_to_readers(&mut live.writer, &live.state, done)?;
+    let from = done.from.unwrap_or(served.writer.committed().position);
+    served.writer.begin(done.to, done.committed_at, Some(from))?;
+    served.writer.begin_definition(definition);
+    let has_cast = served.origin == RowOrigin::Source && cast_known(served, done);
+    match served.origin {
+        RowOrigin::Source if has_cast => write_differences(&mut served.writer, &served.state, done)?,
+        RowOrigin::Readers if served.state.schema() == done.pipeline.out() => {
+            write_differences_to_readers(&mut served.writer, &served.state, done)?;
         }
-        RowOrigin::Source | RowOrigin::Readers | RowOrigin::Nothing => write_everything(&mut live.writer, done)?,
+        RowOrigin::Source | RowOrigin::Readers | RowOrigin::Nothing => write_everything(&mut served.writer, done)?,
     }
     let shown = done.pipeline.checksums_of(&done.state);
-    if live.is_compared {
-        live.writer.note_checksum(readers_checksum(&done.state, shown.as_ref()));
+    if served.is_compared {
+        served.writer.note_checksum(readers_checksum(&done.state, shown.as_ref()));
     }
-    live.writer.commit()?;
-    live.writer.advance(done.to, done.mark);
-    live.writer.publish()?;
+    served.writer.commit()?;
+    served.writer.advance(done.to, done.mark);
+    served.writer.publish()?;
     Ok(shown)
 }
 
@@ -63,19 +67,19 @@ fn write(
 ///
 /// The filter may be the pipeline's or a reader's own. A row that it matched before would stay with
 /// a reader that never receives its removal.
-fn cast_known(live: &mut LiveTable, done: &CompleteCopy) -> bool {
-    let (old, new) = (live.pipeline.out().clone(), done.pipeline.out());
-    if live.pipeline.state() == done.pipeline.state() {
+fn cast_known(served: &mut PublishedTable, done: &CompleteCopy) -> bool {
+    let (old, new) = (served.pipeline.out().clone(), done.pipeline.out());
+    if served.pipeline.state() == done.pipeline.state() {
         return true;
     }
-    if key_names(&old) != key_names(new) || live.pipeline.has_filter() || !keeps_columns(&old, new) {
+    if key_names(&old) != key_names(new) || served.pipeline.has_filter() || !keeps_columns(&old, new) {
         return false;
     }
-    if live.state.cast_to(done.pipeline.state().clone()).is_err() {
+    if served.state.cast_to(done.pipeline.state().clone()).is_err() {
         return false;
     }
     if old != *new {
-        live.writer.change_schema(new);
+        served.writer.change_schema(new);
     }
     true
 }

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema};
+use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema, Sequence, TableState, TupleBuf, Xid};
+use laredo_proto::batch::EntryAction;
+use tokio::sync::watch;
 
 use super::*;
-use crate::source::{ColumnValues, RelationShape, SourceError, TransactionSnapshot};
-use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
+use crate::head::InstanceId;
+use crate::journal::{Journal, JournalOptions};
+use crate::pipeline::PipelineOptions;
+use crate::source::{ColumnValues, SourceError, TableRequest, TransactionSnapshot};
+use crate::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 
 mod definitions;
 mod nested;
@@ -34,9 +39,9 @@ fn options() -> TableOptions {
 }
 
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
-    let (sender, journal) = watch::channel(None);
-    let clock: Clock = Arc::new(|| CommitTime(0));
-    (Table::new(options, clock, Default::default(), sender, Default::default()), journal)
+    let shared = SharedTableState::default();
+    let (clock, journal): (Clock, _) = (Arc::new(|| CommitTime(0)), shared.journal.subscribe());
+    (Table::new(options, clock, shared, SourceIdentity::default()), journal)
 }
 
 /// Returns a schema with `id` int8 (the key), and with columns of these names and types.
@@ -108,10 +113,10 @@ fn a_thousand_held_transactions_share_a_file() {
     assert!(opened < 100, "{opened} files for a thousand held transactions");
     table.on_copy(begin(&schema, below(3))).unwrap();
     table.on_copy(rows(&[row(1, &body), row(2, &body)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(1000), definition: String::new(), is_streamed: false }).unwrap();
     let journal = journal.borrow().clone().expect("the copy is complete");
     assert_eq!((journal.info().base_rows, journal.head().position), (1000, Lsn(1000)));
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert!(live.state.rows().all(|row| row.as_ref().cell(1) == Cell::Value(&body)));
 }
 
@@ -123,10 +128,7 @@ fn what_the_snapshot_sees_is_not_held() {
         let row = row(xid.cast_signed(), b"held");
         table.on_commit(commit(&schema, xid, 1024, [RawChange::Insert { new: row.as_ref() }])).unwrap()
     };
-    let held = |table: &Table| match &table.phase {
-        TableLifecycle::Copying(copying) => copying.held_bytes(),
-        _ => 0,
-    };
+    let held = |table: &Table| table.lifecycle.copy().map_or(0, OngoingCopy::held_bytes);
     insert(&mut table, 1);
     assert!(held(&table) > 0, "nothing is known of a snapshot yet");
     table.on_copy(begin(&schema, below(10))).unwrap();
@@ -135,12 +137,12 @@ fn what_the_snapshot_sees_is_not_held() {
     assert_eq!(held(&table), 0, "seen");
     insert(&mut table, 10);
     assert!(held(&table) > 0, "not seen");
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap();
     insert(&mut table, 11);
     assert_eq!(held(&table), 0, "all rows are there: it is applied");
     assert!(!table.recent().admits(&below(11)), "should the copy come to nothing, the next one has to see it");
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-    assert_eq!(table.live.as_ref().unwrap().state.len(), 2);
+    assert_eq!(table.lifecycle.served().unwrap().state.len(), 2);
 }
 
 /// Returns a table that was copied with these rows, at position 10.
@@ -156,7 +158,7 @@ fn copy(table: &mut Table, schema: &Arc<Schema>, snapshot: TransactionSnapshot, 
     let inserted = Lsn(snapshot.xmax.0);
     table.on_copy(begin(schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
-    table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted, definition: String::new(), is_streamed: false }).unwrap();
 }
 
 /// Returns the changes that readers receive after `after`.
@@ -187,7 +189,7 @@ fn a_row_that_went_wrong_in_the_state_shows_in_the_checksum() {
         let mut readers = TableState::new(schema.clone(), &[], 0).unwrap();
         of.iter().for_each(|row| drop(readers.put(row.as_ref().to_tuple())));
         assert_eq!(journal.head().checksum, Some(readers.checksum()));
-        assert!(canary.is_none_or(|canary| table.live.as_mut().unwrap().state.plant(canary)));
+        assert!(canary.is_none_or(|canary| table.lifecycle.served_mut().unwrap().state.plant(canary)));
         table.on_commit(commit(&schema, 20, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         table.writer().unwrap().publish().unwrap();
@@ -210,12 +212,12 @@ fn an_insert_without_a_large_value_is_copied() {
     table.on_copy(begin(&schema, below(20))).unwrap();
     table.on_copy(rows(&[row(1, b"one")])).unwrap();
     assert_eq!(
-        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap(),
+        table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap(),
         FollowUpAction::CopyLater
     );
     copy(&mut table, &schema, below(21), &[row(1, b"one"), row(2, b"large")]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert!(
         live.state.get_like(row(2, b"large").as_ref()).is_some_and(|row| row.as_ref().cell(1) == Cell::Value(b"large"))
     );
@@ -260,7 +262,7 @@ fn a_copy_that_could_not_be_published_can_be_made_again() {
     table.on_moved(owed("rewritten")).unwrap();
     table.on_copy(begin(&schema, below(19))).unwrap();
     table.on_copy(rows(&[row(1, b"two")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(20), definition: String::new(), is_streamed: false }).unwrap();
     let held = row(2, b"held");
     table.on_commit(commit(&schema, 19, 1024, [RawChange::Insert { new: held.as_ref() }])).unwrap();
     let failed =
@@ -319,9 +321,10 @@ impl crate::source::Source for UnchangingSource {
         _: crate::source::SnapshotCheck,
         rows: tokio::sync::mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
-        for event in
-            [begin(&self.0, below(10)), CopyEvent::End { inserted: Lsn(10), definition: String::new(), is_told: false }]
-        {
+        for event in [
+            begin(&self.0, below(10)),
+            CopyEvent::End { inserted: Lsn(10), definition: String::new(), is_streamed: false },
+        ] {
             rows.send(event).await.expect("the table waits for its copy");
         }
         Ok(())
@@ -350,18 +353,15 @@ impl crate::source::Source for UnchangingSource {
 #[tokio::test]
 async fn a_queue_that_is_never_empty_hides_nothing() {
     let schema = schema(&[("body", 25)]);
-    let status: Arc<Mutex<TableStatus>> = Arc::default();
-    let (journal, _journal) = watch::channel(None);
-    let clock: Clock = Arc::new(|| CommitTime(0));
-    let table =
-        Table::new(options(), clock, (status.clone(), Arc::default(), Default::default()), journal, Default::default());
+    let (table, _journal) = table(options());
+    let status = table.shared_status();
     let (events, queue) = tokio::sync::mpsc::unbounded_channel();
     let room = Arc::new(tokio::sync::Semaphore::new(0));
     let (_commands, commands) = tokio::sync::mpsc::channel(1);
     let (progress, latest) = watch::channel(StreamProgress::default());
+    let inbox = TableInbox { events: queue, progress: latest, commands };
     let (source, index) = (Arc::new(UnchangingSource(schema.clone())), crate::source::TableIndex(0));
-    let turns = (CopyTurns::new(4), VerifyTurns::default());
-    let worker = TableWorker::new(table, index, source, queue, latest, commands, turns);
+    let worker = TableWorker::new(table, index, source, inbox, CopyTurns::new(4), VerifyTurns::default());
     let look = async {
         progress.send_replace(StreamProgress { position: Lsn(10), ..StreamProgress::default() });
         while status.lock().phase != TablePhase::Live {
@@ -392,7 +392,7 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
 
 /// Returns a table whose copy was requested at position 10. Three transactions commit meanwhile,
 /// and the copy sees 12 and 14 of them.
-fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, Journal, Sequence) {
+fn copied_meanwhile(of: &[TupleBuf], is_streamed: bool, restarts: bool) -> (Table, Journal, Sequence) {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
     let at = journal.head().sequence;
@@ -407,7 +407,7 @@ fn copied_meanwhile(of: &[TupleBuf], is_told: bool, restarts: bool) -> (Table, J
     table.on_copy(rows(of)).unwrap();
     table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
     table.on_commit(commit(&schema, 14, 1024, [RawChange::Update { old: None, new: newer.as_ref() }])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     (table, journal, at)
 }
@@ -423,9 +423,9 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     // The new history is behind the old one.
     copy(&mut table, &schema, below(5), &[row(3, b"new")]);
     table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
-    let state = &table.live.as_ref().unwrap().state;
+    let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 1));
-    assert_ne!(table.journal.borrow().as_ref().unwrap().instance(), journal.instance());
+    assert_ne!(table.storage().watch_journal().borrow().as_ref().unwrap().instance(), journal.instance());
 }
 
 /// Returns a possible fork, as the source reports it after a restart of PostgreSQL with the slot
@@ -458,9 +458,9 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     let snapshot = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: false }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: false }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
-    let state = &table.live.as_ref().unwrap().state;
+    let state = &table.lifecycle.served().unwrap().state;
     assert_eq!((table.status.lock().phase.clone(), state.len()), (TablePhase::Live, 2));
     assert!(state.get_like(lost.as_ref()).is_none());
 }
@@ -480,7 +480,7 @@ fn what_the_stream_explains_is_told_transaction_by_transaction() {
         };
         assert_eq!(published_actions(&journal, at).len(), left, "{position}");
     }
-    let live = table.live.as_ref().unwrap();
+    let live = table.lifecycle.served().unwrap();
     assert_eq!(
         live.state.rows().map(|row| row.as_ref().to_tuple()).collect::<Vec<_>>(),
         [row(2, b"2").as_ref().to_tuple()]
@@ -504,8 +504,8 @@ fn what_the_stream_does_not_explain_is_one_transaction() {
         ("another definition", &explained, false, false, &[EntryAction::Delete, EntryAction::Insert]),
         ("a gap", &explained, true, true, &[EntryAction::Delete, EntryAction::Insert]),
     ];
-    for (what, of, is_told, restarts, least) in cases {
-        let (_, journal, at) = copied_meanwhile(of, is_told, restarts);
+    for (what, of, is_streamed, restarts, least) in cases {
+        let (_, journal, at) = copied_meanwhile(of, is_streamed, restarts);
         let actions = published_actions(&journal, at);
         assert!(actions.starts_with(least), "{what}: {actions:?}");
         for position in [11, 14, 19] {
@@ -537,7 +537,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
         }
         table.on_copy(begin(&schema, below(15))).unwrap();
         table.on_copy(rows(&rows_copied)).unwrap();
-        table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
+        table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: true }).unwrap();
         table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
         let inside = matches!(resolve(&journal, 11), crate::journal::ResumeOutcome::Full(_));
         assert_eq!(inside, is_one, "{commits} commits");
@@ -591,7 +591,7 @@ fn a_copy_that_ends_with_the_definition_that_was_seen_is_the_one_that_was_owed()
         let mut end = |position: u64| {
             table.on_copy(begin(&schema, below(position))).unwrap();
             let definition = "defined".to_owned();
-            table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_told: false }).unwrap();
+            table.on_copy(CopyEvent::End { inserted: Lsn(position), definition, is_streamed: false }).unwrap();
             table.on_progress(Lsn(position), None, CommitMark::default()).unwrap()
         };
         assert_eq!(end(20), if owes { FollowUpAction::Copy } else { FollowUpAction::Nothing }, "{seen:?}, {then:?}");

@@ -13,9 +13,10 @@ use foldhash::quality::RandomState;
 use laredo_core::{CommitTime, Key, Lsn, Tuple, TupleRef, Xid};
 use tokio::time::Instant;
 
+use super::apply::ChangeEffect;
 use super::change_tracker::ChangeTracker;
 use super::copy::rows;
-use super::{ChangeEffect, LiveTable};
+use super::published::PublishedTable;
 use crate::source::{TablePart, TablePartEvent};
 use crate::verify::{RowDifference, VerifyProgress, VerifyReport, VerifyTerms};
 
@@ -189,12 +190,12 @@ impl Verification {
     }
 
     /// Handles an event of the part.
-    pub(super) fn on_part(&mut self, event: TablePartEvent, live: &LiveTable) -> Result<(), VerifyPartError> {
+    pub(super) fn on_part(&mut self, event: TablePartEvent, served: &PublishedTable) -> Result<(), VerifyPartError> {
         let Some(part) = &mut self.part else { return Ok(()) };
         match event {
             TablePartEvent::Begin { schema, snapshot, inserted, blocks } => {
                 // A label that was added to an enum changes the schema's types, but no row.
-                let source = live.pipeline.source();
+                let source = served.pipeline.source();
                 if (schema.columns(), schema.key()) != (source.columns(), source.key()) {
                     return Err(VerifyPartError::Retry("the table's columns have changed".to_owned()));
                 }
@@ -212,18 +213,18 @@ impl Verification {
         }
         match event {
             TablePartEvent::Rows(chunk) => {
-                rows(&chunk).for_each(|row| self.compare(row, live));
+                rows(&chunk).for_each(|row| self.compare(row, served));
             }
-            TablePartEvent::End { next } => self.end_part(next, live),
+            TablePartEvent::End { next } => self.end_part(next, served),
             TablePartEvent::Begin { .. } | TablePartEvent::Changed(_) => {}
         }
         Ok(())
     }
 
     /// Compares a row of the source.
-    fn compare(&mut self, row: TupleRef<'_>, live: &LiveTable) {
-        let (columns, Some(part)) = (live.state.schema().key(), &mut self.part) else { return };
-        let current = live.state.get_like(row);
+    fn compare(&mut self, row: TupleRef<'_>, served: &PublishedTable) {
+        let (columns, Some(part)) = (served.state.schema().key(), &mut self.part) else { return };
+        let current = served.state.get_like(row);
         let held = match part.tracker.row_like(columns, row) {
             Some(before) => before,
             None => current,
@@ -239,12 +240,12 @@ impl Verification {
         if current.is_some() {
             self.seen.insert(columns.hash_row(&self.hasher, row));
         }
-        let is_same = held.is_some_and(|held| live.pipeline.same_source_row(held.as_ref(), row));
+        let is_same = held.is_some_and(|held| served.pipeline.same_source_row(held.as_ref(), row));
         match (is_same, &part.keys) {
             (true, _) => {}
             (false, Some(_)) => {
                 let held = held.cloned();
-                self.note_difference(columns.key_of(row), held, Some(row.to_tuple()), live);
+                self.note_difference(columns.key_of(row), held, Some(row.to_tuple()), served);
             }
             (false, None) => {
                 self.suspects.insert(columns.key_of(row));
@@ -252,7 +253,7 @@ impl Verification {
         }
     }
 
-    fn end_part(&mut self, next: Option<u64>, live: &LiveTable) {
+    fn end_part(&mut self, next: Option<u64>, served: &PublishedTable) {
         let Some(part) = self.part.take() else { return };
         self.part_bytes = (self.part_bytes * 2).min(self.part_bytes_max);
         match &mut self.stage {
@@ -261,7 +262,7 @@ impl Verification {
                 self.progress.blocks = next.unwrap_or(self.progress.blocks_total);
                 match next.filter(|_| !is_cut) {
                     Some(next) => *from = next,
-                    None => self.end_scan(is_cut, live),
+                    None => self.end_scan(is_cut, served),
                 }
             }
             VerificationStage::LookUp { waiting } => {
@@ -271,9 +272,9 @@ impl Verification {
                     self.stage = VerificationStage::Done;
                 }
                 for (key, _) in keys.into_iter().filter(|(_, found)| !found) {
-                    let held = part.tracker.row_of(&key).unwrap_or_else(|| live.state.get(&key));
+                    let held = part.tracker.row_of(&key).unwrap_or_else(|| served.state.get(&key));
                     if let Some(held) = held.cloned() {
-                        self.note_difference(key, Some(held), None, live);
+                        self.note_difference(key, Some(held), None, served);
                     }
                 }
             }
@@ -281,25 +282,25 @@ impl Verification {
         }
     }
 
-    fn end_scan(&mut self, is_cut: bool, live: &LiveTable) {
+    fn end_scan(&mut self, is_cut: bool, served: &PublishedTable) {
         self.is_cut = is_cut;
         // Each hash belongs to a row of the state, so equal numbers mean that every row was seen.
-        if is_cut || self.seen.len() >= live.state.len() {
+        if is_cut || self.seen.len() >= served.state.len() {
             self.look_up(HashSet::default(), 0);
         } else {
-            self.stage = VerificationStage::sweep(live);
+            self.stage = VerificationStage::sweep(served);
         }
     }
 
     /// Searches the next buckets of the state for rows that were not seen.
-    pub(super) fn sweep_some(&mut self, live: &LiveTable) {
+    pub(super) fn sweep_some(&mut self, served: &PublishedTable) {
         let VerificationStage::Sweep { bucket, layout, unseen, beyond } = &mut self.stage else { return };
-        if *layout != live.state.layout() {
-            self.stage = VerificationStage::sweep(live);
+        if *layout != served.state.layout() {
+            self.stage = VerificationStage::sweep(served);
             return;
         }
-        let (columns, end) = (live.state.schema().key(), (*bucket + SWEEP_BUCKETS).min(live.state.buckets()));
-        for row in live.state.rows_in(*bucket..end) {
+        let (columns, end) = (served.state.schema().key(), (*bucket + SWEEP_BUCKETS).min(served.state.buckets()));
+        for row in served.state.rows_in(*bucket..end) {
             if self.seen.contains(&columns.hash_row(&self.hasher, row.as_ref())) {
                 continue;
             }
@@ -309,7 +310,7 @@ impl Verification {
             }
         }
         *bucket = end;
-        if end >= live.state.buckets() {
+        if end >= served.state.buckets() {
             let (unseen, beyond) = (std::mem::take(unseen), *beyond);
             self.look_up(unseen, beyond);
         }
@@ -327,7 +328,7 @@ impl Verification {
     }
 
     /// Notes a difference.
-    fn note_difference(&mut self, key: Key, held: Option<Tuple>, stored: Option<Tuple>, live: &LiveTable) {
+    fn note_difference(&mut self, key: Key, held: Option<Tuple>, stored: Option<Tuple>, served: &PublishedTable) {
         self.differing += 1;
         if self.differences.len() >= VerifyReport::DIFFERENCES_MAX {
             return;
@@ -335,7 +336,7 @@ impl Verification {
         let columns = match (&held, &stored) {
             (Some(held), Some(stored)) => {
                 let cells = held.as_ref().cells().zip(stored.as_ref().cells());
-                let names = live.pipeline.source().columns().iter().map(|column| column.name.clone());
+                let names = served.pipeline.source().columns().iter().map(|column| column.name.clone());
                 names.zip(cells).filter(|(_, (held, stored))| held != stored).map(|(name, _)| name).collect()
             }
             (None, _) | (_, None) => Vec::new(),
@@ -344,10 +345,10 @@ impl Verification {
     }
 
     /// Returns the result of the pass.
-    pub(super) fn into_report(self, live: &LiveTable, finished_at: CommitTime) -> VerifyReport {
+    pub(super) fn into_report(self, served: &PublishedTable, finished_at: CommitTime) -> VerifyReport {
         VerifyReport {
             finished_at,
-            position: live.writer.committed().position,
+            position: served.writer.committed().position,
             rows: self.progress.rows,
             bytes: self.progress.bytes,
             differing: self.differing,
@@ -355,14 +356,14 @@ impl Verification {
             suspects: self.suspected,
             unverified: self.unverified,
             differences: self.differences,
-            schema: Arc::clone(live.pipeline.source()),
+            schema: Arc::clone(served.pipeline.source()),
             heals: self.heals && self.differing > 0,
         }
     }
 }
 
 impl VerificationStage {
-    fn sweep(live: &LiveTable) -> VerificationStage {
-        VerificationStage::Sweep { bucket: 0, layout: live.state.layout(), unseen: HashSet::default(), beyond: 0 }
+    fn sweep(served: &PublishedTable) -> VerificationStage {
+        VerificationStage::Sweep { bucket: 0, layout: served.state.layout(), unseen: HashSet::default(), beyond: 0 }
     }
 }

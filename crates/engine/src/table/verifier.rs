@@ -8,12 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::lifecycle::LiveTable;
 use super::verification::VerifyPartError;
 use super::{FollowUpAction, Table, TableError, VerifyTurns};
 use crate::source::{
     SnapshotCheck, Source, SourceError, TableIndex, TablePartEvent, TablePartOrder, TransactionSnapshot,
 };
-use crate::status::VerifyCommand;
+use crate::status::{TablePhase, VerifyCommand};
 use crate::verify::{VerifyError, VerifyReport, VerifySchedule, VerifyTerms};
 
 /// The number of chunks of a part that may wait for the table.
@@ -121,7 +122,7 @@ impl<S: Source> TableVerifier<S> {
             let _ = answer.send(Err(VerifyError::Busy));
             return;
         }
-        table.drop_verification();
+        drop_verification(table);
         self.pass = Some(VerifyJob::new(terms, Some(answer), None));
     }
 
@@ -150,12 +151,15 @@ impl<S: Source> TableVerifier<S> {
                 // Only a whole part is progress: the rest of one may never be compared.
                 let is_end = matches!(event, TablePartEvent::End { .. });
                 match table.on_part(event) {
-                    Ok(()) => self.pass.iter_mut().for_each(|pass| pass.progressed(bytes, is_end)),
+                    Ok(()) => {
+                        report_progress(table);
+                        self.pass.iter_mut().for_each(|pass| pass.progressed(bytes, is_end));
+                    }
                     Err(error) => self.part_failed(error, table),
                 }
             }
             VerifierEvent::PartFailed(error) => self.part_failed(error, table),
-            VerifierEvent::Sweep => table.sweep_some(),
+            VerifierEvent::Sweep => table.live_mut().into_iter().for_each(LiveTable::sweep_some),
             VerifierEvent::Done => return self.finish(table),
         }
         Ok(FollowUpAction::Nothing)
@@ -163,7 +167,7 @@ impl<S: Source> TableVerifier<S> {
 
     fn begin_scheduled(&mut self, table: &Table) {
         let Some(schedule) = &self.schedule else { return };
-        let turn = Arc::clone(&self.turns.background).try_acquire_owned().ok().filter(|_| table.can_verify());
+        let turn = Arc::clone(&self.turns.background).try_acquire_owned().ok().filter(|_| can_verify(table));
         match turn {
             Some(turn) => self.pass = Some(VerifyJob::new(schedule.terms.clone(), None, Some(turn))),
             None => self.due = Some(timer(POSTPONED.min(schedule.interval))),
@@ -172,11 +176,12 @@ impl<S: Source> TableVerifier<S> {
 
     fn begin(&mut self, table: &mut Table) {
         let Some(pass) = &mut self.pass else { return };
-        match table.failure() {
+        match failure(table) {
             Some(error) => self.end(Err(VerifyError::Failed(error)), table),
             None => {
                 pass.has_begun = true;
-                table.begin_verification(&pass.terms);
+                table.live_mut().into_iter().for_each(|live| live.begin_verification(&pass.terms));
+                report_progress(table);
             }
         }
     }
@@ -185,7 +190,7 @@ impl<S: Source> TableVerifier<S> {
         let Some(pass) = &mut self.pass else { return };
         pass.restarts += 1;
         if pass.restarts > RESTARTS_MAX {
-            self.give_up("the table was copied again and again meanwhile".to_owned(), table);
+            self.give_up("the table was copied several times meanwhile".to_owned(), table);
             return;
         }
         (pass.has_begun, pass.inspection) = (false, None);
@@ -193,7 +198,7 @@ impl<S: Source> TableVerifier<S> {
 
     fn order_part(&mut self, table: &mut Table) {
         let Some(pass) = &mut self.pass else { return };
-        let Some(part) = table.begin_part() else { return };
+        let Some(part) = table.live_mut().and_then(LiveTable::begin_part) else { return };
         let recent = table.recent().clone();
         let admits: SnapshotCheck = Arc::new(move |snapshot: &TransactionSnapshot| recent.admits(snapshot));
         let inspection = pass.inspection.get_or_insert_with(|| {
@@ -219,7 +224,7 @@ impl<S: Source> TableVerifier<S> {
                 tracing::debug!(table = %table.name(), reason, "a part of the verification is read again");
                 // Events of the part that are still to come are dropped with the task.
                 pass.inspection = None;
-                table.drop_part();
+                table.live_mut().into_iter().for_each(LiveTable::drop_part);
                 pass.resume_at = Instant::now() + (BACKOFF * 2_u32.pow(pass.failures)).min(BACKOFF_MAX);
             }
             VerifyPartError::Retry(reason) | VerifyPartError::GiveUp(reason) => self.give_up(reason, table),
@@ -231,16 +236,18 @@ impl<S: Source> TableVerifier<S> {
     }
 
     fn finish(&mut self, table: &mut Table) -> Result<FollowUpAction, TableError> {
-        let (report, wants) = table.end_verification()?;
-        let given_up = || VerifyError::GivenUp("the table went".to_owned());
+        let (report, action) = table.end_verification()?;
+        let given_up = || VerifyError::GivenUp("the table is not followed any more".to_owned());
         self.end(report.ok_or_else(given_up), table);
-        Ok(wants)
+        Ok(action)
     }
 
     /// Ends the pass, and schedules the next one in the background.
     fn end(&mut self, result: Result<Arc<VerifyReport>, VerifyError>, table: &mut Table) {
         if let Err(error) = &result {
-            table.fail_verification(error);
+            drop_verification(table);
+            table.shared_status().lock().verify.count_failure(error);
+            tracing::warn!(table = %table.name(), %error, "the table was not verified");
         }
         self.due = self.schedule.as_ref().map(|schedule| match &result {
             Ok(_) => timer(schedule.interval),
@@ -279,7 +286,7 @@ impl VerifyJob {
         };
         tokio::select! {
             () = cancelled => VerifierEvent::Cancelled,
-            event = next_event(*has_begun, inspection, (*resume_at, *stall_at), table) => event,
+            event = next_event(*has_begun, inspection, *resume_at, *stall_at, table) => event,
         }
     }
 
@@ -299,13 +306,14 @@ impl VerifyJob {
 async fn next_event(
     has_begun: bool,
     inspection: &mut Option<InspectionTask>,
-    (resume_at, stall_at): (Instant, Instant),
+    resume_at: Instant,
+    stall_at: Instant,
     table: &Table,
 ) -> VerifierEvent {
-    let verification = match table.verification() {
+    let verification = match table.live().and_then(LiveTable::verification) {
         Some(verification) => verification,
         None if has_begun => return VerifierEvent::Interrupted,
-        None if table.can_verify() || table.failure().is_some() => return VerifierEvent::Begin,
+        None if can_verify(table) || failure(table).is_some() => return VerifierEvent::Begin,
         None => return std::future::pending().await,
     };
     if verification.is_done() {
@@ -320,20 +328,47 @@ async fn next_event(
     let Some(inspection) = inspection.as_mut().filter(|_| verification.has_part()) else {
         return VerifierEvent::Order;
     };
-    if verification.awaited().is_some_and(|position| !table.has_reached(position)) {
+    if verification.awaited().is_some_and(|position| table.live().is_none_or(|live| live.served.position() < position))
+    {
         sleep_until(stall_at).await;
-        let reason = "the stream does not come past what was read; see the table's lag".to_owned();
+        let reason =
+            "the stream has not passed the position of the rows that were read; check the table's lag".to_owned();
         return VerifierEvent::PartFailed(VerifyPartError::Retry(reason));
     }
     match inspection.events.recv().await {
         Some(event) => VerifierEvent::Part(event),
         None => VerifierEvent::PartFailed(match (&mut inspection.task).await {
-            Ok(Ok(())) => VerifyPartError::Retry("the source ended it".to_owned()),
+            Ok(Ok(())) => VerifyPartError::Retry("the source ended the part too early".to_owned()),
             Ok(Err(SourceError::Transient(error) | SourceError::Held(error))) => VerifyPartError::Retry(error),
             Ok(Err(error @ SourceError::Definite(_))) => VerifyPartError::GiveUp(error.to_string()),
             Err(panic) => VerifyPartError::GiveUp(format!("the task that reads the source failed: {panic}")),
         }),
     }
+}
+
+/// Returns true if a pass may begin: the table follows its source, and its rows are the source's.
+fn can_verify(table: &Table) -> bool {
+    table.live().is_some_and(LiveTable::can_verify)
+}
+
+/// Returns the error of a table that has failed until an operator acts.
+fn failure(table: &Table) -> Option<String> {
+    match &table.shared_status().lock().phase {
+        TablePhase::Failed { error } => Some(error.clone()),
+        TablePhase::Copying { .. } | TablePhase::Live | TablePhase::Retrying { .. } => None,
+    }
+}
+
+/// Ends the pass that is running without a result.
+fn drop_verification(table: &mut Table) {
+    table.live_mut().into_iter().for_each(LiveTable::drop_verification);
+    report_progress(table);
+}
+
+/// Shows the progress of the pass in the table's status.
+fn report_progress(table: &Table) {
+    let running = table.live().and_then(LiveTable::verification).map(|running| running.progress().clone());
+    table.shared_status().lock().verify.running = running;
 }
 
 fn timer(after: Duration) -> Pin<Box<Sleep>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn};
+use laredo_core::{CommitMark, CommitTime, Lsn, RetryDelays};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -14,10 +14,10 @@ use super::bases::{BaseMaker, is_base_due};
 use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::TableVerifier;
 use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
-use crate::history::{Fork, ForkReceipt};
-use crate::retry_delay::RetryDelay;
 use crate::snapshots::{SnapshotStatus, write_when_due};
-use crate::source::{CopyEvent, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot};
+use crate::source::{
+    CopyEvent, Fork, ForkReceipt, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot,
+};
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
 
@@ -71,6 +71,14 @@ pub(crate) struct StreamProgress {
     pub(crate) forks: u64,
 }
 
+/// The channels through which the task of a table receives its work.
+#[derive(Debug)]
+pub(crate) struct TableInbox {
+    pub(crate) events: mpsc::UnboundedReceiver<QueuedTableEvent>,
+    pub(crate) progress: watch::Receiver<StreamProgress>,
+    pub(crate) commands: mpsc::Receiver<TableCommand>,
+}
+
 /// The task of one table.
 pub(crate) struct TableWorker<S> {
     table: Table,
@@ -95,7 +103,7 @@ pub(crate) struct TableWorker<S> {
     copy_turns: CopyTurns,
     /// The number of copies that were begun.
     copies: u64,
-    retry_delay: RetryDelay,
+    retry_delay: RetryDelays,
     /// The time of the next attempt, if the last one failed.
     retry_at: Option<Instant>,
     /// The orders to copy the table whose outcome is not known yet.
@@ -148,11 +156,11 @@ impl<S: Source> TableWorker<S> {
         table: Table,
         index: TableIndex,
         source: Arc<S>,
-        events: mpsc::UnboundedReceiver<QueuedTableEvent>,
-        progress: watch::Receiver<StreamProgress>,
-        commands: mpsc::Receiver<TableCommand>,
-        (copy_turns, verify_turns): (CopyTurns, VerifyTurns),
+        inbox: TableInbox,
+        copy_turns: CopyTurns,
+        verify_turns: VerifyTurns,
     ) -> TableWorker<S> {
+        let TableInbox { events, progress, commands } = inbox;
         let (taken, forks, has_progress, unsettled) = (0, 0, false, 0);
         let verifier = TableVerifier::new(source.clone(), index, table.verify_schedule(), verify_turns);
         TableWorker {
@@ -171,7 +179,7 @@ impl<S: Source> TableWorker<S> {
             verifier,
             copy_turns,
             copies: 0,
-            retry_delay: RetryDelay::new(RETRY_DELAY, RETRY_DELAY_MAX),
+            retry_delay: RetryDelays::new(RETRY_DELAY, RETRY_DELAY_MAX),
             retry_at: None,
             reloads: Vec::new(),
         }
@@ -180,7 +188,7 @@ impl<S: Source> TableWorker<S> {
     /// Runs the table until the stream is closed, and writes its snapshots.
     pub(crate) async fn run(mut self) {
         let (running, ended) = oneshot::channel();
-        let (snapshots, journal) = (self.table.watch_snapshots(), self.table.watch_journal());
+        let (snapshots, journal) = (self.table.storage().watch_snapshots(), self.table.storage().watch_journal());
         let follow = async {
             self.follow().await;
             drop(running);
@@ -274,7 +282,7 @@ impl<S: Source> TableWorker<S> {
             }),
             () = until(self.retry_at), if copy.is_none() => Some(self.retry()),
             event = self.events.recv(), if !holding_enough => event.map(|queued| self.on_event(queued.event)),
-            told = self.progress.changed() => told.ok().map(|()| {
+            changed = self.progress.changed() => changed.ok().map(|()| {
                 self.has_progress = true;
                 Ok(FollowUpAction::Nothing)
             }),
@@ -322,12 +330,12 @@ impl<S: Source> TableWorker<S> {
             // The attempt that was scheduled is now the copy that was ordered.
             return Ok(FollowUpAction::Copy);
         }
-        let wants = self.table.on_moved(OwedCopy { reason, definition: None })?;
-        if wants == FollowUpAction::Nothing && self.table.has_copied_rows() {
+        let action = self.table.on_moved(OwedCopy { reason, definition: None })?;
+        if action == FollowUpAction::Nothing && self.table.has_copied_rows() {
             // Another copy follows the one that is under way.
             self.answer_reloads(&Ok(()));
         }
-        Ok(wants)
+        Ok(action)
     }
 
     /// Begins the attempt that is due.
@@ -335,17 +343,17 @@ impl<S: Source> TableWorker<S> {
         self.retry_at = None;
         match run_aside(true, || self.table.retry())? {
             FollowUpAction::Copy => Ok(FollowUpAction::Retry),
-            wants => Ok(wants),
+            action => Ok(action),
         }
     }
 
     fn on_copy_event(&mut self, event: CopyEvent) -> Result<FollowUpAction, TableError> {
         let begins = matches!(event, CopyEvent::Begin { .. });
-        let wants = run_aside(true, || self.table.on_copy(event))?;
+        let action = run_aside(true, || self.table.on_copy(event))?;
         if begins {
             self.answer_reloads(&Ok(()));
         }
-        Ok(wants)
+        Ok(action)
     }
 
     fn on_event(&mut self, event: TableEvent) -> Result<FollowUpAction, TableError> {
@@ -365,9 +373,9 @@ impl<S: Source> TableWorker<S> {
             TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
             TableEvent::Forked(identity, fork, reason, noted) => {
                 self.forks += 1;
-                let wants = run_aside(true, || self.table.on_forked(*identity, &fork, &reason));
+                let action = run_aside(true, || self.table.on_forked(*identity, &fork, &reason));
                 noted.give_back();
-                wants
+                action
             }
             TableEvent::Promoted(identity) => run_aside(true, || self.table.on_promoted(*identity)),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
@@ -386,7 +394,7 @@ impl<S: Source> TableWorker<S> {
             writer.mark_if_due(Instant::now());
         }
         while self.table.writer().is_some_and(|writer| writer.is_ahead_of_disk()) {
-            if let Some(reason) = self.table.store_stall() {
+            if let Some(reason) = self.table.storage().store_stall() {
                 // Other tables do not wait for this one's disk.
                 self.stop(&StoreError::Stalled(reason).into());
             } else if let Err(error) = store_moved(&mut self.store).await {
@@ -403,13 +411,13 @@ impl<S: Source> TableWorker<S> {
             *maker = self.start_maker();
         }
         if let Some(writer) = self.table.writer().filter(|writer| is_base_due(writer.journal())) {
-            writer.journal().request_base();
+            writer.journal().base_requests().request();
         }
         self.table.report();
     }
 
     fn watch_folders(&mut self) {
-        let (store, snapshots) = (self.table.store_status(), self.table.snapshots());
+        let (store, snapshots) = (self.table.storage().store_status(), self.table.storage().snapshots());
         self.store = self.store.take().or(store);
         self.snapshots = self.snapshots.take().or_else(|| snapshots.map(|snapshots| snapshots.watch()));
     }
@@ -417,7 +425,7 @@ impl<S: Source> TableWorker<S> {
     /// Starts the task that makes the table's bases, once there is a journal.
     fn start_maker(&mut self) -> Option<BaseMaker> {
         let journal = self.table.writer()?.journal().clone();
-        Some(BaseMaker::start(self.table.name().clone(), journal, self.table.bases().clone()))
+        Some(BaseMaker::start(self.table.name().clone(), journal, self.table.storage().bases().clone()))
     }
 
     /// Begins an attempt to copy the table.

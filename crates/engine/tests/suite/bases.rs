@@ -1,38 +1,28 @@
 //! Bases on request: new clients of the same moment share one base that shows the head, and every
 //! request is answered.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn};
+use laredo_core::Lsn;
+use laredo_engine::TableOptions;
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Journal, PinnedBase};
-use laredo_engine::{Clock, Engine, TableOptions};
-use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
-use tokio::sync::oneshot;
+use laredo_testkit::{RunningEngine, SimDatabase, SimRows, sim_table, wait_until_reached};
 use tokio::task::JoinSet;
 
-const LONG: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, commit, start};
 
 /// An engine over one simulated table.
 struct BaseTestEngine {
     database: SimDatabase,
     journal: Journal,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    engine: RunningEngine,
 }
 
 impl BaseTestEngine {
     async fn start(database: &SimDatabase, table: TableOptions) -> BaseTestEngine {
-        let clock: Clock = Arc::new(|| CommitTime(0));
-        let engine = Engine::prepare(database.clone(), vec![table], clock).await.unwrap();
-        let handle = engine.handle();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(engine.run(async move {
-            let _ = stopped.await;
-        }));
-        let journal = tokio::time::timeout(LONG, handle.tables()[0].wait_journal()).await.unwrap().unwrap();
-        BaseTestEngine { database: database.clone(), journal, stop, task }
+        let engine = start(database, vec![table]).await;
+        BaseTestEngine { database: database.clone(), journal: engine.journal(0).await, engine }
     }
 
     /// Inserts these rows, each in a transaction of its own, and waits until the journal shows
@@ -40,21 +30,19 @@ impl BaseTestEngine {
     async fn insert(&self, ids: std::ops::Range<i64>) -> Lsn {
         let mut end = Lsn::ZERO;
         for id in ids {
-            end = self.database.commit(0, vec![SimChange::Insert(id, "row".to_owned())]);
+            end = commit(&self.database, 0, id, "row");
         }
-        let mut heads = self.journal.watch_head();
-        tokio::time::timeout(LONG, heads.wait_for(|head| head.position >= end)).await.unwrap().unwrap();
+        wait_until_reached(&self.journal, end).await;
         end
     }
 
     async fn end(self) {
-        let _ = self.stop.send(());
-        self.task.await.unwrap();
+        self.engine.end().await;
     }
 }
 
 async fn fresh(journal: &Journal) -> PinnedBase {
-    tokio::time::timeout(LONG, journal.fresh_base()).await.expect("a request is answered")
+    tokio::time::timeout(PATIENCE, journal.fresh_base()).await.expect("a request is answered")
 }
 
 fn rows(base: &Base) -> SimRows {

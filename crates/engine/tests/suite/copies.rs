@@ -7,34 +7,10 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn, TableState};
 use laredo_engine::journal::{Journal, ResumeOutcome, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{Engine, EngineHandle};
-use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, wait_until_reached};
 use proptest::prelude::*;
-use tokio::sync::oneshot;
 
-use crate::changes::{LockedRows, changes, written};
-use crate::reader::{JournalTestReader, wait_until_reached};
-
-struct CopyTestEngine {
-    handle: EngineHandle,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-async fn start(database: &SimDatabase, tables: usize) -> CopyTestEngine {
-    start_with_clock(database, tables, Arc::new(|| CommitTime(0))).await
-}
-
-async fn start_with_clock(database: &SimDatabase, tables: usize, clock: laredo_engine::Clock) -> CopyTestEngine {
-    let options = (0..tables).map(|i| sim_table(&format!("t{i}"))).collect();
-    let engine = Engine::prepare(database.clone(), options, clock).await.unwrap();
-    let handle = engine.handle();
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(engine.run(async move {
-        let _ = stopped.await;
-    }));
-    CopyTestEngine { handle, stop, task }
-}
+use crate::support::{JournalTestReader, LockedRows, PATIENCE, cases, changes, start, tables, written};
 
 #[derive(Clone, Debug)]
 enum CopyTestStep {
@@ -66,7 +42,7 @@ async fn play(steps: Vec<CopyTestStep>) {
     for i in 0..8 {
         database.commit(0, vec![SimChange::Insert(i, format!("first {i}"))]);
     }
-    let running = start(&database, 2).await;
+    let running = start(&database, tables(2)).await;
     let (mut hidden, mut locked) = (Vec::new(), LockedRows::new());
     for step in steps {
         match step {
@@ -82,7 +58,7 @@ async fn play(steps: Vec<CopyTestStep>) {
                 hidden.drain(..).rev().for_each(|end| database.make_visible(end));
                 locked.clear();
             }
-            CopyTestStep::Reload { table } => assert!(running.handle.tables()[table].reload("asked").await),
+            CopyTestStep::Reload { table } => assert!(running.table(table).reload("asked").await),
             CopyTestStep::Restart => {
                 database.inject_event(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await
             }
@@ -92,7 +68,7 @@ async fn play(steps: Vec<CopyTestStep>) {
     }
     hidden.drain(..).for_each(|end| database.make_visible(end));
     let end = database.end();
-    for (index, table) in running.handle.tables().iter().enumerate() {
+    for (index, table) in running.handle().tables().iter().enumerate() {
         let journal = table.wait_journal().await.unwrap();
         wait_until_reached(&journal, end).await;
         let mut fresh = JournalTestReader::from_base(&journal);
@@ -103,8 +79,7 @@ async fn play(steps: Vec<CopyTestStep>) {
         assert_eq!(fresh.rows(), database.rows_at(index, after), "and live");
         resumes_from_every_commit(&database, index, &journal);
     }
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }
 
 /// Checks a reader that has exactly the database's rows at a position and resumes there. It ends
@@ -140,15 +115,11 @@ proptest! {
     }
 }
 
-fn cases() -> u32 {
-    if laredo_testkit::is_full() { 2000 } else { 150 }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_waits_for_applied_commits_to_become_visible() {
     let database = SimDatabase::new(1);
-    let running = start(&database, 1).await;
-    let table = &running.handle.tables()[0];
+    let running = start(&database, tables(1)).await;
+    let table = running.table(0);
     let journal = table.wait_journal().await.unwrap();
     let late = database.commit_unseen(vec![(0, SimChange::Insert(1, "late".to_owned()))]);
     wait_until_reached(&journal, late).await;
@@ -158,28 +129,26 @@ async fn a_copy_waits_for_applied_commits_to_become_visible() {
     database.make_visible(late);
     wait_until_reached(&journal, next).await;
     assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, next));
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_table_does_not_stop_its_neighbor_and_no_longer_holds_the_slot_back() {
     let database = SimDatabase::new(2);
-    let running = start(&database, 2).await;
-    let journal = running.handle.tables()[1].wait_journal().await.unwrap();
-    running.handle.tables()[0].wait_journal().await.unwrap();
+    let running = start(&database, tables(2)).await;
+    let journal = running.table(1).wait_journal().await.unwrap();
+    running.table(0).wait_journal().await.unwrap();
     let error = "the primary key of public.t0 was dropped".to_owned();
     database.inject_event(SourceEvent::Broken { table: TableIndex(0), error: error.clone() }).await;
     let end = database.commit(1, vec![SimChange::Insert(1, "one".to_owned())]);
     wait_until_reached(&journal, end).await;
     let failed = laredo_engine::TablePhase::Failed { error };
     laredo_testkit::eventually(Duration::from_secs(30), async || {
-        running.handle.tables()[0].status().phase == failed && database.acknowledged() >= end
+        running.table(0).status().phase == failed && database.acknowledged() >= end
     })
     .await
     .unwrap();
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }
 
 /// On an idle database, the position passes an unannounced change before the change is noticed.
@@ -187,8 +156,8 @@ async fn a_broken_table_does_not_stop_its_neighbor_and_no_longer_holds_the_slot_
 async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![SimChange::Insert(1, "before".to_owned())]);
-    let running = start(&database, 1).await;
-    let table = &running.handle.tables()[0];
+    let running = start(&database, tables(1)).await;
+    let table = running.table(0);
     let journal = table.wait_journal().await.unwrap();
     let known = database.change_silently(0, vec![SimChange::Update(1, "after".to_owned())]);
     wait_until_reached(&journal, known).await;
@@ -199,22 +168,21 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
         .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
         .await;
     let copied = async || table.status().copies == 2;
-    laredo_testkit::eventually(Duration::from_secs(60), copied).await.unwrap();
+    eventually(PATIENCE, copied).await.unwrap();
     assert!(journal.head().position > known);
     let request = ResumeRequest { position: Some(known), whole_transactions: true, ..Default::default() };
     let ResumeOutcome::Delta(at, _) = journal.resolve(&request) else { panic!("the journal has it all") };
     reader.at = at;
     reader.read_on(&journal);
     assert_eq!(reader.rows()[&1], "after");
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
     let database = SimDatabase::new(2);
-    let running = start(&database, 2).await;
-    let [slow, neighbor] = running.handle.tables() else { panic!("two tables") };
+    let running = start(&database, tables(2)).await;
+    let [slow, neighbor] = running.handle().tables() else { panic!("two tables") };
     let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbor.wait_journal().await.unwrap());
     // The commit is applied but not visible, so the next copy waits. Then the table holds as many
     // changes as it may.
@@ -226,7 +194,7 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
         database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
         slow.status().held_bytes > 1 << 20
     };
-    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
+    eventually(PATIENCE, is_full).await.unwrap();
     // These commits wait for the table, and no other table waits for them.
     for i in 0..300 {
         database.commit(0, vec![SimChange::Insert(1000 + i, format!("small {i}"))]);
@@ -239,42 +207,41 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
     let end = database.end();
     wait_until_reached(&slow_journal, end).await;
     assert_eq!(JournalTestReader::from_base(&slow_journal).rows(), database.rows_at(0, end));
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
     let database = SimDatabase::new(2);
     database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
-    let running = start(&database, 2).await;
-    let [table, failed] = running.handle.tables() else { panic!("two tables") };
+    let running = start(&database, tables(2)).await;
+    let [table, failed] = running.handle().tables() else { panic!("two tables") };
     let journal = table.wait_journal().await.unwrap();
     failed.wait_journal().await.unwrap();
     let mut reader = JournalTestReader::from_base(&journal);
     let error = "the primary key of public.t1 was dropped".to_owned();
     database.inject_event(SourceEvent::Broken { table: TableIndex(1), error }).await;
     let is_failed = async || matches!(failed.status().phase, laredo_engine::TablePhase::Failed { .. });
-    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    eventually(PATIENCE, is_failed).await.unwrap();
     // The stream does not report this change, so only a copy shows it.
     database.change_silently(0, vec![SimChange::Update(1, "another".to_owned())]);
-    running.handle.reset(false).await.unwrap();
+    running.handle().reset(false).await.unwrap();
     let are_copied = async || table.status().copies == 2 && failed.status().copies == 2;
-    laredo_testkit::eventually(Duration::from_secs(60), are_copied).await.unwrap();
+    eventually(PATIENCE, are_copied).await.unwrap();
     reader.read_on(&journal);
     assert_eq!(reader.rows(), database.rows_at(0, database.end()));
-    assert_eq!(running.handle.retention().losses, 1);
-    assert!(running.handle.reset(true).await.is_err_and(|error| error.to_string().contains("no publication")));
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
-    assert!(running.handle.reset(false).await.is_err_and(|error| error.to_string().contains("stopping")));
+    assert_eq!(running.handle().retention().losses, 1);
+    assert!(running.handle().reset(true).await.is_err_and(|error| error.to_string().contains("no publication")));
+    let handle = running.handle().clone();
+    running.end().await;
+    assert!(handle.reset(false).await.is_err_and(|error| error.to_string().contains("stopping")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_stops_while_as_much_is_held_as_may_be() {
     let database = SimDatabase::new(1);
-    let running = start(&database, 1).await;
-    let table = &running.handle.tables()[0];
+    let running = start(&database, tables(1)).await;
+    let table = running.table(0);
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(1, "hidden".to_owned()))]);
     wait_until_reached(&table.wait_journal().await.unwrap(), hidden).await;
     assert!(table.reload("asked").await);
@@ -283,26 +250,23 @@ async fn the_engine_stops_while_as_much_is_held_as_may_be() {
         database.commit(0, vec![SimChange::Insert(id, "x".repeat(1 << 19))]);
         table.status().held_bytes > 1 << 20
     };
-    laredo_testkit::eventually(Duration::from_secs(60), is_full).await.unwrap();
-    running.stop.send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(60), running.task).await.expect("it stops").unwrap();
+    eventually(PATIENCE, is_full).await.unwrap();
+    tokio::time::timeout(PATIENCE, running.end()).await.expect("it stops");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_table_can_be_followed_nothing_is_kept_for_them() {
     let database = SimDatabase::new(1);
-    let running = start(&database, 1).await;
-    running.handle.tables()[0].wait_journal().await.unwrap();
+    let running = start(&database, tables(1)).await;
+    running.table(0).wait_journal().await.unwrap();
     let error = "the primary key of public.t0 was dropped".to_owned();
     database.inject_event(SourceEvent::Broken { table: TableIndex(0), error }).await;
-    let is_failed =
-        async || matches!(running.handle.tables()[0].status().phase, laredo_engine::TablePhase::Failed { .. });
-    laredo_testkit::eventually(Duration::from_secs(60), is_failed).await.unwrap();
+    let is_failed = async || matches!(running.table(0).status().phase, laredo_engine::TablePhase::Failed { .. });
+    eventually(PATIENCE, is_failed).await.unwrap();
     let end = database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
     let is_forgotten = async || database.acknowledged() >= end;
-    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    eventually(PATIENCE, is_forgotten).await.unwrap();
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,33 +278,32 @@ async fn a_panic_in_one_table_is_told_and_stops_no_other() {
         true => panic!("the clock has stopped"),
         false => CommitTime(0),
     };
-    let running = start_with_clock(&database, 2, Arc::new(clock)).await;
-    for table in running.handle.tables() {
+    let running = RunningEngine::start(database.clone(), tables(2), Arc::new(clock)).await.unwrap();
+    for table in running.handle().tables() {
         table.wait_journal().await.unwrap();
     }
     armed.store(true, std::sync::atomic::Ordering::SeqCst);
     database.commit_unseen(Vec::new());
     let failed = || -> Vec<bool> {
-        let phases = running.handle.tables().iter().map(|table| table.status().phase);
-        let is_told = |error: &str| error.contains("the clock has stopped");
-        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_told(&error))).collect()
+        let phases = running.handle().tables().iter().map(|table| table.status().phase);
+        let is_reported = |error: &str| error.contains("the clock has stopped");
+        phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_reported(&error))).collect()
     };
     let one_failed = async || failed().contains(&true);
-    laredo_testkit::eventually(Duration::from_secs(60), one_failed).await.unwrap();
+    eventually(PATIENCE, one_failed).await.unwrap();
     let other = failed().iter().position(|failed| !failed).expect("the other goes on");
     let end = database.commit(other, vec![SimChange::Insert(1, "one".to_owned())]);
-    wait_until_reached(&running.handle.tables()[other].journal().unwrap(), end).await;
+    wait_until_reached(&running.table(other).journal().unwrap(), end).await;
     let is_forgotten = async || database.acknowledged() >= end;
-    laredo_testkit::eventually(Duration::from_secs(60), is_forgotten).await.unwrap();
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    eventually(PATIENCE, is_forgotten).await.unwrap();
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_is_encoded_once() {
     let database = SimDatabase::new(1);
-    let running = start(&database, 1).await;
-    let journal = running.handle.tables()[0].wait_journal().await.unwrap();
+    let running = start(&database, tables(1)).await;
+    let journal = running.table(0).wait_journal().await.unwrap();
     let mut end = Lsn::ZERO;
     for i in 0..1000 {
         end = database.commit(0, vec![SimChange::Insert(i, format!("row {i}")), SimChange::Delete(i)]);
@@ -350,6 +313,5 @@ async fn each_change_is_encoded_once() {
         assert!(JournalTestReader::from_base(&journal).rows().is_empty());
     }
     assert_eq!(journal.info().encoded_entries, 2000);
-    running.stop.send(()).unwrap();
-    running.task.await.unwrap();
+    running.end().await;
 }

@@ -3,18 +3,14 @@
 //! into the new one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{InstanceId, Journal, ResumeOutcome, ResumeRequest};
-use laredo_engine::{Clock, Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
-use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
-use tokio::sync::oneshot;
+use laredo_engine::journal::{InstanceId, ResumeOutcome, ResumeRequest};
+use laredo_engine::{Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
+use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, sim_table, stopped_clock, wait_until_reached};
 
-use crate::reader::{JournalTestReader, wait_until_reached};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{JournalTestReader, PATIENCE, commit, copy_files, start};
 
 /// The form in which a table survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +21,6 @@ enum TablePersistence {
 }
 
 const ALL: [TablePersistence; 3] = [TablePersistence::Journal, TablePersistence::Snapshots, TablePersistence::Nothing];
-
-struct ForkTestEngine {
-    handle: EngineHandle,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
 
 /// Returns the options of a table in the `run`th process.
 fn table(keeps: TablePersistence, folder: &Path, run: u64) -> TableOptions {
@@ -50,61 +40,18 @@ fn table(keeps: TablePersistence, folder: &Path, run: u64) -> TableOptions {
     }
 }
 
-impl ForkTestEngine {
-    async fn start(database: &SimDatabase, options: TableOptions) -> ForkTestEngine {
-        let clock: Clock = Arc::new(|| CommitTime(0));
-        let engine = Engine::prepare(database.clone(), vec![options], clock).await.unwrap();
-        let handle = engine.handle();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(engine.run(async move {
-            let _ = stopped.await;
-        }));
-        ForkTestEngine { handle, stop, task }
-    }
-
-    async fn end(self) {
-        let _ = self.stop.send(());
-        self.task.await.unwrap();
-    }
-
-    /// Returns the served journal when it has reached a position.
-    async fn reached(&self, position: Lsn) -> Journal {
-        let journal = tokio::time::timeout(PATIENCE, self.handle.tables()[0].wait_journal()).await.unwrap().unwrap();
-        wait_until_reached(&journal, position).await;
-        journal
-    }
-
-    /// Waits until everything up to a position would survive a restart.
-    async fn kept(&self, keeps: TablePersistence, position: Lsn) {
-        let kept = async || {
-            while keeps != TablePersistence::Nothing && self.handle.acknowledged() < position {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, kept()).await.expect("it is kept");
-    }
-
-    async fn copied(&self) {
-        let copied = async || {
-            while self.handle.tables()[0].status().copies == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, copied()).await.expect("it is copied");
-    }
-
-    async fn forked(&self) {
-        let forked = async || {
-            while self.handle.tables()[0].status().forks == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, forked()).await.expect("the fork is noticed");
-    }
+/// Waits until everything up to a position would survive a restart.
+async fn kept(running: &RunningEngine, keeps: TablePersistence, position: Lsn) {
+    let is_kept = async || keeps == TablePersistence::Nothing || running.handle().acknowledged() >= position;
+    eventually(PATIENCE, is_kept).await.expect("it is kept");
 }
 
-fn commit(database: &SimDatabase, id: i64, body: &str) -> Lsn {
-    database.commit(0, vec![SimChange::Insert(id, body.to_owned())])
+async fn copied(running: &RunningEngine) {
+    eventually(PATIENCE, async || running.copies(0) > 0).await.expect("it is copied");
+}
+
+async fn forked(running: &RunningEngine) {
+    eventually(PATIENCE, async || running.table(0).status().forks > 0).await.expect("the fork is noticed");
 }
 
 /// Returns the resume request of a client that sends its commit mark.
@@ -125,49 +72,49 @@ async fn a_running_engine_follows_a_database_that_was_put_back() {
     for keeps in ALL {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);
-        let common = commit(&database, 1, "in both");
-        let running = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
-        let before = running.reached(common).await;
-        let lost = commit(&database, 2, "lost");
-        let lost = commit(&database, 3, "lost, too").max(lost);
+        let common = commit(&database, 0, 1, "in both");
+        let running = start(&database, vec![table(keeps, folder.path(), 1)]).await;
+        let before = running.reached(0, common).await;
+        let lost = commit(&database, 0, 2, "lost");
+        let lost = commit(&database, 0, 3, "lost, too").max(lost);
         wait_until_reached(&before, lost).await;
         let reader = JournalTestReader::from_base(&before);
         let mark = before.head().mark;
         assert_eq!(mark.end, lost, "{keeps:?}");
-        let asked = request(&running.handle, &reader, mark);
+        let asked = request(running.handle(), &reader, mark);
         assert_eq!(Some(before.shared_position(&asked)), asked.position, "{keeps:?}: the history is proven");
 
         database.put_back(common);
-        running.forked().await;
-        while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
+        forked(&running).await;
+        while commit(&database, 0, database.end().0.cast_signed(), "new") <= lost {}
         let new = database.end();
-        let after = running.reached(new).await;
+        let after = running.reached(0, new).await;
         tokio::time::timeout(PATIENCE, before.closed()).await.expect("readers of the old journal are ended");
         assert_ne!(after.instance(), before.instance(), "{keeps:?}");
         assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, new), "{keeps:?}");
-        let resumed = after.resolve(&request(&running.handle, &reader, mark));
+        let resumed = after.resolve(&request(running.handle(), &reader, mark));
         assert!(matches!(resumed, ResumeOutcome::AnotherHistory(_)), "{keeps:?} {resumed:?}");
-        let shared = after.shared_position(&request(&running.handle, &reader, mark));
+        let shared = after.shared_position(&request(running.handle(), &reader, mark));
         assert!(shared <= common, "{keeps:?}: {shared} is beyond the fork");
         // A client without a commit mark, at a position that both histories have.
-        let unmarked = after.resolve(&request(&running.handle, &reader, CommitMark::default()));
+        let unmarked = after.resolve(&request(running.handle(), &reader, CommitMark::default()));
         assert!(matches!(unmarked, ResumeOutcome::AnotherHistory(_)), "{keeps:?} {unmarked:?}");
         // Sequences are never reused, and the table is followed normally from here on.
         assert!(after.head().sequence > before.head().sequence);
-        let end = commit(&database, 22, "and on");
+        let end = commit(&database, 0, 22, "and on");
         wait_until_reached(&after, end).await;
-        assert_eq!(running.handle.tables()[0].status().copies, 2, "{keeps:?}: one copy for one fork");
+        assert_eq!(running.copies(0), 2, "{keeps:?}: one copy for one fork");
         assert_eq!(JournalTestReader::from_base(&after).rows(), database.rows_at(0, end), "{keeps:?}");
-        running.kept(keeps, end).await;
+        kept(&running, keeps, end).await;
         running.end().await;
 
         // The kept data belongs to the new history, so nothing is copied again.
         if keeps != TablePersistence::Nothing {
-            let end = commit(&database, 23, "while nothing ran");
-            let again = ForkTestEngine::start(&database, table(keeps, folder.path(), 2)).await;
-            let journal = again.reached(end).await;
+            let end = commit(&database, 0, 23, "while nothing ran");
+            let again = start(&database, vec![table(keeps, folder.path(), 2)]).await;
+            let journal = again.reached(0, end).await;
             assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{keeps:?}");
-            assert_eq!(again.handle.tables()[0].status().copies, 0, "{keeps:?}");
+            assert_eq!(again.copies(0), 0, "{keeps:?}");
             again.end().await;
         }
     }
@@ -179,16 +126,16 @@ async fn bases_are_made_of_the_journal_after_a_fork() {
     for keeps in ALL {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);
-        let common = commit(&database, 1, "in both");
-        let running = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
-        let before = running.reached(common).await;
-        let lost = commit(&database, 2, "lost");
+        let common = commit(&database, 0, 1, "in both");
+        let running = start(&database, vec![table(keeps, folder.path(), 1)]).await;
+        let before = running.reached(0, common).await;
+        let lost = commit(&database, 0, 2, "lost");
         wait_until_reached(&before, lost).await;
         database.put_back(common);
-        running.forked().await;
-        while commit(&database, database.end().0.cast_signed(), "new") <= lost {}
-        let after = running.reached(database.end()).await;
-        let end = commit(&database, 1000, "after the copy");
+        forked(&running).await;
+        while commit(&database, 0, database.end().0.cast_signed(), "new") <= lost {}
+        let after = running.reached(0, database.end()).await;
+        let end = commit(&database, 0, 1000, "after the copy");
         wait_until_reached(&after, end).await;
         tokio::time::timeout(PATIENCE, after.fresh_base()).await.expect("a base is made");
         assert_eq!(after.base().position(), end, "{keeps:?}");
@@ -205,17 +152,11 @@ async fn forks_during_which_a_folder_was_missing_are_noted_before_anything_else(
         let place = folder.path().join("missing");
         std::fs::write(&place, "").unwrap();
         let database = SimDatabase::new(2);
-        let mut common = commit(&database, 1, "in all");
+        let mut common = commit(&database, 0, 1, "in all");
         let kept = |name: &str, store: &Path| TableOptions { store: Some(store.to_owned()), ..sim_table(name) };
         let tables = vec![kept("t0", &place), kept("t1", &folder.path().join("t1"))];
-        let engine = Engine::new("", database.clone(), tables, Arc::new(|| CommitTime(0)));
-        let handle = engine.handle();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(engine.run(async move {
-            let _ = stopped.await;
-        }));
-        let running = ForkTestEngine { handle, stop, task };
-        let [stopped, beside] = running.handle.tables() else { panic!("two tables") };
+        let running = RunningEngine::run(Engine::new("", database.clone(), tables, stopped_clock(CommitTime(0))));
+        let [stopped, beside] = running.handle().tables() else { panic!("two tables") };
         eventually(PATIENCE, async || stopped.status().phase.name() == "retrying").await.unwrap();
         for fork in 1..=forks {
             let lost = database.commit(1, vec![SimChange::Insert(100 + fork, "lost".to_owned())]);
@@ -228,13 +169,13 @@ async fn forks_during_which_a_folder_was_missing_are_noted_before_anything_else(
             let journal = async || beside.journal().is_some_and(|journal| journal.head().position >= common);
             eventually(PATIENCE, journal).await.expect("the other table is copied");
         }
-        assert!(running.handle.acknowledged() < common, "{forks}: a fork is not noted");
+        assert!(running.handle().acknowledged() < common, "{forks}: a fork is not noted");
         std::fs::remove_file(&place).unwrap();
-        let end = commit(&database, 2, "after them");
-        let journal = running.reached(end).await;
+        let end = commit(&database, 0, 2, "after them");
+        let journal = running.reached(0, end).await;
         assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end), "{forks}");
         assert_eq!(stopped.status().forks, forks.cast_unsigned(), "{forks}: each is noted once");
-        let acknowledged = async || running.handle.acknowledged() >= end;
+        let acknowledged = async || running.handle().acknowledged() >= end;
         eventually(PATIENCE, acknowledged).await.expect("everything is acknowledged again");
         let noted = std::fs::read_to_string(place.join("history.json")).unwrap();
         assert!(noted.contains("abandoned"), "{forks}: {noted}");
@@ -261,27 +202,27 @@ async fn a_reader_keeps_no_room_of_the_journal_before_a_fork() {
     for keeps in ALL {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);
-        let common = commit(&database, 1, "in both");
+        let common = commit(&database, 0, 1, "in both");
         let mut options = table(keeps, folder.path(), 1);
         options.journal.folder = folder.path().to_owned();
         options.journal.memory_bytes_max = 1;
-        let running = ForkTestEngine::start(&database, options).await;
-        let before = running.reached(common).await;
+        let running = start(&database, vec![options]).await;
+        let before = running.reached(0, common).await;
         let mut cursor = before.cursor(before.head().sequence);
         for id in 0..i64::try_from(ROWS).unwrap() {
-            commit(&database, 100 + id, &"lost".repeat(ROW_BYTES / 4));
+            commit(&database, 0, 100 + id, &"lost".repeat(ROW_BYTES / 4));
         }
-        running.kept(keeps, database.end()).await;
+        kept(&running, keeps, database.end()).await;
         wait_until_reached(&before, database.end()).await;
         assert!(cursor.clone().next_piece().unwrap().is_some(), "{keeps:?}: a reader can go on before the fork");
         assert!(before.info().memory_bytes < before.info().bytes / 2, "{keeps:?}: files have it");
 
         database.put_back(common);
-        running.forked().await;
+        forked(&running).await;
         while database.end() <= before.head().position {
-            commit(&database, database.end().0.cast_signed(), "new");
+            commit(&database, 0, database.end().0.cast_signed(), "new");
         }
-        running.reached(database.end()).await;
+        running.reached(0, database.end()).await;
         before.closed().await;
         let gone = async || {
             while removed_bytes(folder.path()) >= ROW_BYTES as u64 {
@@ -304,24 +245,24 @@ async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it
             let what = format!("{keeps:?}, {new_commits} commits since");
             let folder = tempfile::tempdir().unwrap();
             let database = SimDatabase::new(1);
-            let common = commit(&database, 1, "in both");
-            let first = ForkTestEngine::start(&database, table(keeps, folder.path(), 1)).await;
-            first.reached(common).await;
-            let lost = commit(&database, 2, "lost");
-            let journal = first.reached(lost).await;
+            let common = commit(&database, 0, 1, "in both");
+            let first = start(&database, vec![table(keeps, folder.path(), 1)]).await;
+            first.reached(0, common).await;
+            let lost = commit(&database, 0, 2, "lost");
+            let journal = first.reached(0, lost).await;
             let (reader, mark) = (JournalTestReader::from_base(&journal), journal.head().mark);
-            first.kept(keeps, lost).await;
+            kept(&first, keeps, lost).await;
             first.end().await;
 
             database.put_back(common);
-            let end = (0..new_commits).map(|id| commit(&database, 20 + id, "new")).last().unwrap_or(common);
-            let second = ForkTestEngine::start(&database, table(keeps, folder.path(), 2)).await;
-            let after = commit(&database, 90, "after the restart").max(end);
-            second.copied().await;
-            let journal = second.reached(after).await;
+            let end = (0..new_commits).map(|id| commit(&database, 0, 20 + id, "new")).last().unwrap_or(common);
+            let second = start(&database, vec![table(keeps, folder.path(), 2)]).await;
+            let after = commit(&database, 0, 90, "after the restart").max(end);
+            copied(&second).await;
+            let journal = second.reached(0, after).await;
             assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, after), "{what}");
-            assert_eq!(second.handle.tables()[0].status().copies, 1, "{what}");
-            let resumed = journal.resolve(&request(&second.handle, &reader, mark));
+            assert_eq!(second.copies(0), 1, "{what}");
+            let resumed = journal.resolve(&request(second.handle(), &reader, mark));
             let is_safe =
                 matches!(resumed, ResumeOutcome::AnotherHistory(_) | ResumeOutcome::Full(_) | ResumeOutcome::Wait(_));
             assert!(is_safe, "{what}: {resumed:?}");
@@ -334,12 +275,12 @@ async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it
 async fn a_fork_that_was_noted_counts_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(1);
-    let end = commit(&database, 1, "one");
-    let first = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 1)).await;
-    first.reached(end).await;
-    let end = commit(&database, 2, "two");
-    first.reached(end).await;
-    first.kept(TablePersistence::Journal, end).await;
+    let end = commit(&database, 0, 1, "one");
+    let first = start(&database, vec![table(TablePersistence::Journal, folder.path(), 1)]).await;
+    first.reached(0, end).await;
+    let end = commit(&database, 0, 2, "two");
+    first.reached(0, end).await;
+    kept(&first, TablePersistence::Journal, end).await;
     first.end().await;
     // Write the file of a server that ends before the copy is complete.
     let noted = format!(
@@ -347,29 +288,18 @@ async fn a_fork_that_was_noted_counts_after_a_crash() {
         Lsn(end.0 - 1)
     );
     std::fs::write(folder.path().join("journal/history.json"), noted).unwrap();
-    let second = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 2)).await;
+    let second = start(&database, vec![table(TablePersistence::Journal, folder.path(), 2)]).await;
     // The engine trusts nothing in the journal.
-    second.copied().await;
-    let journal = second.reached(end).await;
+    copied(&second).await;
+    let journal = second.reached(0, end).await;
     assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
-    second.kept(TablePersistence::Journal, end).await;
+    kept(&second, TablePersistence::Journal, end).await;
     second.end().await;
     // The journal that was started after the fork belongs to the new history.
-    let third = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 3)).await;
-    third.reached(end).await;
-    assert_eq!(third.handle.tables()[0].status().copies, 0);
+    let third = start(&database, vec![table(TablePersistence::Journal, folder.path(), 3)]).await;
+    third.reached(0, end).await;
+    assert_eq!(third.copies(0), 0);
     third.end().await;
-}
-
-/// Copies a folder's files.
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -378,39 +308,39 @@ async fn an_older_copy_of_a_journal_s_folder_gives_no_sequence_again() {
     let backup = tempfile::tempdir().unwrap();
     let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
     let options = |run| table(TablePersistence::Journal, folder.path(), run);
-    let end = commit(&database, 1, "one");
-    let first = ForkTestEngine::start(&database, options(1)).await;
-    let journal = first.reached(end).await;
-    let end = commit(&database, 2, "two");
+    let end = commit(&database, 0, 1, "one");
+    let first = start(&database, vec![options(1)]).await;
+    let journal = first.reached(0, end).await;
+    let end = commit(&database, 0, 2, "two");
     wait_until_reached(&journal, end).await;
     let (early, early_instance) = (JournalTestReader::from_base(&journal), journal.instance().clone());
-    first.kept(TablePersistence::Journal, end).await;
+    kept(&first, TablePersistence::Journal, end).await;
     first.end().await;
-    copy_folder(&path, backup.path());
+    copy_files(&path, backup.path());
 
-    let second = ForkTestEngine::start(&database, options(2)).await;
+    let second = start(&database, vec![options(2)]).await;
     let mut readers = Vec::new();
     for id in 10..20 {
-        let end = commit(&database, id, "served by the second run");
-        let journal = second.reached(end).await;
+        let end = commit(&database, 0, id, "served by the second run");
+        let journal = second.reached(0, end).await;
         readers.push((JournalTestReader::from_base(&journal), journal.head().mark, journal.instance().clone()));
     }
     second.end().await;
     std::fs::remove_dir_all(&path).unwrap();
-    copy_folder(backup.path(), &path);
+    copy_files(backup.path(), &path);
 
     let mut end = Lsn::ZERO;
-    let third = ForkTestEngine::start(&database, options(3)).await;
+    let third = start(&database, vec![options(3)]).await;
     for id in 30..60 {
-        end = commit(&database, id, "served by the third run");
+        end = commit(&database, 0, id, "served by the third run");
     }
-    let journal = third.reached(end).await;
+    let journal = third.reached(0, end).await;
     let fresh = JournalTestReader::from_base(&journal);
     assert_eq!(fresh.rows(), database.rows_at(0, end));
     readers.push((early, CommitMark::default(), early_instance));
     for (mut reader, mark, instance) in readers {
         let by_sequence =
-            ResumeRequest { instance: instance.0, sequence: reader.at, ..request(&third.handle, &reader, mark) };
+            ResumeRequest { instance: instance.0, sequence: reader.at, ..request(third.handle(), &reader, mark) };
         match journal.resolve(&by_sequence) {
             ResumeOutcome::Delta(at, _) => {
                 reader.at = at;
@@ -428,17 +358,16 @@ async fn an_older_copy_of_a_journal_s_folder_gives_no_sequence_again() {
 async fn two_copies_of_one_journal_s_folder_are_two_journals() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let database = SimDatabase::new(1);
-    let end = commit(&database, 1, "one");
-    let first = ForkTestEngine::start(&database, table(TablePersistence::Journal, folders[0].path(), 1)).await;
-    first.reached(end).await;
-    first.kept(TablePersistence::Journal, end).await;
+    let end = commit(&database, 0, 1, "one");
+    let first = start(&database, vec![table(TablePersistence::Journal, folders[0].path(), 1)]).await;
+    first.reached(0, end).await;
+    kept(&first, TablePersistence::Journal, end).await;
     first.end().await;
-    copy_folder(&folders[0].path().join("journal"), &folders[1].path().join("journal"));
+    copy_files(&folders[0].path().join("journal"), &folders[1].path().join("journal"));
     let mut instances = Vec::new();
     for (run, folder) in (2..).zip(&folders) {
-        let running =
-            ForkTestEngine::start(&database.clone(), table(TablePersistence::Journal, folder.path(), run)).await;
-        instances.push(running.reached(end).await.instance().clone());
+        let running = start(&database, vec![table(TablePersistence::Journal, folder.path(), run)]).await;
+        instances.push(running.reached(0, end).await.instance().clone());
         running.end().await;
     }
     assert_ne!(instances[0], instances[1]);
@@ -448,22 +377,22 @@ async fn two_copies_of_one_journal_s_folder_are_two_journals() {
 async fn the_newest_file_of_a_journal_is_missed() {
     let folder = tempfile::tempdir().unwrap();
     let (path, database) = (folder.path().join("journal"), SimDatabase::new(1));
-    let end = commit(&database, 1, "one");
+    let end = commit(&database, 0, 1, "one");
     for run in 1..3 {
-        let running = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), run)).await;
-        running.reached(end).await;
-        let end = commit(&database, 10 + i64::try_from(run).unwrap(), "more");
-        running.reached(end).await;
-        running.kept(TablePersistence::Journal, end).await;
+        let running = start(&database, vec![table(TablePersistence::Journal, folder.path(), run)]).await;
+        running.reached(0, end).await;
+        let end = commit(&database, 0, 10 + i64::try_from(run).unwrap(), "more");
+        running.reached(0, end).await;
+        kept(&running, TablePersistence::Journal, end).await;
         running.end().await;
     }
     let files = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
     let newest = files.filter(|path| path.extension().is_some_and(|found| found == "journal")).max().unwrap();
     std::fs::remove_file(newest).unwrap();
     let end = database.end();
-    let running = ForkTestEngine::start(&database, table(TablePersistence::Journal, folder.path(), 9)).await;
-    running.copied().await;
-    let journal = running.reached(end).await;
+    let running = start(&database, vec![table(TablePersistence::Journal, folder.path(), 9)]).await;
+    copied(&running).await;
+    let journal = running.reached(0, end).await;
     assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
     assert!(path.join("set-aside").is_dir());
     running.end().await;

@@ -1,27 +1,22 @@
 //! A pipeline's filters and transforms yield the same rows for a new client and for a reader that
 //! followed from the start.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use laredo_core::{Cell, CommitTime, Lsn, MatchCondition, Pattern, Predicate, Value};
+use laredo_core::{Cell, Lsn};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{Engine, PipelineOptions, TableHandle, Transform};
-use laredo_testkit::{SimChange, SimDatabase, SimRows, sim_table};
-use tokio::sync::oneshot;
+use laredo_engine::{PipelineOptions, Transform};
+use laredo_testkit::{RunningEngine, SimChange, SimDatabase, SimRows, eventually, sim_table, wait_until_reached};
+use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 
-use crate::reader::{JournalTestReader, wait_until_reached};
+use crate::support::{JournalTestReader, PATIENCE, insert, start};
 
 /// A table with a pipeline, and a reader that follows it from the start.
 struct PipelineTestEngine {
     database: SimDatabase,
-    table: TableHandle,
     journal: Journal,
     reader: JournalTestReader,
     copies: u64,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    engine: RunningEngine,
 }
 
 impl PipelineTestEngine {
@@ -30,16 +25,10 @@ impl PipelineTestEngine {
         database.commit(0, first);
         let mut options = sim_table("t0");
         options.pipeline = pipeline;
-        let clock: laredo_engine::Clock = Arc::new(|| CommitTime(0));
-        let engine = Engine::prepare(database.clone(), vec![options], clock).await.unwrap();
-        let table = engine.handle().tables()[0].clone();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(engine.run(async move {
-            let _ = stopped.await;
-        }));
-        let journal = table.wait_journal().await.unwrap();
+        let engine = start(&database, vec![options]).await;
+        let journal = engine.journal(0).await;
         let reader = JournalTestReader::from_base(&journal);
-        PipelineTestEngine { database, table, journal, reader, copies: 1, stop, task }
+        PipelineTestEngine { database, journal, reader, copies: 1, engine }
     }
 
     async fn commit(&mut self, changes: Vec<SimChange>) -> Lsn {
@@ -56,8 +45,8 @@ impl PipelineTestEngine {
             .inject_event(SourceEvent::Moved { table: TableIndex(0), reason: "rewritten".to_owned(), definition: None })
             .await;
         self.copies += 1;
-        let is_copied = async || self.table.status().copies == self.copies;
-        laredo_testkit::eventually(Duration::from_secs(60), is_copied).await.unwrap();
+        let is_copied = async || self.engine.copies(0) == self.copies;
+        eventually(PATIENCE, is_copied).await.unwrap();
         self.reader.read_on(&self.journal);
     }
 
@@ -84,13 +73,8 @@ impl PipelineTestEngine {
     }
 
     async fn stop(self) {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
+        self.engine.end().await;
     }
-}
-
-fn insert(id: i64, body: &str) -> SimChange {
-    SimChange::Insert(id, body.to_owned())
 }
 
 fn update(id: i64, body: &str) -> SimChange {

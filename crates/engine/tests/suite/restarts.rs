@@ -2,96 +2,32 @@
 //! resume at their positions.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, Sequence};
 use laredo_engine::journal::{Journal, JournalOptions, ResumeOutcome, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{
-    Clock, Engine, EngineHandle, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions,
-    TablePhase,
-};
-use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
-use tokio::sync::oneshot;
+use laredo_engine::{Engine, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions, TablePhase};
+use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, sim_table, stopped_clock, wait_until_reached};
 
-use crate::reader::{JournalTestReader, wait_until_reached};
-
-const LONG: Duration = Duration::from_secs(60);
-
-struct RestartTestEngine {
-    handle: EngineHandle,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
+use crate::support::{JournalTestReader, PATIENCE, commit, copy_files, start};
 
 fn kept(name: &str, folder: &Path) -> TableOptions {
     TableOptions { store: Some(folder.join(name)), ..sim_table(name) }
 }
 
-fn clock() -> Clock {
-    Arc::new(|| CommitTime(0))
-}
-
-async fn start(database: &SimDatabase, tables: Vec<TableOptions>) -> RestartTestEngine {
-    run(Engine::prepare(database.clone(), tables, clock()).await.unwrap())
-}
-
-fn run(engine: Engine<SimDatabase>) -> RestartTestEngine {
-    let handle = engine.handle();
-    let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(engine.run(async move {
-        let _ = stopped.await;
-    }));
-    RestartTestEngine { handle, stop, task }
-}
-
-impl RestartTestEngine {
-    async fn end(self) {
-        let _ = self.stop.send(());
-        self.task.await.unwrap();
-    }
-
-    async fn journal(&self, table: usize) -> Journal {
-        let waited = self.handle.tables()[table].wait_journal();
-        tokio::time::timeout(Duration::from_secs(60), waited).await.unwrap().unwrap()
-    }
-
-    async fn reached(&self, table: usize, position: Lsn) -> Journal {
-        let journal = self.journal(table).await;
-        wait_until_reached(&journal, position).await;
-        journal
-    }
-
-    fn phase(&self, table: usize) -> TablePhase {
-        self.handle.tables()[table].status().phase
-    }
-
-    fn copies(&self, table: usize) -> u64 {
-        self.handle.tables()[table].status().copies
-    }
-}
-
 /// Resumes at the reader's sequence or at its position.
 fn resume(reader: &mut JournalTestReader, journal: &Journal, by_position: bool) {
-    let request = match by_position {
-        true => ResumeRequest { position: Some(reader.position), whole_transactions: true, ..Default::default() },
-        false => ResumeRequest {
-            instance: journal.instance().0.clone(),
-            sequence: reader.at,
-            whole_transactions: true,
-            ..Default::default()
-        },
+    let request = ResumeRequest {
+        instance: journal.instance().0.clone(),
+        sequence: reader.at,
+        whole_transactions: true,
+        ..ResumeRequest::default()
     };
-    match journal.resolve(&request) {
-        ResumeOutcome::Delta(at, _) => reader.at = at,
-        other => panic!("{request:?} is answered with {other:?}"),
+    match by_position {
+        true => reader.resume_by_position(journal),
+        false => reader.resume(journal, &request),
     }
-    reader.read_on(journal);
-}
-
-fn commit(database: &SimDatabase, table: usize, id: i64, body: &str) -> Lsn {
-    database.commit(table, vec![SimChange::Insert(id, body.to_owned())])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +73,7 @@ async fn only_what_is_on_disk_is_acknowledged_and_an_idle_table_does_not_hold_it
         assert!(tokio::time::Instant::now() < deadline, "{} is never acknowledged", end);
         tokio::task::yield_now().await;
     }
-    for table in running.handle.tables() {
+    for table in running.handle().tables() {
         let status = table.journal().unwrap().store_status().unwrap();
         assert!(status.durable.position() >= end && status.syncs > 0, "{status:?}");
     }
@@ -217,8 +153,8 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     for id in 0..20 {
         commit(&database, 0, id, if id % 2 == 0 { "even" } else { "odd" });
     }
-    let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String("even".to_owned()));
-    let filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
+    let test = laredo_values::MatchCondition::Equals(laredo_values::Value::String("even".to_owned()));
+    let filters = vec![laredo_values::Predicate { field: "body".to_owned(), test }];
     let tables = || {
         let pipeline = PipelineOptions { filters: filters.clone(), ..PipelineOptions::default() };
         vec![TableOptions { pipeline, ..kept("t0", folder.path()) }]
@@ -228,7 +164,7 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     first.end().await;
     let end = database.commit(0, vec![SimChange::Update(3, "even".to_owned()), SimChange::Update(4, "odd".to_owned())]);
     let second = start(&database, tables()).await;
-    let status = second.handle.tables()[0].status();
+    let status = second.table(0).status();
     assert!(matches!(status.phase, TablePhase::Copying { .. }) || status.copies == 1, "{status:?}");
     let journal = second.reached(0, end).await;
     let before = reader.at;
@@ -299,7 +235,7 @@ async fn what_cannot_be_kept_is_never_acknowledged() {
     // The open file can still be written, but no new one can be created.
     std::fs::remove_dir_all(folder.path().join("t0")).unwrap();
     let body = "b".repeat(1 << 20);
-    let table = &running.handle.tables()[0];
+    let table = running.table(0);
     tokio::time::timeout(Duration::from_secs(60), async {
         for id in 1.. {
             if matches!(table.status().phase, TablePhase::Failed { .. }) {
@@ -346,14 +282,6 @@ impl FolderObstacle {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
-}
-
 /// A table without its folder is stopped, and its source follows the others and forgets what they
 /// have. Once the folder is back, the table gets a new journal in it.
 #[tokio::test(flavor = "multi_thread")]
@@ -372,22 +300,22 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
         let (place, away) = (folder.path().join("t0"), folder.path().join("away"));
         std::fs::rename(&place, &away).unwrap();
         in_place.put(&place, &away, &folder.path().join("t1"));
-        let Err(refused) = Engine::prepare(database.clone(), tables(), clock()).await else {
+        let Err(refused) = Engine::prepare(database.clone(), tables(), stopped_clock(CommitTime(0))).await else {
             panic!("{in_place:?}: a strict start succeeds")
         };
         assert!(refused.to_string().contains("t0"), "{in_place:?}: {refused}");
-        let second = run(Engine::new("", database.clone(), tables(), clock()));
+        let second = RunningEngine::run(Engine::new("", database.clone(), tables(), stopped_clock(CommitTime(0))));
         commit(&database, 0, 3, "while it was stopped");
         let beside = commit(&database, 1, 2, "beside it");
         second.reached(1, beside).await;
         assert_eq!(second.copies(1), 0, "{in_place:?}: the other table is resumed");
         let acknowledged = async || database.acknowledged() >= beside;
-        eventually(LONG, acknowledged).await.expect("the stopped table holds nothing up");
-        let (table, error) = (&second.handle.tables()[0], second.phase(0).error().map(str::to_owned));
+        eventually(PATIENCE, acknowledged).await.expect("the stopped table holds nothing up");
+        let (table, error) = (second.table(0), second.phase(0).error().map(str::to_owned));
         let says = |text: &str| error.as_ref().is_some_and(|error| error.contains(text) && error.contains("t0"));
         let (state, text) = match in_place {
             FolderObstacle::AFile => ("retrying", "making the folder"),
-            FolderObstacle::AnotherTable => ("failed", "holds what was kept of table"),
+            FolderObstacle::AnotherTable => ("failed", "holds the data of table"),
             FolderObstacle::ANewerFormat => ("failed", "is of format 99"),
         };
         assert!(second.phase(0).name() == state && says(text), "{in_place:?}: {:?}", second.phase(0));
@@ -412,7 +340,7 @@ async fn a_folder_that_cannot_be_opened_stops_its_table_alone() {
         let answer = journal.resolve(&asks);
         assert!(matches!(answer, ResumeOutcome::Full(_)), "{in_place:?}: a reader of the old journal gets {answer:?}");
         let kept = async || table.journal().and_then(|j| j.store_status()).is_some_and(|s| s.durable.position() >= end);
-        eventually(LONG, kept).await.expect("the new journal is kept");
+        eventually(PATIENCE, kept).await.expect("the new journal is kept");
         second.end().await;
 
         let third = start(&database, tables()).await;
@@ -442,22 +370,27 @@ async fn snapshots_are_written_once_their_folder_can_be_opened() {
         let database = SimDatabase::new(2);
         let store = keeps_journal.then(|| journal.clone());
         let options = TableOptions { snapshots: Some(snapshots), store, ..sim_table("t0") };
-        let running = run(Engine::new("", database.clone(), vec![options, sim_table("t1")], clock()));
+        let running = RunningEngine::run(Engine::new(
+            "",
+            database.clone(),
+            vec![options, sim_table("t1")],
+            stopped_clock(CommitTime(0)),
+        ));
         let beside = commit(&database, 1, 1, "beside it");
         running.reached(1, beside).await;
         let is_stopped = async || running.phase(0).name() == "retrying";
-        eventually(LONG, is_stopped).await.unwrap();
-        assert!(running.handle.tables()[0].snapshots().is_none() && !journal.exists());
+        eventually(PATIENCE, is_stopped).await.unwrap();
+        assert!(running.table(0).snapshots().is_none() && !journal.exists());
         std::fs::remove_file(&place).unwrap();
         let end = commit(&database, 0, 1, "after it");
         running.reached(0, end).await;
-        let written = async || match running.handle.tables()[0].snapshots() {
+        let written = async || match running.table(0).snapshots() {
             Some(snapshots) => snapshots.list().iter().any(|snapshot| snapshot.position >= end),
             None => false,
         };
-        eventually(LONG, written).await.expect("a snapshot is written");
+        eventually(PATIENCE, written).await.expect("a snapshot is written");
         let acknowledged = async || database.acknowledged() >= end;
-        eventually(LONG, acknowledged).await.expect("what is kept is acknowledged");
+        eventually(PATIENCE, acknowledged).await.expect("what is kept is acknowledged");
         running.end().await;
     }
 }
@@ -468,14 +401,19 @@ async fn a_folder_that_another_process_holds_for_a_moment_is_tried_again() {
     let place = folder.path().join("t0");
     std::fs::write(&place, "").unwrap();
     let database = SimDatabase::new(1);
-    let running = run(Engine::new("", database.clone(), vec![kept("t0", folder.path())], clock()));
-    eventually(LONG, async || running.phase(0).name() == "retrying").await.unwrap();
+    let running = RunningEngine::run(Engine::new(
+        "",
+        database.clone(),
+        vec![kept("t0", folder.path())],
+        stopped_clock(CommitTime(0)),
+    ));
+    eventually(PATIENCE, async || running.phase(0).name() == "retrying").await.unwrap();
     std::fs::remove_file(&place).unwrap();
     std::fs::create_dir(&place).unwrap();
     let held = std::fs::File::create(place.join("lock")).unwrap();
     held.lock().unwrap();
     let is_held = async || running.phase(0).error().is_some_and(|error| error.contains("in use by another"));
-    eventually(LONG, is_held).await.unwrap();
+    eventually(PATIENCE, is_held).await.unwrap();
     assert_eq!(running.phase(0).name(), "retrying");
     drop(held);
     let end = commit(&database, 0, 1, "after it");

@@ -1,34 +1,28 @@
 //! A source whose task fails is prepared again, and ends with the database's rows.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::source::SourceState;
-use laredo_engine::{Clock, Engine, EngineHandle, TableOptions};
-use laredo_testkit::{SimChange, SimDatabase, SimFault, eventually, sim_table};
-use tokio::sync::oneshot;
+use laredo_engine::{Engine, EngineHandle, TableOptions};
+use laredo_testkit::{RunningEngine, SimDatabase, SimFault, eventually, sim_table, stopped_clock};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, commit};
 
 async fn heals(fault: SimFault, store: Option<&Path>) {
     let database = SimDatabase::new(1);
-    database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
+    commit(&database, 0, 1, "one");
     database.fail(fault, 2);
-    let clock: Clock = Arc::new(|| CommitTime(0));
     let options = TableOptions { store: store.map(|folder| folder.join("t0")), ..sim_table("t0") };
-    let engine = Engine::new("sim", database.clone(), vec![options], clock);
-    let handle = engine.handle();
-    assert_eq!(handle.source_status().state, SourceState::Connecting, "nothing is asked before it runs");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let task = tokio::spawn(engine.run(async move { drop(stopped.await) }));
+    let engine = Engine::new("sim", database.clone(), vec![options], stopped_clock(CommitTime(0)));
+    assert_eq!(engine.handle().source_status().state, SourceState::Connecting, "nothing is asked before it runs");
+    let running = RunningEngine::run(engine);
+    let handle = running.handle();
     let is_followed = async || handle.source_status().state.is_following();
     eventually(PATIENCE, is_followed).await.unwrap_or_else(|_| panic!("{fault:?}: {:?}", handle.source_status()));
-    let end = database.commit(0, vec![SimChange::Insert(2, "two".to_owned())]);
-    has_rows(&handle, 2, end).await;
-    let _ = stop.send(());
-    task.await.unwrap();
+    let end = commit(&database, 0, 2, "two");
+    has_rows(handle, 2, end).await;
+    running.end().await;
 }
 
 async fn has_rows(handle: &EngineHandle, rows: u64, end: Lsn) {

@@ -7,50 +7,26 @@ use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::source::SourceEvent;
-use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyError, VerifyReport, VerifyTerms};
-use laredo_testkit::{SimChange, SimDatabase, eventually, sim_table};
+use laredo_engine::{TableHandle, TablePhase, VerifyError, VerifyReport, VerifyTerms};
+use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, stopped_clock, wait_until_reached};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::changes::{LockedRows, changes, written};
-use crate::reader::{JournalTestReader, wait_until_reached};
+use crate::support::{JournalTestReader, LockedRows, cases, changes, tables, written};
 
 /// The first ID of the rows that random commits do not change.
 const PLANTED: i64 = 1000;
 const LOOK: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: false };
 const HEAL: VerifyTerms = VerifyTerms { bytes_per_second: None, heals: true };
 
-struct VerifyTestEngine {
-    handle: EngineHandle,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+async fn start(database: &SimDatabase) -> RunningEngine {
+    let running = RunningEngine::start(database.clone(), tables(1), stopped_clock(CommitTime(7))).await.unwrap();
+    running.journal(0).await;
+    running
 }
 
-impl VerifyTestEngine {
-    async fn start(database: &SimDatabase) -> VerifyTestEngine {
-        let clock: laredo_engine::Clock = Arc::new(|| CommitTime(7));
-        let engine = Engine::prepare(database.clone(), vec![sim_table("t0")], clock).await.unwrap();
-        let handle = engine.handle();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(engine.run(async move {
-            let _ = stopped.await;
-        }));
-        handle.tables()[0].wait_journal().await.unwrap();
-        VerifyTestEngine { handle, stop, task }
-    }
-
-    fn table(&self) -> &TableHandle {
-        &self.handle.tables()[0]
-    }
-
-    async fn verify(&self, terms: VerifyTerms) -> Arc<VerifyReport> {
-        self.table().verify(terms).await.unwrap()
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
-    }
+async fn verify(running: &RunningEngine, terms: VerifyTerms) -> Arc<VerifyReport> {
+    running.table(0).verify(terms).await.unwrap()
 }
 
 #[derive(Clone, Debug)]
@@ -82,7 +58,7 @@ fn steps(disturbs: bool, touches: u32) -> impl Strategy<Value = Vec<VerifyTestSt
 type HiddenCommits = Vec<(Lsn, Vec<i64>)>;
 
 /// Applies the steps to a table, and shows every commit in the end.
-async fn play(steps: Vec<VerifyTestStep>, database: &SimDatabase, running: &VerifyTestEngine, truncates: bool) {
+async fn play(steps: Vec<VerifyTestStep>, database: &SimDatabase, running: &RunningEngine, truncates: bool) {
     let (mut hidden, mut locked) = (HiddenCommits::new(), LockedRows::new());
     let fitting = |seed, count, locked: &LockedRows| {
         let mut changes = changes(database, 0, seed, count, locked);
@@ -111,7 +87,7 @@ async fn play(steps: Vec<VerifyTestStep>, database: &SimDatabase, running: &Veri
                     database.commit(0, vec![SimChange::Touch(id)]);
                 }
             }
-            VerifyTestStep::Reload => assert!(running.table().reload("asked").await),
+            VerifyTestStep::Reload => assert!(running.table(0).reload("asked").await),
             VerifyTestStep::Restart => {
                 database.inject_event(SourceEvent::Restarted { reason: "slot lost".to_owned(), fork: None }).await
             }
@@ -145,9 +121,9 @@ async fn finds_nothing(steps: Vec<VerifyTestStep>, yields: u64) {
     database.slow_parts_down(yields);
     database.commit(0, (0..8).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
     database.commit(0, (PLANTED..PLANTED + 6).map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
-    let running = VerifyTestEngine::start(&database).await;
+    let running = start(&database).await;
     let (stop, stopped) = oneshot::channel();
-    let verifying = tokio::spawn(verify_on(running.table().clone(), stopped));
+    let verifying = tokio::spawn(verify_on(running.table(0).clone(), stopped));
     play(steps, &database, &running, true).await;
     stop.send(()).unwrap();
     for result in verifying.await.unwrap() {
@@ -156,12 +132,12 @@ async fn finds_nothing(steps: Vec<VerifyTestStep>, yields: u64) {
                 let VerifyReport { differing, suspects, unverified, .. } = *report;
                 assert_eq!((differing, suspects, unverified), (0, 0, 0), "{:?}", report.differences);
             }
-            Err(VerifyError::GivenUp(reason)) => assert!(reason.contains("again"), "{reason}"),
+            Err(VerifyError::GivenUp(reason)) => assert!(reason.contains("several times"), "{reason}"),
             Err(error) => panic!("{error}"),
         }
     }
-    assert_eq!(running.table().status().verify.differences, 0);
-    running.stop().await;
+    assert_eq!(running.table(0).status().verify.differences, 0);
+    running.end().await;
 }
 
 /// Returns the keys that differ, each with the kind of its difference.
@@ -175,7 +151,7 @@ async fn finds_what_is_planted(steps: Vec<VerifyTestStep>, kinds: [bool; 3], yie
     database.slow_parts_down(yields);
     let ids = (0..8).chain(PLANTED..PLANTED + 6);
     database.commit(0, ids.map(|id| SimChange::Insert(id, format!("first {id}"))).collect());
-    let running = VerifyTestEngine::start(&database).await;
+    let running = start(&database).await;
     let mut planted = BTreeMap::new();
     for (kind, change) in [
         ("different", SimChange::Update(PLANTED, "planted".to_owned())),
@@ -189,24 +165,24 @@ async fn finds_what_is_planted(steps: Vec<VerifyTestStep>, kinds: [bool; 3], yie
         planted.extend(written(std::slice::from_ref(&change)).into_iter().map(|id| (id, kind)));
         database.change_silently(0, vec![change]);
     }
-    let (report, ()) = tokio::join!(running.verify(LOOK), play(steps, &database, &running, false));
+    let (report, ()) = tokio::join!(verify(&running, LOOK), play(steps, &database, &running, false));
     assert_eq!((found(&report), report.unverified), (planted.clone(), 0));
     assert!(report.differences.iter().all(|row| (row.kind() == "different") == (row.columns == ["body"])));
-    let healing = running.verify(HEAL).await;
+    let healing = verify(&running, HEAL).await;
     assert_eq!(found(&healing), planted);
     healed(&database, &running).await;
-    running.stop().await;
+    running.end().await;
 }
 
 /// Waits until readers have the database's rows, and then verifies the table.
-async fn healed(database: &SimDatabase, running: &VerifyTestEngine) {
-    let journal = running.table().journal().unwrap();
+async fn healed(database: &SimDatabase, running: &RunningEngine) {
+    let journal = running.table(0).journal().unwrap();
     let is_healed = async || {
-        let is_live = running.table().status().phase == TablePhase::Live;
+        let is_live = running.phase(0) == TablePhase::Live;
         is_live && JournalTestReader::from_base(&journal).rows() == database.rows_at(0, database.end())
     };
     eventually(Duration::from_secs(60), is_healed).await.unwrap();
-    assert_eq!(running.verify(LOOK).await.differing, 0);
+    assert_eq!(verify(running, LOOK).await.differing, 0);
 }
 
 /// Runs a test on one thread or on several. On one thread, steps come between the rows of a part;
@@ -217,10 +193,6 @@ fn run(threads: usize, future: impl Future<Output = ()>) {
         _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap(),
     };
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), future).await.unwrap() });
-}
-
-fn cases() -> u32 {
-    if laredo_testkit::is_full() { 2000 } else { 150 }
 }
 
 proptest! {
@@ -243,35 +215,35 @@ proptest! {
 async fn a_table_that_differs_everywhere_is_reported_early_and_healed() {
     let database = SimDatabase::new(1);
     database.commit(0, (0..3000).map(|id| SimChange::Insert(id, "right".to_owned())).collect());
-    let running = VerifyTestEngine::start(&database).await;
+    let running = start(&database).await;
     database.change_silently(0, (0..3000).map(|id| SimChange::Update(id, "wrong".to_owned())).collect());
-    let report = running.verify(HEAL).await;
+    let report = verify(&running, HEAL).await;
     assert!(report.is_cut && report.differing >= 1000, "{} rows", report.differing);
     assert_eq!(report.differences.len(), VerifyReport::DIFFERENCES_MAX);
     healed(&database, &running).await;
-    let status = running.table().status().verify;
+    let status = running.table(0).status().verify;
     assert_eq!((status.passes, status.differences, status.failures), (2, report.differing, 0));
-    running.stop().await;
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_pass_runs_at_a_time_and_ends_with_those_who_asked() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
-    let running = VerifyTestEngine::start(&database).await;
-    let journal = running.table().journal().unwrap();
+    let running = start(&database).await;
+    let journal = running.table(0).journal().unwrap();
     // No snapshot sees this commit, so a pass waits for it.
     let hidden = database.commit_unseen(vec![(0, SimChange::Insert(2, "two".to_owned()))]);
     wait_until_reached(&journal, hidden).await;
-    let table = running.table().clone();
+    let table = running.table(0).clone();
     let first = tokio::spawn(async move { table.verify(LOOK).await });
-    eventually(Duration::from_secs(60), async || running.table().status().verify.running.is_some()).await.unwrap();
-    assert_eq!(running.table().verify(LOOK).await, Err(VerifyError::Busy));
+    eventually(Duration::from_secs(60), async || running.table(0).status().verify.running.is_some()).await.unwrap();
+    assert_eq!(running.table(0).verify(LOOK).await, Err(VerifyError::Busy));
     first.abort();
-    eventually(Duration::from_secs(60), async || running.table().status().verify.running.is_none()).await.unwrap();
+    eventually(Duration::from_secs(60), async || running.table(0).status().verify.running.is_none()).await.unwrap();
     database.make_visible(hidden);
-    assert_eq!(running.verify(LOOK).await.differing, 0);
-    running.stop().await;
+    assert_eq!(verify(&running, LOOK).await.differing, 0);
+    running.end().await;
 }
 
 /// The stream never comes past what was read, so the rows can never be compared.
@@ -279,14 +251,14 @@ async fn one_pass_runs_at_a_time_and_ends_with_those_who_asked() {
 async fn a_pass_is_given_up_while_the_stream_stays_behind() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![SimChange::Insert(1, "followed".to_owned())]);
-    let running = VerifyTestEngine::start(&database).await;
-    running.handle.pause(true);
+    let running = start(&database).await;
+    running.handle().pause(true);
     database.commit(0, vec![SimChange::Insert(2, "not followed".to_owned())]);
     let an_hour = Duration::from_secs(3600);
-    let outcome = tokio::time::timeout(an_hour, running.table().verify(LOOK)).await.expect("the pass ends");
+    let outcome = tokio::time::timeout(an_hour, running.table(0).verify(LOOK)).await.expect("the pass ends");
     let Err(VerifyError::GivenUp(reason)) = outcome else { panic!("{outcome:?}") };
     assert!(reason.contains("the table's lag"), "{reason}");
-    running.handle.pause(false);
-    assert_eq!(running.verify(LOOK).await.differing, 0, "the stream has caught up");
-    running.stop().await;
+    running.handle().pause(false);
+    assert_eq!(verify(&running, LOOK).await.differing, 0, "the stream has caught up");
+    running.end().await;
 }

@@ -1,7 +1,8 @@
 //! The output of a change as one line: for people, or as JSON.
 
 use laredo_client::{CommitTime, Lsn, RowRef};
-use laredo_core::{HexCells, ProjectError, Schema, TupleRef, Value, show_row};
+use laredo_core::{Schema, TupleRef};
+use laredo_values::{HexCells, ProjectError, Value, show_row};
 use prost_types::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 

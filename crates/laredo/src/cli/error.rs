@@ -7,8 +7,9 @@ use std::time::Duration;
 use laredo_archive::AwsProfileError;
 use laredo_archive::{ArchiveReadError, DestinationError, FormatError};
 use laredo_client::{ReplicaError, StartError};
-use laredo_core::{ProjectError, TableName};
+use laredo_core::TableName;
 use laredo_postgres::{ConnectionStringError, RestoreError};
+use laredo_values::ProjectError;
 
 /// A reason why a command failed. All but a broken pipe end the process with exit code 2.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use laredo_core::CommitTime;
@@ -166,6 +166,5 @@ fn say_what_is_not_active(config: &ServerConfig) {
 
 #[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
 fn now() -> CommitTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    CommitTime::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    CommitTime::from(SystemTime::now())
 }

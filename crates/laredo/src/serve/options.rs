@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{MatchCondition, Pattern, Predicate, Sequence, TableName, Value};
+use laredo_core::{Sequence, TableName};
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
@@ -12,6 +12,7 @@ use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, ConnectionStringError, PostgresOptions, PublicationOptions};
 use laredo_server::BufferOptions;
+use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 use rand::Rng;
 use rand::rngs::StdRng;
 

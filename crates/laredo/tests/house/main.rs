@@ -1,6 +1,7 @@
 //! The project's rules that a compiler does not check. They concern dependencies between crates,
 //! the lengths of files, links, and references to paths outside of the project.
 
+mod modules;
 mod names;
 mod style;
 
@@ -14,7 +15,9 @@ use regex::Regex;
 /// The packages that a crate must not depend on, even indirectly. ARCHITECTURE.md has the
 /// reasons.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("laredo-client", &["laredo-engine", "laredo-postgres", "laredo-archive"]),
+    ("laredo-core", &["laredo-values", "postgres-types", "regex", "serde_json"]),
+    ("laredo-client", &["laredo-values", "laredo-engine", "laredo-postgres", "laredo-archive", "regex"]),
+    ("laredo-values", &["laredo-proto", "laredo-engine"]),
     ("laredo-engine", &["tonic", "tokio-postgres"]),
     ("laredo-archive", &["laredo-server", "laredo-engine"]),
 ];

@@ -73,6 +73,27 @@ fn what_is_not_plain_is_found() {
 }
 
 #[test]
+fn messages_are_plain() {
+    let unusual = Regex::new(UNUSUAL).unwrap();
+    let mut wrong = Vec::new();
+    for path in files() {
+        let name = path.to_string_lossy();
+        let is_program = name.ends_with(".rs") && name.contains("/src/") && !name.contains("tests");
+        let Some(text) = read(&path).filter(|_| is_program) else { continue };
+        let unusual_ones = messages(&text).into_iter().filter(|message| unusual.is_match(message));
+        wrong.extend(unusual_ones.map(|message| format!("{name}: {message}")));
+    }
+    assert!(wrong.is_empty(), "{} messages use unusual words:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn messages_are_found() {
+    let code = "/// A \"first told\" one.\nlet a = \"told \\\"once\\\" only\";\nlet b = '\"'; // \"no more\"\n\
+                let c = \"told\";\nwarn!(\n    \"a b \\\n     c\"\n);\n#[cfg(test)]\nmod tests {\n    let d = \"d e\";\n}\n";
+    assert_eq!(messages(code), [r#"told \"once\" only"#, "a b \\\n     c"]);
+}
+
+#[test]
 fn sentences_of_documents_are_short() {
     let mut wrong = Vec::new();
     for path in files() {
@@ -116,6 +137,17 @@ fn sentences(document: &str) -> Vec<String> {
     let prose: Vec<String> = paragraphs.filter(|paragraph| !paragraph.starts_with(['#', '|'])).collect();
     let lines = replaced(prose.join("\n"), r#"([.!?:][)"*_]?) "#, "$1\n");
     lines.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// Returns the string literals of a source file that have more than one word, without its tests.
+fn messages(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    // The first two alternatives keep a quote in a character or a comment from opening a literal.
+    let literal = Regex::new(r#"'\\?"'|// .*|"((?:[^"\\]|\\(?s:.))*)""#).unwrap();
+    let code = code.join("\n");
+    let texts = literal.captures_iter(&code).filter_map(|found| found.get(1)).map(|text| text.as_str().to_owned());
+    texts.filter(|text| text.contains(' ')).collect()
 }
 
 /// Returns the lines of a source file that are comments.

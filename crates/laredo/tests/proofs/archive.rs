@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use laredo_archive::{Archive, ArchivePoint, FolderDestination, ReadProgress};
-use laredo_core::{KeyColumns, Lsn, Tuple, project_row};
+use laredo_core::{KeyColumns, Lsn, Tuple};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable, WorkloadTableShape};
 use laredo_testkit::{eventually, is_full, oracle};
+use laredo_values::project_row;
 use serde_json::{Value, json};
 
 use super::restarts::with_durable_journal;

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use laredo_archive::{Archive, ArchivePoint, FolderDestination, ReadProgress};
-use laredo_core::{TableName, Tuple, project_row};
+use laredo_core::{TableName, Tuple};
 use laredo_testkit::oracle::{OracleRows, flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use laredo_values::project_row;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::Client;

@@ -218,7 +218,7 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'laredo_tables'";
     let filler = disk.fill().unwrap();
     sql.batch_execute("INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1000, 1200) i").await.unwrap();
-    server.process.wait_for_line("the journal cannot be kept for now").await.unwrap();
+    server.process.wait_for_line("the journal cannot be written for now").await.unwrap();
     let before = cluster.psql(confirmed).unwrap();
     // The table is still served, and nothing is acknowledged.
     sql.batch_execute("UPDATE a SET v = 'served' WHERE id < 10").await.unwrap();
@@ -227,7 +227,7 @@ async fn a_full_disk_under_a_journal_is_lived_through() {
     assert_eq!(code(&server, "/health/ready").await, 200);
     assert_eq!(cluster.psql(confirmed).unwrap(), before);
     drop(filler);
-    server.process.wait_for_line("the journal is kept again").await.unwrap();
+    server.process.wait_for_line("the journal is written again").await.unwrap();
     let moved = async || cluster.psql(confirmed).unwrap() > before;
     sql.batch_execute("INSERT INTO b SELECT i, 'more' FROM generate_series(1000, 1100) i").await.unwrap();
     eventually(PATIENCE, moved).await.unwrap();

@@ -76,13 +76,13 @@ async fn a_value_in_any_spelling_finds_its_row() {
     for (predicate, reason) in [
         (
             ColumnPredicate::equals("u", "x"),
-            "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is none of its values",
+            "`filters[0]` is malformed: column `u` is of type uuid: \"x\" is not one of its values",
         ),
         (ColumnPredicate::equals("at", "2024-01-01"), "a timestamp with its zone (2024-01-31T04:05:06Z)"),
         (ColumnPredicate::equals("m", "m".repeat(64)), "this is not how a label (63 bytes at most) is written"),
         (
             ColumnPredicate::any_of("n", ["1", "one"]),
-            "\"one\" is none of its values: this is not how a number is written",
+            "\"one\" is not one of its values: this is not how a number is written",
         ),
         (ColumnPredicate::prefix("day", "2024"), "column `day` is of type date: it is not text"),
     ] {
@@ -152,7 +152,7 @@ async fn a_filter_is_read_again_where_its_column_changes() {
     let both = async || stays.view().len() == 2;
     eventually(PATIENCE, both).await.unwrap();
     let reason = refusal(&ends).await;
-    assert!(reason.contains("column `v` is of type numeric: \"five\" is none of its values"), "{reason}");
+    assert!(reason.contains("column `v` is of type numeric: \"five\" is not one of its values"), "{reason}");
     assert_eq!(stays.status().connects, 1, "{:?}", stays.status());
 }
 
@@ -163,11 +163,11 @@ async fn a_configured_filter_that_means_nothing_is_refused_before_anything_is_ma
     for (filter, reason) in [
         (
             "type = field-equals, field = u, value = x",
-            "filters[0]: column `u` is of type uuid: \"x\" is none of its values",
+            "filters[0]: column `u` is of type uuid: \"x\" is not one of its values",
         ),
         (
             "type = field-equals, field = c, value = true",
-            "column `c` is of type character(3): true is none of its values",
+            "column `c` is of type character(3): true is not one of its values",
         ),
         ("type = field-equals, field = at, value = \"2024-01-01\"", "a timestamp with its zone"),
         ("type = field-prefix, field = day, prefix = \"2024\"", "column `day` is of type date: it is not text"),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use laredo_client::{RowRef, View};
-use laredo_core::{Schema, Tuple, project_row};
+use laredo_core::{Schema, Tuple};
 use laredo_testkit::oracle::{OracleRows, key_bytes};
+use laredo_values::project_row;
 
 use super::simple::{JsonRow, key_of};
 

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use laredo_core::{TableName, Value};
+use laredo_core::TableName;
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
     ColumnDefinition, FieldPredicate, ReplicationJournalEntry, SchemaChangeNotification, SyncMode, SyncRequest,
     SyncResponse,
 };
+use laredo_values::Value;
 use prost_types::{Struct, value::Kind};
 use tokio::task::JoinHandle;
 

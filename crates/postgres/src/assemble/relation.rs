@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use laredo_core::{Oid, TableName};
-use laredo_engine::source::{RelationShape, SourceEvent, TableIndex};
+use laredo_engine::source::{SourceEvent, TableIndex};
+use laredo_engine::spool::RelationShape;
 
 use crate::pgoutput::Relation;
+use crate::relation_identity::{RelationIdentity, ReplicaIdentity};
 
 /// The followed tables, and every relation that was announced.
 ///
@@ -23,7 +25,7 @@ pub(super) struct RelationCatalog {
     relations: HashMap<Oid, AnnouncedRelation>,
     announcements: u64,
     /// True if an announcement since the last check named a followed table.
-    pub(super) announced: bool,
+    announced: bool,
 }
 
 /// A relation that the stream has announced.
@@ -62,18 +64,6 @@ pub struct TableRoute {
 
 /// The routes of the tables that were copied, in this run or an earlier one.
 pub type TableRoutes = BTreeMap<TableIndex, TableRoute>;
-
-/// The OID of a relation and its replica identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelationIdentity {
-    /// The OID in `pg_class`.
-    pub oid: Oid,
-    /// The value of `relreplident`.
-    pub replica_identity: u8,
-    /// The names of the key columns, in the table's order. Empty for `REPLICA IDENTITY FULL`, where
-    /// every column is part of the identity.
-    pub key: Vec<String>,
-}
 
 impl RelationCatalog {
     pub(super) fn new(tables: impl IntoIterator<Item = TableName>) -> RelationCatalog {
@@ -117,7 +107,7 @@ impl RelationCatalog {
                 }
                 None if is_taken() => {
                     table.route = None;
-                    let reason = format!("{} lost its table to another name", table.name);
+                    let reason = format!("the table that was followed as {} has another name now", table.name);
                     events.push_back(SourceEvent::Moved { table: index, reason, definition: None });
                 }
                 None => continue,
@@ -139,6 +129,11 @@ impl RelationCatalog {
         self.by_oid.get(&oid).copied()
     }
 
+    /// Returns true if an announcement since the last call named a followed table.
+    pub(super) fn take_announced(&mut self) -> bool {
+        std::mem::take(&mut self.announced)
+    }
+
     pub(super) fn get(&self, oid: Oid) -> Option<&AnnouncedRelation> {
         self.relations.get(&oid)
     }
@@ -152,7 +147,7 @@ impl RelationCatalog {
         self.announcements += 1;
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
         let named = self.by_name.get(&TableName::new(schema, relation.name)).copied();
-        let identity = RelationIdentity::of(relation);
+        let identity = relation.identity();
         if let Some(table) = named
             && self.tables[table.0].route.is_none()
             && !self.by_oid.contains_key(&relation.oid)
@@ -198,7 +193,7 @@ impl RelationCatalog {
             return None;
         }
         let before = before.as_ref().or(copied)?;
-        let reason = format!("{name} told its rows apart by {before} and now does by {identity}");
+        let reason = format!("the rows of {name} were identified by {before}, and are now identified by {identity}");
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
@@ -210,7 +205,7 @@ impl RelationCatalog {
             return None;
         }
         let before = route.as_ref()?.identity.oid;
-        let reason = format!("{name} is another table now: its number in pg_class was {before} and is {oid}");
+        let reason = format!("{name} is another table now: its OID was {before} and is {oid}");
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
@@ -227,49 +222,14 @@ impl RelationCatalog {
     }
 }
 
-impl RelationIdentity {
-    fn of(relation: &Relation<'_>) -> RelationIdentity {
-        let key = relation.columns.iter().filter(|column| column.is_key);
-        RelationIdentity {
-            oid: relation.oid,
-            replica_identity: relation.replica_identity,
-            // With FULL, every column is part of the key: adding or dropping a column leaves the
-            // identity unchanged.
-            key: match relation.replica_identity {
-                b'f' => Vec::new(),
-                _ => key.map(|column| column.name.to_owned()).collect(),
-            },
-        }
-    }
-
-    fn is_usable(&self) -> bool {
-        match self.replica_identity {
-            b'f' => true,
-            b'n' => false,
-            _ => !self.key.is_empty(),
-        }
-    }
-}
-
-impl std::fmt::Display for RelationIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.replica_identity {
-            b'f' => f.write_str("the whole old row (REPLICA IDENTITY FULL)"),
-            _ if !self.is_usable() => f.write_str("nothing"),
-            b'i' => write!(f, "({}) of an index", self.key.join(", ")),
-            _ => write!(f, "({}) of the primary key", self.key.join(", ")),
-        }
-    }
-}
-
 fn broken(name: &TableName, identity: &RelationIdentity) -> String {
     let what = match identity.replica_identity {
-        b'n' => "has REPLICA IDENTITY NOTHING",
-        b'i' => "has lost the index of its replica identity",
-        _ => "has lost its primary key",
+        ReplicaIdentity::Nothing => "has REPLICA IDENTITY NOTHING",
+        ReplicaIdentity::Index => "has lost the index of its replica identity",
+        ReplicaIdentity::Default | ReplicaIdentity::Full => "has lost its primary key",
     };
     format!(
-        "{name} {what}, so its updates and deletes no longer say which row they concern. Run ALTER TABLE {quoted} ADD \
+        "{name} {what}, so its updates and deletes no longer identify their row; run ALTER TABLE {quoted} ADD \
          PRIMARY KEY (...) and ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT, or ALTER TABLE {quoted} REPLICA \
          IDENTITY FULL and name the columns in key_fields",
         quoted = name.quoted()

@@ -5,12 +5,12 @@ use crate::transport::{SqlConnection, TransportError};
 
 /// A transaction that has written a table and has not ended.
 #[derive(Clone, Debug)]
-pub(crate) struct WritingTransaction {
+pub(super) struct WritingTransaction {
     /// The transaction ID. It stays when a transaction is prepared and no longer belongs to a
     /// process. A transaction without an ID has not written.
     xid: String,
     /// A description of the transaction for people.
-    pub(crate) who: String,
+    pub(super) who: String,
 }
 
 /// Returns the open transactions that have written these tables or their partitions.

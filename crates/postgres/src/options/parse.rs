@@ -129,7 +129,7 @@ fn url(rest: &str) -> Result<OptionPairs, ConnectionStringError> {
         (Some(pairs), None) => Ok(pairs),
         // The error itself could show a part of the password.
         _ if !others.is_empty() => Err(syntax(
-            "it can be read in no way or in several; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
+            "the URL is invalid or ambiguous; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
         )),
         _ => Err(error),
     }
@@ -184,7 +184,7 @@ fn host_and_port(text: &str) -> Result<(&str, &str), ConnectionStringError> {
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             if host.contains(|c: char| c.is_whitespace() || "@#[]&=".contains(c)) {
-                return Err(syntax("a host name has no such characters"));
+                return Err(syntax("a host name contains no blanks and none of @ # [ ] & ="));
             }
             (host, port)
         }
@@ -378,8 +378,10 @@ fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<PostgresTls
     Ok(PostgresTlsOptions { mode, roots, certificate, key })
 }
 
-fn number<T: FromStr>(key: &'static str, text: &str, wanted: &str) -> Result<T, ConnectionStringError> {
-    text.trim().parse().map_err(|_| ConnectionStringError::Value { key, problem: format!("`{text}` is not {wanted}") })
+fn number<T: FromStr>(key: &'static str, text: &str, expected: &str) -> Result<T, ConnectionStringError> {
+    text.trim()
+        .parse()
+        .map_err(|_| ConnectionStringError::Value { key, problem: format!("`{text}` is not {expected}") })
 }
 
 fn choice(key: &'static str, found: &str, possible: &str) -> ConnectionStringError {

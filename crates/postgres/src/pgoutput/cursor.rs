@@ -20,10 +20,10 @@ pub struct PgoutputDecodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PgoutputProblem {
     /// The message ends too early.
-    #[error("{wanted} more bytes belong here and {left} are left")]
+    #[error("{expected} more bytes are expected and {left} are left")]
     Short {
         /// The number of bytes that should follow.
-        wanted: usize,
+        expected: usize,
         /// The number of bytes that follow.
         left: usize,
     },
@@ -34,7 +34,7 @@ pub enum PgoutputProblem {
     #[error("there is no message of kind {0:#04x}")]
     Unknown(u8),
     /// A prepared transaction. PostgreSQL sends them only through a slot made with `two_phase`.
-    #[error("message {:?} announces a prepared transaction: the slot was made with two_phase, drop it and let laredo make it", char::from(*.0))]
+    #[error("message {:?} belongs to a prepared transaction, because the slot was created with two_phase; drop the slot, and laredo creates it", char::from(*.0))]
     TwoPhase(u8),
     /// A length or count below zero.
     #[error("length {0} is impossible")]
@@ -45,6 +45,9 @@ pub enum PgoutputProblem {
     /// A cell kind that does not exist.
     #[error("there is no cell of kind {0:#04x}")]
     Cell(u8),
+    /// A kind of replica identity that does not exist.
+    #[error("there is no replica identity of kind {0:#04x}")]
+    ReplicaIdentity(u8),
     /// A text without its terminating zero.
     #[error("the text does not end")]
     Endless,
@@ -69,6 +72,11 @@ fn name(kind: u8) -> &'static str {
         b'E' => "Stream Stop",
         b'c' => "Stream Commit",
         b'A' => "Stream Abort",
+        b'b' => "Begin Prepare",
+        b'P' => "Prepare",
+        b'K' => "Commit Prepared",
+        b'r' => "Rollback Prepared",
+        b'p' => "Stream Prepare",
         _ => "of an unknown kind",
     }
 }
@@ -83,10 +91,6 @@ pub(super) struct PgoutputCursor<'a> {
 impl<'a> PgoutputCursor<'a> {
     pub(super) fn new(message: &'a [u8]) -> PgoutputCursor<'a> {
         PgoutputCursor { message, rest: message }
-    }
-
-    pub(super) fn kind(&mut self) -> Result<u8, PgoutputDecodeError> {
-        self.u8()
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, PgoutputDecodeError> {
@@ -168,9 +172,9 @@ impl<'a> PgoutputCursor<'a> {
     }
 
     #[cold]
-    fn short(&self, wanted: usize) -> PgoutputDecodeError {
+    fn short(&self, expected: usize) -> PgoutputDecodeError {
         let left = self.rest.len();
-        self.error_back(0, PgoutputProblem::Short { wanted, left })
+        self.error_back(0, PgoutputProblem::Short { expected, left })
     }
 
     #[cold]

@@ -59,13 +59,11 @@ fn inside_a_streamed_block_messages_have_an_id() {
 fn the_small_messages() {
     let mut decoder = PgoutputDecoder::new();
     let committed_at = CommitTime(1_000_000);
+    let record = CommitRecord { begins: Lsn(16), end: Lsn(24), committed_at };
     let expected = [
         (bytes::begin(3, 16), PgoutputMessage::Begin { xid: 3, commit: Lsn(16), committed_at }),
-        (bytes::commit(16), PgoutputMessage::Commit { commit: Lsn(16), end: Lsn(24), committed_at }),
-        (
-            bytes::stream_commit(3, 16),
-            PgoutputMessage::StreamCommit { xid: 3, commit: Lsn(16), end: Lsn(24), committed_at },
-        ),
+        (bytes::commit(16), PgoutputMessage::Commit(record)),
+        (bytes::stream_commit(3, 16), PgoutputMessage::StreamCommit { xid: 3, record }),
         (bytes::stream_abort(3, 4), PgoutputMessage::StreamAbort { xid: 3, subtransaction: 4 }),
         (
             MessageBuilder::new(b'O').u64(5).text("elsewhere").0,
@@ -93,7 +91,7 @@ fn a_relation_names_its_columns_and_key() {
         panic!("not a relation")
     };
     assert_eq!((relation.oid, relation.schema, relation.name), (7, "public", "users"));
-    assert_eq!(relation.replica_identity, b'd');
+    assert_eq!(relation.replica_identity, ReplicaIdentity::Default);
     let columns: Vec<_> = relation.columns.iter().map(|c| (c.is_key, c.name)).collect();
     assert_eq!(columns, [(true, "id"), (false, "näme")]);
     assert_eq!((relation.columns[0].type_oid, relation.columns[0].type_modifier), (25, -1));
@@ -101,12 +99,12 @@ fn a_relation_names_its_columns_and_key() {
 
 #[test]
 fn errors_say_where_and_what() {
-    let cases: [(Vec<u8>, &str); 9] = [
-        (vec![], "pgoutput message of an unknown kind, byte 0 of 0: 1 more bytes belong here and 0 are left"),
+    let cases: [(Vec<u8>, &str); 10] = [
+        (vec![], "pgoutput message of an unknown kind, byte 0 of 0: 1 more bytes are expected and 0 are left"),
         (b"?".to_vec(), "pgoutput message of an unknown kind, byte 0 of 1: there is no message of kind 0x3f"),
         (
             bytes::begin(1, 1)[..20].to_vec(),
-            "pgoutput message Begin, byte 17 of 20: 4 more bytes belong here and 3 are left",
+            "pgoutput message Begin, byte 17 of 20: 4 more bytes are expected and 3 are left",
         ),
         (
             [bytes::stream_stop(), vec![1, 2]].concat(),
@@ -131,6 +129,10 @@ fn errors_say_where_and_what() {
         (
             MessageBuilder::new(b'R').u32(7).u8(0xff).u8(0).0,
             "pgoutput message Relation, byte 5 of 7: the name is not UTF-8",
+        ),
+        (
+            bytes::relation(None, 7, "t", b'z', &[]),
+            "pgoutput message Relation, byte 14 of 17: there is no replica identity of kind 0x7a",
         ),
     ];
     for (message, expected) in cases {

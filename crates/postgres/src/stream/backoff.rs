@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use laredo_core::grown_delay;
 use rand::Rng;
 
 /// The options for making a lost connection again.
@@ -21,8 +22,8 @@ impl Default for ReconnectOptions {
     fn default() -> ReconnectOptions {
         ReconnectOptions {
             attempts_max: None,
-            backoff_initial: Duration::from_millis(500),
-            backoff_max: Duration::from_secs(30),
+            backoff_initial: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
             multiplier: 2.0,
         }
     }
@@ -36,10 +37,8 @@ impl ReconnectOptions {
         if self.attempts_max.is_some_and(|max| failed >= max) {
             return None;
         }
-        let exponent = i32::try_from(failed).unwrap_or(i32::MAX);
-        let factor = self.multiplier.max(1.0).powi(exponent);
-        let seconds = (self.backoff_initial.as_secs_f64() * factor).min(self.backoff_max.as_secs_f64());
-        Some(Duration::from_secs_f64(seconds * rng.random_range(0.5..=1.0)))
+        let delay = grown_delay(self.backoff_initial, self.backoff_max, self.multiplier, failed);
+        Some(delay.mul_f64(rng.random_range(0.5..=1.0)))
     }
 }
 

@@ -26,11 +26,11 @@ pub(super) enum StreamError {
         common: Lsn,
     },
     /// The server is in recovery, so the end of its WAL does not count yet.
-    #[error("the server is a standby, or still recovers what it wrote")]
+    #[error("the server is a standby, or still in recovery")]
     Recovering,
-    #[error("PostgreSQL ended the stream: it shuts down")]
+    #[error("PostgreSQL ended the stream, because it shuts down")]
     Ended,
-    #[error("PostgreSQL has been silent for {0:?}")]
+    #[error("PostgreSQL has sent nothing for {0:?}")]
     Silent(Duration),
     /// Another process streams from the slot.
     #[error("{0}")]
@@ -40,12 +40,12 @@ pub(super) enum StreamError {
     Lingering(i32),
     /// The consumer accepted nothing for too long, or a definition could not be checked. The
     /// connection is closed, so that PostgreSQL can shut down.
-    #[error("no room for what commits since {0:?}")]
+    #[error("no event was accepted for {0:?}")]
     NoRoom(Duration),
     /// An operator reset the source. The next connection creates the slot again.
     #[error("an operator reset the source")]
     Reset,
-    #[error("nobody takes the events any more")]
+    #[error("the receiver of the events was dropped")]
     Closed,
 }
 
@@ -54,7 +54,7 @@ impl StreamError {
         match self {
             // The start of the next connection finds out more about these errors.
             StreamError::Transport(error) => {
-                let unusable = error.server().is_some_and(|server| server.code == "55000");
+                let unusable = self.sqlstate() == Some("55000");
                 let unreadable = self.is_internal() || self.is_beyond_limit() || self.concerns_slot_or_publication();
                 error.is_transient() || unusable || unreadable
             }
@@ -82,38 +82,60 @@ impl StreamError {
             StreamError::Assemble(PgoutputAssemblyError::Mismatch(mismatch)) => {
                 Some((mismatch.to_string(), mismatch.common))
             }
-            _ => None,
+            StreamError::Assemble(
+                PgoutputAssemblyError::Decode(_)
+                | PgoutputAssemblyError::Order { .. }
+                | PgoutputAssemblyError::Unannounced(_)
+                | PgoutputAssemblyError::Cells { .. }
+                | PgoutputAssemblyError::Spool(_),
+            )
+            | StreamError::Transport(_)
+            | StreamError::Definite(_)
+            | StreamError::Recovering
+            | StreamError::Ended
+            | StreamError::Silent(_)
+            | StreamError::Held(_)
+            | StreamError::Lingering(_)
+            | StreamError::NoRoom(_)
+            | StreamError::Reset
+            | StreamError::Closed => None,
         }
     }
 
     /// Returns true for an internal error of PostgreSQL (SQLSTATE class XX). The next attempt may
     /// succeed or fail in the same way.
     pub(super) fn is_internal(&self) -> bool {
-        match self {
-            StreamError::Transport(error) => error.server().is_some_and(|server| server.code.starts_with("XX")),
-            _ => false,
-        }
+        self.sqlstate().is_some_and(|code| code.starts_with("XX"))
     }
 
     /// Returns true if a change is too large for PostgreSQL to send. The old and the new row have
     /// to fit into one message of 1 GB. Each attempt fails in the same way.
     pub(super) fn is_beyond_limit(&self) -> bool {
-        match self {
-            StreamError::Transport(error) => error.server().is_some_and(|server| server.code == "54000"),
-            _ => false,
-        }
+        self.sqlstate() == Some("54000")
     }
 
     /// Returns true if PostgreSQL cannot find the slot, the publication, or WAL that the slot
     /// needs. PostgreSQL looks up the publication as of each change. A publication created after
     /// the slot is therefore missing permanently.
     pub(super) fn concerns_slot_or_publication(&self) -> bool {
+        matches!(self.sqlstate(), Some("42704" | "58P01"))
+    }
+
+    /// Returns the SQLSTATE of an error that PostgreSQL reported.
+    fn sqlstate(&self) -> Option<&str> {
         match self {
-            StreamError::Transport(error) => {
-                let code = error.server().map(|server| server.code.as_str());
-                matches!(code, Some("42704" | "58P01"))
-            }
-            _ => false,
+            StreamError::Transport(error) => error.server().map(|server| server.code.as_str()),
+            StreamError::Assemble(_)
+            | StreamError::Definite(_)
+            | StreamError::Forked { .. }
+            | StreamError::Recovering
+            | StreamError::Ended
+            | StreamError::Silent(_)
+            | StreamError::Held(_)
+            | StreamError::Lingering(_)
+            | StreamError::NoRoom(_)
+            | StreamError::Reset
+            | StreamError::Closed => None,
         }
     }
 }

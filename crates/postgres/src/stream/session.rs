@@ -5,7 +5,7 @@ use laredo_core::{Lsn, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
-use super::proof::HistoryProof;
+use crate::history_proof::HistoryProof;
 use crate::transport::{ReplicationReader, ReplicationWriter};
 
 #[derive(Debug)]

@@ -4,37 +4,24 @@ use laredo_core::{Lsn, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceIdentity;
 
+use super::StreamOptions;
 use super::error::StreamError;
-use super::proof::{KeptTable, SentCommits, StreamBeginning};
 use super::session::ReplicationSession;
-use super::{SourceSignals, StreamOptions};
+use crate::catalog::quoted;
 use crate::ddl::DdlWatch;
+use crate::history_proof::{KeptTable, SentCommits, StreamBeginning};
 use crate::options::SessionWork;
+use crate::signals::SourceSignals;
+use crate::slot::{self, SlotMode};
 use crate::transport::{ReplicationConnection, TextRow, TransportError};
-use crate::{identity, publication, slot};
-
-/// The replication slot that is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SlotMode {
-    /// A slot with this name that stays in the database and keeps what was not acknowledged.
-    Stateful {
-        /// The name of the slot: lower-case letters, digits and underscores.
-        name: String,
-    },
-    /// A slot that exists as long as its connection. After a lost connection every table is copied
-    /// again.
-    Ephemeral {
-        /// The start of the slot's name. The rest makes it unique.
-        name_prefix: String,
-    },
-}
+use crate::{identity, publication};
 
 /// The state from which the connections of one stream are started.
 pub(super) struct StreamStarter<'a> {
     options: &'a StreamOptions,
     /// The position where the stream resumes. Before the first slot it is the position of an
     /// earlier run, or `None`.
-    pub(super) resume: Option<Lsn>,
+    resume: Option<Lsn>,
     /// True if this run has had a slot.
     has_slot: bool,
     /// The identity of the database at the last check.
@@ -159,7 +146,7 @@ impl<'a> StreamStarter<'a> {
     }
 
     /// Returns the highest position that was reported.
-    pub(super) fn told(&self) -> Lsn {
+    pub(super) fn reported(&self) -> Lsn {
         let kept = self.kept.iter().map(|kept| kept.position).max();
         self.resume.unwrap_or_default().max(kept.unwrap_or_default())
     }
@@ -182,7 +169,7 @@ impl<'a> StreamStarter<'a> {
         found.slot = self.slot(&mut connection, &name).await?;
         found.suspect = self.suspicion(&mut connection).await?;
         found.is_reset = self.reset;
-        signals.retention.send_modify(|known| known.slot.clone_from(&name));
+        signals.set_slot_name(&name);
         let is_same_server = self.proven_with.as_ref() == Some(&found.started);
         let is_server_restarted = self.proven_with.is_some() && !is_same_server;
         let (begins, floor, restarted, lost) = match plan(&name, &found, self.resume) {
@@ -201,16 +188,14 @@ impl<'a> StreamStarter<'a> {
         let is_new = restarted.is_some() || !self.has_slot;
         let unproven = (restarted.is_some() && !is_same_server).then(|| Fork {
             common: Lsn::ZERO,
-            abandoned: signals.abandoned(self.told()),
+            abandoned: signals.abandoned(self.reported()),
             is_certain: false,
         });
         self.reset = false;
-        lost.iter().for_each(|reason| signals.lost(reason));
+        lost.iter().for_each(|reason| signals.record_loss(reason));
         // A slot that is continued keeps what it kept: copies need not wait again for earlier
         // writers.
-        if !std::mem::replace(&mut self.has_slot, true) || restarted.is_some() {
-            signals.slots.send_modify(|slots| *slots += 1);
-        }
+        let is_other_slot = !std::mem::replace(&mut self.has_slot, true) || restarted.is_some();
         // Copies may begin now. If this connection fails before it streams, the position where its
         // slot begins must not be forgotten.
         let resume = match (self.resume, &restarted) {
@@ -218,7 +203,7 @@ impl<'a> StreamStarter<'a> {
             _ => begins.from,
         };
         self.resume.get_or_insert(resume);
-        signals.has_slot.send_replace(true);
+        signals.record_slot(is_other_slot);
         let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
         let recent = Xid(field(&connection.simple_query(sql).await?, 0, "pg_snapshot_xmax")?);
         let has_messages = self.options.ddl == DdlWatch::Trigger;
@@ -297,7 +282,7 @@ impl<'a> StreamStarter<'a> {
         connection: &mut ReplicationConnection,
         found: &ObservedServer,
     ) -> Result<(), StreamError> {
-        let told = self.told();
+        let reported = self.reported();
         let Some(identity) = &mut self.identity else {
             self.identity = Some(identity::read_identity_on(connection).await?);
             return Ok(());
@@ -310,7 +295,7 @@ impl<'a> StreamStarter<'a> {
         (identity.timeline, identity.written) = (found.timeline, found.wal_end);
         identity.server_started.clone_from(&found.started);
         let left = identity.history.iter().find(|(of, _)| *of == timeline).map(|(_, at)| *at);
-        match another_history(found, told, timeline, left) {
+        match another_history(found, reported, timeline, left) {
             Some(what) => return Err(StreamError::Forked { what, common: left.unwrap_or_default() }),
             None if is_promoted => self.promoted = Some(identity.clone()),
             None => {}
@@ -335,7 +320,7 @@ impl<'a> StreamStarter<'a> {
         match connection.simple_query(&sql).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_transient() => Err(error.into()),
-            Err(error) => Err(StreamError::Definite(format!("{error}; as a role that may, run {sql}"))),
+            Err(error) => Err(StreamError::Definite(format!("{error}; as a role with the privilege, run {sql}"))),
         }
     }
 
@@ -434,22 +419,22 @@ impl<'a> StreamStarter<'a> {
 
 /// Returns a description of the event if the server's history does not contain the highest reported
 /// position on `timeline`.
-fn another_history(found: &ObservedServer, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
-    if told == Lsn::ZERO {
+fn another_history(found: &ObservedServer, reported: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
+    if reported == Lsn::ZERO {
         return None;
     }
-    if found.timeline != timeline && left.is_none_or(|left| told > left) {
+    if found.timeline != timeline && left.is_none_or(|left| reported > left) {
         let left = match left {
             Some(at) => format!("timeline {timeline} was left at {at}"),
-            None => format!("timeline {timeline} is no part of its history"),
+            None => format!("timeline {timeline} is not part of its history"),
         };
         return Some(format!(
-            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had come to {told}",
+            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had reached {reported}",
             found.timeline
         ));
     }
-    (found.wal_end < told).then(|| {
-        format!("the server's WAL went back from {told} to {}: it was restored to an earlier state", found.wal_end)
+    (found.wal_end < reported).then(|| {
+        format!("the server's WAL went back from {reported} to {}: it was restored to an earlier state", found.wal_end)
     })
 }
 
@@ -460,7 +445,7 @@ fn plan(name: &str, found: &ObservedServer, resume: Option<Lsn>) -> SlotDecision
         SlotDecision::Make { restarted, lost }
     };
     if found.is_reset {
-        return make(format!("an operator had replication slot {name} made again"));
+        return make(format!("an operator requested that replication slot {name} is created again"));
     }
     let Some(slot) = &found.slot else {
         return make(format!("replication slot {name} is gone"));
@@ -513,10 +498,6 @@ fn start_replication(slot: &str, from: Lsn, publication: &str, has_messages: boo
     )
 }
 
-fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
-}
-
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -548,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_on_where_the_stream_ended() {
+    fn a_slot_is_continued_where_the_stream_ended() {
         let use_from = |from| SlotDecision::Use { from: Lsn(from), restarted: None };
         assert_eq!(plan("s", &found(100), None), use_from(100), "a first start");
         assert_eq!(plan("s", &found(100), Some(Lsn(300))), use_from(300));
@@ -571,7 +552,7 @@ mod tests {
             (ObservedServer::default(), 300, true, "is gone; commits after 0/12C may be missing"),
             (lost, 300, true, "was invalidated"),
             (suspect, 300, true, "can no longer stream"),
-            (reset, 300, true, "an operator had replication slot s made again"),
+            (reset, 300, true, "an operator requested that replication slot s is created again"),
             (found(100), 50, false, "was moved to 0/64"),
         ] {
             let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
@@ -586,21 +567,22 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_told_from_a_slot_that_is_lost() {
-        let told = |told, timeline, left| another_history(&found(100), Lsn(told), timeline, left).unwrap_or_default();
-        assert_eq!(told(500, 3, None), "", "all that was received is there");
+    fn another_history_differs_from_a_lost_slot() {
+        let judged =
+            |reported, timeline, left| another_history(&found(100), Lsn(reported), timeline, left).unwrap_or_default();
+        assert_eq!(judged(500, 3, None), "", "all that was received is there");
         assert_eq!(
-            told(501, 3, None),
+            judged(501, 3, None),
             "the server's WAL went back from 0/1F5 to 0/1F4: it was restored to an earlier state"
         );
         assert!(
-            told(300, 2, Some(Lsn(290)))
+            judged(300, 2, Some(Lsn(290)))
                 .contains("timeline 3 now: it was promoted or restored. timeline 2 was left at 0/122")
         );
-        assert_eq!(told(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
-        assert!(told(301, 2, Some(Lsn(300))).contains("the stream had come to 0/12D"));
-        assert!(told(300, 4, None).contains("timeline 4 is no part of its history"));
-        assert_eq!(told(0, 4, None), "", "nothing was told");
+        assert_eq!(judged(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
+        assert!(judged(301, 2, Some(Lsn(300))).contains("the stream had reached 0/12D"));
+        assert!(judged(300, 4, None).contains("timeline 4 is not part of its history"));
+        assert_eq!(judged(0, 4, None), "", "nothing was reported");
     }
 
     #[test]

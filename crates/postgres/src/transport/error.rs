@@ -50,6 +50,7 @@ impl PostgresError {
                 b'M' => error.message = value,
                 b'D' => error.detail = Some(value),
                 b'H' => error.hint = Some(value),
+                // The protocol asks clients to ignore the fields that they do not know.
                 _ => {}
             }
         }
@@ -131,7 +132,11 @@ impl TransportError {
     pub fn server(&self) -> Option<&PostgresError> {
         match self {
             TransportError::Server(error) => Some(error),
-            _ => None,
+            TransportError::Connect { .. }
+            | TransportError::Tls { .. }
+            | TransportError::Login { .. }
+            | TransportError::Lost(_)
+            | TransportError::Protocol(_) => None,
         }
     }
 

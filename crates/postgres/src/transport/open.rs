@@ -9,7 +9,7 @@ use super::address::HostAddresses;
 use super::auth::{self, BindableChannel};
 use super::error::TransportError;
 use super::frame::BackendFrameReader;
-use super::query::SqlConnection;
+use super::query::{CancelKey, SqlConnection};
 use super::settings;
 use crate::options::{ConnectionOptions, Host, SslMode};
 use crate::tls;
@@ -57,10 +57,7 @@ pub(super) async fn open(
 }
 
 /// Asks the server to cancel the statement of another session.
-pub(super) async fn cancel(
-    options: &ConnectionOptions,
-    (process_id, secret_key): (i32, i32),
-) -> Result<(), TransportError> {
+pub(super) async fn cancel(options: &ConnectionOptions, key: CancelKey) -> Result<(), TransportError> {
     let encryption = match (&options.host, options.tls.mode) {
         (Host::Unix(_), _) | (_, SslMode::Disable | SslMode::Allow) => SocketEncryption::Never,
         (_, SslMode::Prefer) => SocketEncryption::IfOffered,
@@ -69,7 +66,7 @@ pub(super) async fn cancel(
     let failed = |error| connect_error(options, error);
     let mut addresses = HostAddresses::of(options).await.map_err(failed)?;
     let mut request = BytesMut::new();
-    frontend::cancel_request(process_id, secret_key, &mut request);
+    frontend::cancel_request(key.process_id, key.secret, &mut request);
     loop {
         // Any of the addresses may be that of the session's server. The others do not know the
         // session and do nothing.
@@ -169,7 +166,7 @@ async fn encrypted(
             return Err(connect_error(options, error));
         }
         other => {
-            return Err(TransportError::Protocol(format!("byte {other} in answer to SSLRequest")));
+            return Err(TransportError::Protocol(format!("the answer to SSLRequest is the unknown byte {other:#04x}")));
         }
     }
     let config = tls::client_config(&options.tls).map_err(tls_error)?;
@@ -234,8 +231,8 @@ fn of_pooler(options: &ConnectionOptions, error: TransportError) -> TransportErr
         Some(server) if server.code == "08P01" => TransportError::Login {
             address: options.address(),
             problem: format!(
-                "{}; a connection pooler such as PgBouncer answers so, and most pass on no replication: name PostgreSQL's \
-                 own host and port in the connection string",
+                "{}; a connection pooler such as PgBouncer sends this error, and most poolers do not support replication; use \
+                 PostgreSQL's own host and port in the connection string",
                 server.message
             ),
         },

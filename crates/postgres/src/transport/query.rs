@@ -28,6 +28,13 @@ pub(crate) struct QueryParameter<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// The values that a request to cancel a session's statement has to contain.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CancelKey {
+    pub(super) process_id: i32,
+    pub(super) secret: i32,
+}
+
 /// The time after which a canceled statement that has not ended is canceled again.
 const CANCEL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -36,9 +43,8 @@ pub struct SqlConnection {
     frames: BackendFrameReader<BoxedSocket>,
     parameters: BTreeMap<String, String>,
     process_id: i32,
-    /// The process ID and the secret for a request to cancel a statement. A pooler provides its
-    /// own.
-    cancel_key: (i32, i32),
+    /// The key for canceling a statement. A pooler provides its own.
+    cancel_key: CancelKey,
     /// True if a query was sent and the end of its answer was not read.
     busy: bool,
 }
@@ -65,8 +71,13 @@ impl SqlConnection {
     /// Reads the server's parameters after a login, and returns the session once it accepts
     /// queries.
     pub(super) async fn ready(frames: BackendFrameReader<BoxedSocket>) -> Result<SqlConnection, TransportError> {
-        let mut connection =
-            SqlConnection { frames, parameters: BTreeMap::new(), process_id: 0, cancel_key: (0, 0), busy: false };
+        let mut connection = SqlConnection {
+            frames,
+            parameters: BTreeMap::new(),
+            process_id: 0,
+            cancel_key: CancelKey::default(),
+            busy: false,
+        };
         loop {
             let frame = connection.frames.next().await?;
             match frame.tag() {
@@ -79,9 +90,9 @@ impl SqlConnection {
                     }
                     Message::BackendKeyData(body) => {
                         connection.process_id = body.process_id();
-                        connection.cancel_key = (body.process_id(), body.secret_key());
+                        connection.cancel_key = CancelKey { process_id: body.process_id(), secret: body.secret_key() };
                     }
-                    _ => {}
+                    _ => return Err(frame.unexpected("the start of the session")),
                 },
                 b'N' => {}
                 _ => return Err(frame.unexpected("the start of the session")),

@@ -8,12 +8,12 @@ use std::time::Duration;
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
-use laredo_engine::{Engine, EngineHandle, TableHandle, TablePhase, VerifyReport, VerifyTerms};
+use laredo_engine::{TableHandle, TablePhase, VerifyReport, VerifyTerms};
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{COPY_TIMEOUT, ConnectionOptions, PostgresOptions, PostgresSource, PublicationOptions};
 use laredo_testkit::types::literal;
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, schema_sql};
-use laredo_testkit::{Cluster, ClusterOptions, eventually, is_full, oracle, sim_table};
+use laredo_testkit::{Cluster, ClusterOptions, RunningEngine, eventually, is_full, oracle, sim_table, stopped_clock};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
@@ -26,8 +26,7 @@ const SLOWLY: VerifyTerms = VerifyTerms { bytes_per_second: Some(2 << 20), heals
 struct VerifiedCluster {
     cluster: Cluster,
     sql: Client,
-    handle: EngineHandle,
-    _stop: oneshot::Sender<()>,
+    engine: RunningEngine,
 }
 
 impl VerifiedCluster {
@@ -47,18 +46,12 @@ impl VerifiedCluster {
             seed: 1,
         });
         let options = tables.into_iter().map(|request| laredo_engine::TableOptions { request, ..sim_table("t") });
-        let clock: laredo_engine::Clock = Arc::new(|| CommitTime(7));
-        let engine = Engine::prepare(source, options.collect(), clock).await.unwrap();
-        let handle = engine.handle();
-        let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(async move {
-            engine.run(async move { drop(stopped.await) }).await;
-        });
-        for table in handle.tables() {
+        let engine = RunningEngine::start(source, options.collect(), stopped_clock(CommitTime(7))).await.unwrap();
+        for table in engine.handle().tables() {
             table.wait_journal().await.unwrap();
         }
         let sql = cluster.connect().await.unwrap();
-        VerifiedCluster { cluster, sql, handle, _stop: stop }
+        VerifiedCluster { cluster, sql, engine }
     }
 
     async fn of_one(schema: &str, name: &str, key_fields: &[&str]) -> VerifiedCluster {
@@ -67,7 +60,7 @@ impl VerifiedCluster {
     }
 
     fn table(&self) -> &TableHandle {
-        &self.handle.tables()[0]
+        self.engine.table(0)
     }
 
     async fn run(&self, sql: &str) {
@@ -81,7 +74,7 @@ impl VerifiedCluster {
             let status = table.status();
             status.phase == TablePhase::Live && status.position >= position
         };
-        eventually(PATIENCE, async || self.handle.tables().iter().all(is_there)).await.unwrap();
+        eventually(PATIENCE, async || self.engine.handle().tables().iter().all(is_there)).await.unwrap();
     }
 
     /// Changes three rows of a table without WAL. From then on, the update of one row, the delete
@@ -137,7 +130,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
     let options = WorkloadOptions { value_bytes_max: 100_000, ..WorkloadOptions::default() };
     let workload = Workload::start(&setting.cluster.url("postgres"), 3, options);
     for _ in 0..if is_full() { 20 } else { 2 } {
-        for table in setting.handle.tables() {
+        for table in setting.engine.handle().tables() {
             let report = table.verify(SLOWLY).await.unwrap();
             assert_eq!((report.differing, report.unverified), (0, 0), "{}: {:?}", table.name(), report.differences);
         }
@@ -149,7 +142,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
         setting.run(&table.fill(3000)).await;
     }
     setting.settled().await;
-    for table in setting.handle.tables() {
+    for table in setting.engine.handle().tables() {
         setting.plant(table.name()).await;
         let report = table.verify(HEAL).await.unwrap();
         assert_eq!(report.differing, 3, "{}", table.name());

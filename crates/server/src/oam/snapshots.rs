@@ -175,7 +175,7 @@ fn meta_to_json(meta: Struct) -> Result<serde_json::Value, Status> {
 }
 
 fn meta_from_json(meta: serde_json::Value) -> Struct {
-    match to_wire(laredo_core::Value::from_json(meta)).kind {
+    match to_wire(laredo_values::Value::from_json(meta)).kind {
         Some(Kind::StructValue(meta)) => meta,
         _ => Struct::default(),
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use laredo_core::{Lsn, Schema, Tuple, TupleRef, Value, project_cell};
+use laredo_core::{Lsn, Schema, Tuple, TupleRef};
 use laredo_engine::{RowDifference, VerifyError, VerifyReport, VerifyTerms};
 use laredo_proto::oam::verify_table_response::Event;
 use laredo_proto::oam::{
     ClientComparison, ClientComparisons, ClientOutcome, VerifyDifference, VerifyProgress, VerifyResult,
     VerifyTableRequest, VerifyTableResponse,
 };
+use laredo_values::{Value, project_cell};
 use prost_types::Struct;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::Status;

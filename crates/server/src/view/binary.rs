@@ -1,8 +1,9 @@
 //! Binary batches with only the rows that a filter lets through.
 
-use laredo_core::{CommitMark, DefinitionVersion, Filter, Schema, Sequence};
+use laredo_core::{CommitMark, DefinitionVersion, Schema, Sequence};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchHeader, EntryAction};
+use laredo_values::Filter;
 
 use super::changes::{FrameChanges, VisibleChange};
 use super::{ProjectedFrame, ViewError};

@@ -1,8 +1,9 @@
 //! The changes of one frame with their old rows, as seen through a filter.
 
-use laredo_core::{Filter, Lsn, Schema, Sequence, TupleRef, VisibleEffect};
+use laredo_core::{Lsn, Schema, Sequence, TupleRef};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::{BatchEntries, EntryAction};
+use laredo_values::{Filter, VisibleEffect};
 
 use super::{EntryMode, ViewError};
 

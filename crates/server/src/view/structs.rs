@@ -1,11 +1,12 @@
 //! Rows as Structs, one message each, for clients that know the protocol without extensions.
 
-use laredo_core::{CommitTime, Filter, HexCells, Lsn, Schema, Sequence, TupleRef, Value, show_row};
+use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchEntries;
 use laredo_proto::frame;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotification, SnapshotRow, SyncResponse};
+use laredo_values::{Filter, HexCells, Value, show_row};
 use prost_types::{Struct, Timestamp, value::Kind};
 
 use super::changes::{FrameChanges, VisibleChange};

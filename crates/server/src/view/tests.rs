@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{
-    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, MatchCondition, Predicate, Schema, Sequence, TableName,
-    TupleBuf, Value,
-};
+use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, Sequence, TableName, TupleBuf};
 use laredo_engine::base::BaseWriter;
 use laredo_engine::journal::{Head, InstanceId, Journal, JournalOptions, JournalWriter, frames};
 use laredo_proto::batch::EntryAction;
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{RowEncoding, SyncResponse};
+use laredo_values::{MatchCondition, Predicate, Value};
 use prost::Message as _;
 
 use super::{EntryMode, JournalViews, ViewCursor};

@@ -102,7 +102,7 @@ async fn a_stream_that_cannot_begin_says_so_in_its_end() {
             "`filters[1]`",
         ),
         (vec![STREAM], filtered(r#"{"field":"id","prefix":"1"}"#), "invalid_argument", "it is not text"),
-        (vec![STREAM], filtered(r#"{"field":"id","in":[1,0.5]}"#), "invalid_argument", "0.5 is none of its values"),
+        (vec![STREAM], filtered(r#"{"field":"id","in":[1,0.5]}"#), "invalid_argument", "0.5 is not one of its values"),
         (vec![STREAM], filtered(r#"{"field":"body","equals":5}"#), "invalid_argument", "column `body` is of type"),
         (vec![STREAM], frame(b"{"), "invalid_argument", "JSON"),
         (vec![STREAM], vec![], "invalid_argument", "shorter"),

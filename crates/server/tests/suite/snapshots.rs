@@ -233,8 +233,8 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     another.redefine("another");
     let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
     // Filtered rows cannot be followed from, so the table is copied.
-    let test = laredo_core::MatchCondition::Prefix(String::new());
-    table.pipeline.filters = vec![laredo_core::Predicate { field: "body".to_owned(), test }];
+    let test = laredo_values::MatchCondition::Prefix(String::new());
+    table.pipeline.filters = vec![laredo_values::Predicate { field: "body".to_owned(), test }];
     let server = start(another.clone(), vec![table], |_| {}).await;
     let restore = RestoreSnapshotRequest { snapshot_id: id, confirm: true, skip_meta_check: false };
     let restored = oam(&server).await.restore_snapshot(restore).await.unwrap().into_inner();

@@ -1,20 +1,19 @@
 //! A simulated database, an engine over it, a server over that, and clients of both encodings.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Sequence};
+use laredo_engine::EngineHandle;
 use laredo_engine::journal::InstanceId;
 use laredo_engine::source::Source;
-use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
 use laredo_server::{
     HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions, ServerTimeLimits,
 };
-use laredo_testkit::{SimDatabase, sim_table};
+use laredo_testkit::{RunningEngine, SimDatabase, sim_table, stopped_clock};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -38,7 +37,7 @@ pub(crate) struct SimServer {
     pub(crate) fanout: SocketAddr,
     pub(crate) http: SocketAddr,
     stop_server: Option<oneshot::Sender<()>>,
-    _stop_engine: oneshot::Sender<()>,
+    _engine: RunningEngine,
     server: JoinHandle<()>,
 }
 
@@ -69,13 +68,9 @@ pub(crate) async fn start(
     tables: Vec<laredo_engine::TableOptions>,
     change: impl FnOnce(&mut ServerOptions),
 ) -> SimServer {
-    let clock: laredo_engine::Clock = Arc::new(|| CommitTime(1_000_000_000));
-    let engine = Engine::prepare(source, tables, clock.clone()).await.unwrap();
-    let handle = engine.handle();
-    let (stop_engine, stopped) = oneshot::channel::<()>();
-    tokio::spawn(engine.run(async move {
-        let _ = stopped.await;
-    }));
+    let clock = stopped_clock(CommitTime(1_000_000_000));
+    let engine = RunningEngine::start(source, tables, clock.clone()).await.unwrap();
+    let handle = engine.handle().clone();
     let served = handle.tables().iter();
     let tables = served.map(|table| {
         let options = ServedTableOptions::new(table.clone());
@@ -105,7 +100,7 @@ pub(crate) async fn start(
         fanout: fanout_address,
         http: http_address,
         stop_server: Some(stop_server),
-        _stop_engine: stop_engine,
+        _engine: engine,
         server,
     }
 }

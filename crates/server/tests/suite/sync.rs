@@ -186,7 +186,7 @@ async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_s
     database.commit(0, vec![Insert(1, text("a"))]);
     let server = serve(&database, "a").await;
     server.ready().await;
-    database.say_written(database.end());
+    database.set_written(database.end());
     for encoding in ENCODINGS {
         let ahead = || SyncRequest {
             last_known_source_position: Lsn(database.end().0 + 5).to_string(),
@@ -202,7 +202,7 @@ async fn a_position_beyond_the_database_s_wal_is_another_history_s_at_once_and_s
         // The database passes this position. The journal named in the request still belongs to
         // another history.
         database.commit(0, vec![Update(1, text("b"))]);
-        database.say_written(database.end());
+        database.set_written(database.end());
         let mut replica = SimpleReplica::default();
         replica.read_to(&mut server.sync(beyond).await, database.end()).await;
         assert_eq!(replica.handshake.mode(), SyncMode::FullSnapshot);

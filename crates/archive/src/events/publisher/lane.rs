@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use laredo_core::RetryDelays;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{PublisherOptions, SinkCounts};
-use crate::backoff::RetryDelays;
 use crate::events::{ArtifactEvent, EventSink, SinkError};
 
 /// A sink, and the events that wait for it.
@@ -85,7 +85,7 @@ impl SinkLane {
 
     /// Sends the events in order. Each is retried until it has arrived or is dropped.
     pub(super) async fn send_all(&self, options: &PublisherOptions, seed: u64) {
-        let mut backoff = RetryDelays::new(options.retry_first, options.retry_last, seed);
+        let mut backoff = RetryDelays::new(options.retry_first, options.retry_last).with_random_share(seed);
         while let Some((number, event)) = self.oldest().await {
             let sent = tokio::time::timeout(options.attempt, self.sink.send(&event)).await;
             let error = match sent {
@@ -101,7 +101,7 @@ impl SinkLane {
                 }
             };
             self.queue.lock().failed += 1;
-            let pause = backoff.next();
+            let pause = backoff.after_failure();
             tracing::warn!(%error, again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "an event was not sent");
             self.rest(pause, options.retry_first).await;
         }

@@ -146,7 +146,7 @@ async fn stage(
             Ok(Err(error)) => report.retried(&format!("cannot write in {}: {error}", tools.stager)),
             Err(error) => return Err(WriterError::Encode(error.to_string())),
         }
-        backoff.wait().await;
+        tokio::time::sleep(backoff.after_failure()).await;
     }
 }
 

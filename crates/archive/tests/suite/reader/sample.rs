@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use laredo_archive::{Archive, ArchivePoint, ArchiveReadError, ArtifactFormat, MANIFEST, ReadProgress};
-use laredo_core::{Lsn, TableState, Tuple, project_row};
+use laredo_core::{Lsn, TableState, Tuple};
+use laredo_values::project_row;
 use serde_json::{Map, Value};
 
 use crate::scene::{self, TABLE, TestTableHistory, begin, local, sorted};

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use laredo_archive::{Archive, ArchivePoint, FeedUpdate, ReadProgress};
-use laredo_core::{
-    ArchivedChecksums, CanaryFault, Cell, Change, Checksum, Column, KeyColumns, Schema, TableState, Tuple, TupleBuf,
-};
+use laredo_core::{CanaryFault, Cell, Change, Checksum, Column, KeyColumns, Schema, TableState, Tuple, TupleBuf};
+use laredo_values::ArchivedChecksums;
 
 use crate::scene::{TABLE, TestTableHistory, begin, compare, local, options};
 

@@ -8,8 +8,9 @@ use laredo_proto::replication::{RowEncoding, SyncMode, SyncRequest, sync_respons
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
 
-use super::{CatchUpReport, HandshakeReport, StartReport, now_us, report_times, write_report};
+use super::{CatchUpReport, HandshakeReport, StartReport, report_times, write_report};
 use crate::bench::fixture::TABLE;
+use crate::clock::now_us;
 
 /// The time between two attempts to connect to a server that is not ready yet.
 const RETRY: Duration = Duration::from_millis(5);

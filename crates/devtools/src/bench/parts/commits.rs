@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::{RowTimesReport, StartReport, now_us, report_times, write_report};
+use super::{RowTimesReport, StartReport, report_times, write_report};
+use crate::clock::now_us;
 
 /// The number of sessions that commit in turn. A single one might not keep up the rate.
 const SESSIONS: u32 = 4;

@@ -7,7 +7,8 @@ use laredo_postgres::pgoutput::{PgoutputDecoder, PgoutputMessage};
 use laredo_postgres::transport::{ReplicationConnection, ReplicationMessage, ReplicationReader};
 use tokio::sync::mpsc;
 
-use super::{StartReport, now_us, report_times, write_report};
+use super::{StartReport, report_times, write_report};
+use crate::clock::now_us;
 
 /// Reads a publication through a slot of its own, and records when transactions of one row each are
 /// complete.

@@ -67,7 +67,6 @@ async fn a_reader_that_slows_the_source_down_is_cut_after_thirty_seconds() {
     }
     assert!(reader.is_cut());
     assert_eq!(began.elapsed(), SLOW_DOWN_MAX);
-    reader.wait_until_cut().await;
 }
 
 #[tokio::test(start_paused = true)]

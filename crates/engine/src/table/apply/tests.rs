@@ -6,8 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pipeline::PipelineOptions;
-use crate::source::RelationShape;
-use crate::spool::{SpoolOptions, SpoolWriter};
+use crate::spool::{RelationShape, SpoolOptions, SpoolWriter};
 
 /// Returns a schema whose key is columns 2 and 0, in this order. Column 1 may be left out if it did
 /// not change.

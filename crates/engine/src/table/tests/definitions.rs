@@ -10,11 +10,11 @@ fn version(source: &str) -> DefinitionVersion {
     RowDefinition { is_whole: true, source: source.to_owned(), pipeline: String::new() }.version()
 }
 
-fn copy_under(table: &mut Table, definition: &str, is_told: bool, xid: u64, of: &[TupleBuf]) {
+fn copy_under(table: &mut Table, definition: &str, is_streamed: bool, xid: u64, of: &[TupleBuf]) {
     table.on_copy(begin(&schema(&[("body", 25)]), below(xid))).unwrap();
     table.on_copy(rows(of)).unwrap();
     let definition = definition.to_owned();
-    table.on_copy(CopyEvent::End { inserted: Lsn(xid), definition, is_told }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(xid), definition, is_streamed }).unwrap();
     table.on_progress(Lsn(xid), None, CommitMark::default()).unwrap();
 }
 
@@ -99,8 +99,8 @@ fn a_definition_counts_also_where_no_row_differs() {
 fn other_filters_make_another_definition() {
     let filtered = |value: &str| {
         let mut options = options();
-        let test = laredo_core::MatchCondition::Equals(laredo_core::Value::String(value.to_owned()));
-        options.pipeline.filters.push(laredo_core::Predicate { field: "body".to_owned(), test });
+        let test = laredo_values::MatchCondition::Equals(laredo_values::Value::String(value.to_owned()));
+        options.pipeline.filters.push(laredo_values::Predicate { field: "body".to_owned(), test });
         options
     };
     let [plain, one, same, two] =

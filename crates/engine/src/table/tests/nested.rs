@@ -80,8 +80,8 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
                 published_actions(&journal, head.sequence),
                 [vec![EntryAction::Truncate], vec![EntryAction::Insert; 3]].concat()
             );
-            let form = laredo_core::NestedForm::new(journal.schema());
-            let live = table.live.as_ref().unwrap();
+            let form = laredo_values::NestedForm::new(journal.schema());
+            let live = table.lifecycle.served().unwrap();
             assert!(live.state.rows().all(|row| form.fits(row.as_ref())), "{wrapper:?}");
         }
     }
@@ -121,11 +121,11 @@ fn what_is_held_must_have_the_form_of_the_copy() {
     let late = nested_row(None, 2, 2);
     let insert = [RawChange::Insert { new: late.as_ref() }];
     table.on_commit(commit(&old, 20, 1024, insert)).unwrap();
-    let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_told: false };
+    let end = CopyEvent::End { inserted: Lsn(25), definition: String::new(), is_streamed: false };
     assert_eq!(table.on_copy(end).unwrap(), FollowUpAction::CopyLater);
     copy(&mut table, &new, below(21), &[nested_row(None, 1, 3), nested_row(None, 2, 3)]);
     table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
-    assert_eq!((journal.head().position, table.live.as_ref().unwrap().state.len()), (Lsn(30), 2));
+    assert_eq!((journal.head().position, table.lifecycle.served().unwrap().state.len()), (Lsn(30), 2));
 }
 
 #[test]
@@ -140,10 +140,10 @@ fn transactions_of_another_form_are_not_told_one_by_one() {
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: between.as_ref() }])).unwrap();
     table.on_copy(begin(&schema, below(15))).unwrap();
     table.on_copy(rows(&[nested_row(None, 1, 2), nested_row(None, 2, 2)])).unwrap();
-    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_told: true }).unwrap();
+    table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: true }).unwrap();
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     assert_eq!(published_actions(&journal, head.sequence), [EntryAction::Insert], "the difference alone");
-    let row = table.live.as_ref().unwrap().state.get_like(between.as_ref()).cloned();
+    let row = table.lifecycle.served().unwrap().state.get_like(between.as_ref()).cloned();
     assert_eq!(row.unwrap().as_ref().bytes(), nested_row(None, 2, 2).as_ref().bytes());
 }
 

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use laredo_archive::{ArtifactFormat, ArtifactWriter, FormatError};
-use laredo_core::{HexCells, Schema, Tuple, Value, show_row};
+use laredo_core::{Schema, Tuple};
+use laredo_values::{HexCells, Value, show_row};
 
 use super::args::RowFormat;
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use laredo_archive::NetChange;
-use laredo_core::{ProjectError, Schema, TableState, Tuple, Value, project_row};
+use laredo_core::{Schema, TableState, Tuple};
+use laredo_values::{ProjectError, Value, project_row};
 
 /// Returns the changes that lead from one state to the other, sorted by key.
 ///

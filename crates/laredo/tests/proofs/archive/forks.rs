@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use laredo_archive::{ArchivePoint, ArchiveReadError, Artifact, ArtifactKind, ReadProgress};
-use laredo_core::{Lsn, TableName, Tuple, project_row};
+use laredo_core::{Lsn, TableName, Tuple};
 use laredo_testkit::{Cluster, ClusterOptions, StopMode, StorageCopy, clean_command, eventually};
+use laredo_values::project_row;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

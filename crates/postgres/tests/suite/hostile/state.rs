@@ -13,18 +13,17 @@ use laredo_core::{Cell, Column, CommitTime, KeyColumns, Lsn, Schema, TableState,
 use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
-    AcknowledgedPosition, CopyEvent, KnownTable, RelationShape, ResumeDecision, SnapshotCheck, Source, SourceError,
-    SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest,
-    TransactionSnapshot,
+    AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceError, SourceEvent,
+    SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest, TransactionSnapshot,
 };
-use laredo_engine::spool::{RawChange, Spool, SpoolEntry};
-use laredo_engine::{Clock, Engine, TableHandle, TablePhase};
+use laredo_engine::spool::{RawChange, RelationShape, Spool, SpoolEntry};
+use laredo_engine::{TableHandle, TablePhase};
 use laredo_proto::batch::BatchEntries;
-use laredo_testkit::{eventually, is_full, sim_table};
+use laredo_testkit::{RunningEngine, eventually, is_full, sim_table, stopped_clock};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::hostile::recording::{RecordedMessages, TABLES, assembler, damage, record};
 
@@ -204,14 +203,9 @@ async fn compare(
     let (go, may_go) = watch::channel(false);
     let copied = [AtomicBool::new(false), AtomicBool::new(false)];
     let source = PlayedSource { events: Mutex::new(events), schemas: schemas.clone(), copied, may_go };
-    let clock: Clock = Arc::new(|| CommitTime(0));
     let tables = TABLES.map(|name| sim_table(name.trim_start_matches("public."))).to_vec();
-    let engine = Engine::prepare(source, tables, clock).await.unwrap();
+    let engine = RunningEngine::start(source, tables, stopped_clock(CommitTime(0))).await.unwrap();
     let handle = engine.handle();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(engine.run(async move {
-        let _ = stopped.await;
-    }));
     for table in handle.tables() {
         let is_live = async || table.status().phase == TablePhase::Live;
         eventually(PATIENCE, is_live).await.unwrap();
@@ -227,8 +221,7 @@ async fn compare(
         let found = rows(&table.journal().unwrap());
         assert_eq!(found, expected[index].rows, "seed {seed}, table {index}");
     }
-    let _ = stop.send(());
-    running.await.unwrap();
+    engine.end().await;
     outcomes
 }
 
@@ -313,7 +306,7 @@ impl Source for PlayedSource {
         let snapshot = TransactionSnapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
         let schema = self.schemas[table.0].clone();
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };
-        for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_told: false }] {
+        for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_streamed: false }] {
             let _ = rows.send(event).await;
         }
         Ok(())

@@ -87,9 +87,7 @@ impl StreamFollower {
 
     pub(crate) async fn start_with(options: StreamOptions, capacity: usize) -> StreamFollower {
         let (follower, signals) = StreamFollower::spawn(options, capacity);
-        let mut slots = signals.slots.subscribe();
-        let wait = tokio::time::timeout(PATIENCE, slots.wait_for(|slots| *slots > 0));
-        drop(wait.await.expect("a slot").unwrap());
+        tokio::time::timeout(PATIENCE, signals.wait_for_slot()).await.expect("a slot");
         follower
     }
 
@@ -100,13 +98,13 @@ impl StreamFollower {
 
     fn spawn(options: StreamOptions, capacity: usize) -> (StreamFollower, Arc<SourceSignals>) {
         let (sender, events) = mpsc::channel(capacity);
-        let (acknowledged, told) = watch::channel(Lsn::ZERO);
-        let signals = Arc::new(SourceSignals::new());
+        let (acknowledged, position) = watch::channel(Lsn::ZERO);
+        let signals = Arc::new(SourceSignals::default());
         let seen = Arc::clone(&signals);
         let reporter = SourceStateReporter::new("test");
         let states = reporter.clone();
-        let told = move || *told.borrow();
-        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(told), &states).await });
+        let position = move || *position.borrow();
+        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(position), &states).await });
         (StreamFollower { acknowledged, events, task, reporter }, signals)
     }
 
