@@ -2,6 +2,7 @@
 //! separate thread because applying is work, not waiting. Readers that hold a view may also make it
 //! wait. Neither belongs on a thread of the async runtime.
 
+use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,15 +17,16 @@ use crate::local_snapshot::{LocalSnapshotRows, ResumableTable};
 use crate::local_snapshot_saver::LocalSnapshotSaver;
 use crate::publish::{ReplicaFront, ReplicaTable, ReplicaWriteError, ReplicaWriter};
 use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
+use crate::view::View;
 
 /// The number of messages that are applied before their result is shown, while more messages wait.
 const MESSAGES_PER_STATE: usize = 16;
 
 /// The state that all parts of a replica share.
 pub(crate) struct ReplicaState {
-    pub(crate) front: Arc<ReplicaFront>,
-    pub(crate) hub: Arc<ChangeHub>,
-    pub(crate) health: Arc<SessionHealth>,
+    front: Arc<ReplicaFront>,
+    hub: Arc<ChangeHub>,
+    health: Arc<SessionHealth>,
     started: Instant,
     /// The time at which the replica was last known to be at the server's head, as nanoseconds
     /// since `started` plus one. 0 means never.
@@ -36,7 +38,7 @@ pub(crate) struct ReplicaState {
 pub(crate) struct ReplicaApplier {
     shared: Arc<ReplicaState>,
     inputs: mpsc::UnboundedReceiver<SessionInput>,
-    intake: SyncReceiver,
+    receiver: SyncReceiver,
     writer: ReplicaWriter,
     /// The time at which everything applied was all that the server had. `None` if nothing newer is
     /// known.
@@ -45,19 +47,39 @@ pub(crate) struct ReplicaApplier {
     /// when the first was applied.
     outbox: Vec<CommittedTransaction>,
     is_collecting: bool,
-    keeper: Option<LocalSnapshotSaver>,
+    saver: Option<LocalSnapshotSaver>,
     /// The local snapshot, which is not shown until a server has continued from it.
     restored: Option<Box<ReplicaTable>>,
 }
 
 impl ReplicaState {
     pub(crate) fn new(front: Arc<ReplicaFront>, hub: Arc<ChangeHub>, health: Arc<SessionHealth>) -> ReplicaState {
-        let (started, at_head) = ((health.now)(), AtomicU64::new(0));
+        let (started, at_head) = (health.now(), AtomicU64::new(0));
         ReplicaState { front, hub, health, started, at_head, restored_at: OnceLock::new() }
     }
 
+    /// Returns a view for the caller at this place in the program.
+    pub(crate) fn view(&self, call_site: &'static Location<'static>) -> View<'_> {
+        // The order matters: the view may be newer than the age says, but never older.
+        let at_head = self.at_head();
+        View::new(self.front.hold(call_site), at_head, self.health.clock())
+    }
+
+    /// Makes the writer stop waiting for views. No newer state will be shown.
+    pub(crate) fn close_views(&self) {
+        self.front.close();
+    }
+
+    pub(crate) fn changes(&self) -> &Arc<ChangeHub> {
+        &self.hub
+    }
+
+    pub(crate) fn health(&self) -> &SessionHealth {
+        &self.health
+    }
+
     /// Returns the time at which the replica was last known to be at the server's head.
-    pub(crate) fn at_head(&self) -> Option<Instant> {
+    fn at_head(&self) -> Option<Instant> {
         match self.at_head.load(Ordering::Acquire).checked_sub(1) {
             Some(nanos) => self.started.checked_add(Duration::from_nanos(nanos)),
             None => self.restored_at.get().copied(),
@@ -75,14 +97,14 @@ impl ReplicaApplier {
     pub(crate) fn new(
         shared: Arc<ReplicaState>,
         indexes: Vec<IndexSpec>,
-        keeper: Option<LocalSnapshotSaver>,
+        saver: Option<LocalSnapshotSaver>,
         inputs: mpsc::UnboundedReceiver<SessionInput>,
         feedback: mpsc::UnboundedSender<SessionFeedback>,
     ) -> ReplicaApplier {
         ReplicaApplier {
             writer: ReplicaWriter::new(shared.front.clone()),
-            intake: SyncReceiver::new(shared.health.clone(), feedback, indexes),
-            keeper,
+            receiver: SyncReceiver::new(shared.health.clone(), feedback, indexes),
+            saver,
             restored: None,
             shared,
             inputs,
@@ -103,30 +125,30 @@ impl ReplicaApplier {
                 self.process_input(next);
             }
             self.publish_applied();
-            self.intake.note_ready();
+            self.receiver.note_ready();
             if self.inputs.is_empty() {
                 self.writer.catch_up();
             }
             self.save(LocalSnapshotSaver::is_due);
         }
-        self.save(|keeper, position, _| keeper.lacks(position));
-        self.keeper.iter_mut().for_each(LocalSnapshotSaver::finish);
+        self.save(|saver, position, _| saver.lacks(position));
+        self.saver.iter_mut().for_each(LocalSnapshotSaver::finish);
     }
 
     fn restore(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let Some(saved) = keeper.load(self.intake.indexes()) else { return };
-        let (age, serves) = (keeper.age(&saved), keeper.serves);
+        let Some(saver) = &mut self.saver else { return };
+        let Some(saved) = saver.load(self.receiver.indexes()) else { return };
+        let (age, serves) = (saver.age(&saved), saver.serves);
         let ResumableTable { table, resume, .. } = saved;
         let position = resume.position;
         tracing::info!(rows = table.len(), %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
-        self.intake.begin(table.schema().clone(), resume, if serves { position } else { Lsn::ZERO });
+        self.receiver.begin(table.schema().clone(), resume, if serves { position } else { Lsn::ZERO });
         let side = ReplicaTable::of(table, position, None);
         if !serves {
             self.restored = Some(Box::new(side));
             return;
         }
-        let loaded_at = (self.shared.health.now)();
+        let loaded_at = self.shared.health.now();
         if let Some(at) = age.and_then(|age| loaded_at.checked_sub(age)) {
             // A replica loads its local snapshot only once, so the time is not set yet.
             let _ = self.shared.restored_at.set(at);
@@ -139,13 +161,13 @@ impl ReplicaApplier {
         let old = self.writer.current().clone();
         let (writer, position) = (&mut self.writer, side.position);
         self.shared.hub.publish(|followed| {
-            let told = followed.then(|| CommittedTransaction {
+            let transaction = followed.then(|| CommittedTransaction {
                 position,
                 committed_at: None,
                 changes: changes_between(&old, &side),
             });
             writer.replace(side);
-            told.into_iter().collect()
+            transaction.into_iter().collect()
         });
         old
     }
@@ -153,20 +175,20 @@ impl ReplicaApplier {
     /// Saves the state that readers see if `when` returns true. That state has everything that was
     /// applied.
     fn save(&mut self, when: impl FnOnce(&LocalSnapshotSaver, Lsn, Instant) -> bool) {
-        let now = (self.shared.health.now)();
-        let is_whole = self.intake.is_sound() && self.writer.unpublished().is_none();
-        let Some(keeper) = self.keeper.as_mut().filter(|_| is_whole) else { return };
+        let now = self.shared.health.now();
+        let is_whole = self.receiver.is_sound() && self.writer.unpublished().is_none();
+        let Some(saver) = self.saver.as_mut().filter(|_| is_whole) else { return };
         let front = self.writer.current();
-        let Some(table) = front.table.as_ref().filter(|_| when(keeper, front.position, now)) else { return };
+        let Some(table) = front.table.as_ref().filter(|_| when(saver, front.position, now)) else { return };
         let age = self.shared.at_head().map(|at| now.saturating_duration_since(at));
-        let resume = self.intake.resume().clone();
+        let resume = self.receiver.resume().clone();
         let mark = resume.mark.filter(|_| resume.position == front.position);
         let resume = ResumeState { position: front.position, mark, ..resume };
         let rows = table.rows().cloned().collect();
         let rows = LocalSnapshotRows { schema: table.schema().clone(), rows, checksum: table.checksum() };
-        let at_head = age.and_then(|age| keeper.ago(age));
+        let at_head = age.and_then(|age| saver.ago(age));
         drop(front);
-        keeper.save(ResumableTable { table: rows, resume, at_head }, now);
+        saver.save(ResumableTable { table: rows, resume, at_head }, now);
     }
 
     fn process_input(&mut self, input: SessionInput) {
@@ -179,9 +201,9 @@ impl ReplicaApplier {
             let _ = answer.send(self.plant(canary));
             return;
         }
-        self.intake.accept_input(input);
-        while let Some(taken) = self.intake.pop_event() {
-            match taken {
+        self.receiver.accept_input(input);
+        while let Some(event) = self.receiver.pop_event() {
+            match event {
                 ReceiverEvent::Promised { .. } => {}
                 ReceiverEvent::Resumed => {
                     if let Some(side) = self.restored.take() {
@@ -194,11 +216,11 @@ impl ReplicaApplier {
                 ReceiverEvent::Transaction { transaction, reached } => {
                     let committed_at = transaction.committed_at;
                     if self.apply(transaction, Some(committed_at)) {
-                        self.intake.applied(reached);
+                        self.receiver.applied(reached);
                     }
                 }
                 ReceiverEvent::Current { position, at, mark, checksum } => {
-                    self.note_current(position, at, (mark, checksum))
+                    self.note_current(position, at, mark, checksum)
                 }
                 ReceiverEvent::GivenUp { starts_over } => self.give_up(starts_over),
             }
@@ -236,33 +258,33 @@ impl ReplicaApplier {
                 self.outbox.push(CommittedTransaction { position, committed_at, changes });
                 return true;
             }
-            Err(ReplicaWriteError::State(error)) => self.intake.start_over(error.into()),
+            Err(ReplicaWriteError::State(error)) => self.receiver.start_over(error.into()),
             // Further inputs are ignored, because the replica is being stopped.
-            Err(ReplicaWriteError::Closing) => self.intake.close(),
+            Err(ReplicaWriteError::Closing) => self.receiver.close(),
         }
         false
     }
 
     /// Notes that no more changes happened up to `position`, where the server's rows have this
     /// checksum.
-    fn note_current(&mut self, position: Lsn, at: Instant, (mark, checksum): (Option<CommitMark>, Option<Checksum>)) {
-        if position > self.intake.resume().position {
+    fn note_current(&mut self, position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum>) {
+        if position > self.receiver.resume().position {
             let nothing =
                 Transaction { position, span_from: None, committed_at: CommitTime::default(), changes: Vec::new() };
             if !self.apply(nothing, None) {
                 return;
             }
         }
-        self.intake.advance_position(position, mark);
+        self.receiver.advance_position(position, mark);
         self.fresh_at = Some(at);
         let Some(theirs) = checksum else { return };
         let ours = {
             let newest = self.writer.newest();
             let table = newest.table.as_ref().filter(|_| newest.position == position);
-            table.map(|table| (table.checksum(), Some(table.len())))
+            table.map(|table| (table.checksum(), table.len()))
         };
-        if let Some(ours) = ours {
-            self.intake.compare(position, ours, theirs);
+        if let Some((ours, rows)) = ours {
+            self.receiver.compare(position, ours, Some(rows), theirs);
         }
     }
 
@@ -285,21 +307,21 @@ impl ReplicaApplier {
         let (writer, outbox, is_collecting) = (&mut self.writer, &mut self.outbox, self.is_collecting);
         let shared = &self.shared;
         self.shared.hub.publish(|followed| {
-            let mut told = std::mem::take(outbox);
+            let mut transactions = std::mem::take(outbox);
             if followed
                 && !is_collecting
-                && let (Some(last), Some(next)) = (told.pop(), writer.unpublished())
+                && let (Some(last), Some(next)) = (transactions.pop(), writer.unpublished())
             {
                 // The first follower came after the changes had been applied without collecting
                 // them.
                 let changes = changes_between(&writer.current(), next);
-                told = vec![CommittedTransaction { changes, ..last }];
+                transactions = vec![CommittedTransaction { changes, ..last }];
             }
             writer.publish();
             // The age is set before the followers receive the transactions, so that they do not see
             // an age that is too high.
             fresh_at.into_iter().for_each(|at| shared.set_at_head(at));
-            if followed { told } else { Vec::new() }
+            if followed { transactions } else { Vec::new() }
         });
     }
 }

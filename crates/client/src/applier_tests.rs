@@ -49,7 +49,7 @@ impl ApplierRig {
         let batch = RowBatch { position: self.position, ends: true, ..RowBatch::default() };
         self.receive(second, Message::Batch(batch));
         self.applier.publish_applied();
-        self.applier.intake.note_ready();
+        self.applier.receiver.note_ready();
     }
 
     fn heartbeat(&mut self, second: u64, sent: u64) {
@@ -63,7 +63,7 @@ impl ApplierRig {
     fn age(&self, second: u64) -> f64 {
         *self.now.lock().unwrap() = Duration::from_secs(second);
         let shared = &self.applier.shared;
-        (shared.health.now)().saturating_duration_since(shared.at_head().unwrap()).as_secs_f64().round()
+        shared.health.now().saturating_duration_since(shared.at_head().unwrap()).as_secs_f64().round()
     }
 }
 
@@ -76,7 +76,7 @@ fn transactions_say_nothing_of_the_age() {
         rig.transaction(second);
         assert_eq!(rig.age(second), second as f64);
     }
-    assert!(rig.applier.shared.health.status.borrow().ready);
+    assert!(rig.applier.shared.health.status().ready);
 }
 
 #[test]
@@ -154,7 +154,7 @@ impl ApplierRig {
     }
 
     fn status(&self) -> crate::status::ReplicaStatus {
-        self.applier.shared.health.status.borrow().clone()
+        self.applier.shared.health.status()
     }
 
     fn checksum(&self) -> Checksum {

@@ -58,9 +58,10 @@ pub(crate) enum AssemblerEvent {
 
 /// A violation of the protocol by a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
     /// A message of one kind where another kind is expected.
-    #[error("the server sent {found} where {expected} belongs")]
+    #[error("the server sent {found} instead of {expected}")]
     Unexpected {
         /// The kind that arrived.
         found: &'static str,
@@ -68,19 +69,19 @@ pub enum ProtocolError {
         expected: &'static str,
     },
     /// A batch whose entries are malformed or do not fit the table.
-    #[error("the server sent a broken batch: {0}")]
+    #[error("the server sent an invalid batch: {0}")]
     Batch(#[from] BatchError),
     /// An invalid schema.
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// An invalid position.
-    #[error("the server sent a broken position: {0}")]
+    #[error("the server sent an invalid position: {0}")]
     Position(#[from] LsnError),
     /// An invalid checksum.
-    #[error("the server sent a broken checksum: {0}")]
+    #[error("the server sent an invalid checksum: {0}")]
     Checksum(#[from] ChecksumError),
     /// A snapshot with too many or too few rows.
-    #[error("the server's snapshot says it has {expected} rows, but has {found}")]
+    #[error("the server announced a snapshot of {expected} rows and sent {found}")]
     SnapshotRows {
         /// The number of rows that the server announced.
         expected: i64,
@@ -88,7 +89,7 @@ pub enum ProtocolError {
         found: usize,
     },
     /// A net change from a new copy of the table, whose range includes the client's position.
-    #[error("the server has copied the table anew from {from} to {to}, and this client is at {ours}, inside")]
+    #[error("the server copied the table again between {from} and {to}, and this client is at {ours}, between the two")]
     Span {
         /// The start of the range. The net change is relative to the rows at this position.
         from: Lsn,
@@ -98,7 +99,7 @@ pub enum ProtocolError {
         ours: Lsn,
     },
     /// A transaction whose position is before that of the previous transaction.
-    #[error("the server went back from position {from} to {to}")]
+    #[error("the server sent position {to} after {from}, which is later")]
     Backwards {
         /// The position of the previous transaction.
         from: Lsn,
@@ -373,8 +374,8 @@ impl LiveStream {
 /// Returns the number of entries to reserve memory for. Each entry has at least five bytes of
 /// header.
 fn capacity(batch: &RowBatch) -> usize {
-    let said = usize::try_from(batch.count).unwrap_or(usize::MAX);
-    said.min(batch.entries.len() / 5)
+    let count = usize::try_from(batch.count).unwrap_or(usize::MAX);
+    count.min(batch.entries.len() / 5)
 }
 
 fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {

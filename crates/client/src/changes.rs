@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use futures::Stream;
+use futures_util::Stream;
 use laredo_core::{CommitTime, Lsn, RowEffect, TableState};
 
 use crate::layout::RowLayout;
@@ -17,6 +17,7 @@ use crate::row::Row;
 /// The changes of one transaction to the table. After a full snapshot replaced the table: all
 /// differences from the rows that the replica showed before.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CommittedTransaction {
     /// The position of the transaction. A view taken now includes every commit up to here.
     pub position: Lsn,
@@ -30,6 +31,7 @@ pub struct CommittedTransaction {
 
 /// An inserted, updated or deleted row.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct RowChange {
     /// The row before the change; `None` if it is new.
     pub old: Option<Row>,
@@ -41,8 +43,9 @@ pub struct RowChange {
 /// of the table. The next item of the stream follows the newest transaction that was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{transactions} transactions were left out because their consumer was too slow; take a new view and go on from there"
+    "{transactions} transactions were left out because their consumer was too slow; take a new view and continue from it"
 )]
+#[non_exhaustive]
 pub struct LagError {
     /// The number of transactions that were left out.
     pub transactions: u64,
@@ -187,13 +190,13 @@ impl ChangeHub {
 
     fn call_listener(&self, id: u64, listener: &ChangeListener, transaction: &CommittedTransaction) {
         let mut listener = locked(listener);
-        let told = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             for change in &transaction.changes {
                 listener(change.old.as_ref(), change.new.as_ref());
             }
         }));
-        if told.is_err() {
-            tracing::error!("a listener panicked, and is not called again");
+        if outcome.is_err() {
+            tracing::error!("a listener panicked; the replica does not call it again");
             self.remove_listener(id);
         }
     }
@@ -252,6 +255,19 @@ impl TransactionQueue {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+impl Transactions {
+    /// Waits for the next transaction. Returns `None` when the replica has stopped and all
+    /// transactions were returned.
+    ///
+    /// The future may be dropped while it waits, without losing a transaction.
+    ///
+    /// # Errors
+    /// When transactions were left out, because this consumer was too slow.
+    pub async fn next(&mut self) -> Option<Result<Arc<CommittedTransaction>, LagError>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 }
 

@@ -8,11 +8,10 @@ use laredo_core::TableName;
 use laredo_proto::replication::FieldPredicate;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Endpoint;
 
 use crate::health::{MonotonicClock, SessionHealth};
 use crate::session::{ClientSession, ClientSessionOptions};
-use crate::status::deepest;
 use crate::sync_receiver::{SessionFeedback, SessionInput};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,14 +25,15 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// reserved in advance.
 const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const PENDING_BYTES_MAX: u32 = 64 << 20;
+const ADDRESS_FORM: &str = "write an address like http://127.0.0.1:4002 or https://laredo:4002";
 
 /// The settings that every builder has.
 pub(crate) struct ConnectSettings {
     pub(crate) server: String,
     pub(crate) table: TableName,
     pub(crate) client_id: String,
-    pub(crate) ca_pem: Option<Vec<u8>>,
-    pub(crate) identity: Option<Identity>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: crate::tls::TlsCertificates,
     pub(crate) token: Option<String>,
     pub(crate) message_bytes_max: usize,
     pub(crate) pending_bytes_max: u32,
@@ -54,10 +54,21 @@ pub(crate) struct PreparedSession {
 }
 
 /// An error that prevents a replica or a subscription from starting.
+///
+/// ```
+/// use laredo_client::{Replica, StartError, TableName};
+///
+/// let runtime = tokio::runtime::Runtime::new()?;
+/// let _inside = runtime.enter();
+/// let started = Replica::builder("laredo:4002", TableName::new("public", "orders")).start();
+/// assert!(matches!(started, Err(StartError::Address { .. })), "the address has no scheme");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// The server address is invalid.
-    #[error("`{server}` is no server address ({reason}); write one like http://127.0.0.1:4002 or https://laredo:4002")]
+    /// The server address is invalid, or a certificate for it is.
+    #[error("cannot use the server address `{server}`: {reason}")]
     Address {
         /// The address as given.
         server: String,
@@ -65,13 +76,13 @@ pub enum StartError {
         reason: String,
     },
     /// The token cannot be sent in a header.
-    #[error("the token has characters that no header takes; it must be ASCII without spaces")]
+    #[error("cannot send the token in a header: a character is not allowed; use ASCII without spaces")]
     Token,
     /// The caller is not inside a tokio runtime.
-    #[error("a client needs a tokio runtime; call start() inside one")]
+    #[error("cannot start the client outside of a tokio runtime; call start() inside one")]
     NoRuntime,
     /// Two indexes have the same name.
-    #[error("there are two indexes `{0}`; give one another name")]
+    #[error("two indexes have the name `{0}`; rename one")]
     SameName(String),
     /// The replica's thread could not be started.
     #[error("cannot start the replica's thread: {0}")]
@@ -84,8 +95,8 @@ impl ConnectSettings {
             server,
             table,
             client_id: String::new(),
-            ca_pem: None,
-            identity: None,
+            #[cfg(feature = "tls")]
+            tls: Default::default(),
             token: None,
             message_bytes_max: MESSAGE_BYTES_MAX,
             pending_bytes_max: PENDING_BYTES_MAX,
@@ -134,19 +145,11 @@ impl ConnectSettings {
 
     fn endpoint(&self) -> Result<Endpoint, StartError> {
         let wrong = |reason: String| StartError::Address { server: self.server.clone(), reason };
-        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|e| wrong(e.to_string()))?;
+        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|e| wrong(format!("{e}; {ADDRESS_FORM}")))?;
         let endpoint = match endpoint.uri().scheme_str() {
             Some("http") => endpoint,
-            Some("https") => {
-                let tls = match &self.ca_pem {
-                    Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-                    None => ClientTlsConfig::new().with_native_roots(),
-                };
-                let tls = self.identity.iter().fold(tls, |tls, identity| tls.identity(identity.clone()));
-                // The innermost error says which of the certificates is invalid.
-                endpoint.tls_config(tls).map_err(|e| wrong(deepest(&e)))?
-            }
-            _ => return Err(wrong("it must begin with http:// or https://".to_owned())),
+            Some("https") => self.with_tls(endpoint).map_err(wrong)?,
+            _ => return Err(wrong(ADDRESS_FORM.to_owned())),
         };
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -159,4 +162,92 @@ impl ConnectSettings {
             .keep_alive_timeout(PING_INTERVAL / 2)
             .keep_alive_while_idle(true))
     }
+
+    /// Returns the endpoint with TLS.
+    ///
+    /// # Errors
+    /// The reason, when a certificate is invalid.
+    #[cfg(feature = "tls")]
+    fn with_tls(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
+        // The innermost error says which of the certificates is invalid.
+        endpoint.tls_config(self.tls.config()).map_err(|error| crate::status::deepest(&error))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn with_tls(&self, _endpoint: Endpoint) -> Result<Endpoint, String> {
+        Err("this program was built without TLS; enable the feature `tls` of laredo-client".to_owned())
+    }
 }
+
+/// Defines the setters of [`ConnectSettings`] on a builder that has them in its field `connect`.
+macro_rules! connect_setters {
+    ($builder:ty) => {
+        impl $builder {
+            /// Sets the name under which the server's operator sees this client.
+            pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+                self.connect.client_id = client_id.into();
+                self
+            }
+
+            /// Sets the PEM certificates that an `https://` server's certificate is checked
+            /// against, instead of those of the operating system.
+            #[cfg(feature = "tls")]
+            pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+                self.connect.tls.set_authorities(pem.into());
+                self
+            }
+
+            /// Sets the certificate that this client presents to an `https://` server, and its key,
+            /// as PEM. Servers that require client certificates need it.
+            #[cfg(feature = "tls")]
+            pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+                self.connect.tls.set_identity(certificate.as_ref(), key.as_ref());
+                self
+            }
+
+            /// Sets a token that is sent with each request as `authorization: Bearer …`, for
+            /// servers or proxies that require one. Without TLS, everyone on the network path can
+            /// read it.
+            pub fn token(mut self, token: impl Into<String>) -> Self {
+                self.connect.token = Some(token.into());
+                self
+            }
+
+            /// Sets the largest accepted message in bytes (1 GiB plus 64 MiB unless set). It must
+            /// be large enough for the table's largest row.
+            pub fn message_bytes_max(mut self, bytes: usize) -> Self {
+                self.connect.message_bytes_max = bytes;
+                self
+            }
+
+            /// Sets how many bytes of messages may wait (64 MiB unless set): for the replica to
+            /// apply them, for example while a view is held, or for
+            /// [`Subscription::next`](crate::Subscription::next).
+            ///
+            /// At this bound the client stops reading the stream, and falls behind. Transactions
+            /// and snapshots that are still incomplete do not count; they are held until they are
+            /// complete.
+            pub fn pending_bytes_max(mut self, bytes: u32) -> Self {
+                self.connect.pending_bytes_max = bytes.max(1);
+                self
+            }
+
+            /// Sets the clock for [`View::age`](crate::View::age) and
+            /// [`SubscriptionEvent::Current`](crate::SubscriptionEvent::Current). It must never go
+            /// back.
+            pub fn clock(mut self, now: impl Fn() -> std::time::Instant + Send + Sync + 'static) -> Self {
+                self.connect.now = Box::new(now);
+                self
+            }
+
+            /// Sets the seed of the random waits between attempts to connect, to make them
+            /// repeatable.
+            pub fn seed(mut self, seed: u64) -> Self {
+                self.connect.seed = Some(seed);
+                self
+            }
+        }
+    };
+}
+
+pub(crate) use connect_setters;

@@ -6,7 +6,7 @@ use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncHandshake, SyncMode};
 use tokio::sync::watch;
 
-use crate::status::{ReplicaError, ReplicaStatus};
+use crate::status::{ReplicaError, ReplicaStatus, StatusReceiver};
 
 /// A clock that never goes back.
 pub(crate) type MonotonicClock = Box<dyn Fn() -> Instant + Send + Sync>;
@@ -14,14 +14,35 @@ pub(crate) type MonotonicClock = Box<dyn Fn() -> Instant + Send + Sync>;
 /// The status of a session, and the clock for it.
 pub(crate) struct SessionHealth {
     /// The table's name, for the log.
-    pub(crate) table: TableName,
-    pub(crate) status: watch::Sender<ReplicaStatus>,
-    pub(crate) now: MonotonicClock,
+    table: TableName,
+    status: watch::Sender<ReplicaStatus>,
+    now: MonotonicClock,
 }
 
 impl SessionHealth {
     pub(crate) fn new(table: TableName, now: MonotonicClock) -> SessionHealth {
         SessionHealth { table, status: watch::Sender::default(), now }
+    }
+
+    pub(crate) fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        (self.now)()
+    }
+
+    pub(crate) fn clock(&self) -> &(dyn Fn() -> Instant + Send + Sync) {
+        &*self.now
+    }
+
+    /// Returns the status, without the position and the number of rows.
+    pub(crate) fn status(&self) -> ReplicaStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(crate) fn watch_status(&self) -> StatusReceiver {
+        StatusReceiver::new(self.status.subscribe())
     }
 
     /// Notes that a stream is open.

@@ -10,6 +10,7 @@ use crate::layout::RowLayout;
 
 /// The reason why values are not a key of an index.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// No index with this name was declared.
     #[error("there is no index `{0}`; declare it with Replica::builder(…).index(…), or .lookup(…) for `lookup`")]

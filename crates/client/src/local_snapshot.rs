@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use laredo_core::{Checksum, DefinitionVersion, IndexSpec, Sequence, TableState, Tuple};
 use laredo_proto::batch::{BatchBuilder, BatchHeader, EntryAction};
-use laredo_proto::replication::sync_response::Message as Said;
+use laredo_proto::replication::sync_response::Message as WireMessage;
 use laredo_proto::replication::{
     Encoding, Heartbeat, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncRequest, SyncResponse,
 };
@@ -56,13 +56,13 @@ pub(crate) struct LocalSnapshotRows {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalSnapshotError {
     /// The file is of another replica or of another format version.
-    #[error("it is not a snapshot of this replica: {0}")]
+    #[error("the file is not a snapshot of this replica: {0}")]
     Foreign(&'static str),
     /// The file is damaged.
-    #[error("it is damaged: {0}")]
+    #[error("the file is damaged: {0}")]
     Damaged(String),
     /// The file cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error("cannot read the file: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -83,10 +83,10 @@ impl LocalSnapshotFile {
         let aside = suffixed_path(&self.path, "unusable");
         match std::fs::rename(&self.path, &aside) {
             Ok(()) => {
-                tracing::warn!(%path, %error, aside = %aside.display(), "the local snapshot is not used, and set aside")
+                tracing::warn!(%path, %error, aside = %aside.display(), "cannot use the local snapshot; the file was renamed, and the client loads all rows")
             }
             Err(rename) => {
-                tracing::warn!(%path, %error, %rename, "the local snapshot is not used, and cannot be set aside")
+                tracing::warn!(%path, %error, %rename, "cannot use the local snapshot, and cannot rename the file; the client loads all rows")
             }
         }
         None
@@ -101,13 +101,13 @@ impl LocalSnapshotFile {
         let mut magic = [0; 12];
         reader.exactly(&mut magic)?;
         if !magic.starts_with(MAGIC) {
-            return Err(LocalSnapshotError::Foreign("it does not begin like one"));
+            return Err(LocalSnapshotError::Foreign("it does not begin with the magic of one"));
         }
         if !magic.ends_with(&VERSION.to_be_bytes()) {
-            return Err(LocalSnapshotError::Foreign("it has the format of another version"));
+            return Err(LocalSnapshotError::Foreign("its format has another version"));
         }
         if reader.next::<SyncRequest>()?.as_ref() != Some(&self.request) {
-            return Err(LocalSnapshotError::Foreign("it is of another table, or of other filters"));
+            return Err(LocalSnapshotError::Foreign("it was written for another table or other filters"));
         }
         let damaged = |problem: &str| LocalSnapshotError::Damaged(problem.to_owned());
         let mut assembler = StreamAssembler::new(indexes.to_vec());
@@ -129,7 +129,7 @@ impl LocalSnapshotFile {
                 }
                 Ok(AssemblerEvent::Nothing) => {}
                 Ok(AssemblerEvent::Transaction { .. } | AssemblerEvent::Repeated { .. }) => {
-                    return Err(damaged("it has more than a snapshot"));
+                    return Err(damaged("it has messages after the snapshot"));
                 }
                 Err(error) => return Err(LocalSnapshotError::Damaged(format!("{error:?}"))),
             }
@@ -178,7 +178,7 @@ impl LocalSnapshotFile {
         let sequence = sequence.unwrap_or_default().to_wire();
         push_message(
             &mut bytes,
-            Said::Handshake(SyncHandshake {
+            WireMessage::Handshake(SyncHandshake {
                 mode: SyncMode::FullSnapshot.into(),
                 encoding: Some(Encoding {
                     format: RowEncoding::PostgresBinary.into(),
@@ -194,7 +194,7 @@ impl LocalSnapshotFile {
         let (source_position, snapshot_id) = (position.to_string(), String::new());
         push_message(
             &mut bytes,
-            Said::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
+            WireMessage::SnapshotBegin(SnapshotBegin { snapshot_id, sequence, row_count: count, source_position }),
         );
         let mut batch = BatchBuilder::default();
         for row in rows {
@@ -210,16 +210,16 @@ impl LocalSnapshotFile {
         let source_position = position.to_string();
         let (rows_sent, mark, checksum) = (count, *mark, checksum.to_bytes().to_vec());
         let end = SnapshotEnd { sequence, rows_sent, source_position, checksum, mark, ..SnapshotEnd::default() };
-        push_message(&mut bytes, Said::SnapshotEnd(end));
+        push_message(&mut bytes, WireMessage::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);
-        push_message(&mut bytes, Said::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
+        push_message(&mut bytes, WireMessage::Heartbeat(Heartbeat { server_time, ..Heartbeat::default() }));
         out.write(&mut bytes)?;
         out.end()
     }
 }
 
-fn push_message(bytes: &mut Vec<u8>, said: Said) {
-    frame::encode(&SyncResponse { message: Some(said) }, bytes);
+fn push_message(bytes: &mut Vec<u8>, message: WireMessage) {
+    frame::encode(&SyncResponse { message: Some(message) }, bytes);
 }
 
 /// Returns `path.suffix`.
@@ -258,7 +258,7 @@ struct CrcFrameReader {
 
 impl CrcFrameReader {
     fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), LocalSnapshotError> {
-        let cut = || LocalSnapshotError::Damaged("it ends in the middle".to_owned());
+        let cut = || LocalSnapshotError::Damaged("it is truncated".to_owned());
         self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(cut)?;
         self.file.read_exact(bytes)?;
         self.crc.update(bytes);
@@ -273,7 +273,7 @@ impl CrcFrameReader {
         self.exactly(&mut prefix)?;
         let length = frame::length(&prefix).unwrap_or_default();
         if length as u64 > self.left {
-            return Err(LocalSnapshotError::Damaged("it ends in the middle".to_owned()));
+            return Err(LocalSnapshotError::Damaged("it is truncated".to_owned()));
         }
         let mut message = vec![0; length];
         self.exactly(&mut message)?;

@@ -83,11 +83,13 @@ impl LocalSnapshotSaver {
                 Ok(()) => {
                     tracing::debug!(position = %state.resume.position, rows = state.table.rows.len(), "local snapshot saved")
                 }
-                Err(error) => tracing::error!(%error, ?file, "the local snapshot cannot be saved; an older one stays"),
+                Err(error) => tracing::error!(%error, ?file, "cannot save the local snapshot; the older file is kept"),
             });
         match saving {
             Ok(saving) => self.saving = Some(saving),
-            Err(error) => tracing::error!(%error, "no thread to save the local snapshot; an older one stays"),
+            Err(error) => {
+                tracing::error!(%error, "cannot spawn the thread that saves the local snapshot; the older file is kept")
+            }
         }
     }
 
@@ -96,7 +98,7 @@ impl LocalSnapshotSaver {
         if let Some(saving) = self.saving.take()
             && saving.join().is_err()
         {
-            tracing::error!("saving the local snapshot failed; an older one stays");
+            tracing::error!("the thread that saves the local snapshot panicked; the older file is kept");
         }
     }
 }

@@ -51,9 +51,8 @@ mod tests {
 
     #[test]
     fn only_what_takes_longer_than_the_fastest_counts() {
-        let mut transit = MessageDelayMeter::default();
-        let mut excess =
-            |received, sent| transit.excess(Duration::from_secs(received), &at(sent)).as_secs_f64().round();
+        let mut delays = MessageDelayMeter::default();
+        let mut excess = |received, sent| delays.excess(Duration::from_secs(received), &at(sent)).as_secs_f64().round();
         assert_eq!(excess(10, 1_000_000), 0.0);
         assert_eq!(excess(15, 1_000_002), 3.0);
         assert_eq!(excess(16, 1_000_008), 0.0);
@@ -62,18 +61,18 @@ mod tests {
 
     #[test]
     fn clocks_that_go_apart_are_not_taken_for_delay_for_ever() {
-        let mut transit = MessageDelayMeter::default();
-        transit.excess(Duration::ZERO, &at(0));
+        let mut delays = MessageDelayMeter::default();
+        delays.excess(Duration::ZERO, &at(0));
         // One second in 100,000 is the drift of a poor clock, and a minute is not.
-        assert_eq!(transit.excess(Duration::from_secs(100_000), &at(99_999)), Duration::ZERO);
-        assert!(transit.excess(Duration::from_secs(200_000), &at(199_930)) > Duration::from_secs(50));
+        assert_eq!(delays.excess(Duration::from_secs(100_000), &at(99_999)), Duration::ZERO);
+        assert!(delays.excess(Duration::from_secs(200_000), &at(199_930)) > Duration::from_secs(50));
     }
 
     #[test]
     fn no_time_is_too_far_away() {
-        let mut transit = MessageDelayMeter::default();
+        let mut delays = MessageDelayMeter::default();
         let far = |seconds| Timestamp { seconds, nanos: i32::MIN };
-        assert_eq!(transit.excess(Duration::MAX, &far(i64::MAX)), Duration::ZERO);
-        assert_eq!(transit.excess(Duration::MAX, &far(i64::MIN)).as_nanos(), u128::from(u64::MAX));
+        assert_eq!(delays.excess(Duration::MAX, &far(i64::MAX)), Duration::ZERO);
+        assert_eq!(delays.excess(Duration::MAX, &far(i64::MIN)).as_nanos(), u128::from(u64::MAX));
     }
 }

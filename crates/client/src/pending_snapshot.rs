@@ -10,15 +10,15 @@ use laredo_proto::replication::CommitMark;
 /// is known to all of them, so its mark is kept if both marks name the same commit.
 pub(crate) fn newer_position(
     known: (Lsn, Option<CommitMark>),
-    told: (Lsn, Option<CommitMark>),
+    other: (Lsn, Option<CommitMark>),
 ) -> (Lsn, Option<CommitMark>) {
-    let told = (told.0, told.1.filter(|mark| mark.end <= told.0.0));
-    let is_same = |mark: &CommitMark| told.1.is_some_and(|told| (told.end, told.xid) == (mark.end, mark.xid));
-    if told.0 > known.0 {
-        return (told.0, known.1.filter(is_same).or(told.1));
+    let other = (other.0, other.1.filter(|mark| mark.end <= other.0.0));
+    let is_same = |mark: &CommitMark| other.1.is_some_and(|other| (other.end, other.xid) == (mark.end, mark.xid));
+    if other.0 > known.0 {
+        return (other.0, known.1.filter(is_same).or(other.1));
     }
-    let is_newer = told.0 == known.0 && told.1.map(|mark| mark.end) > known.1.map(|mark| mark.end);
-    if is_newer { told } else { known }
+    let is_newer = other.0 == known.0 && other.1.map(|mark| mark.end) > known.1.map(|mark| mark.end);
+    if is_newer { other } else { known }
 }
 
 /// A table that readers do not see yet.

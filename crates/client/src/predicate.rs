@@ -7,6 +7,16 @@ use prost_types::{ListValue, Value};
 
 /// A condition on one column, which the server tests so that other rows are never sent. A row must
 /// satisfy all predicates of a replica.
+///
+/// ```
+/// use laredo_client::ColumnPredicate;
+///
+/// let open = ColumnPredicate::equals("status", "open");
+/// let ours = ColumnPredicate::any_of("owner", [7, 8]);
+/// let europe = ColumnPredicate::prefix("region", "eu-");
+/// assert_ne!(open, ours);
+/// # assert_ne!(ours, europe);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColumnPredicate(FieldPredicate);
 
@@ -48,46 +58,46 @@ impl ColumnPredicate {
     }
 }
 
-impl From<Kind> for PredicateValue {
-    fn from(kind: Kind) -> PredicateValue {
+impl PredicateValue {
+    fn new(kind: Kind) -> PredicateValue {
         PredicateValue(Value { kind: Some(kind) })
     }
 }
 
 impl From<&str> for PredicateValue {
     fn from(text: &str) -> PredicateValue {
-        Kind::StringValue(text.to_owned()).into()
+        PredicateValue::new(Kind::StringValue(text.to_owned()))
     }
 }
 
 impl From<String> for PredicateValue {
     fn from(text: String) -> PredicateValue {
-        Kind::StringValue(text).into()
+        PredicateValue::new(Kind::StringValue(text))
     }
 }
 
 impl From<bool> for PredicateValue {
     fn from(value: bool) -> PredicateValue {
-        Kind::BoolValue(value).into()
+        PredicateValue::new(Kind::BoolValue(value))
     }
 }
 
 impl From<f64> for PredicateValue {
     fn from(value: f64) -> PredicateValue {
-        Kind::NumberValue(value).into()
+        PredicateValue::new(Kind::NumberValue(value))
     }
 }
 
 impl From<i32> for PredicateValue {
     fn from(value: i32) -> PredicateValue {
-        Kind::NumberValue(value.into()).into()
+        PredicateValue::new(Kind::NumberValue(value.into()))
     }
 }
 
 impl From<i64> for PredicateValue {
     fn from(value: i64) -> PredicateValue {
         match value {
-            _ if value.unsigned_abs() <= EXACT_MAX => Kind::NumberValue(value as f64).into(),
+            _ if value.unsigned_abs() <= EXACT_MAX => PredicateValue::new(Kind::NumberValue(value as f64)),
             _ => value.to_string().into(),
         }
     }

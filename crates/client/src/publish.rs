@@ -114,8 +114,8 @@ impl ReplicaFront {
         })
     }
 
-    pub(crate) fn hold(&self, place: &'static Location<'static>) -> ViewHold<'_> {
-        let slot = self.holders.enter(place, self.generation.load(Ordering::Relaxed));
+    pub(crate) fn hold(&self, call_site: &'static Location<'static>) -> ViewHold<'_> {
+        let slot = self.holders.enter(call_site, self.generation.load(Ordering::Relaxed));
         let leaving = ViewHoldRelease { front: self, slot };
         let side = self.side.load();
         // While it loaded the side, this reader may have briefly held the other copy without a
@@ -169,7 +169,7 @@ impl ReplicaFront {
             // number of wake-ups.
             let waited = began.elapsed();
             if waited >= patience {
-                self.tell_who_holds(waited);
+                self.log_view_holders(waited);
                 patience = patience.saturating_mul(2);
             }
             thread::park_timeout(patience.saturating_sub(waited).max(PARK_MIN));
@@ -178,13 +178,13 @@ impl ReplicaFront {
         free
     }
 
-    fn tell_who_holds(&self, waited: Duration) {
-        let places = self.holders.older_than(self.generation.load(Ordering::Relaxed));
-        let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+    fn log_view_holders(&self, waited: Duration) {
+        let call_sites = self.holders.older_than(self.generation.load(Ordering::Relaxed));
+        let call_sites: Vec<String> = call_sites.iter().map(ToString::to_string).collect();
         tracing::warn!(
-            taken_at = ?places,
+            taken_at = ?call_sites,
             waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-            "a view is held so long that nothing newer can be shown; drop views soon, or keep rows instead"
+            "a view was not dropped, so the replica cannot show newer rows; drop views soon, or keep rows instead"
         );
     }
 }
@@ -312,7 +312,7 @@ impl ReplicaWriter {
             if let Err(error) = side.apply(&transaction, None) {
                 // The transaction fitted the other copy, so the copies differ. This copy is made
                 // again from the front.
-                tracing::error!(%error, "the replica's two copies differ; one is made anew");
+                tracing::error!(%error, "the replica's two copies of the table differ; one is copied from the other again");
                 self.back = None;
                 return;
             }

@@ -4,17 +4,15 @@ use std::fmt;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use laredo_core::{IndexSpec, KeyColumns, Schema, TableName};
-use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Identity;
 
 use crate::applier::{ReplicaApplier, ReplicaState};
 use crate::changes::{ChangeHub, ListenerHandle, Transactions};
-use crate::connect::{ConnectSettings, PreparedSession, StartError};
-use crate::key::KeyValues;
+use crate::connect::{ConnectSettings, PreparedSession, StartError, connect_setters};
+use crate::key::{KeyError, KeyValues};
 use crate::layout::RowLayout;
 use crate::local_snapshot::LocalSnapshotFile;
 use crate::local_snapshot_saver::{LocalSnapshotSaver, WallClock};
@@ -22,11 +20,8 @@ use crate::predicate::ColumnPredicate;
 use crate::publish::{ReplicaFront, ReplicaTable};
 use crate::row::{Row, RowRef};
 use crate::session;
-use crate::status::{NotReady, ReplicaStatus};
-use crate::view::View;
-
-/// The name of the index over the lookup columns.
-pub(crate) const LOOKUP: &str = "lookup";
+use crate::status::{NotReady, ReplicaStatus, StatusReceiver};
+use crate::view::{LOOKUP, View};
 
 const PENDING_CHANGES_MAX: usize = 1 << 20;
 const LOCAL_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(300);
@@ -88,24 +83,41 @@ impl Replica {
     /// From then on it stays ready: without a server it serves the rows that it has, and
     /// [`View::age`] grows.
     ///
+    /// ```
+    /// # tokio_test(async {
+    /// use std::time::Duration;
+    ///
+    /// use laredo_client::{NotReady, Replica, TableName};
+    ///
+    /// // No server listens at this port. The replica starts, and tries to connect until one does.
+    /// let table = TableName::new("public", "orders");
+    /// let replica = Replica::builder("http://127.0.0.1:1", table).start()?;
+    /// let waited = replica.ready(Duration::from_millis(100)).await;
+    /// assert!(matches!(waited, Err(NotReady::Timeout { .. })));
+    /// assert!(!replica.view().is_loaded());
+    /// assert_eq!(replica.get(1)?, None);
+    /// # Ok(())
+    /// # });
+    /// # fn tokio_test(
+    /// #     example: impl Future<Output = Result<(), Box<dyn std::error::Error>>>,
+    /// # ) {
+    /// #     tokio::runtime::Runtime::new().unwrap().block_on(example).unwrap();
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When this takes longer than `timeout`, when the server refuses, or when the replica is
     /// stopped. After a refusal the replica still retries at long intervals.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
-        let mut status = self.inner.shared.health.status.subscribe();
+        let mut status = self.watch_status();
         let settled = status.wait_for(|status| {
             status.ready || status.stopped || status.error.as_ref().is_some_and(|e| e.is_definite())
         });
-        let settled = tokio::time::timeout(timeout, settled).await;
-        let settled = settled.map(|status| status.map(|status| (status.ready, status.error.clone())));
-        match settled {
-            Ok(Ok((true, _))) => Ok(()),
-            Ok(Ok((false, Some(error)))) if error.is_definite() => Err(NotReady::Definite(error)),
+        match tokio::time::timeout(timeout, settled).await {
+            Ok(Some(ReplicaStatus { ready: true, .. })) => Ok(()),
+            Ok(Some(ReplicaStatus { error: Some(error), .. })) if error.is_definite() => Err(NotReady::Definite(error)),
             Ok(_) => Err(NotReady::Stopped),
-            Err(_) => Err(NotReady::Timeout {
-                waited: timeout,
-                last: self.inner.shared.health.status.borrow().last_error.clone(),
-            }),
+            Err(_) => Err(NotReady::Timeout { waited: timeout, last: self.watch_status().current().last_error }),
         }
     }
 
@@ -113,24 +125,25 @@ impl Replica {
     #[must_use]
     #[track_caller]
     pub fn view(&self) -> View<'_> {
-        let shared = &self.inner.shared;
-        // The order matters: the view may be newer than the age says, but never older.
-        let at_head = shared.at_head();
-        View::new(shared.front.hold(Location::caller()), at_head, &*shared.health.now)
+        self.inner.shared.view(Location::caller())
     }
 
     /// Returns the row of a primary key, as [`View::get`].
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the values do not fit the table's key.
     #[track_caller]
-    pub fn get(&self, key: impl KeyValues) -> Option<Row> {
-        self.view().get(key).map(RowRef::to_row)
+    pub fn get(&self, key: impl KeyValues) -> Result<Option<Row>, KeyError> {
+        Ok(self.view().get(key)?.map(RowRef::to_row))
     }
 
     /// Returns the row with these values of the lookup columns, as [`View::lookup`].
-    #[must_use]
+    ///
+    /// # Errors
+    /// When no lookup columns were declared, or the values do not fit them.
     #[track_caller]
-    pub fn lookup(&self, values: impl KeyValues) -> Option<Row> {
-        self.view().lookup(values).map(RowRef::to_row)
+    pub fn lookup(&self, values: impl KeyValues) -> Result<Option<Row>, KeyError> {
+        Ok(self.view().lookup(values)?.map(RowRef::to_row))
     }
 
     /// Returns a stream of all transactions committed from now on, as they become visible.
@@ -139,7 +152,7 @@ impl Replica {
     /// also include some that the stream begins with, namely those up to [`View::position`].
     #[must_use]
     pub fn transactions(&self) -> Transactions {
-        self.inner.shared.hub.follow()
+        self.inner.shared.changes().follow()
     }
 
     /// Calls a function with the old and the new row of every change from now on. Changes arrive in
@@ -149,26 +162,24 @@ impl Replica {
     /// must not wait for the replica. After a panic it is not called again. Dropping the handle
     /// ends the calls.
     pub fn listen(&self, listener: impl FnMut(Option<&Row>, Option<&Row>) + Send + 'static) -> ListenerHandle {
-        self.inner.shared.hub.listen(listener)
+        self.inner.shared.changes().listen(listener)
     }
 
     /// Returns the current status of the replica.
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> ReplicaStatus {
-        let mut status = self.inner.shared.health.status.borrow().clone();
+        let mut status = self.inner.shared.health().status();
         let view = self.view();
         status.position = view.position();
         status.rows = view.len();
         status
     }
 
-    /// Returns a receiver that is notified when the state of the connection changes. Its copy of
-    /// the status does not keep the position and the number of rows current; use
-    /// [`Replica::status`] for those.
+    /// Returns a receiver that is notified when the state of the connection changes.
     #[must_use]
-    pub fn watch_status(&self) -> watch::Receiver<ReplicaStatus> {
-        self.inner.shared.health.status.subscribe()
+    pub fn watch_status(&self) -> StatusReceiver {
+        self.inner.shared.health().watch_status()
     }
 
     /// Makes one row of the copy wrong, for tests of the checksum comparison. Returns false if no
@@ -185,16 +196,15 @@ impl Replica {
     /// continue to serve the rows that they have.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
-        self.inner.shared.front.close();
-        let mut status = self.inner.shared.health.status.subscribe();
-        // The wait cannot fail, because `self` owns the sender.
-        let _ = status.wait_for(|status| status.stopped).await;
+        self.inner.shared.close_views();
+        // This returns a status, because `self` keeps the replica.
+        self.watch_status().wait_for(|status| status.stopped).await;
     }
 }
 
 impl Drop for ReplicaInner {
     fn drop(&mut self) {
-        self.shared.front.close();
+        self.shared.close_views();
     }
 }
 
@@ -204,13 +214,9 @@ impl fmt::Debug for Replica {
     }
 }
 
-impl ReplicaBuilder {
-    /// Sets the name under which the server's operator sees this client.
-    pub fn client_id(mut self, client_id: impl Into<String>) -> ReplicaBuilder {
-        self.connect.client_id = client_id.into();
-        self
-    }
+connect_setters!(ReplicaBuilder);
 
+impl ReplicaBuilder {
     /// Sets the columns for [`Replica::lookup`]. They become a unique index with the name `lookup`.
     pub fn lookup<C: Into<String>>(self, columns: impl IntoIterator<Item = C>) -> ReplicaBuilder {
         self.index(LOOKUP, columns, Unique::Yes)
@@ -239,52 +245,10 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Sets the PEM certificates that an `https://` server's certificate is checked against,
-    /// instead of those of the operating system.
-    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> ReplicaBuilder {
-        self.connect.ca_pem = Some(pem.into());
-        self
-    }
-
-    /// Sets the certificate that this client presents to an `https://` server, and its key, as PEM.
-    /// Servers that require client certificates need it.
-    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ReplicaBuilder {
-        self.connect.identity = Some(Identity::from_pem(certificate, key));
-        self
-    }
-
-    /// Sets a token that is sent with each request as `authorization: Bearer …`, for servers or
-    /// proxies that require one. Without TLS, everyone on the network path can read it.
-    pub fn token(mut self, token: impl Into<String>) -> ReplicaBuilder {
-        self.connect.token = Some(token.into());
-        self
-    }
-
-    /// Sets the largest accepted message in bytes (1 GiB plus 64 MiB unless set). It must be large
-    /// enough for the table's largest row.
-    pub fn message_bytes_max(mut self, bytes: usize) -> ReplicaBuilder {
-        self.connect.message_bytes_max = bytes;
-        self
-    }
-
-    /// Sets how many bytes of messages may wait to be applied, for example while a view is held (64
-    /// MiB unless set). At this bound the client stops reading the stream, and the replica falls
-    /// behind.
-    pub fn pending_bytes_max(mut self, bytes: u32) -> ReplicaBuilder {
-        self.connect.pending_bytes_max = bytes.max(1);
-        self
-    }
-
     /// Sets how many row changes may wait in each stream of transactions (1,048,576 unless set).
     /// When more wait, transactions are left out; see [`crate::LagError`].
     pub fn pending_changes_max(mut self, changes: usize) -> ReplicaBuilder {
         self.pending_changes_max = changes;
-        self
-    }
-
-    /// Sets the clock for [`View::age`]. It must never go back.
-    pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> ReplicaBuilder {
-        self.connect.now = Box::new(now);
         self
     }
 
@@ -313,38 +277,32 @@ impl ReplicaBuilder {
         self
     }
 
-    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
-    pub fn seed(mut self, seed: u64) -> ReplicaBuilder {
-        self.connect.seed = Some(seed);
-        self
-    }
-
     /// Starts the replica. It connects, and reconnects after failures, in the background.
     ///
     /// # Errors
     /// When the server address or the token is invalid, or two indexes have the same name. Also
     /// when the caller is not inside a tokio runtime, or the replica's thread cannot be started.
     pub fn start(self) -> Result<Replica, StartError> {
-        for (place, index) in self.indexes.iter().enumerate() {
-            if self.indexes[..place].iter().any(|other| other.name == index.name) {
+        for (i, index) in self.indexes.iter().enumerate() {
+            if self.indexes[..i].iter().any(|other| other.name == index.name) {
                 return Err(StartError::SameName(index.name.clone()));
             }
         }
         let filters: Vec<_> = self.filters.into_iter().map(ColumnPredicate::into_wire).collect();
         let request = session::snapshot_request(&self.connect.table, &filters);
-        let line = self.connect.prepare_session(filters)?;
+        let prepared = self.connect.prepare_session(filters)?;
         #[cfg(debug_assertions)]
-        let plants = line.plants.clone();
-        let PreparedSession { runtime, session, health, inputs, feedback, .. } = line;
+        let plants = prepared.plants.clone();
+        let PreparedSession { runtime, session, health, inputs, feedback, .. } = prepared;
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
         let front = ReplicaFront::new(ReplicaTable::empty(Arc::new(RowLayout::new(Arc::new(nothing)))));
         let shared = Arc::new(ReplicaState::new(front, ChangeHub::new(self.pending_changes_max), health));
-        let keeper = self.local_snapshot.map(|path| {
+        let saver = self.local_snapshot.map(|path| {
             let file = LocalSnapshotFile::new(path, request);
-            let now = (shared.health.now)();
+            let now = shared.health().now();
             LocalSnapshotSaver::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
         });
-        let applier = ReplicaApplier::new(shared.clone(), self.indexes, keeper, inputs, feedback);
+        let applier = ReplicaApplier::new(shared.clone(), self.indexes, saver, inputs, feedback);
         std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));

@@ -26,6 +26,7 @@ pub struct RowRef<'a> {
 
 /// The reason why a cell cannot be read as a Rust type.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CellError {
     /// The table has no such column.
     #[error("the table has no column {column}")]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::{FutureExt, OptionFuture};
-use futures::{Stream, StreamExt};
+use futures_util::future::{FutureExt, OptionFuture};
+use futures_util::{Stream, StreamExt};
 use laredo_proto::replication::laredo_replication_service_client::LaredoReplicationServiceClient;
 use laredo_proto::replication::{
     FieldPredicate, ReportChecksumRequest, RowEncoding, SyncRequest, SyncResponse, sync_response,
@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::counting_channel::CountingChannel;
 use crate::health::SessionHealth;
-use crate::status::{ReplicaError, deepest};
+use crate::status::{GrpcCode, ReplicaError, deepest};
 use crate::sync_receiver::{ResumeState, SessionFeedback, SessionInput, message_weight};
 use laredo_core::{RetryDelays, TableName};
 
@@ -110,9 +110,11 @@ impl ClientSessionOptions {
             match tokio::time::timeout(SILENCE, client.report_checksum(self.request_of(report))).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => {
-                    tracing::warn!(%table, %status, "the server did not take the checksum that it asked for")
+                    tracing::warn!(%table, %status, "cannot report the checksum that the server requested")
                 }
-                Err(_) => tracing::warn!(%table, "the server did not take the checksum that it asked for in time"),
+                Err(_) => {
+                    tracing::warn!(%table, "cannot report the checksum that the server requested: no answer in time")
+                }
             }
         }
     }
@@ -147,7 +149,7 @@ impl ClientSession {
             };
             self.health.fail(&end.error);
             if self.dialer.inputs.is_closed() {
-                tracing::error!(%table, "nobody takes any more what comes; nothing newer will be shown");
+                tracing::error!(%table, "the replica's thread has ended, or the subscription was dropped; no newer rows will be shown");
                 return;
             }
             if end.progressed {
@@ -155,7 +157,7 @@ impl ClientSession {
             }
             let wait = wait_after(&end.error, &mut delays);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(%table, error = %end.error, wait_ms, "connecting anew");
+            tracing::warn!(%table, error = %end.error, wait_ms, "reconnecting");
             tokio::select! {
                 () = stopped.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -212,7 +214,7 @@ impl ClientSession {
                     }
                     SessionFeedback::Report(report) => {
                         if reports.try_send(report).is_err() {
-                            tracing::warn!(table = %self.dialer.options.table, "the server asks for checksums faster than it takes them");
+                            tracing::warn!(table = %self.dialer.options.table, "cannot report a checksum: the server requests them faster than it accepts them");
                         }
                         continue;
                     }
@@ -231,13 +233,13 @@ impl ClientSession {
                 StreamMessage::Silence => return StreamReadOutcome::Ended(ReplicaError::Silent(SILENCE)),
             };
             if let Some(sync_response::Message::GoAway(farewell)) = message.message {
-                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "asked to leave");
+                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "the server asked this client to move to another stream");
                 let is_new = self.moved_at.is_some_and(|at| at.elapsed() < RETRY_LAST);
                 let pause = if is_new { RETRY_LAST } else { Duration::ZERO };
                 another = Some(self.dialer.clone().retry_second_stream(pause).boxed()).into();
                 continue;
             }
-            let received = (self.health.now)();
+            let received = self.health.now();
             let share = u32::try_from(message_weight(&message)).unwrap_or(u32::MAX);
             let share = share.min(self.dialer.options.pending_bytes_max);
             // While too many bytes wait, the stream is not read, and HTTP/2 flow control slows the
@@ -254,7 +256,7 @@ impl ClientSession {
         }
     }
 
-    /// Returns the error of the stream's end, or the fault if the intake found one in its messages.
+    /// Returns the error of the stream's end, or the fault that the receiver found in its messages.
     async fn stream_end_error(&mut self, status: &tonic::Status) -> ReplicaError {
         // The status changes at once, because the code that takes the messages may be blocked for a
         // long time.
@@ -282,13 +284,13 @@ impl StreamDialer {
                 Err(error) => error,
             };
             let wait = wait_after(&error, &mut delays);
-            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "no other server yet");
+            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "cannot open a second stream yet; retrying");
             tokio::time::sleep(wait).await;
         }
     }
 
     async fn open_second_stream(&self) -> Result<AcceptedStream, ReplicaError> {
-        let resume = self.ask_resume_state(SessionInput::Beside).await?;
+        let resume = self.ask_resume_state(SessionInput::OpenSecond).await?;
         let mut opened = self.dial(resume).await?;
         // The first message shows that the server has reached the client's position, or that it
         // sends all rows.
@@ -300,7 +302,7 @@ impl StreamDialer {
         Ok(opened)
     }
 
-    /// Asks the intake for the state to resume from.
+    /// Asks the receiver for the state to resume from.
     async fn ask_resume_state(
         &self,
         ask: impl FnOnce(oneshot::Sender<ResumeState>) -> SessionInput,
@@ -317,7 +319,7 @@ impl StreamDialer {
         // or its name may not resolve.
         let channel = match tokio::time::timeout(CONNECT_MAX, self.options.endpoint.connect()).await {
             Ok(connected) => connected.map_err(|error| failed(deepest(&error)))?,
-            Err(_) => return Err(failed(format!("no answer for {} s", CONNECT_MAX.as_secs()))),
+            Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_MAX.as_secs()))),
         };
         let activity = Arc::new(AtomicU64::new(0));
         let mut client = LaredoReplicationServiceClient::new(CountingChannel::new(channel.clone(), activity.clone()))
@@ -367,7 +369,7 @@ pub(crate) fn snapshot_request(table: &TableName, filters: &[FieldPredicate]) ->
 }
 
 fn consumer_gone_error() -> ReplicaError {
-    ReplicaError::Ended { code: tonic::Code::Cancelled, reason: "nobody takes any more what comes".to_owned() }
+    ReplicaError::Ended { code: GrpcCode::Cancelled, reason: "the consumer of the stream has ended".to_owned() }
 }
 
 enum StreamMessage {
@@ -408,7 +410,7 @@ mod tests {
     use super::*;
     use std::pin::pin;
 
-    use futures::stream;
+    use futures_util::stream;
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_server_is_given_up_after_30_seconds() {

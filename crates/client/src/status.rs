@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use laredo_core::{Checksum, Lsn, StateError, TableName};
 use laredo_proto::replication::SyncMode;
+use tokio::sync::watch;
 
 use crate::assembler::ProtocolError;
 
 /// The status of a replica or a subscription. For a subscription, the fields describe the events
 /// that it has returned instead of the replica's table.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ReplicaStatus {
     /// True if a stream is open and its server has answered.
     pub connected: bool,
@@ -46,9 +48,47 @@ pub struct ReplicaStatus {
     pub stopped: bool,
 }
 
+/// A receiver of the status of a replica or a subscription. It may be used on any task or thread.
+///
+/// Its copies of the status do not keep the position and the number of rows current; use
+/// [`Replica::status`](crate::Replica::status) and
+/// [`Subscription::status`](crate::Subscription::status) for those.
+#[derive(Clone, Debug)]
+pub struct StatusReceiver(watch::Receiver<ReplicaStatus>);
+
+impl StatusReceiver {
+    pub(crate) fn new(receiver: watch::Receiver<ReplicaStatus>) -> StatusReceiver {
+        StatusReceiver(receiver)
+    }
+
+    /// Returns the current status.
+    #[must_use]
+    pub fn current(&self) -> ReplicaStatus {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the status changes, and returns the new one. A change since the last call, or
+    /// since the receiver was made, counts: the call then returns at once. Of several changes, only
+    /// the newest is returned.
+    ///
+    /// Returns `None` when the replica or the subscription was dropped.
+    pub async fn changed(&mut self) -> Option<ReplicaStatus> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().clone())
+    }
+
+    /// Waits until the status meets a condition, and returns it. Returns at once if it does now.
+    ///
+    /// Returns `None` when the replica or the subscription was dropped before.
+    pub async fn wait_for(&mut self, condition: impl FnMut(&ReplicaStatus) -> bool) -> Option<ReplicaStatus> {
+        self.0.wait_for(condition).await.ok().map(|status| status.clone())
+    }
+}
+
 /// An error that ended a stream or prevented it from opening. The client retries, and a replica
 /// serves the rows that it has meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReplicaError {
     /// The connection failed.
     #[error("cannot connect to {server}: {reason}")]
@@ -65,7 +105,7 @@ pub enum ReplicaError {
         /// The requested table.
         table: TableName,
         /// The gRPC status code.
-        code: tonic::Code,
+        code: GrpcCode,
         /// The server's reason.
         reason: String,
     },
@@ -73,7 +113,7 @@ pub enum ReplicaError {
     #[error("the stream ended: {reason} ({code:?})")]
     Ended {
         /// The gRPC status code.
-        code: tonic::Code,
+        code: GrpcCode,
         /// The reason, from the server or the connection.
         reason: String,
     },
@@ -82,15 +122,16 @@ pub enum ReplicaError {
     Silent(Duration),
     /// The server violates the protocol, so the stream cannot be trusted. The client requests a
     /// full snapshot.
-    #[error("{0}; a full snapshot is asked for")]
+    #[error("{0}; the client requests a full snapshot")]
     Protocol(#[from] ProtocolError),
     /// A change does not fit the rows, so they cannot be trusted. The client requests a full
     /// snapshot.
-    #[error("{0}; a full snapshot is asked for")]
+    #[error("{0}; the client requests a full snapshot")]
     State(StateError),
     /// The server's rows are of another definition than the client's rows at the same position.
     #[error(
-        "at {position} the server's rows have other columns or types than this client's; a full snapshot is asked for"
+        "at {position} the server's rows have other columns or types than this client's; the client requests a full \
+         snapshot"
     )]
     Schema {
         /// The client's position.
@@ -110,7 +151,7 @@ pub enum ReplicaError {
     #[error("{0}; change the columns given to the replica's builder")]
     Index(StateError),
     /// The server cannot send binary rows.
-    #[error("the server does not send PostgreSQL's binary rows; it needs to be a laredo server of this generation")]
+    #[error("the server cannot send PostgreSQL's binary rows; upgrade it to a version of laredo-server that can")]
     Encoding,
     /// The server has not reached the client's position.
     #[error("the server is at {theirs}, behind this client's {ours}; waiting until it catches up")]
@@ -130,18 +171,17 @@ impl ReplicaError {
     }
 
     pub(crate) fn from_status(status: &tonic::Status, table: &TableName) -> ReplicaError {
-        use tonic::Code;
-        let (code, mut reason) = (status.code(), status.message().to_owned());
+        let (code, mut reason) = (GrpcCode::of(status.code()), status.message().to_owned());
         // This error is the client's own: the server's message exceeds the client's limit.
-        if code == Code::OutOfRange && reason.contains("message length too large") {
+        if code == GrpcCode::OutOfRange && reason.contains("message length too large") {
             reason.push_str("; raise message_bytes_max of this client");
         }
         match code {
-            Code::InvalidArgument
-            | Code::NotFound
-            | Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::Unimplemented => ReplicaError::Refused { table: table.clone(), code, reason },
+            GrpcCode::InvalidArgument
+            | GrpcCode::NotFound
+            | GrpcCode::Unauthenticated
+            | GrpcCode::PermissionDenied
+            | GrpcCode::Unimplemented => ReplicaError::Refused { table: table.clone(), code, reason },
             _ => ReplicaError::Ended { code, reason },
         }
     }
@@ -156,14 +196,78 @@ impl From<StateError> for ReplicaError {
     }
 }
 
+/// A status code of gRPC. The discriminants are gRPC's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcCode {
+    /// Success.
+    Ok = 0,
+    /// The operation was canceled.
+    Cancelled = 1,
+    /// An unknown error.
+    Unknown = 2,
+    /// The request has an invalid argument.
+    InvalidArgument = 3,
+    /// The deadline passed before the operation was complete.
+    DeadlineExceeded = 4,
+    /// A requested item does not exist.
+    NotFound = 5,
+    /// An item to be created exists already.
+    AlreadyExists = 6,
+    /// The caller has no permission.
+    PermissionDenied = 7,
+    /// A resource is exhausted, for example the number of clients.
+    ResourceExhausted = 8,
+    /// The system is not in the state that the operation needs.
+    FailedPrecondition = 9,
+    /// The operation was aborted.
+    Aborted = 10,
+    /// A value is past the valid range.
+    OutOfRange = 11,
+    /// The server does not implement the operation.
+    Unimplemented = 12,
+    /// An internal error.
+    Internal = 13,
+    /// The server is unavailable. The connection failed, or the server is stopping.
+    Unavailable = 14,
+    /// Data was lost or corrupted.
+    DataLoss = 15,
+    /// The caller has no valid credentials.
+    Unauthenticated = 16,
+}
+
+impl GrpcCode {
+    fn of(code: tonic::Code) -> GrpcCode {
+        match code {
+            tonic::Code::Ok => GrpcCode::Ok,
+            tonic::Code::Cancelled => GrpcCode::Cancelled,
+            tonic::Code::Unknown => GrpcCode::Unknown,
+            tonic::Code::InvalidArgument => GrpcCode::InvalidArgument,
+            tonic::Code::DeadlineExceeded => GrpcCode::DeadlineExceeded,
+            tonic::Code::NotFound => GrpcCode::NotFound,
+            tonic::Code::AlreadyExists => GrpcCode::AlreadyExists,
+            tonic::Code::PermissionDenied => GrpcCode::PermissionDenied,
+            tonic::Code::ResourceExhausted => GrpcCode::ResourceExhausted,
+            tonic::Code::FailedPrecondition => GrpcCode::FailedPrecondition,
+            tonic::Code::Aborted => GrpcCode::Aborted,
+            tonic::Code::OutOfRange => GrpcCode::OutOfRange,
+            tonic::Code::Unimplemented => GrpcCode::Unimplemented,
+            tonic::Code::Internal => GrpcCode::Internal,
+            tonic::Code::Unavailable => GrpcCode::Unavailable,
+            tonic::Code::DataLoss => GrpcCode::DataLoss,
+            tonic::Code::Unauthenticated => GrpcCode::Unauthenticated,
+        }
+    }
+}
+
 /// The reason why a replica is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotReady {
     /// An error that lasts until the operator or the program changes something.
     #[error(transparent)]
     Definite(ReplicaError),
     /// The replica was not ready within the timeout.
-    #[error("not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
+    #[error("the replica was not ready after {} s{}", waited.as_secs_f32(), last.as_ref().map_or_else(String::new, |e| format!(": {e}")))]
     Timeout {
         /// The timeout.
         waited: Duration,

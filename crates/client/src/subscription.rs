@@ -6,13 +6,12 @@ use std::time::Instant;
 
 use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
 use laredo_proto::replication::{CommitMark, SourceIdentity};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Identity;
 
-use crate::connect::{ConnectSettings, PreparedSession, StartError};
+use crate::connect::{ConnectSettings, PreparedSession, StartError, connect_setters};
 use crate::health::SessionHealth;
-use crate::status::ReplicaStatus;
+use crate::status::{ReplicaStatus, StatusReceiver};
 use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
 
 /// A stream of one table's transactions: whole, each delivered exactly once, in commit order,
@@ -31,7 +30,7 @@ pub struct Subscription {
     table: TableName,
     health: Arc<SessionHealth>,
     inputs: mpsc::UnboundedReceiver<SessionInput>,
-    intake: SyncReceiver,
+    receiver: SyncReceiver,
     /// True if the consumer has or had the rows of the table.
     has_begun: bool,
 }
@@ -45,6 +44,7 @@ pub struct SubscriptionBuilder {
 
 /// Rows that the consumer already has, and from which a subscription can resume.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ResumePoint {
     /// The schema of the rows. If the server's schema at this position differs, it sends all rows
     /// again.
@@ -62,7 +62,17 @@ pub struct ResumePoint {
     pub mark: Option<CommitMark>,
 }
 
-/// An event of a [`Subscription`].
+impl ResumePoint {
+    /// Returns a resume point without a source, a definition and a mark. Set these fields to what
+    /// was stored with the rows.
+    #[must_use]
+    pub fn new(schema: Arc<Schema>, position: Lsn) -> ResumePoint {
+        ResumePoint { schema, position, source: None, definition: DefinitionVersion::UNKNOWN, mark: None }
+    }
+}
+
+/// An event of a [`Subscription`]. Every consumer must handle every event, so this enum lists them
+/// all: a new one is a new version of this library.
 #[derive(Debug)]
 pub enum SubscriptionEvent {
     /// All rows will be sent again, and no more changes to the previous rows will follow. The
@@ -127,25 +137,25 @@ impl Subscription {
     /// ahead. A server may end the stream of a client that stays behind for long.
     pub async fn next(&mut self) -> SubscriptionEvent {
         loop {
-            while let Some(taken) = self.intake.pop_event() {
-                if let Some(event) = self.hand_out(taken) {
+            while let Some(received) = self.receiver.pop_event() {
+                if let Some(event) = self.hand_out(received) {
                     return event;
                 }
             }
-            self.intake.note_ready();
+            self.receiver.note_ready();
             let Some(input) = self.inputs.recv().await else {
                 self.health.stopped();
-                let reason = "the task that reads the server's streams has ended, as when its runtime is shut down";
+                let reason = "the task that reads the server's streams has ended; its runtime was probably shut down";
                 return SubscriptionEvent::Ended { reason: reason.to_owned() };
             };
-            self.intake.accept_input(input);
+            self.receiver.accept_input(input);
         }
     }
 
     /// Discards the rows of the consumer, because an event did not fit them. The server then sends
     /// all rows again.
     pub fn start_over(&mut self, error: StateError) {
-        self.intake.start_over(error.into());
+        self.receiver.start_over(error.into());
     }
 
     /// Compares the checksum of the consumer's rows at a position with the server's, from
@@ -157,63 +167,62 @@ impl Subscription {
     /// recent load did not fix a difference, the rows are not loaded again until a pause has
     /// passed.
     pub fn compare(&mut self, position: Lsn, ours: Checksum, theirs: Checksum) -> bool {
-        self.intake.compare(position, (ours, None), theirs)
+        self.receiver.compare(position, ours, None, theirs)
     }
 
     /// Returns the current status. [`ReplicaStatus::last_error`] says why no events arrive.
     /// [`ReplicaStatus::position`] is the position of the last returned event.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
-        ReplicaStatus { position: self.intake.resume().position, ..self.health.status.borrow().clone() }
+        ReplicaStatus { position: self.receiver.resume().position, ..self.health.status() }
     }
 
     /// Returns the definition version of the consumer's rows after the last returned event. Store
     /// it together with the position, for [`ResumePoint::definition`].
     #[must_use]
     pub fn definition(&self) -> DefinitionVersion {
-        self.intake.resume().definition
+        self.receiver.resume().definition
     }
 
     /// Returns the newest known commit at or before the position of the last returned event. Store
     /// it together with the position, for [`ResumePoint::mark`].
     #[must_use]
     pub fn mark(&self) -> Option<CommitMark> {
-        self.intake.resume().mark
+        self.receiver.resume().mark
     }
 
-    /// Returns a receiver that is notified when the state of the connection changes. It may be used
-    /// on any task or thread. Its copy of the status does not keep the position current.
+    /// Returns a receiver that is notified when the state of the connection changes.
     #[must_use]
-    pub fn watch_status(&self) -> watch::Receiver<ReplicaStatus> {
-        self.health.status.subscribe()
+    pub fn watch_status(&self) -> StatusReceiver {
+        self.health.watch_status()
     }
 
-    /// Turns a taken item into an event. From here on, the consumer counts as having it.
-    fn hand_out(&mut self, taken: ReceiverEvent) -> Option<SubscriptionEvent> {
-        let event = match taken {
+    /// Converts an event of the receiver. From here on, the consumer counts as having it.
+    fn hand_out(&mut self, received: ReceiverEvent) -> Option<SubscriptionEvent> {
+        let event = match received {
             ReceiverEvent::GivenUp { .. } => return None,
             ReceiverEvent::Promised { reason, shared_until } => {
                 // The consumer may discard its rows now, so no stream can resume from them.
-                self.intake.forget();
+                self.receiver.forget();
                 SubscriptionEvent::Restart { reason, shared_until }
             }
             ReceiverEvent::State { table, position, .. } => {
                 if std::mem::replace(&mut self.has_begun, true) {
                     self.health.resynced();
                 }
-                self.intake.shown_state();
-                SubscriptionEvent::State { table, position, source: self.intake.resume().source.clone() }
+                self.receiver.shown_state();
+                SubscriptionEvent::State { table, position, source: self.receiver.resume().source.clone() }
             }
             ReceiverEvent::Resumed => {
-                let ResumeState { position, source, .. } = self.intake.resume().clone();
+                let ResumeState { position, source, .. } = self.receiver.resume().clone();
                 SubscriptionEvent::Resumed { position, source }
             }
             ReceiverEvent::Transaction { transaction, reached } => {
-                self.intake.applied(reached);
+                self.receiver.applied(reached);
                 SubscriptionEvent::Transaction(transaction)
             }
             ReceiverEvent::Current { position, at, mark, checksum } => {
-                self.intake.advance_position(position, mark);
+                self.receiver.advance_position(position, mark);
                 SubscriptionEvent::Current { position, at, checksum }
             }
         };
@@ -228,13 +237,13 @@ impl Subscription {
         resume: Option<ResumePoint>,
         stop: CancellationToken,
     ) -> Subscription {
-        let mut intake = SyncReceiver::new(health.clone(), feedback, Vec::new());
+        let mut receiver = SyncReceiver::new(health.clone(), feedback, Vec::new());
         let has_begun = resume.is_some();
         if let Some(ResumePoint { schema, position, source, definition, mark }) = resume {
             let resume = ResumeState { position, source, definition, mark, ..ResumeState::default() };
-            intake.begin(schema, resume, position);
+            receiver.begin(schema, resume, position);
         }
-        Subscription { _stop_when_dropped: stop.drop_guard(), table, health, inputs, intake, has_begun }
+        Subscription { _stop_when_dropped: stop.drop_guard(), table, health, inputs, receiver, has_begun }
     }
 }
 
@@ -244,57 +253,9 @@ impl fmt::Debug for Subscription {
     }
 }
 
+connect_setters!(SubscriptionBuilder);
+
 impl SubscriptionBuilder {
-    /// Sets the name under which the server's operator sees this client.
-    pub fn client_id(mut self, client_id: impl Into<String>) -> SubscriptionBuilder {
-        self.connect.client_id = client_id.into();
-        self
-    }
-
-    /// Sets the certificates of trusted authorities, as [`crate::ReplicaBuilder::ca_pem`].
-    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> SubscriptionBuilder {
-        self.connect.ca_pem = Some(pem.into());
-        self
-    }
-
-    /// Sets the client's certificate and key, as [`crate::ReplicaBuilder::identity_pem`].
-    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> SubscriptionBuilder {
-        self.connect.identity = Some(Identity::from_pem(certificate, key));
-        self
-    }
-
-    /// Sets the token that is sent with each request, as [`crate::ReplicaBuilder::token`].
-    pub fn token(mut self, token: impl Into<String>) -> SubscriptionBuilder {
-        self.connect.token = Some(token.into());
-        self
-    }
-
-    /// Sets the largest accepted message in bytes, as [`crate::ReplicaBuilder::message_bytes_max`].
-    pub fn message_bytes_max(mut self, bytes: usize) -> SubscriptionBuilder {
-        self.connect.message_bytes_max = bytes;
-        self
-    }
-
-    /// Sets how many bytes of messages may wait for [`Subscription::next`] (64 MiB unless set). At
-    /// this bound the client stops reading the stream. Transactions and snapshots that are still
-    /// incomplete do not count; they are held until they are complete.
-    pub fn pending_bytes_max(mut self, bytes: u32) -> SubscriptionBuilder {
-        self.connect.pending_bytes_max = bytes.max(1);
-        self
-    }
-
-    /// Sets the clock for [`SubscriptionEvent::Current`]. It must never go back.
-    pub fn clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> SubscriptionBuilder {
-        self.connect.now = Box::new(now);
-        self
-    }
-
-    /// Sets the seed of the random waits between attempts to connect, to make them repeatable.
-    pub fn seed(mut self, seed: u64) -> SubscriptionBuilder {
-        self.connect.seed = Some(seed);
-        self
-    }
-
     /// Resumes from rows that the consumer already has. Without a resume point, the subscription
     /// begins with all rows.
     pub fn resume(mut self, from: ResumePoint) -> SubscriptionBuilder {

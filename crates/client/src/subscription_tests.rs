@@ -5,7 +5,7 @@ use super::*;
 use crate::assembler::ProtocolError;
 use crate::fixtures::{batch, greeting, snapshot, two_columns};
 use crate::status::ReplicaError;
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use laredo_core::{KeyColumns, TupleBuf};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
@@ -285,7 +285,7 @@ fn the_newest_commit_that_is_known_goes_with_the_position() {
     (commit.xid, commit.committed_at_us) = (76, 9);
     rig.batch(commit.clone());
     assert_eq!(rig.events().len(), 1);
-    assert_eq!(rig.subscription.intake.resume().mark, Some(mark(6, 0)), "the table's own");
+    assert_eq!(rig.subscription.receiver.resume().mark, Some(mark(6, 0)), "the table's own");
     // The server's mark for the same commit adds nothing. A later commit of another table does.
     for (position, newest, expected) in [
         ("0/7", Some(mark(6, 5)), Some(mark(6, 0))),
@@ -296,13 +296,13 @@ fn the_newest_commit_that_is_known_goes_with_the_position() {
     ] {
         told(&rig, position, newest);
         rig.events();
-        assert_eq!(rig.subscription.intake.resume().mark, expected, "{position}");
+        assert_eq!(rig.subscription.receiver.resume().mark, expected, "{position}");
     }
     // A span has no commit of its own.
     rig.batch(RowBatch { xid: 83, committed_at_us: 9, ..batch(13, &["m"]) });
     rig.batch(RowBatch { span_from: 13, ..batch(14, &["n"]) });
     rig.events();
-    assert_eq!(rig.subscription.intake.resume().mark, None);
+    assert_eq!(rig.subscription.receiver.resume().mark, None);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Turns a session's messages into complete snapshots and transactions, for the code that keeps the
 //! table. Each is delivered exactly once, and the table never moves back in time.
 //!
-//! The intake also answers the session's question where the next stream resumes, and reports a
+//! The receiver also answers the session's question where the next stream resumes, and reports a
 //! stream that is unusable. It accesses neither sockets nor readers.
 
 use std::collections::VecDeque;
@@ -34,7 +34,7 @@ pub(crate) enum SessionInput {
     Open(oneshot::Sender<ResumeState>),
     /// A second stream is about to be opened while the current one is still read. The answer is the
     /// position that the second stream may resume from.
-    Beside(oneshot::Sender<ResumeState>),
+    OpenSecond(oneshot::Sender<ResumeState>),
     /// A message, the time of its receipt, and its share of the bytes that may wait.
     Message(Box<SyncResponse>, Instant, OwnedSemaphorePermit),
     /// A test's request to make a row wrong. The answer is true if a row was made wrong.
@@ -60,7 +60,7 @@ pub(crate) struct ResumeState {
     pub(crate) contents_differed: bool,
 }
 
-/// The messages of an intake to the session that feeds it.
+/// The messages of a receiver to the session that feeds it.
 #[derive(Debug)]
 pub(crate) enum SessionFeedback {
     /// The stream is unusable.
@@ -83,8 +83,8 @@ pub(crate) enum ReceiverEvent {
     /// A transaction to apply. [`SyncReceiver::applied`] must be called afterwards.
     Transaction { transaction: Transaction, reached: ResumeUpdate },
     /// Everything up to this position has arrived, which was all that the server had at this
-    /// moment. [`SyncReceiver::moved`] must be called. If the server's checksum of the rows at the
-    /// position is present, [`SyncReceiver::compare`] must be called too.
+    /// moment. [`SyncReceiver::advance_position`] must be called. If the server's checksum of the
+    /// rows at the position is present, [`SyncReceiver::compare`] must be called too.
     Current { position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum> },
     /// The stream was given up. If `starts_over` is true, the table is unusable too.
     GivenUp { starts_over: bool },
@@ -145,8 +145,8 @@ pub(crate) struct SyncReceiver {
     /// True if the rows were found to be wrong and no new rows have arrived yet.
     contents_differed: bool,
     started: Instant,
-    transit: MessageDelayMeter,
-    taken: VecDeque<ReceiverEvent>,
+    delays: MessageDelayMeter,
+    events: VecDeque<ReceiverEvent>,
 }
 
 impl SyncReceiver {
@@ -156,7 +156,7 @@ impl SyncReceiver {
         indexes: Vec<IndexSpec>,
     ) -> SyncReceiver {
         SyncReceiver {
-            started: (health.now)(),
+            started: health.now(),
             health,
             feedback,
             assembler: StreamAssembler::new(indexes),
@@ -170,8 +170,8 @@ impl SyncReceiver {
             comparison: ChecksumComparison::default(),
             question: None,
             contents_differed: false,
-            transit: MessageDelayMeter::default(),
-            taken: VecDeque::new(),
+            delays: MessageDelayMeter::default(),
+            events: VecDeque::new(),
         }
     }
 
@@ -197,14 +197,14 @@ impl SyncReceiver {
     }
 
     /// Accepts an input from a session. The resulting actions are returned by
-    /// [`SyncReceiver::pop`].
+    /// [`SyncReceiver::pop_event`].
     pub(crate) fn accept_input(&mut self, input: SessionInput) {
         match input {
             SessionInput::Open(answer) => {
                 self.close();
                 self.answer_resume_state(answer);
             }
-            SessionInput::Beside(answer) => self.answer_resume_state(answer),
+            SessionInput::OpenSecond(answer) => self.answer_resume_state(answer),
             // The applier, which keeps the rows, plants the fault.
             #[cfg(debug_assertions)]
             SessionInput::Plant(..) => {}
@@ -219,7 +219,7 @@ impl SyncReceiver {
 
     /// Returns the next action in order, or `None` if the next input is needed.
     pub(crate) fn pop_event(&mut self) -> Option<ReceiverEvent> {
-        let next = self.taken.pop_front();
+        let next = self.events.pop_front();
         if next.is_none()
             && let Some(question) = self.question.take()
         {
@@ -263,7 +263,7 @@ impl SyncReceiver {
         self.opened = None;
         self.incoming = None;
         self.question = None;
-        self.transit = MessageDelayMeter::default();
+        self.delays = MessageDelayMeter::default();
     }
 
     /// Discards the table and gives up the stream.
@@ -274,12 +274,12 @@ impl SyncReceiver {
 
     /// Compares the checksum of the rows at a position with the server's, and answers the server if
     /// it asked. Returns true if the rows are given up, to be loaded again.
-    pub(crate) fn compare(&mut self, position: Lsn, (ours, rows): (Checksum, Option<usize>), theirs: Checksum) -> bool {
+    pub(crate) fn compare(&mut self, position: Lsn, ours: Checksum, rows: Option<usize>, theirs: Checksum) -> bool {
         if let Some(question) = self.question.take_if(|question| question.position == position) {
             self.send_checksum_report(question, Some(ours), rows);
         }
-        let verdict = self.comparison.judge(ours == theirs, (self.health.now)());
-        let table = &self.health.table;
+        let verdict = self.comparison.judge(ours == theirs, self.health.now());
+        let table = self.health.table();
         match verdict {
             ChecksumVerdict::Same => self.health.agrees(position),
             ChecksumVerdict::Known => {}
@@ -288,14 +288,14 @@ impl SyncReceiver {
                 let pause_s = pause.as_secs();
                 tracing::error!(
                     %table, %position, %ours, %theirs, pause_s,
-                    "the rows differ from the server's again, though they were loaded again; they are served meanwhile"
+                    "the rows differ from the server's, although they were loaded again; the client serves them meanwhile"
                 );
             }
             ChecksumVerdict::LoadAgain => {
                 self.health.differs();
                 tracing::error!(
                     %table, %position, %ours, %theirs,
-                    "the rows differ from the server's, by the checksums at one position; all are loaded again"
+                    "the rows differ from the server's, by the checksums at one position; the client loads all rows again"
                 );
                 self.contents_differed = true;
                 self.start_over(ReplicaError::Contents { position, ours, theirs });
@@ -308,7 +308,7 @@ impl SyncReceiver {
     /// position.
     fn send_checksum_report(&self, question: PendingChecksumRequest, checksum: Option<Checksum>, rows: Option<usize>) {
         let PendingChecksumRequest { position, check } = question;
-        let TableName { schema, table } = self.health.table.clone();
+        let TableName { schema, table } = self.health.table().clone();
         let report = ReportChecksumRequest {
             schema,
             table,
@@ -347,13 +347,13 @@ impl SyncReceiver {
             Ok(AssemblerEvent::Nothing) => {}
             Ok(AssemblerEvent::Opened(handshake)) => self.accept_handshake(handshake),
             Ok(AssemblerEvent::Snapshot { table, position, sequence, mark, definition, checksum }) => {
-                let ours = (table.checksum(), Some(table.len()));
-                if !checksum.is_some_and(|theirs| self.compare(position, ours, theirs)) {
+                let (ours, rows) = (table.checksum(), Some(table.len()));
+                if !checksum.is_some_and(|theirs| self.compare(position, ours, rows, theirs)) {
                     self.accept_snapshot(PendingSnapshot::new(table, position, sequence, mark, definition));
                 }
             }
             Ok(AssemblerEvent::Transaction { transaction, sequence, mark, definition }) => {
-                self.accept_transaction(transaction, (sequence, definition), mark);
+                self.accept_transaction(transaction, sequence, definition, mark);
             }
             Ok(AssemblerEvent::Repeated { sequence, definition }) => match &mut self.incoming {
                 Some(incoming) => incoming.reached(sequence, definition),
@@ -381,12 +381,12 @@ impl SyncReceiver {
         if self.assembler.is_live() {
             self.adopt_journal(&handshake);
             self.advance_position(self.resume.position, None);
-            self.taken.push_back(ReceiverEvent::Resumed);
+            self.events.push_back(ReceiverEvent::Resumed);
         } else if let Err(error) = self.goal_position(&handshake) {
             // The position is known to be too old, so the snapshot is not even read.
             return self.give_up(error, false);
         } else {
-            self.taken.push_back(ReceiverEvent::Promised {
+            self.events.push_back(ReceiverEvent::Promised {
                 reason: handshake.reason.clone(),
                 shared_until: self.shared_until,
             });
@@ -465,13 +465,14 @@ impl SyncReceiver {
         self.shown = position;
         self.schema = Some(table.schema().clone());
         self.contents_differed = false;
-        self.taken.push_back(ReceiverEvent::State { table, position, committed_at });
+        self.events.push_back(ReceiverEvent::State { table, position, committed_at });
     }
 
     fn accept_transaction(
         &mut self,
         transaction: Transaction,
-        (sequence, definition): (Sequence, DefinitionVersion),
+        sequence: Sequence,
+        definition: DefinitionVersion,
         mark: Option<CommitMark>,
     ) {
         if let Some(incoming) = &mut self.incoming {
@@ -486,7 +487,7 @@ impl SyncReceiver {
             _ => None,
         });
         let reached = ResumeUpdate { position: transaction.position, sequence, mark, schema, definition };
-        self.taken.push_back(ReceiverEvent::Transaction { transaction, reached });
+        self.events.push_back(ReceiverEvent::Transaction { transaction, reached });
     }
 
     /// Handles a heartbeat.
@@ -496,7 +497,7 @@ impl SyncReceiver {
     /// earlier if the message was delayed.
     fn accept_heartbeat(&mut self, sent: Option<SentPosition>, server_time: Option<Timestamp>, received: Instant) {
         let since_start = received.saturating_duration_since(self.started);
-        let excess = server_time.map_or(Duration::ZERO, |sent| self.transit.excess(since_start, &sent));
+        let excess = server_time.map_or(Duration::ZERO, |sent| self.delays.excess(since_start, &sent));
         let Some(SentPosition { position, mark, checksum }) = sent.filter(|_| self.assembler.is_live()) else { return };
         if let Some(incoming) = &mut self.incoming {
             incoming.advance_position(position, mark);
@@ -508,7 +509,7 @@ impl SyncReceiver {
             // commit.
             let is_newest = position >= self.resume.position;
             let (mark, checksum) = (mark.filter(|_| is_newest), checksum.filter(|_| is_newest));
-            self.taken.push_back(ReceiverEvent::Current {
+            self.events.push_back(ReceiverEvent::Current {
                 position: position.max(self.resume.position),
                 at,
                 mark,
@@ -519,10 +520,10 @@ impl SyncReceiver {
 
     /// Gives up the stream, and discards its actions that were not taken yet.
     fn give_up(&mut self, error: ReplicaError, starts_over: bool) {
-        tracing::warn!(%error, "the stream is given up");
+        tracing::warn!(%error, "the client closes the stream");
         self.close();
-        self.taken.clear();
-        self.taken.push_back(ReceiverEvent::GivenUp { starts_over });
+        self.events.clear();
+        self.events.push_back(ReceiverEvent::GivenUp { starts_over });
         // Sending fails only while the session is being stopped.
         let _ = self.feedback.send(SessionFeedback::Fault(error));
     }

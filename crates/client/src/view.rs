@@ -8,8 +8,10 @@ use laredo_core::{CommitTime, Index, Key, Lsn, Schema};
 
 use crate::key::{self, KeyError, KeyValues};
 use crate::publish::{ReplicaTable, ViewHold};
-use crate::replica::LOOKUP;
 use crate::row::RowRef;
+
+/// The name of the index over the lookup columns.
+pub(crate) const LOOKUP: &str = "lookup";
 
 /// The rows and all indexes of the table as they were at one commit, for as long as the view is
 /// held.
@@ -17,7 +19,7 @@ use crate::row::RowRef;
 /// Taking a view takes no lock and copies nothing. While a view is held, the replica can show one
 /// newer state and then must wait. So keep rows ([`RowRef::to_row`]) instead of views.
 pub struct View<'a> {
-    held: ViewHold<'a>,
+    hold: ViewHold<'a>,
     at_head: Option<Instant>,
     now: &'a (dyn Fn() -> Instant + Send + Sync),
 }
@@ -39,25 +41,20 @@ impl<'a> Iterator for IndexRows<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(
-        held: ViewHold<'a>,
+        hold: ViewHold<'a>,
         at_head: Option<Instant>,
         now: &'a (dyn Fn() -> Instant + Send + Sync),
     ) -> View<'a> {
-        View { held, at_head, now }
-    }
-
-    /// Returns the row of a primary key, with its values in key order. Invalid values are logged as
-    /// an error and find nothing.
-    #[must_use]
-    pub fn get(&self, key: impl KeyValues) -> Option<RowRef<'_>> {
-        log_invalid_key(self.try_get(key))
+        View { hold, at_head, now }
     }
 
     /// Returns the row of a primary key, with its values in key order.
     ///
+    /// Before the first snapshot ([`View::is_loaded`]) there are no rows, and keys are not checked.
+    ///
     /// # Errors
-    /// When the values do not fit the table's key.
-    pub fn try_get(&self, key: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
+    /// When the values do not fit the table's key, for example a text for a column of integers.
+    pub fn get(&self, key: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
         let side = self.side();
         let Some(table) = &side.table else { return Ok(None) };
         let key = key::encode(&key, table.schema().key(), &side.layout)?;
@@ -65,32 +62,18 @@ impl<'a> View<'a> {
     }
 
     /// Returns the row with these values of the lookup columns ([`crate::ReplicaBuilder::lookup`]).
-    /// Invalid values are logged as an error and find nothing.
-    #[must_use]
-    pub fn lookup(&self, values: impl KeyValues) -> Option<RowRef<'_>> {
-        log_invalid_key(self.try_lookup(values))
-    }
-
-    /// Returns the row with these values of the lookup columns.
     ///
     /// # Errors
     /// When no lookup columns were declared, or the values do not fit them.
-    pub fn try_lookup(&self, values: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
+    pub fn lookup(&self, values: impl KeyValues) -> Result<Option<RowRef<'_>>, KeyError> {
         Ok(self.index_rows(LOOKUP, &values)?.next())
-    }
-
-    /// Returns the rows with these values of an index's columns, in no particular order. An unknown
-    /// index and invalid values are logged as an error and find nothing.
-    pub fn index(&self, name: &str, values: impl KeyValues) -> IndexRows<'_> {
-        log_invalid_key(self.try_index(name, values).map(Some))
-            .unwrap_or_else(|| IndexRows(Box::new(std::iter::empty())))
     }
 
     /// Returns the rows with these values of an index's columns, in no particular order.
     ///
     /// # Errors
     /// When there is no such index, or the values do not fit its columns.
-    pub fn try_index(&self, name: &str, values: impl KeyValues) -> Result<IndexRows<'_>, KeyError> {
+    pub fn index(&self, name: &str, values: impl KeyValues) -> Result<IndexRows<'_>, KeyError> {
         Ok(IndexRows(Box::new(self.index_rows(name, &values)?)))
     }
 
@@ -174,7 +157,7 @@ impl<'a> View<'a> {
     }
 
     fn side(&self) -> &ReplicaTable {
-        self.held.side()
+        self.hold.side()
     }
 }
 
@@ -189,13 +172,4 @@ impl fmt::Debug for IndexRows<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IndexRows")
     }
-}
-
-/// Returns the result, or nothing for an invalid key. An invalid key is a mistake in the program,
-/// so it is logged.
-fn log_invalid_key<T>(result: Result<Option<T>, KeyError>) -> Option<T> {
-    result.unwrap_or_else(|error| {
-        tracing::error!(%error, "a look-up that can find nothing");
-        None
-    })
 }

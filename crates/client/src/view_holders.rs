@@ -16,12 +16,12 @@ const SITES: usize = 1024;
 const SITE_BITS: u32 = 12;
 
 /// The call sites that take views, by number.
-static PLACES: [OnceLock<&'static Location<'static>>; SITES] = [const { OnceLock::new() }; SITES];
+static CALL_SITES: [OnceLock<&'static Location<'static>>; SITES] = [const { OnceLock::new() }; SITES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
-    static LAST_PLACE: Cell<Option<(&'static Location<'static>, u64)>> = const { Cell::new(None) };
+    static LAST_CALL_SITE: Cell<Option<(&'static Location<'static>, u64)>> = const { Cell::new(None) };
 }
 
 /// The views that are held now.
@@ -34,8 +34,8 @@ impl ViewHolders {
     }
 
     /// Takes a slot for a view of this generation. Returns `None` if too many slots are taken.
-    pub(crate) fn enter(&self, place: &'static Location<'static>, generation: u64) -> Option<usize> {
-        let value = number_of(place)? | (generation << SITE_BITS);
+    pub(crate) fn enter(&self, call_site: &'static Location<'static>, generation: u64) -> Option<usize> {
+        let value = number_of(call_site)? | (generation << SITE_BITS);
         // A thread that is ending has no number any more, so its views are not recorded.
         let first = THREAD.try_with(|thread| thread * TRIES).ok()?;
         (0..TRIES)
@@ -54,26 +54,26 @@ impl ViewHolders {
             .filter(|&value| value != 0 && value >> SITE_BITS < generation)
             .filter_map(|value| {
                 let number = usize::try_from(value & ((1 << SITE_BITS) - 1)).ok()?;
-                PLACES.get(number.checked_sub(1)?)?.get().copied()
+                CALL_SITES.get(number.checked_sub(1)?)?.get().copied()
             })
             .collect()
     }
 }
 
-fn number_of(place: &'static Location<'static>) -> Option<u64> {
-    let last = LAST_PLACE.try_with(Cell::get).ok()?;
+fn number_of(call_site: &'static Location<'static>) -> Option<u64> {
+    let last = LAST_CALL_SITE.try_with(Cell::get).ok()?;
     if let Some((known, number)) = last
-        && std::ptr::eq(known, place)
+        && std::ptr::eq(known, call_site)
     {
         return Some(number);
     }
-    let first = place.line() as usize;
+    let first = call_site.line() as usize;
     let found = (0..SITES).map(|i| (first + i) % SITES).find(|&i| {
-        let there = PLACES[i].get_or_init(|| place);
-        std::ptr::eq(*there, place)
+        let there = CALL_SITES[i].get_or_init(|| call_site);
+        std::ptr::eq(*there, call_site)
     })?;
     let number = found as u64 + 1;
-    LAST_PLACE.with(|last| last.set(Some((place, number))));
+    LAST_CALL_SITE.with(|last| last.set(Some((call_site, number))));
     Some(number)
 }
 

@@ -143,6 +143,7 @@ fn print_addresses(cluster: &Cluster, server: &ChildProcess, address: &str, arch
         CLIENTS.len()
     );
     println!("live changes:  target/debug/laredo tail {TABLE} --server {address}");
+    println!("a replica:     cargo run -p laredo-client --example follow -- {address}");
     println!("the archive:   target/debug/laredo archive ls {}", archiver.folder().display());
     println!();
 }

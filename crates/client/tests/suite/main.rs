@@ -8,4 +8,5 @@ mod local_snapshot;
 mod resume;
 mod subscription;
 mod support;
+#[cfg(feature = "tls")]
 mod tls;

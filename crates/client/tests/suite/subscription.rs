@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::*;
-use futures::{StreamExt as _, stream};
-use laredo_client::{ReplicaError, ResumePoint, StartError, Subscription, SubscriptionEvent, TableName};
+use futures_util::{StreamExt as _, stream};
+use laredo_client::{GrpcCode, ReplicaError, ResumePoint, StartError, Subscription, SubscriptionEvent, TableName};
 use laredo_core::{Lsn, TableState};
 use laredo_proto::replication::{GoAway, SyncRequest, sync_response};
-use tonic::{Code, Status};
+use tonic::Status;
 
 fn table() -> TableName {
     TableName::new("public", "t")
@@ -106,13 +106,7 @@ async fn it_begins_at_a_position_and_a_schema() {
     let mut consumer = SubscriptionConsumer::new(&server, states.clone());
     consumer.reach(Lsn(0x300)).await;
     let state = consumer.state.take().unwrap();
-    let point = ResumePoint {
-        schema: state.schema().clone(),
-        position: consumer.position,
-        source: None,
-        definition: Default::default(),
-        mark: None,
-    };
+    let point = ResumePoint::new(state.schema().clone(), consumer.position);
     consumer.subscription = Subscription::builder(&server.url, table()).resume(point).start().unwrap();
     consumer.state = Some(state);
     consumer.reach(history().head()).await;
@@ -150,11 +144,11 @@ async fn what_keeps_it_is_told_elsewhere() {
     let refused = tokio::time::timeout(LONG, async {
         tokio::select! {
             () = consumer.reach(history().head()) => panic!("there is no such table"),
-            status = status.wait_for(|status| status.error.is_some()) => status.unwrap().error.clone(),
+            status = status.wait_for(|status| status.error.is_some()) => status.unwrap().error,
         }
     });
     let refused = refused.await.unwrap();
-    assert!(matches!(refused, Some(ReplicaError::Refused { code: Code::NotFound, .. })), "{refused:?}");
+    assert!(matches!(refused, Some(ReplicaError::Refused { code: GrpcCode::NotFound, .. })), "{refused:?}");
 }
 
 /// The transport's own windows come on top, so the bound is not exact.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use laredo_client::{Replica, ReplicaBuilder, TableName, Unique, View};
 use laredo_core::{
     Cell, Change, Column, CommitTime, Key, KeyColumns, Lsn, Schema, Sequence, TableState, Transaction, Tuple, TupleBuf,
@@ -441,12 +441,12 @@ pub(crate) fn check_indexes(view: &View<'_>) {
     for row in view.rows() {
         let (id, name, group): (i64, &str, &str) =
             (row.get("id").unwrap(), row.get("name").unwrap(), row.get("group").unwrap());
-        assert_eq!(view.get(id), Some(row));
-        assert_eq!(view.lookup(name), Some(row));
+        assert_eq!(view.get(id).unwrap(), Some(row));
+        assert_eq!(view.lookup(name).unwrap(), Some(row));
         *groups.entry(group.to_owned()).or_default() += 1;
     }
     for (group, count) in groups {
-        assert_eq!(view.index("by_group", &group).count(), count, "{group}");
+        assert_eq!(view.index("by_group", &group).unwrap().count(), count, "{group}");
     }
 }
 

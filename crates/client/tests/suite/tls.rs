@@ -57,7 +57,7 @@ async fn a_client_without_a_certificate_or_an_authority_that_it_trusts_gets_noth
     for stranger in strangers {
         let replica = stranger.start().unwrap();
         let mut status = replica.watch_status();
-        let failed = status.wait_for(|s| s.last_error.is_some()).await.unwrap().clone();
+        let failed = status.wait_for(|s| s.last_error.is_some()).await.unwrap();
         let error = failed.last_error.unwrap();
         assert!(matches!(error, ReplicaError::Connect { .. } | ReplicaError::Ended { .. }), "{error:?}");
         assert_eq!(failed.connects, 0);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use futures::StreamExt;
 use laredo_client::{ColumnPredicate, Lsn, Replica, TableName, Transactions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 

@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use futures::StreamExt;
-use laredo_client::{ColumnPredicate, CommittedTransaction, NotReady, Replica, ReplicaError, ReplicaStatus, Row};
+use laredo_client::{
+    ColumnPredicate, CommittedTransaction, NotReady, Replica, ReplicaError, ReplicaStatus, Row, StatusReceiver,
+};
 use laredo_core::{Schema, TableName};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::args::TailArgs;
@@ -65,11 +65,11 @@ async fn wait_until_connected(
     let settled = status.wait_for(|s| s.connects > 0 || s.stopped || s.error.as_ref().is_some_and(|e| e.is_definite()));
     let settled = tokio::select! {
         () = stop.cancelled() => return Ok(None),
-        settled = tokio::time::timeout(args.server.timeout, settled) => settled.map(|s| s.map(|s| s.clone())),
+        settled = tokio::time::timeout(args.server.timeout, settled) => settled,
     };
     let status = match settled {
-        Ok(Ok(status)) => status,
-        Ok(Err(_)) => return Err(CliError::Stopped(None)),
+        Ok(Some(status)) => status,
+        Ok(None) => return Err(CliError::Stopped(None)),
         Err(_) => replica.status(),
     };
     match status.error.or(status.last_error) {
@@ -82,7 +82,9 @@ async fn wait_until_connected(
 fn replica_error(server: &str, table: &TableName, error: ReplicaError) -> CliError {
     let server = server.to_owned();
     match error {
-        ReplicaError::Refused { code, reason, .. } => CliError::from_status(&server, table, code, &reason),
+        ReplicaError::Refused { code, reason, .. } => {
+            CliError::from_status(&server, table, tonic::Code::from_i32(code as i32), &reason)
+        }
         ReplicaError::Connect { reason, .. } => CliError::Unreachable { server, reason, option: SERVER_OPTION },
         error => CliError::Refused { server, table: table.clone(), reason: error.to_string() },
     }
@@ -156,7 +158,7 @@ fn write_change(out: &mut impl Write, change: &RowChangeLine<'_>, style: ChangeS
 
 /// The state of the connection that was last printed.
 struct TailConnection {
-    status: watch::Receiver<ReplicaStatus>,
+    status: StatusReceiver,
     error: Option<ReplicaError>,
     connects: u64,
     stop: CancellationToken,
@@ -171,8 +173,7 @@ impl TailConnection {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                Ok(()) = self.status.changed() => {
-                    let status = self.status.borrow_and_update().clone();
+                Some(status) = self.status.changed() => {
                     news(&status, &mut self.error, &mut self.connects).iter().for_each(|news| print_message(news));
                 }
                 value = &mut wanted => return Some(value),
@@ -213,7 +214,8 @@ mod tests {
     fn an_error_is_told_once_and_so_is_a_connection() {
         let (mut error, mut connects) = (None, 1);
         let mut told = |status: &ReplicaStatus| news(status, &mut error, &mut connects);
-        let mut status = ReplicaStatus { connects: 1, connected: true, ..ReplicaStatus::default() };
+        let mut status = ReplicaStatus::default();
+        (status.connects, status.connected) = (1, true);
         assert!(told(&status).is_empty());
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
         assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting anew"]);

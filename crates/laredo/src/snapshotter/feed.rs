@@ -49,7 +49,9 @@ impl Feed for SubscriptionFeed {
 /// resumes.
 pub(super) fn resume_point(start: FeedStart) -> ResumePoint {
     let FeedStart { schema, position, source, definition, mark } = start;
-    ResumePoint { schema, position, source: source.map(identity), definition, mark: mark.map(wire_mark) }
+    let mut point = ResumePoint::new(schema, position);
+    (point.source, point.definition, point.mark) = (source.map(identity), definition, mark.map(wire_mark));
+    point
 }
 
 pub(crate) fn wire_mark(PositionMark { commit, scope }: PositionMark) -> replication::CommitMark {

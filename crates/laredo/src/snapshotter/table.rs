@@ -9,7 +9,7 @@ use laredo_archive::{
     ArchiveWriter, ArtifactStager, Destination, EventPublisher, FolderDestination, GRACE, SinkCounts, WriterHandle,
     WriterOptions, WriterResources, WriterStatus,
 };
-use laredo_client::ReplicaStatus as StreamStatus;
+use laredo_client::StatusReceiver;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ pub(super) enum ArchiveTaskState {
 #[derive(Clone)]
 pub(super) struct ArchiveTaskHandles {
     pub(super) writer: WriterHandle,
-    pub(super) stream: watch::Receiver<StreamStatus>,
+    pub(super) stream: StatusReceiver,
     publisher: EventPublisher,
 }
 

@@ -52,7 +52,7 @@ async fn example_of_the_readme() -> Result<(), Box<dyn std::error::Error>> {
         .index("by_instance", ["instance_id"], Unique::No)
         .start()?;
     replica.ready(Duration::from_secs(30)).await?;
-    let row = replica.lookup(("inst_abc", "rulesets/default"));
+    let row = replica.lookup(("inst_abc", "rulesets/default"))?;
     let view = replica.view(); // rows and indexes of one commit, without a lock
     println!("{} rows as of {}, {:?} old", view.len(), view.position(), view.age());
     // It ends.

@@ -21,7 +21,8 @@ fn poll(replica: &Replica, stop: &AtomicBool) -> (BTreeSet<(i64, i64)>, u64) {
         let view = replica.view();
         let amount = |row: laredo_client::RowRef<'_>| row.get::<i64>("amount").unwrap();
         let by_rows: i64 = view.rows().map(amount).sum();
-        let by_index: i64 = ["left", "right"].iter().flat_map(|side| view.index("by_side", *side)).map(amount).sum();
+        let by_index: i64 =
+            ["left", "right"].iter().flat_map(|side| view.index("by_side", *side).unwrap()).map(amount).sum();
         seen.insert((by_rows, by_index));
         if last.replace(view.position()) != Some(view.position()) {
             positions += 1;

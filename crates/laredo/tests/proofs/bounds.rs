@@ -4,7 +4,6 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use laredo_client::Replica;
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, eventually, is_full};
@@ -104,7 +103,7 @@ impl NeighborProbe<'_> {
         self.sql.batch_execute(&format!("UPDATE small SET n = {}", self.n)).await.unwrap();
         let committed = Instant::now();
         let seen = async {
-            while self.live.get(1).is_none_or(|row| row.get::<i32>("n").unwrap() != self.n) {
+            while self.live.get(1).unwrap().is_none_or(|row| row.get::<i32>("n").unwrap() != self.n) {
                 let _ = transactions.next().await.expect("the replica goes on");
             }
         };

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::StreamExt as _;
 use laredo_client::Replica;
 use laredo_core::{Lsn, TableName};
 use laredo_proto::replication::{SyncRequest, SyncResponse};
@@ -188,7 +187,7 @@ impl InterleavedServers {
         let relay = CuttingRelay::start(self.servers.each_ref().map(ServerProcess::url), bytes).await;
         let replica = Replica::builder(&relay.url, TableName::new("public", "t")).seed(bytes).start().unwrap();
         let mut transactions = replica.transactions();
-        if eventually(PATIENCE, async || replica.get(self.mark).is_some()).await.is_err() {
+        if eventually(PATIENCE, async || replica.get(self.mark).unwrap().is_some()).await.is_err() {
             panic!("cut after {bytes} bytes, it never gets there: {:?}", replica.status());
         }
         let total = relay.sent.load(Ordering::Relaxed);

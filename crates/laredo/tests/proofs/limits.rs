@@ -181,7 +181,7 @@ async fn a_server_that_is_mute_is_given_up_and_tried_again() {
         eventually(PATIENCE, has_failed).await.unwrap();
         let error = replica.status().last_error.unwrap();
         assert!(!matches!(error, ReplicaError::Refused { .. }), "{scheme}: {error}");
-        snapshotter.process.wait_for_line("connecting anew").await.unwrap();
+        snapshotter.process.wait_for_line("reconnecting").await.unwrap();
     }
 }
 

@@ -4,11 +4,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use laredo_client::{ReplicaStatus, ResumePoint, SourceIdentity, Subscription, SubscriptionEvent};
+use laredo_client::{ResumePoint, SourceIdentity, StatusReceiver, Subscription, SubscriptionEvent};
 use laredo_core::{DefinitionVersion, Lsn, TableState};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions, WorkloadTable};
 use laredo_testkit::{FaultProxy, ProxyDirection, eventually, is_full, oracle};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::restarts::with_durable_journal;
@@ -32,7 +31,7 @@ struct SavedConsumerData {
 struct WorkloadConsumer {
     table: &'static WorkloadTable,
     kept: Arc<Mutex<SavedConsumerData>>,
-    status: watch::Receiver<ReplicaStatus>,
+    status: StatusReceiver,
     task: JoinHandle<()>,
 }
 
@@ -42,8 +41,9 @@ impl WorkloadConsumer {
         let mut builder = Subscription::builder(url, table.name()).client_id("subscription").seed(1);
         if let Some(rows) = &saved.table {
             let (schema, position, source) = (rows.schema().clone(), saved.position, saved.source.clone());
-            let (definition, mark) = (saved.definition, None);
-            builder = builder.resume(ResumePoint { schema, position, source, definition, mark });
+            let mut resume = ResumePoint::new(schema, position);
+            (resume.source, resume.definition) = (source, saved.definition);
+            builder = builder.resume(resume);
         }
         let subscription = builder.start().unwrap();
         let status = subscription.watch_status();
@@ -62,7 +62,7 @@ impl WorkloadConsumer {
             kept.table.is_some() && kept.position >= position
         };
         if eventually(PATIENCE, reached).await.is_err() {
-            let (name, status) = (self.table.name(), self.status.borrow());
+            let (name, status) = (self.table.name(), self.status.current());
             panic!("{name} does not reach {position}: {status:?}, has ended: {}", self.task.is_finished());
         }
     }
@@ -174,7 +174,7 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
     let (early, late) = consumers.split_at(TABLES.len());
     for (consumers, expected) in [(early, 1), (late, 0)] {
         for consumer in consumers {
-            let (name, kept, status) = (consumer.table.name(), consumer.kept(), consumer.status.borrow());
+            let (name, kept, status) = (consumer.table.name(), consumer.kept(), consumer.status.current());
             assert_eq!((kept.states, kept.restarts), (expected, expected), "{name}: {status:?}");
             assert_eq!((status.full_snapshots, status.resyncs), (expected.into(), 0), "{name}: {status:?}");
             assert!(status.connects > 1, "{name} was never cut: {status:?}");
@@ -200,7 +200,8 @@ async fn what_cannot_be_gone_on_from_comes_anew() {
     let status = subscription.status();
     assert_eq!((status.full_snapshots, status.resyncs), (2, 1), "{status:?}");
     let other = source.map(|source| SourceIdentity { system_identifier: "1".to_owned(), ..source });
-    let point = ResumePoint { schema, position, source: other, definition: Default::default(), mark: None };
+    let mut point = ResumePoint::new(schema, position);
+    point.source = other;
     let mut subscription = Subscription::builder(server.url(), table.name()).resume(point).start().unwrap();
     state(&mut subscription, 1).await;
     assert_eq!(subscription.status().full_snapshots, 1);

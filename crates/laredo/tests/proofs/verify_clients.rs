@@ -228,7 +228,7 @@ async fn clients_that_come_and_go_while_the_table_changes_are_never_wrong() {
         for turn in 1_i32.. {
             writer.batch_execute("UPDATE t SET n = n + 1 WHERE id % 10 = 0").await.unwrap();
             // The server has to keep up, because a verification waits for the stream.
-            let has_it = async || follower.get(10).is_some_and(|row| row.get::<i32>("n").unwrap() == turn);
+            let has_it = async || follower.get(10).unwrap().is_some_and(|row| row.get::<i32>("n").unwrap() == turn);
             eventually(PATIENCE, has_it).await.unwrap();
         }
     });

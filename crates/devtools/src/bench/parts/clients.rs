@@ -48,7 +48,7 @@ async fn request_sync_mode(server: String) -> anyhow::Result<SyncMode> {
 pub(super) async fn follow(server: String, last_id: i64) -> anyhow::Result<()> {
     let replica = Replica::builder(server, TABLE.parse()?).start()?;
     write_report(&StartReport {})?;
-    while replica.get(last_id).is_none() {
+    while replica.get(last_id)?.is_none() {
         tokio::time::sleep(LOOK).await;
     }
     write_report(&CatchUpReport { rows: replica.view().len() as u64 })

@@ -73,7 +73,8 @@ pub(in super::super) async fn compare_with_server(
     };
     // Rows of another definition must be reported as differences, and not be replaced.
     let definition = DefinitionVersion::UNKNOWN;
-    let resume = ResumePoint { schema: rows.schema().clone(), position: boundary, source: None, definition, mark };
+    let mut resume = ResumePoint::new(rows.schema().clone(), boundary);
+    (resume.definition, resume.mark) = (definition, mark);
     let mut archived = ComparisonSide::new(subscription()?.resume(resume).start()?, Some((rows, boundary)));
     let mut served = ComparisonSide::new(subscription()?.start()?, None);
     let meeting = tokio::time::timeout(timeout, advance_to_same_position(&mut archived, &mut served)).await;

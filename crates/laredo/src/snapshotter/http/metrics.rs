@@ -73,7 +73,7 @@ fn read_destinations(table: &SnapshotterTable, status: &WriterStatus) {
 
 fn read_rest(table: &SnapshotterTable, running: &ArchiveTaskHandles) {
     let name = [("table", table.name())];
-    let stream = running.stream.borrow().clone();
+    let stream = running.stream.current();
     gauge!("snapshotter_connected", &name).set(f64::from(u8::from(stream.connected)));
     counter!("snapshotter_connects_total", &name).absolute(stream.connects);
     counter!("snapshotter_full_snapshots_total", &name).absolute(stream.full_snapshots);

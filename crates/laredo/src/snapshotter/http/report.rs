@@ -31,7 +31,7 @@ fn readiness_obstacle(table: &SnapshotterTable) -> Option<String> {
         ArchiveTaskState::Running(running) => {
             let status = running.writer.status();
             let reason = || {
-                let stream = running.stream.borrow().error.as_ref().map(ToString::to_string);
+                let stream = running.stream.current().error.map(|error| error.to_string());
                 let error = stream.or(status.last_error.clone()).map(|error| format!(": {error}"));
                 format!("it has no base yet{}", error.unwrap_or_default())
             };
@@ -69,7 +69,7 @@ fn of_table(table: &SnapshotterTable) -> Value {
 }
 
 fn of_writer(table: &SnapshotterTable, running: &ArchiveTaskHandles) -> Value {
-    let (status, stream) = (running.writer.status(), running.stream.borrow().clone());
+    let (status, stream) = (running.writer.status(), running.stream.current());
     let WriterStatus { position, head_position, epoch, buffer_depth, progress, conflicts, .. } = &status;
     let sinks: Vec<Value> = running
         .sinks()
