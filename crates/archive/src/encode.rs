@@ -10,7 +10,8 @@ use std::thread;
 use laredo_core::{ArchivedChecksums, Cell, Checksum, HexCells, KeyColumns, ProjectError, TableState, Tuple, TupleRef};
 
 use crate::destination::{ArtifactStager, StagedArtifact};
-use crate::format::{ArtifactFormat, ArtifactWriter, FormatError};
+use crate::format::{ArtifactWriter, FormatError};
+use crate::layout::ArtifactFormat;
 use crate::net_changes::NetChangeSet;
 
 /// An artifact in all its formats, before it is sent to the destinations.

@@ -40,11 +40,11 @@ pub use events::{ArtifactEvent, EventPublisher, EventSink, PublisherOptions, Pub
 #[cfg(feature = "aws")]
 pub use events::{AwsSinkOptions, KinesisSink, SnsSink, SqsSink};
 pub use feed::{Feed, FeedUpdate};
-pub use format::{ArchivedChange, ArtifactFormat, ArtifactReader, ArtifactWriter, FormatError, UnknownFormat};
-pub use layout::{MANIFEST, artifact_name, file_position};
+pub use format::{ArchivedChange, ArtifactReader, ArtifactWriter, FormatError};
+pub use layout::{ArtifactFormat, ArtifactKind, MANIFEST, UnknownFormat};
 pub use manifest::{
-    ArchivedHistory, Artifact, ArtifactKind, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest,
-    ManifestError, ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
+    ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError,
+    ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
 };
 pub use net_changes::{NetChange, NetChangeError, NetChangeSet};
 pub use reader::{

@@ -15,8 +15,7 @@ use std::time::SystemTime;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::format::ArtifactFormat;
-use crate::layout::spelled_name;
+use crate::layout::{ArtifactFormat, ArtifactKind, artifact_name};
 
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
@@ -147,16 +146,6 @@ pub struct Artifact {
     schema: Option<Box<SchemaEntry>>,
     #[serde(skip)]
     spelling: PositionSpelling,
-}
-
-/// The kind of an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ArtifactKind {
-    /// All rows at a position.
-    Snapshot,
-    /// The net changes between two positions.
-    Diff,
 }
 
 /// An object at a destination.
@@ -361,7 +350,7 @@ impl Artifact {
     pub fn object(&self, format: ArtifactFormat) -> Option<String> {
         let stored = self.formats.get(format.id())?;
         let from = self.spelled_from();
-        let named = self.to_spelled().and_then(|to| spelled_name(self.kind, self.epoch, from.as_deref(), &to, format));
+        let named = self.to_spelled().and_then(|to| artifact_name(self.kind, self.epoch, from.as_deref(), &to, format));
         named.or_else(|| {
             let begin = stored.uri.rfind("epoch=")?;
             stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)

@@ -14,9 +14,9 @@ use std::time::SystemTime;
 use laredo_core::{Checksum, Lsn, TableState};
 
 use crate::destination::{Destination, DestinationError};
-use crate::format::{ArtifactFormat, FormatError};
-use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, ArtifactKind, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark};
+use crate::format::FormatError;
+use crate::layout::{ArtifactFormat, ArtifactKind, MANIFEST};
+use crate::manifest::{Artifact, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark};
 use apply::{ArchivedDiff, fill};
 use checked_table::CheckedTable;
 use object::{ObjectEntries, read_object};

@@ -10,7 +10,7 @@ use ring::digest::{Context, SHA256};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::direct::DirectFile;
-use crate::format::ArtifactFormat;
+use crate::layout::ArtifactFormat;
 
 /// The folder where artifacts are staged.
 #[derive(Clone, Debug)]

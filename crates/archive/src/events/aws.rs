@@ -16,7 +16,7 @@ pub use self::sqs::SqsSink;
 use super::{ArtifactEvent, SinkError};
 use crate::aws::AwsCredentials;
 use crate::destination::staging::hex;
-use crate::manifest::ArtifactKind;
+use crate::layout::ArtifactKind;
 
 /// The location of a sink, in addition to its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use super::apply::{ArchivedDiff, ChangesDigest, fill};
 use super::checked_table::CheckedTable;
 use super::object::{ObjectEntries, read_object};
 use super::{Archive, ArchiveReadError, ReadProgress};
-use crate::format::ArtifactFormat;
-use crate::manifest::{Artifact, ArtifactKind};
+use crate::layout::{ArtifactFormat, ArtifactKind};
+use crate::manifest::Artifact;
 
 /// A fault of an archive.
 #[derive(Debug, thiserror::Error)]

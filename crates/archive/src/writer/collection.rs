@@ -222,7 +222,7 @@ fn may_be_written(manifest: &Manifest, object: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::ArtifactKind;
+    use crate::layout::ArtifactKind;
 
     #[test]
     fn what_lies_beyond_the_head_may_be_written() {

@@ -12,8 +12,8 @@ use super::{WriterContext, WriterError};
 use crate::encode::{self, EncodedArtifact};
 use crate::events::ArtifactEvent;
 use crate::format::FormatError;
-use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, ArtifactKind, ArtifactObject, Manifest, SourceId};
+use crate::layout::{ArtifactKind, MANIFEST};
+use crate::manifest::{Artifact, ArtifactObject, Manifest, SourceId};
 use crate::net_changes::NetChangeSet;
 use crate::writer::ArtifactPlan;
 

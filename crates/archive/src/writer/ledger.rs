@@ -10,8 +10,7 @@ use super::report::WriterReport;
 use super::{WriterContext, WriterError};
 use crate::backoff::RetryDelays;
 use crate::destination::{Destination, DestinationError, ManifestTag, StagedArtifact, VersionedManifest};
-use crate::format::ArtifactFormat;
-use crate::layout::MANIFEST;
+use crate::layout::{ArtifactFormat, MANIFEST};
 use crate::manifest::{Artifact, Manifest, WriterId};
 use sealing::SealedCache;
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use laredo_core::{Checksum, Lsn};
 
-use crate::manifest::ArtifactKind;
+use crate::layout::ArtifactKind;
 use crate::rebase::ChainProgress;
 
 /// The status of the archive of a table.

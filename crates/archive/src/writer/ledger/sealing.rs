@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::{LedgerDestination, ManifestLedger, ObservedManifest, PutError, comparable_contents};
 use crate::destination::{Destination, DestinationError, StagedArtifact};
-use crate::format::ArtifactFormat;
+use crate::layout::ArtifactFormat;
 use crate::manifest::{Artifact, Manifest, SealedLink, SealedManifest};
 use crate::reader::ArchiveReadError;
 use crate::reader::sealed::{read_sealed, walk_sealed};
