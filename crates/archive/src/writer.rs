@@ -35,7 +35,7 @@ use crate::layout::{ArtifactFormat, ArtifactKind};
 use crate::manifest::{Artifact, ManifestError, PositionMark, SourceId, WriterId};
 use crate::reader::{Archive, ArchivePoint, ReadProgress};
 use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
-use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion};
+use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion, WriterRows};
 use chain::NewestChain;
 use job::{ArtifactJobEnd, ArtifactJobError};
 use ledger::ManifestLedger;
@@ -195,7 +195,7 @@ pub struct FeedStart {
 pub struct ArchiveWriter {
     tools: Arc<WriterContext>,
     report: WriterReport,
-    held: Option<BufferedState>,
+    rows: WriterRows,
     chain: NewestChain,
     work: WriterTasks,
     asks: mpsc::UnboundedReceiver<SnapshotReplySender>,
@@ -208,11 +208,6 @@ pub struct ArchiveWriter {
     due: Option<RebaseReason>,
     /// The lowest epoch for the next snapshot. Other objects may occupy the names of lower epochs.
     epoch_least: u64,
-    /// The position that rows received after a restart must reach before they are written.
-    least: Option<Lsn>,
-    /// The newest position up to which the history of the archive's head and that of the next
-    /// complete rows are known to be the same.
-    shared_until: Lsn,
 }
 
 type SnapshotReplySender = oneshot::Sender<Result<WrittenArtifact, SnapshotRequestError>>;
@@ -284,7 +279,7 @@ impl ArchiveWriter {
         let writer = ArchiveWriter {
             tools,
             report,
-            held,
+            rows: WriterRows::new(held),
             chain,
             work,
             asks,
@@ -293,8 +288,6 @@ impl ArchiveWriter {
             answering: Vec::new(),
             due: has_other_formats.then_some(RebaseReason::Formats),
             epoch_least: 0,
-            least: None,
-            shared_until: Lsn(u64::MAX),
         };
         writer.report_status();
         Ok((writer, start))
@@ -326,13 +319,13 @@ impl ArchiveWriter {
     }
 
     async fn serve(&mut self, feed: &mut impl Feed, stop: &CancellationToken) -> Result<(), WriterError> {
-        self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
+        self.check_key()?;
         let look = LOOK_MAX.min(self.tools.options.diff_interval).max(Duration::from_millis(10));
         loop {
             self.plan(feed)?;
             self.work.collect(&self.tools, &self.report);
             self.report_status();
-            let takes = self.held.as_ref().is_none_or(BufferedState::accepts_transactions);
+            let takes = self.rows.held().is_none_or(BufferedState::accepts_transactions);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -348,30 +341,31 @@ impl ArchiveWriter {
         match update {
             FeedUpdate::Restart { reason, shared_until } => {
                 tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
-                self.shared_until = self.shared_until.min(shared_until);
-                let held = self.held.take();
-                self.note_dropped(held.as_ref());
-                self.held = held.and_then(BufferedState::without_rows);
+                self.rows.restart(shared_until);
             }
             FeedUpdate::State { table, position, source } => {
                 // Within one history, the archive never moves back in time. A server may send rows
                 // that are older than the archive's head, and the later transactions after them.
-                let shared_until = std::mem::replace(&mut self.shared_until, Lsn(u64::MAX));
-                self.least = self.chain.head.filter(|head| shared_until >= *head);
+                let shared_until = match self.rows {
+                    WriterRows::Awaited { shared_until } => shared_until,
+                    WriterRows::Held(_) => Lsn(u64::MAX),
+                };
+                let least = self.chain.head.filter(|head| shared_until >= *head);
                 tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
                 self.tools.options.check_key(table.schema())?;
                 let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
-                self.held = Some(BufferedState::new(*table, position, source, rows, shared_until));
+                let held = BufferedState::new(*table, position, source, rows, shared_until, least);
+                self.rows = WriterRows::Held(Box::new(held));
                 self.due = Some(if self.chain.epoch > 0 { RebaseReason::NewRows } else { RebaseReason::First });
             }
             FeedUpdate::Resumed { source } => {
                 let definition = feed.definition();
-                self.held.iter_mut().for_each(|held| held.set_source(source.clone(), definition));
+                self.rows.held_mut().into_iter().for_each(|held| held.set_source(source.clone(), definition));
             }
             FeedUpdate::Transaction(transaction) => {
-                if let Some(held) = &mut self.held
-                    && let Err(error) = held
-                        .add_transaction(transaction, RowsVersion { definition: feed.definition(), mark: feed.mark() })
+                let version = RowsVersion { definition: feed.definition(), mark: feed.mark() };
+                if let Some(held) = self.rows.held_mut()
+                    && let Err(error) = held.add_transaction(transaction, version)
                 {
                     self.request_rows_again(error, feed);
                 }
@@ -388,34 +382,27 @@ impl ArchiveWriter {
     /// Compares the checksum of the rows here with the source's. If they differ, the rows are
     /// dropped and a new epoch begins with all rows.
     fn compare(&mut self, position: Lsn, theirs: Checksum, feed: &mut impl Feed) {
-        let Some(held) = self.held.as_ref().filter(|held| position >= held.reached()) else { return };
+        let Some(held) = self.rows.held().filter(|held| position >= held.reached()) else { return };
         let Some(ours) = held.checksum() else { return };
         if feed.compare(position, ours, theirs) {
             let table = &self.tools.options.table;
             let error = ChecksumMismatch { position, ours, theirs };
             tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
             self.report.retried(&error);
-            self.drop_rows();
+            self.rows.drop_held();
         }
     }
 
-    fn drop_rows(&mut self) {
-        let held = self.held.take();
-        self.note_dropped(held.as_ref());
-    }
-
-    /// Records how dropped rows that are in no archive relate to the archive's history. The next
-    /// rows inherit that relation.
-    fn note_dropped(&mut self, held: Option<&BufferedState>) {
-        let shared = held.map_or(Lsn(u64::MAX), BufferedState::shared_until);
-        self.shared_until = self.shared_until.min(shared);
+    /// Checks that the key of the rows is the configured one.
+    fn check_key(&self) -> Result<(), WriterError> {
+        self.rows.held().map_or(Ok(()), |held| self.tools.options.check_key(held.schema()))
     }
 
     /// Drops rows that do not match the table, and requests all rows again. The archive does not
     /// change.
     fn request_rows_again(&mut self, error: StateError, feed: &mut impl Feed) {
         self.report.retried(&error);
-        self.drop_rows();
+        self.rows.drop_held();
         feed.start_over(error);
     }
 
@@ -427,13 +414,13 @@ impl ArchiveWriter {
         if !self.work.is_idle() {
             return Ok(());
         }
-        match self.held.as_mut().map_or(Ok(AdvanceOutcome::All), BufferedState::advance) {
+        match self.rows.held_mut().map_or(Ok(AdvanceOutcome::All), BufferedState::advance) {
             Ok(AdvanceOutcome::All) => {}
             Ok(AdvanceOutcome::Schema) => {
-                self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
+                self.check_key()?;
                 self.due = Some(RebaseReason::NewRows);
             }
-            Ok(AdvanceOutcome::Gone) => self.drop_rows(),
+            Ok(AdvanceOutcome::Gone { shared_until }) => self.rows = WriterRows::Awaited { shared_until },
             Err(error) => self.request_rows_again(error, feed),
         }
         self.begin_due();
@@ -441,10 +428,9 @@ impl ArchiveWriter {
     }
 
     fn begin_due(&mut self) {
-        let Some(held) = &self.held else { return self.work.tidy(&self.tools, &self.report) };
-        if !held.is_archived() && self.least.is_some_and(|least| held.reached() < least) {
+        let Some(held) = self.rows.held().filter(|held| held.is_writable()) else {
             return self.work.tidy(&self.tools, &self.report);
-        }
+        };
         let options = &self.tools.options;
         let progress = self.chain.progress(held.depth());
         let due = match self.due {
@@ -467,7 +453,7 @@ impl ArchiveWriter {
     }
 
     fn begin_job(&mut self, plan: ArtifactPlan) {
-        let Some(held) = &mut self.held else { return };
+        let Some(held) = self.rows.held_mut() else { return };
         if let ArtifactPlan::Base { .. } = plan {
             self.answering.append(&mut self.waiting);
         }
@@ -483,7 +469,7 @@ impl ArchiveWriter {
         match result {
             Ok(written) => {
                 self.chain = self.chain.after(ledger.manifest(), written.kind);
-                if let Some(held) = &mut self.held
+                if let Some(held) = self.rows.held_mut()
                     && held.unseal(Some(written.checksum))
                 {
                     self.due = None;
@@ -493,7 +479,7 @@ impl ArchiveWriter {
             Err(ArtifactJobError::Occupied { epoch }) => {
                 self.epoch_least = epoch + 1;
                 self.due = Some(RebaseReason::Occupied);
-                self.held.iter_mut().for_each(|held| {
+                self.rows.held_mut().into_iter().for_each(|held| {
                     held.unseal(None);
                 });
                 // The next snapshot answers the requests for this one.
@@ -525,10 +511,10 @@ impl ArchiveWriter {
     }
 
     fn queue_snapshot_request(&mut self, ask: SnapshotReplySender) {
-        match self.held {
-            Some(_) => self.waiting.push(ask),
+        match self.rows {
+            WriterRows::Held(_) => self.waiting.push(ask),
             // The requester may be gone.
-            None => drop(ask.send(Err(SnapshotRequestError::NoRows))),
+            WriterRows::Awaited { .. } => drop(ask.send(Err(SnapshotRequestError::NoRows))),
         }
     }
 
@@ -536,7 +522,7 @@ impl ArchiveWriter {
     /// again after the next start.
     async fn flush(&mut self) -> Result<(), WriterError> {
         self.end_work().await?;
-        if self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0) {
+        if self.rows.held().is_some_and(|held| held.is_archived() && held.depth() > 0) {
             self.begin_job(ArtifactPlan::Diff { bytes_left: None });
             self.end_work().await?;
         }
@@ -554,16 +540,17 @@ impl ArchiveWriter {
     }
 
     fn report_status(&self) {
-        let progress = self.chain.progress(self.held.as_ref().map_or(0, BufferedState::depth));
+        let held = self.rows.held();
+        let progress = self.chain.progress(held.map_or(0, BufferedState::depth));
         let (head_position, epoch) = (self.chain.head, self.chain.epoch);
         self.report.update(|status| {
-            status.phase = match &self.held {
+            status.phase = match held {
                 _ if status.phase == WriterPhase::Stopping => WriterPhase::Stopping,
                 Some(_) => WriterPhase::Running,
                 None => WriterPhase::Waiting,
             };
-            status.position = self.held.as_ref().map(BufferedState::reached);
-            status.buffer_depth = self.held.as_ref().map_or(0, BufferedState::depth);
+            status.position = held.map(BufferedState::reached);
+            status.buffer_depth = held.map_or(0, BufferedState::depth);
             (status.progress, status.head_position, status.epoch) = (progress, head_position, epoch);
         });
     }
