@@ -4,9 +4,11 @@
 mod jsonl;
 mod literal;
 mod protobuf;
+#[cfg(feature = "writer")]
 mod render;
-#[cfg(test)]
+#[cfg(all(test, feature = "writer"))]
 mod tests;
+#[cfg(feature = "writer")]
 mod write;
 
 use std::borrow::Cow;
@@ -19,10 +21,12 @@ use laredo_core::{Column, ProjectError, Schema, Tuple, UnprojectError, Value, un
 use crate::layout::{ArtifactFormat, ArtifactKind, EntryEncoding};
 
 use literal::LiteralParser;
+#[cfg(feature = "writer")]
 pub use write::ArtifactWriter;
 
 /// An error in writing or reading an artifact.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FormatError {
     /// Reading or writing failed.
     #[error(transparent)]
@@ -129,7 +133,7 @@ impl<R: Read> ArtifactReader<R> {
             ("INSERT" | "UPDATE", _, Some(new)) => ArchivedChange::Put(self.tuple_of_row(&new)?),
             ("DELETE", Some(old), _) => ArchivedChange::Delete(self.tuple_of_key(&old)?),
             _ => {
-                let problem = format!("the action `{action}` does not go with the rows that it has");
+                let problem = format!("the action `{action}` does not match the entry's rows");
                 return Err(FormatError::Entry { number: self.number, problem });
             }
         }))
@@ -246,7 +250,7 @@ impl<R: Read> ArtifactReader<R> {
         mut required: impl Iterator<Item = &'a Column>,
     ) -> Result<Tuple, FormatError> {
         if let Some(lacking) = required.find(|column| !row.iter().any(|(name, _)| *name == column.name)) {
-            let problem = format!("it has no `{}`, and a row must", lacking.name);
+            let problem = format!("the row lacks the column `{}`, which is required", lacking.name);
             return Err(FormatError::Entry { number: self.number, problem });
         }
         let row = self.exact(row)?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The manifest's name.
-pub const MANIFEST: &str = "manifest.json";
+pub const MANIFEST_NAME: &str = "manifest.json";
 
 /// The kind of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -51,12 +51,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// The usual grace period, after which an object that no manifest names is deleted. Until then,
 /// readers of an older manifest can finish.
-pub const GRACE: Duration = Duration::from_secs(3600);
+pub const GRACE_PERIOD: Duration = Duration::from_secs(3600);
 /// The default number of epochs that `manifest.json` names.
 pub const MANIFEST_EPOCHS: u32 = 8;
 
 /// The settings of a writer.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WriterOptions {
     /// `schema.table`.
     pub table: String,
@@ -79,7 +80,7 @@ pub struct WriterOptions {
     /// The maximum number of epochs that `manifest.json` names: the newest ones. Older epochs are
     /// in sealed manifests.
     pub manifest_epochs: u32,
-    /// The time that an object is kept although no manifest names it. [`GRACE`] is a reasonable
+    /// The time that an object is kept although no manifest names it. [`GRACE_PERIOD`] is a reasonable
     /// value.
     pub grace: Duration,
     /// True if [`ArchiveWriter::open`] retries while the first destination is unavailable or
@@ -113,6 +114,7 @@ pub struct WriterResources {
 
 /// An error that ends a writer or prevents its start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriterError {
     /// The list of destinations is empty.
     #[error("there is no destination")]
@@ -131,7 +133,9 @@ pub enum WriterError {
         theirs: WriterId,
     },
     /// A program other than a laredo writer has replaced or removed the manifest.
-    #[error("the manifest {at} was replaced or removed by a program that holds no number; this writer stops")]
+    #[error(
+        "the manifest {at} was removed, or replaced by a program that is not a writer of laredo; this writer stops"
+    )]
     Replaced {
         /// The manifest's address.
         at: String,
@@ -156,13 +160,13 @@ pub enum WriterError {
     #[error(transparent)]
     Destination(#[from] DestinationError),
     /// The next manifest would break a rule, so it is not written.
-    #[error("nothing is written: {0}")]
+    #[error("the next manifest was not written: {0}")]
     Broken(ManifestError),
     /// Rows cannot be encoded.
     #[error("rows cannot be encoded: {0}")]
     Encode(String),
     /// The table's key differs from the configured one.
-    #[error("rows of {table} are told apart by {} and not by {}, as `key_fields` has it: correct it, or leave it out", is.join(", "), asked.join(", "))]
+    #[error("the key of {table} is {}, but `key_fields` names {}; correct `key_fields`, or leave it out", is.join(", "), asked.join(", "))]
     Key {
         /// `schema.table`.
         table: String,
@@ -172,7 +176,7 @@ pub enum WriterError {
         asked: Vec<String>,
     },
     /// The feed has ended.
-    #[error("no changes come any more: {0}")]
+    #[error("the stream of changes has ended: {0}")]
     Feed(String),
 }
 
@@ -214,6 +218,7 @@ type SnapshotReplySender = oneshot::Sender<Result<WrittenArtifact, SnapshotReque
 
 /// The reason why a requested snapshot was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotRequestError {
     /// The writer has no rows yet.
     #[error("there are no rows to write yet")]
@@ -257,9 +262,9 @@ impl ArchiveWriter {
     /// archive of this table.
     pub async fn open(
         options: WriterOptions,
-        surroundings: WriterResources,
+        resources: WriterResources,
     ) -> Result<(ArchiveWriter, Option<FeedStart>), WriterError> {
-        let WriterResources { destinations, stager, wall, publish, status } = surroundings;
+        let WriterResources { destinations, stager, wall, publish, status } = resources;
         let tools = Arc::new(WriterContext { options, stager, wall, publish });
         let report = WriterReport::new(&tools.options.table, status, &destinations);
         let WriterOptions { table, writer_id, .. } = &tools.options;
@@ -340,7 +345,7 @@ impl ArchiveWriter {
     fn apply_update(&mut self, update: FeedUpdate, feed: &mut impl Feed) -> Result<(), WriterError> {
         match update {
             FeedUpdate::Restart { reason, shared_until } => {
-                tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
+                tracing::info!(table = %self.tools.options.table, reason, "all rows will be received again");
                 self.rows.restart(shared_until);
             }
             FeedUpdate::State { table, position, source } => {
@@ -351,7 +356,7 @@ impl ArchiveWriter {
                     WriterRows::Held(_) => Lsn(u64::MAX),
                 };
                 let least = self.chain.head.filter(|head| shared_until >= *head);
-                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
+                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows have arrived");
                 self.tools.options.check_key(table.schema())?;
                 let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
                 let held = BufferedState::new(*table, position, source, rows, shared_until, least);
@@ -585,7 +590,7 @@ async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) ->
             Some(BufferedState::archived(rebuilt, position, manifest.source.clone(), rows))
         }
         Err(error) => {
-            tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
+            tracing::error!(%error, "cannot resume from the archive; a snapshot will be written");
             report.record_error(&error);
             None
         }
@@ -593,6 +598,31 @@ async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) ->
 }
 
 impl WriterOptions {
+    /// Returns the settings of a writer that accepts any key, writes snapshots and diffs in the
+    /// same formats, and keeps all epochs.
+    #[must_use]
+    pub fn new(
+        table: impl Into<String>,
+        writer_id: impl Into<String>,
+        formats: Vec<ArtifactFormat>,
+        diff_interval: Duration,
+    ) -> WriterOptions {
+        WriterOptions {
+            table: table.into(),
+            key: Vec::new(),
+            writer_id: writer_id.into(),
+            snapshot_formats: formats.clone(),
+            diff_formats: formats,
+            diff_interval,
+            thresholds: RebaseThresholds::default(),
+            keep_epochs: None,
+            manifest_epochs: MANIFEST_EPOCHS,
+            grace: GRACE_PERIOD,
+            waits_at_start: false,
+            seed: 0,
+        }
+    }
+
     /// Returns true if the configured formats can continue this chain, so that readers of each
     /// format find every artifact of an epoch.
     fn formats_are_of(&self, chain: &[Artifact]) -> bool {

@@ -8,7 +8,7 @@ use laredo_core::Schema;
 use ring::digest::{Context, SHA256};
 
 use super::{Archive, ArchiveReadError};
-use crate::destination::staging::hex;
+use crate::destination::hex;
 use crate::format::{ArtifactReader, FormatError};
 use crate::layout::{ArtifactFormat, ArtifactKind};
 use crate::manifest::{Artifact, ArtifactObject};

@@ -46,6 +46,7 @@ pub struct WriterStatus {
 
 /// The phases of a writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WriterPhase {
     /// The writer has no rows yet.
     #[default]
