@@ -1,42 +1,58 @@
-//! The destinations of archives: the operations that a writer and a reader need from a disk or an
+//! The destinations of archives: the operations that a reader and a writer need from a disk or an
 //! object store.
 
+#[cfg(feature = "writer")]
 mod direct;
 mod local;
-#[cfg(feature = "aws")]
+#[cfg(feature = "s3")]
 mod s3;
-pub(crate) mod staging;
+#[cfg(feature = "writer")]
+mod staging;
+mod uri;
 
 use std::fmt;
 use std::io::Read;
+#[cfg(feature = "writer")]
+use std::path::PathBuf;
+#[cfg(feature = "writer")]
 use std::time::SystemTime;
 
+#[cfg(feature = "writer")]
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 pub use local::FolderDestination;
-#[cfg(feature = "aws")]
+#[cfg(feature = "s3")]
 pub use s3::{S3Destination, S3Encryption, S3Options};
+#[cfg(feature = "writer")]
 pub use staging::{ArtifactStager, StagedArtifact};
+pub use uri::{DestinationOptions, DestinationUri, InvalidDestinationUri};
 
-/// A place that holds one table's archive. All names are relative to its prefix.
-///
-/// An artifact is created once and never overwritten. The manifest is replaced by compare-and-swap.
-/// A call that succeeds is durable. A call that fails may have taken effect nevertheless, and can
-/// be repeated.
-pub trait Destination: fmt::Debug + Send + Sync {
+/// A place that holds one table's archive, for readers. All names are relative to its prefix.
+pub trait DestinationReader: fmt::Debug + Send + Sync {
     /// Returns the name for people and for metrics: `/var/lib/laredo/users`, `s3://bucket/users/`.
     fn name(&self) -> &str;
 
     /// Returns the address of an object, as manifests have it.
     fn uri(&self, object: &str) -> String;
 
+    /// Returns the manifest, if there is one.
+    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>>;
+
+    /// Opens an object for reading from its beginning, on a thread that may block.
+    fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>>;
+}
+
+/// A place that holds one table's archive, for its writer.
+///
+/// An artifact is created once and never overwritten. The manifest is replaced by compare-and-swap.
+/// A call that succeeds is durable. A call that fails may have taken effect nevertheless, and can
+/// be repeated.
+#[cfg(feature = "writer")]
+pub trait Destination: DestinationReader {
     /// Creates an artifact's object. Succeeds also if the object exists already with the same
     /// bytes.
     fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>>;
-
-    /// Returns the manifest, if there is one.
-    fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>>;
 
     /// Replaces the manifest that has the tag `over`, or creates it if `over` is `None`. Succeeds
     /// also if the manifest already has these bytes: an earlier call may have failed after it took
@@ -49,9 +65,6 @@ pub trait Destination: fmt::Debug + Send + Sync {
         manifest: &'a [u8],
         over: Option<&'a ManifestTag>,
     ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>>;
-
-    /// Opens an object for reading from its beginning, on a thread that may block.
-    fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>>;
 
     /// Lists all objects of artifacts, including those that no manifest names, but not the
     /// manifest.
@@ -66,6 +79,12 @@ pub trait Destination: fmt::Debug + Send + Sync {
     /// [`DestinationError::Unsuitable`] if it does not.
     fn probe(&self) -> BoxFuture<'_, Result<(), DestinationError>> {
         async { Ok(()) }.boxed()
+    }
+
+    /// Returns the folder for an [`ArtifactStager`] from which artifacts need not be copied. `None`
+    /// if the destination is not on this machine.
+    fn staging_folder(&self) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -83,6 +102,7 @@ pub struct VersionedManifest {
 }
 
 /// An object in a listing.
+#[cfg(feature = "writer")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedObject {
     /// The object's name, relative to the prefix.
@@ -95,6 +115,7 @@ pub struct ListedObject {
 
 /// An error of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DestinationError {
     /// The failure may be temporary: a network that is down, a full disk, an overloaded store.
     #[error("cannot {doing} {at}: {reason}")]
@@ -126,21 +147,32 @@ pub enum DestinationError {
         reason: String,
     },
     /// The object does not exist.
-    #[error("{at} is not there")]
+    #[error("{at} does not exist")]
     Missing {
         /// The object's address.
         at: String,
     },
     /// Another object with this name exists, and is not overwritten.
-    #[error("{at} is there already, with other bytes; it is not overwritten")]
+    #[error("{at} exists already with other bytes, and is not overwritten")]
     Occupied {
         /// The object's address.
         at: String,
     },
     /// The manifest is not the one that was to be replaced.
-    #[error("the manifest {at} was replaced by somebody else")]
+    #[error("another program replaced the manifest {at}")]
     Moved {
         /// The manifest's address.
         at: String,
     },
+}
+
+/// Returns the bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }

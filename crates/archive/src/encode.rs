@@ -11,7 +11,8 @@ use laredo_core::{Cell, Checksum, KeyColumns, TableState, Tuple, TupleRef};
 use laredo_values::{ArchivedChecksums, HexCells, ProjectError};
 
 use crate::destination::{ArtifactStager, StagedArtifact};
-use crate::format::{ArtifactFormat, ArtifactWriter, FormatError};
+use crate::format::{ArtifactWriter, FormatError};
+use crate::layout::ArtifactFormat;
 use crate::net_changes::NetChangeSet;
 
 /// An artifact in all its formats, before it is sent to the destinations.

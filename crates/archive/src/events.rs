@@ -10,7 +10,7 @@ use std::fmt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::ArtifactKind;
+use crate::layout::ArtifactKind;
 
 #[cfg(feature = "aws")]
 pub use aws::{AwsSinkOptions, KinesisSink, SnsSink, SqsSink};

@@ -4,95 +4,30 @@
 mod jsonl;
 mod literal;
 mod protobuf;
+#[cfg(feature = "writer")]
 mod render;
-#[cfg(test)]
+#[cfg(all(test, feature = "writer"))]
 mod tests;
+#[cfg(feature = "writer")]
 mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use laredo_core::{Column, Schema, Tuple};
 use laredo_values::{ProjectError, UnprojectError, Value, unproject_row};
 
-use crate::manifest::ArtifactKind;
+use crate::layout::{ArtifactFormat, ArtifactKind, EntryEncoding};
 
 use literal::LiteralParser;
+#[cfg(feature = "writer")]
 pub use write::ArtifactWriter;
-
-/// The format of an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ArtifactFormat {
-    line: EntryEncoding,
-    is_packed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum EntryEncoding {
-    Jsonl,
-    Protobuf,
-}
-
-/// An error for the ID of an unknown format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no format `{0}`; use jsonl, jsonl.zst, protobuf or protobuf.zst")]
-pub struct UnknownFormat(pub String);
-
-impl ArtifactFormat {
-    /// All formats.
-    pub const ALL: [ArtifactFormat; 4] = [
-        ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: false },
-        ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: true },
-        ArtifactFormat { line: EntryEncoding::Protobuf, is_packed: false },
-        ArtifactFormat { line: EntryEncoding::Protobuf, is_packed: true },
-    ];
-
-    /// Uncompressed lines of JSON.
-    pub const JSONL: ArtifactFormat = ArtifactFormat { line: EntryEncoding::Jsonl, is_packed: false };
-
-    /// Returns the format's ID in manifests and configurations.
-    #[must_use]
-    pub fn id(self) -> &'static str {
-        match (self.line, self.is_packed) {
-            (EntryEncoding::Jsonl, false) => "jsonl",
-            (EntryEncoding::Jsonl, true) => "jsonl.zst",
-            (EntryEncoding::Protobuf, false) => "protobuf",
-            (EntryEncoding::Protobuf, true) => "protobuf.zst",
-        }
-    }
-
-    /// Returns the extension of objects' names, without the dot.
-    #[must_use]
-    pub fn extension(self) -> &'static str {
-        match (self.line, self.is_packed) {
-            (EntryEncoding::Jsonl, false) => "jsonl",
-            (EntryEncoding::Jsonl, true) => "jsonl.zst",
-            (EntryEncoding::Protobuf, false) => "pb",
-            (EntryEncoding::Protobuf, true) => "pb.zst",
-        }
-    }
-}
-
-impl fmt::Display for ArtifactFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.id())
-    }
-}
-
-impl FromStr for ArtifactFormat {
-    type Err = UnknownFormat;
-
-    fn from_str(id: &str) -> Result<ArtifactFormat, UnknownFormat> {
-        ArtifactFormat::ALL.into_iter().find(|format| format.id() == id).ok_or_else(|| UnknownFormat(id.to_owned()))
-    }
-}
 
 /// An error in writing or reading an artifact.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FormatError {
     /// Reading or writing failed.
     #[error(transparent)]
@@ -132,7 +67,7 @@ struct DiffEntry {
 
 /// The reader of one artifact.
 pub struct ArtifactReader<R: Read> {
-    line: EntryEncoding,
+    encoding: EntryEncoding,
     schema: Arc<Schema>,
     literals: LiteralParser,
     input: ArtifactInput<R>,
@@ -168,12 +103,12 @@ impl<R: Read> ArtifactReader<R> {
     /// # Errors
     /// If zstd cannot be initialized.
     pub fn new(format: ArtifactFormat, schema: Arc<Schema>, input: R) -> Result<ArtifactReader<R>, FormatError> {
-        let input = match format.is_packed {
+        let input = match format.is_packed() {
             true => ArtifactInput::Packed(BufReader::new(zstd::Decoder::new(input)?)),
             false => ArtifactInput::Plain(BufReader::new(input)),
         };
         let literals = LiteralParser::of(&schema);
-        Ok(ArtifactReader { line: format.line, schema, literals, input, number: 0 })
+        Ok(ArtifactReader { encoding: format.encoding(), schema, literals, input, number: 0 })
     }
 
     /// Returns the next row of a snapshot, or `None` at its end.
@@ -199,7 +134,7 @@ impl<R: Read> ArtifactReader<R> {
             ("INSERT" | "UPDATE", _, Some(new)) => ArchivedChange::Put(self.tuple_of_row(&new)?),
             ("DELETE", Some(old), _) => ArchivedChange::Delete(self.tuple_of_key(&old)?),
             _ => {
-                let problem = format!("the action `{action}` does not go with the rows that it has");
+                let problem = format!("the action `{action}` does not match the entry's rows");
                 return Err(FormatError::Entry { number: self.number, problem });
             }
         }))
@@ -248,14 +183,14 @@ impl<R: Read> ArtifactReader<R> {
     }
 
     fn next_row(&mut self) -> Result<Option<NamedValues>, FormatError> {
-        match self.line {
+        match self.encoding {
             EntryEncoding::Jsonl => self.next(jsonl::read_row),
             EntryEncoding::Protobuf => self.next(|input, _| protobuf::read_row(input)),
         }
     }
 
     fn next_entry(&mut self) -> Result<Option<DiffEntry>, FormatError> {
-        match self.line {
+        match self.encoding {
             EntryEncoding::Jsonl => self.next(jsonl::read_entry),
             EntryEncoding::Protobuf => self.next(|input, _| protobuf::read_entry(input)),
         }
@@ -316,7 +251,7 @@ impl<R: Read> ArtifactReader<R> {
         mut required: impl Iterator<Item = &'a Column>,
     ) -> Result<Tuple, FormatError> {
         if let Some(lacking) = required.find(|column| !row.iter().any(|(name, _)| *name == column.name)) {
-            let problem = format!("it has no `{}`, and a row must", lacking.name);
+            let problem = format!("the row lacks the column `{}`, which is required", lacking.name);
             return Err(FormatError::Entry { number: self.number, problem });
         }
         let row = self.exact(row)?;

@@ -1,56 +1,58 @@
-//! The archive of a table: snapshots and diffs in open file formats, and the manifest that names
-//! them.
-//!
-//! * [`Manifest`]: the index of the artifacts, and the rules that every published manifest keeps.
-//! * [`ArtifactFormat`]: the formats of an artifact, and the encoding of rows and changes in them.
-//! * [`NetChangeSet`]: the net changes since the newest artifact, one for each key.
-//! * [`RebaseThresholds`]: the rules for when the next artifact is a diff, and when a snapshot.
-//!
-//! * [`Destination`]: a folder or an object store that holds an archive.
-//! * [`Feed`]: the source of a writer's rows and changes.
-//! * [`EventSink`]: a receiver of events about new artifacts, and [`EventPublisher`], which sends
-//!   them.
-//! * [`ArchiveWriter`]: writes an archive, from a feed to destinations.
-//! * [`Archive`]: rebuilds the table at a boundary from an archive, or reports damaged objects.
+#![doc = include_str!("../README.md")]
 
-#[cfg(feature = "aws")]
+#[cfg(feature = "s3")]
 mod aws;
 mod destination;
+#[cfg(feature = "writer")]
 mod encode;
+#[cfg(feature = "writer")]
 mod events;
+#[cfg(feature = "writer")]
 mod feed;
 mod format;
 mod layout;
 mod manifest;
+#[cfg(feature = "writer")]
 mod net_changes;
 mod reader;
+#[cfg(feature = "writer")]
 mod rebase;
+#[cfg(feature = "writer")]
 mod writer;
 
-#[cfg(feature = "aws")]
+#[cfg(feature = "s3")]
 pub use aws::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileError, AwsProfileSet};
+#[cfg(feature = "writer")]
+pub use destination::{ArtifactStager, Destination, ListedObject, StagedArtifact};
 pub use destination::{
-    ArtifactStager, Destination, DestinationError, FolderDestination, ListedObject, ManifestTag, StagedArtifact,
-    VersionedManifest,
+    DestinationError, DestinationOptions, DestinationReader, DestinationUri, FolderDestination, InvalidDestinationUri,
+    ManifestTag, VersionedManifest,
 };
-#[cfg(feature = "aws")]
+#[cfg(feature = "s3")]
 pub use destination::{S3Destination, S3Encryption, S3Options};
+#[cfg(feature = "writer")]
 pub use events::{ArtifactEvent, EventPublisher, EventSink, PublisherOptions, PublisherTask, SinkCounts, SinkError};
 #[cfg(feature = "aws")]
 pub use events::{AwsSinkOptions, KinesisSink, SnsSink, SqsSink};
+#[cfg(feature = "writer")]
 pub use feed::{Feed, FeedUpdate};
-pub use format::{ArchivedChange, ArtifactFormat, ArtifactReader, ArtifactWriter, FormatError, UnknownFormat};
-pub use layout::{MANIFEST, artifact_name, file_position};
+#[cfg(feature = "writer")]
+pub use format::ArtifactWriter;
+pub use format::{ArchivedChange, ArtifactReader, FormatError};
+pub use layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME, UnknownFormat};
 pub use manifest::{
-    ArchivedHistory, Artifact, ArtifactKind, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest,
-    ManifestError, ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
+    ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError,
+    ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
 };
+#[cfg(feature = "writer")]
 pub use net_changes::{NetChange, NetChangeError, NetChangeSet};
 pub use reader::{
     Archive, ArchiveBoundary, ArchivePoint, ArchiveReadError, ArtifactDamage, ReadProgress, RebuiltTable,
 };
+#[cfg(feature = "writer")]
 pub use rebase::{ChainProgress, RebaseDecision, RebaseReason, RebaseThresholds};
+#[cfg(feature = "writer")]
 pub use writer::{
-    ArchiveWriter, DestinationStatus, FeedStart, GRACE, MANIFEST_EPOCHS, SnapshotRequestError, WriterError,
+    ArchiveWriter, DestinationStatus, FeedStart, GRACE_PERIOD, MANIFEST_EPOCHS, SnapshotRequestError, WriterError,
     WriterHandle, WriterOptions, WriterPhase, WriterResources, WriterStatus, WrittenArtifact,
 };

@@ -6,7 +6,7 @@ mod marks;
 mod rules;
 mod sealed;
 mod spelling;
-#[cfg(test)]
+#[cfg(all(test, feature = "writer"))]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -15,8 +15,7 @@ use std::time::SystemTime;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::format::ArtifactFormat;
-use crate::layout::spelled_name;
+use crate::layout::{ArtifactFormat, ArtifactKind, artifact_name};
 
 pub use columns::ColumnEntry;
 use columns::SchemaEntry;
@@ -29,6 +28,10 @@ pub use sealed::SealedLink;
 pub(crate) use sealed::SealedManifest;
 use spelling::PositionSpelling;
 
+/// The maximum number of artifacts of older epochs that `manifest.json` names, in addition to the
+/// limit on epochs.
+#[cfg(feature = "writer")]
+const OLDER_ARTIFACTS_MAX: usize = 128;
 /// The only manifest version so far.
 pub const MANIFEST_VERSION: u32 = 1;
 
@@ -149,16 +152,6 @@ pub struct Artifact {
     spelling: PositionSpelling,
 }
 
-/// The kind of an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ArtifactKind {
-    /// All rows at a position.
-    Snapshot,
-    /// The net changes between two positions.
-    Diff,
-}
-
 /// An object at a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArtifactObject {
@@ -173,6 +166,7 @@ pub struct ArtifactObject {
 
 /// A manifest that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// The manifest is not JSON, or lacks a key.
     #[error("the manifest cannot be read: {0}")]
@@ -248,12 +242,88 @@ impl Manifest {
         let mut json = serde_json::to_value(self)?;
         spelling::restore(&self.artifacts, &mut json);
         // The head is the end of the last artifact.
-        if let Some(spelled) = self.artifacts.last().and_then(Artifact::other_end) {
+        if let Some(spelled) = self.artifacts.last().and_then(|last| last.spelling.other_end()) {
             json["head_position"] = spelled.into();
         }
         Ok(serde_json::to_vec_pretty(&json)?)
     }
 
+    /// Returns the schema of an epoch, or `None` if the manifest has no columns. An archive of
+    /// another writer has only the columns at head, which then apply to all epochs. Rows that do
+    /// not fit them are refused one by one. `key` names the key's columns in case the manifest does
+    /// not.
+    ///
+    /// # Errors
+    /// If the columns are not those of a table, or if `key` contradicts them.
+    pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, ManifestViolation> {
+        let opening =
+            self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == ArtifactKind::Snapshot);
+        let schema = match opening.and_then(|opening| opening.schema.as_deref()) {
+            Some(schema) => schema.to_schema()?,
+            None if self.columns.is_empty() => return Ok(None),
+            None => columns::schema_of(&self.columns, key)?,
+        };
+        columns::check_key(&schema, key)?;
+        Ok(Some(schema))
+    }
+
+    /// Returns the same manifest with the addresses of another destination. `uri` converts an
+    /// object's name to its address.
+    #[must_use]
+    pub fn located(&self, uri: impl Fn(&str) -> String) -> Manifest {
+        let mut here = self.clone();
+        here.artifacts.iter_mut().for_each(|artifact| artifact.locate(&uri));
+        here.sealed.iter_mut().for_each(|link| link.locate(&uri));
+        here
+    }
+
+    /// Checks that the manifest keeps all rules.
+    ///
+    /// # Errors
+    /// The first rule that the manifest breaks.
+    pub fn check(&self) -> Result<(), ManifestViolation> {
+        let mut before: Option<&Artifact> = None;
+        for artifact in &self.artifacts {
+            rules::check_order(before, artifact)?;
+            before = Some(artifact);
+        }
+        match before {
+            None if self.head_position.is_some() => Err(ManifestViolation::Head("head_position")),
+            Some(last) if last.to_position != self.head_position => Err(ManifestViolation::Head("head_position")),
+            Some(last) if last.epoch != self.epoch => Err(ManifestViolation::Head("epoch")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the manifest as it would be if nothing had been sealed.
+    pub(crate) fn unsealed(mut self, sealed: Vec<Artifact>) -> Manifest {
+        let oldest = self.oldest_epoch.take().unwrap_or(0);
+        let named = std::mem::take(&mut self.artifacts);
+        self.artifacts = sealed.into_iter().filter(|artifact| artifact.epoch >= oldest).chain(named).collect();
+        self.sealed = None;
+        self
+    }
+
+    fn has_other_spellings(&self) -> bool {
+        self.artifacts.iter().any(|artifact| !artifact.spelling.is_usual())
+    }
+
+    /// Returns the newest snapshot and the diffs after it.
+    #[must_use]
+    pub fn chain(&self) -> &[Artifact] {
+        self.artifacts.len().checked_sub(1).map_or(&[], |newest| self.chain_to(newest))
+    }
+
+    /// Returns the artifacts that lead to the end of the artifact at index `last`.
+    pub(crate) fn chain_to(&self, last: usize) -> &[Artifact] {
+        let until = self.artifacts.get(..=last).unwrap_or_default();
+        let begin = until.iter().rposition(|artifact| artifact.kind == ArtifactKind::Snapshot).unwrap_or(until.len());
+        until.get(begin..).unwrap_or_default()
+    }
+}
+
+#[cfg(feature = "writer")]
+impl Manifest {
     /// Returns the next manifest with a new snapshot, which opens the next epoch.
     ///
     /// # Errors
@@ -290,46 +360,40 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Returns the schema of an epoch, or `None` if the manifest has no columns. An archive of
-    /// another writer has only the columns at head, which then apply to all epochs. Rows that do
-    /// not fit them are refused one by one. `key` names the key's columns in case the manifest does
-    /// not.
-    ///
-    /// # Errors
-    /// If the columns are not those of a table, or if `key` contradicts them.
-    pub fn schema(&self, epoch: u64, key: &[String]) -> Result<Option<Schema>, ManifestViolation> {
-        let opening =
-            self.artifacts.iter().find(|artifact| artifact.epoch == epoch && artifact.kind == ArtifactKind::Snapshot);
-        let schema = match opening.and_then(|opening| opening.schema.as_deref()) {
-            Some(schema) => schema.to_schema()?,
-            None if self.columns.is_empty() => return Ok(None),
-            None => columns::schema_of(&self.columns, key)?,
-        };
-        columns::check_key(&schema, key)?;
-        Ok(Some(schema))
+    /// Returns the number of artifacts, from the oldest on, that should move into a sealed
+    /// manifest. The newest epoch always stays, and so do the newest older ones, up to `epochs` in
+    /// total.
+    pub(crate) fn surplus(&self, epochs: usize) -> usize {
+        let openings = self.openings();
+        let Some(newest) = openings.last() else { return 0 };
+        let stay = openings.iter().rev().take(epochs.max(1));
+        stay.take_while(|begin| newest - **begin <= OLDER_ARTIFACTS_MAX).last().copied().unwrap_or(*newest)
     }
 
-    /// Returns the same manifest with the addresses of another destination. `uri` converts an
-    /// object's name to its address.
-    #[must_use]
-    pub fn located(&self, uri: impl Fn(&str) -> String) -> Manifest {
-        let mut here = self.clone();
-        here.artifacts.iter_mut().for_each(|artifact| artifact.locate(&uri));
-        here.sealed.iter_mut().for_each(|link| link.locate(&uri));
-        here
+    /// Removes the oldest `count` artifacts and returns them. Both parts then state their
+    /// histories, so that each part keeps its meaning without the other.
+    pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Artifact> {
+        for history in self.histories() {
+            for artifact in self.artifacts.get_mut(history.artifacts.clone()).into_iter().flatten() {
+                if artifact.kind == ArtifactKind::Snapshot && artifact.history.is_none() {
+                    let said = EpochHistory { id: history.id, shared_until: None, source: None };
+                    artifact.history = Some(Box::new(said));
+                }
+            }
+        }
+        let stay = self.artifacts.split_off(count.min(self.artifacts.len()));
+        std::mem::replace(&mut self.artifacts, stay)
     }
 
-    /// Returns the newest snapshot and the diffs after it.
-    #[must_use]
-    pub fn chain(&self) -> &[Artifact] {
-        self.artifacts.len().checked_sub(1).map_or(&[], |newest| self.chain_to(newest))
+    /// Returns the indexes of the artifacts that open epochs.
+    pub(crate) fn openings(&self) -> Vec<usize> {
+        let artifacts = self.artifacts.iter().enumerate();
+        artifacts.filter(|(_, artifact)| artifact.kind == ArtifactKind::Snapshot).map(|(place, _)| place).collect()
     }
 
-    /// Returns the artifacts that lead to the end of the artifact at index `last`.
-    pub(crate) fn chain_to(&self, last: usize) -> &[Artifact] {
-        let until = self.artifacts.get(..=last).unwrap_or_default();
-        let begin = until.iter().rposition(|artifact| artifact.kind == ArtifactKind::Snapshot).unwrap_or(until.len());
-        until.get(begin..).unwrap_or_default()
+    /// Returns the SHA-256 of the newest sealed manifest, if there is one.
+    pub(crate) fn sealed_sha256(&self) -> Option<&str> {
+        self.sealed.as_ref().map(|link| link.sha256.as_str())
     }
 }
 
@@ -360,8 +424,9 @@ impl Artifact {
     #[must_use]
     pub fn object(&self, format: ArtifactFormat) -> Option<String> {
         let stored = self.formats.get(format.id())?;
-        let from = self.spelled_from();
-        let named = self.to_spelled().and_then(|to| spelled_name(self.kind, self.epoch, from.as_deref(), &to, format));
+        let from = self.spelling.spell_from(self.from_position);
+        let to = self.spelling.spell_to(self.to_position);
+        let named = to.and_then(|to| artifact_name(self.kind, self.epoch, from.as_deref(), &to, format));
         named.or_else(|| {
             let begin = stored.uri.rfind("epoch=")?;
             stored.uri.get(begin..).filter(|name| is_inside(name)).map(ToOwned::to_owned)

@@ -37,6 +37,7 @@ pub enum NetChange<'a> {
 
 /// The reason why a transaction was not added.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NetChangeError {
     /// The transaction changes the schema, so the archive's epoch has to end before it. No part of
     /// it was added.

@@ -8,15 +8,16 @@ mod object;
 pub(crate) mod sealed;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use laredo_core::{Checksum, Lsn, TableState};
+use laredo_core::{Checksum, Lsn, Schema, TableState};
 
-use crate::destination::{Destination, DestinationError};
-use crate::format::{ArtifactFormat, FormatError};
-use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, ArtifactKind, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark};
+use crate::destination::{DestinationError, DestinationReader};
+use crate::format::FormatError;
+use crate::layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME};
+use crate::manifest::{Artifact, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark, untyped};
 use apply::{ArchivedDiff, fill};
 use checked_table::CheckedTable;
 use object::{ObjectEntries, read_object};
@@ -27,7 +28,7 @@ pub use verify::ArtifactDamage;
 /// An archive, as its manifest was when it was opened.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    destination: Arc<dyn Destination>,
+    destination: Arc<dyn DestinationReader>,
     manifest: Manifest,
     /// The key's columns, for a manifest that does not name them.
     key: Vec<String>,
@@ -35,6 +36,7 @@ pub struct Archive {
 
 /// The selection of one of an archive's states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ArchivePoint {
     /// The newest state.
     Latest,
@@ -76,9 +78,10 @@ pub struct RebuiltTable {
 
 /// An error that prevents reading an archive. Each variant names the object.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ArchiveReadError {
     /// The manifest is missing.
-    #[error("there is no archive: {at} is not there")]
+    #[error("there is no archive: {at} does not exist")]
     NoManifest {
         /// The address where the manifest was expected.
         at: String,
@@ -144,7 +147,7 @@ pub enum ArchiveReadError {
         reason: String,
     },
     /// The archive has no boundary exactly at the requested position.
-    #[error("{asked} is no boundary of the archive; the newest one before it is {before}")]
+    #[error("{asked} is not a boundary of the archive; the newest one before it is {before}")]
     NotExact {
         /// The requested position.
         asked: Lsn,
@@ -165,7 +168,7 @@ pub enum ArchiveReadError {
         found: u64,
     },
     /// An object does not have the bytes that were written.
-    #[error("{at} was altered: its SHA-256 is not the one that the manifest says")]
+    #[error("{at} was altered: its SHA-256 is not the manifest's")]
     Altered {
         /// The object's address.
         at: String,
@@ -212,7 +215,7 @@ pub enum ArchiveReadError {
         to: String,
     },
     /// The manifest has the address of an object that is not in an epoch of the archive.
-    #[error("{at}: {uri} is no object of an epoch of this archive")]
+    #[error("{at}: {uri} is not an object of an epoch of this archive")]
     Outside {
         /// The manifest's address.
         at: String,
@@ -244,7 +247,7 @@ pub enum ArchiveReadError {
         at: String,
     },
     /// Reading was interrupted.
-    #[error("reading {at} was broken off: {reason}")]
+    #[error("reading {at} was interrupted: {reason}")]
     BrokenOff {
         /// The object's address.
         at: String,
@@ -290,9 +293,12 @@ impl Archive {
     ///
     /// # Errors
     /// If the archive is missing, or if its manifest or a sealed manifest cannot be used.
-    pub async fn open(destination: Arc<dyn Destination>, table: Option<&str>) -> Result<Archive, ArchiveReadError> {
+    pub async fn open(
+        destination: Arc<dyn DestinationReader>,
+        table: Option<&str>,
+    ) -> Result<Archive, ArchiveReadError> {
         let Archive { destination, manifest, key } = Archive::open_newest(destination, table).await?;
-        let manifest = sealed::with_all_epochs(&destination, manifest).await?;
+        let manifest = sealed::with_all_epochs(&*destination, manifest).await?;
         Ok(Archive { destination, manifest, key })
     }
 
@@ -302,10 +308,10 @@ impl Archive {
     /// # Errors
     /// If the archive is missing, or its manifest cannot be used.
     pub async fn open_newest(
-        destination: Arc<dyn Destination>,
+        destination: Arc<dyn DestinationReader>,
         table: Option<&str>,
     ) -> Result<Archive, ArchiveReadError> {
-        let at = destination.uri(MANIFEST);
+        let at = destination.uri(MANIFEST_NAME);
         let Some(there) = destination.manifest().await? else { return Err(ArchiveReadError::NoManifest { at }) };
         let manifest =
             Manifest::parse(&there.bytes, table).map_err(|error| ArchiveReadError::Manifest { at, error })?;
@@ -313,7 +319,7 @@ impl Archive {
     }
 
     /// Creates an archive whose manifest is known.
-    pub(crate) fn of(destination: Arc<dyn Destination>, manifest: Manifest) -> Archive {
+    pub(crate) fn of(destination: Arc<dyn DestinationReader>, manifest: Manifest) -> Archive {
         Archive { destination, manifest, key: Vec::new() }
     }
 
@@ -422,6 +428,68 @@ impl Archive {
         read_object(self, artifact, format, schema, progress, lines).await
     }
 
+    /// Checks the whole archive, and calls `found` for each fault as it is found. If the archive is
+    /// intact, `found` is not called.
+    ///
+    /// Every object is read to its end. Its bytes, its entries and the checksum of the resulting
+    /// rows are compared with the manifest. The manifest's entries about histories are compared
+    /// with each other. The manifest's own rules were already checked when it was opened.
+    pub async fn verify(&self, progress: &ReadProgress, found: impl FnMut(ArtifactDamage)) {
+        verify::verify(self, progress, found).await;
+    }
+
+    /// Returns the number of bytes that [`Archive::verify`] reads.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let of = |artifact: &Artifact| artifact.formats.values().map(|stored| stored.size_bytes).sum::<u64>();
+        self.manifest.artifacts.iter().map(of).sum()
+    }
+
+    /// Returns true if the manifest names the columns of an epoch and their types.
+    ///
+    /// # Errors
+    /// If the columns are not those of a table.
+    pub fn has_columns(&self, epoch: u64) -> Result<bool, ArchiveReadError> {
+        self.known_schema(epoch).map(|schema| schema.is_some())
+    }
+
+    /// Checks that the key of the newest rows is known.
+    ///
+    /// # Errors
+    /// [`ArchiveReadError::NoColumns`] if the key has to be named.
+    pub fn check_key(&self) -> Result<(), ArchiveReadError> {
+        match self.key.is_empty() && self.known_schema(self.manifest.epoch)?.is_none() {
+            true => Err(ArchiveReadError::NoColumns { at: self.manifest_uri() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the schema of an epoch's artifacts, of which there is at least one. If the manifest
+    /// lacks it, it consists of the field names in the rows, which are read for this.
+    async fn schema(&self, artifacts: &[Artifact]) -> Result<Arc<Schema>, ArchiveReadError> {
+        let epoch = artifacts.last().map_or(self.manifest.epoch, |last| last.epoch);
+        if let Some(schema) = self.known_schema(epoch)? {
+            return Ok(schema);
+        }
+        self.check_key()?;
+        let mut names = BTreeSet::new();
+        for artifact in artifacts {
+            names = columns::add_names(self, artifact, names).await?;
+        }
+        let others = names.into_iter().filter(|name| !self.key.contains(name));
+        let schema = untyped(self.key.iter().cloned().chain(others), &self.key);
+        Ok(Arc::new(schema.map_err(|error| self.broken(error))?))
+    }
+
+    fn known_schema(&self, epoch: u64) -> Result<Option<Arc<Schema>>, ArchiveReadError> {
+        let schema = self.manifest.schema(epoch, &self.key).map_err(|error| self.broken(error))?;
+        Ok(schema.map(Arc::new))
+    }
+
+    fn broken(&self, error: ManifestViolation) -> ArchiveReadError {
+        ArchiveReadError::Columns { at: self.manifest_uri(), error }
+    }
+
     async fn apply(
         &self,
         artifact: &Artifact,
@@ -480,7 +548,7 @@ impl Archive {
     }
 
     fn manifest_uri(&self) -> String {
-        self.destination.uri(MANIFEST)
+        self.destination.uri(MANIFEST_NAME)
     }
 }
 

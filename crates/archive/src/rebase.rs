@@ -67,6 +67,7 @@ pub enum RebaseDecision {
 
 /// The reason for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RebaseReason {
     /// The archive has no snapshot yet.
     First,

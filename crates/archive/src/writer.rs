@@ -30,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 use crate::destination::{ArtifactStager, Destination, DestinationError};
 use crate::events::ArtifactEvent;
 use crate::feed::{Feed, FeedUpdate};
-use crate::format::ArtifactFormat;
-use crate::manifest::{Artifact, ArtifactKind, ManifestError, PositionMark, SourceId, WriterId};
+use crate::layout::{ArtifactFormat, ArtifactKind};
+use crate::manifest::{Artifact, ManifestError, PositionMark, SourceId, WriterId};
 use crate::reader::{Archive, ArchivePoint, ReadProgress};
 use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
-use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion};
+use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion, WriterRows};
 use chain::NewestChain;
 use job::{ArtifactJobEnd, ArtifactJobError};
 use ledger::ManifestLedger;
@@ -50,12 +50,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// The usual grace period, after which an object that no manifest names is deleted. Until then,
 /// readers of an older manifest can finish.
-pub const GRACE: Duration = Duration::from_secs(3600);
+pub const GRACE_PERIOD: Duration = Duration::from_secs(3600);
 /// The default number of epochs that `manifest.json` names.
 pub const MANIFEST_EPOCHS: u32 = 8;
 
 /// The settings of a writer.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WriterOptions {
     /// `schema.table`.
     pub table: String,
@@ -78,7 +79,7 @@ pub struct WriterOptions {
     /// The maximum number of epochs that `manifest.json` names: the newest ones. Older epochs are
     /// in sealed manifests.
     pub manifest_epochs: u32,
-    /// The time that an object is kept although no manifest names it. [`GRACE`] is a reasonable
+    /// The time that an object is kept although no manifest names it. [`GRACE_PERIOD`] is a reasonable
     /// value.
     pub grace: Duration,
     /// True if [`ArchiveWriter::open`] retries while the first destination is unavailable or
@@ -112,6 +113,7 @@ pub struct WriterResources {
 
 /// An error that ends a writer or prevents its start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriterError {
     /// The list of destinations is empty.
     #[error("there is no destination")]
@@ -130,7 +132,9 @@ pub enum WriterError {
         theirs: WriterId,
     },
     /// A program other than a laredo writer has replaced or removed the manifest.
-    #[error("the manifest {at} was replaced or removed by a program that holds no number; this writer stops")]
+    #[error(
+        "the manifest {at} was removed, or replaced by a program that is not a writer of laredo; this writer stops"
+    )]
     Replaced {
         /// The manifest's address.
         at: String,
@@ -155,13 +159,13 @@ pub enum WriterError {
     #[error(transparent)]
     Destination(#[from] DestinationError),
     /// The next manifest would break a rule, so it is not written.
-    #[error("nothing is written: {0}")]
+    #[error("the next manifest was not written: {0}")]
     Broken(ManifestError),
     /// Rows cannot be encoded.
     #[error("rows cannot be encoded: {0}")]
     Encode(String),
     /// The table's key differs from the configured one.
-    #[error("rows of {table} are told apart by {} and not by {}, as `key_fields` has it: correct it, or leave it out", is.join(", "), asked.join(", "))]
+    #[error("the key of {table} is {}, but `key_fields` names {}; correct `key_fields`, or leave it out", is.join(", "), asked.join(", "))]
     Key {
         /// `schema.table`.
         table: String,
@@ -171,7 +175,7 @@ pub enum WriterError {
         asked: Vec<String>,
     },
     /// The feed has ended.
-    #[error("no changes come any more: {0}")]
+    #[error("the stream of changes has ended: {0}")]
     Feed(String),
 }
 
@@ -194,7 +198,7 @@ pub struct FeedStart {
 pub struct ArchiveWriter {
     tools: Arc<WriterContext>,
     report: WriterReport,
-    held: Option<BufferedState>,
+    rows: WriterRows,
     chain: NewestChain,
     work: WriterTasks,
     asks: mpsc::UnboundedReceiver<SnapshotReplySender>,
@@ -207,17 +211,13 @@ pub struct ArchiveWriter {
     due: Option<RebaseReason>,
     /// The lowest epoch for the next snapshot. Other objects may occupy the names of lower epochs.
     epoch_least: u64,
-    /// The position that rows received after a restart must reach before they are written.
-    least: Option<Lsn>,
-    /// The newest position up to which the history of the archive's head and that of the next
-    /// complete rows are known to be the same.
-    shared_until: Lsn,
 }
 
 type SnapshotReplySender = oneshot::Sender<Result<WrittenArtifact, SnapshotRequestError>>;
 
 /// The reason why a requested snapshot was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotRequestError {
     /// The writer has no rows yet.
     #[error("there are no rows to write yet")]
@@ -261,9 +261,9 @@ impl ArchiveWriter {
     /// archive of this table.
     pub async fn open(
         options: WriterOptions,
-        surroundings: WriterResources,
+        resources: WriterResources,
     ) -> Result<(ArchiveWriter, Option<FeedStart>), WriterError> {
-        let WriterResources { destinations, stager, wall, publish, status } = surroundings;
+        let WriterResources { destinations, stager, wall, publish, status } = resources;
         let tools = Arc::new(WriterContext { options, stager, wall, publish });
         let report = WriterReport::new(&tools.options.table, status, &destinations);
         let WriterOptions { table, writer_id, .. } = &tools.options;
@@ -283,7 +283,7 @@ impl ArchiveWriter {
         let writer = ArchiveWriter {
             tools,
             report,
-            held,
+            rows: WriterRows::new(held),
             chain,
             work,
             asks,
@@ -292,8 +292,6 @@ impl ArchiveWriter {
             answering: Vec::new(),
             due: has_other_formats.then_some(RebaseReason::Formats),
             epoch_least: 0,
-            least: None,
-            shared_until: Lsn(u64::MAX),
         };
         writer.report_status();
         Ok((writer, start))
@@ -325,13 +323,13 @@ impl ArchiveWriter {
     }
 
     async fn serve(&mut self, feed: &mut impl Feed, stop: &CancellationToken) -> Result<(), WriterError> {
-        self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
+        self.check_key()?;
         let look = LOOK_MAX.min(self.tools.options.diff_interval).max(Duration::from_millis(10));
         loop {
             self.plan(feed)?;
             self.work.collect(&self.tools, &self.report);
             self.report_status();
-            let takes = self.held.as_ref().is_none_or(BufferedState::accepts_transactions);
+            let takes = self.rows.held().is_none_or(BufferedState::accepts_transactions);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -346,31 +344,32 @@ impl ArchiveWriter {
     fn apply_update(&mut self, update: FeedUpdate, feed: &mut impl Feed) -> Result<(), WriterError> {
         match update {
             FeedUpdate::Restart { reason, shared_until } => {
-                tracing::info!(table = %self.tools.options.table, reason, "all rows come anew");
-                self.shared_until = self.shared_until.min(shared_until);
-                let held = self.held.take();
-                self.note_dropped(held.as_ref());
-                self.held = held.and_then(BufferedState::without_rows);
+                tracing::info!(table = %self.tools.options.table, reason, "all rows will be received again");
+                self.rows.restart(shared_until);
             }
             FeedUpdate::State { table, position, source } => {
                 // Within one history, the archive never moves back in time. A server may send rows
                 // that are older than the archive's head, and the later transactions after them.
-                let shared_until = std::mem::replace(&mut self.shared_until, Lsn(u64::MAX));
-                self.least = self.chain.head.filter(|head| shared_until >= *head);
-                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows are there");
+                let shared_until = match self.rows {
+                    WriterRows::Awaited { shared_until } => shared_until,
+                    WriterRows::Held(_) => Lsn(u64::MAX),
+                };
+                let least = self.chain.head.filter(|head| shared_until >= *head);
+                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows have arrived");
                 self.tools.options.check_key(table.schema())?;
                 let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
-                self.held = Some(BufferedState::new(*table, position, source, rows, shared_until));
+                let held = BufferedState::new(*table, position, source, rows, shared_until, least);
+                self.rows = WriterRows::Held(Box::new(held));
                 self.due = Some(if self.chain.epoch > 0 { RebaseReason::NewRows } else { RebaseReason::First });
             }
             FeedUpdate::Resumed { source } => {
                 let definition = feed.definition();
-                self.held.iter_mut().for_each(|held| held.set_source(source.clone(), definition));
+                self.rows.held_mut().into_iter().for_each(|held| held.set_source(source.clone(), definition));
             }
             FeedUpdate::Transaction(transaction) => {
-                if let Some(held) = &mut self.held
-                    && let Err(error) = held
-                        .add_transaction(transaction, RowsVersion { definition: feed.definition(), mark: feed.mark() })
+                let version = RowsVersion { definition: feed.definition(), mark: feed.mark() };
+                if let Some(held) = self.rows.held_mut()
+                    && let Err(error) = held.add_transaction(transaction, version)
                 {
                     self.request_rows_again(error, feed);
                 }
@@ -387,34 +386,27 @@ impl ArchiveWriter {
     /// Compares the checksum of the rows here with the source's. If they differ, the rows are
     /// dropped and a new epoch begins with all rows.
     fn compare(&mut self, position: Lsn, theirs: Checksum, feed: &mut impl Feed) {
-        let Some(held) = self.held.as_ref().filter(|held| position >= held.reached()) else { return };
+        let Some(held) = self.rows.held().filter(|held| position >= held.reached()) else { return };
         let Some(ours) = held.checksum() else { return };
         if feed.compare(position, ours, theirs) {
             let table = &self.tools.options.table;
             let error = ChecksumMismatch { position, ours, theirs };
             tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
             self.report.retried(&error);
-            self.drop_rows();
+            self.rows.drop_held();
         }
     }
 
-    fn drop_rows(&mut self) {
-        let held = self.held.take();
-        self.note_dropped(held.as_ref());
-    }
-
-    /// Records how dropped rows that are in no archive relate to the archive's history. The next
-    /// rows inherit that relation.
-    fn note_dropped(&mut self, held: Option<&BufferedState>) {
-        let shared = held.map_or(Lsn(u64::MAX), BufferedState::shared_until);
-        self.shared_until = self.shared_until.min(shared);
+    /// Checks that the key of the rows is the configured one.
+    fn check_key(&self) -> Result<(), WriterError> {
+        self.rows.held().map_or(Ok(()), |held| self.tools.options.check_key(held.schema()))
     }
 
     /// Drops rows that do not match the table, and requests all rows again. The archive does not
     /// change.
     fn request_rows_again(&mut self, error: StateError, feed: &mut impl Feed) {
         self.report.retried(&error);
-        self.drop_rows();
+        self.rows.drop_held();
         feed.start_over(error);
     }
 
@@ -426,13 +418,13 @@ impl ArchiveWriter {
         if !self.work.is_idle() {
             return Ok(());
         }
-        match self.held.as_mut().map_or(Ok(AdvanceOutcome::All), BufferedState::advance) {
+        match self.rows.held_mut().map_or(Ok(AdvanceOutcome::All), BufferedState::advance) {
             Ok(AdvanceOutcome::All) => {}
             Ok(AdvanceOutcome::Schema) => {
-                self.held.iter().try_for_each(|held| self.tools.options.check_key(held.schema()))?;
+                self.check_key()?;
                 self.due = Some(RebaseReason::NewRows);
             }
-            Ok(AdvanceOutcome::Gone) => self.drop_rows(),
+            Ok(AdvanceOutcome::Gone { shared_until }) => self.rows = WriterRows::Awaited { shared_until },
             Err(error) => self.request_rows_again(error, feed),
         }
         self.begin_due();
@@ -440,10 +432,9 @@ impl ArchiveWriter {
     }
 
     fn begin_due(&mut self) {
-        let Some(held) = &self.held else { return self.work.tidy(&self.tools, &self.report) };
-        if !held.is_archived() && self.least.is_some_and(|least| held.reached() < least) {
+        let Some(held) = self.rows.held().filter(|held| held.is_writable()) else {
             return self.work.tidy(&self.tools, &self.report);
-        }
+        };
         let options = &self.tools.options;
         let progress = self.chain.progress(held.depth());
         let due = match self.due {
@@ -466,7 +457,7 @@ impl ArchiveWriter {
     }
 
     fn begin_job(&mut self, plan: ArtifactPlan) {
-        let Some(held) = &mut self.held else { return };
+        let Some(held) = self.rows.held_mut() else { return };
         if let ArtifactPlan::Base { .. } = plan {
             self.answering.append(&mut self.waiting);
         }
@@ -482,7 +473,7 @@ impl ArchiveWriter {
         match result {
             Ok(written) => {
                 self.chain = self.chain.after(ledger.manifest(), written.kind);
-                if let Some(held) = &mut self.held
+                if let Some(held) = self.rows.held_mut()
                     && held.unseal(Some(written.checksum))
                 {
                     self.due = None;
@@ -492,7 +483,7 @@ impl ArchiveWriter {
             Err(ArtifactJobError::Occupied { epoch }) => {
                 self.epoch_least = epoch + 1;
                 self.due = Some(RebaseReason::Occupied);
-                self.held.iter_mut().for_each(|held| {
+                self.rows.held_mut().into_iter().for_each(|held| {
                     held.unseal(None);
                 });
                 // The next snapshot answers the requests for this one.
@@ -524,10 +515,10 @@ impl ArchiveWriter {
     }
 
     fn queue_snapshot_request(&mut self, ask: SnapshotReplySender) {
-        match self.held {
-            Some(_) => self.waiting.push(ask),
+        match self.rows {
+            WriterRows::Held(_) => self.waiting.push(ask),
             // The requester may be gone.
-            None => drop(ask.send(Err(SnapshotRequestError::NoRows))),
+            WriterRows::Awaited { .. } => drop(ask.send(Err(SnapshotRequestError::NoRows))),
         }
     }
 
@@ -535,7 +526,7 @@ impl ArchiveWriter {
     /// again after the next start.
     async fn flush(&mut self) -> Result<(), WriterError> {
         self.end_work().await?;
-        if self.held.as_ref().is_some_and(|held| held.is_archived() && held.depth() > 0) {
+        if self.rows.held().is_some_and(|held| held.is_archived() && held.depth() > 0) {
             self.begin_job(ArtifactPlan::Diff { bytes_left: None });
             self.end_work().await?;
         }
@@ -553,16 +544,17 @@ impl ArchiveWriter {
     }
 
     fn report_status(&self) {
-        let progress = self.chain.progress(self.held.as_ref().map_or(0, BufferedState::depth));
+        let held = self.rows.held();
+        let progress = self.chain.progress(held.map_or(0, BufferedState::depth));
         let (head_position, epoch) = (self.chain.head, self.chain.epoch);
         self.report.update(|status| {
-            status.phase = match &self.held {
+            status.phase = match held {
                 _ if status.phase == WriterPhase::Stopping => WriterPhase::Stopping,
                 Some(_) => WriterPhase::Running,
                 None => WriterPhase::Waiting,
             };
-            status.position = self.held.as_ref().map(BufferedState::reached);
-            status.buffer_depth = self.held.as_ref().map_or(0, BufferedState::depth);
+            status.position = held.map(BufferedState::reached);
+            status.buffer_depth = held.map_or(0, BufferedState::depth);
             (status.progress, status.head_position, status.epoch) = (progress, head_position, epoch);
         });
     }
@@ -597,7 +589,7 @@ async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) ->
             Some(BufferedState::archived(rebuilt, position, manifest.source.clone(), rows))
         }
         Err(error) => {
-            tracing::error!(%error, "the archive cannot be gone on from; a new base will be written");
+            tracing::error!(%error, "cannot resume from the archive; a snapshot will be written");
             report.record_error(&error);
             None
         }
@@ -605,6 +597,31 @@ async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) ->
 }
 
 impl WriterOptions {
+    /// Returns the settings of a writer that accepts any key, writes snapshots and diffs in the
+    /// same formats, and keeps all epochs.
+    #[must_use]
+    pub fn new(
+        table: impl Into<String>,
+        writer_id: impl Into<String>,
+        formats: Vec<ArtifactFormat>,
+        diff_interval: Duration,
+    ) -> WriterOptions {
+        WriterOptions {
+            table: table.into(),
+            key: Vec::new(),
+            writer_id: writer_id.into(),
+            snapshot_formats: formats.clone(),
+            diff_formats: formats,
+            diff_interval,
+            thresholds: RebaseThresholds::default(),
+            keep_epochs: None,
+            manifest_epochs: MANIFEST_EPOCHS,
+            grace: GRACE_PERIOD,
+            waits_at_start: false,
+            seed: 0,
+        }
+    }
+
     /// Returns true if the configured formats can continue this chain, so that readers of each
     /// format find every artifact of an epoch.
     fn formats_are_of(&self, chain: &[Artifact]) -> bool {

@@ -20,6 +20,7 @@ const STS_REGION: &str = "us-east-1";
 
 /// The method of obtaining credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AwsProfile {
     /// The SDK's default chain: environment, shared files (including `credential_process`, but not
     /// SSO), web identity (IRSA), task role, instance role.
@@ -30,6 +31,7 @@ pub enum AwsProfile {
 
 /// A role, and the settings with which it is assumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AssumeRole {
     /// The ARN of the role, such as `arn:aws:iam::222233334444:role/laredo-events-pub`.
     pub role_arn: String,
@@ -43,8 +45,17 @@ pub struct AssumeRole {
     pub base: Option<String>,
 }
 
+impl AssumeRole {
+    /// Returns a role that the default chain assumes, without further settings.
+    #[must_use]
+    pub fn new(role_arn: impl Into<String>) -> AssumeRole {
+        AssumeRole { role_arn: role_arn.into(), ..AssumeRole::default() }
+    }
+}
+
 /// An error in a set of profiles.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AwsProfileError {
     /// No profile has this name.
     #[error("there is no credentials profile `{name}`")]
@@ -148,7 +159,8 @@ impl AwsProfileSet {
         Ok(path)
     }
 
-    async fn ambient(&self) -> AwsCredentials {
+    /// Returns the credentials of the default chain.
+    pub(crate) async fn ambient(&self) -> AwsCredentials {
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
         loader = loader.http_client(SdkHttpClient::default()).timeout_config(timeouts());
         if let Some(provider) = &self.ambient {

@@ -131,7 +131,7 @@ impl DirectFile {
 }
 
 fn failed_before() -> io::Error {
-    io::Error::other("writing has failed before")
+    io::Error::other("an earlier write failed")
 }
 
 impl Write for DirectFile {

@@ -1,49 +1,39 @@
 //! An archive in an S3 bucket.
 
 mod address;
+#[cfg(feature = "writer")]
 mod delete;
+#[cfg_attr(not(feature = "writer"), expect(dead_code, reason = "readers send no other requests"))]
 mod error_response;
+#[cfg(feature = "writer")]
 mod multipart;
 mod object_body;
+#[cfg(feature = "writer")]
 mod probe;
 mod service;
+#[cfg(feature = "writer")]
+mod write;
 
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::FutureExt;
-use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig, UpdateVersion,
-};
-use ring::digest::{Context, SHA256};
+use object_store::{BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
-use self::error_response::{S3ErrorResponse, S3Operation};
-use super::staging::hex;
-use super::{Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, VersionedManifest};
+use self::error_response::S3Operation;
+use super::{DestinationError, DestinationReader, ManifestTag, VersionedManifest};
 use crate::aws::AwsCredentials;
-use crate::layout::MANIFEST;
+use crate::layout::MANIFEST_NAME;
 
-/// The maximum size in bytes of an object that is sent in one request. Larger objects are sent in
-/// parts.
-const SINGLE_BYTES_MAX: u64 = 16 << 20;
-
-/// The location of an archive in S3 or in a compatible store.
+/// The settings of an archive in S3 or in a compatible store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct S3Options {
-    /// The bucket's name.
-    pub bucket: String,
-    /// The beginning of every object's key, without any change: the destination's prefix and the
-    /// table's.
-    pub prefix: String,
     /// The bucket's region; that of the credentials if `None`.
     pub region: Option<String>,
     /// The URL (`https://…`) of a store other than Amazon's.
@@ -56,6 +46,7 @@ pub struct S3Options {
 
 /// The encryption of objects by a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum S3Encryption {
     /// Encryption with keys of the store (SSE-S3).
     Store,
@@ -107,34 +98,38 @@ impl S3Encryption {
 #[derive(Clone)]
 pub struct S3Destination {
     store: AmazonS3,
-    /// A client of the same store that deletes objects one by one.
-    single: AmazonS3,
-    /// True once the store has refused the request that deletes many objects.
-    deletes_singly: Arc<AtomicBool>,
+    #[cfg(feature = "writer")]
+    deleter: delete::ObjectDeleter,
     bucket: Arc<str>,
     prefix: Arc<str>,
     name: Arc<str>,
 }
 
 impl S3Destination {
-    /// Creates a destination in this bucket. No request is sent yet.
+    /// Creates a destination in this bucket. `prefix` is the beginning of every object's key,
+    /// without any change. No request is sent yet.
     ///
     /// # Errors
     /// [`DestinationError::Refused`] if the options are invalid, for example if no region is known
     /// or the prefix begins with `/`.
-    pub fn new(options: &S3Options, credentials: &AwsCredentials) -> Result<S3Destination, DestinationError> {
-        let name = format!("s3://{}/{}", options.bucket, options.prefix);
+    pub fn new(
+        bucket: &str,
+        prefix: &str,
+        options: &S3Options,
+        credentials: &AwsCredentials,
+    ) -> Result<S3Destination, DestinationError> {
+        let name = format!("s3://{bucket}/{prefix}");
         let refused = |reason: String| DestinationError::Refused { doing: "use", at: name.clone(), reason };
         let region = options.region.as_deref().or(credentials.region());
         let region = region.ok_or_else(|| refused("no region is known: set `region`".to_owned()))?;
-        let key = Path::parse(format!("{}{MANIFEST}", options.prefix));
-        if key.is_err() || options.prefix.starts_with('/') {
+        let key = Path::parse(format!("{prefix}{MANIFEST_NAME}"));
+        if key.is_err() || prefix.starts_with('/') {
             let reason = "its prefix must not begin with `/`, nor have `//`, `.` or `..` in it".to_owned();
             return Err(refused(reason));
         }
-        let address = address::of(options, region).map_err(&refused)?;
+        let address = address::of(bucket, options, region).map_err(&refused)?;
         let builder = AmazonS3Builder::new()
-            .with_bucket_name(&options.bucket)
+            .with_bucket_name(bucket)
             .with_region(region)
             .with_endpoint(address.url)
             .with_virtual_hosted_style_request(address.bucket_in_host)
@@ -148,11 +143,14 @@ impl S3Destination {
             Some(encryption) => encryption.applied(builder).map_err(|error| refused(error.to_string()))?,
             None => builder,
         };
-        let single = builder.clone().with_disable_bulk_delete(true);
-        let single = single.build().map_err(|error| refused(error.to_string()))?;
-        let store = builder.build().map_err(|error| refused(error.to_string()))?;
-        let (bucket, prefix) = (options.bucket.as_str().into(), options.prefix.as_str().into());
-        Ok(S3Destination { store, single, deletes_singly: Arc::default(), bucket, prefix, name: name.into() })
+        Ok(S3Destination {
+            #[cfg(feature = "writer")]
+            deleter: delete::ObjectDeleter::new(builder.clone()).map_err(|error| refused(error.to_string()))?,
+            store: builder.build().map_err(|error| refused(error.to_string()))?,
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+            name: name.into(),
+        })
     }
 
     fn path(&self, object: &str) -> Result<Path, DestinationError> {
@@ -168,44 +166,9 @@ impl S3Destination {
         move |error| error_response::to_destination_error(&error, doing, &at, &bucket, &prefix)
     }
 
-    async fn create(&self, object: &str, staged: &StagedArtifact) -> Result<(), DestinationError> {
-        let path = self.path(object)?;
-        if staged.size_bytes > SINGLE_BYTES_MAX {
-            return self.create_in_parts(object, &path, staged).await;
-        }
-        let unreadable = |error: std::io::Error| DestinationError::Unavailable {
-            doing: "read",
-            at: staged.path().display().to_string(),
-            reason: error.to_string(),
-        };
-        let bytes = tokio::fs::read(staged.path()).await.map_err(unreadable)?;
-        match self.store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into()).await {
-            Ok(_) => Ok(()),
-            Err(error) if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_unmet) => {
-                self.compare(object, &path, staged).await
-            }
-            Err(error) => Err(self.failed(S3Operation::Write, object)(error)),
-        }
-    }
-
-    /// Checks that the existing object has the bytes that were to be written.
-    async fn compare(&self, object: &str, path: &Path, staged: &StagedArtifact) -> Result<(), DestinationError> {
-        let failed = self.failed(S3Operation::Read, object);
-        let found = self.store.get(path).await.map_err(&failed)?;
-        let occupied = || DestinationError::Occupied { at: self.uri(object) };
-        if found.meta.size != staged.size_bytes {
-            return Err(occupied());
-        }
-        let (mut stream, mut sum) = (found.into_stream(), Context::new(&SHA256));
-        while let Some(bytes) = stream.try_next().await.map_err(&failed)? {
-            sum.update(&bytes);
-        }
-        if hex(sum.finish().as_ref()) == staged.sha256 { Ok(()) } else { Err(occupied()) }
-    }
-
     async fn read_manifest(&self) -> Result<Option<VersionedManifest>, DestinationError> {
-        let failed = self.failed(S3Operation::Read, MANIFEST);
-        let found = match self.store.get(&self.path(MANIFEST)?).await.map_err(&failed) {
+        let failed = self.failed(S3Operation::Read, MANIFEST_NAME);
+        let found = match self.store.get(&self.path(MANIFEST_NAME)?).await.map_err(&failed) {
             Err(DestinationError::Missing { .. }) => return Ok(None),
             found => found?,
         };
@@ -215,53 +178,9 @@ impl S3Destination {
         Ok(Some(VersionedManifest { bytes, tag: ManifestTag(tag) }))
     }
 
-    async fn replace(&self, manifest: &[u8], over: Option<&ManifestTag>) -> Result<ManifestTag, DestinationError> {
-        let mode = match over {
-            None => PutMode::Create,
-            Some(tag) => PutMode::Update(UpdateVersion { e_tag: Some(tag.0.clone()), version: None }),
-        };
-        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        match self.store.put_opts(&self.path(MANIFEST)?, PutPayload::from(manifest.to_vec()), options).await {
-            Ok(put) => put.e_tag.map(ManifestTag).ok_or_else(|| self.no_tag()),
-            // An earlier try may have taken effect although its response was lost. Then the
-            // manifest is already this one.
-            Err(error)
-                if S3ErrorResponse::of(&error).is_some_and(|answer| answer.is_unmet() || answer.is_no_object()) =>
-            {
-                match self.read_manifest().await? {
-                    Some(there) if there.bytes == manifest => Ok(there.tag),
-                    _ => Err(DestinationError::Moved { at: self.uri(MANIFEST) }),
-                }
-            }
-            Err(error) => Err(self.failed(S3Operation::Write, MANIFEST)(error)),
-        }
-    }
-
     fn no_tag(&self) -> DestinationError {
-        let reason = "the store names no ETag, without which two writers cannot be kept apart".to_owned();
-        DestinationError::Refused { doing: "use", at: self.uri(MANIFEST), reason }
-    }
-
-    async fn list_all(&self) -> Result<Vec<ListedObject>, DestinationError> {
-        let (prefix, mut found, mut page) = (format!("{}epoch=", self.prefix), Vec::new(), None);
-        loop {
-            let options = PaginatedListOptions { page_token: page, ..PaginatedListOptions::default() };
-            let listed = self.store.list_paginated(Some(&prefix), options).await;
-            let listed = listed.map_err(self.failed(S3Operation::List, "epoch="))?;
-            for object in listed.result.objects {
-                let name = object.location.as_ref().strip_prefix(&*self.prefix).unwrap_or_default();
-                // A name without `/` is a placeholder for a folder, made by another tool.
-                if name.contains('/') {
-                    let modified = SystemTime::from(object.last_modified);
-                    found.push(ListedObject { object: name.to_owned(), size_bytes: object.size, modified });
-                }
-            }
-            page = listed.page_token;
-            if page.is_none() {
-                return Ok(found);
-            }
-        }
+        let reason = "the store returns no ETag, without which two writers cannot be kept apart".to_owned();
+        DestinationError::Refused { doing: "use", at: self.uri(MANIFEST_NAME), reason }
     }
 }
 
@@ -279,7 +198,7 @@ impl fmt::Debug for S3Destination {
     }
 }
 
-impl Destination for S3Destination {
+impl DestinationReader for S3Destination {
     fn name(&self) -> &str {
         &self.name
     }
@@ -288,20 +207,8 @@ impl Destination for S3Destination {
         format!("{}{object}", self.name)
     }
 
-    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
-        self.create(object, staged).boxed()
-    }
-
     fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
         self.read_manifest().boxed()
-    }
-
-    fn publish<'a>(
-        &'a self,
-        manifest: &'a [u8],
-        over: Option<&'a ManifestTag>,
-    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
-        self.replace(manifest, over).boxed()
     }
 
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
@@ -311,17 +218,5 @@ impl Destination for S3Destination {
             Ok(Box::new(object_body::ObjectBody::new(found)) as Box<dyn Read + Send>)
         }
         .boxed()
-    }
-
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {
-        self.list_all().boxed()
-    }
-
-    fn delete<'a>(&'a self, objects: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
-        self.delete_all(objects).boxed()
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<(), DestinationError>> {
-        self.probe_conditions().boxed()
     }
 }

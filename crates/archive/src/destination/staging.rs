@@ -10,7 +10,8 @@ use ring::digest::{Context, SHA256};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::direct::DirectFile;
-use crate::format::ArtifactFormat;
+use super::hex;
+use crate::layout::ArtifactFormat;
 
 /// The folder where artifacts are staged.
 #[derive(Clone, Debug)]
@@ -46,8 +47,8 @@ pub struct StageWriter {
 }
 
 impl ArtifactStager {
-    /// Creates a stager in this folder, which is created when it is needed. In the folder
-    /// `FolderDestination::staging`, artifacts need not be copied to that destination.
+    /// Creates a stager in this folder, which is created when it is needed. From the folder
+    /// `Destination::staging_folder`, artifacts need not be copied to that destination.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> ArtifactStager {
         ArtifactStager { folder: folder.into() }
@@ -119,15 +120,4 @@ impl StagedArtifact {
     pub fn open(&self) -> io::Result<File> {
         File::open(&self.path)
     }
-}
-
-/// Returns the bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }

@@ -15,11 +15,12 @@ pub use self::sns::SnsSink;
 pub use self::sqs::SqsSink;
 use super::{ArtifactEvent, SinkError};
 use crate::aws::AwsCredentials;
-use crate::destination::staging::hex;
-use crate::manifest::ArtifactKind;
+use crate::destination::hex;
+use crate::layout::ArtifactKind;
 
 /// The location of a sink, in addition to its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AwsSinkOptions {
     /// The sink's region. If `None`, the region in its name is used, or else that of the
     /// credentials.

@@ -14,6 +14,7 @@ use super::{ArtifactEvent, EventSink};
 
 /// The settings for sending events.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublisherOptions {
     /// The maximum number of events that wait for a sink. One more event causes the oldest to be
     /// dropped.

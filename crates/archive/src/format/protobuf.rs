@@ -1,12 +1,13 @@
 //! Length-delimited protobuf messages of `laredo.snapshotter.v1`.
 
+#[cfg(feature = "writer")]
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read as _};
 
 use laredo_values::Value;
 use prost::Message;
+use prost_types::Struct;
 use prost_types::value::Kind;
-use prost_types::{ListValue, Struct};
 
 use super::{DiffEntry, EntryReadError};
 
@@ -34,11 +35,13 @@ struct DiffChange {
     new: Option<Struct>,
 }
 
+#[cfg(feature = "writer")]
 pub(super) fn row(row: Vec<(&str, Value)>, to: &mut Vec<u8>) {
     let row = row.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     to.extend(SnapshotRow { row: Some(to_struct(row)) }.encode_length_delimited_to_vec());
 }
 
+#[cfg(feature = "writer")]
 pub(super) fn entry(entry: DiffEntry, to: &mut Vec<u8>) {
     let DiffEntry { action, key, old, new } = entry;
     let change = DiffChange { action, key, old: old.map(to_struct), new: new.map(to_struct) };
@@ -84,22 +87,26 @@ fn length(input: &mut dyn BufRead) -> Result<Option<u64>, EntryReadError> {
             return Ok(Some(length));
         }
     }
-    Err(EntryReadError::Entry("a message's length is none".to_owned()))
+    Err(EntryReadError::Entry("the length of a message is invalid".to_owned()))
 }
 
+#[cfg(feature = "writer")]
 fn to_struct(fields: Vec<(String, Value)>) -> Struct {
     let fields: BTreeMap<String, prost_types::Value> =
         fields.into_iter().map(|(name, value)| (name, to_value(value))).collect();
     Struct { fields }
 }
 
+#[cfg(feature = "writer")]
 fn to_value(value: Value) -> prost_types::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(value),
         Value::Number(value) => Kind::NumberValue(value),
         Value::String(text) => Kind::StringValue(text),
-        Value::List(items) => Kind::ListValue(ListValue { values: items.into_iter().map(to_value).collect() }),
+        Value::List(items) => {
+            Kind::ListValue(prost_types::ListValue { values: items.into_iter().map(to_value).collect() })
+        }
         Value::Object(fields) => Kind::StructValue(to_struct(fields)),
     };
     prost_types::Value { kind: Some(kind) }

@@ -99,7 +99,7 @@ fn what_is_no_entry_is_named_by_its_number() {
     let cases: [(&str, &str); 4] = [
         (
             "{\"action\":\"TRUNCATE\"}\n{\"action\":\"INSERT\"}\n",
-            "entry 2: the action `INSERT` does not go with the rows that it has",
+            "entry 2: the action `INSERT` does not match the entry's rows",
         ),
         ("{\"action\":\"TRUNCATE\"}\nx\n", "entry 2: expected value at line 1 column 1"),
         (

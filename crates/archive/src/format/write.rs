@@ -6,7 +6,8 @@ use std::sync::Arc;
 use laredo_core::{Schema, Tuple, TupleRef};
 use laredo_values::{HexCells, JsonRows, ProjectError, Value, show_row};
 
-use super::{ArtifactFormat, DiffEntry, EntryEncoding, FormatError, jsonl, protobuf, render};
+use super::{DiffEntry, FormatError, jsonl, protobuf, render};
+use crate::layout::{ArtifactFormat, EntryEncoding};
 use crate::net_changes::NetChange;
 
 /// The compression level, which is zstd's default.
@@ -24,7 +25,7 @@ pub struct ArtifactWriter<W: Write> {
 /// An encoder of rows, which any thread can use.
 #[derive(Clone, Debug)]
 pub(crate) struct RowEncoder {
-    line: EntryEncoding,
+    encoding: EntryEncoding,
     json: JsonRows,
     hex: Arc<HexCells>,
 }
@@ -32,7 +33,7 @@ pub(crate) struct RowEncoder {
 impl RowEncoder {
     /// Appends a snapshot's row to `to`.
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
-        match self.line {
+        match self.encoding {
             EntryEncoding::Jsonl => {
                 self.json.push(row, to, &self.hex)?;
                 to.push(b'\n');
@@ -73,14 +74,14 @@ impl<W: Write> ArtifactWriter<W> {
     /// # Errors
     /// If zstd cannot be initialized.
     pub fn new(format: ArtifactFormat, schema: Arc<Schema>, out: W) -> Result<ArtifactWriter<W>, FormatError> {
-        let out = if format.is_packed {
+        let out = if format.is_packed() {
             ArtifactOutput::Packed(zstd::Encoder::new(out, ZSTD_LEVEL)?)
         } else {
             ArtifactOutput::Plain(out)
         };
         Ok(ArtifactWriter {
             before: schema.clone(),
-            encoder: RowEncoder { line: format.line, json: JsonRows::new(schema), hex: Arc::default() },
+            encoder: RowEncoder { encoding: format.encoding(), json: JsonRows::new(schema), hex: Arc::default() },
             out,
             entry: Vec::new(),
         })
@@ -139,7 +140,7 @@ impl<W: Write> ArtifactWriter<W> {
             (None, None) => String::new(),
         };
         let entry = DiffEntry { action: action.to_owned(), key, old, new };
-        match self.encoder.line {
+        match self.encoder.encoding {
             EntryEncoding::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
             EntryEncoding::Protobuf => protobuf::entry(entry, &mut self.entry),
         }

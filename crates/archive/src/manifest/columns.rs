@@ -44,6 +44,7 @@ pub(super) struct SchemaEntry {
     types: BTreeMap<Oid, TypeDef>,
 }
 
+#[cfg(feature = "writer")]
 pub(super) fn entries(schema: &Schema) -> Vec<ColumnEntry> {
     let ordinal = |place: usize| u32::try_from(place + 1).unwrap_or(u32::MAX);
     let entry = |(place, column): (usize, &Column)| {
@@ -134,7 +135,8 @@ pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), ManifestV
 fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, ManifestViolation> {
     let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
     let key = unkeyed.positions_of(key);
-    let key = key.map_err(|name| ManifestViolation::Columns(format!("the key names {name}, which is none of them")))?;
+    let key =
+        key.map_err(|name| ManifestViolation::Columns(format!("the key names {name}, which is not one of them")))?;
     Ok(Schema::new(columns, key, BTreeMap::new()))
 }
 
@@ -159,6 +161,7 @@ fn json_type(is_key: bool) -> Oid {
 }
 
 impl SchemaEntry {
+    #[cfg(feature = "writer")]
     pub(super) fn of(schema: &Schema) -> SchemaEntry {
         let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
         SchemaEntry {

@@ -6,7 +6,7 @@
 //! fork are the database's past. If the fork is unknown, no older position is. The rule is pure: it
 //! depends only on the manifest.
 
-#[cfg(test)]
+#[cfg(all(test, feature = "writer"))]
 mod tests;
 
 use std::ops::{Range, RangeInclusive};
@@ -203,6 +203,7 @@ impl Manifest {
 
     /// Returns the history of a new epoch's positions. `shared_until` is the newest position up to
     /// which that history and the one of the archive's head are known to be the same.
+    #[cfg(feature = "writer")]
     pub(crate) fn next_history(
         &self,
         epoch: u64,
@@ -259,7 +260,7 @@ impl Manifest {
         {
             let said = artifact.history.as_deref();
             if artifact.epoch < history.id {
-                fault(number, format!("it is said to be of history {}, which begins with a later epoch", history.id));
+                fault(number, format!("it names history {}, which begins with a later epoch", history.id));
             }
             if artifact.kind == ArtifactKind::Diff && said.is_some() {
                 fault(number, "a diff names a history".to_owned());
@@ -276,7 +277,10 @@ impl Manifest {
             if let (Some(earlier), Some(theirs)) = (earlier, theirs)
                 && (!earlier.is_same_database(theirs) || theirs.timeline < earlier.timeline)
             {
-                fault(number, format!("history {} goes on in another database or on an earlier timeline", history.id));
+                fault(
+                    number,
+                    format!("history {} continues in another database or on an earlier timeline", history.id),
+                );
             }
             if let Some(newer) = artifact.mark {
                 let is_wrong = mark.is_some_and(|older: PositionMark| is_contradicted(older.commit, newer.commit));

@@ -2,10 +2,11 @@
 
 use laredo_core::Lsn;
 
-use super::{Artifact, ArtifactKind, Manifest};
+use super::{Artifact, ArtifactKind};
 
 /// A rule that a manifest breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestViolation {
     /// The first artifact of an epoch is a diff, or the epoch has two snapshots.
     #[error("epoch {0} does not begin with its only snapshot")]
@@ -50,32 +51,12 @@ pub enum ManifestViolation {
     #[error("its columns are not those of a table: {0}")]
     Columns(String),
     /// A sealed manifest is not the one that its link describes.
-    #[error("the sealed manifest is not the one that is meant: {0}")]
+    #[error("the sealed manifest does not match its link: {0}")]
     Sealed(String),
 }
 
-impl Manifest {
-    /// Checks that the manifest keeps all rules.
-    ///
-    /// # Errors
-    /// The first rule that the manifest breaks.
-    pub fn check(&self) -> Result<(), ManifestViolation> {
-        let mut before: Option<&Artifact> = None;
-        for artifact in &self.artifacts {
-            follows(before, artifact)?;
-            before = Some(artifact);
-        }
-        match before {
-            None if self.head_position.is_some() => Err(ManifestViolation::Head("head_position")),
-            Some(last) if last.to_position != self.head_position => Err(ManifestViolation::Head("head_position")),
-            Some(last) if last.epoch != self.epoch => Err(ManifestViolation::Head("epoch")),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Checks that an artifact may follow another one, or be the first if `before` is `None`.
-fn follows(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), ManifestViolation> {
+pub(super) fn check_order(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), ManifestViolation> {
     let Artifact { epoch, to_position, .. } = artifact;
     let of_same_epoch = before.filter(|before| before.epoch == *epoch);
     if before.is_some_and(|before| before.epoch > *epoch) {

@@ -7,14 +7,14 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "writer")]
+use super::ArtifactKind;
 use super::spelling;
-use super::{Artifact, ArtifactKind, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError, ManifestViolation};
+use super::{Artifact, MANIFEST_VERSION, ManifestError, ManifestViolation};
 
-/// The maximum number of artifacts of older epochs that `manifest.json` names, in addition to the
-/// limit on epochs.
-const OLDER_ARTIFACTS_MAX: usize = 128;
 /// The maximum number of artifacts that are added to one sealed manifest. Beyond it, a new one is
 /// begun.
+#[cfg(feature = "writer")]
 const SEALED_ARTIFACTS_MAX: usize = 1024;
 
 /// The address and the description of a sealed manifest.
@@ -55,7 +55,15 @@ impl SealedLink {
         (file.starts_with("sealed-") && !file.contains(['/', '\\'])).then(|| name.to_owned())
     }
 
+    /// Sets the address of the object at a destination.
+    pub(super) fn locate(&mut self, uri: &impl Fn(&str) -> String) {
+        if let Some(object) = self.object() {
+            self.uri = uri(&object);
+        }
+    }
+
     /// Returns true if the sealed manifest has room for `more` artifacts.
+    #[cfg(feature = "writer")]
     pub(crate) fn has_room(&self, more: usize) -> bool {
         self.artifacts.saturating_add(more as u64) <= SEALED_ARTIFACTS_MAX as u64
     }
@@ -63,6 +71,7 @@ impl SealedLink {
 
 impl SealedManifest {
     /// Seals artifacts, of which there must be at least one.
+    #[cfg(feature = "writer")]
     pub(crate) fn new(table: &str, artifacts: Vec<Artifact>, earlier: Option<SealedLink>) -> SealedManifest {
         let mut sealed =
             SealedManifest { manifest_version: MANIFEST_VERSION, table: table.to_owned(), artifacts, earlier };
@@ -79,6 +88,7 @@ impl SealedManifest {
     ///
     /// # Errors
     /// If the manifest cannot be written as JSON.
+    #[cfg(feature = "writer")]
     pub(crate) fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
         let mut json = serde_json::to_value(self)?;
         spelling::restore(&self.artifacts, &mut json);
@@ -104,12 +114,13 @@ impl SealedManifest {
             return Err(ManifestViolation::Sealed(format!("its epochs are not {expected}")).into());
         }
         if sealed.earlier.as_ref().is_some_and(|earlier| earlier.last_epoch >= link.first_epoch) {
-            return Err(ManifestViolation::Sealed("the one before it is not older".to_owned()).into());
+            return Err(ManifestViolation::Sealed("the sealed manifest before it is not older".to_owned()).into());
         }
         Ok(sealed)
     }
 
     /// Returns the object's name and link. `size_bytes` and `sha256` are those of its text.
+    #[cfg(feature = "writer")]
     pub(crate) fn link(&self, size_bytes: u64, sha256: &str) -> Option<(String, SealedLink)> {
         let (first, last) = (self.artifacts.first()?.epoch, self.artifacts.last()?.epoch);
         let object = format!("epoch={last}/sealed-{first}-{last}-{}.json", sha256.get(..16)?);
@@ -125,62 +136,8 @@ impl SealedManifest {
     }
 
     /// Returns the numbers of the epochs, oldest first.
+    #[cfg(feature = "writer")]
     pub(crate) fn epochs(&self) -> impl Iterator<Item = u64> {
         self.artifacts.iter().filter(|artifact| artifact.kind == ArtifactKind::Snapshot).map(|artifact| artifact.epoch)
-    }
-}
-
-impl Manifest {
-    /// Returns the number of artifacts, from the oldest on, that should move into a sealed
-    /// manifest. The newest epoch always stays, and so do the newest older ones, up to `epochs` in
-    /// total.
-    pub(crate) fn surplus(&self, epochs: usize) -> usize {
-        let openings = self.openings();
-        let Some(newest) = openings.last() else { return 0 };
-        let stay = openings.iter().rev().take(epochs.max(1));
-        stay.take_while(|begin| newest - **begin <= OLDER_ARTIFACTS_MAX).last().copied().unwrap_or(*newest)
-    }
-
-    /// Removes the oldest `count` artifacts and returns them. Both parts then state their
-    /// histories, so that each part keeps its meaning without the other.
-    pub(crate) fn take_oldest(&mut self, count: usize) -> Vec<Artifact> {
-        for history in self.histories() {
-            for artifact in self.artifacts.get_mut(history.artifacts.clone()).into_iter().flatten() {
-                if artifact.kind == ArtifactKind::Snapshot && artifact.history.is_none() {
-                    let said = EpochHistory { id: history.id, shared_until: None, source: None };
-                    artifact.history = Some(Box::new(said));
-                }
-            }
-        }
-        let stay = self.artifacts.split_off(count.min(self.artifacts.len()));
-        std::mem::replace(&mut self.artifacts, stay)
-    }
-
-    /// Returns the manifest as it would be if nothing had been sealed.
-    pub(crate) fn unsealed(mut self, sealed: Vec<Artifact>) -> Manifest {
-        let oldest = self.oldest_epoch.take().unwrap_or(0);
-        let named = std::mem::take(&mut self.artifacts);
-        self.artifacts = sealed.into_iter().filter(|artifact| artifact.epoch >= oldest).chain(named).collect();
-        self.sealed = None;
-        self
-    }
-
-    /// Returns the indexes of the artifacts that open epochs.
-    pub(crate) fn openings(&self) -> Vec<usize> {
-        let artifacts = self.artifacts.iter().enumerate();
-        artifacts.filter(|(_, artifact)| artifact.kind == ArtifactKind::Snapshot).map(|(place, _)| place).collect()
-    }
-
-    /// Returns the SHA-256 of the newest sealed manifest, if there is one.
-    pub(crate) fn sealed_sha256(&self) -> Option<&str> {
-        self.sealed.as_ref().map(|link| link.sha256.as_str())
-    }
-}
-
-impl SealedLink {
-    pub(super) fn locate(&mut self, uri: &impl Fn(&str) -> String) {
-        if let Some(object) = self.object() {
-            self.uri = uri(&object);
-        }
     }
 }

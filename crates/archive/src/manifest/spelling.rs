@@ -8,7 +8,7 @@ use laredo_core::Lsn;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Artifact, Manifest, ManifestError};
+use super::{Artifact, ManifestError};
 
 /// An artifact's positions as the manifest spells them, if PostgreSQL spells them differently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,26 +60,25 @@ pub(super) fn restore(spelled: &[Artifact], json: &mut Value) {
     }
 }
 
-impl Manifest {
-    pub(super) fn has_other_spellings(&self) -> bool {
-        self.artifacts.iter().any(|artifact| artifact.spelling != PositionSpelling::default())
+impl PositionSpelling {
+    /// Returns true if PostgreSQL spells both positions in the same way.
+    pub(super) fn is_usual(&self) -> bool {
+        *self == PositionSpelling::default()
     }
-}
 
-impl Artifact {
     /// Returns the end of the artifact if another writer spells it differently from PostgreSQL.
     pub(super) fn other_end(&self) -> Option<&str> {
-        self.spelling.to.as_deref()
+        self.to.as_deref()
     }
 
-    /// Returns the start of the artifact as names spell it.
-    pub(super) fn spelled_from(&self) -> Option<String> {
-        spelled(self.from_position, self.spelling.from.as_ref())
+    /// Returns the spelling of an artifact's start as names have it.
+    pub(super) fn spell_from(&self, position: Option<Lsn>) -> Option<String> {
+        spelled(position, self.from.as_ref())
     }
 
-    /// Returns the end of the artifact as names spell it.
-    pub(super) fn to_spelled(&self) -> Option<String> {
-        spelled(self.to_position, self.spelling.to.as_ref())
+    /// Returns the spelling of an artifact's end as names have it.
+    pub(super) fn spell_to(&self, position: Option<Lsn>) -> Option<String> {
+        spelled(position, self.to.as_ref())
     }
 }
 

@@ -122,7 +122,7 @@ fn an_archive_of_another_writer_is_read() {
 
 #[test]
 fn an_object_s_name_follows_from_the_positions() {
-    let jsonl: crate::format::ArtifactFormat = "jsonl".parse().unwrap();
+    let jsonl: ArtifactFormat = "jsonl".parse().unwrap();
     let diff = artifact(ArtifactKind::Diff, 3, Some(0x10), 0x20);
     assert_eq!(diff.object(jsonl).as_deref(), Some("epoch=3/diff-0_10-0_20.jsonl"));
     assert_eq!(diff.object("protobuf".parse().unwrap()), None);

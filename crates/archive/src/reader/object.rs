@@ -8,9 +8,10 @@ use laredo_core::Schema;
 use ring::digest::{Context, SHA256};
 
 use super::{Archive, ArchiveReadError};
-use crate::destination::staging::hex;
-use crate::format::{ArtifactFormat, ArtifactReader, FormatError};
-use crate::manifest::{Artifact, ArtifactKind, ArtifactObject};
+use crate::destination::hex;
+use crate::format::{ArtifactReader, FormatError};
+use crate::layout::{ArtifactFormat, ArtifactKind};
+use crate::manifest::{Artifact, ArtifactObject};
 
 /// The number of bytes read so far. Clones share the counter.
 #[derive(Clone, Debug, Default)]

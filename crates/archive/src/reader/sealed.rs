@@ -1,14 +1,13 @@
 //! The older epochs of an archive, read from its sealed manifests.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 
 use super::ArchiveReadError;
-use crate::destination::staging::hex;
-use crate::destination::{Destination, DestinationError};
-use crate::layout::MANIFEST;
+use crate::destination::hex;
+use crate::destination::{DestinationError, DestinationReader};
+use crate::layout::MANIFEST_NAME;
 use crate::manifest::{Manifest, SealedLink, SealedManifest};
 
 /// Reads the sealed manifest of a link and checks its bytes.
@@ -16,11 +15,11 @@ use crate::manifest::{Manifest, SealedLink, SealedManifest};
 /// # Errors
 /// If the object is missing or is not what was sealed. Each error names the object.
 pub(crate) async fn read_sealed(
-    destination: &Arc<dyn Destination>,
+    destination: &dyn DestinationReader,
     link: &SealedLink,
     table: &str,
 ) -> Result<SealedManifest, ArchiveReadError> {
-    let outside = || ArchiveReadError::Outside { at: destination.uri(MANIFEST), uri: link.uri.clone() };
+    let outside = || ArchiveReadError::Outside { at: destination.uri(MANIFEST_NAME), uri: link.uri.clone() };
     let object = link.object().ok_or_else(outside)?;
     let at = destination.uri(&object);
     let input = destination.open(&object).await?;
@@ -56,7 +55,7 @@ fn checked(
 /// # Errors
 /// The errors of [`read_sealed`].
 pub(crate) async fn walk_sealed(
-    destination: &Arc<dyn Destination>,
+    destination: &dyn DestinationReader,
     manifest: &Manifest,
     mut is_last: impl FnMut(&SealedLink) -> bool,
 ) -> Result<Vec<(SealedLink, SealedManifest)>, ArchiveReadError> {
@@ -78,7 +77,7 @@ pub(crate) async fn walk_sealed(
 /// # Errors
 /// The errors of [`read_sealed`], and an error if the parts do not fit together.
 pub(super) async fn with_all_epochs(
-    destination: &Arc<dyn Destination>,
+    destination: &dyn DestinationReader,
     manifest: Manifest,
 ) -> Result<Manifest, ArchiveReadError> {
     if manifest.sealed.is_none() {
@@ -88,7 +87,7 @@ pub(super) async fn with_all_epochs(
     read.reverse();
     let artifacts = read.into_iter().flat_map(|(_, sealed)| sealed.artifacts).collect();
     let whole = manifest.unsealed(artifacts).located(|object| destination.uri(object));
-    let wrong = |error| ArchiveReadError::Manifest { at: destination.uri(MANIFEST), error };
+    let wrong = |error| ArchiveReadError::Manifest { at: destination.uri(MANIFEST_NAME), error };
     whole.check().map_err(|error| wrong(error.into()))?;
     Ok(whole)
 }

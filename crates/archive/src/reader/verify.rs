@@ -9,8 +9,8 @@ use super::apply::{ArchivedDiff, ChangesDigest, fill};
 use super::checked_table::CheckedTable;
 use super::object::{ObjectEntries, read_object};
 use super::{Archive, ArchiveReadError, ReadProgress};
-use crate::format::ArtifactFormat;
-use crate::manifest::{Artifact, ArtifactKind};
+use crate::layout::{ArtifactFormat, ArtifactKind};
+use crate::manifest::Artifact;
 
 /// A fault of an archive.
 #[derive(Debug, thiserror::Error)]
@@ -39,102 +39,88 @@ struct VerifiedObject {
     digest: ChangesDigest,
 }
 
-impl Archive {
-    /// Checks the whole archive, and calls `found` for each fault as it is found. If the archive is
-    /// intact, `found` is not called.
-    ///
-    /// Every object is read to its end. Its bytes, its entries and the checksum of the resulting
-    /// rows are compared with the manifest. The manifest's entries about histories are compared
-    /// with each other. The manifest's own rules were already checked when it was opened.
-    pub async fn verify(&self, progress: &ReadProgress, mut found: impl FnMut(ArtifactDamage)) {
-        for fault in self.manifest.history_faults() {
-            let epoch = self.manifest.artifacts.get(fault.number).map_or(0, |artifact| artifact.epoch);
-            let error = ArchiveReadError::History { at: self.manifest_uri(), epoch, reason: fault.reason };
-            found(ArtifactDamage { artifact: fault.number, error });
+/// Checks the whole archive for [`Archive::verify`].
+pub(super) async fn verify(archive: &Archive, progress: &ReadProgress, mut found: impl FnMut(ArtifactDamage)) {
+    for fault in archive.manifest.history_faults() {
+        let epoch = archive.manifest.artifacts.get(fault.number).map_or(0, |artifact| artifact.epoch);
+        let error = ArchiveReadError::History { at: archive.manifest_uri(), epoch, reason: fault.reason };
+        found(ArtifactDamage { artifact: fault.number, error });
+    }
+    let mut rows = None;
+    for (number, artifact) in archive.manifest.artifacts.iter().enumerate() {
+        let mut damage = |error| found(ArtifactDamage { artifact: number, error });
+        if let Err(error) = archive.format_of(artifact) {
+            damage(error);
         }
-        let mut rows = None;
-        for (number, artifact) in self.manifest.artifacts.iter().enumerate() {
-            let mut damage = |error| found(ArtifactDamage { artifact: number, error });
-            if let Err(error) = self.format_of(artifact) {
+        let mut before: Option<EpochRows> = rows.take();
+        let mut formats = artifact.known_formats().peekable();
+        if formats.peek().is_none() {
+            continue;
+        }
+        let schema = match archive.schema(std::slice::from_ref(artifact)).await {
+            Ok(schema) => schema,
+            Err(error) => {
                 damage(error);
-            }
-            let mut before: Option<EpochRows> = rows.take();
-            let mut formats = artifact.known_formats().peekable();
-            if formats.peek().is_none() {
                 continue;
             }
-            let schema = match self.schema(std::slice::from_ref(artifact)).await {
-                Ok(schema) => schema,
+        };
+        // If the manifest does not name the columns, artifacts may have different ones.
+        before = before.filter(|before| *before.table.schema() == schema);
+        let mut first = None;
+        for format in formats {
+            let read = verify_object(archive, artifact, format, schema.clone(), before.take(), progress).await;
+            let VerifiedObject { rows: after, digest } = match read {
+                Ok(read) => read,
                 Err(error) => {
                     damage(error);
                     continue;
                 }
             };
-            // If the manifest does not name the columns, artifacts may have different ones.
-            before = before.filter(|before| *before.table.schema() == schema);
-            let mut first = None;
-            for format in formats {
-                let read = self.verify_object(artifact, format, schema.clone(), before.take(), progress).await;
-                let VerifiedObject { rows: after, digest } = match read {
-                    Ok(read) => read,
-                    Err(error) => {
-                        damage(error);
-                        continue;
-                    }
-                };
-                if *first.get_or_insert(digest) != digest {
-                    damage(ArchiveReadError::Formats { at: self.object_uri(artifact, format) });
-                }
-                let Some(EpochRows { table, offset }) = after else { continue };
-                let (is_right, offset) = judge(artifact.checksum, table.checksum(), offset);
-                if !is_right {
-                    let expected = artifact.checksum.unwrap_or_default();
-                    let at = self.object_uri(artifact, format);
-                    damage(ArchiveReadError::Contents { at, expected, found: table.checksum() });
-                }
-                rows.get_or_insert(EpochRows { table, offset });
+            if *first.get_or_insert(digest) != digest {
+                damage(ArchiveReadError::Formats { at: archive.object_uri(artifact, format) });
             }
+            let Some(EpochRows { table, offset }) = after else { continue };
+            let (is_right, offset) = judge(artifact.checksum, table.checksum(), offset);
+            if !is_right {
+                let expected = artifact.checksum.unwrap_or_default();
+                let at = archive.object_uri(artifact, format);
+                damage(ArchiveReadError::Contents { at, expected, found: table.checksum() });
+            }
+            rows.get_or_insert(EpochRows { table, offset });
         }
     }
+}
 
-    async fn verify_object(
-        &self,
-        artifact: &Artifact,
-        format: ArtifactFormat,
-        schema: Arc<Schema>,
-        before: Option<EpochRows>,
-        progress: &ReadProgress,
-    ) -> Result<VerifiedObject, ArchiveReadError> {
-        let (kind, of) = (artifact.kind, schema.clone());
-        let all = move |entries: &mut ObjectEntries<'_>| match kind {
-            ArtifactKind::Snapshot => {
-                let (table, count) = fill(CheckedTable::new(of), entries)?;
-                let rows = EpochRows { table, offset: Checksum::default() };
-                Ok((VerifiedObject { rows: Some(rows), digest: ChangesDigest::default() }, count))
-            }
-            ArtifactKind::Diff => {
-                let changes = ArchivedDiff::read(entries)?;
-                let (count, digest) = (changes.count(), changes.digest(&ArchivedChecksums::new(of))?);
-                let rows = match before {
-                    Some(EpochRows { table, offset }) => {
-                        // After a truncate, nothing is left of the earlier rows.
-                        let offset = if digest.truncates == 0 { offset } else { Checksum::default() };
-                        Some(EpochRows { table: changes.apply_to(table)?, offset })
-                    }
-                    None => None,
-                };
-                Ok((VerifiedObject { rows, digest }, count))
-            }
-        };
-        read_object(self, artifact, format, schema, progress, all).await
-    }
-
-    /// Returns the number of bytes that [`Archive::verify`] reads.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        let of = |artifact: &Artifact| artifact.formats.values().map(|stored| stored.size_bytes).sum::<u64>();
-        self.manifest.artifacts.iter().map(of).sum()
-    }
+async fn verify_object(
+    archive: &Archive,
+    artifact: &Artifact,
+    format: ArtifactFormat,
+    schema: Arc<Schema>,
+    before: Option<EpochRows>,
+    progress: &ReadProgress,
+) -> Result<VerifiedObject, ArchiveReadError> {
+    let (kind, of) = (artifact.kind, schema.clone());
+    let all = move |entries: &mut ObjectEntries<'_>| match kind {
+        ArtifactKind::Snapshot => {
+            let (table, count) = fill(CheckedTable::new(of), entries)?;
+            let rows = EpochRows { table, offset: Checksum::default() };
+            Ok((VerifiedObject { rows: Some(rows), digest: ChangesDigest::default() }, count))
+        }
+        ArtifactKind::Diff => {
+            let changes = ArchivedDiff::read(entries)?;
+            let (count, digest) = (changes.count(), changes.digest(&ArchivedChecksums::new(of))?);
+            let rows = match before {
+                Some(EpochRows { table, offset }) => {
+                    // After a truncate, nothing is left of the earlier rows.
+                    let offset = if digest.truncates == 0 { offset } else { Checksum::default() };
+                    Some(EpochRows { table: changes.apply_to(table)?, offset })
+                }
+                None => None,
+            };
+            Ok((VerifiedObject { rows, digest }, count))
+        }
+    };
+    read_object(archive, artifact, format, schema, progress, all).await
 }
 
 /// Returns true if the rows are those of an artifact, together with the offset for the next

@@ -21,13 +21,24 @@ pub(crate) struct RowsVersion {
     pub(crate) mark: Option<PositionMark>,
 }
 
+/// The rows that a writer has.
+pub(crate) enum WriterRows {
+    /// No rows have arrived yet, or the previous ones were dropped.
+    Awaited {
+        /// The newest position up to which the history of the archive's head and that of the rows
+        /// that will arrive are known to be the same.
+        shared_until: Lsn,
+    },
+    /// Rows, and the changes after them.
+    Held(Box<BufferedState>),
+}
+
 /// A state and the changes after it.
 pub(crate) struct BufferedState {
     table: Arc<TableState>,
     position: Lsn,
-    /// True if the manifest's head has the same rows as `table`. Otherwise only a snapshot can be
-    /// written.
-    is_archived: bool,
+    /// The relation of `table` to the archive.
+    archived: ArchivedRows,
     source: Option<SourceId>,
     /// The version of the rows at `reached`.
     version: RowsVersion,
@@ -45,10 +56,18 @@ pub(crate) struct BufferedState {
     /// True if the rows equal the server's byte for byte. After the rows were read back from an
     /// archive, this depends on their types.
     is_exact: bool,
-    /// The checksum that the manifest has for `table`; valid only if `is_archived`.
-    archived: Checksum,
     /// An update that has to wait until the changes here are in the archive.
     behind: Option<DeferredUpdate>,
+}
+
+/// The relation of rows to the archive.
+#[derive(Clone, Copy, Debug)]
+enum ArchivedRows {
+    /// The manifest's head has the same rows, with this checksum.
+    AtHead(Checksum),
+    /// No archive has the rows. Only a snapshot can be written, and only of rows that have reached
+    /// the position `least`.
+    Nowhere { least: Option<Lsn> },
 }
 
 struct SealedChanges {
@@ -60,8 +79,9 @@ enum DeferredUpdate {
     /// A transaction that changes the schema, and the version of the rows after it. The epoch ends
     /// before it.
     Schema(Transaction, RowsVersion),
-    /// A restart: all rows will be received again.
-    Restart,
+    /// A restart: all rows will be received again. `shared_until` is that of
+    /// [`WriterRows::Awaited`].
+    Restart { shared_until: Lsn },
 }
 
 /// The result of applying an update that had to wait.
@@ -71,26 +91,72 @@ pub(crate) enum AdvanceOutcome {
     All,
     /// The rows have another schema now.
     Schema,
-    /// A restart had to wait, and these rows are now obsolete.
-    Gone,
+    /// A restart had to wait, and these rows are now obsolete. `shared_until` is that of
+    /// [`WriterRows::Awaited`].
+    Gone { shared_until: Lsn },
+}
+
+impl WriterRows {
+    pub(crate) fn new(held: Option<BufferedState>) -> WriterRows {
+        held.map_or(WriterRows::Awaited { shared_until: Lsn(u64::MAX) }, |held| WriterRows::Held(Box::new(held)))
+    }
+
+    pub(crate) fn held(&self) -> Option<&BufferedState> {
+        match self {
+            WriterRows::Awaited { .. } => None,
+            WriterRows::Held(held) => Some(held),
+        }
+    }
+
+    pub(crate) fn held_mut(&mut self) -> Option<&mut BufferedState> {
+        match self {
+            WriterRows::Awaited { .. } => None,
+            WriterRows::Held(held) => Some(held),
+        }
+    }
+
+    /// Drops the rows, which are in no archive or not the table's. The rows that arrive next
+    /// inherit their relation to the archive's history.
+    pub(crate) fn drop_held(&mut self) {
+        if let WriterRows::Held(held) = self {
+            *self = WriterRows::Awaited { shared_until: held.shared_until };
+        }
+    }
+
+    /// Marks the rows as obsolete, because all rows will be received again. Their changes are kept
+    /// until they are in the archive. `shared_until` is the newest position up to which the
+    /// histories of the rows before and after are known to be the same.
+    pub(crate) fn restart(&mut self, shared_until: Lsn) {
+        let shared_until = match self {
+            WriterRows::Awaited { shared_until: known } => shared_until.min(*known),
+            WriterRows::Held(held) => shared_until.min(held.shared_until),
+        };
+        match self {
+            WriterRows::Held(held) if held.has_changes_to_archive() => {
+                held.behind = Some(DeferredUpdate::Restart { shared_until });
+            }
+            WriterRows::Held(_) | WriterRows::Awaited { .. } => *self = WriterRows::Awaited { shared_until },
+        }
+    }
 }
 
 impl BufferedState {
-    /// Creates a state with rows that no archive has.
+    /// Creates a state with rows that no archive has. They are written once they have reached the
+    /// position `least`.
     pub(crate) fn new(
         table: TableState,
         position: Lsn,
         source: Option<SourceId>,
         version: RowsVersion,
         shared_until: Lsn,
+        least: Option<Lsn>,
     ) -> BufferedState {
         BufferedState {
             checksum: table.checksum(),
             is_exact: true,
-            archived: Checksum::default(),
             table: Arc::new(table),
             position,
-            is_archived: false,
+            archived: ArchivedRows::Nowhere { least },
             source,
             version,
             shared_until,
@@ -111,8 +177,8 @@ impl BufferedState {
         let RebuiltTable { table, checksum, .. } = rebuilt;
         let is_exact = ArchivedChecksums::new(table.schema().clone()).are_of_bytes();
         let shared_until = Lsn(u64::MAX);
-        let held = BufferedState::new(table, position, source, version, shared_until);
-        BufferedState { is_archived: true, is_exact, archived: checksum, ..held }
+        let held = BufferedState::new(table, position, source, version, shared_until, None);
+        BufferedState { archived: ArchivedRows::AtHead(checksum), is_exact, ..held }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -145,12 +211,19 @@ impl BufferedState {
         self.version.mark
     }
 
-    pub(crate) fn shared_until(&self) -> Lsn {
-        self.shared_until
+    pub(crate) fn is_archived(&self) -> bool {
+        match self.archived {
+            ArchivedRows::AtHead(_) => true,
+            ArchivedRows::Nowhere { .. } => false,
+        }
     }
 
-    pub(crate) fn is_archived(&self) -> bool {
-        self.is_archived
+    /// Returns true if the rows have reached the position from which on they may be written.
+    pub(crate) fn is_writable(&self) -> bool {
+        match self.archived {
+            ArchivedRows::AtHead(_) => true,
+            ArchivedRows::Nowhere { least } => least.is_none_or(|least| self.reached >= least),
+        }
     }
 
     /// Returns the number of keys that changed since the head.
@@ -194,14 +267,9 @@ impl BufferedState {
         Ok(())
     }
 
-    /// Marks the rows as obsolete once the changes here are in the archive. Returns `None` if there
-    /// are no changes to write, or if the rows are not archived.
-    pub(crate) fn without_rows(mut self) -> Option<BufferedState> {
-        if !self.is_archived || self.is_unchanged() {
-            return None;
-        }
-        self.behind = Some(DeferredUpdate::Restart);
-        Some(self)
+    /// Returns true if there are changes that continue the archive.
+    fn has_changes_to_archive(&self) -> bool {
+        self.is_archived() && !self.is_unchanged()
     }
 
     /// Applies the update that had to wait, if no changes are before it any more. No job may be
@@ -210,17 +278,17 @@ impl BufferedState {
     /// # Errors
     /// When the update does not fit the rows.
     pub(crate) fn advance(&mut self) -> Result<AdvanceOutcome, StateError> {
-        if self.is_archived && !self.open.is_empty() {
+        if self.is_archived() && !self.open.is_empty() {
             return Ok(AdvanceOutcome::All);
         }
         match self.behind.take() {
             None => Ok(AdvanceOutcome::All),
-            Some(DeferredUpdate::Restart) => Ok(AdvanceOutcome::Gone),
+            Some(DeferredUpdate::Restart { shared_until }) => Ok(AdvanceOutcome::Gone { shared_until }),
             Some(DeferredUpdate::Schema(transaction, version)) => {
                 let table = Arc::make_mut(&mut self.table);
                 std::mem::take(&mut self.open).apply_to(table);
                 transaction.changes.iter().try_for_each(|change: &Change| table.apply_change(change).map(drop))?;
-                self.is_archived = false;
+                self.archived = ArchivedRows::Nowhere { least: None };
                 self.position = transaction.position;
                 self.reached = transaction.position;
                 self.version = version;
@@ -239,7 +307,10 @@ impl BufferedState {
             from: self.position,
             to: sealed.to,
             checksum: self.checksum,
-            archived: self.archived,
+            archived: match self.archived {
+                ArchivedRows::AtHead(checksum) => checksum,
+                ArchivedRows::Nowhere { .. } => Checksum::default(),
+            },
             source: self.source.clone(),
             version: self.version,
             shared_until: self.shared_until,
@@ -256,7 +327,7 @@ impl BufferedState {
         let Some(SealedChanges { net, to }) = self.sealed.take() else { return false };
         if let Some(checksum) = written {
             net.apply_to(Arc::make_mut(&mut self.table));
-            (self.position, self.is_archived, self.archived) = (to, true, checksum);
+            (self.position, self.archived) = (to, ArchivedRows::AtHead(checksum));
             self.shared_until = Lsn(u64::MAX);
         } else {
             let later = std::mem::take(&mut self.open);

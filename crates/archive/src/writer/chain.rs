@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use laredo_core::Lsn;
 use tokio::time::Instant;
 
-use crate::manifest::{Artifact, ArtifactKind, Manifest};
+use crate::layout::ArtifactKind;
+use crate::manifest::{Artifact, Manifest};
 use crate::rebase::ChainProgress;
 
 /// The sizes and times of the manifest's newest chain.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::report::WriterReport;
 use super::{WriterContext, WriterError};
 use crate::destination::{Destination, DestinationError};
-use crate::layout::MANIFEST;
+use crate::layout::MANIFEST_NAME;
 use crate::manifest::{Artifact, Manifest, WriterId};
 use crate::reader::ArchiveReadError;
 use crate::reader::sealed::walk_sealed;
@@ -143,7 +143,7 @@ impl UnnamedObjects {
         self.sealed.retain(|(place, epoch), _| *place != number || sealed.contains_key(epoch));
         sealed.retain(|epoch, objects| self.sealed.get(&(number, *epoch)) != Some(&objects.len()));
         let Some(oldest) = sealed.keys().min().copied() else { return Ok(unnamed) };
-        let read = match walk_sealed(destination, manifest, |link| link.last_epoch < oldest).await {
+        let read = match walk_sealed(&**destination, manifest, |link| link.last_epoch < oldest).await {
             Ok(read) => read,
             Err(ArchiveReadError::Destination(error)) => return Err(error),
             Err(error) => {
@@ -170,7 +170,7 @@ impl CollectionScope {
     /// Reads the current manifest and checks that this writer still holds the archive. Objects of a
     /// newer writer must not be judged here.
     async fn held_manifest(&self, first: &Arc<dyn Destination>, table: &str) -> Result<Manifest, WriterError> {
-        let at = first.uri(MANIFEST);
+        let at = first.uri(MANIFEST_NAME);
         let Some(there) = first.manifest().await? else { return Err(WriterError::Replaced { at }) };
         let parsed = Manifest::parse(&there.bytes, Some(table));
         let manifest = parsed.map_err(|error| WriterError::Manifest { at: at.clone(), error })?;
@@ -222,7 +222,7 @@ fn may_be_written(manifest: &Manifest, object: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::ArtifactKind;
+    use crate::layout::ArtifactKind;
 
     #[test]
     fn what_lies_beyond_the_head_may_be_written() {

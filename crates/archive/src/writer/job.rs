@@ -13,8 +13,8 @@ use super::{WriterContext, WriterError};
 use crate::encode::{self, EncodedArtifact};
 use crate::events::ArtifactEvent;
 use crate::format::FormatError;
-use crate::layout::MANIFEST;
-use crate::manifest::{Artifact, ArtifactKind, ArtifactObject, Manifest, SourceId};
+use crate::layout::{ArtifactKind, MANIFEST_NAME};
+use crate::manifest::{Artifact, ArtifactObject, Manifest, SourceId};
 use crate::net_changes::NetChangeSet;
 use crate::writer::ArtifactPlan;
 
@@ -118,7 +118,7 @@ impl ArtifactJob {
         let next = next.located(|object| first.uri(object));
         ledger.advance(next, tools, report).await?;
         ledger.follow(LedgerRetryPolicy::Once, tools, report).await?;
-        publish_event(ledger.manifest(), first.uri(MANIFEST), tools);
+        publish_event(ledger.manifest(), first.uri(MANIFEST_NAME), tools);
         Ok(WrittenArtifact {
             kind,
             epoch,

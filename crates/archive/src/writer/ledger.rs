@@ -9,8 +9,7 @@ use futures::future::join_all;
 use super::report::WriterReport;
 use super::{WriterContext, WriterError};
 use crate::destination::{Destination, DestinationError, ManifestTag, StagedArtifact, VersionedManifest};
-use crate::format::ArtifactFormat;
-use crate::layout::MANIFEST;
+use crate::layout::{ArtifactFormat, MANIFEST_NAME};
 use crate::manifest::{Artifact, Manifest, WriterId};
 use sealing::SealedCache;
 
@@ -271,7 +270,7 @@ impl LedgerDestination {
         let Some(VersionedManifest { bytes, tag }) = self.destination.manifest().await? else {
             return Ok(ObservedManifest { manifest: None, tag: None });
         };
-        let at = self.destination.uri(MANIFEST);
+        let at = self.destination.uri(MANIFEST_NAME);
         let manifest = Manifest::parse(&bytes, table).map_err(|error| WriterError::Manifest { at, error })?;
         Ok(ObservedManifest { manifest: Some(manifest), tag: Some(tag) })
     }
@@ -281,7 +280,7 @@ impl LedgerDestination {
         let here = manifest.located(|object| self.destination.uri(object));
         let broken = |error| DestinationError::Refused {
             doing: "write",
-            at: self.destination.uri(MANIFEST),
+            at: self.destination.uri(MANIFEST_NAME),
             reason: format!("{error}"),
         };
         let bytes = here.to_json().map_err(broken)?;
@@ -315,7 +314,7 @@ impl LedgerDestination {
                 Err(error) => return Err(error),
             }
         };
-        let at = self.destination.uri(MANIFEST);
+        let at = self.destination.uri(MANIFEST_NAME);
         let there = seen.manifest.as_ref().and_then(|manifest| manifest.writer.clone());
         match there {
             Some(there) if there == *ours => {
@@ -394,7 +393,7 @@ impl LedgerDestination {
         }
         match &there.writer {
             Some(theirs) if theirs.fence > writer.fence => {
-                let at = self.destination.uri(MANIFEST);
+                let at = self.destination.uri(MANIFEST_NAME);
                 Err(WriterError::Fenced { at, ours: writer.clone(), theirs: theirs.clone() })
             }
             _ => Ok(()),

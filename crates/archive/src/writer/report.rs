@@ -45,7 +45,7 @@ impl WriterReport {
 
     /// Reports an error after which the operation is retried.
     pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
-        tracing::warn!(table = %self.table, %error, "it is tried again");
+        tracing::warn!(table = %self.table, %error, "an operation failed, and will be retried");
         self.record_error(error);
     }
 

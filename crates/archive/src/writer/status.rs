@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use laredo_core::{Checksum, Lsn};
 
-use crate::manifest::ArtifactKind;
+use crate::layout::ArtifactKind;
 use crate::rebase::ChainProgress;
 
 /// The status of the archive of a table.
@@ -46,6 +46,7 @@ pub struct WriterStatus {
 
 /// The phases of a writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WriterPhase {
     /// The writer has no rows yet.
     #[default]

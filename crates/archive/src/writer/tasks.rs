@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant};
 
 use super::collection::{CollectionScope, UnnamedObjects};
@@ -15,36 +15,36 @@ use super::{WriterContext, WriterError};
 /// The interval at which destinations that lack something are tried, while nothing else is written.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The tasks that run while changes are collected.
+/// The tasks that run while changes are collected. They are aborted when this is dropped.
 pub(super) struct WriterTasks {
-    state: WriterTaskState,
-    followed: Instant,
-    collection: Arc<CollectionScope>,
-    /// The unnamed objects found so far; `None` while a collection runs.
+    /// The ledger; `None` while a task has it, or the result of one.
+    ledger: Option<Box<ManifestLedger>>,
+    /// The unnamed objects found so far; `None` while a collection has them.
     unnamed: Option<UnnamedObjects>,
-    /// The running collection. It is aborted when this is dropped.
-    collecting: JoinSet<(UnnamedObjects, Result<(), WriterError>)>,
+    running: JoinSet<FinishedTask>,
+    collection: Arc<CollectionScope>,
+    /// The time when the other destinations were last brought up to date.
+    followed: Instant,
+    /// The time when the last collection began.
     collected: Instant,
 }
 
-enum WriterTaskState {
-    Idle(Box<ManifestLedger>),
-    Writing(JoinHandle<ArtifactJobEnd>),
-    Following(JoinHandle<(ManifestLedger, Result<(), WriterError>)>),
-    /// The moment between two of the other states.
-    Between,
-}
-
-/// A task that has ended.
-pub(super) enum WriterTaskResult {
+/// A task that has ended, with what it returns to [`WriterTasks`].
+enum FinishedTask {
+    /// An artifact was written, or could not be.
     Job(Box<ArtifactJobEnd>),
-    Tidied(Result<(), WriterError>),
+    /// The other destinations were brought up to date, as far as possible.
+    Following(Box<ManifestLedger>, Result<(), WriterError>),
+    /// Unnamed objects were deleted, as far as possible.
+    Collection(UnnamedObjects, Result<(), WriterError>),
 }
 
-enum JoinedWriterTask {
-    Job(ArtifactJobEnd),
-    Followed(ManifestLedger, Result<(), WriterError>),
-    Collected(UnnamedObjects, Result<(), WriterError>),
+/// The result of a task.
+pub(super) enum WriterTaskResult {
+    /// The end of a job. The caller returns its ledger with [`WriterTasks::return_ledger`].
+    Job(Box<ArtifactJobEnd>),
+    /// The end of a task that wrote no artifact.
+    Tidied(Result<(), WriterError>),
 }
 
 impl WriterTasks {
@@ -53,49 +53,44 @@ impl WriterTasks {
         let destinations = ledger.destinations().cloned().collect();
         let collection = Arc::new(CollectionScope { destinations, writer: ledger.writer().clone(), grace });
         WriterTasks {
-            state: WriterTaskState::Idle(Box::new(ledger)),
-            followed: now,
-            collection,
+            ledger: Some(Box::new(ledger)),
             unnamed: Some(UnnamedObjects::default()),
-            collecting: JoinSet::new(),
+            running: JoinSet::new(),
+            collection,
+            followed: now,
             collected: now,
         }
     }
 
+    /// Returns true if no task has the ledger.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.state, WriterTaskState::Idle(_))
+        self.ledger.is_some()
     }
 
-    /// Takes the ledger back after a task.
+    /// Takes the ledger back after a job.
     pub(super) fn return_ledger(&mut self, ledger: ManifestLedger) {
-        self.state = WriterTaskState::Idle(Box::new(ledger));
+        self.ledger = Some(Box::new(ledger));
     }
 
+    /// Begins a job, unless another task has the ledger.
     pub(super) fn begin(&mut self, job: ArtifactJob, tools: &Arc<WriterContext>, report: &WriterReport) {
-        self.state = match std::mem::replace(&mut self.state, WriterTaskState::Between) {
-            WriterTaskState::Idle(ledger) => {
-                WriterTaskState::Writing(tokio::spawn(job.run(*ledger, tools.clone(), report.clone())))
-            }
-            other => other,
-        };
+        let Some(ledger) = self.ledger.take() else { return };
+        let (tools, report) = (tools.clone(), report.clone());
+        self.running.spawn(async move { FinishedTask::Job(Box::new(job.run(*ledger, tools, report).await)) });
     }
 
     /// Brings the other destinations up to date, if one lacks something and the interval has
     /// passed.
     pub(super) fn tidy(&mut self, tools: &Arc<WriterContext>, report: &WriterReport) {
-        let WriterTaskState::Idle(ledger) = &self.state else { return };
-        if !ledger.is_behind() || self.followed.elapsed() < FOLLOW_INTERVAL {
-            return;
-        }
-        let WriterTaskState::Idle(mut ledger) = std::mem::replace(&mut self.state, WriterTaskState::Between) else {
-            return;
-        };
+        let is_due =
+            |ledger: &mut Box<ManifestLedger>| ledger.is_behind() && self.followed.elapsed() >= FOLLOW_INTERVAL;
+        let Some(mut ledger) = self.ledger.take_if(is_due) else { return };
         self.followed = Instant::now();
         let (tools, report) = (tools.clone(), report.clone());
-        self.state = WriterTaskState::Following(tokio::spawn(async move {
+        self.running.spawn(async move {
             let ended = ledger.follow(LedgerRetryPolicy::Once, &tools, &report).await;
-            (*ledger, ended)
-        }));
+            FinishedTask::Following(ledger, ended)
+        });
     }
 
     /// Deletes unnamed objects if a collection is due, also while another task runs.
@@ -106,31 +101,22 @@ impl WriterTasks {
         let Some(mut unnamed) = self.unnamed.take() else { return };
         self.collected = Instant::now();
         let (collection, tools, report) = (self.collection.clone(), tools.clone(), report.clone());
-        self.collecting.spawn(async move {
+        self.running.spawn(async move {
             let ended = unnamed.collect(&collection, &tools, &report).await;
-            (unnamed, ended)
+            FinishedTask::Collection(unnamed, ended)
         });
     }
 
     /// Waits for the end of a task, forever if none runs. Dropping the future loses nothing.
     pub(super) async fn next_finished(&mut self) -> WriterTaskResult {
-        let ended = tokio::select! {
-            ended = join_task(&mut self.state) => ended,
-            Some(collected) = self.collecting.join_next() => {
-                let (unnamed, ended) = resume(collected);
-                JoinedWriterTask::Collected(unnamed, ended)
-            }
-        };
-        match ended {
-            JoinedWriterTask::Job(end) => {
-                self.state = WriterTaskState::Between;
-                WriterTaskResult::Job(Box::new(end))
-            }
-            JoinedWriterTask::Followed(ledger, ended) => {
-                self.return_ledger(ledger);
+        let Some(finished) = self.running.join_next().await else { return std::future::pending().await };
+        match resume(finished) {
+            FinishedTask::Job(end) => WriterTaskResult::Job(end),
+            FinishedTask::Following(ledger, ended) => {
+                self.ledger = Some(ledger);
                 WriterTaskResult::Tidied(ended)
             }
-            JoinedWriterTask::Collected(unnamed, ended) => {
+            FinishedTask::Collection(unnamed, ended) => {
                 self.unnamed = Some(unnamed);
                 WriterTaskResult::Tidied(ended)
             }
@@ -138,18 +124,8 @@ impl WriterTasks {
     }
 }
 
-async fn join_task(state: &mut WriterTaskState) -> JoinedWriterTask {
-    match state {
-        WriterTaskState::Writing(job) => JoinedWriterTask::Job(resume(job.await)),
-        WriterTaskState::Following(following) => {
-            let (ledger, ended) = resume(following.await);
-            JoinedWriterTask::Followed(ledger, ended)
-        }
-        WriterTaskState::Idle(_) | WriterTaskState::Between => std::future::pending().await,
-    }
-}
-
-/// This work is never cancelled, so an error is a panic, which is resumed here.
+/// Returns the result of a task. The tasks are cancelled only when they are dropped, so an error is
+/// a panic, which is resumed here.
 fn resume<T>(ended: Result<T, JoinError>) -> T {
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
     Archive, ArchivePoint, ArchiveWriter, ArtifactStager, Destination, Feed, FeedStart, FeedUpdate, FolderDestination,
-    GRACE, ListedObject, Manifest, PositionMark, ReadProgress, RebaseThresholds, WriterError, WriterHandle,
-    WriterOptions, WriterResources, WriterStatus,
+    ListedObject, Manifest, PositionMark, ReadProgress, WriterError, WriterHandle, WriterOptions, WriterResources,
+    WriterStatus,
 };
 use laredo_core::{
     Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
@@ -212,21 +212,19 @@ pub(crate) struct RunningArchiveWriter {
 }
 
 pub(crate) fn options(id: &str) -> WriterOptions {
-    WriterOptions {
-        table: TABLE.to_owned(),
-        key: Vec::new(),
-        writer_id: id.to_owned(),
-        snapshot_formats: vec!["jsonl".parse().unwrap()],
-        diff_formats: vec!["jsonl".parse().unwrap(), "protobuf.zst".parse().unwrap()],
-        diff_interval: DIFF_INTERVAL,
-        thresholds: RebaseThresholds::default(),
-        keep_epochs: None,
-        // So few that older epochs are sealed in most tests.
-        manifest_epochs: 2,
-        grace: GRACE,
-        waits_at_start: true,
-        seed: 1,
-    }
+    let mut options = WriterOptions::new(TABLE, id, vec!["jsonl".parse().unwrap()], DIFF_INTERVAL);
+    options.diff_formats.push("protobuf.zst".parse().unwrap());
+    // So few that older epochs are sealed in most tests.
+    options.manifest_epochs = 2;
+    options.waits_at_start = true;
+    options.seed = 1;
+    options
+}
+
+/// Returns changed settings.
+pub(crate) fn changed(mut options: WriterOptions, change: impl FnOnce(&mut WriterOptions)) -> WriterOptions {
+    change(&mut options);
+    options
 }
 
 /// Starts a writer. The feed sends everything after the head of the writer's archive.
@@ -236,14 +234,14 @@ pub(crate) async fn begin(
     staging: &Path,
     history: &TestTableHistory,
 ) -> Result<RunningArchiveWriter, WriterError> {
-    let surroundings = WriterResources {
+    let resources = WriterResources {
         destinations,
         stager: ArtifactStager::new(staging),
         wall: Box::new(SystemTime::now),
         publish: Box::new(|_| {}),
         status: watch::Sender::new(WriterStatus::default()),
     };
-    let (writer, start) = ArchiveWriter::open(options, surroundings).await?;
+    let (writer, start) = ArchiveWriter::open(options, resources).await?;
     let (updates, told) = mpsc::unbounded_channel();
     let (restarts, restarted) = mpsc::unbounded_channel();
     let (differed, differences) = mpsc::unbounded_channel();

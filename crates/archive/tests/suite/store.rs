@@ -24,22 +24,19 @@ impl TestBucket {
         TestBucket { endpoint, credentials: profiles.credentials(None).await.unwrap() }
     }
 
-    pub(crate) fn options(&self, prefix: &str) -> S3Options {
-        S3Options {
-            bucket: BUCKET.to_owned(),
-            prefix: prefix.to_owned(),
-            endpoint: Some(self.endpoint.clone()),
-            force_path_style: true,
-            ..S3Options::default()
-        }
+    pub(crate) fn options(&self) -> S3Options {
+        let mut options = S3Options::default();
+        options.endpoint = Some(self.endpoint.clone());
+        options.force_path_style = true;
+        options
     }
 
-    pub(crate) fn with(&self, options: &S3Options) -> Arc<dyn Destination> {
-        Arc::new(S3Destination::new(options, &self.credentials).unwrap())
+    pub(crate) fn with(&self, prefix: &str, options: &S3Options) -> Arc<dyn Destination> {
+        Arc::new(S3Destination::new(BUCKET, prefix, options, &self.credentials).unwrap())
     }
 
     pub(crate) fn place(&self, name: &str) -> Arc<dyn Destination> {
-        self.with(&self.options(&format!("{name}/")))
+        self.with(&format!("{name}/"), &self.options())
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo_archive::AwsProfileError;
 use laredo_archive::{ArchiveReadError, DestinationError, FormatError};
 use laredo_client::{ReplicaError, StartError};
 use laredo_core::TableName;
@@ -105,12 +104,9 @@ pub enum CliError {
     /// An archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveReadError),
-    /// An S3 destination is invalid.
+    /// A destination is invalid, or cannot be used.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// The AWS credentials are missing or invalid.
-    #[error(transparent)]
-    Credentials(#[from] AwsProfileError),
     /// Rows cannot be written.
     #[error("cannot write rows: {0}")]
     Rows(#[source] FormatError),

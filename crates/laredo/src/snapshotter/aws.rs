@@ -1,16 +1,17 @@
-//! Destinations and event sinks at AWS, made from the configuration.
+//! Destinations and event sinks, made from the configuration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context;
 use laredo_archive::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileSet};
 use laredo_archive::{
-    AwsSinkOptions, EventPublisher, EventSink, KinesisSink, PublisherOptions, PublisherTask, S3Destination, S3Options,
-    SnsSink, SqsSink,
+    AwsSinkOptions, Destination, EventPublisher, EventSink, KinesisSink, PublisherOptions, PublisherTask, SnsSink,
+    SqsSink,
 };
 
 use crate::config;
-use crate::config::snapshotter::{ArchivedTableConfig, AwsConfig, EventConfig, EventTarget, S3Config};
+use crate::config::snapshotter::{ArchivedTableConfig, AwsConfig, DestinationConfig, EventConfig, EventTarget};
 use crate::program::random;
 
 /// The credentials profiles that destinations and event sinks name. A profile obtains its
@@ -33,20 +34,21 @@ impl AwsProfiles {
         self.profiles.credentials(aws.credentials.as_deref()).await.context("credentials")
     }
 
-    /// Makes the S3 destination of a table's archive.
+    /// Opens a destination of a table's archive.
     ///
     /// # Errors
     /// A missing profile, or options that are invalid.
-    pub(super) async fn s3(&self, s3: &S3Config, key_prefix: &str) -> anyhow::Result<S3Destination> {
-        let options = S3Options {
-            bucket: s3.bucket.clone(),
-            prefix: format!("{}{key_prefix}", s3.prefix),
-            region: s3.aws.region.clone(),
-            endpoint: s3.aws.endpoint.clone(),
-            force_path_style: s3.force_path_style,
-            encryption: s3.encryption.clone(),
-        };
-        Ok(S3Destination::new(&options, &self.credentials(&s3.aws).await?)?)
+    pub(super) async fn open(
+        &self,
+        destination: &DestinationConfig,
+        key_prefix: &str,
+    ) -> anyhow::Result<Arc<dyn Destination>> {
+        let mut options = destination.options();
+        key_prefix.clone_into(&mut options.key_prefix);
+        if let Some(aws) = destination.aws() {
+            options.credentials = Some(self.credentials(aws).await?);
+        }
+        Ok(destination.uri().open(&options).await?)
     }
 
     /// Makes the publisher of a table's artifacts, and the task that sends its events.
@@ -61,13 +63,16 @@ impl AwsProfiles {
         for event in &table.events {
             sinks.push(sink(event, &self.credentials(&event.aws).await?));
         }
-        let options = PublisherOptions { seed: random(), ..PublisherOptions::default() };
+        let mut options = PublisherOptions::default();
+        options.seed = random();
         Ok(EventPublisher::new(sinks, options))
     }
 }
 
 fn sink(event: &EventConfig, credentials: &AwsCredentials) -> Box<dyn EventSink> {
-    let options = AwsSinkOptions { region: event.aws.region.clone(), endpoint: event.aws.endpoint.clone() };
+    let mut options = AwsSinkOptions::default();
+    options.region.clone_from(&event.aws.region);
+    options.endpoint.clone_from(&event.aws.endpoint);
     match &event.target {
         EventTarget::Sns { topic_arn } => Box::new(SnsSink::new(topic_arn, &options, credentials)),
         EventTarget::Sqs { queue_url } => Box::new(SqsSink::new(queue_url, &options, credentials)),
@@ -79,13 +84,12 @@ fn profile(credentials: &config::CredentialsConfig) -> AwsProfile {
     match credentials {
         config::CredentialsConfig::Ambient => AwsProfile::Ambient,
         config::CredentialsConfig::AssumeRole { role_arn, external_id, session_name, region, base } => {
-            AwsProfile::AssumeRole(AssumeRole {
-                role_arn: role_arn.clone(),
-                external_id: external_id.clone(),
-                session_name: session_name.clone(),
-                region: region.clone(),
-                base: base.clone(),
-            })
+            let mut role = AssumeRole::new(role_arn);
+            role.external_id.clone_from(external_id);
+            role.session_name.clone_from(session_name);
+            role.region.clone_from(region);
+            role.base.clone_from(base);
+            AwsProfile::AssumeRole(role)
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
     serving.await.context("serving HTTP")?;
     match failed {
         0 => Ok(()),
-        failed => Err(anyhow!("{failed} of {} archives are not written any more", tables.len()).into()),
+        failed => Err(anyhow!("{failed} of {} archives have failed", tables.len()).into()),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, EventPublisher, FolderDestination, GRACE, SinkCounts, WriterHandle,
-    WriterOptions, WriterResources, WriterStatus,
+    ArchiveWriter, ArtifactStager, Destination, EventPublisher, SinkCounts, WriterHandle, WriterOptions,
+    WriterResources, WriterStatus,
 };
 use laredo_client::StatusReceiver;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::aws::AwsProfiles;
 use super::feed::{SubscriptionFeed, resume_point};
-use crate::config::snapshotter::{ArchivedTableConfig, DestinationConfig};
+use crate::config::snapshotter::ArchivedTableConfig;
 use crate::program::{random, wait_for_flag};
 
 /// The maximum size, in bytes, of the part of the stream that waits for the writer. Little is
@@ -98,7 +98,7 @@ impl SnapshotterTable {
         let ended = self.write(&aws, writer_id, stop).await;
         if let Err(error) = &ended {
             let error = format!("{error:#}");
-            tracing::error!(table = self.name(), error, "its archive is not written any more");
+            tracing::error!(table = self.name(), error, "the task of the archive has failed");
             let mut state = self.state.lock();
             let last = match &*state {
                 ArchiveTaskState::Running(running) => Some(running.clone()),
@@ -113,22 +113,22 @@ impl SnapshotterTable {
         let config = &self.config;
         let (destinations, staging) = destinations(config, aws).await?;
         let (publisher, publishing) = aws.publisher(config).await?;
-        let told = publisher.clone();
-        let surroundings = WriterResources {
+        let events = publisher.clone();
+        let resources = WriterResources {
             destinations,
             stager: ArtifactStager::new(staging),
             wall: Box::new(now),
-            publish: Box::new(move |event| told.publish(event)),
+            publish: Box::new(move |event| events.publish(event)),
             status: self.status.clone(),
         };
         let opened = tokio::select! {
-            opened = ArchiveWriter::open(options(config, writer_id), surroundings) => opened,
+            opened = ArchiveWriter::open(options(config, writer_id), resources) => opened,
             () = wait_for_flag(stop.clone()) => return Ok(()),
         };
         let (writer, start) = opened?;
         let mut subscription = super::subscription::subscription(&config.source)?;
         if let Some(start) = start {
-            tracing::info!(table = self.name(), position = %start.position, "going on from the archive");
+            tracing::info!(table = self.name(), position = %start.position, "resuming from the archive");
             subscription = subscription.resume(resume_point(start));
         }
         let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;
@@ -141,7 +141,7 @@ impl SnapshotterTable {
         let ended =
             until_stopped(stop, async |stopping| writer.run(SubscriptionFeed(subscription), stopping).await).await;
         written.cancel();
-        publishing.await.context("telling of what was written")?;
+        publishing.await.context("sending the events")?;
         Ok(ended?)
     }
 }
@@ -159,20 +159,16 @@ async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(Can
 }
 
 fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
-    WriterOptions {
-        table: config.source.name(),
-        key: config.key_fields.clone(),
-        writer_id,
-        snapshot_formats: config.formats.snapshot.clone(),
-        diff_formats: config.formats.diff.clone(),
-        diff_interval: config.diff_interval,
-        thresholds: config.thresholds.clone(),
-        keep_epochs: config.keep_epochs.map(|count| count as usize),
-        manifest_epochs: config.manifest_epochs,
-        grace: GRACE,
-        waits_at_start: true,
-        seed: random(),
-    }
+    let formats = config.formats.snapshot.clone();
+    let mut options = WriterOptions::new(config.source.name(), writer_id, formats, config.diff_interval);
+    options.key.clone_from(&config.key_fields);
+    options.diff_formats.clone_from(&config.formats.diff);
+    options.thresholds = config.thresholds.clone();
+    options.keep_epochs = config.keep_epochs.map(|count| count as usize);
+    options.manifest_epochs = config.manifest_epochs;
+    options.waits_at_start = true;
+    options.seed = random();
+    options
 }
 
 /// Returns the destinations, and the folder on this machine where artifacts are staged. It is
@@ -181,20 +177,12 @@ async fn destinations(
     config: &ArchivedTableConfig,
     aws: &AwsProfiles,
 ) -> anyhow::Result<(Vec<Arc<dyn Destination>>, std::path::PathBuf)> {
-    let mut destinations: Vec<Arc<dyn Destination>> = Vec::new();
-    let mut staging = None;
+    let mut destinations = Vec::new();
     for destination in &config.destinations {
-        match destination {
-            DestinationConfig::Local { path } => {
-                let local = FolderDestination::with_prefix(path, &config.key_prefix);
-                staging.get_or_insert_with(|| local.staging());
-                destinations.push(Arc::new(local));
-            }
-            DestinationConfig::S3(s3) => destinations.push(Arc::new(aws.s3(s3, &config.key_prefix).await?)),
-        }
+        destinations.push(aws.open(destination, &config.key_prefix).await?);
     }
-    let staging = staging.unwrap_or_else(|| std::env::temp_dir().join("laredo-snapshotter"));
-    Ok((destinations, staging))
+    let staging = destinations.iter().find_map(|destination| destination.staging_folder());
+    Ok((destinations, staging.unwrap_or_else(|| std::env::temp_dir().join("laredo-snapshotter"))))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]

@@ -46,7 +46,7 @@ fn deeds(object: &'static str, other: &'static str) -> Vec<(ArchiveTampering, &'
         (edited(object, |bytes| bytes.push(b'\n')), object, "bytes, and the manifest says"),
         (edited(object, |bytes| bytes[20] ^= 1), object, "was altered"),
         (edited(object, |bytes| bytes.reverse()), object, "was altered"),
-        (Box::new(move |archive| std::fs::remove_file(archive.join(object)).unwrap()), object, "is not there"),
+        (Box::new(move |archive| std::fs::remove_file(archive.join(object)).unwrap()), object, "does not exist"),
         (Box::new(move |archive| put(&archive.join(other), &archive.join(object))), object, ""),
         (version(2), "manifest.json", "of version 2"),
         (edited("manifest.json", |bytes| bytes.truncate(bytes.len() / 2)), "manifest.json", "cannot be read"),

@@ -77,7 +77,7 @@ fn takes_boundaries(place: &str, heads: &[String], archive: &std::path::Path) {
     );
     let said = refusal(&["reconstruct", place, "--at", &between, "--exact"]);
     assert!(
-        said.contains(&format!("{between} is no boundary of the archive; the newest one before it is {}", heads[1])),
+        said.contains(&format!("{between} is not a boundary of the archive; the newest one before it is {}", heads[1])),
         "{said}"
     );
     let said = refusal(&["reconstruct", place, "--at", "0/1"]);

@@ -17,8 +17,8 @@ pub(super) struct BucketAddress {
 /// Returns the address of a bucket. The bucket is in the host's name, as Amazon requires, unless
 /// the options force the path style. It is also in the path if the host is an IP address, or if its
 /// name has a dot, which no certificate covers.
-pub(super) fn of(options: &S3Options, region: &str) -> Result<BucketAddress, String> {
-    if options.bucket.is_empty() {
+pub(super) fn of(bucket: &str, options: &S3Options, region: &str) -> Result<BucketAddress, String> {
+    if bucket.is_empty() {
         return Err("`bucket` is empty".to_owned());
     }
     let endpoint = options.endpoint.clone().unwrap_or_else(|| {
@@ -31,12 +31,12 @@ pub(super) fn of(options: &S3Options, region: &str) -> Result<BucketAddress, Str
         return Err(format!("`endpoint` must be a URL that begins with http:// or https://, not `{endpoint}`"));
     };
     let numeric = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if options.force_path_style || numeric || options.bucket.contains('.') {
+    if options.force_path_style || numeric || bucket.contains('.') {
         return Ok(BucketAddress { url: endpoint, bucket_in_host: false });
     }
     let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
     let path = uri.path().trim_end_matches('/');
-    let url = format!("{scheme}://{}.{host}{port}{path}", options.bucket);
+    let url = format!("{scheme}://{bucket}.{host}{port}{path}");
     Ok(BucketAddress { url, bucket_in_host: true })
 }
 
@@ -50,9 +50,9 @@ mod tests {
         force_path_style: bool,
         region: &str,
     ) -> Result<(String, bool), String> {
-        let (bucket, endpoint) = (bucket.to_owned(), endpoint.map(ToOwned::to_owned));
-        let options = S3Options { bucket, endpoint, force_path_style, ..S3Options::default() };
-        of(&options, region).map(|address| (address.url, address.bucket_in_host))
+        let endpoint = endpoint.map(ToOwned::to_owned);
+        let options = S3Options { endpoint, force_path_style, ..S3Options::default() };
+        of(bucket, &options, region).map(|address| (address.url, address.bucket_in_host))
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl S3ErrorResponse {
     fn remedy(&self, doing: S3Operation, bucket: &str, prefix: &str) -> Option<String> {
         let known = match (self.status.as_u16(), self.code.as_str()) {
             (_, "NoSuchBucket") => "the bucket does not exist: create it, or correct `bucket`".to_owned(),
-            (_, "InvalidBucketName") => "that is no name of a bucket: correct `bucket`".to_owned(),
+            (_, "InvalidBucketName") => "the name of the bucket is invalid: correct `bucket`".to_owned(),
             (301, _) | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed") => match &self.region {
                 Some(region) => format!("the bucket is in the region {region}: set `region` to that"),
                 None => "the bucket is in another region, or at another endpoint: set `region`".to_owned(),
@@ -167,7 +167,7 @@ pub(super) fn to_destination_error(
     }
     match causes(error).find_map(|cause| cause.downcast_ref::<NoCredentials>()) {
         Some(none) if none.definite => {
-            let reason = format!("{none}; give this process some, or let it assume the role");
+            let reason = format!("{none}; give this process credentials, or let it assume the role");
             DestinationError::Refused { doing: word, at, reason }
         }
         _ => DestinationError::Unavailable { doing: word, at, reason: deepest(error).to_string() },

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::S3Destination;
 use super::error_response::S3Operation;
+use super::write::compare;
 use crate::destination::{DestinationError, StagedArtifact};
 
 /// The size of a part in bytes. Only objects of more than 78 GiB have larger parts.
@@ -21,58 +22,57 @@ const PARTS_MAX: u64 = 10_000;
 /// The number of parts that are in memory and uploaded at a time.
 const AT_ONCE: usize = 2;
 
-impl S3Destination {
-    pub(super) async fn create_in_parts(
-        &self,
-        object: &str,
-        path: &Path,
-        staged: &StagedArtifact,
-    ) -> Result<(), DestinationError> {
-        let failed = self.failed(S3Operation::Write, object);
-        let id = self.store.create_multipart(path).await.map_err(&failed)?;
-        let uploaded = match self.upload(object, path, &id, staged).await {
-            Err(error) => Err(error),
-            Ok(parts) => match self.store.complete_multipart(path, &id, parts).await.map_err(failed) {
-                Ok(_) => return Ok(()),
-                // The upload may be complete despite the error, and S3 reports an existing object
-                // in several ways.
-                Err(error) => match self.compare(object, path, staged).await {
-                    Err(DestinationError::Occupied { at }) => Err(DestinationError::Occupied { at }),
-                    Err(_) => Err(error),
-                    Ok(()) => Ok(()),
-                },
+/// Creates an object in parts.
+pub(super) async fn create_in_parts(
+    to: &S3Destination,
+    object: &str,
+    path: &Path,
+    staged: &StagedArtifact,
+) -> Result<(), DestinationError> {
+    let failed = to.failed(S3Operation::Write, object);
+    let id = to.store.create_multipart(path).await.map_err(&failed)?;
+    let uploaded = match upload(to, object, path, &id, staged).await {
+        Err(error) => Err(error),
+        Ok(parts) => match to.store.complete_multipart(path, &id, parts).await.map_err(failed) {
+            Ok(_) => return Ok(()),
+            // The upload may be complete despite the error, and S3 reports an existing object
+            // in several ways.
+            Err(error) => match compare(to, object, path, staged).await {
+                Err(DestinationError::Occupied { at }) => Err(DestinationError::Occupied { at }),
+                Err(_) => Err(error),
+                Ok(()) => Ok(()),
             },
-        };
-        // The uploaded parts would otherwise cost money forever.
-        if let Err(error) = self.store.abort_multipart(path, &id).await {
-            tracing::debug!(at = object, %error, "an upload that is of no more use could not be removed");
-        }
-        uploaded
+        },
+    };
+    // The uploaded parts would otherwise cost money forever.
+    if let Err(error) = to.store.abort_multipart(path, &id).await {
+        tracing::debug!(at = object, %error, "the parts of a failed upload could not be removed");
     }
+    uploaded
+}
 
-    async fn upload(
-        &self,
-        object: &str,
-        path: &Path,
-        id: &String,
-        staged: &StagedArtifact,
-    ) -> Result<Vec<PartId>, DestinationError> {
-        let failed = self.failed(S3Operation::Write, object);
-        let file = staged.path();
-        let parts = cut(staged.size_bytes).map(|(index, from, length)| {
-            let failed = &failed;
-            async move {
-                let unreadable = |error: io::Error| DestinationError::Unavailable {
-                    doing: "read",
-                    at: file.display().to_string(),
-                    reason: error.to_string(),
-                };
-                let part = read(file, from, length).await.map_err(unreadable)?;
-                self.store.put_part(path, id, index, PutPayload::from(part)).await.map_err(failed)
-            }
-        });
-        stream::iter(parts).buffered(AT_ONCE).try_collect().await
-    }
+async fn upload(
+    to: &S3Destination,
+    object: &str,
+    path: &Path,
+    id: &String,
+    staged: &StagedArtifact,
+) -> Result<Vec<PartId>, DestinationError> {
+    let failed = to.failed(S3Operation::Write, object);
+    let file = staged.path();
+    let parts = cut(staged.size_bytes).map(|(index, from, length)| {
+        let failed = &failed;
+        async move {
+            let unreadable = |error: io::Error| DestinationError::Unavailable {
+                doing: "read",
+                at: file.display().to_string(),
+                reason: error.to_string(),
+            };
+            let part = read(file, from, length).await.map_err(unreadable)?;
+            to.store.put_part(path, id, index, PutPayload::from(part)).await.map_err(failed)
+        }
+    });
+    stream::iter(parts).buffered(AT_ONCE).try_collect().await
 }
 
 /// Returns the parts of an object of this size: the index, beginning and length of each.

@@ -14,34 +14,32 @@ const TEXT: &[u8] = b"laredo-snapshotter writes this object to find out whether 
 /// An ETag that no object has.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
-impl S3Destination {
-    /// Checks that the store refuses to write an existing object if the conditions do not hold.
-    pub(super) async fn probe_conditions(&self) -> Result<(), DestinationError> {
-        // The first call creates the object, unless an earlier run did.
-        if self.writes_probe(PutMode::Create).await? && self.writes_probe(PutMode::Create).await? {
-            return Err(self.ignores("If-None-Match"));
-        }
-        let other = UpdateVersion { e_tag: Some(NO_ETAG.to_owned()), version: None };
-        if self.writes_probe(PutMode::Update(other)).await? {
-            return Err(self.ignores("If-Match"));
-        }
-        Ok(())
+/// Checks that the store refuses to write an existing object if the conditions do not hold.
+pub(super) async fn probe_conditions(of: &S3Destination) -> Result<(), DestinationError> {
+    // The first call creates the object, unless an earlier run did.
+    if writes_probe(of, PutMode::Create).await? && writes_probe(of, PutMode::Create).await? {
+        return Err(ignores(of, "If-None-Match"));
     }
+    let other = UpdateVersion { e_tag: Some(NO_ETAG.to_owned()), version: None };
+    if writes_probe(of, PutMode::Update(other)).await? {
+        return Err(ignores(of, "If-Match"));
+    }
+    Ok(())
+}
 
-    async fn writes_probe(&self, mode: PutMode) -> Result<bool, DestinationError> {
-        let path = self.path(PROBE)?;
-        match self.store.put_opts(&path, PutPayload::from_static(TEXT), mode.into()).await {
-            Ok(_) => Ok(true),
-            Err(error) if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_condition) => Ok(false),
-            Err(error) => Err(self.failed(S3Operation::Write, PROBE)(error)),
-        }
+async fn writes_probe(of: &S3Destination, mode: PutMode) -> Result<bool, DestinationError> {
+    let path = of.path(PROBE)?;
+    match of.store.put_opts(&path, PutPayload::from_static(TEXT), mode.into()).await {
+        Ok(_) => Ok(true),
+        Err(error) if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_condition) => Ok(false),
+        Err(error) => Err(of.failed(S3Operation::Write, PROBE)(error)),
     }
+}
 
-    fn ignores(&self, header: &str) -> DestinationError {
-        let reason = format!(
-            "the store ignores {header}, so that two writers would overwrite each other unnoticed; \
-             use a store, or a version of it, that honors conditional writes"
-        );
-        DestinationError::Unsuitable { at: self.name.to_string(), reason }
-    }
+fn ignores(of: &S3Destination, header: &str) -> DestinationError {
+    let reason = format!(
+        "the store ignores {header}, so that two writers would overwrite each other unnoticed; \
+         use a store, or a version of it, that honors conditional writes"
+    );
+    DestinationError::Unsuitable { at: of.name.to_string(), reason }
 }

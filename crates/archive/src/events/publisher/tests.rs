@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::SinkError;
-use crate::manifest::ArtifactKind;
+use crate::layout::ArtifactKind;
 
 /// A sink that fails the first `fails` times and records the events after that.
 #[derive(Debug, Default)]

@@ -357,7 +357,7 @@ fn what_contradicts_itself_is_found() {
         (&|m| (m.artifacts[1].mark, m.artifacts[2].mark) = (mark(20, 1), mark(19, 2)), "2: its commit mark at 0/13"),
         (&|m| (m.artifacts[1].mark, m.artifacts[2].mark) = (mark(20, 1), mark(20, 2)), "2: its commit mark at 0/14"),
         (&|m| m.artifacts[4].history = said(1), "4: its positions go back within history 1"),
-        (&|m| m.artifacts[4].history = said(3), "4: it is said to be of history 3"),
+        (&|m| m.artifacts[4].history = said(3), "4: it names history 3"),
         (&|m| m.artifacts[3].history = said(1), "3: a diff names a history"),
     ] {
         let found = faults(change);

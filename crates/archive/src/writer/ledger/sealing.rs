@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::{LedgerDestination, ManifestLedger, ObservedManifest, PutError, comparable_contents};
 use crate::destination::{Destination, DestinationError, StagedArtifact};
-use crate::format::ArtifactFormat;
+use crate::layout::ArtifactFormat;
 use crate::manifest::{Artifact, Manifest, SealedLink, SealedManifest};
 use crate::reader::ArchiveReadError;
 use crate::reader::sealed::{read_sealed, walk_sealed};
@@ -35,7 +35,7 @@ impl ManifestLedger {
         let epochs = match self.sealed_epochs(&next).await {
             Ok(epochs) => epochs,
             Err(error) => {
-                report.retried(&format!("old epochs stay, for a sealed manifest cannot be read: {error}"));
+                report.retried(&format!("old epochs are kept, because a sealed manifest cannot be read: {error}"));
                 return next;
             }
         };
@@ -53,7 +53,7 @@ impl ManifestLedger {
         let mut epochs = match (known, self.first()) {
             (Some((_, epochs)), _) => epochs,
             (None, Some(first)) => {
-                let read = walk_sealed(first, manifest, |_| false).await?;
+                let read = walk_sealed(&**first, manifest, |_| false).await?;
                 read.iter().rev().flat_map(|(_, sealed)| sealed.epochs()).collect()
             }
             (None, None) => Vec::new(),
@@ -122,7 +122,7 @@ impl ManifestLedger {
             return Some(known);
         }
         // If it cannot be read, the next sealed manifest contains only the epochs that move now.
-        read_sealed(self.first()?, link, &manifest.table).await.ok()
+        read_sealed(&**self.first()?, link, &manifest.table).await.ok()
     }
 }
 
@@ -172,14 +172,14 @@ impl LedgerDestination {
         if let Some(theirs) = &seen.manifest {
             there.extend(theirs.artifacts.iter().cloned());
             if let Some(link) = &theirs.sealed
-                && let Ok(newest) = read_sealed(&self.destination, link, &theirs.table).await
+                && let Ok(newest) = read_sealed(&*self.destination, link, &theirs.table).await
             {
                 known.push(link.sha256.clone());
                 known.extend(newest.earlier.as_ref().map(|earlier| earlier.sha256.clone()));
                 there.extend(newest.artifacts);
             }
         }
-        let read = walk_sealed(first, manifest, |link| known.contains(&link.sha256)).await;
+        let read = walk_sealed(&**first, manifest, |link| known.contains(&link.sha256)).await;
         let oldest = manifest.oldest_epoch.unwrap_or(0);
         for (link, sealed) in read.map_err(unreadable)?.iter().rev() {
             for artifact in sealed.artifacts.iter().filter(|artifact| artifact.epoch >= oldest) {

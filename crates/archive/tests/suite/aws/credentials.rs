@@ -5,18 +5,17 @@ use std::time::Duration;
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::ProvideCredentials as _;
 use laredo_archive::{
-    AssumeRole, AwsCredentials, AwsProfile, AwsProfileSet, Destination as _, DestinationError, S3Destination, S3Options,
+    AssumeRole, AwsCredentials, AwsProfile, AwsProfileSet, Destination as _, DestinationError, DestinationReader as _,
+    S3Destination, S3Options,
 };
 use laredo_testkit::MotoServer;
 
 use crate::aws::sts::FakeSts;
 
 fn role(name: &str, base: Option<&str>) -> AssumeRole {
-    AssumeRole {
-        role_arn: format!("arn:aws:iam::222233334444:role/{name}"),
-        base: base.map(ToOwned::to_owned),
-        ..AssumeRole::default()
-    }
+    let mut role = AssumeRole::new(format!("arn:aws:iam::222233334444:role/{name}"));
+    role.base = base.map(ToOwned::to_owned);
+    role
 }
 
 fn profiles(sts: &FakeSts, roles: Vec<(&str, AssumeRole)>) -> AwsProfileSet {
@@ -34,12 +33,10 @@ async fn id(credentials: &AwsCredentials) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_is_assumed_with_what_its_owner_wants_to_hear() {
     let sts = FakeSts::start(Duration::from_secs(3600)).await;
-    let publisher = AssumeRole {
-        external_id: Some("laredo/1".to_owned()),
-        session_name: Some("snapshots".to_owned()),
-        region: Some("eu-west-1".to_owned()),
-        ..role("pub", Some("here"))
-    };
+    let mut publisher = role("pub", Some("here"));
+    publisher.external_id = Some("laredo/1".to_owned());
+    publisher.session_name = Some("snapshots".to_owned());
+    publisher.region = Some("eu-west-1".to_owned());
     let profiles = profiles(&sts, vec![("pub", publisher), ("plain", role("plain", None))]);
     let credentials = profiles.credentials(Some("pub")).await.unwrap();
     assert_eq!(credentials.region(), Some("eu-west-1"));
@@ -85,8 +82,9 @@ async fn credentials_are_renewed_before_they_end_and_the_old_ones_do_meanwhile()
     moto.create_bucket("archives").await.unwrap();
     let profiles = profiles(&sts, vec![("pub", role("pub", None))]);
     let credentials = profiles.credentials(Some("pub")).await.unwrap();
-    let options = S3Options { bucket: "archives".to_owned(), endpoint: Some(moto.url()), ..S3Options::default() };
-    let destination = S3Destination::new(&options, &credentials).unwrap();
+    let mut options = S3Options::default();
+    options.endpoint = Some(moto.url());
+    let destination = S3Destination::new("archives", "", &options, &credentials).unwrap();
     assert_eq!(destination.manifest().await.unwrap(), None);
     assert_eq!(destination.manifest().await.unwrap(), None);
     // S3 and the SDK's clients share the credentials.
@@ -113,8 +111,8 @@ async fn an_sts_that_is_not_there_makes_a_destination_unavailable() {
     let sts = FakeSts::start(Duration::from_secs(5)).await;
     let profiles = profiles(&sts, vec![("pub", role("pub", None))]).with_sts_endpoint("http://127.0.0.1:9");
     let credentials = profiles.credentials(Some("pub")).await.unwrap();
-    let options = S3Options { bucket: "archives".to_owned(), ..S3Options::default() };
-    let said = S3Destination::new(&options, &credentials).unwrap().list().await.map(drop);
+    let destination = S3Destination::new("archives", "", &S3Options::default(), &credentials).unwrap();
+    let said = destination.list().await.map(drop);
     let Err(DestinationError::Unavailable { reason, .. }) = &said else { panic!("{said:?}") };
     assert!(reason.contains("refused"), "{reason}");
 }

@@ -47,7 +47,9 @@ fn as_json() -> Value {
 }
 
 fn at(endpoint: String) -> AwsSinkOptions {
-    AwsSinkOptions { endpoint: Some(endpoint), ..AwsSinkOptions::default() }
+    let mut options = AwsSinkOptions::default();
+    options.endpoint = Some(endpoint);
+    options
 }
 
 /// Returns the SDK's configuration for a test's own calls.
@@ -136,7 +138,8 @@ async fn a_sink_that_is_down_gets_its_events_later_and_is_counted() {
     let (sqs, queue_url) = queue(&moto, &credentials).await;
     let proxy = FaultProxy::start("127.0.0.1:9").await.unwrap();
     let sink = SqsSink::new(queue_url.clone(), &at(format!("http://{}", proxy.addr())), &credentials);
-    let options = PublisherOptions { retry_first: Duration::from_millis(50), ..PublisherOptions::default() };
+    let mut options = PublisherOptions::default();
+    options.retry_first = Duration::from_millis(50);
     let (publisher, publishing) = EventPublisher::new(vec![Box::new(sink)], options);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let run = tokio::spawn(publishing.run(async { drop(ended.await) }));

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
-use laredo_archive::{ArtifactFormat, ArtifactStager, Destination, DestinationError, MANIFEST, StagedArtifact};
+use laredo_archive::{ArtifactFormat, ArtifactStager, Destination, DestinationError, MANIFEST_NAME, StagedArtifact};
 
 /// A function that opens a destination by name. A new name gives an empty destination, and the same
 /// name gives the same one.
@@ -119,7 +119,7 @@ async fn a_manifest_is_replaced_by_whoever_knows_the_last_one(place: Destination
     assert_eq!(destination.publish(b"2", Some(&first)).await.unwrap(), second);
     let there = destination.manifest().await.unwrap().unwrap();
     assert_eq!((there.bytes.as_slice(), &there.tag), (b"2".as_slice(), &second));
-    assert_eq!(read(&destination, MANIFEST).await, b"2");
+    assert_eq!(read(&destination, MANIFEST_NAME).await, b"2");
 
     let never = place("never-published");
     let said = never.publish(b"2", Some(&first)).await;

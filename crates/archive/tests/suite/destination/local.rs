@@ -28,7 +28,7 @@ async fn two_folders_of_one_disk_share_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) =
         (FolderDestination::new(folder.path().join("one")), FolderDestination::new(folder.path().join("other")));
-    let mut staged = ArtifactStager::new(one.staging()).begin(ArtifactFormat::JSONL).unwrap();
+    let mut staged = ArtifactStager::new(one.staging_folder().unwrap()).begin(ArtifactFormat::JSONL).unwrap();
     staged.write_all(b"{}\n").unwrap();
     let staged = staged.finish().unwrap();
     for place in [&one, &other] {

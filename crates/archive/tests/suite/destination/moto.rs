@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _};
 
-use laredo_archive::{DestinationError, S3Destination, S3Options};
+use laredo_archive::{Destination as _, DestinationError, DestinationReader as _, S3Destination};
 use laredo_testkit::{FaultProxy, MotoServer, ProxyDirection};
 
 use crate::destination::contract::{self, noise, staged, stager};
@@ -33,7 +33,7 @@ async fn a_prefix_is_taken_as_it_is() {
     let bucket = bucket(&moto).await;
     let (stager, _folder) = stager();
     for prefix in ["", "without-a-slash", "a=b c+d/ü%20/"] {
-        let destination = bucket.with(&bucket.options(prefix));
+        let destination = bucket.with(prefix, &bucket.options());
         destination.put("epoch=1/snapshot-0_1.jsonl", &staged(&stager, prefix.as_bytes())).await.unwrap();
         assert_eq!(contract::read(&destination, "epoch=1/snapshot-0_1.jsonl").await, prefix.as_bytes());
         let listed = destination.list().await.unwrap();
@@ -41,7 +41,7 @@ async fn a_prefix_is_taken_as_it_is() {
         assert_eq!(destination.uri("manifest.json"), format!("s3://{BUCKET}/{prefix}manifest.json"));
     }
     for prefix in ["/a/", "a//b/", "a/../b/"] {
-        let said = S3Destination::new(&bucket.options(prefix), &bucket.credentials).map(drop);
+        let said = S3Destination::new(BUCKET, prefix, &bucket.options(), &bucket.credentials).map(drop);
         assert!(matches!(said, Err(DestinationError::Refused { .. })), "{prefix}: {said:?}");
     }
 }
@@ -57,8 +57,7 @@ async fn more_objects_than_one_answer_lists_are_listed() {
 async fn a_bucket_that_is_not_there_is_refused_with_a_remedy() {
     let moto = MotoServer::start().await.unwrap();
     let bucket = bucket(&moto).await;
-    let options = S3Options { bucket: "nobodys".to_owned(), ..bucket.options("users/") };
-    let destination = bucket.with(&options);
+    let destination = S3Destination::new("nobodys", "users/", &bucket.options(), &bucket.credentials).unwrap();
     let (stager, _folder) = stager();
     let large = staged(&stager, &noise(17 << 20));
     let said = [

@@ -2,7 +2,7 @@
 
 use aws_credential_types::Credentials as Keys;
 use hyper::HeaderMap;
-use laredo_archive::{DestinationError, S3Encryption, S3Options};
+use laredo_archive::{DestinationError, S3Encryption};
 
 use crate::destination::contract::{self, noise, staged, stager};
 use crate::store::{TestBucket, TestS3Server, keys};
@@ -70,7 +70,9 @@ async fn wrong_credentials_are_refused_with_a_remedy() {
 async fn writes(server: &TestS3Server, encryption: Option<S3Encryption>) -> Vec<HeaderMap> {
     let bucket = server.bucket().await;
     let name = encryption.as_ref().map_or("plain", |encryption| encryption.name()).replace(':', "-");
-    let destination = bucket.with(&S3Options { encryption, ..bucket.options(&format!("{name}/")) });
+    let mut options = bucket.options();
+    options.encryption = encryption;
+    let destination = bucket.with(&format!("{name}/"), &options);
     let (stager, _folder) = stager();
     destination.probe().await.unwrap();
     destination.publish(b"manifest", None).await.unwrap();

@@ -1,6 +1,6 @@
 //! Objects that differ from what was written.
 
-use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST};
+use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST_NAME};
 
 use crate::reader::sample::SampleArchive;
 
@@ -66,7 +66,7 @@ async fn an_object_that_was_cut_lengthened_replaced_or_removed_is_named() {
                 is_named(&sample, &object, words).await;
             }
             std::fs::remove_file(sample.path().join(&object)).unwrap();
-            is_named(&sample, &object, "is not there").await;
+            is_named(&sample, &object, "does not exist").await;
             sample.write(&object, &bytes);
         }
     }
@@ -233,8 +233,8 @@ async fn a_format_that_nobody_knows_is_said_and_one_of_several_that_is_known_is_
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_no_archive() {
     let sample = SampleArchive::written(&["jsonl"]).await;
-    std::fs::remove_file(sample.path().join(MANIFEST)).unwrap();
+    std::fs::remove_file(sample.path().join(MANIFEST_NAME)).unwrap();
     let error = sample.open().await.unwrap_err();
-    assert!(matches!(&error, ArchiveReadError::NoManifest { at } if *at == sample.uri(MANIFEST)), "{error}");
+    assert!(matches!(&error, ArchiveReadError::NoManifest { at } if *at == sample.uri(MANIFEST_NAME)), "{error}");
     assert!(!error.is_damage());
 }

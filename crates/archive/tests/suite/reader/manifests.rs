@@ -1,6 +1,6 @@
 //! Manifests that cannot be trusted.
 
-use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST};
+use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST_NAME};
 use serde_json::{Value, json};
 
 use crate::reader::sample::SampleArchive;
@@ -9,22 +9,25 @@ use crate::reader::sample::SampleArchive;
 async fn is_refused(sample: &SampleArchive, words: &str) {
     let error = sample.open().await.expect_err(words);
     let said = error.to_string();
-    assert!(error.is_damage() && said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
+    assert!(
+        error.is_damage() && said.starts_with(&sample.uri(MANIFEST_NAME)) && said.contains(words),
+        "{words:?}: {said}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_manifest_that_is_torn_anywhere_is_refused() {
     let sample = SampleArchive::written(&["jsonl"]).await;
-    let bytes = sample.read(MANIFEST);
+    let bytes = sample.read(MANIFEST_NAME);
     for length in 0..bytes.len() {
-        sample.write(MANIFEST, &bytes[..length]);
+        sample.write(MANIFEST_NAME, &bytes[..length]);
         is_refused(&sample, "the manifest cannot be read: ").await;
     }
-    sample.write(MANIFEST, &[&bytes[..], b"}"].concat());
+    sample.write(MANIFEST_NAME, &[&bytes[..], b"}"].concat());
     is_refused(&sample, "trailing characters").await;
-    sample.write(MANIFEST, b"\xff\xfe");
+    sample.write(MANIFEST_NAME, b"\xff\xfe");
     is_refused(&sample, "the manifest cannot be read: ").await;
-    sample.write(MANIFEST, "[".repeat(100_000).as_bytes());
+    sample.write(MANIFEST_NAME, "[".repeat(100_000).as_bytes());
     is_refused(&sample, "the manifest cannot be read: ").await;
 }
 
@@ -106,7 +109,7 @@ async fn columns_that_are_none_of_a_table_are_said() {
         ),
         (
             Box::new(|m| m["artifacts"][6]["schema"]["key"] = json!(["nobody"])),
-            "the key names nobody, which is none of them",
+            "the key names nobody, which is not one of them",
         ),
     ];
     for (deed, words) in deeds {
@@ -116,7 +119,7 @@ async fn columns_that_are_none_of_a_table_are_said() {
         let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
         let said = error.to_string();
         assert!(matches!(error, ArchiveReadError::Columns { .. }) && error.is_damage(), "{said}");
-        assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains(words), "{words:?}: {said}");
+        assert!(said.starts_with(&sample.uri(MANIFEST_NAME)) && said.contains(words), "{words:?}: {said}");
         assert!(!sample.faults().await.is_empty(), "{words}");
     }
 }
@@ -139,7 +142,10 @@ async fn an_address_that_leads_elsewhere_is_not_followed() {
         sample.set_manifest(&manifest);
         let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
         let said = error.to_string();
-        assert!(said.starts_with(&sample.uri(MANIFEST)) && said.contains("is no object of an epoch"), "{uri}: {said}");
+        assert!(
+            said.starts_with(&sample.uri(MANIFEST_NAME)) && said.contains("is no object of an epoch"),
+            "{uri}: {said}"
+        );
         assert_eq!(sample.faults().await, [said]);
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use laredo_archive::{
-    Archive, ArchivePoint, ArchiveReadError, Destination, DestinationError, ListedObject, MANIFEST, ManifestTag,
-    ReadProgress, StagedArtifact, VersionedManifest,
+    Archive, ArchivePoint, ArchiveReadError, DestinationError, DestinationReader, MANIFEST_NAME, ManifestTag,
+    ReadProgress, VersionedManifest,
 };
 use laredo_core::Lsn;
 use laredo_testkit::is_full;
@@ -39,7 +39,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 async fn write(format: &str) -> WrittenSample {
     let sample = SampleArchive::written(&[format]).await;
-    let mut files = BTreeMap::from([(MANIFEST.to_owned(), sample.read(MANIFEST))]);
+    let mut files = BTreeMap::from([(MANIFEST_NAME.to_owned(), sample.read(MANIFEST_NAME))]);
     let mut states = BTreeMap::new();
     for (object, position) in sample.objects() {
         let archive = sample.open().await.unwrap();
@@ -54,7 +54,7 @@ async fn write(format: &str) -> WrittenSample {
 #[derive(Debug)]
 struct MemoryDestination(BTreeMap<String, Vec<u8>>);
 
-impl Destination for MemoryDestination {
+impl DestinationReader for MemoryDestination {
     fn name(&self) -> &'static str {
         "memory"
     }
@@ -63,37 +63,17 @@ impl Destination for MemoryDestination {
         object.to_owned()
     }
 
-    fn put<'a>(&'a self, _: &'a str, _: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
-        panic!("it is only read")
-    }
-
     fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
         let there = self
             .0
-            .get(MANIFEST)
+            .get(MANIFEST_NAME)
             .map(|bytes| VersionedManifest { bytes: bytes.clone(), tag: ManifestTag(String::new()) });
         async move { Ok(there) }.boxed()
-    }
-
-    fn publish<'a>(
-        &'a self,
-        _: &'a [u8],
-        _: Option<&'a ManifestTag>,
-    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
-        panic!("it is only read")
     }
 
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
         let found = self.0.get(object).cloned().ok_or_else(|| DestinationError::Missing { at: object.to_owned() });
         async move { found.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>) }.boxed()
-    }
-
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {
-        panic!("it is only read")
-    }
-
-    fn delete<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, Result<(), DestinationError>> {
-        panic!("it is only read")
     }
 }
 
@@ -237,13 +217,13 @@ proptest! {
     #[test]
     fn altered_objects_give_the_right_table_or_none(format in 0..4_usize, mutations in several(), at in moment()) {
         let written = written(format);
-        is_right(written, mutated(written, &mutations, |name| name != MANIFEST), at)?;
+        is_right(written, mutated(written, &mutations, |name| name != MANIFEST_NAME), at)?;
     }
 
     #[test]
     fn an_altered_manifest_gives_the_right_table_or_none(format in 0..4_usize, mutations in several(), at in moment()) {
         let written = written(format);
-        is_right(written, mutated(written, &mutations, |name| name == MANIFEST), at)?;
+        is_right(written, mutated(written, &mutations, |name| name == MANIFEST_NAME), at)?;
     }
 
     /// Edits the manifest, which stays JSON. A value is removed or replaced by another value of the
@@ -254,7 +234,7 @@ proptest! {
     ) {
         let written = written(format);
         let mut files = written.files.clone();
-        let mut manifest: Value = serde_json::from_slice(&files[MANIFEST]).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&files[MANIFEST_NAME]).unwrap();
         for (one, other) in edits {
             let mut paths = Vec::new();
             leaves(&manifest, "", &mut paths);
@@ -262,7 +242,7 @@ proptest! {
             let path = &paths[one % paths.len()];
             *manifest.pointer_mut(path).unwrap() = value.unwrap_or(Value::Null);
         }
-        files.insert(MANIFEST.to_owned(), manifest.to_string().into_bytes());
+        files.insert(MANIFEST_NAME.to_owned(), manifest.to_string().into_bytes());
         is_right(written, files, at)?;
     }
 
@@ -273,8 +253,8 @@ proptest! {
         let written = written(format);
         let mut files = mutated(written, &mutations, |_| true);
         if !is_summed {
-            let text = String::from_utf8_lossy(&files[MANIFEST]).replace("\"sha256\"", "\"unknown\"");
-            files.insert(MANIFEST.to_owned(), text.into_bytes());
+            let text = String::from_utf8_lossy(&files[MANIFEST_NAME]).replace("\"sha256\"", "\"unknown\"");
+            files.insert(MANIFEST_NAME.to_owned(), text.into_bytes());
         }
         drop(runtime().block_on(read(files, at)));
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use laredo_archive::{Archive, ArchivePoint, ArchiveReadError, ArtifactFormat, MANIFEST, ReadProgress};
+use laredo_archive::{Archive, ArchivePoint, ArchiveReadError, ArtifactFormat, MANIFEST_NAME, ReadProgress};
 use laredo_core::{Lsn, TableState, Tuple};
 use laredo_values::project_row;
 use serde_json::{Map, Value};
@@ -59,11 +59,11 @@ impl SampleArchive {
     }
 
     pub(crate) fn manifest(&self) -> Value {
-        serde_json::from_slice(&self.read(MANIFEST)).unwrap()
+        serde_json::from_slice(&self.read(MANIFEST_NAME)).unwrap()
     }
 
     pub(crate) fn set_manifest(&self, manifest: &Value) {
-        self.write(MANIFEST, manifest.to_string().as_bytes());
+        self.write(MANIFEST_NAME, manifest.to_string().as_bytes());
     }
 
     /// Returns the objects in the order of their artifacts, each with the end of its artifact.

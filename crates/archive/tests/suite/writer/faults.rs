@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use laredo_archive::{Archive, ArtifactKind, Destination, RebaseThresholds, WriterError, WriterOptions};
 
-use crate::scene::{TestTableHistory, begin, compare, local, options};
+use crate::scene::{TestTableHistory, begin, changed, compare, local, options};
 use crate::writer::faulty_destination::{CallFaultMode, FaultyDestination};
 
 /// Runs a writer twice over 10 transactions, with a base among them. `pace` changes the options for
@@ -123,7 +123,7 @@ async fn a_destination_that_refuses_at_the_start_is_waited_for_or_an_error() {
     std::fs::write(&file, "").unwrap();
     let (history, place) = (TestTableHistory::new(), local(&file.join("archive")));
     // A command with a waiting user ends with an error.
-    let at_once = WriterOptions { waits_at_start: false, ..options("w") };
+    let at_once = changed(options("w"), |options| options.waits_at_start = false);
     let begun = begin(at_once, vec![place.clone()], folder.path(), &history).await;
     let Err(WriterError::Destination(error)) = begun else { panic!("it begins") };
     assert!(error.to_string().contains("must be a folder"), "{error}");
@@ -150,11 +150,9 @@ async fn other_formats_open_an_epoch() {
     let (json, both) = (formats(&["jsonl"]), formats(&["protobuf", "jsonl"]));
     let cases = [(&json, &json, 1), (&json, &json, 1), (&json, &both, 2), (&both, &both, 3), (&both, &json, 4)];
     for (number, (snapshot, diff, epoch)) in cases.into_iter().enumerate() {
-        let options = WriterOptions {
-            snapshot_formats: snapshot.clone(),
-            diff_formats: diff.clone(),
-            ..options(&format!("w{number}"))
-        };
+        let options = changed(options(&format!("w{number}")), |options| {
+            (options.snapshot_formats, options.diff_formats) = (snapshot.clone(), diff.clone());
+        });
         let writer = begin(options, vec![place.clone()], folder.path(), &history).await.unwrap();
         writer.send_transaction(history.something(number as i32));
         writer.head(history.position).await;

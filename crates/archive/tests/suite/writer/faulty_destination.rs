@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use laredo_archive::{Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, VersionedManifest};
+use laredo_archive::{
+    Destination, DestinationError, DestinationReader, ListedObject, ManifestTag, StagedArtifact, VersionedManifest,
+};
 
 use crate::scene::is_whole;
 
@@ -80,7 +82,7 @@ impl Read for TornObjectReader {
     }
 }
 
-impl Destination for FaultyDestination {
+impl DestinationReader for FaultyDestination {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -89,20 +91,8 @@ impl Destination for FaultyDestination {
         self.inner.uri(object)
     }
 
-    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
-        self.call(self.inner.put(object, staged)).boxed()
-    }
-
     fn manifest(&self) -> BoxFuture<'_, Result<Option<VersionedManifest>, DestinationError>> {
         self.call(self.inner.manifest()).boxed()
-    }
-
-    fn publish<'a>(
-        &'a self,
-        manifest: &'a [u8],
-        over: Option<&'a ManifestTag>,
-    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
-        self.call(self.inner.publish(manifest, over)).boxed()
     }
 
     fn open<'a>(&'a self, object: &'a str) -> BoxFuture<'a, Result<Box<dyn Read + Send>, DestinationError>> {
@@ -115,6 +105,20 @@ impl Destination for FaultyDestination {
             self.call(self.inner.open(object)).await
         }
         .boxed()
+    }
+}
+
+impl Destination for FaultyDestination {
+    fn put<'a>(&'a self, object: &'a str, staged: &'a StagedArtifact) -> BoxFuture<'a, Result<(), DestinationError>> {
+        self.call(self.inner.put(object, staged)).boxed()
+    }
+
+    fn publish<'a>(
+        &'a self,
+        manifest: &'a [u8],
+        over: Option<&'a ManifestTag>,
+    ) -> BoxFuture<'a, Result<ManifestTag, DestinationError>> {
+        self.call(self.inner.publish(manifest, over)).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<ListedObject>, DestinationError>> {

@@ -8,14 +8,14 @@ use std::time::Duration;
 use laredo_archive::{Archive, ArchivePoint, Destination, Manifest, ReadProgress, RebaseThresholds, WriterOptions};
 use laredo_core::Transaction;
 
-use crate::scene::{TABLE, TestTableHistory, begin, compare, is_whole, local, options, sorted};
+use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, is_whole, local, options, sorted};
 use crate::writer::faults::two_runs;
 use crate::writer::faulty_destination::{CallFaultMode, FaultyDestination};
 
 /// Returns options with which an epoch has a base and two diffs.
 fn short_chains(id: &str) -> WriterOptions {
     let thresholds = RebaseThresholds { max_diffs: Some(2), ..RebaseThresholds::default() };
-    WriterOptions { thresholds, ..options(id) }
+    changed(options(id), |options| options.thresholds = thresholds)
 }
 
 /// Runs a writer over `count` transactions, each of which becomes an artifact.
@@ -114,7 +114,7 @@ async fn a_long_chain_is_sealed_by_itself() {
     let place = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();
     let thresholds = RebaseThresholds { max_diffs: Some(1000), ..RebaseThresholds::default() };
-    let long = WriterOptions { manifest_epochs: 8, thresholds, ..options("w") };
+    let long = changed(options("w"), |options| (options.manifest_epochs, options.thresholds) = (8, thresholds));
     let writer = begin(long, vec![place.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;
     for number in 0..130 {
@@ -134,7 +134,9 @@ async fn retention_counts_sealed_epochs() {
     let folder = tempfile::tempdir().unwrap();
     let place = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();
-    let keep = |id: &str| WriterOptions { keep_epochs: Some(5), grace: Duration::from_secs(100), ..short_chains(id) };
+    let keep = |id: &str| {
+        changed(short_chains(id), |options| (options.keep_epochs, options.grace) = (Some(5), Duration::from_secs(100)))
+    };
     run(keep("one"), std::slice::from_ref(&place), folder.path(), &mut history, 20).await;
     run(keep("two"), std::slice::from_ref(&place), folder.path(), &mut history, 9).await;
     let newest = named(&place).await.epoch;
@@ -151,7 +153,7 @@ async fn retention_counts_sealed_epochs() {
     assert_eq!(unnamed(&place).await, BTreeSet::new());
     assert_eq!(compare(place.clone(), &history).await, boundaries);
     // Keep fewer epochs than the manifest names.
-    let few = WriterOptions { keep_epochs: Some(1), ..keep("four") };
+    let few = changed(keep("four"), |options| options.keep_epochs = Some(1));
     run(few, std::slice::from_ref(&place), folder.path(), &mut history, 4).await;
     let manifest = named(&place).await;
     assert_eq!((manifest.sealed.clone(), manifest.oldest_epoch, epochs(&manifest).len()), (None, None, 1));
@@ -168,7 +170,7 @@ async fn what_a_crash_left_in_a_sealed_epoch_is_collected() {
     }
     let left = unnamed(&place).await;
     assert!(left.len() > 3, "sealed manifests that were replaced, too: {left:?}");
-    let grace = WriterOptions { grace: Duration::from_secs(100), ..short_chains("two") };
+    let grace = changed(short_chains("two"), |options| options.grace = Duration::from_secs(100));
     let writer = begin(grace, vec![place.clone()], folder.path(), &history).await.unwrap();
     tokio::time::sleep(Duration::from_secs(80)).await;
     assert_eq!(unnamed(&place).await, left);
@@ -226,8 +228,9 @@ async fn a_writer_killed_at_any_call_of_sealing_loses_nothing() {
         let inner = local(&folder.path().join("archive"));
         let staging = folder.path().join("staging");
         let mut history = TestTableHistory::new();
-        let sealing =
-            |id: &str| WriterOptions { manifest_epochs: 1, grace: Duration::from_secs(50), ..short_chains(id) };
+        let sealing = |id: &str| {
+            changed(short_chains(id), |options| (options.manifest_epochs, options.grace) = (1, Duration::from_secs(50)))
+        };
         run(sealing("first"), std::slice::from_ref(&inner), &staging, &mut history, 4).await;
         // The writer is killed in a call that never returns.
         let stuck = FaultyDestination::new(inner.clone(), CallFaultMode::Slow, calls);
@@ -271,7 +274,7 @@ async fn artifacts_and_the_last_diff_do_not_wait_for_what_is_deleted() {
         std::fs::write(folder.path().join(format!("archive/epoch=1/orphan-{number}.jsonl")), "left").unwrap();
     }
     let slow = FaultyDestination::new(inner.clone(), CallFaultMode::SlowDeletes, usize::MAX);
-    let quick = WriterOptions { grace: Duration::from_secs(8), ..options("w") };
+    let quick = changed(options("w"), |options| options.grace = Duration::from_secs(8));
     let writer = begin(quick, vec![slow], folder.path(), &history).await.unwrap();
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(90) {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use laredo_archive::{
     Archive, ArchivePoint, ArchiveReadError, ArtifactKind, FeedUpdate, ReadProgress, RebaseThresholds,
-    SnapshotRequestError, SourceId, WriterOptions, WriterPhase,
+    SnapshotRequestError, SourceId, WriterPhase,
 };
 use laredo_core::{Change, DefinitionVersion, Lsn, StateError};
 
-use crate::scene::{TABLE, TestTableHistory, begin, compare, local, options, restart, row, schema};
+use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, local, options, restart, row, schema};
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_with_a_diff() {
@@ -56,7 +56,7 @@ async fn a_base_is_written_when_it_is_asked_for_and_told() {
 async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let history = TestTableHistory::new();
-    let by = |column: &str| WriterOptions { key: vec![column.to_owned()], ..options(column) };
+    let by = |column: &str| changed(options(column), |options| options.key = vec![column.to_owned()]);
     let [one, other] = ["one", "other"].map(|name| local(&folder.path().join(name)));
     let writer = begin(by("id"), vec![one.clone()], folder.path(), &history).await.unwrap();
     writer.head(history.position).await;

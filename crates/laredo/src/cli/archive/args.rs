@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Subcommand, ValueEnum};
-use laredo_archive::ArchivePoint;
+use laredo_archive::{ArchivePoint, DestinationUri};
 use laredo_core::TableName;
-
-use super::location::ArchiveLocation;
 
 #[derive(Debug, Subcommand)]
 pub(in super::super) enum ArchiveCommand {
@@ -44,7 +42,7 @@ pub(super) struct ArchiveReadArgs {
 pub(super) struct ArchiveLocationArgs {
     /// The archive: a folder, or s3://BUCKET/PREFIX. It is where manifest.json is.
     #[arg(value_name = "ARCHIVE")]
-    pub(super) place: ArchiveLocation,
+    pub(super) place: DestinationUri,
     #[command(flatten)]
     pub(super) store: S3AccessArgs,
 }

@@ -11,9 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, GRACE, MANIFEST, MANIFEST_EPOCHS, Manifest,
-    PositionMark, RebaseThresholds, WriterError, WriterHandle, WriterOptions, WriterResources, WriterStatus,
-    WrittenArtifact,
+    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, PositionMark, WriterError,
+    WriterHandle, WriterOptions, WriterResources, WriterStatus, WrittenArtifact,
 };
 use laredo_client::Subscription;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
@@ -96,31 +95,22 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
     let feed = ExportFeed::wait_for_rows(url, args).await?;
     // Another writer may have appeared meanwhile.
     check_writer(args, &destination).await?;
-    let surroundings = WriterResources {
+    let staging = destination.staging_folder().unwrap_or_else(|| std::env::temp_dir().join("laredo-export"));
+    let resources = WriterResources {
         destinations: vec![destination],
-        stager: ArtifactStager::new(args.archive.place.staging()),
+        stager: ArtifactStager::new(staging),
         wall: Box::new(now),
         publish: Box::new(|_| {}),
         status: watch::Sender::new(WriterStatus::default()),
     };
-    let options = WriterOptions {
-        table: args.table.to_string(),
-        key: Vec::new(),
-        writer_id: format!("{WRITER}:{}:{:016x}", std::process::id(), random()),
-        snapshot_formats: args.formats.clone(),
-        diff_formats: args.formats.clone(),
-        diff_interval: Duration::from_secs(3600),
-        thresholds: RebaseThresholds::default(),
-        keep_epochs: None,
-        manifest_epochs: MANIFEST_EPOCHS,
-        grace: GRACE,
-        waits_at_start: false,
-        seed: random(),
-    };
+    let writer_id = format!("{WRITER}:{}:{:016x}", std::process::id(), random());
+    let (formats, diff_interval) = (args.formats.clone(), Duration::from_secs(3600));
+    let mut options = WriterOptions::new(args.table.to_string(), writer_id, formats, diff_interval);
+    options.seed = random();
     // The export does not resume from the archive's state, because no journal has the changes since
     // then.
     let (writer, _) =
-        ArchiveWriter::open(options, surroundings).await.map_err(|error: WriterError| export_error(&error))?;
+        ArchiveWriter::open(options, resources).await.map_err(|error: WriterError| export_error(&error))?;
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let mut writing = tokio::spawn(writer.run(feed, stop.clone()));
     let written = tokio::select! {
@@ -139,7 +129,7 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
 /// Checks that no other program writes the archive, unless the operator asked to take it over.
 async fn check_writer(args: &ExportArgs, destination: &Arc<dyn Destination>) -> Result<(), CliError> {
     let Some(there) = destination.manifest().await? else { return Ok(()) };
-    let at = destination.uri(MANIFEST);
+    let at = destination.uri(MANIFEST_NAME);
     let manifest = Manifest::parse(&there.bytes, Some(&args.table.to_string()));
     let manifest = manifest.map_err(|error| export_error(&format!("{at}: {error}")))?;
     let writer = match manifest.writer {

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use laredo_archive::{ArchivePoint, ReadProgress, RebuiltTable};
+use laredo_archive::{ArchivePoint, DestinationUri, ReadProgress, RebuiltTable};
 use laredo_client::{ResumePoint, Subscription, SubscriptionBuilder, SubscriptionEvent};
 use laredo_core::{DefinitionVersion, Lsn, TableName, TableState};
 
 use super::args::S3AccessArgs;
-use super::location::{ArchiveLocation, open_newest};
+use super::location::open_newest;
 use super::progress::with_progress_bar;
 use super::state_diff::differences;
 use crate::cli::connect::{TlsArgs, TlsFileContents};
@@ -21,7 +21,7 @@ pub(in super::super) struct ArchiveCompareArgs {
     /// Compare an archive of the table with the server's rows, too: a folder, or
     /// s3://BUCKET/PREFIX.
     #[arg(long, value_name = "ARCHIVE")]
-    pub(in super::super) archive: Option<ArchiveLocation>,
+    pub(in super::super) archive: Option<DestinationUri>,
     /// The server's fan-out address, for --archive.
     #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = super::super::args::url)]
     pub(in super::super) server: String,
@@ -46,7 +46,7 @@ pub(in super::super) struct ArchiveComparison {
 /// changes since its position. Compares the result, at the same position, with the rows of a full
 /// snapshot from the server.
 pub(in super::super) async fn compare_with_server(
-    place: &ArchiveLocation,
+    place: &DestinationUri,
     args: &ArchiveCompareArgs,
     table: &TableName,
     (tls, timeout): (&TlsArgs, Duration),

@@ -1,8 +1,8 @@
 //! Destinations: the places where a table's archive is written.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
-use laredo_archive::S3Encryption;
+use laredo_archive::{DestinationOptions, DestinationUri, MANIFEST_NAME, S3Encryption};
 
 use super::super::diagnostics::ConfigProblem;
 use super::super::fields::{BlockFields, BlockVariant};
@@ -35,6 +35,14 @@ pub struct S3Config {
     pub encryption: Option<S3Encryption>,
     /// The connection to the store.
     pub aws: AwsConfig,
+}
+
+/// The place of an archive: the address of its manifest, and the endpoint of a store that is not
+/// AWS's own.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ManifestAddress {
+    pub(super) endpoint: Option<String>,
+    pub(super) manifest: String,
 }
 
 /// The schema of `destinations`.
@@ -140,4 +148,85 @@ impl DestinationConfig {
             }
         }
     }
+}
+
+impl DestinationConfig {
+    /// Returns the address, with the destination's own prefix.
+    #[must_use]
+    pub fn uri(&self) -> DestinationUri {
+        match self {
+            DestinationConfig::Local { path } => DestinationUri::Folder(path.clone()),
+            DestinationConfig::S3(s3) => {
+                DestinationUri::Bucket { bucket: s3.bucket.clone(), prefix: s3.prefix.clone() }
+            }
+        }
+    }
+
+    /// Returns the settings with which the destination is opened, without the credentials.
+    #[must_use]
+    pub fn options(&self) -> DestinationOptions {
+        let mut options = DestinationOptions::default();
+        match self {
+            DestinationConfig::Local { .. } => {}
+            DestinationConfig::S3(s3) => {
+                options.s3.region.clone_from(&s3.aws.region);
+                options.s3.endpoint.clone_from(&s3.aws.endpoint);
+                options.s3.force_path_style = s3.force_path_style;
+                options.s3.encryption.clone_from(&s3.encryption);
+            }
+        }
+        options
+    }
+
+    /// Returns the connection to AWS, if the destination has one.
+    #[must_use]
+    pub fn aws(&self) -> Option<&AwsConfig> {
+        match self {
+            DestinationConfig::Local { .. } => None,
+            DestinationConfig::S3(s3) => Some(&s3.aws),
+        }
+    }
+
+    /// Returns the beginning of every name in the destination.
+    pub(super) fn prefix(&self) -> &str {
+        match self {
+            DestinationConfig::Local { .. } => "",
+            DestinationConfig::S3(s3) => &s3.prefix,
+        }
+    }
+
+    /// Returns the place of an archive's manifest. Returns `None` if a required value is missing,
+    /// which has been reported.
+    pub(super) fn manifest_address(&self, key_prefix: &str) -> Option<ManifestAddress> {
+        match self {
+            DestinationConfig::Local { path } if path.as_os_str().is_empty() => None,
+            DestinationConfig::Local { path } => {
+                let manifest = format!("{}/{key_prefix}{MANIFEST_NAME}", path.display());
+                Some(ManifestAddress { endpoint: None, manifest: plain(Path::new(&manifest)).display().to_string() })
+            }
+            DestinationConfig::S3(s3) if s3.bucket.is_empty() => None,
+            DestinationConfig::S3(s3) => {
+                let key = format!("{}{key_prefix}{MANIFEST_NAME}", s3.prefix);
+                // Stores treat empty parts differently. Two keys that differ only in these may be
+                // the same key.
+                let parts: Vec<_> = key.split('/').filter(|part| !part.is_empty()).collect();
+                let endpoint = s3.aws.endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+                Some(ManifestAddress { endpoint, manifest: format!("s3://{}/{}", s3.bucket, parts.join("/")) })
+            }
+        }
+    }
+}
+
+/// Returns the absolute path without `.` and `..`. Symbolic links are not resolved.
+fn plain(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
 }

@@ -137,16 +137,12 @@ fn events(told: &CloudEventSinks, moto: &MotoServer) -> Value {
 }
 
 async fn open(moto: &MotoServer) -> Archive {
-    let options = S3Options {
-        bucket: "archives".to_owned(),
-        prefix: "lake/t/".to_owned(),
-        region: Some(REGION.to_owned()),
-        endpoint: Some(moto.url()),
-        force_path_style: true,
-        encryption: None,
-    };
-    let destination: Arc<dyn Destination> = Arc::new(S3Destination::new(&options, &credentials().await).unwrap());
-    Archive::open(destination, Some("public.t")).await.unwrap()
+    let mut options = S3Options::default();
+    options.region = Some(REGION.to_owned());
+    options.endpoint = Some(moto.url());
+    options.force_path_style = true;
+    let destination = S3Destination::new("archives", "lake/t/", &options, &credentials().await).unwrap();
+    Archive::open(Arc::new(destination), Some("public.t")).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
