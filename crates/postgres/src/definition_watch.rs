@@ -120,6 +120,9 @@ impl DefinitionWatcher<'_> {
                 }
             }
             let end = value(&mut connection, "SELECT pg_current_wal_insert_lsn()").await?.unwrap_or(Lsn::ZERO);
+            if checks.iter().any(|(_, check)| check.lacks_publication()) {
+                self.context.signals.record_publication_loss();
+            }
             for (table, check) in checks {
                 is_settled &= table.report(check, end).await;
             }

@@ -160,8 +160,8 @@ pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &TableFa
     }
     Some(match facts.access.publication_via_root {
         None => format!(
-            "publication {publication} is gone, and without it the changes of {name} are not sent; create it again, or \
-             restart laredo-server, which creates it if its configuration allows that"
+            "publication {publication} is gone, and without it the changes of {name} are not sent; create it again \
+             (laredo-server does so if publication.create is true)"
         ),
         Some(false) if definition.kind == 'p' => not_via_root(publication, name),
         Some(true) if !definition.ancestors.is_empty() => format!(

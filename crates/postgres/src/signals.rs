@@ -44,6 +44,8 @@ pub struct SourceSignals {
     retention: watch::Sender<WalRetention>,
     /// The number of requests to drop the slot and create it again.
     resets: watch::Sender<u64>,
+    /// The number of checks that did not find the publication.
+    publication_losses: watch::Sender<u64>,
     /// The number of forks of the database's history.
     forks: watch::Sender<u64>,
     restarts: watch::Sender<ServerRestarts>,
@@ -141,6 +143,20 @@ impl SourceSignals {
             resets.mark_changed();
         }
         resets
+    }
+}
+
+/// The publication.
+impl SourceSignals {
+    /// Records that a check did not find the publication.
+    pub(crate) fn record_publication_loss(&self) {
+        self.publication_losses.send_modify(|losses| *losses += 1);
+    }
+
+    /// Waits until a later check does not find the publication.
+    pub(crate) async fn wait_for_publication_loss(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.publication_losses.subscribe().changed().await;
     }
 }
 

@@ -294,12 +294,13 @@ impl ReplicationStream<'_> {
         self.floor = session.floor;
         self.received = session.resume;
         self.answer_requests = AnswerRequests::new();
-        let mut resets = self.resets.clone();
+        let (mut resets, signals) = (self.resets.clone(), self.signals);
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
             // What is complete is in the queue. A transaction that was being received is dropped,
             // as when a connection breaks.
             Ok(()) = resets.changed() => StreamError::Reset,
+            () = signals.wait_for_publication_loss() => StreamError::PublicationLost,
         };
         start.ended(self.assembler.position(), !self.assembler.is_proving());
         error

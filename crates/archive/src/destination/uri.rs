@@ -12,6 +12,12 @@ use super::{S3Destination, S3Options};
 #[cfg(feature = "s3")]
 use crate::aws::{AwsCredentials, AwsProfileSet};
 
+// A build without the writer opens destinations for reading only.
+#[cfg(feature = "writer")]
+use super::Destination as OpenedDestination;
+#[cfg(not(feature = "writer"))]
+use super::DestinationReader as OpenedDestination;
+
 /// The address of a destination: a path, `file:///PATH`, or `s3://BUCKET/PREFIX`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -71,12 +77,6 @@ impl FromStr for DestinationUri {
     }
 }
 
-/// A destination of this build. A build without the writer can only read it.
-#[cfg(feature = "writer")]
-type OpenedDestination = Arc<dyn Destination>;
-#[cfg(not(feature = "writer"))]
-type OpenedDestination = Arc<dyn DestinationReader>;
-
 impl DestinationUri {
     /// Opens the destination. No request is sent yet.
     ///
@@ -99,7 +99,7 @@ impl DestinationUri {
     }
 
     #[cfg_attr(not(feature = "s3"), expect(clippy::unused_async, reason = "some stores wait for their credentials"))]
-    async fn connect(&self, options: &DestinationOptions) -> Result<OpenedDestination, DestinationError> {
+    async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn OpenedDestination>, DestinationError> {
         match self {
             DestinationUri::Folder(path) => Ok(Arc::new(FolderDestination::with_prefix(path, &options.key_prefix))),
             #[cfg(feature = "s3")]

@@ -47,8 +47,6 @@ fn uses(name: &str) -> ModuleUses {
             add_uses(&mut modules, file, &read(&path).unwrap_or_default());
         }
     }
-    let known: BTreeSet<String> = modules.keys().cloned().collect();
-    modules.values_mut().for_each(|used| used.retain(|module| known.contains(module)));
     modules
 }
 
@@ -68,7 +66,8 @@ fn add_uses(modules: &mut ModuleUses, file: &str, text: &str) {
     }
 }
 
-/// Returns the first names of a path, or of the paths in its braces: `a` and `d` of `{a::{b, c}, d}`.
+/// Returns the first names of a path, or of the paths in its braces: `a` and `d` of
+/// `{a::{b, c}, d}`.
 fn first_names(path: &str) -> impl Iterator<Item = String> {
     let mut depth = 0_u32;
     let mut names = vec![String::new()];
@@ -102,7 +101,10 @@ fn circles(modules: &ModuleUses) -> Vec<Vec<String>> {
     let mut found: Vec<Vec<String>> = reached
         .iter()
         .filter(|(module, from)| from.contains(*module))
-        .map(|(module, from)| from.iter().filter(|other| reached[*other].contains(module)).cloned().collect())
+        .map(|(module, from)| {
+            let returns = |other: &&String| reached.get(*other).is_some_and(|back| back.contains(module));
+            from.iter().filter(returns).cloned().collect()
+        })
         .collect();
     found.dedup();
     found.sort();

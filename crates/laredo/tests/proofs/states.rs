@@ -178,6 +178,28 @@ async fn a_publication_that_is_gone_is_waited_for_and_then_everything_is_copied(
     }
 }
 
+/// PostgreSQL 18 and newer send nothing, and no error, while the publication is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_publication_loses_no_row_once_it_exists_again() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql("CREATE TABLE b (id int PRIMARY KEY)").unwrap();
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).slot("states_dropped").start().await;
+    let publication = cluster.psql("SELECT pubname FROM pg_publication").unwrap();
+    let dropped = |row: u32| format!("DROP PUBLICATION {publication}; INSERT INTO b VALUES ({row})");
+    // The server creates it again: once with no change after the drop, and once with one.
+    cluster.psql(&format!("DROP PUBLICATION {publication}")).unwrap();
+    let exists = async || cluster.psql("SELECT count(*) FROM pg_publication").unwrap() == "1";
+    eventually(HEALED, exists).await.unwrap();
+    cluster.psql("INSERT INTO b VALUES (1)").unwrap();
+    has_rows(&server, &table("b"), 1).await;
+    cluster.psql(&dropped(2)).unwrap();
+    has_rows(&server, &table("b"), 2).await;
+    // Another role does, before a check finds it missing.
+    cluster.psql(&format!("{}; CREATE PUBLICATION {publication} FOR TABLE b", dropped(3))).unwrap();
+    has_rows(&server, &table("b"), 3).await;
+    server.ready().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_to_reload_has_a_refused_source_looked_at_now() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();

@@ -51,6 +51,13 @@ pub(super) struct DefinitionCheck {
     change: DefinitionImpact,
 }
 
+impl DefinitionCheck {
+    /// Returns true if the publication does not exist.
+    pub(super) fn lacks_publication(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.access.publication_via_root.is_none())
+    }
+}
+
 /// A change of a table's file. If the table was truncated, the stream reports it before it passes
 /// `end`.
 struct UnexplainedFile {

@@ -42,6 +42,10 @@ pub(super) enum StreamError {
     /// connection is closed, so that PostgreSQL can shut down.
     #[error("no event was accepted for {0:?}")]
     NoRoom(Duration),
+    /// A check did not find the publication. PostgreSQL 18 and newer leave out its changes without
+    /// an error, so the next connection looks for it.
+    #[error("the publication is gone")]
+    PublicationLost,
     /// An operator reset the source. The next connection creates the slot again.
     #[error("an operator reset the source")]
     Reset,
@@ -68,6 +72,7 @@ impl StreamError {
             | StreamError::Held(_)
             | StreamError::Lingering(_)
             | StreamError::NoRoom(_)
+            | StreamError::PublicationLost
             | StreamError::Reset
             | StreamError::Forked { .. } => true,
             StreamError::Definite(_) | StreamError::Closed => false,
@@ -97,6 +102,7 @@ impl StreamError {
             | StreamError::Held(_)
             | StreamError::Lingering(_)
             | StreamError::NoRoom(_)
+            | StreamError::PublicationLost
             | StreamError::Reset
             | StreamError::Closed => None,
         }
@@ -134,6 +140,7 @@ impl StreamError {
             | StreamError::Held(_)
             | StreamError::Lingering(_)
             | StreamError::NoRoom(_)
+            | StreamError::PublicationLost
             | StreamError::Reset
             | StreamError::Closed => None,
         }

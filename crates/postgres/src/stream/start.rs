@@ -37,6 +37,8 @@ pub(super) struct StreamStarter<'a> {
     kept: Vec<KeptTable>,
     /// The reason why PostgreSQL could not stream from the slot, or did not find the publication.
     suspect: Option<String>,
+    /// True if a check did not find the publication. The slot may still be usable.
+    is_publication_lost: bool,
     /// True if the size of a change was such a reason.
     is_beyond_limit: bool,
     /// True if an operator wants the slot to be created again.
@@ -98,6 +100,7 @@ impl<'a> StreamStarter<'a> {
             started: String::new(),
             kept: options.kept.clone(),
             suspect: None,
+            is_publication_lost: false,
             is_beyond_limit: false,
             reset: false,
             internal_errors: 0,
@@ -122,6 +125,7 @@ impl<'a> StreamStarter<'a> {
             self.suspect = Some(error.to_string());
         }
         self.is_beyond_limit |= error.is_beyond_limit();
+        self.is_publication_lost |= matches!(error, StreamError::PublicationLost);
     }
 
     /// Forgets the old history after a fork. Positions that were sent have no meaning anymore.
@@ -161,8 +165,9 @@ impl<'a> StreamStarter<'a> {
             ReplicationConnection::connect(&self.options.connection.for_work(SessionWork::Stream)).await?;
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
-        if self.suspect.is_some() {
+        if self.suspect.is_some() || self.is_publication_lost {
             self.check_publication(&mut connection).await?;
+            self.is_publication_lost = false;
         }
         let name = self.slot_name(&connection);
         self.check_holder(&mut connection, &name).await?;
