@@ -1,4 +1,4 @@
-//! Prints the size and the age of a live copy of the demo's table, once for each transaction.
+//! Prints the size and the position of a live copy of the demo's table, once for each transaction.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut transactions = replica.transactions();
     while let Some(transaction) = transactions.next().await {
         let (changes, view) = (transaction?.changes.len(), replica.view());
-        println!("{changes} changes, {} rows as of {}, {:?} old", view.len(), view.position(), view.age());
+        println!("{changes} changes, {} rows as of {}", view.len(), view.position());
     }
     Ok(())
 }
