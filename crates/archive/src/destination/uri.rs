@@ -98,7 +98,6 @@ impl DestinationUri {
         Ok(self.connect(options).await?)
     }
 
-    #[cfg_attr(not(feature = "s3"), expect(clippy::unused_async, reason = "some stores wait for their credentials"))]
     async fn connect(&self, options: &DestinationOptions) -> Result<OpenedDestination, DestinationError> {
         match self {
             DestinationUri::Folder(path) => Ok(Arc::new(FolderDestination::with_prefix(path, &options.key_prefix))),
