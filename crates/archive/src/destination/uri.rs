@@ -6,6 +6,11 @@ use std::sync::Arc;
 
 #[cfg(feature = "writer")]
 use super::Destination;
+#[cfg(feature = "writer")]
+use super::Destination as BuiltDestination;
+// A build without the writer only reads.
+#[cfg(not(feature = "writer"))]
+use super::DestinationReader as BuiltDestination;
 use super::{DestinationError, DestinationReader, FolderDestination};
 #[cfg(feature = "s3")]
 use super::{S3Destination, S3Options};
@@ -71,12 +76,6 @@ impl FromStr for DestinationUri {
     }
 }
 
-/// A destination of this build. A build without the writer can only read it.
-#[cfg(feature = "writer")]
-type OpenedDestination = Arc<dyn Destination>;
-#[cfg(not(feature = "writer"))]
-type OpenedDestination = Arc<dyn DestinationReader>;
-
 impl DestinationUri {
     /// Opens the destination. No request is sent yet.
     ///
@@ -98,7 +97,7 @@ impl DestinationUri {
         Ok(self.connect(options).await?)
     }
 
-    async fn connect(&self, options: &DestinationOptions) -> Result<OpenedDestination, DestinationError> {
+    async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn BuiltDestination>, DestinationError> {
         match self {
             DestinationUri::Folder(path) => Ok(Arc::new(FolderDestination::with_prefix(path, &options.key_prefix))),
             #[cfg(feature = "s3")]
