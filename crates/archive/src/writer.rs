@@ -80,8 +80,8 @@ pub struct WriterOptions {
     /// The maximum number of epochs that `manifest.json` names: the newest ones. Older epochs are
     /// in sealed manifests.
     pub manifest_epochs: u32,
-    /// The time that an object is kept although no manifest names it. [`GRACE_PERIOD`] is a reasonable
-    /// value.
+    /// The time that an object is kept although no manifest names it. [`GRACE_PERIOD`] is a
+    /// reasonable value.
     pub grace: Duration,
     /// True if [`ArchiveWriter::open`] retries while the first destination is unavailable or
     /// refuses calls. Otherwise it fails at once.
