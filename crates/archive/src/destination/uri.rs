@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 #[cfg(feature = "writer")]
 use super::Destination;
+#[cfg(feature = "writer")]
+use super::Destination as BuiltDestination;
+// A build without the writer only reads.
+#[cfg(not(feature = "writer"))]
+use super::DestinationReader as BuiltDestination;
 use super::{DestinationError, DestinationReader, FolderDestination};
 #[cfg(feature = "s3")]
 use super::{S3Destination, S3Options};
 #[cfg(feature = "s3")]
 use crate::aws::{AwsCredentials, AwsProfileSet};
-
-// A build without the writer opens destinations for reading only.
-#[cfg(feature = "writer")]
-use super::Destination as OpenedDestination;
-#[cfg(not(feature = "writer"))]
-use super::DestinationReader as OpenedDestination;
 
 /// The address of a destination: a path, `file:///PATH`, or `s3://BUCKET/PREFIX`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +97,7 @@ impl DestinationUri {
         Ok(self.connect(options).await?)
     }
 
-    #[cfg_attr(not(feature = "s3"), expect(clippy::unused_async, reason = "some stores wait for their credentials"))]
-    async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn OpenedDestination>, DestinationError> {
+    async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn BuiltDestination>, DestinationError> {
         match self {
             DestinationUri::Folder(path) => Ok(Arc::new(FolderDestination::with_prefix(path, &options.key_prefix))),
             #[cfg(feature = "s3")]

@@ -164,11 +164,19 @@ async fn an_entry_that_is_none_of_the_table_is_named() {
     let (diff, snapshot) = (&objects[1].0, &objects[0].0);
     let row = r#"{"id":1,"body":"first"}"#;
     for (object, lines, words) in [
-        (diff, r#"{"action":"INSERT","key":"1"}"#.to_owned(), "entry 1: the action `INSERT` does not go with"),
+        (diff, r#"{"action":"INSERT","key":"1"}"#.to_owned(), "entry 1: the action `INSERT` does not match"),
         (diff, format!(r#"{{"action":"DELETE","key":"1","new":{row}}}"#), "entry 1: the action `DELETE`"),
         (diff, format!(r#"{{"action":"MERGE","key":"1","new":{row}}}"#), "entry 1: the action `MERGE`"),
-        (diff, r#"{"action":"DELETE","key":"1","old":{"body":"first"}}"#.to_owned(), "entry 1: it has no `id`"),
-        (diff, r#"{"action":"INSERT","key":"1","new":{"body":"first"}}"#.to_owned(), "entry 1: it has no `id`"),
+        (
+            diff,
+            r#"{"action":"DELETE","key":"1","old":{"body":"first"}}"#.to_owned(),
+            "entry 1: the row lacks the column `id`",
+        ),
+        (
+            diff,
+            r#"{"action":"INSERT","key":"1","new":{"body":"first"}}"#.to_owned(),
+            "entry 1: the row lacks the column `id`",
+        ),
         (diff, row.to_owned(), "entry 1: missing field `action`"),
         (snapshot, format!("{row}\n{}", r#"{"id":"2","body":"first"}"#), "entry 2: column `id`"),
         (snapshot, format!("{row}\n{}", r#"{"id":2,"body":"first","more":1}"#), "entry 2: column `more`"),

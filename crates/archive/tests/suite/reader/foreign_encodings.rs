@@ -143,7 +143,7 @@ async fn an_archive_without_columns_is_read_by_the_key_that_is_named() {
 
         let wrong =
             rebuilt(&sample.open().await.unwrap().with_key(names(&["nope"])), ArchivePoint::Latest).await.unwrap_err();
-        assert!(wrong.to_string().contains("it has no `nope`"), "{wrong}");
+        assert!(wrong.to_string().contains("the row lacks the column `nope`"), "{wrong}");
     }
 }
 

@@ -143,7 +143,7 @@ async fn an_address_that_leads_elsewhere_is_not_followed() {
         let error = sample.rebuilt(ArchivePoint::Latest).await.unwrap_err();
         let said = error.to_string();
         assert!(
-            said.starts_with(&sample.uri(MANIFEST_NAME)) && said.contains("is no object of an epoch"),
+            said.starts_with(&sample.uri(MANIFEST_NAME)) && said.contains("is not an object of an epoch"),
             "{uri}: {said}"
         );
         assert_eq!(sample.faults().await, [said]);

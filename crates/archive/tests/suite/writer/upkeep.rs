@@ -65,7 +65,7 @@ async fn a_table_with_another_key_than_was_asked_for_is_not_written() {
     for place in [one, other.clone()] {
         let writer = begin(by("body"), vec![place], folder.path(), &history).await.unwrap();
         let ended = writer.ended().await.unwrap_err();
-        assert!(ended.to_string().contains("told apart by id and not by body"), "{ended}");
+        assert!(ended.to_string().contains("is id, but `key_fields` names body"), "{ended}");
     }
     assert_eq!(other.list().await.unwrap(), []);
 }
