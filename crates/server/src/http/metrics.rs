@@ -115,7 +115,7 @@ impl ServerMetrics {
 }
 
 impl<S> MetricDefinition<S> {
-    /// Tells the recorder the metric's kind and help.
+    /// Registers the metric's kind and help.
     fn describe(&self) {
         match self.reader {
             MetricReader::Gauge(_) | MetricReader::LabeledGauge(..) => {
