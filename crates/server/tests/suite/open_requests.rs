@@ -307,7 +307,7 @@ async fn a_server_stops_under_open_requests() {
     server.stop();
     for open in streams {
         let end = within(open.end(), "the end").await;
-        assert!(end.contains("reconnect to go on"), "{end}");
+        assert!(end.contains("reconnect to continue"), "{end}");
     }
     server.stopped().await;
 }

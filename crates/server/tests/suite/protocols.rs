@@ -129,13 +129,13 @@ async fn assert_end(name: &str, frames: &mut ReplyFrames) {
             assert_eq!(last[0], 2);
             let end: Value = serde_json::from_slice(&last[5..]).unwrap();
             assert_eq!(end["error"]["code"], "unavailable");
-            assert!(end["error"]["message"].as_str().unwrap().contains("reconnect to go on"), "{end}");
+            assert!(end["error"]["message"].as_str().unwrap().contains("reconnect to continue"), "{end}");
         }
         (_, Some(last)) => {
             assert_eq!(last[0], 0x80, "{name}");
             let trailers = String::from_utf8(last[5..].to_vec()).unwrap();
             assert!(trailers.contains("grpc-status: 14\r\n"), "{name}: {trailers}");
-            assert!(trailers.contains("reconnect%20to%20go%20on"), "{name}: {trailers}");
+            assert!(trailers.contains("reconnect%20to%20continue"), "{name}: {trailers}");
         }
         (_, None) => panic!("{name} ends without an end"),
     }
