@@ -113,12 +113,12 @@ impl SnapshotterTable {
         let config = &self.config;
         let (destinations, staging) = destinations(config, aws).await?;
         let (publisher, publishing) = aws.publisher(config).await?;
-        let told = publisher.clone();
+        let event_publisher = publisher.clone();
         let surroundings = WriterResources {
             destinations,
             stager: ArtifactStager::new(staging),
             wall: Box::new(now),
-            publish: Box::new(move |event| told.publish(event)),
+            publish: Box::new(move |event| event_publisher.publish(event)),
             status: self.status.clone(),
         };
         let opened = tokio::select! {
@@ -128,7 +128,7 @@ impl SnapshotterTable {
         let (writer, start) = opened?;
         let mut subscription = super::subscription::subscription(&config.source)?;
         if let Some(start) = start {
-            tracing::info!(table = self.name(), position = %start.position, "going on from the archive");
+            tracing::info!(table = self.name(), position = %start.position, "resuming from the archive");
             subscription = subscription.resume(resume_point(start));
         }
         let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;
@@ -141,7 +141,7 @@ impl SnapshotterTable {
         let ended =
             until_stopped(stop, async |stopping| writer.run(SubscriptionFeed(subscription), stopping).await).await;
         written.cancel();
-        publishing.await.context("telling of what was written")?;
+        publishing.await.context("publishing events")?;
         Ok(ended?)
     }
 }
@@ -165,10 +165,10 @@ fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
         writer_id,
         snapshot_formats: config.formats.snapshot.clone(),
         diff_formats: config.formats.diff.clone(),
-        diff_interval: config.diff_interval,
+        diff_interval: config.diff.interval,
         thresholds: config.thresholds.clone(),
-        keep_epochs: config.keep_epochs.map(|count| count as usize),
-        manifest_epochs: config.manifest_epochs,
+        keep_epochs: config.retention.keep_epochs.map(|count| count as usize),
+        manifest_epochs: config.retention.manifest_epochs,
         grace: GRACE,
         waits_at_start: true,
         seed: random(),
