@@ -129,8 +129,8 @@ pub(super) fn oam_error(args: &OamArgs, status: &Status) -> CliError {
     match (status.code(), status.message()) {
         // Another service of laredo listens there, or another program.
         (Code::Unimplemented, "") => CliError::NotOam(server),
-        (code, "") => CliError::Told { server, reason: code.description().to_owned() },
-        (_, reason) => CliError::Told { server, reason: reason.to_owned() },
+        (code, "") => CliError::ServerAnswer { server, reason: code.description().to_owned() },
+        (_, reason) => CliError::ServerAnswer { server, reason: reason.to_owned() },
     }
 }
 

@@ -122,7 +122,7 @@ async fn print_changes(
             Some(Ok(transaction)) => write_all(&mut out, &transaction, style)?,
             Some(Err(lagged)) => {
                 let count = lagged.transactions;
-                print_message(&format!("{count} transactions are not shown: the output is read too slowly for them"));
+                print_message(&format!("{count} transactions are not shown: the output is read too slowly"));
             }
             None => return Err(CliError::Stopped(replica.status().last_error)),
         }
@@ -184,7 +184,7 @@ impl TailConnection {
 /// Returns the news of a connection since the last call, and updates `error` and `connects`.
 fn news(status: &ReplicaStatus, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
     let mut news = Vec::new();
-    let told = |error: &ReplicaError| format!("{error}; connecting anew");
+    let told = |error: &ReplicaError| format!("{error}; connecting again");
     if status.connects > *connects {
         // The error and the new connection may both have come since the last call.
         let unseen = status.last_error.as_ref().filter(|_| error.is_none() && status.error.is_none());
@@ -216,7 +216,7 @@ mod tests {
         let mut status = ReplicaStatus { connects: 1, connected: true, ..ReplicaStatus::default() };
         assert!(told(&status).is_empty());
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
-        assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting anew"]);
+        assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting again"]);
         assert!(told(&status).is_empty());
         status.error = None;
         assert!(told(&status).is_empty());
