@@ -21,9 +21,15 @@ pub(crate) struct ConfigKey<T> {
     default: fn() -> T,
     default_text: &'static str,
     doc: &'static str,
-    read: fn(&ConfigKey<T>, &BlockFields<'_>, &mut ConfigReader<'_>) -> Option<T>,
-    write: fn(&T, &ConfigKey<T>, &mut HoconBlock),
+    read: ReadFunction<T>,
+    write: WriteFunction<T>,
 }
+
+/// Reads the value of a key. Returns `None` for the default.
+type ReadFunction<T> = fn(&ConfigKey<T>, &BlockFields<'_>, &mut ConfigReader<'_>) -> Option<T>;
+
+/// Writes the value of a key.
+type WriteFunction<T> = fn(&T, &ConfigKey<T>, &mut HoconBlock);
 
 /// A Rust type that is a block of a configuration.
 pub(crate) trait ConfigBlock: Sized {
@@ -42,22 +48,18 @@ pub(crate) trait ConfigBlock: Sized {
 
 /// Declares a single value with a default.
 pub(crate) const fn key<T: LeafSetting>(name: &'static str, kind: SettingKind, default: fn() -> T) -> ConfigKey<T> {
-    ConfigKey {
+    custom::<T>(
         name,
         kind,
-        required: false,
-        group: None,
         default,
-        default_text: "",
-        doc: "",
-        read: |key, fields, _| fields.leaf(key.name),
-        write: |value, key, out| out.put(key.name, value.to_leaf().to_hocon(&key.kind)),
-    }
+        |key, fields, _| fields.leaf(key.name),
+        |value, key, out| out.put(key.name, value.to_leaf().to_hocon(&key.kind)),
+    )
 }
 
 /// Declares a single value that must be given.
 pub(crate) const fn required<T: LeafSetting + Default>(name: &'static str, kind: SettingKind) -> ConfigKey<T> {
-    ConfigKey { required: true, ..key(name, kind, T::default) }
+    key(name, kind, T::default).must_be_given()
 }
 
 /// Declares a single value that may be missing. `default_text` says what that means.
@@ -66,141 +68,100 @@ pub(crate) const fn optional<T: LeafSetting>(
     kind: SettingKind,
     default_text: &'static str,
 ) -> ConfigKey<Option<T>> {
-    ConfigKey {
+    custom::<Option<T>>(
         name,
         kind,
-        required: false,
-        group: None,
-        default: || None,
-        default_text,
-        doc: "",
-        read: |key, fields, _| fields.leaf(key.name).map(Some),
-        write: |value, key, out| {
-            out.put_if(key.name, value.as_ref().map(|value| value.to_leaf().to_hocon(&key.kind)));
-        },
-    }
+        || None,
+        |key, fields, _| fields.leaf(key.name).map(Some),
+        |value, key, out| out.put_if(key.name, value.as_ref().map(|value| value.to_leaf().to_hocon(&key.kind))),
+    )
+    .defaults_to(default_text)
 }
 
 /// Declares a list of strings, which is empty by default.
 pub(crate) const fn texts(name: &'static str, kind: SettingKind, default_text: &'static str) -> ConfigKey<Vec<String>> {
-    ConfigKey {
+    custom::<Vec<String>>(
         name,
         kind,
-        required: false,
-        group: None,
-        default: Vec::new,
-        default_text,
-        doc: "",
-        read: |key, fields, _| Some(fields.texts(key.name).into_iter().map(|(text, ..)| text).collect()),
-        write: |texts, key, out| {
+        Vec::new,
+        |key, fields, _| Some(fields.texts(key.name).into_iter().map(|(text, ..)| text).collect()),
+        |texts, key, out| {
             if key.required || !texts.is_empty() {
                 out.put(key.name, hocon_list(texts.iter().map(|item| text(item))));
             }
         },
-    }
+    )
+    .defaults_to(default_text)
 }
 
 /// Declares a block. A missing block has the defaults of its keys.
 pub(crate) const fn block<T: ConfigBlock + Default>(name: &'static str) -> ConfigKey<T> {
-    ConfigKey {
+    custom::<T>(
         name,
-        kind: T::KIND,
-        required: false,
-        group: None,
-        default: T::default,
-        default_text: "",
-        doc: "",
-        read: |key, fields, reader| Some(T::read(&fields.block(key.name), reader)),
-        write: |value, key, out| out.block(key.name, |out| value.write(out)),
-    }
-}
-
-/// Declares a block that must be given.
-pub(crate) const fn required_block<T: ConfigBlock + Default>(name: &'static str) -> ConfigKey<T> {
-    ConfigKey { required: true, ..block(name) }
+        T::KIND,
+        T::default,
+        |key, fields, reader| Some(T::read(&fields.block(key.name), reader)),
+        |value, key, out| out.block(key.name, |out| value.write(out)),
+    )
 }
 
 /// Declares a block that may be missing.
 pub(crate) const fn optional_block<T: ConfigBlock>(name: &'static str) -> ConfigKey<Option<T>> {
-    ConfigKey {
+    custom::<Option<T>>(
         name,
-        kind: T::KIND,
-        required: false,
-        group: None,
-        default: || None,
-        default_text: "none",
-        doc: "",
-        read: |key, fields, reader| Some(fields.has(key.name).then(|| T::read(&fields.block(key.name), reader))),
-        write: |value, key, out| {
+        T::KIND,
+        || None,
+        |key, fields, reader| Some(fields.has(key.name).then(|| T::read(&fields.block(key.name), reader))),
+        |value, key, out| {
             if let Some(value) = value {
                 out.block(key.name, |out| value.write(out));
             }
         },
-    }
+    )
+    .defaults_to("none")
 }
 
 /// Declares a list of blocks, which is empty by default.
 pub(crate) const fn list<T: ConfigBlock>(name: &'static str) -> ConfigKey<Vec<T>> {
-    ConfigKey {
+    custom::<Vec<T>>(
         name,
-        kind: T::LIST,
-        required: false,
-        group: None,
-        default: Vec::new,
-        default_text: "none",
-        doc: "",
-        read: |key, fields, reader| Some(fields.items(key.name).iter().map(|fields| T::read(fields, reader)).collect()),
-        write: |items, key, out| {
+        T::LIST,
+        Vec::new,
+        |key, fields, reader| Some(fields.items(key.name).iter().map(|item| T::read(item, reader)).collect()),
+        |items, key, out| {
             if key.required || !items.is_empty() {
                 out.blocks(key.name, items, |item, out| item.write(out));
             }
         },
-    }
+    )
+    .defaults_to("none")
 }
 
 /// Declares a map of blocks, which is empty by default.
 pub(crate) const fn map<T: ConfigBlock>(name: &'static str) -> ConfigKey<BTreeMap<String, T>> {
-    ConfigKey {
+    custom::<BTreeMap<String, T>>(
         name,
-        kind: T::MAP,
-        required: false,
-        group: None,
-        default: BTreeMap::new,
-        default_text: "none",
-        doc: "",
-        read: |key, fields, reader| {
+        T::MAP,
+        BTreeMap::new,
+        |key, fields, reader| {
             let entries = fields.entries(key.name);
-            Some(entries.iter().map(|(name, fields)| ((*name).to_owned(), T::read(fields, reader))).collect())
+            Some(entries.iter().map(|(name, entry)| ((*name).to_owned(), T::read(entry, reader))).collect())
         },
-        write: |items, key, out| {
+        |items, key, out| {
             if key.required || !items.is_empty() {
-                out.block(key.name, |out| {
-                    for (name, item) in items {
-                        out.block(name, |out| item.write(out));
-                    }
-                });
+                out.block(key.name, |out| items.iter().for_each(|(name, item)| out.block(name, |out| item.write(out))));
             }
         },
-    }
-}
-
-/// Declares a value that is read and written by functions of its own.
-pub(crate) const fn custom<T>(
-    name: &'static str,
-    kind: SettingKind,
-    default: fn() -> T,
-    read: fn(&ConfigKey<T>, &BlockFields<'_>, &mut ConfigReader<'_>) -> Option<T>,
-    write: fn(&T, &ConfigKey<T>, &mut HoconBlock),
-) -> ConfigKey<T> {
-    ConfigKey { name, kind, required: false, group: None, default, default_text: "", doc: "", read, write }
+    )
+    .defaults_to("none")
 }
 
 /// Declares a value of several keys. Their declarations are `fields`.
 pub(crate) const fn group<T>(
     fields: &'static [FieldSchema],
     default: fn() -> T,
-    read: fn(&ConfigKey<T>, &BlockFields<'_>, &mut ConfigReader<'_>) -> Option<T>,
-    write: fn(&T, &ConfigKey<T>, &mut HoconBlock),
+    read: ReadFunction<T>,
+    write: WriteFunction<T>,
 ) -> ConfigKey<T> {
     ConfigKey { group: Some(fields), ..custom("", SettingKind::Refused(""), default, read, write) }
 }
@@ -213,6 +174,17 @@ pub(crate) const fn flat<T: ConfigBlock + Default>() -> ConfigKey<T> {
         |_, fields, reader| Some(T::read(fields, reader)),
         |value, _, out| value.write(out),
     )
+}
+
+/// Declares a value that is read and written by functions of its own.
+pub(crate) const fn custom<T>(
+    name: &'static str,
+    kind: SettingKind,
+    default: fn() -> T,
+    read: ReadFunction<T>,
+    write: WriteFunction<T>,
+) -> ConfigKey<T> {
+    ConfigKey { name, kind, required: false, group: None, default, default_text: "", doc: "", read, write }
 }
 
 impl<T> ConfigKey<T> {

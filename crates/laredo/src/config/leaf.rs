@@ -116,32 +116,42 @@ impl LeafValue {
     }
 }
 
-impl LeafSetting for String {
-    fn from_leaf(value: LeafValue) -> Option<Self> {
-        match value {
-            LeafValue::Text(text) => Some(text),
-            _ => None,
-        }
-    }
+/// Implements [`LeafSetting`] for the type of a variant.
+macro_rules! leaf_setting {
+    ($($variant:ident: $type:ty),*) => {
+        $(impl LeafSetting for $type {
+            fn from_leaf(value: LeafValue) -> Option<Self> {
+                match value {
+                    LeafValue::$variant(value) => Some(value),
+                    _ => None,
+                }
+            }
 
-    fn to_leaf(&self) -> LeafValue {
-        LeafValue::Text(self.clone())
-    }
+            fn to_leaf(&self) -> LeafValue {
+                LeafValue::$variant(<$type as Clone>::clone(self))
+            }
+        })*
+    };
 }
 
-/// The printed word of a choice.
-impl LeafSetting for &'static str {
-    fn from_leaf(value: LeafValue) -> Option<Self> {
-        match value {
-            LeafValue::Word(word) => Some(word),
-            _ => None,
-        }
-    }
+leaf_setting!(Text: String, Flag: bool, Count: u64, Ratio: f64, Time: Duration, Word: &'static str);
 
-    fn to_leaf(&self) -> LeafValue {
-        LeafValue::Word(self)
-    }
+/// Implements [`LeafSetting`] for a whole number that has at least the range of its key.
+macro_rules! count_setting {
+    ($($number:ty),*) => {
+        $(impl LeafSetting for $number {
+            fn from_leaf(value: LeafValue) -> Option<Self> {
+                u64::from_leaf(value).and_then(|count| count.try_into().ok())
+            }
+
+            fn to_leaf(&self) -> LeafValue {
+                LeafValue::Count(u64::from(*self))
+            }
+        })*
+    };
 }
+
+count_setting!(u16, u32);
 
 impl LeafSetting for PathBuf {
     fn from_leaf(value: LeafValue) -> Option<Self> {
@@ -162,65 +172,6 @@ impl LeafSetting for ConfigSecret {
         LeafValue::Text(self.expose().to_owned())
     }
 }
-
-impl LeafSetting for bool {
-    fn from_leaf(value: LeafValue) -> Option<Self> {
-        match value {
-            LeafValue::Flag(flag) => Some(flag),
-            _ => None,
-        }
-    }
-
-    fn to_leaf(&self) -> LeafValue {
-        LeafValue::Flag(*self)
-    }
-}
-
-impl LeafSetting for f64 {
-    fn from_leaf(value: LeafValue) -> Option<Self> {
-        match value {
-            LeafValue::Ratio(ratio) => Some(ratio),
-            _ => None,
-        }
-    }
-
-    fn to_leaf(&self) -> LeafValue {
-        LeafValue::Ratio(*self)
-    }
-}
-
-impl LeafSetting for Duration {
-    fn from_leaf(value: LeafValue) -> Option<Self> {
-        match value {
-            LeafValue::Time(time) => Some(time),
-            _ => None,
-        }
-    }
-
-    fn to_leaf(&self) -> LeafValue {
-        LeafValue::Time(*self)
-    }
-}
-
-/// A whole number whose type has at least the range of its key.
-macro_rules! count_setting {
-    ($($number:ty),*) => {
-        $(impl LeafSetting for $number {
-            fn from_leaf(value: LeafValue) -> Option<Self> {
-                match value {
-                    LeafValue::Count(count) => <$number>::try_from(count).ok(),
-                    _ => None,
-                }
-            }
-
-            fn to_leaf(&self) -> LeafValue {
-                LeafValue::Count(u64::from(*self))
-            }
-        })*
-    };
-}
-
-count_setting!(u16, u32, u64);
 
 /// Returns true if a node's value is written as a number.
 pub(crate) fn is_number(node: &ConfigNode) -> bool {

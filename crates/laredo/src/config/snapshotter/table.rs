@@ -2,7 +2,7 @@
 
 use laredo_archive::RebaseThresholds;
 
-use super::super::declaration::{block, config_block, key, list, required_block, texts};
+use super::super::declaration::{block, config_block, key, list, texts};
 use super::super::fields::BlockFields;
 use super::super::reader::ConfigReader;
 use super::super::schema::{SettingKind, TEXT};
@@ -16,7 +16,7 @@ config_block! {
     /// A table and its archive.
     pub struct ArchivedTableConfig [ArchivedTableConfig::check] {
         /// The server that the rows and changes come from.
-        pub source: SnapshotterSourceConfig = required_block("source"),
+        pub source: SnapshotterSourceConfig = block("source").must_be_given(),
         /// The prefix of all names of the archive, after each destination's own prefix, used as given:
         /// `users/` makes `users/manifest.json`.
         pub key_prefix: String = key("key_prefix", PREFIX, String::new).defaults_to("`<table>/`"),
