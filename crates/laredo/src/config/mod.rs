@@ -6,8 +6,8 @@
 //!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
-//! [`ConfigLoader`] merges the layers. Each block declares its keys once (`declaration`). The schema,
-//! the typed reading, the output and the reference in `docs/configuration.md` come from the
+//! [`ConfigLoader`] merges the layers. Each block declares its keys once (`declaration`). The
+//! schema, the typed reading, the output and the reference in `docs/configuration.md` come from the
 //! declarations. A [`ConfigReport`] has all problems at once.
 //!
 //! A configuration can also be built in code: each block has a default, and public fields.

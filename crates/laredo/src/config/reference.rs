@@ -82,7 +82,10 @@ impl ReferenceTable {
         if let Some(value) = value {
             let default = match (key.required, key.default_text) {
                 (true, _) => "required".to_owned(),
-                (false, "") => code((key.default)().trim_matches('"')),
+                (false, "") => match (key.default)().trim_matches('"') {
+                    "" => "empty".to_owned(),
+                    value => code(value),
+                },
                 (false, text) => text.to_owned(),
             };
             self.row(&name, &value, &default, &format!("{condition}{}", key.doc.trim()));

@@ -37,7 +37,7 @@ fn with_generated_tables(page: &str) -> String {
 }
 
 #[test]
-fn the_tables_of_the_reference_are_generated() {
+fn every_table_of_the_reference_is_generated() {
     let page = reference();
     let generated = with_generated_tables(&page);
     if std::env::var_os("LAREDO_WRITE_REFERENCE").is_some() {

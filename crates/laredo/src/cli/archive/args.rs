@@ -104,9 +104,9 @@ pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) archive: ArchiveReadArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
-    /// For a position that is not a boundary, the newest boundary before it is used, and printed. With `N:` before it
-    /// (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the newest
-    /// history.
+    /// For a position that is not a boundary, the newest boundary before it is used, and printed.
+    /// With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers them;
+    /// otherwise of the newest history.
     #[arg(long, value_name = "[N:]LSN|TIME|latest", default_value = "latest", value_parser = state)]
     pub(super) at: ArchiveStateArg,
     /// Accept only a boundary: a position that is not a boundary is an error.

@@ -100,8 +100,8 @@ impl FanoutConfig {
         }
     }
 
-    /// Merges the limit in the target with that in its `grpc` block. If both are given, they must be
-    /// equal.
+    /// Merges the limit in the target with that in its `grpc` block. If both are given, they must
+    /// be equal.
     fn merge_max_clients(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         let outer = TARGET_MAX_CLIENTS.read(fields, reader);
         if let (Some(outer), Some(inner)) = (outer, self.grpc.max_clients)

@@ -10,7 +10,8 @@ use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
 config_variants! {
     /// A condition on a row.
     pub enum FilterConfig("filter type") {
-        /// Passes rows in which the column is equal to the value, by SQL's `=` for the column's type.
+        /// Passes rows in which the column is equal to the value, by SQL's `=` for the column's
+        /// type.
         FieldEquals["field-equals"] {
             /// The column.
             field: String = required("field", TEXT),

@@ -10,7 +10,8 @@ use super::super::write::HoconBlock;
 use super::store::{self, StoreConfig};
 
 config_block! {
-    /// The limits of a journal. Entries are removed when any limit is exceeded and a base covers them.
+    /// The limits of a journal. Entries are removed when any limit is exceeded and a base covers
+    /// them.
     pub struct JournalConfig {
         /// The maximum number of changes that are kept for clients to resume from.
         pub max_entries: u64 = key("max_entries", AT_LEAST_ONE, || 100_000),
@@ -49,7 +50,7 @@ const STORE: &[FieldSchema] = &[config_field!(STORE_WORD), store::CONFIG_LOCAL];
 
 const STORE_WORD: ConfigKey<&str> = key("store", SettingKind::Choice(&[&["memory"], &["local"]]), || "memory").doc(
     "The place of the journal. With `local` a restart continues the journal \
-     ([how](guarantees.md#copies-and-restarts)); with `memory` the tables are copied again.",
+     ([how](guarantees.md#copies-and-restarts)); with `memory` the table is copied again. Two servers may not share a folder.",
 );
 
 impl JournalStoreConfig {

@@ -43,12 +43,13 @@ use fanout::FANOUT_PORT;
 config_block! {
     /// The configuration of `laredo-server`.
     ///
-    /// A configuration that was loaded has passed all checks: references exist, values are in range,
-    /// defaults are filled in. The default has neither sources nor tables.
+    /// A configuration that was loaded has passed all checks: references exist, values are in
+    /// range, defaults are filled in. The default has neither sources nor tables.
     pub struct ServerConfig [ServerConfig::check] {
         /// The sources, by the name that tables use; at least one.
         pub sources: BTreeMap<String, PostgresSourceConfig> = map("sources").must_be_given(),
-        /// The tables, in the order of the configuration; at least one, and no two with the same name.
+        /// The tables, in the order of the configuration; at least one, and no two with the same
+        /// name.
         pub tables: Vec<ServedTableConfig> = declaration::list("tables").must_be_given(),
         /// The port of the OAM service, and TLS for every gRPC port.
         pub grpc: GrpcConfig = block("grpc"),
@@ -58,7 +59,8 @@ config_block! {
         pub observability: ObservabilityConfig = block("observability"),
         /// The credentials profiles that object stores refer to.
         pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
-        /// The folder for [temporary files](operations.md#limits), on a disk and not in memory. Ours.
+        /// The folder for [temporary files](operations.md#limits), on a disk and not in memory.
+        /// Ours.
         pub temp_dir: Option<PathBuf> = optional("temp_dir", TEXT_OR_EMPTY, "`$TMPDIR`, or `/tmp`"),
     }
     also [
@@ -148,17 +150,17 @@ impl ServerConfig {
     /// and clients.
     fn check_ports(&self, root: &BlockFields, reader: &mut ConfigReader) {
         let grpc = root.block("grpc");
-        let mut taken = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
+        let mut used = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
         for (i, (table, fields)) in self.tables.iter().zip(root.items("tables")).enumerate() {
             let of = format!("tables[{i}].targets[0].grpc.port");
-            taken.push((table.fanout.grpc.port, of, fields.place_of("targets").clone()));
+            used.push((table.fanout.grpc.port, of, fields.place_of("targets").clone()));
         }
         let health = (root.block("health"), "http_port", self.health.http_port);
         let metrics = root.block("observability").block("metrics");
         let metrics = (metrics, "port", self.observability.metrics.port);
         for (fields, key, port) in [health, metrics] {
             let path = fields.path.key(key);
-            let twin = taken.iter().find(|(other, ..)| *other == port && port != 0);
+            let twin = used.iter().find(|(other, ..)| *other == port && port != 0);
             if let Some((_, of, place_of_twin)) = twin {
                 // The key that was set explicitly is the one to change.
                 let written = fields.has(key);
@@ -166,7 +168,7 @@ impl ServerConfig {
                 let message = format!("port {port} is taken by {of}; give each its own");
                 reader.problems.push(ConfigProblem::new(place, &path, message));
             }
-            taken.push((port, path.to_string(), fields.place_of(key).clone()));
+            used.push((port, path.to_string(), fields.place_of(key).clone()));
         }
     }
 

@@ -83,8 +83,8 @@ config_block! {
         /// The name of the publication.
         pub name: String = key("name", IDENTIFIER, String::new)
             .defaults_to("`{slot_name}_pub`, or `laredo_{source}_pub` without a `slot_name`"),
-        /// True if the server creates the publication if it is missing, and adds missing tables to it.
-        /// Otherwise the publication must exist.
+        /// True if the server creates the publication if it is missing, and adds missing tables to
+        /// it. Otherwise the publication must exist.
         pub create: bool = key("create", SettingKind::Flag, || false),
     }
     also [
@@ -124,8 +124,9 @@ config_choice! {
 config_block! {
     /// The retries of a lost connection.
     pub struct ReconnectConfig [ReconnectConfig::check] {
-        /// The number of failures in a row after which the source is `refused` instead of `retrying`.
-        /// It is still tried again every 10 s. With `--strict`, a start ends with exit code 1.
+        /// The number of failures in a row after which the source is `refused` instead of
+        /// `retrying`. It is still tried again every 10 s. With `--strict`, a start ends with exit
+        /// code 1.
         pub max_attempts: Option<u32> =
             optional("max_attempts", SettingKind::Count { min: 1, max: u32::MAX as u64 }, "no limit"),
         /// The wait after the first failure.

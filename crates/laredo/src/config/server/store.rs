@@ -13,8 +13,7 @@ config_variants! {
     pub enum StoreConfig() {
         /// A folder.
         Local["local"] {
-            /// The folder. Each table has a folder of its own in it, so tables may share it. Servers
-            /// may not.
+            /// The folder. Tables may share it.
             path: PathBuf = required("path", TEXT),
         },
         /// A bucket.
@@ -46,7 +45,8 @@ pub(super) const LOCAL: &[FieldSchema] = &[config_field!(LOCAL_WORD), CONFIG_LOC
 /// A `store` that is a folder or a bucket.
 pub(super) const LOCAL_OR_S3: &[FieldSchema] = &[config_field!(ANY_WORD), config(StoreConfig::VARIANTS)];
 
-const LOCAL_WORD: ConfigKey<&str> = required("store", SettingKind::Choice(&[&["local"]])).doc("The kind of place.");
+const LOCAL_WORD: ConfigKey<&str> = required("store", SettingKind::Choice(&[&["local"]]))
+    .doc("The kind of place. Two servers may not share a folder, and it may not be the journal's.");
 const ANY_WORD: ConfigKey<&str> =
     required("store", SettingKind::Choice(&[&["local"], &["s3"]])).doc("The kind of place.");
 

@@ -34,8 +34,8 @@ config_block! {
     }
 }
 
-/// Checks that there is a table, and that no two tables have the same name. Clients ask by schema and
-/// table alone.
+/// Checks that there is a table, and that no two tables have the same name. Clients ask by schema
+/// and table alone.
 pub(super) fn check_names(root: &BlockFields, tables: &[ServedTableConfig], reader: &mut ConfigReader) {
     if root.has("tables") && root.item_count("tables") == 0 && root.items("tables").is_empty() {
         reader.report(root, "tables", "there is no table; name at least one to serve");

@@ -13,11 +13,11 @@ use super::super::suggestions::nearest;
 use super::super::write::{list, text};
 
 config_block! {
-    /// The formats in which artifacts are written. Each artifact has one object for each format. Both
-    /// lists have at least one format, and none twice.
+    /// The formats in which artifacts are written. Each artifact has one object for each format.
+    /// Both lists have at least one format, and none twice.
     pub struct FormatsConfig {
-        /// The formats of a base, each an object of its own: `jsonl` or `protobuf`; ours: `jsonl.zst`
-        /// and `protobuf.zst`. A change of `formats` begins an epoch.
+        /// The formats of a base, each an object of its own: `jsonl` or `protobuf`; ours:
+        /// `jsonl.zst` and `protobuf.zst`. A change of `formats` begins an epoch.
         pub snapshot: Vec<ArtifactFormat> = formats("snapshot"),
         /// The formats of a diff.
         pub diff: Vec<ArtifactFormat> = formats("diff"),

@@ -21,14 +21,14 @@ struct ManifestAddress {
 /// Reports archives that would overwrite each other. `blocks` are the blocks that `tables` were
 /// read from.
 pub(super) fn check(blocks: &[BlockFields], tables: &[ArchivedTableConfig], reader: &mut ConfigReader) {
-    let mut taken: Vec<(ManifestAddress, KeyPath, String)> = Vec::new();
+    let mut used: Vec<(ManifestAddress, KeyPath, String)> = Vec::new();
     for (block, table) in blocks.iter().zip(tables) {
         // Each destination was read from the block at the same index.
         for (destination, written) in table.destinations.iter().zip(block.items("destinations")) {
             let Some(place) = ManifestAddress::of(destination, table) else { continue };
             let path = written.path;
             let name = table.source.name();
-            if let Some((_, other_path, other)) = taken.iter().find(|(other, ..)| *other == place) {
+            if let Some((_, other_path, other)) = used.iter().find(|(other, ..)| *other == place) {
                 let manifest = &place.manifest;
                 let message = format!(
                     "{name} would be written where {other} is ({other_path}), to {manifest}; give each its own path, prefix or \
@@ -36,7 +36,7 @@ pub(super) fn check(blocks: &[BlockFields], tables: &[ArchivedTableConfig], read
                 );
                 reader.problems.push(ConfigProblem::new(&written.place, &path, message));
             }
-            taken.push((place, path, name));
+            used.push((place, path, name));
         }
     }
 }

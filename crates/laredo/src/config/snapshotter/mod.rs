@@ -33,15 +33,15 @@ use super::write::HoconBlock;
 config_block! {
     /// The configuration of `laredo-snapshotter`.
     ///
-    /// A configuration that was loaded has passed all checks: references exist, values are in range,
-    /// defaults are filled in, and no two archives share a place. The default has no tables.
+    /// A configuration that was loaded has passed all checks: references exist, values are in
+    /// range, defaults are filled in, and no two archives share a place. The default has no tables.
     pub struct SnapshotterConfig [SnapshotterConfig::check] {
         /// The HTTP API.
         pub http: HttpConfig = block("http"),
         /// The credentials profiles that destinations and event sinks refer to.
         pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
-        /// The tables, in the order of the configuration; at least one. The keys of a single table may
-        /// be directly in `snapshotter` instead.
+        /// The tables, in the order of the configuration; at least one. The keys of a single table
+        /// may be directly in `snapshotter` instead.
         pub tables: Vec<ArchivedTableConfig> = custom(
             "tables",
             ArchivedTableConfig::LIST,

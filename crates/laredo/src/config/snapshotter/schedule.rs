@@ -36,9 +36,9 @@ config_block! {
         /// base is written.
         max_churn_fraction: Option<f64> = optional("max_churn_fraction", ABOVE_ZERO, "off"),
         /// The number of diffs since the last base at which a base is written. Each diff writes the
-        /// names of all diffs before it again. By default, a base is written when it is cheaper than
-        /// that: after 128 diffs for a base of 1 MiB, 373 for 10 MiB, at most 1,000. `min_interval`
-        /// has precedence. Ours.
+        /// names of all diffs before it again. By default, a base is written when it is cheaper
+        /// than that: after 128 diffs for a base of 1 MiB, 373 for 10 MiB, at most 1,000.
+        /// `min_interval` has precedence. Ours.
         max_diffs: Option<u64> = optional("max_diffs", AT_LEAST_ONE, "depends on the size of the base"),
     }
 }

@@ -16,8 +16,8 @@ use super::super::write::HoconBlock;
 config_block! {
     /// A table of a server, and the connection to that server.
     pub struct SnapshotterSourceConfig [SnapshotterSourceConfig::check] {
-        /// The address of the server's `grpc.port` or of the table's own port. `https://…` means TLS,
-        /// and so does `tls.enabled`. After reading, the URL with its scheme.
+        /// The address of the server's `grpc.port` or of the table's own port. `https://…` means
+        /// TLS, and so does `tls.enabled`.
         pub server: String = required("server", SERVER),
         /// The schema of the table.
         pub schema: String = required("schema", TEXT),
@@ -25,7 +25,8 @@ config_block! {
         pub table: String = required("table", TEXT),
         /// The name of this client that the server's operator sees.
         pub client_id: String = key("client_id", TEXT, || "laredo-snapshotter".to_owned()),
-        /// The path of a local snapshot. Accepted but not used: the state is rebuilt from the archive.
+        /// The path of a local snapshot. Accepted but not used: the state is rebuilt from the
+        /// archive.
         pub local_snapshot_path: Option<PathBuf> = optional("local_snapshot_path", TEXT, "none"),
         /// The settings of TLS; `None` for a server without TLS.
         pub tls: Option<SnapshotterTlsConfig> = custom(

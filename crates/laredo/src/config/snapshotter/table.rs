@@ -17,8 +17,8 @@ config_block! {
     pub struct ArchivedTableConfig [ArchivedTableConfig::check] {
         /// The server that the rows and changes come from.
         pub source: SnapshotterSourceConfig = block("source").must_be_given(),
-        /// The prefix of all names of the archive, after each destination's own prefix, used as given:
-        /// `users/` makes `users/manifest.json`.
+        /// The prefix of all names of the archive, after each destination's own prefix, used as
+        /// given: `users/` makes `users/manifest.json`.
         pub key_prefix: String = key("key_prefix", PREFIX, String::new).defaults_to("`<table>/`"),
         /// The columns that identify a row, in any order. If the server's key has other columns,
         /// nothing is written, and the error names both keys.
@@ -30,8 +30,8 @@ config_block! {
         pub thresholds: RebaseThresholds = block("snapshot"),
         /// The formats of the artifacts.
         pub formats: FormatsConfig = block("formats"),
-        /// The places of the archive, [as below](#destinations-and-events); at least one. An artifact
-        /// is complete once all of them have it. The first one is authoritative.
+        /// The places of the archive, [as below](#destinations-and-events); at least one. An
+        /// artifact is complete once all of them have it. The first one is authoritative.
         pub destinations: Vec<DestinationConfig> = list("destinations").must_be_given(),
         /// The topics, queues and streams that are notified of new artifacts,
         /// [as below](#destinations-and-events). An event is advisory, and is sent at least once.
