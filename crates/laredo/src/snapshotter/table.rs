@@ -114,7 +114,7 @@ impl SnapshotterTable {
         let (destinations, staging) = destinations(config, aws).await?;
         let (publisher, publishing) = aws.publisher(config).await?;
         let event_publisher = publisher.clone();
-        let surroundings = WriterResources {
+        let resources = WriterResources {
             destinations,
             stager: ArtifactStager::new(staging),
             wall: Box::new(now),
@@ -122,7 +122,7 @@ impl SnapshotterTable {
             status: self.status.clone(),
         };
         let opened = tokio::select! {
-            opened = ArchiveWriter::open(options(config, writer_id), surroundings) => opened,
+            opened = ArchiveWriter::open(options(config, writer_id), resources) => opened,
             () = wait_for_flag(stop.clone()) => return Ok(()),
         };
         let (writer, start) = opened?;

@@ -101,7 +101,7 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
     let feed = ExportFeed::wait_for_rows(url, args).await?;
     // Another writer may have appeared meanwhile.
     check_writer(args, &destination).await?;
-    let surroundings = WriterResources {
+    let resources = WriterResources {
         destinations: vec![destination],
         stager: ArtifactStager::new(args.archive.place.staging()),
         wall: Box::new(now),
@@ -125,7 +125,7 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
     // The export does not resume from the archive's state, because no journal has the changes since
     // then.
     let (writer, _) =
-        ArchiveWriter::open(options, surroundings).await.map_err(|error: WriterError| export_error(&error))?;
+        ArchiveWriter::open(options, resources).await.map_err(|error: WriterError| export_error(&error))?;
     let (handle, stop) = (writer.handle(), CancellationToken::new());
     let mut writing = tokio::spawn(writer.run(feed, stop.clone()));
     let written = tokio::select! {
