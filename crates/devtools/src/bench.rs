@@ -59,7 +59,7 @@ pub const PAIRS: usize = 5;
 /// When a process could not be started or failed, or did something other than what is measured.
 pub async fn run(bench: Benchmark, options: BenchmarkSize) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
-        print_progress("this is not a release build: its figures mean nothing");
+        print_progress("this is not a release build, so its figures cannot be compared");
     }
     let report = match bench {
         Benchmark::Baseline => baseline::run(options).await,

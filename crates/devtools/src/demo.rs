@@ -74,7 +74,7 @@ async fn run_to_end(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
     let equal = archive.equal && verified.equal && finals.iter().all(|(_, equal)| *equal);
     println!("{}", verdict(finals.into_iter().map(|(last, _)| last), &archive, &verified, equal)?);
     if !equal {
-        bail!("the server's table, a client's, or the archive's, is not the database's");
+        bail!("a table of the server, of a client or of the archive differs from the database's");
     }
     Ok(())
 }

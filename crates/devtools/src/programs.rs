@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name(name);
     if !beside.exists() {
-        bail!("{} is not there; build it with `cargo build -p laredo`", beside.display());
+        bail!("{} is missing; build it with `cargo build -p laredo`", beside.display());
     }
     Ok(beside)
 }
@@ -23,7 +23,7 @@ pub(crate) async fn send_request(port: u16, what: &str) -> anyhow::Result<(u16, 
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{what}: no answer"))?;
-    let code = head.split(' ').nth(1).with_context(|| format!("{what}: no code"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{what}: the answer is not HTTP"))?;
+    let code = head.split(' ').nth(1).with_context(|| format!("{what}: the answer has no status code"))?;
     Ok((code.parse()?, body.to_owned()))
 }

@@ -81,7 +81,7 @@ impl FolderSnapshotter {
         };
         tokio::select! {
             () = ready => Ok(()),
-            ended = self.process.wait(patience) => bail!("it has no base ({ended:?})\n{}", self.log()),
+            ended = self.process.wait(patience) => bail!("laredo-snapshotter wrote no base ({ended:?})\n{}", self.log()),
         }
     }
 

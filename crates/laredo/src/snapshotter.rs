@@ -38,7 +38,7 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             ExitCode::SUCCESS
         }
-        ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http_port, READINESS_PATH),
+        ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http.port, READINESS_PATH),
         ProgramTask::Run(config) => {
             let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
             run_until_stopped(PROGRAM, &logging, async |stop| {

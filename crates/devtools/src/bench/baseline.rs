@@ -55,7 +55,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(f64, fixture::ServerResource
     let answered: HandshakeReport = server.run_while_alive(client.next_report(PATIENCE)).await?;
     let seconds = began.elapsed().as_secs_f64();
     if !answered.has_snapshot {
-        bail!("the client was to get the table");
+        bail!("the client did not receive the table");
     }
     let usage = server.usage()?;
     server.stop(cluster).await?;

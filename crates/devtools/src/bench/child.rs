@@ -29,17 +29,21 @@ impl BenchmarkChild {
 
     /// Sends an order to the part.
     pub(super) async fn send_order(&mut self, order: &str) -> anyhow::Result<()> {
-        self.stdin.write_all(format!("{order}\n").as_bytes()).await.with_context(|| format!("telling {}", self.name))
+        self.stdin
+            .write_all(format!("{order}\n").as_bytes())
+            .await
+            .with_context(|| format!("sending an order to {}", self.name))
     }
 
     /// Waits for the part's next report.
     pub(super) async fn next_report<T: DeserializeOwned>(&mut self, patience: Duration) -> anyhow::Result<T> {
         let name = &self.name;
         let Ok(line) = tokio::time::timeout(patience, self.stdout.next_line()).await else {
-            bail!("{name} said nothing for {} s", patience.as_secs());
+            bail!("{name} did not answer within {} s", patience.as_secs());
         };
         match line? {
-            Some(line) => serde_json::from_str(&line).with_context(|| format!("{name} said {line:?}")),
+            Some(line) => serde_json::from_str(&line)
+                .with_context(|| format!("the answer of {name} is not the expected JSON: {line:?}")),
             None => bail!("{name} ended: {}", self.child.wait().await?),
         }
     }

@@ -93,7 +93,7 @@ pub(super) fn churn(cluster: &Cluster, changes: u64) -> anyhow::Result<ChurnOutc
     let sql = format!("CALL bench_churn({transactions}); SELECT pg_current_wal_insert_lsn()");
     let end = cluster.psql(&sql).context("making changes")?;
     let count = cluster.psql("SELECT count(*), max(id) FROM bench")?;
-    let (rows, last_id) = count.split_once('|').context("two numbers")?;
+    let (rows, last_id) = count.split_once('|').context("PostgreSQL did not answer two numbers")?;
     Ok(ChurnOutcome { end, last_id: last_id.parse()?, rows: rows.parse()? })
 }
 

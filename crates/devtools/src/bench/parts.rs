@@ -197,7 +197,7 @@ async fn report_times(
     mut noted: mpsc::UnboundedReceiver<(i64, i64)>,
 ) -> anyhow::Result<()> {
     let order = orders.recv().await.context("no order came")?;
-    let count = order.strip_prefix("tell ").with_context(|| format!("not understood: {order}"))?.parse()?;
+    let count = order.strip_prefix("tell ").with_context(|| format!("unknown order: {order}"))?.parse()?;
     let mut seen: Vec<(i64, i64)> = Vec::new();
     while seen.len() < count {
         seen.push(noted.recv().await.context("the connection has ended")?);

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use laredo_devtools::bench;
 
 #[derive(Parser)]
-#[command(about = "Ours against a reference, side by side; ends with one line of JSON")]
+#[command(about = "Benchmarks of laredo against a reference, side by side; the last line is JSON")]
 struct BenchArguments {
     #[command(subcommand)]
     bench: BenchCommand,

@@ -73,7 +73,7 @@ impl DemoArchiver {
         };
         match tokio::time::timeout(PATIENCE, arrived).await {
             Ok(arrived) => arrived?,
-            Err(_) => bail!("after a minute it was not past {past}"),
+            Err(_) => bail!("the archive did not pass {past} within a minute"),
         }
         self.0.stop().await?;
         let archive = self.0.archive().await?;

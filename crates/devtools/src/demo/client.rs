@@ -63,7 +63,7 @@ pub async fn run(arguments: DemoClientArguments) -> anyhow::Result<()> {
             line = lines.next_line() => {
                 let Some(line) = line? else { return Ok(()) };
                 let Some(["finish", position, file]) = line.split(' ').collect::<Vec<_>>().first_chunk().copied() else {
-                    bail!("not understood: {line}");
+                    bail!("unknown order: {line}");
                 };
                 lags.append(&mut recent);
                 let position: Lsn = position.parse()?;
@@ -98,7 +98,9 @@ async fn await_position(
 ) -> anyhow::Result<()> {
     while replica.view().position() < position {
         let next = tokio::time::timeout(Duration::from_secs(60), transactions.next()).await;
-        let next = next.with_context(|| format!("at {} for a minute, not at {position}", replica.view().position()))?;
+        let next = next.with_context(|| {
+            format!("the replica stayed at {} for a minute, and did not reach {position}", replica.view().position())
+        })?;
         *changes += next.context("the replica has stopped")??.changes.len() as u64;
     }
     Ok(())

@@ -40,7 +40,7 @@ pub(super) struct DemoClientProcess {
     id: &'static str,
     child: Child,
     stdin: ChildStdin,
-    said: mpsc::UnboundedReceiver<String>,
+    lines: mpsc::UnboundedReceiver<String>,
     before: PeriodicClientReport,
 }
 
@@ -68,7 +68,7 @@ impl DemoClientProcess {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take().context("the client's standard input")?;
         let stdout = child.stdout.take().context("the client's standard output")?;
-        let (sender, said) = mpsc::unbounded_channel();
+        let (sender, lines) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -77,7 +77,7 @@ impl DemoClientProcess {
                 }
             }
         });
-        Ok(DemoClientProcess { id, child, stdin, said, before: PeriodicClientReport::default() })
+        Ok(DemoClientProcess { id, child, stdin, lines, before: PeriodicClientReport::default() })
     }
 
     pub(super) fn id(&self) -> &'static str {
@@ -90,7 +90,7 @@ impl DemoClientProcess {
             bail!("client {} has ended: {status}", self.id);
         }
         let before = self.before.clone();
-        while let Ok(line) = self.said.try_recv() {
+        while let Ok(line) = self.lines.try_recv() {
             if let DemoClientReport::Second(second) = serde_json::from_str(&line)? {
                 self.before = second;
             }
@@ -103,8 +103,8 @@ impl DemoClientProcess {
     pub(super) async fn finish(&mut self, position: Lsn, rows_file: &Path) -> anyhow::Result<FinalClientReport> {
         self.stdin.write_all(format!("finish {position} {}\n", rows_file.display()).as_bytes()).await?;
         loop {
-            let said = tokio::time::timeout(Duration::from_secs(90), self.said.recv()).await;
-            let line = said.ok().flatten().with_context(|| format!("client {} did not finish", self.id))?;
+            let next = tokio::time::timeout(Duration::from_secs(90), self.lines.recv()).await;
+            let line = next.ok().flatten().with_context(|| format!("client {} did not finish", self.id))?;
             if let DemoClientReport::Final(last) = serde_json::from_str(&line)? {
                 return Ok(last);
             }

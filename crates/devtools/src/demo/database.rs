@@ -138,7 +138,7 @@ pub(super) async fn rows(cluster: &Cluster, from: &str) -> anyhow::Result<Vec<Ve
     while let Some(chunk) = stream.next().await {
         bytes.extend_from_slice(&chunk?);
     }
-    split_rows(&bytes).context("the database's COPY is not what it should be")
+    split_rows(&bytes).context("cannot read the rows of the database's COPY")
 }
 
 /// Splits a binary COPY into rows. It has a header of 19 bytes, rows that begin with their field

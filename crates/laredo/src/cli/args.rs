@@ -9,14 +9,14 @@ use super::archive::{ArchiveCommand, ArchiveCompareArgs};
 use super::connect::TlsArgs;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
-                          1  `status`, `ready`: not ready; an order that the server did not take\n  2  an error, told on standard error";
+                          1  `status`, `ready`: not ready; a command that the server did not accept\n  2  an error; standard error has the message";
 
-const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is the database's\n  1  rows differ, or with --clients \
+const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is equal to the database's\n  1  rows differ, or with --clients \
                                  a client did not answer\n  \
-                                 2  the table could not be verified, told on standard error";
+                                 2  the table could not be verified; standard error has the message";
 
-/// Look into laredo, and give it orders: live changes of a table, the state of a server and its
-/// clients, draining and reloading.
+/// Inspect and control laredo: live changes of a table, the state of a server and its clients,
+/// draining and reloading.
 #[derive(Debug, Parser)]
 #[command(name = "laredo", version, after_help = EXIT_CODES)]
 pub(super) struct LaredoArgs {
@@ -30,18 +30,18 @@ pub(super) enum LaredoCommand {
     ///
     /// On a terminal a line is for people; otherwise it is JSON: {"action", "position",
     /// "committed_at", "key", "old", "new"}. It keeps a copy of the rows that pass the filters in
-    /// memory, to tell the old row of each change.
+    /// memory, to show the old row of each change.
     #[command(after_help = EXIT_CODES)]
     Tail(TailArgs),
-    /// Tell whether a server is ready, and what each of its tables is doing.
+    /// Show whether a server is ready, and the state of each of its tables.
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
-    /// Look into a table's fan-out.
+    /// Show the journal and the clients of a table.
     #[command(subcommand, after_help = EXIT_CODES)]
     Fanout(FanoutCommand),
     /// Ask the clients of a table, or of all tables, to go to another server.
     ///
-    /// No new ones are taken before the server is restarted. When all tables are drained, the
+    /// No new clients are accepted until the server is restarted. When all tables are drained, the
     /// server is no longer ready.
     #[command(after_help = EXIT_CODES)]
     Drain(DrainArgs),
@@ -65,7 +65,7 @@ pub(super) enum LaredoCommand {
     /// Follow a source again, or all of them, after `pause`.
     #[command(after_help = EXIT_CODES)]
     Resume(SourceArgs),
-    /// Tell how far a source, or each of them, is.
+    /// Show the position of a source, or of each source.
     #[command(after_help = EXIT_CODES)]
     Source(SourceArgs),
     /// Print a table's columns.
@@ -74,13 +74,13 @@ pub(super) enum LaredoCommand {
     /// Print the state of the server and of its tables, and each change of it, until Ctrl-C.
     #[command(after_help = EXIT_CODES)]
     Watch(WatchArgs),
-    /// Tell whether a table, or the whole server, is ready, and why not.
+    /// Show whether a table, or the whole server, is ready, and the reasons if it is not.
     #[command(after_help = EXIT_CODES)]
     Ready(ReadyArgs),
-    /// Look after the snapshots that a server keeps of its tables.
+    /// Manage the snapshots that a server keeps of its tables.
     #[command(subcommand, after_help = EXIT_CODES)]
     Snapshot(SnapshotCommand),
-    /// Look into an archive that laredo-snapshotter has written, and rebuild the table from it.
+    /// Inspect an archive that laredo-snapshotter has written, and rebuild the table from it.
     #[command(subcommand, after_help = EXIT_CODES)]
     Archive(ArchiveCommand),
     /// Create or drop the event trigger that writes changes of definitions into the stream, for
@@ -130,7 +130,8 @@ pub(super) struct DrainArgs {
     /// The table; all of them unless it is given.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: Option<TableName>,
-    /// Cut those who are still there after so long. Without it they may stay until the server ends.
+    /// Disconnect the remaining clients after this time. Without it, they may stay until the server
+    /// ends.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) deadline: Option<Duration>,
     #[command(flatten)]
@@ -161,10 +162,10 @@ pub(super) struct VerifyArgs {
     /// Print the values of the rows that differ, and not only their keys and columns.
     #[arg(long)]
     pub(super) values: bool,
-    /// Have the clients that are connected compare their rows with the server's, too.
+    /// Make the connected clients compare their rows with the server's, too.
     #[arg(long)]
     pub(super) clients: bool,
-    /// Read no more than so many MiB of rows a second.
+    /// The maximum speed of reading, in MiB of rows per second.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
     #[command(flatten)]
@@ -178,11 +179,11 @@ pub(super) struct ResetSourceArgs {
     /// The source's name in the configuration.
     #[arg(value_name = "SOURCE")]
     pub(super) source: String,
-    /// Yes, really. The server refuses without it, and says what it would do.
+    /// Confirm the reset. Without it, the server refuses, and answers what it would do.
     #[arg(long)]
     pub(super) confirm: bool,
-    /// Make the publication again, too, with this source's tables alone: if others read it, their
-    /// tables go.
+    /// Create the publication again, too, with only this source's tables. Other readers of the
+    /// publication lose their tables.
     #[arg(long)]
     pub(super) drop_publication: bool,
     #[command(flatten)]
@@ -230,9 +231,9 @@ pub(super) enum SnapshotCommand {
     /// Write a snapshot now, and print its id once it is on disk.
     #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
     Create(SnapshotCreateArgs),
-    /// Print the snapshots that there are, the newest first.
+    /// Print the snapshots, the newest first.
     List(SnapshotListArgs),
-    /// Read a whole snapshot, and print what it is if every byte is what was written.
+    /// Read a whole snapshot, and describe it if every byte is what was written.
     #[command(mut_arg("timeout", |timeout| timeout.default_value(LONG_SECONDS)))]
     Inspect(SnapshotIdArgs),
     /// Serve the rows of a snapshot, as old as they are, until the first copy of the table is
@@ -255,7 +256,7 @@ pub(super) struct SnapshotCreateArgs {
     /// The tables; all that have a snapshot store unless one is given.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) tables: Vec<TableName>,
-    /// Something to be kept with it; may be given several times.
+    /// A note to keep with the snapshot; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(super) meta: Vec<(String, String)>,
     #[command(flatten)]
@@ -267,7 +268,7 @@ pub(super) struct SnapshotListArgs {
     /// Only of this table.
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(super) table: Option<TableName>,
-    /// No more than so many; 0 for all.
+    /// The maximum number; 0 for all.
     #[arg(long, value_name = "COUNT", default_value = "0", value_parser = clap::value_parser!(i32).range(0..))]
     pub(super) limit: i32,
     #[command(flatten)]
@@ -288,7 +289,7 @@ pub(super) struct SnapshotRestoreArgs {
     /// The snapshot, as `snapshot list` names it.
     #[arg(value_name = "SNAPSHOT")]
     pub(super) id: String,
-    /// Rows of any age may be served.
+    /// Confirm that rows of any age may be served.
     #[arg(long)]
     pub(super) confirm: bool,
     #[command(flatten)]

@@ -168,21 +168,21 @@ impl<'a> RowChangeLine<'a> {
             line += &format!(" {}={}", paint("1", &escaped((*name).to_owned())), shown(row.get(name)));
         }
         let others = row.0.iter().filter(|(name, _)| !self.key.contains(name));
-        let mut told = 0;
+        let mut shown_count = 0;
         for (name, value) in others {
             let before =
                 self.old.as_ref().filter(|_| self.action == ChangeAction::Update).and_then(|old| old.get(name));
             if self.action == ChangeAction::Update && before == Some(value) {
                 continue;
             }
-            told += 1;
+            shown_count += 1;
             line += &format!(" {}=", escaped((*name).to_owned()));
             if before.is_some() {
                 line += &format!("{} → ", paint("31", &shown(before)));
             }
             line += &shown(Some(value));
         }
-        if told == 0 && self.action == ChangeAction::Update {
+        if shown_count == 0 && self.action == ChangeAction::Update {
             line += " (no value changed)";
         }
         line

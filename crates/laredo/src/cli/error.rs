@@ -20,7 +20,7 @@ pub enum CliError {
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
     /// The certificates cannot be read.
-    #[error("cannot read the certificates in {}: {reason}; {option} wants a PEM file", file.display())]
+    #[error("cannot read the certificates in {}: {reason}; {option} expects a PEM file", file.display())]
     Certificates {
         /// The file.
         file: PathBuf,
@@ -30,7 +30,9 @@ pub enum CliError {
         reason: io::Error,
     },
     /// The certificates to check an https:// server against are missing.
-    #[error("{0} is spoken to over TLS; give the certificates to check it against with --ca-file FILE")]
+    #[error(
+        "{0} uses TLS, and its certificate cannot be checked; name the certificates of its authorities with --ca-file FILE"
+    )]
     NoCertificates(String),
     /// The server is unreachable, or does not answer in time.
     #[error("{server} cannot be reached: {reason}; check that laredo-server runs there, and its {option}")]
@@ -53,7 +55,7 @@ pub enum CliError {
         table: TableName,
     },
     /// The server answered with an error.
-    #[error("{server} refuses to tell of {table}: {reason}")]
+    #[error("{server} refused a request for table {table}: {reason}")]
     Refused {
         /// The address.
         server: String,
@@ -64,7 +66,7 @@ pub enum CliError {
     },
     /// The server answered a question about itself, or an order, with an error.
     #[error("{server}: {reason}")]
-    Told {
+    ServerAnswer {
         /// The address.
         server: String,
         /// The reason, in the server's words.
@@ -72,7 +74,7 @@ pub enum CliError {
     },
     /// There is no OAM service at this address.
     #[error(
-        "{0} takes no orders; give grpc.port of its configuration with --oam or LAREDO_OAM, not the fan-out's port"
+        "{0} has no OAM service; give grpc.port of its configuration with --oam or LAREDO_OAM, not the fan-out's port"
     )]
     NotOam(String),
     /// The filter can never match.
@@ -87,7 +89,7 @@ pub enum CliError {
     },
     /// The address is not that of laredo's health endpoint.
     #[error(
-        "{url} does not answer like laredo's health endpoint ({reason}); give health.http_port of its configuration with --health"
+        "{url} is not laredo's health endpoint ({reason}); give health.http_port of its configuration with --health"
     )]
     NotHealth {
         /// The address.
@@ -126,10 +128,10 @@ pub enum CliError {
     #[error("nothing was exported: {0}")]
     Export(String),
     /// The table cannot be created, because the archive does not record the types of its columns.
-    #[error("the archive does not say which types its columns have; create the table, and leave --create out")]
+    #[error("the archive does not record the types of its columns; create the table, and leave --create out")]
     NoTypes,
     /// Two states cannot be compared, because their columns differ.
-    #[error("the two states have other columns, and cannot be compared: {0}")]
+    #[error("the two states have different columns, and cannot be compared: {0}")]
     Diff(String),
     /// An archive cannot be compared with a server.
     #[error("the archive cannot be compared with the server: {0}")]

@@ -57,7 +57,7 @@ fn status_text(name: &TableName, answer: &GetReplicationStatusResponse) -> Strin
             format!("{id}: {rows} rows, {size}, at {at}{taken}")
         },
     );
-    let mut streams = vec![format!("{} went on", grouped(unsigned(answer.deltas)))];
+    let mut streams = vec![format!("{} resumed", grouped(unsigned(answer.deltas)))];
     streams.extend(reasons(answer).map(|(reason, count)| format!("{} snapshots ({reason})", grouped(unsigned(count)))));
     let oldest = answer.journal_oldest_sequence;
     let entries = grouped(unsigned(answer.journal_entry_count));
@@ -202,7 +202,7 @@ mod tests {
              journal          4,000 entries, from sequence 1000\n\
              clients          2\n\
              newest snapshot  j-7: 1,200,000 rows, 3.0 MiB, at 0/200, of 2023-11-14T22:13:20Z\n\
-             streams so far   1,100 went on, 1 snapshots (another journal), 2 snapshots (fresh client)\n"
+             streams so far   1,100 resumed, 1 snapshots (another journal), 2 snapshots (fresh client)\n"
         );
         let nothing = GetReplicationStatusResponse::default();
         assert_eq!(clients_text(&name, &nothing), "no client follows public.t\n");

@@ -129,8 +129,8 @@ pub(super) fn oam_error(args: &OamArgs, status: &Status) -> CliError {
     match (status.code(), status.message()) {
         // Another service of laredo listens there, or another program.
         (Code::Unimplemented, "") => CliError::NotOam(server),
-        (code, "") => CliError::Told { server, reason: code.description().to_owned() },
-        (_, reason) => CliError::Told { server, reason: reason.to_owned() },
+        (code, "") => CliError::ServerAnswer { server, reason: code.description().to_owned() },
+        (_, reason) => CliError::ServerAnswer { server, reason: reason.to_owned() },
     }
 }
 
@@ -214,7 +214,7 @@ fn lag_text(lag: &prost_types::Duration) -> String {
 fn sources_json(sources: &[SourceInfo]) -> Value {
     let source = |source: &SourceInfo| {
         let lag_ms = source.lag_time.as_ref().map(|lag| lag.seconds * 1000 + i64::from(lag.nanos / 1_000_000));
-        let mut told = json!({
+        let mut object = json!({
             "source_id": source.source_id,
             "source_type": source.source_type,
             "supports_resume": source.supports_resume,
@@ -224,9 +224,9 @@ fn sources_json(sources: &[SourceInfo]) -> Value {
             "lag_ms": lag_ms,
         });
         for name in DETAILS {
-            told[name] = detail(source, name);
+            object[name] = detail(source, name);
         }
-        told
+        object
     };
     sources.iter().map(source).collect()
 }

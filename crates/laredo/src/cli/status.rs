@@ -145,8 +145,8 @@ async fn fetch_health(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError
 
 /// Parses the answer. Also returns its JSON, which prints as one line.
 fn parse_health(body: &[u8]) -> Result<(HealthAnswer, serde_json::Value), String> {
-    let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "what it says is no JSON".to_owned())?;
-    let health = HealthAnswer::deserialize(&json).map_err(|e| format!("its JSON is another: {e}"))?;
+    let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "the response is not JSON".to_owned())?;
+    let health = HealthAnswer::deserialize(&json).map_err(|e| format!("unexpected response: {e}"))?;
     Ok((health, json))
 }
 
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_is_not_from_laredo_is_refused() {
-        assert_eq!(parse_health(b"<html>").unwrap_err(), "what it says is no JSON");
+        assert_eq!(parse_health(b"<html>").unwrap_err(), "the response is not JSON");
         assert!(parse_health(b"{\"ok\":true}").unwrap_err().contains("missing field `ready`"));
     }
 

@@ -124,7 +124,7 @@ async fn print_changes(
             Some(Ok(transaction)) => write_all(&mut out, &transaction, style)?,
             Some(Err(lagged)) => {
                 let count = lagged.transactions;
-                print_message(&format!("{count} transactions are not shown: the output is read too slowly for them"));
+                print_message(&format!("{count} transactions are not shown: the output is read too slowly"));
             }
             None => return Err(CliError::Stopped(replica.status().last_error)),
         }
@@ -185,11 +185,11 @@ impl TailConnection {
 /// Returns the news of a connection since the last call, and updates `error` and `connects`.
 fn news(status: &ReplicaStatus, error: &mut Option<ReplicaError>, connects: &mut u64) -> Vec<String> {
     let mut news = Vec::new();
-    let told = |error: &ReplicaError| format!("{error}; connecting anew");
+    let line = |error: &ReplicaError| format!("{error}; connecting again");
     if status.connects > *connects {
         // The error and the new connection may both have come since the last call.
         let unseen = status.last_error.as_ref().filter(|_| error.is_none() && status.error.is_none());
-        news.extend(unseen.map(told));
+        news.extend(unseen.map(line));
         *connects = status.connects;
         *error = None;
         news.push(match status.reason.as_str() {
@@ -201,7 +201,7 @@ fn news(status: &ReplicaStatus, error: &mut Option<ReplicaError>, connects: &mut
         && error.as_ref() != Some(now)
     {
         *error = Some(now.clone());
-        news.push(told(now));
+        news.push(line(now));
     }
     news
 }
@@ -213,24 +213,24 @@ mod tests {
     #[test]
     fn an_error_is_told_once_and_so_is_a_connection() {
         let (mut error, mut connects) = (None, 1);
-        let mut told = |status: &ReplicaStatus| news(status, &mut error, &mut connects);
+        let mut lines = |status: &ReplicaStatus| news(status, &mut error, &mut connects);
         let mut status = ReplicaStatus::default();
         (status.connects, status.connected) = (1, true);
-        assert!(told(&status).is_empty());
+        assert!(lines(&status).is_empty());
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
-        assert_eq!(told(&status), ["the server was silent for 30 s; the connection is given up; connecting anew"]);
-        assert!(told(&status).is_empty());
+        assert_eq!(lines(&status), ["the server was silent for 30 s; the connection is given up; connecting again"]);
+        assert!(lines(&status).is_empty());
         status.error = None;
-        assert!(told(&status).is_empty());
+        assert!(lines(&status).is_empty());
         (status.connects, status.reason) = (2, "resumed".to_owned());
-        assert_eq!(told(&status), ["connected again: resumed"]);
+        assert_eq!(lines(&status), ["connected again: resumed"]);
         // A connection was lost and replaced between two calls.
         (status.connects, status.error) = (3, None);
         status.last_error = Some(ReplicaError::Silent(Duration::from_secs(30)));
-        assert_eq!(told(&status).len(), 2);
+        assert_eq!(lines(&status).len(), 2);
         // The next connection was lost, too.
         status.connects = 4;
         status.error = Some(ReplicaError::Silent(Duration::from_secs(30)));
-        assert_eq!(told(&status).len(), 2);
+        assert_eq!(lines(&status).len(), 2);
     }
 }

@@ -41,8 +41,10 @@ struct VerificationResults {
 /// Verifies a table's clients if asked to, then the table, then its archive if one is given. Prints
 /// the results.
 pub(super) async fn run(args: VerifyArgs, stop: CancellationToken) -> Result<ExitCode, CliError> {
-    let interrupted =
-        || CliError::Told { server: args.oam.oam.clone(), reason: "the verification was interrupted".to_owned() };
+    let interrupted = || CliError::ServerAnswer {
+        server: args.oam.oam.clone(),
+        reason: "the verification was interrupted".to_owned(),
+    };
     let verified = async {
         let (table, clients) = verify(&args).await?;
         let archive = match &args.compare.archive {
@@ -97,7 +99,7 @@ async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientCom
                         "the server is of an earlier version, which cannot compare its clients; update it, or \
                                   leave --clients out"
                             .to_owned();
-                    return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+                    return Err(CliError::ServerAnswer { server: args.oam.oam.clone(), reason });
                 }
                 return Ok((result, clients));
             }
@@ -105,7 +107,7 @@ async fn verify(args: &VerifyArgs) -> Result<(VerifyResult, Option<Vec<ClientCom
             Some(None) => {}
             None => {
                 let reason = "the verification ended without a result".to_owned();
-                return Err(CliError::Told { server: args.oam.oam.clone(), reason });
+                return Err(CliError::ServerAnswer { server: args.oam.oam.clone(), reason });
             }
         }
     }

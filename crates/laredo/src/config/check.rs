@@ -3,7 +3,7 @@
 
 use super::diagnostics::ConfigProblem;
 use super::leaf::{LeafValue, expected, is_number, one_of};
-use super::schema::{BlockSchema, ConfigSchema, SettingKind, VariantSchema};
+use super::schema::{BlockSchema, BlockVariant, ConfigSchema, SettingKind, TAG, VariantSchema};
 use super::secret::mask_text;
 use super::suggestions::nearest;
 use super::tree::{ConfigNode, ConfigValue, KeyPath};
@@ -23,6 +23,15 @@ fn has_placeholder(text: &str) -> bool {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_name)
         })
     })
+}
+
+/// Returns the reason why a text is not a regular expression, after a colon.
+fn pattern_error(text: &str) -> String {
+    let error = regex::Regex::new(text).err().map(|error| error.to_string()).unwrap_or_default();
+    // The library's message has several lines, of which the last one is the error.
+    let error = error.lines().last().unwrap_or_default().trim();
+    let why = error.strip_prefix("error: ").unwrap_or(error);
+    if why.is_empty() { String::new() } else { format!(": {why}") }
 }
 
 struct SchemaChecker<'a> {
@@ -72,7 +81,7 @@ impl SchemaChecker<'_> {
         }
     }
 
-    fn block(&mut self, node: &ConfigNode, block: &BlockSchema, path: &KeyPath) {
+    fn block(&mut self, node: &ConfigNode, block: &'static BlockSchema, path: &KeyPath) {
         let Some(fields) = node.object() else {
             self.problems.push(ConfigProblem::new(
                 &node.place,
@@ -87,7 +96,7 @@ impl SchemaChecker<'_> {
                 None => self.unknown(name, value, block, path),
             }
         }
-        for key in block.keys.iter().filter(|key| key.required) {
+        for key in block.own_keys().into_iter().filter(|key| key.required) {
             let missing =
                 fields.get(key.name).is_none_or(|value| value.is_null() && !matches!(key.kind, SettingKind::Scalar));
             if missing {
@@ -100,7 +109,7 @@ impl SchemaChecker<'_> {
         }
     }
 
-    fn unknown(&mut self, name: &str, value: &ConfigNode, block: &BlockSchema, path: &KeyPath) {
+    fn unknown(&mut self, name: &str, value: &ConfigNode, block: &'static BlockSchema, path: &KeyPath) {
         let path = path.key(name);
         if let Some((_, why)) = self.schema.refused.iter().find(|(key, _)| *key == name) {
             self.problems.push(ConfigProblem::new(&value.key_place, &path, *why));
@@ -116,12 +125,12 @@ impl SchemaChecker<'_> {
     fn tagged(&mut self, node: &ConfigNode, tagged: &VariantSchema, path: &KeyPath) {
         let Some(fields) = node.object() else {
             // The error is that of a block, whatever the variants are.
-            self.mismatch(node, &SettingKind::Block(&BlockSchema { keys: &[] }), path);
+            self.mismatch(node, &SettingKind::Block(&BlockSchema { fields: &[] }), path);
             return;
         };
-        let path_of_tag = path.key(tagged.tag);
-        let words = || one_of(tagged.variants.iter().map(|(words, _)| words[0]));
-        let Some(chosen) = fields.get(tagged.tag).filter(|node| !node.is_null()) else {
+        let path_of_tag = path.key(TAG);
+        let words = || one_of(tagged.names());
+        let Some(chosen) = fields.get(TAG).filter(|node| !node.is_null()) else {
             self.problems.push(ConfigProblem::new(&node.key_place, &path_of_tag, format!("is required: {}", words())));
             return;
         };
@@ -130,7 +139,7 @@ impl SchemaChecker<'_> {
         }
         let word = chosen.scalar().map(|s| s.raw.as_str());
         match word.and_then(|word| tagged.variant(word)) {
-            Some((_, block)) => self.block(node, block, path),
+            Some(variant) => self.block(node, variant.block, path),
             None => {
                 let found = mask_text(&chosen.describe());
                 let message = format!("{found} is not a {} of this version; expected {}", tagged.what, words());
@@ -144,26 +153,19 @@ impl SchemaChecker<'_> {
         }
     }
 
-    fn beside(
-        &mut self,
-        node: &ConfigNode,
-        tag: &str,
-        variants: &[(&str, &'static BlockSchema)],
-        path: &KeyPath,
-        parent: &ConfigNode,
-    ) {
+    fn beside(&mut self, node: &ConfigNode, tag: &str, variants: &[BlockVariant], path: &KeyPath, parent: &ConfigNode) {
         let chosen = parent.object().and_then(|fields| fields.get(tag));
         let word = chosen.and_then(ConfigNode::scalar).map(|s| s.raw.as_str());
-        match variants.iter().find(|(name, _)| Some(*name) == word) {
-            Some((_, block)) => self.block(node, block, path),
+        match variants.iter().find(|variant| Some(variant.words[0]) == word) {
+            Some(variant) => self.block(node, variant.block, path),
             // A wrong word has an error of its own. A missing word, or one without such a block,
             // has no other error.
             None => {
-                let words: Vec<_> = variants.iter().map(|(name, _)| *name).collect();
+                let words: Vec<_> = variants.iter().map(|variant| variant.words[0]).collect();
                 self.problems.push(ConfigProblem::new(
                     &node.key_place,
                     path,
-                    format!("has a meaning only beside {tag} = {}", words.join(" or ")),
+                    format!("is used only with {tag} = {}", words.join(" or ")),
                 ));
             }
         }
@@ -171,8 +173,12 @@ impl SchemaChecker<'_> {
 
     fn mismatch(&mut self, node: &ConfigNode, kind: &SettingKind, path: &KeyPath) {
         let found = match kind {
-            SettingKind::Secret => String::new(),
+            SettingKind::Secret | SettingKind::Connection => String::new(),
             _ => format!(", found {}", mask_text(&node.describe())),
+        };
+        let found = match (kind, node.scalar()) {
+            (SettingKind::Pattern, Some(scalar)) => format!("{found}{}", pattern_error(&scalar.raw)),
+            _ => found,
         };
         let message = format!("expected {}{found}", expected(kind));
         let problem = ConfigProblem::new(&node.place, path, message);

@@ -1,32 +1,26 @@
-//! The typed reading of a block that has been checked against its schema.
+//! The values of a block that has been checked against its schema.
 //!
 //! A value that failed the check reads as missing. Its error has been reported, and the rest of the
 //! configuration is still read to report its errors, too.
 
-use std::time::Duration;
-
-use super::leaf::LeafValue;
-use super::schema::{BlockSchema, SettingKind};
+use super::leaf::{LeafSetting, LeafValue};
+use super::schema::{BlockSchema, SettingKind, TAG};
 use super::tree::{ConfigNode, ConfigPlace, KeyPath};
 
 /// A block and its path. If the block is missing, so is every key.
 pub(crate) struct BlockFields<'a> {
     node: Option<&'a ConfigNode>,
     block: &'static BlockSchema,
+    /// The printed word of the variant, in a block that has variants.
+    pub(crate) tag: &'static str,
     pub(crate) path: KeyPath,
     /// The place of the block, or of the nearest block above it.
     pub(crate) place: ConfigPlace,
 }
 
-/// A block whose keys depend on one word, which is `tag`.
-pub(crate) struct BlockVariant<'a> {
-    pub(crate) tag: &'static str,
-    pub(crate) fields: BlockFields<'a>,
-}
-
 impl<'a> BlockFields<'a> {
     pub(crate) fn root(node: &'a ConfigNode, block: &'static BlockSchema) -> Self {
-        BlockFields { node: Some(node), block, path: KeyPath::default(), place: node.key_place.clone() }
+        BlockFields { node: Some(node), block, tag: "", path: KeyPath::default(), place: node.key_place.clone() }
     }
 
     fn get(&self, name: &str) -> (Option<&'a ConfigNode>, &'static SettingKind) {
@@ -39,9 +33,10 @@ impl<'a> BlockFields<'a> {
         (node, &key.kind)
     }
 
-    fn leaf(&self, name: &str) -> Option<LeafValue> {
+    /// Reads a single value.
+    pub(crate) fn leaf<T: LeafSetting>(&self, name: &str) -> Option<T> {
         let (node, kind) = self.get(name);
-        LeafValue::read(node?, kind).ok()
+        LeafValue::read(node?, kind).ok().and_then(T::from_leaf)
     }
 
     /// Returns true if the block is present.
@@ -59,75 +54,9 @@ impl<'a> BlockFields<'a> {
         self.get(name).0.map_or(&self.place, |node| &node.place)
     }
 
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        match self.leaf(name)? {
-            LeafValue::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// Reads a string in which empty means missing.
-    pub(crate) fn text_if_any(&self, name: &str) -> Option<String> {
-        self.text(name).filter(|text| !text.is_empty())
-    }
-
-    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
-        match self.leaf(name)? {
-            LeafValue::Flag(flag) => Some(flag),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn count(&self, name: &str) -> Option<u64> {
-        match self.leaf(name)? {
-            LeafValue::Count(count) => Some(count),
-            _ => None,
-        }
-    }
-
-    /// Reads a count whose schema limits it to 16 bits.
-    pub(crate) fn port(&self, name: &str) -> Option<u16> {
-        self.count(name).and_then(|port| u16::try_from(port).ok())
-    }
-
-    /// Reads a count whose schema limits it to 32 bits.
-    pub(crate) fn count_u32(&self, name: &str) -> Option<u32> {
-        self.count(name).and_then(|count| u32::try_from(count).ok())
-    }
-
-    pub(crate) fn ratio(&self, name: &str) -> Option<f64> {
-        match self.leaf(name)? {
-            LeafValue::Ratio(ratio) => Some(ratio),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn time(&self, name: &str) -> Option<Duration> {
-        match self.leaf(name)? {
-            LeafValue::Time(time) => Some(time),
-            _ => None,
-        }
-    }
-
-    /// Reads a size in bytes.
-    pub(crate) fn size(&self, name: &str) -> Option<u64> {
-        match self.leaf(name)? {
-            LeafValue::Size(size) => Some(size),
-            _ => None,
-        }
-    }
-
-    /// Reads a choice and returns its printed spelling.
-    pub(crate) fn word(&self, name: &str) -> Option<&'static str> {
-        match self.leaf(name)? {
-            LeafValue::Word(word) => Some(word),
-            _ => None,
-        }
-    }
-
-    /// Returns the node of a `Scalar` key.
-    pub(crate) fn scalar(&self, name: &str) -> Option<&'a ConfigNode> {
-        self.get(name).0.filter(|node| node.scalar().is_some())
+    /// Returns the last key of the path. In a map of blocks, it is the name of the entry.
+    pub(crate) fn name(&self) -> &str {
+        self.path.last_key().unwrap_or_default()
     }
 
     /// Returns a block. A missing block reads as empty.
@@ -136,48 +65,30 @@ impl<'a> BlockFields<'a> {
         let block = match kind {
             SettingKind::Block(block) => block,
             SettingKind::Beside { tag, variants } => {
-                let word = self.get(tag).0.and_then(ConfigNode::scalar).map(|s| &s.raw);
-                variants
-                    .iter()
-                    .find(|(name, _)| word.is_some_and(|word| word == name))
-                    .map_or(variants[0].1, |(_, block)| *block)
+                let word = self.get(tag).0.and_then(ConfigNode::scalar).map(|scalar| scalar.raw.as_str());
+                variants.iter().find(|variant| Some(variant.words[0]) == word).unwrap_or(&variants[0]).block
             }
             _ => unreachable!("{name} is a block in its schema"),
         };
-        self.inner(node, block, self.path.key(name))
+        self.inner(node, "", block, self.path.key(name))
     }
 
-    /// Returns the entries of a map of blocks with variants, by name. Leaves out entries of an
-    /// unknown variant.
-    pub(crate) fn variants_by_name(&self, name: &str) -> Vec<(&'a str, BlockVariant<'a>)> {
+    /// Returns the blocks of a map, by name. Leaves out blocks of an unknown variant.
+    pub(crate) fn entries(&self, name: &str) -> Vec<(&'a str, BlockFields<'a>)> {
         let (node, kind) = self.get(name);
         let SettingKind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
         let path = self.path.key(name);
-        node.and_then(ConfigNode::object)
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, node)| Some((name.as_str(), self.variant(node, kind, path.key(name))?)))
-            .collect()
+        let entries = node.and_then(ConfigNode::object).into_iter().flatten();
+        entries.filter_map(|(name, node)| Some((name.as_str(), self.item(node, kind, path.key(name))?))).collect()
     }
 
-    /// Returns the items of a list of blocks with variants. Leaves out items of an unknown variant.
-    pub(crate) fn variants(&self, name: &str) -> Vec<BlockVariant<'a>> {
+    /// Returns the blocks of a list. Leaves out blocks of an unknown variant.
+    pub(crate) fn items(&self, name: &str) -> Vec<BlockFields<'a>> {
         let (node, kind) = self.get(name);
         let SettingKind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
         let path = self.path.key(name);
         let items = node.and_then(ConfigNode::items).unwrap_or_default();
-        items.into_iter().enumerate().filter_map(|(i, node)| self.variant(node, kind, path.index(i))).collect()
-    }
-
-    /// Returns the items of a list of blocks.
-    pub(crate) fn blocks(&self, name: &str) -> Vec<BlockFields<'a>> {
-        let (node, kind) = self.get(name);
-        let SettingKind::List(SettingKind::Block(block)) = kind else {
-            unreachable!("{name} is a list of blocks in its schema")
-        };
-        let path = self.path.key(name);
-        let items = node.and_then(ConfigNode::items).unwrap_or_default();
-        items.into_iter().enumerate().map(|(i, node)| self.inner(Some(node), block, path.index(i))).collect()
+        items.into_iter().enumerate().filter_map(|(i, node)| self.item(node, kind, path.index(i))).collect()
     }
 
     /// Returns the names in a map, of valid and invalid entries.
@@ -190,23 +101,16 @@ impl<'a> BlockFields<'a> {
         self.get(name).0.and_then(ConfigNode::items).map_or(0, |items| items.len())
     }
 
-    /// Returns the strings of a list.
-    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
-        self.texts_and_places(name).into_iter().map(|(text, ..)| text).collect()
-    }
-
     /// Returns the strings of a list, each with the path and the place of its item.
-    pub(crate) fn texts_and_places(&self, name: &str) -> Vec<(String, KeyPath, &'a ConfigPlace)> {
+    pub(crate) fn texts(&self, name: &str) -> Vec<(String, KeyPath, &'a ConfigPlace)> {
         let (node, kind) = self.get(name);
         let SettingKind::List(kind) = kind else { unreachable!("{name} is a list in its schema") };
         let path = self.path.key(name);
-        let items = node.and_then(ConfigNode::items).unwrap_or_default();
+        let items = node.and_then(ConfigNode::items).unwrap_or_default().into_iter().enumerate();
         items
-            .into_iter()
-            .enumerate()
-            .filter_map(|(i, item)| match LeafValue::read(item, kind) {
-                Ok(LeafValue::Text(text)) => Some((text, path.index(i), &item.place)),
-                _ => None,
+            .filter_map(|(i, item)| {
+                let text = LeafValue::read(item, kind).ok().and_then(String::from_leaf)?;
+                Some((text, path.index(i), &item.place))
             })
             .collect()
     }
@@ -215,24 +119,33 @@ impl<'a> BlockFields<'a> {
     pub(crate) fn texts_by_name(&self, name: &str) -> Vec<(String, String)> {
         let (node, kind) = self.get(name);
         let SettingKind::Map(kind) = kind else { unreachable!("{name} is a map in its schema") };
-        node.and_then(ConfigNode::object)
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, node)| match LeafValue::read(node, kind) {
-                Ok(LeafValue::Text(text)) => Some((name.clone(), text)),
-                _ => None,
+        let entries = node.and_then(ConfigNode::object).into_iter().flatten();
+        entries
+            .filter_map(|(name, node)| {
+                let text = LeafValue::read(node, kind).ok().and_then(String::from_leaf)?;
+                Some((name.clone(), text))
             })
             .collect()
     }
 
-    fn variant(&self, node: &'a ConfigNode, kind: &'static SettingKind, path: KeyPath) -> Option<BlockVariant<'a>> {
-        let SettingKind::Tagged(tagged) = kind else { unreachable!("{path} has variants in its schema") };
-        let word = &node.object()?.get(tagged.tag)?.scalar()?.raw;
-        let (tag, block) = tagged.variant(word)?;
-        Some(BlockVariant { tag, fields: self.inner(Some(node), block, path) })
+    fn item(&self, node: &'a ConfigNode, kind: &'static SettingKind, path: KeyPath) -> Option<BlockFields<'a>> {
+        match kind {
+            SettingKind::Block(block) => Some(self.inner(Some(node), "", block, path)),
+            SettingKind::Tagged(tagged) => {
+                let variant = tagged.variant(&node.object()?.get(TAG)?.scalar()?.raw)?;
+                Some(self.inner(Some(node), variant.words[0], variant.block, path))
+            }
+            _ => unreachable!("{path} is a block in its schema"),
+        }
     }
 
-    fn inner(&self, node: Option<&'a ConfigNode>, block: &'static BlockSchema, path: KeyPath) -> BlockFields<'a> {
-        BlockFields { node, block, path, place: node.map_or(&self.place, |node| &node.key_place).clone() }
+    fn inner(
+        &self,
+        node: Option<&'a ConfigNode>,
+        tag: &'static str,
+        block: &'static BlockSchema,
+        path: KeyPath,
+    ) -> BlockFields<'a> {
+        BlockFields { node, block, tag, path, place: node.map_or(&self.place, |node| &node.key_place).clone() }
     }
 }

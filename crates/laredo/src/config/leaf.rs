@@ -1,26 +1,37 @@
-//! The reading of single values. The result is the value of a node, or a description of the kind
-//! that was expected.
+//! Single values: their reading, their output, and their types in Rust.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hocon::{HoconValue, ScalarType, ScalarValue};
 use serde::Deserialize;
 
 use super::schema::SettingKind;
+use super::secret::{ConfigSecret, MASK};
 use super::tree::ConfigNode;
+use super::write::text;
 
 /// A value without keys or items.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum LeafValue {
     Text(String),
     Flag(bool),
+    /// A count, a size in bytes, or a rate in bytes per second.
     Count(u64),
     Ratio(f64),
     Time(Duration),
-    /// A number of bytes, or of bytes per second.
-    Size(u64),
     /// The printed spelling of a choice.
     Word(&'static str),
+    /// A value whose type is the operator's choice.
+    Scalar(ScalarValue),
+}
+
+/// A Rust type of single values. The kind of the key decides how they are written.
+pub(crate) trait LeafSetting: Sized {
+    /// Converts a value that was read. Returns `None` for a value of another type, and for an empty
+    /// path.
+    fn from_leaf(value: LeafValue) -> Option<Self>;
+    fn to_leaf(&self) -> LeafValue;
 }
 
 impl LeafValue {
@@ -40,7 +51,13 @@ impl LeafValue {
         let value = HoconValue::Scalar(scalar.clone());
         match kind {
             SettingKind::Text { accepts, .. } => accepts(&scalar.raw).then(|| LeafValue::Text(scalar.raw.clone())),
-            SettingKind::Secret => (!scalar.raw.trim().is_empty()).then(|| LeafValue::Text(scalar.raw.clone())),
+            SettingKind::Secret | SettingKind::Connection | SettingKind::Reference(_) => {
+                (!scalar.raw.trim().is_empty()).then(|| LeafValue::Text(scalar.raw.clone()))
+            }
+            SettingKind::Pattern => {
+                let is_pattern = !scalar.raw.trim().is_empty() && regex::Regex::new(&scalar.raw).is_ok();
+                is_pattern.then(|| LeafValue::Text(scalar.raw.clone()))
+            }
             SettingKind::Flag => value.as_bool().map(LeafValue::Flag),
             SettingKind::Count { min, max } => {
                 let count = u64::try_from(value.as_i64()?).ok()?;
@@ -56,20 +73,103 @@ impl LeafValue {
             }
             SettingKind::Size { min, max } => {
                 let HoconBytes(size) = hocon::from_value(&value).ok()?;
-                (*min..=*max).contains(&size).then_some(LeafValue::Size(size))
+                (*min..=*max).contains(&size).then_some(LeafValue::Count(size))
             }
             SettingKind::Rate { min, max } => {
                 let bytes = scalar.raw.trim().strip_suffix("/s")?;
                 let bytes = HoconValue::Scalar(ScalarValue::new(bytes.trim_end().to_owned(), ScalarType::String));
                 let HoconBytes(rate) = hocon::from_value(&bytes).ok()?;
-                (*min..=*max).contains(&rate).then_some(LeafValue::Size(rate))
+                (*min..=*max).contains(&rate).then_some(LeafValue::Count(rate))
             }
             SettingKind::Choice(words) => words
                 .iter()
                 .find(|spellings| spellings.contains(&scalar.raw.as_str()))
                 .map(|spellings| LeafValue::Word(spellings[0])),
-            _ => None,
+            SettingKind::Scalar => Some(LeafValue::Scalar(scalar.clone())),
+            SettingKind::Block(_)
+            | SettingKind::Map(_)
+            | SettingKind::List(_)
+            | SettingKind::Tagged(_)
+            | SettingKind::Beside { .. }
+            | SettingKind::Refused(_) => None,
         }
+    }
+
+    /// Formats the value as HOCON of a kind. Secrets are masked.
+    pub(crate) fn to_hocon(&self, kind: &SettingKind) -> String {
+        match (self, kind) {
+            (LeafValue::Text(_), SettingKind::Secret) => text(MASK),
+            (LeafValue::Text(value), SettingKind::Connection) => {
+                text(&ConfigSecret::new(value.as_str()).masked_connection())
+            }
+            (LeafValue::Text(value), _) => text(value),
+            (LeafValue::Flag(flag), _) => flag.to_string(),
+            (LeafValue::Count(size), SettingKind::Size { .. }) => show_size(*size),
+            (LeafValue::Count(rate), SettingKind::Rate { .. }) => show_rate(*rate),
+            (LeafValue::Count(count), _) => count.to_string(),
+            (LeafValue::Ratio(ratio), _) => ratio.to_string(),
+            (LeafValue::Time(time), _) => show_time(*time),
+            (LeafValue::Word(word), _) => (*word).to_owned(),
+            (LeafValue::Scalar(scalar), _) if scalar.value_type == ScalarType::String => text(&scalar.raw),
+            (LeafValue::Scalar(scalar), _) => scalar.raw.clone(),
+        }
+    }
+}
+
+/// Implements [`LeafSetting`] for the type of a variant.
+macro_rules! leaf_setting {
+    ($($variant:ident: $type:ty),*) => {
+        $(impl LeafSetting for $type {
+            fn from_leaf(value: LeafValue) -> Option<Self> {
+                match value {
+                    LeafValue::$variant(value) => Some(value),
+                    _ => None,
+                }
+            }
+
+            fn to_leaf(&self) -> LeafValue {
+                LeafValue::$variant(<$type as Clone>::clone(self))
+            }
+        })*
+    };
+}
+
+leaf_setting!(Text: String, Flag: bool, Count: u64, Ratio: f64, Time: Duration, Word: &'static str);
+
+/// Implements [`LeafSetting`] for a whole number that has at least the range of its key.
+macro_rules! count_setting {
+    ($($number:ty),*) => {
+        $(impl LeafSetting for $number {
+            fn from_leaf(value: LeafValue) -> Option<Self> {
+                u64::from_leaf(value).and_then(|count| count.try_into().ok())
+            }
+
+            fn to_leaf(&self) -> LeafValue {
+                LeafValue::Count(u64::from(*self))
+            }
+        })*
+    };
+}
+
+count_setting!(u16, u32);
+
+impl LeafSetting for PathBuf {
+    fn from_leaf(value: LeafValue) -> Option<Self> {
+        String::from_leaf(value).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    fn to_leaf(&self) -> LeafValue {
+        LeafValue::Text(self.to_string_lossy().into_owned())
+    }
+}
+
+impl LeafSetting for ConfigSecret {
+    fn from_leaf(value: LeafValue) -> Option<Self> {
+        String::from_leaf(value).map(ConfigSecret::new)
+    }
+
+    fn to_leaf(&self) -> LeafValue {
+        LeafValue::Text(self.expose().to_owned())
     }
 }
 
@@ -90,7 +190,10 @@ struct HoconBytes(#[serde(with = "hocon::serde::bytes")] u64);
 pub(crate) fn expected(kind: &SettingKind) -> String {
     match kind {
         SettingKind::Text { expected, .. } => (*expected).to_owned(),
-        SettingKind::Secret => "a string that is not empty".to_owned(),
+        SettingKind::Secret | SettingKind::Connection | SettingKind::Reference(_) => {
+            "a string that is not empty".to_owned()
+        }
+        SettingKind::Pattern => "a regular expression".to_owned(),
         SettingKind::Flag => "true or false".to_owned(),
         SettingKind::Count { min, max } if *max == i64::MAX as u64 => {
             format!("a whole number, {min} or more")

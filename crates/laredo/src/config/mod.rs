@@ -6,12 +6,15 @@
 //!                                             └──read (snapshotter)──▶ SnapshotterConfig
 //! ```
 //!
-//! [`ConfigLoader`] merges the layers. A program's schema defines which keys exist. The program's
-//! reader makes typed values and finds the problems that a schema cannot detect. A [`ConfigReport`]
-//! has all problems at once.
+//! [`ConfigLoader`] merges the layers. Each block declares its keys once (`declaration`). The
+//! schema, the typed reading, the output and the reference in `docs/configuration.md` come from the
+//! declarations. A [`ConfigReport`] has all problems at once.
+//!
+//! A configuration can also be built in code: each block has a default, and public fields.
 
 mod check;
 mod credentials;
+mod declaration;
 mod diagnostics;
 mod document;
 mod fields;
@@ -20,7 +23,8 @@ mod layers;
 mod leaf;
 mod load;
 mod overrides;
-mod references;
+mod reader;
+mod reference;
 mod schema;
 mod secret;
 pub mod server;

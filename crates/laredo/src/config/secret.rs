@@ -10,7 +10,7 @@ pub const MASK: &str = "****";
 
 /// A string that no message, log or dump shows. Its `Debug` output is a mask, and it has no
 /// `Display`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConfigSecret(String);
 
 impl ConfigSecret {

@@ -151,6 +151,14 @@ impl KeyPath {
         KeyPath(steps)
     }
 
+    /// Returns the last step, unless it is an index.
+    pub(crate) fn last_key(&self) -> Option<&str> {
+        match self.0.last()? {
+            KeyPathStep::Key(key) => Some(key),
+            KeyPathStep::Index(_) => None,
+        }
+    }
+
     pub(crate) fn from_keys(keys: &[String]) -> KeyPath {
         KeyPath(keys.iter().cloned().map(KeyPathStep::Key).collect())
     }

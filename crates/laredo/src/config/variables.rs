@@ -4,7 +4,7 @@
 //! or part of a name. So a variable is matched against the schema and the names that the files use.
 
 use super::key_places::KeyPlaces;
-use super::schema::{ConfigSchema, SettingKind};
+use super::schema::{BlockSchema, ConfigSchema, SettingKind};
 
 /// The prefix of every variable that sets a key. The rest of the name is the key's path.
 pub(crate) const PREFIX: &str = "LAREDO_";
@@ -89,7 +89,7 @@ impl VariableSearch {
                 }
             }
             _ => {
-                for key in kind.blocks().into_iter().flat_map(|block| block.keys) {
+                for key in kind.blocks().into_iter().flat_map(BlockSchema::keys) {
                     self.step(rest, key.name, &key.kind, child(key.name));
                 }
             }
@@ -132,7 +132,7 @@ fn collect(kind: &SettingKind, marks: Option<&KeyPlaces>, prefix: &str, names: &
             if blocks.is_empty() {
                 names.push(prefix.to_owned());
             }
-            for key in blocks.into_iter().flat_map(|block| block.keys) {
+            for key in blocks.into_iter().flat_map(BlockSchema::keys) {
                 let marks = marks.and_then(|m| m.children.get(key.name));
                 collect(&key.kind, marks, &named(key.name), names);
             }

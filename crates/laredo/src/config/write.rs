@@ -66,6 +66,12 @@ impl HoconBlock {
         })
     }
 
+    /// Returns the value of the only key, or an empty text if nothing was written.
+    pub(crate) fn into_value(self) -> String {
+        let line = self.lines.into_iter().next().unwrap_or_default();
+        line.split_once(" = ").map_or_else(String::new, |(_, value)| value.to_owned())
+    }
+
     fn indented(self) -> impl Iterator<Item = String> {
         self.lines.into_iter().map(|line| format!("  {line}"))
     }

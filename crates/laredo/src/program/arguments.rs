@@ -33,7 +33,7 @@ pub(crate) enum ProgramCommand {
     Validate,
     /// Print the effective configuration, secrets masked.
     Config,
-    /// Ask the one that runs on this machine with the same configuration whether it is ready: exit
+    /// Check whether the program that runs on this machine with this configuration is ready: exit
     /// code 0 if it is.
     Healthcheck,
     /// Print the version.

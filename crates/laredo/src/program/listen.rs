@@ -14,6 +14,7 @@ pub(crate) async fn bind(port: u16, what: &str) -> Result<TcpListener, String> {
         // The machine has no IPv6.
         Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await,
     };
-    bound
-        .map_err(|error| format!("cannot listen on port {port} ({what}): {error}; choose another one or stop its user"))
+    bound.map_err(|error| {
+        format!("cannot listen on port {port} ({what}): {error}; choose another port, or stop the program that uses it")
+    })
 }

@@ -44,7 +44,7 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     reserve_descriptors();
-    say_what_is_not_active(config);
+    log_inactive_settings(config);
     let tls = listen::read_tls_files(config)?;
     serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
 }
@@ -144,7 +144,7 @@ fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Opt
     })
 }
 
-fn say_what_is_not_active(config: &ServerConfig) {
+fn log_inactive_settings(config: &ServerConfig) {
     for table in &config.tables {
         let (name, fanout) = (format!("{}.{}", table.schema, table.table), &table.fanout);
         let is_ephemeral =
@@ -152,14 +152,14 @@ fn say_what_is_not_active(config: &ServerConfig) {
         if fanout.snapshot.is_some() && is_ephemeral {
             tracing::warn!(
                 table = name,
-                "snapshot: a restart cannot go on from one, because nothing keeps what commits after it (slot_mode = ephemeral)"
+                "snapshot: a restart cannot resume from a snapshot, because no slot keeps the later changes (slot_mode = ephemeral)"
             );
         }
         if fanout.archive.is_some() {
-            tracing::warn!(table = name, "archive: this version does not write archives");
+            tracing::warn!(table = name, "archive: this version does not read archives");
         }
         if fanout.grpc.max_clients.is_none() {
-            tracing::info!(table = name, "clients without limit; set max_clients to have one");
+            tracing::info!(table = name, "clients without limit; set max_clients to limit them");
         }
     }
 }

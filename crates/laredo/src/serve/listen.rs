@@ -71,5 +71,5 @@ fn tls_problem_text(tls: &GrpcTlsConfig, (file, problem): (TlsFile, String)) -> 
         TlsFile::ClientCa => ("client_ca_path", tls.client_ca_path.as_ref()),
     };
     let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-    format!("grpc.tls.{key}: {path}: {problem}; name a PEM file that is right")
+    format!("grpc.tls.{key}: {path}: {problem}; name a valid PEM file")
 }

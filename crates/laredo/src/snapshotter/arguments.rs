@@ -19,7 +19,7 @@ pub struct SnapshotterArguments {
     /// The port of the HTTP API, over `snapshotter.http.port`.
     #[arg(long, global = true, value_name = "PORT")]
     pub(super) http_port: Option<u16>,
-    /// The least level that is logged: trace, debug, info, warn or error.
+    /// The lowest level that is logged: trace, debug, info, warn or error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", value_parser = level)]
     pub(super) log_level: LogLevel,
     #[command(subcommand)]
@@ -27,5 +27,6 @@ pub struct SnapshotterArguments {
 }
 
 fn level(name: &str) -> Result<LogLevel, String> {
-    LogLevel::from_name(name).ok_or_else(|| format!("expected one of {}", LogLevel::ALL.map(LogLevel::name).join(", ")))
+    let names = || LogLevel::ALL.iter().map(|level| level.name()).collect::<Vec<_>>();
+    LogLevel::from_name(name).ok_or_else(|| format!("expected one of {}", names().join(", ")))
 }

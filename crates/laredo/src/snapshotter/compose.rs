@@ -16,7 +16,7 @@ use crate::program::{ProgramFailure, bind, random, wait_for_flag};
 /// The program ends when no table is left.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), ProgramFailure> {
     let aws = Arc::new(AwsProfiles::new(&config.credentials)?);
-    let listener = bind(config.http_port, "snapshotter.http.port").await;
+    let listener = bind(config.http.port, "snapshotter.http.port").await;
     let listener = listener.map_err(|problem| ProgramFailure::Misconfigured(vec![problem]))?;
     let address = listener.local_addr().context("snapshotter.http.port")?;
     tracing::info!(port = address.port(), "serving the HTTP API");

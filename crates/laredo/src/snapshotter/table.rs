@@ -113,12 +113,12 @@ impl SnapshotterTable {
         let config = &self.config;
         let (destinations, staging) = destinations(config, aws).await?;
         let (publisher, publishing) = aws.publisher(config).await?;
-        let events = publisher.clone();
+        let event_publisher = publisher.clone();
         let resources = WriterResources {
             destinations,
             stager: ArtifactStager::new(staging),
             wall: Box::new(now),
-            publish: Box::new(move |event| events.publish(event)),
+            publish: Box::new(move |event| event_publisher.publish(event)),
             status: self.status.clone(),
         };
         let opened = tokio::select! {
@@ -141,7 +141,7 @@ impl SnapshotterTable {
         let ended =
             until_stopped(stop, async |stopping| writer.run(SubscriptionFeed(subscription), stopping).await).await;
         written.cancel();
-        publishing.await.context("sending the events")?;
+        publishing.await.context("publishing events")?;
         Ok(ended?)
     }
 }
@@ -160,12 +160,12 @@ async fn until_stopped<T>(stop: watch::Receiver<bool>, run: impl AsyncFnOnce(Can
 
 fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
     let formats = config.formats.snapshot.clone();
-    let mut options = WriterOptions::new(config.source.name(), writer_id, formats, config.diff_interval);
+    let mut options = WriterOptions::new(config.source.name(), writer_id, formats, config.diff.interval);
     options.key.clone_from(&config.key_fields);
     options.diff_formats.clone_from(&config.formats.diff);
     options.thresholds = config.thresholds.clone();
-    options.keep_epochs = config.keep_epochs.map(|count| count as usize);
-    options.manifest_epochs = config.manifest_epochs;
+    options.keep_epochs = config.retention.keep_epochs.map(|count| count as usize);
+    options.manifest_epochs = config.retention.manifest_epochs;
     options.waits_at_start = true;
     options.seed = random();
     options

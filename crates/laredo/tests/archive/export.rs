@@ -170,7 +170,7 @@ async fn an_export_that_is_interrupted_leaves_nothing_behind() {
     eventually(PATIENCE, is_published).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     export.interrupt();
-    export.wait_for_line("it was interrupted").await.unwrap();
+    export.wait_for_line("the export was interrupted").await.unwrap();
     let status = export.wait(PATIENCE).await.unwrap();
     assert_eq!(status.code(), Some(2), "{:?}", export.output());
     session.batch_execute("COMMIT").await.unwrap();

@@ -72,7 +72,7 @@ fn takes_boundaries(place: &str, heads: &[String], archive: &std::path::Path) {
     let (code, rows, said) = laredo(&["reconstruct", place, "--at", &between]);
     assert_eq!((code, rows.lines().count()), (Some(0), 6), "{said}");
     assert!(
-        said.contains(&format!("{between} is no boundary; taking the newest one before it, {} (epoch 1", heads[1])),
+        said.contains(&format!("{between} is not a boundary; using the newest one before it, {} (epoch 1", heads[1])),
         "{said}"
     );
     let said = refusal(&["reconstruct", place, "--at", &between, "--exact"]);

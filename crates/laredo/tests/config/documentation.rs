@@ -9,9 +9,42 @@ use laredo_client::{Replica, TableName, Unique};
 
 use super::ConfigFolder;
 
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+
 fn reference() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
-    std::fs::read_to_string(path).expect("the reference")
+    std::fs::read_to_string(REFERENCE).expect("the reference")
+}
+
+/// The end of a generated table.
+const TABLE_END: &str = "<!-- end of keys -->";
+
+/// Returns the page with the tables that the declarations make. A marker names the program and the
+/// path of the block.
+fn with_generated_tables(page: &str) -> String {
+    let mut pieces = page.split("<!-- keys: ");
+    let mut generated = pieces.next().expect("split has a first part").to_owned();
+    for piece in pieces {
+        let (name, rest) = piece.split_once(" -->").expect("the marker ends");
+        let (_, rest) = rest.split_once(TABLE_END).expect("the table ends");
+        let table = match name.split_once(' ').unwrap_or((name, "")) {
+            ("laredo-server", path) => ServerConfig::reference(path),
+            (_, path) => SnapshotterConfig::reference(path),
+        };
+        let table = table.unwrap_or_else(|| panic!("{name} is not a block"));
+        generated += &format!("<!-- keys: {name} -->\n\n{table}\n\n{TABLE_END}{rest}");
+    }
+    generated
+}
+
+#[test]
+fn every_table_of_the_reference_is_generated() {
+    let page = reference();
+    let generated = with_generated_tables(&page);
+    if std::env::var_os("LAREDO_WRITE_REFERENCE").is_some() {
+        std::fs::write(REFERENCE, &generated).expect("the reference can be written");
+    } else {
+        assert!(page == generated, "docs/configuration.md is out of date; CONTRIBUTING.md says how it is written");
+    }
 }
 
 /// Returns the code blocks of a language in a document.

@@ -290,7 +290,7 @@ fn what_only_makes_sense_together_is_checked_together() {
             "",
             "",
             "journal { store_config { path = x } }",
-            "6:11: tables[0].targets[0].journal.store_config: has a meaning only beside store = local",
+            "6:11: tables[0].targets[0].journal.store_config: is used only with store = local",
         ),
         (
             "",

@@ -117,5 +117,5 @@ async fn a_server_takes_orders() {
         assert!(refused.status.code() == Some(2) && said.contains(words), "{arguments:?}: {said}");
     }
     let fanout = clean_command(env!("CARGO_BIN_EXE_laredo")).args(["ready", "--oam", &server.url()]).output().unwrap();
-    assert!(String::from_utf8(fanout.stderr).unwrap().contains("takes no orders"));
+    assert!(String::from_utf8(fanout.stderr).unwrap().contains("has no OAM service"));
 }

@@ -148,7 +148,7 @@ async fn what_cannot_be_verified_is_no_answer() {
     let (code, told) = command("public.t", "http://127.0.0.1:1");
     assert!(code == Some(2) && told.contains("cannot be reached"), "{told}");
     let (code, told) = command("public.t", &setting.server.url());
-    assert!(code == Some(2) && told.contains("takes no orders"), "{told}");
+    assert!(code == Some(2) && told.contains("has no OAM service"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

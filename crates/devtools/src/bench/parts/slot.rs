@@ -46,7 +46,7 @@ async fn record_commits(
         match decoder.decode(data)? {
             PgoutputMessage::Insert { new, .. } => {
                 let Some(Cell::Value(id)) = new.cells.cells().next() else { bail!("a row without a key") };
-                inserted = Some(i64::from_be_bytes(id.try_into().context("the key is no bigint")?));
+                inserted = Some(i64::from_be_bytes(id.try_into().context("the key is not a bigint")?));
             }
             PgoutputMessage::Commit { .. } => {
                 if let Some(id) = inserted.take() {

@@ -77,21 +77,21 @@ pub(super) async fn read(port: u16, position: &str, clients: usize, bytes: u64) 
         let position = position.to_owned();
         readers.spawn(async move { read_stream(request_stream(connection, port, &position).await?, bytes).await });
     }
-    let mut taken = 0;
+    let mut received = 0;
     while let Some(reader) = readers.join_next().await {
-        taken += reader??;
+        received += reader??;
     }
-    write_report(&ThroughputReport { bytes: taken, seconds: began.elapsed().as_secs_f64() })
+    write_report(&ThroughputReport { bytes: received, seconds: began.elapsed().as_secs_f64() })
 }
 
 async fn read_stream(mut body: h2::RecvStream, bytes: u64) -> anyhow::Result<u64> {
-    let mut taken = 0;
-    while taken < bytes {
-        let chunk = body.data().await.with_context(|| format!("a stream has ended after {taken} bytes"))??;
+    let mut received = 0;
+    while received < bytes {
+        let chunk = body.data().await.with_context(|| format!("a stream has ended after {received} bytes"))??;
         body.flow_control().release_capacity(chunk.len())?;
-        taken += chunk.len() as u64;
+        received += chunk.len() as u64;
     }
-    Ok(taken)
+    Ok(received)
 }
 
 async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {

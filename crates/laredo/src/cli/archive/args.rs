@@ -11,12 +11,12 @@ use laredo_core::TableName;
 pub(in super::super) enum ArchiveCommand {
     /// Print the artifacts of an archive, and the states that it rebuilds.
     Ls(ArchiveListArgs),
-    /// Read every object to its end, and compare it with what the manifest says of it. Exit code 2
+    /// Read every object to its end, and compare it with the manifest. Exit code 2
     /// if anything is wrong.
     Verify(ArchiveListArgs),
     /// Print the rows of a snapshot, or the changes of a diff, as lines of JSON.
     Cat(ArchiveCatArgs),
-    /// Print what is different between two states of a table, as a diff's lines of JSON.
+    /// Print the differences between two states of a table, as a diff's lines of JSON.
     Diff(ArchiveDiffArgs),
     /// Rebuild a table as it was: as lines of JSON, as CSV, or into a table of PostgreSQL.
     ///
@@ -51,13 +51,13 @@ pub(super) struct ArchiveLocationArgs {
 /// takes them.
 #[derive(Debug, clap::Args)]
 pub(super) struct S3AccessArgs {
-    /// The bucket's region, unless the environment says it.
+    /// The bucket's region, unless the environment sets it.
     #[arg(long, value_name = "REGION")]
     pub(super) region: Option<String>,
     /// Another endpoint than AWS's, for stores that are compatible with S3.
     #[arg(long, value_name = "URL")]
     pub(super) endpoint: Option<String>,
-    /// Buckets are part of the path and not of the host's name.
+    /// Put the bucket into the path of URLs, and not into the host name.
     #[arg(long)]
     pub(super) force_path_style: bool,
 }
@@ -92,7 +92,7 @@ pub(in super::super) struct ArchiveDiffArgs {
     /// The state after.
     #[arg(value_name = "B", value_parser = state)]
     pub(super) after: ArchiveStateArg,
-    /// Only boundaries will do: a position that is none is an error.
+    /// Accept only boundaries: a position that is not a boundary is an error.
     #[arg(long)]
     pub(super) exact: bool,
 }
@@ -102,12 +102,12 @@ pub(in super::super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) archive: ArchiveReadArgs,
     /// Which state: a position such as 0/19F000, a time such as 2026-01-02T03:04:05Z, or `latest`.
-    /// Where it is no boundary, the newest one before it is taken, and said. With `N:` before it
-    /// (`2:0/19F000`) it is a state of history N, as `ls` numbers them; otherwise of the newest
-    /// history.
+    /// For a position that is not a boundary, the newest boundary before it is used, and printed.
+    /// With `N:` before it (`2:0/19F000`) it is a state of history N, as `ls` numbers them;
+    /// otherwise of the newest history.
     #[arg(long, value_name = "[N:]LSN|TIME|latest", default_value = "latest", value_parser = state)]
     pub(super) at: ArchiveStateArg,
-    /// Only a boundary will do: a position that is none is an error.
+    /// Accept only a boundary: a position that is not a boundary is an error.
     #[arg(long)]
     pub(super) exact: bool,
     /// The format of the rows.
@@ -119,13 +119,13 @@ pub(in super::super) struct ReconstructArgs {
     /// A database to write to, as postgresql://USER@HOST/DATABASE.
     #[arg(long, value_name = "URL", requires = "table")]
     pub(super) postgres: Option<String>,
-    /// The table that gets the rows, all of them or none; it must be there, and empty.
+    /// The table that receives the rows, all of them or none; it must exist, and be empty.
     #[arg(long, value_name = "SCHEMA.TABLE", requires = "postgres")]
     pub(super) table: Option<TableName>,
     /// Create the table.
     #[arg(long, requires = "postgres", conflicts_with = "replace")]
     pub(super) create: bool,
-    /// Replace the rows that it has.
+    /// Replace the rows of the table.
     #[arg(long, requires = "postgres")]
     pub(super) replace: bool,
     /// Let rows of other tables change with the replaced ones: by ON DELETE CASCADE, SET NULL or
@@ -139,7 +139,7 @@ pub(in super::super) struct ReconstructArgs {
 pub(super) enum RowFormat {
     /// A JSON object on each line, as in the archive.
     Jsonl,
-    /// With a heading; NULL is nothing, an empty text is "", arrays and objects are JSON.
+    /// With a heading; NULL is an empty field, an empty text is "", arrays and objects are JSON.
     Csv,
 }
 
@@ -153,13 +153,13 @@ pub(in super::super) struct ExportArgs {
     /// The table.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     pub(super) table: TableName,
-    /// A publication that has the table; one is made and dropped unless it is given.
+    /// A publication that has the table. By default, one is created, and dropped at the end.
     #[arg(long, value_name = "NAME")]
     pub(super) publication: Option<String>,
     /// The format; may be given several times.
     #[arg(long = "format", value_name = "FORMAT", default_value = "jsonl")]
     pub(super) formats: Vec<laredo_archive::ArtifactFormat>,
-    /// Write to an archive that another writer has, which stops then.
+    /// Take over an archive from its writer, which then stops.
     #[arg(long)]
     pub(super) take_over: bool,
 }

@@ -1,8 +1,7 @@
 //! The export of a table to an archive, once: a server, its one client, and a writer, all in this
 //! process.
 
-use std::collections::VecDeque;
-use std::io::Write;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -27,24 +26,30 @@ use tokio_util::sync::CancellationToken;
 use super::args::ExportArgs;
 use crate::cli::error::CliError;
 use crate::cli::{end_at_interrupt, print_output};
-use crate::config::{ConfigLoader, ServerConfig};
+use crate::config::server::{PostgresSourceConfig, PublicationConfig, ReconnectConfig, ServedTableConfig};
+use crate::config::{ConfigSecret, ServerConfig};
 use crate::program::{ProgramFailure, random};
 use crate::serve::{StartMode, serve_at};
 use crate::snapshotter::feed::SubscriptionFeed;
 
 /// The beginning of the writer IDs of exports.
 const WRITER: &str = "laredo archive export";
+/// The name of the only source.
+const SOURCE: &str = "database";
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
-    // The operator needs only this sentence. The report of the configuration below would quote a
-    // temporary file.
     ConnectionOptions::parse(&args.postgres)?;
+    if let Some(name) = args.publication.as_deref().filter(|name| !PublicationConfig::is_name(name)) {
+        return Err(CliError::Export(format!(
+            "--publication {name:?}: expected a PostgreSQL name of at most 63 bytes"
+        )));
+    }
     let publication = format!("laredo_export_{:016x}", random());
     let interrupted = end_at_interrupt();
     let written = tokio::select! {
         written = export(&args, args.publication.as_deref().unwrap_or(&publication)) => written,
-        () = interrupted.cancelled() => Err(CliError::Export("it was interrupted".to_owned())),
+        () = interrupted.cancelled() => Err(CliError::Export("the export was interrupted".to_owned())),
     };
     let dropped = match args.publication {
         // The publication belongs to the operator, and stays.
@@ -72,7 +77,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
 
 async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Export(error.to_string());
-    let config = config(args, publication)?;
+    let config = config(args, publication);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
     let listeners = ServerListeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
@@ -225,26 +230,25 @@ fn export_error(error: &dyn std::fmt::Display) -> CliError {
 }
 
 /// Returns the configuration of a server with this table alone, and with a slot that disappears
-/// with its connection. JSON is HOCON, too.
-fn config(args: &ExportArgs, publication: &str) -> Result<ServerConfig, CliError> {
-    let create = args.publication.is_none();
-    let text = json!({
-        "sources": { "database": {
-            "type": "postgresql", "connection": args.postgres, "slot_mode": "ephemeral",
-            "publication": { "name": publication, "create": create },
-            "reconnect": { "max_attempts": 3 },
-        } },
-        "tables": [{ "source": "database", "schema": args.table.schema, "table": args.table.table,
-            "targets": [{ "type": "replication-fanout" }] }],
-    });
-    let mut file = tempfile::Builder::new()
-        .prefix("laredo-export-")
-        .suffix(".conf")
-        .tempfile()
-        .map_err(|error| export_error(&error))?;
-    write!(file, "{text}").map_err(|error| export_error(&error))?;
-    let loader = ConfigLoader::new([]).file(file.path());
-    ServerConfig::load(&loader).map_err(|report| CliError::Export(report.render(false)))
+/// with its connection.
+fn config(args: &ExportArgs, publication: &str) -> ServerConfig {
+    let source = PostgresSourceConfig {
+        connection: ConfigSecret::new(&args.postgres),
+        publication: PublicationConfig { name: publication.to_owned(), create: args.publication.is_none() },
+        reconnect: ReconnectConfig { max_attempts: Some(3), ..ReconnectConfig::default() },
+        ..PostgresSourceConfig::default()
+    };
+    let table = ServedTableConfig {
+        source: SOURCE.to_owned(),
+        schema: args.table.schema.clone(),
+        table: args.table.table.clone(),
+        ..ServedTableConfig::default()
+    };
+    ServerConfig {
+        sources: BTreeMap::from([(SOURCE.to_owned(), source)]),
+        tables: vec![table],
+        ..ServerConfig::default()
+    }
 }
 
 fn end_reason(ended: Result<(), ProgramFailure>) -> String {
@@ -259,7 +263,7 @@ async fn drop_publication(url: &str, publication: &str) -> Result<(), CliError> 
     let options = ConnectionOptions::parse(url)?;
     let left = |error: laredo_postgres::transport::TransportError| {
         CliError::Export(format!(
-            "its publication may be left behind ({error}); run DROP PUBLICATION IF EXISTS {publication}"
+            "the publication {publication} may be left behind ({error}); run DROP PUBLICATION IF EXISTS {publication}"
         ))
     };
     let mut connection = SqlConnection::connect(&options).await.map_err(left)?;

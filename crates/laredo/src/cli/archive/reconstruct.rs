@@ -57,7 +57,7 @@ async fn rebuild_state(archive: &Archive, state: ArchiveStateArg, exact: bool) -
     if let ArchivePoint::Position(asked) = at
         && boundary.position != Some(asked)
     {
-        print_message(&format!("{asked} is no boundary; taking the newest one before it, {}", shown(&boundary)));
+        print_message(&format!("{asked} is not a boundary; using the newest one before it, {}", shown(&boundary)));
     }
     let progress = ReadProgress::default();
     Ok(with_progress_bar("reading", boundary.bytes, &progress, archive.rebuild(at, &progress)).await?)

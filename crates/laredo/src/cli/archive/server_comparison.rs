@@ -59,7 +59,7 @@ pub(in super::super) async fn compare_with_server(
     let RebuiltTable { table: rows, boundary, .. } = rebuilt;
     let mark = boundary.mark.map(wire_mark);
     let Some(boundary) = boundary.position else {
-        return Err(CliError::Compare("the archive does not say at which position its newest state is".to_owned()));
+        return Err(CliError::Compare("the archive does not record the position of its newest state".to_owned()));
     };
     let subscription = || -> Result<SubscriptionBuilder, CliError> {
         let mut builder = Subscription::builder(&args.server, table.clone());

@@ -2,57 +2,71 @@
 
 use std::path::PathBuf;
 
-use super::super::diagnostics::ConfigProblem;
+use super::super::declaration::{ConfigBlock, ConfigKey, config_block, custom, key, optional, texts};
 use super::super::fields::BlockFields;
-use super::super::schema::{BlockSchema, KeySchema, PORT, SettingKind, TEXT_OR_EMPTY, URL_PATH};
-use super::super::write::{self, list, text};
+use super::super::reader::ConfigReader;
+use super::super::schema::{PORT, SettingKind, TEXT_OR_EMPTY, URL_PATH};
 
-/// The port of the OAM service, and TLS for every gRPC port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GrpcConfig {
-    /// The TCP port; 0 means any free one. Default 4001.
-    pub port: u16,
-    /// The origins whose pages may call this port and the clients' ports from a browser, spelled as
-    /// by browsers (`https://console.example`); `*` means all. Default none.
-    pub allowed_origins: Vec<String>,
-    /// TLS for this port and the clients' ports; `None` if it is not enabled.
-    pub tls: Option<GrpcTlsConfig>,
+config_block! {
+    /// The port of the OAM service, and TLS for every gRPC port.
+    pub struct GrpcConfig {
+        /// The port of the OAM service.
+        pub port: u16 = key("port", PORT, || 4001),
+        /// The origins whose pages may call this port and the clients' ports from a browser, as in
+        /// `["https://console.example"]`. `*` means all pages ([protocols](protocols.md#browsers)).
+        /// Ours.
+        pub allowed_origins: Vec<String> = texts("allowed_origins", SettingKind::List(&ORIGIN), "none"),
+        /// TLS for this port and the clients' ports; `None` if it is not enabled.
+        pub tls: Option<GrpcTlsConfig> = custom(
+            "tls",
+            GrpcTlsConfig::KIND,
+            || None,
+            |_, fields, reader| {
+                let tls = fields.block("tls");
+                Some(TLS_ENABLED.read(&tls, reader).then(|| GrpcTlsConfig::read(&tls, reader)))
+            },
+            |tls, _, out| {
+                out.block("tls", |out| {
+                    TLS_ENABLED.write(&tls.is_some(), out);
+                    tls.iter().for_each(|tls| tls.write(out));
+                });
+            },
+        ),
+    }
 }
 
-/// The server side of TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GrpcTlsConfig {
-    /// The certificate chain, PEM.
-    pub cert_path: PathBuf,
-    /// The private key, PEM.
-    pub key_path: PathBuf,
-    /// The authorities, PEM, whose client certificates the server requests and accepts; if missing,
-    /// it requests no certificates.
-    pub client_ca_path: Option<PathBuf>,
+const TLS_ENABLED: ConfigKey<bool> =
+    key("enabled", SettingKind::Flag, || false).doc("True for TLS on this port and the clients' ports.");
+
+config_block! {
+    /// The server side of TLS.
+    pub struct GrpcTlsConfig [GrpcTlsConfig::check] {
+        /// The certificate chain, PEM.
+        pub cert_path: PathBuf = key("cert_path", TEXT_OR_EMPTY, PathBuf::new).defaults_to("required with TLS"),
+        /// The private key, PEM.
+        pub key_path: PathBuf = key("key_path", TEXT_OR_EMPTY, PathBuf::new).defaults_to("required with TLS"),
+        /// The authorities, PEM, whose client certificates the server requests and accepts.
+        pub client_ca_path: Option<PathBuf> =
+            optional("client_ca_path", TEXT_OR_EMPTY, "none: the server requests no certificates"),
+    }
+    also [config_field!(TLS_ENABLED)]
 }
 
-/// The health endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthConfig {
-    /// The TCP port; 0 means any free one. Default 8080.
-    pub http_port: u16,
-    /// The path of the readiness check. Default `/health/ready`.
-    pub readiness_path: String,
-    /// The path of the liveness check. Default `/health/live`.
-    pub liveness_path: String,
-    /// True if the server is ready only while every table is served. Default false: it is ready
-    /// while every table that can be served is served.
-    pub strict_readiness: bool,
+config_block! {
+    /// The health endpoints.
+    pub struct HealthConfig [HealthConfig::check] {
+        /// The port of the health endpoints. `--health-port` sets it.
+        pub http_port: u16 = key("http_port", PORT, || 8080),
+        /// The path of the readiness check.
+        pub readiness_path: String = key("readiness_path", URL_PATH, || "/health/ready".to_owned()),
+        /// The path of the liveness check.
+        pub liveness_path: String = key("liveness_path", URL_PATH, || "/health/live".to_owned()),
+        /// True if the server is ready only while every table is served. By default, the server is
+        /// ready while every table that can be served is served
+        /// ([readiness](operations.md#readiness)). Ours.
+        pub strict_readiness: bool = key("strict_readiness", SettingKind::Flag, || false),
+    }
 }
-
-/// The schema of `grpc`.
-pub(super) static GRPC: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("port", PORT),
-        KeySchema::new("allowed_origins", SettingKind::List(&ORIGIN)),
-        KeySchema::new("tls", SettingKind::Block(&TLS)),
-    ],
-};
 
 const ORIGIN: SettingKind = SettingKind::Text {
     accepts: is_origin,
@@ -69,98 +83,25 @@ fn is_origin(text: &str) -> bool {
     text == "*" || text.split_once("://").is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
 }
 
-static TLS: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("enabled", SettingKind::Flag),
-        KeySchema::new("cert_path", TEXT_OR_EMPTY),
-        KeySchema::new("key_path", TEXT_OR_EMPTY),
-        KeySchema::new("client_ca_path", TEXT_OR_EMPTY),
-    ],
-};
-
-/// The schema of `health`.
-pub(super) static HEALTH: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("http_port", PORT),
-        KeySchema::new("readiness_path", URL_PATH),
-        KeySchema::new("liveness_path", URL_PATH),
-        KeySchema::new("strict_readiness", SettingKind::Flag),
-    ],
-};
-
-impl GrpcConfig {
-    pub(super) fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let tls = fields.block("tls");
-        let enabled = tls.flag("enabled").unwrap_or(false);
-        GrpcConfig {
-            port: fields.port("port").unwrap_or(4001),
-            allowed_origins: fields.texts("allowed_origins"),
-            tls: enabled.then(|| GrpcTlsConfig::read(&tls, problems)),
-        }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put("port", self.port);
-        if !self.allowed_origins.is_empty() {
-            out.put("allowed_origins", list(self.allowed_origins.iter().map(|origin| text(origin))));
-        }
-        out.block("tls", |out| {
-            out.put("enabled", self.tls.is_some());
-            if let Some(tls) = &self.tls {
-                let path = |path: &PathBuf| text(&path.to_string_lossy());
-                out.put("cert_path", path(&tls.cert_path));
-                out.put("key_path", path(&tls.key_path));
-                out.put_if("client_ca_path", tls.client_ca_path.as_ref().map(path));
-            }
-        });
-    }
-}
-
 impl GrpcTlsConfig {
-    fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let mut required = |key: &str| {
-            let path = fields.text_if_any(key);
-            if path.is_none() {
-                problems.push(ConfigProblem::new(
-                    fields.place_of("enabled"),
-                    &fields.path.key(key),
-                    "is required with enabled = true",
-                ));
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        for (key, path) in [("cert_path", &self.cert_path), ("key_path", &self.key_path)] {
+            if path.as_os_str().is_empty() {
+                reader.report_at(fields, "enabled", key, "is required with enabled = true");
             }
-            PathBuf::from(path.unwrap_or_default())
-        };
-        GrpcTlsConfig {
-            cert_path: required("cert_path"),
-            key_path: required("key_path"),
-            client_ca_path: fields.text_if_any("client_ca_path").map(PathBuf::from),
         }
     }
 }
 
 impl HealthConfig {
-    pub(super) fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let path = |key: &str, default: &str| fields.text(key).unwrap_or_else(|| default.to_owned());
-        let config = HealthConfig {
-            http_port: fields.port("http_port").unwrap_or(8080),
-            readiness_path: path("readiness_path", "/health/ready"),
-            liveness_path: path("liveness_path", "/health/live"),
-            strict_readiness: fields.flag("strict_readiness").unwrap_or(false),
-        };
-        if config.readiness_path == config.liveness_path {
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        if self.readiness_path == self.liveness_path {
             let key = if fields.has("readiness_path") { "readiness_path" } else { "liveness_path" };
-            problems.push(ConfigProblem::new(
-                fields.place_of(key),
-                &fields.path.key(key),
+            reader.report(
+                fields,
+                key,
                 "readiness and liveness have the same path; a server that is not ready would be restarted",
-            ));
+            );
         }
-        config
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put("http_port", self.http_port);
-        out.put("readiness_path", text(&self.readiness_path));
-        out.put("liveness_path", text(&self.liveness_path));
-        out.put("strict_readiness", self.strict_readiness);
     }
 }

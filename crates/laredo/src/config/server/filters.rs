@@ -1,43 +1,44 @@
 //! Filters, which select the rows that clients see.
 
-use hocon::ScalarType;
+use hocon::{ScalarType, ScalarValue};
 use regex::Regex;
 
-use super::super::diagnostics::ConfigProblem;
-use super::super::fields::BlockFields;
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, TEXT_OR_EMPTY, VariantSchema};
-use super::super::secret::mask_text;
-use super::super::tree::ConfigNode;
-use super::super::write::{self, text};
+use super::super::declaration::{config_variants, required};
+use super::super::leaf::{LeafSetting, LeafValue};
+use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
 
-/// A condition on a row.
-#[derive(Debug, Clone, PartialEq)]
-pub enum FilterConfig {
-    /// A condition that a column has a value.
-    FieldEquals {
-        /// The column.
-        field: String,
-        /// The value.
-        value: FilterValue,
-    },
-    /// A condition that a column's text begins with a prefix.
-    FieldPrefix {
-        /// The column.
-        field: String,
-        /// The prefix.
-        prefix: String,
-    },
-    /// A condition that a regular expression matches somewhere in a column's text.
-    FieldRegex {
-        /// The column.
-        field: String,
-        /// The expression.
-        pattern: PatternConfig,
-    },
+config_variants! {
+    /// A condition on a row.
+    pub enum FilterConfig("filter type") {
+        /// Passes rows in which the column is equal to the value, by SQL's `=` for the column's
+        /// type.
+        FieldEquals["field-equals"] {
+            /// The column.
+            field: String = required("field", TEXT),
+            /// The value.
+            value: FilterValue = required("value", SettingKind::Scalar),
+        },
+        /// Passes rows in which the column is a text that begins with the prefix, by SQL's
+        /// `LIKE 'prefix%'`.
+        FieldPrefix["field-prefix"] {
+            /// The column.
+            field: String = required("field", TEXT),
+            /// The prefix.
+            prefix: String = required("prefix", TEXT_OR_EMPTY),
+        },
+        /// Passes rows in which the pattern matches somewhere in the column's text, as Struct rows
+        /// show it.
+        FieldRegex["field-regex"] {
+            /// The column.
+            field: String = required("field", TEXT),
+            /// The [regular expression](https://docs.rs/regex/#syntax).
+            pattern: PatternConfig = required("pattern", SettingKind::Pattern),
+        },
+    }
 }
 
 /// The value that a column is compared with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FilterValue {
     /// A text.
     String(String),
@@ -46,6 +47,7 @@ pub enum FilterValue {
     /// A boolean.
     Bool(bool),
     /// The NULL of SQL.
+    #[default]
     Null,
 }
 
@@ -53,118 +55,40 @@ pub enum FilterValue {
 #[derive(Debug, Clone)]
 pub struct PatternConfig(pub Regex);
 
-/// The schema of `filters`.
-pub(super) const FILTERS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
-    tag: "type",
-    what: "filter type",
-    variants: &[
-        (&["field-equals"], &FIELD_EQUALS),
-        (&["field-prefix"], &FIELD_PREFIX),
-        (&["field-regex"], &FIELD_REGEX),
-    ],
-}));
-
-static FIELD_EQUALS: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("type", TEXT),
-        KeySchema::required("field", TEXT),
-        KeySchema::required("value", SettingKind::Scalar),
-    ],
-};
-
-static FIELD_PREFIX: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("type", TEXT),
-        KeySchema::required("field", TEXT),
-        KeySchema::required("prefix", TEXT_OR_EMPTY),
-    ],
-};
-
-static FIELD_REGEX: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("type", TEXT),
-        KeySchema::required("field", TEXT),
-        KeySchema::required("pattern", TEXT),
-    ],
-};
-
-impl FilterConfig {
-    pub(super) fn read_all(target: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Vec<FilterConfig> {
-        target
-            .variants("filters")
-            .iter()
-            .filter_map(|filter| {
-                let fields = &filter.fields;
-                let field = fields.text("field").unwrap_or_default();
-                match filter.tag {
-                    "field-equals" => {
-                        Some(FilterConfig::FieldEquals { field, value: FilterValue::read(fields.scalar("value")?)? })
-                    }
-                    "field-prefix" => Some(FilterConfig::FieldPrefix { field, prefix: fields.text("prefix")? }),
-                    _ => Some(FilterConfig::FieldRegex { field, pattern: PatternConfig::read(fields, problems)? }),
-                }
-            })
-            .collect()
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        match self {
-            FilterConfig::FieldEquals { field, value } => {
-                out.put("type", "field-equals");
-                out.put("field", text(field));
-                out.put(
-                    "value",
-                    match value {
-                        FilterValue::String(value) => text(value),
-                        FilterValue::Number(value) => value.clone(),
-                        FilterValue::Bool(value) => value.to_string(),
-                        FilterValue::Null => "null".to_owned(),
-                    },
-                );
-            }
-            FilterConfig::FieldPrefix { field, prefix } => {
-                out.put("type", "field-prefix");
-                out.put("field", text(field));
-                out.put("prefix", text(prefix));
-            }
-            FilterConfig::FieldRegex { field, pattern } => {
-                out.put("type", "field-regex");
-                out.put("field", text(field));
-                out.put("pattern", text(pattern.0.as_str()));
-            }
-        }
-    }
-}
-
-impl FilterValue {
-    fn read(node: &ConfigNode) -> Option<FilterValue> {
-        let scalar = node.scalar()?;
-        let raw = scalar.raw.clone();
-        Some(match scalar.value_type {
+impl LeafSetting for FilterValue {
+    fn from_leaf(value: LeafValue) -> Option<Self> {
+        let LeafValue::Scalar(ScalarValue { raw, value_type, .. }) = value else { return None };
+        Some(match value_type {
             ScalarType::Number => FilterValue::Number(raw),
             ScalarType::Boolean => FilterValue::Bool(raw == "true"),
             ScalarType::Null => FilterValue::Null,
             _ => FilterValue::String(raw),
         })
     }
+
+    fn to_leaf(&self) -> LeafValue {
+        LeafValue::Scalar(match self {
+            FilterValue::String(text) => ScalarValue::new(text.clone(), ScalarType::String),
+            FilterValue::Number(number) => ScalarValue::new(number.clone(), ScalarType::Number),
+            FilterValue::Bool(flag) => ScalarValue::new(flag.to_string(), ScalarType::Boolean),
+            FilterValue::Null => ScalarValue::null(),
+        })
+    }
 }
 
-impl PatternConfig {
-    fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Option<PatternConfig> {
-        let pattern = fields.text("pattern")?;
-        match Regex::new(&pattern) {
-            Ok(regex) => Some(PatternConfig(regex)),
-            Err(error) => {
-                // The library's message has several lines, of which the last one is the error.
-                let error = error.to_string();
-                let error = error.lines().last().unwrap_or_default().trim();
-                let why = error.strip_prefix("error: ").unwrap_or(error);
-                let message = format!("expected a regular expression, found \"{}\": {why}", mask_text(&pattern));
-                let path = fields.path.key("pattern");
-                problems.push(ConfigProblem::new(fields.place_of("pattern"), &path, message));
-                None
-            }
-        }
+impl Default for PatternConfig {
+    fn default() -> Self {
+        PatternConfig(Regex::new("").expect("the empty pattern is valid"))
+    }
+}
+
+impl LeafSetting for PatternConfig {
+    fn from_leaf(value: LeafValue) -> Option<Self> {
+        Regex::new(&String::from_leaf(value)?).ok().map(PatternConfig)
+    }
+
+    fn to_leaf(&self) -> LeafValue {
+        LeafValue::Text(self.0.as_str().to_owned())
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "error_handling",
-        "has no meaning in this version: a change is never skipped, and an error stops its table until it is mended",
+        "has no meaning in this version: a change is never skipped, and an error stops its table until it is fixed",
     ),
     ("ttl", "has no meaning in this version: rows do not expire"),
     ("validation", "has no meaning in this version: rows are passed on as the source has them"),

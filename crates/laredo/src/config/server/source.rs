@@ -1,34 +1,46 @@
 //! Sources: the databases that rows come from.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use laredo_postgres::ConnectionOptions;
 
+use super::super::declaration::{
+    ConfigKey, block, config_block, config_choice, config_field, group, key, optional, required,
+};
 use super::super::diagnostics::ConfigProblem;
 use super::super::fields::BlockFields;
 use super::super::leaf::show_time;
-use super::super::schema::{AGE, BlockSchema, KeySchema, SettingKind, VariantSchema};
+use super::super::reader::ConfigReader;
+use super::super::schema::{AGE, FieldSchema, SettingKind};
 use super::super::secret::ConfigSecret;
-use super::super::write::{self, text};
+use super::super::write::HoconBlock;
 
-/// A PostgreSQL database that is followed through one replication slot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PostgresSourceConfig {
-    /// The connection string of libpq, as a URL or as key=value pairs.
-    pub connection: ConfigSecret,
-    /// The replication slot.
-    pub slot: SlotConfig,
-    /// The publication.
-    pub publication: PublicationConfig,
-    /// The detection of changed definitions.
-    pub ddl: DdlConfig,
-    /// The retries after the connection is lost.
-    pub reconnect: ReconnectConfig,
-    /// The maximum number of copies that run at the same time. Default 4.
-    pub copies_max: u32,
-    /// The maximum time that a copy holds its lock and its snapshot. Default 24 h.
-    pub copy_timeout: Duration,
+config_block! {
+    /// A PostgreSQL database that is followed through one replication slot.
+    pub struct PostgresSourceConfig("source type" ["postgresql", "pg"]) [PostgresSourceConfig::check] {
+        /// The [connection string](#connection-strings) of libpq, as a URL or as `key=value` pairs.
+        /// Secret.
+        pub connection: ConfigSecret = required("connection", SettingKind::Connection),
+        /// The replication slot.
+        pub slot: SlotConfig = group(
+            &[config_field!(SLOT_MODE), config_field!(SLOT_NAME)],
+            || SlotConfig::Ephemeral { slot_name: None },
+            |_, fields, reader| Some(SlotConfig::read(fields, reader)),
+            |slot, _, out| slot.write(out),
+        ),
+        /// The publication.
+        pub publication: PublicationConfig = block("publication"),
+        /// The detection of changed definitions.
+        pub ddl: DdlConfig = block("ddl"),
+        /// The retries after the connection is lost.
+        pub reconnect: ReconnectConfig = block("reconnect"),
+        /// The maximum number of tables that are copied at the same time. Each copy takes a
+        /// connection ([the total](operations.md#connections)).
+        pub copies_max: u32 = key("copies_max", SettingKind::Count { min: 1, max: 1000 }, || 4),
+        /// The maximum time that a copy holds its lock and its snapshot. After it, the copy is
+        /// ended and tried again.
+        pub copy_timeout: Duration = key("copy_timeout", AGE, || laredo_postgres::COPY_TIMEOUT),
+    }
 }
 
 /// The kind of replication slot.
@@ -47,271 +59,183 @@ pub enum SlotConfig {
     },
 }
 
-/// The publication that is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicationConfig {
-    /// The name. Default `{slot_name}_pub`, or `laredo_{source}_pub` if no slot is named.
-    pub name: String,
-    /// True if the server creates the publication if it is missing, and adds missing tables to it.
-    /// Default false.
-    pub create: bool,
-}
+const SLOT_MODE: ConfigKey<&str> =
+    key("slot_mode", SettingKind::Choice(&[&["ephemeral"], &["stateful"]]), || "ephemeral").doc(
+        "The kind of replication slot. `stateful`: a permanent slot, and a restart resumes. `ephemeral`: a \
+         temporary slot, and a full copy at each start.",
+    );
 
-/// The detection of changed definitions that PostgreSQL does not announce in the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DdlConfig {
-    /// The method of detection. Default `poll`.
-    pub watch: DdlWatchConfig,
-}
+const SLOT_NAME: ConfigKey<Option<String>> = optional(
+    "slot_name",
+    SettingKind::Text {
+        accepts: is_slot_name,
+        expected: "a slot name: lower-case letters, digits and underscores, at most 63",
+    },
+    "required for `stateful`",
+)
+.doc(
+    "The name of the slot. For `ephemeral`, the default is the source's name and a part that is unique to the process.",
+);
 
-/// The method of detecting changed definitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DdlWatchConfig {
-    /// The server reads the catalog every 10 s.
-    Poll,
-    /// An event trigger in the database writes the changes into the stream.
-    Trigger,
-}
-
-/// The retries of a lost connection.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReconnectConfig {
-    /// The number of failures in a row after which the source gives up; `None`, the default, means
-    /// never.
-    pub max_attempts: Option<u32>,
-    /// The wait after the first failure. Default 1 s.
-    pub initial_backoff: Duration,
-    /// The longest wait. Default 60 s.
-    pub max_backoff: Duration,
-    /// The factor by which each wait is longer than the one before. Default 2.
-    pub backoff_multiplier: f64,
-}
-
-/// The schema of `sources { NAME { … } }`.
-pub(super) const SOURCES: SettingKind = SettingKind::Map(&SettingKind::Tagged(&SOURCE));
-
-static SOURCE: VariantSchema =
-    VariantSchema { tag: "type", what: "source type", variants: &[(&["postgresql", "pg"], &POSTGRESQL)] };
-
-static POSTGRESQL: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("type", SettingKind::Choice(&[&["postgresql", "pg"]])),
-        KeySchema::required("connection", SettingKind::Secret),
-        KeySchema::new("slot_mode", SettingKind::Choice(&[&["ephemeral"], &["stateful"]])),
-        KeySchema::new("slot_name", SLOT_NAME),
-        KeySchema::new("publication", SettingKind::Block(&PUBLICATION)),
-        KeySchema::new("ddl", SettingKind::Block(&DDL)),
-        KeySchema::new("reconnect", SettingKind::Block(&RECONNECT)),
-        KeySchema::new("copies_max", SettingKind::Count { min: 1, max: 1000 }),
-        KeySchema::new("copy_timeout", AGE),
-    ],
-};
-
-static PUBLICATION: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("name", IDENTIFIER),
-        KeySchema::new("create", SettingKind::Flag),
-        KeySchema::new(
+config_block! {
+    /// The publication that is read.
+    pub struct PublicationConfig {
+        /// The name of the publication.
+        pub name: String = key("name", IDENTIFIER, String::new)
+            .defaults_to("`{slot_name}_pub`, or `laredo_{source}_pub` without a `slot_name`"),
+        /// True if the server creates the publication if it is missing, and adds missing tables to
+        /// it. Otherwise the publication must exist.
+        pub create: bool = key("create", SettingKind::Flag, || false),
+    }
+    also [
+        FieldSchema::refused(
             "publish",
-            SettingKind::Refused(
-                "is refused: laredo publishes inserts, updates, deletes and truncates alike, because a copy \
-                 that is not told of one of them is wrong",
-            ),
+            "is refused: laredo publishes inserts, updates, deletes and truncates alike, because a copy \
+             that does not receive one of them is wrong",
         ),
-        KeySchema::new(
+        FieldSchema::refused(
             "tables",
-            SettingKind::Refused(
-                "is refused: a publication whose row filter or column list lacks a column of the replica \
-                 identity makes PostgreSQL fail your own UPDATE and DELETE; filter in the target instead \
-                 (filters, transforms)",
-            ),
+            "is refused: a publication whose row filter or column list lacks a column of the replica \
+             identity makes PostgreSQL fail your own UPDATE and DELETE; filter in the target instead \
+             (filters, transforms)",
         ),
-    ],
-};
+    ]
+}
 
-static DDL: BlockSchema =
-    BlockSchema { keys: &[KeySchema::new("watch", SettingKind::Choice(&[&["poll"], &["trigger"]]))] };
+config_block! {
+    /// The detection of changed definitions that PostgreSQL does not announce in the stream.
+    pub struct DdlConfig {
+        /// The way in which changed definitions are detected that PostgreSQL does not announce; see
+        /// below.
+        pub watch: DdlWatchConfig = key("watch", DdlWatchConfig::KIND, || DdlWatchConfig::Poll),
+    }
+}
 
-static RECONNECT: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("max_attempts", SettingKind::Count { min: 1, max: u32::MAX as u64 }),
-        KeySchema::new("initial_backoff", BACKOFF),
-        KeySchema::new("max_backoff", BACKOFF),
-        KeySchema::new("backoff_multiplier", SettingKind::Ratio { min: 1.0, max: 100.0 }),
-    ],
-};
+config_choice! {
+    /// The method of detecting changed definitions.
+    pub enum DdlWatchConfig {
+        /// The server reads the catalog every 10 s.
+        Poll = "poll",
+        /// An event trigger in the database writes the changes into the stream.
+        Trigger = "trigger",
+    }
+}
+
+config_block! {
+    /// The retries of a lost connection.
+    pub struct ReconnectConfig [ReconnectConfig::check] {
+        /// The number of failures in a row after which the source is `refused` instead of
+        /// `retrying`. It is still tried again every 10 s. With `--strict`, a start ends with exit
+        /// code 1.
+        pub max_attempts: Option<u32> =
+            optional("max_attempts", SettingKind::Count { min: 1, max: u32::MAX as u64 }, "no limit"),
+        /// The wait after the first failure.
+        pub initial_backoff: Duration = key("initial_backoff", BACKOFF, || Duration::from_secs(1)),
+        /// The longest wait. No wait is longer than 10 s, so that the end of a fault is noticed.
+        pub max_backoff: Duration = key("max_backoff", BACKOFF, || Duration::from_secs(60)),
+        /// The factor by which each wait is longer than the one before.
+        pub backoff_multiplier: f64 =
+            key("backoff_multiplier", SettingKind::Ratio { min: 1.0, max: 100.0 }, || 2.0),
+    }
+}
 
 const BACKOFF: SettingKind = SettingKind::Time { min: Duration::from_millis(10), max: Duration::from_secs(3600) };
 
-/// A slot name by the rules of PostgreSQL.
-const SLOT_NAME: SettingKind = SettingKind::Text {
-    accepts: |name| {
-        (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    },
-    expected: "a slot name: lower-case letters, digits and underscores, at most 63",
-};
+/// Returns true if a slot may have the name, by the rules of PostgreSQL.
+fn is_slot_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
 
-const IDENTIFIER: SettingKind = SettingKind::Text {
-    accepts: |name| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0'),
-    expected: "a PostgreSQL name of at most 63 bytes",
-};
+const IDENTIFIER: SettingKind =
+    SettingKind::Text { accepts: PublicationConfig::is_name, expected: "a PostgreSQL name of at most 63 bytes" };
 
 /// The maximum length of a name in bytes. PostgreSQL truncates longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
-pub(super) fn read_all(
-    root: &BlockFields,
-    problems: &mut Vec<ConfigProblem>,
-) -> BTreeMap<String, PostgresSourceConfig> {
+/// Checks the names of the sources, and that there is a source.
+pub(super) fn check_names(root: &BlockFields, reader: &mut ConfigReader) {
     if root.has("sources") && root.names("sources").is_empty() {
-        problems.push(ConfigProblem::new(
-            root.place_of("sources"),
-            &root.path.key("sources"),
-            "there is no source; describe at least one database",
-        ));
+        reader.report(root, "sources", "there is no source; describe at least one database");
     }
-    root.variants_by_name("sources")
-        .into_iter()
-        .map(|(name, source)| {
-            let fields = &source.fields;
-            if !is_name(name) {
-                problems.push(ConfigProblem::new(
-                    &fields.place,
-                    &fields.path,
-                    "a source's name has letters, digits, underscores and hyphens, at most 63",
-                ));
-            }
-            (name.to_owned(), PostgresSourceConfig::read(name, fields, problems))
-        })
-        .collect()
+    for (name, fields) in root.entries("sources") {
+        if !is_source_name(name) {
+            let message = "a source's name has letters, digits, underscores and hyphens, at most 63";
+            reader.problems.push(ConfigProblem::new(&fields.place, &fields.path, message));
+        }
+    }
 }
 
-fn is_name(name: &str) -> bool {
+fn is_source_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-impl PostgresSourceConfig {
-    fn read(source: &str, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let slot_name = fields.text("slot_name");
-        let slot = match fields.word("slot_mode") {
-            Some("stateful") => {
-                if !fields.has("slot_name") {
-                    problems.push(ConfigProblem::new(
-                        fields.place_of("slot_mode"),
-                        &fields.path.key("slot_name"),
-                        "is required with slot_mode = stateful: the slot must be found again",
-                    ));
-                }
-                SlotConfig::Stateful { slot_name: slot_name.clone().unwrap_or_default() }
-            }
-            _ => SlotConfig::Ephemeral { slot_name: slot_name.clone() },
-        };
-        let connection = fields.text("connection");
-        if let Some(Err(error)) = connection.as_deref().map(ConnectionOptions::parse) {
-            problems.push(ConfigProblem::new(
-                fields.place_of("connection"),
-                &fields.path.key("connection"),
-                error.to_string(),
-            ));
+impl PublicationConfig {
+    /// Returns true if a publication may have the name, by the rules of PostgreSQL.
+    pub fn is_name(name: &str) -> bool {
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0')
+    }
+}
+
+impl SlotConfig {
+    fn read(fields: &BlockFields, reader: &mut ConfigReader) -> Self {
+        let slot_name = SLOT_NAME.read(fields, reader);
+        if SLOT_MODE.read(fields, reader) == "ephemeral" {
+            return SlotConfig::Ephemeral { slot_name };
         }
-        PostgresSourceConfig {
-            connection: ConfigSecret::new(connection.unwrap_or_default()),
-            publication: PublicationConfig::read(source, slot_name.as_deref(), &fields.block("publication"), problems),
-            ddl: DdlConfig::read(&fields.block("ddl")),
-            reconnect: ReconnectConfig::read(&fields.block("reconnect"), problems),
-            copies_max: fields.count_u32("copies_max").unwrap_or(4),
-            copy_timeout: fields.time("copy_timeout").unwrap_or(laredo_postgres::COPY_TIMEOUT),
-            slot,
+        if !fields.has(SLOT_NAME.name()) {
+            let message = "is required with slot_mode = stateful: the slot must be found again";
+            reader.report_at(fields, SLOT_MODE.name(), SLOT_NAME.name(), message);
         }
+        SlotConfig::Stateful { slot_name: slot_name.unwrap_or_default() }
     }
 
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put("type", "postgresql");
-        out.put("connection", text(&self.connection.masked_connection()));
-        match &self.slot {
+    fn write(&self, out: &mut HoconBlock) {
+        match self {
             SlotConfig::Stateful { slot_name } => {
-                out.put("slot_mode", "stateful");
-                out.put("slot_name", text(slot_name));
+                SLOT_MODE.write(&"stateful", out);
+                SLOT_NAME.write(&Some(slot_name.clone()), out);
             }
             SlotConfig::Ephemeral { slot_name } => {
-                out.put("slot_mode", "ephemeral");
-                out.put_if("slot_name", slot_name.as_deref().map(text));
+                SLOT_MODE.write(&"ephemeral", out);
+                SLOT_NAME.write(slot_name, out);
             }
         }
-        out.block("publication", |out| {
-            out.put("name", text(&self.publication.name));
-            out.put("create", self.publication.create);
-        });
-        out.block("ddl", |out| {
-            let watch = match self.ddl.watch {
-                DdlWatchConfig::Poll => "poll",
-                DdlWatchConfig::Trigger => "trigger",
-            };
-            out.put("watch", watch);
-        });
-        out.block("reconnect", |out| {
-            out.put_if("max_attempts", self.reconnect.max_attempts);
-            out.put("initial_backoff", show_time(self.reconnect.initial_backoff));
-            out.put("max_backoff", show_time(self.reconnect.max_backoff));
-            out.put("backoff_multiplier", self.reconnect.backoff_multiplier);
-        });
-        out.put("copies_max", self.copies_max);
-        out.put("copy_timeout", show_time(self.copy_timeout));
     }
 }
 
-impl PublicationConfig {
-    fn read(source: &str, slot_name: Option<&str>, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let base = match slot_name {
-            Some(slot_name) => slot_name.to_owned(),
-            None => format!("laredo_{source}"),
-        };
-        let name = fields.text("name").unwrap_or(format!("{base}_pub"));
-        if name.len() > NAME_BYTES_MAX {
-            problems.push(ConfigProblem::new(
-                &fields.place,
-                &fields.path.key("name"),
-                format!("is required: the default, {name}, is longer than {NAME_BYTES_MAX} bytes"),
-            ));
+impl PostgresSourceConfig {
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        if fields.leaf::<String>("connection").is_some()
+            && let Err(error) = ConnectionOptions::parse(self.connection.expose())
+        {
+            reader.report(fields, "connection", error.to_string());
         }
-        PublicationConfig { name, create: fields.flag("create").unwrap_or(false) }
-    }
-}
-
-impl DdlConfig {
-    fn read(fields: &BlockFields) -> Self {
-        let watch = match fields.word("watch") {
-            Some("trigger") => DdlWatchConfig::Trigger,
-            _ => DdlWatchConfig::Poll,
-        };
-        DdlConfig { watch }
+        if self.publication.name.is_empty() {
+            self.publication.name = match SLOT_NAME.read(fields, reader) {
+                Some(slot_name) => format!("{slot_name}_pub"),
+                None => format!("laredo_{}_pub", fields.name()),
+            };
+        }
+        let name = &self.publication.name;
+        if name.len() > NAME_BYTES_MAX {
+            let block = fields.block("publication");
+            let message = format!("is required: the default, {name}, is longer than {NAME_BYTES_MAX} bytes");
+            reader.problems.push(ConfigProblem::new(&block.place, &block.path.key("name"), message));
+        }
     }
 }
 
 impl ReconnectConfig {
-    fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let initial = fields.time("initial_backoff");
-        let longest = fields.time("max_backoff");
-        let config = ReconnectConfig {
-            max_attempts: fields.count_u32("max_attempts"),
-            initial_backoff: initial.unwrap_or(Duration::from_secs(1)),
-            max_backoff: longest.unwrap_or(Duration::from_secs(60)),
-            backoff_multiplier: fields.ratio("backoff_multiplier").unwrap_or(2.0),
-        };
-        if config.initial_backoff > config.max_backoff {
-            let key = if longest.is_some() { "max_backoff" } else { "initial_backoff" };
-            problems.push(ConfigProblem::new(
-                fields.place_of(key),
-                &fields.path.key(key),
-                format!(
-                    "initial_backoff, {}, is longer than max_backoff, {}",
-                    show_time(config.initial_backoff),
-                    show_time(config.max_backoff)
-                ),
-            ));
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        let (initial, longest) = (self.initial_backoff, self.max_backoff);
+        if initial > longest {
+            let is_set = fields.leaf::<Duration>("max_backoff").is_some();
+            let key = if is_set { "max_backoff" } else { "initial_backoff" };
+            let (initial, longest) = (show_time(initial), show_time(longest));
+            let message = format!("initial_backoff, {initial}, is longer than max_backoff, {longest}");
+            reader.report(fields, key, message);
         }
-        config
     }
 }

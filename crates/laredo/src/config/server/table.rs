@@ -1,140 +1,82 @@
 //! Tables: the source of each table, its key, and its fan-out.
 
-use super::super::diagnostics::ConfigProblem;
+use super::super::declaration::{ConfigBlock, block, config_block, custom, required, texts};
 use super::super::fields::BlockFields;
-use super::super::references::{report_dangling, report_repeated};
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT};
-use super::super::write::{self, list, text};
-use super::ConfiguredNames;
-use super::fanout::{FanoutConfig, TARGET};
+use super::super::reader::ConfigReader;
+use super::super::schema::{ReferenceTarget, SettingKind, TEXT};
+use super::fanout::FanoutConfig;
 use super::transforms::TransformConfig;
-use super::verify::{self, VerifyConfig};
+use super::verify::VerifyConfig;
 
-/// A table and the fan-out that serves it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServedTableConfig {
-    /// The name of the table's source in `sources`.
-    pub source: String,
-    /// The table's schema in the database.
-    pub schema: String,
-    /// The table's name.
-    pub table: String,
-    /// The columns that identify a row, for a table without a usable replica identity. Empty means
-    /// the table's own key.
-    pub key_fields: Vec<String>,
-    /// The verification of the table in the background.
-    pub verify: VerifyConfig,
-    /// The fan-out to clients.
-    pub fanout: FanoutConfig,
+config_block! {
+    /// A table and the fan-out that serves it.
+    pub struct ServedTableConfig [ServedTableConfig::check] {
+        /// The source of the table.
+        pub source: String = required("source", SettingKind::Reference(ReferenceTarget::Source)),
+        /// The schema of the table in the database.
+        pub schema: String = required("schema", TEXT),
+        /// The name of the table.
+        pub table: String = required("table", TEXT),
+        /// The columns that identify a row, for a table without a usable key.
+        pub key_fields: Vec<String> =
+            texts("key_fields", SettingKind::List(&TEXT), "the table's replica identity key"),
+        /// [The comparison with the database](operations.md#verification) in the background.
+        pub verify: VerifyConfig = block("verify"),
+        /// The fan-out to clients, as a list of exactly one [target](#fan-out-targets).
+        pub fanout: FanoutConfig = custom(
+            "targets",
+            FanoutConfig::LIST,
+            FanoutConfig::default,
+            |_, fields, reader| fields.items("targets").first().map(|target| FanoutConfig::read(target, reader)),
+            |fanout, _, out| out.blocks("targets", [fanout], |fanout, out| fanout.write(out)),
+        )
+        .must_be_given(),
+    }
 }
 
-/// The schema of an item of `tables`.
-pub(super) static TABLE: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("source", TEXT),
-        KeySchema::required("schema", TEXT),
-        KeySchema::required("table", TEXT),
-        KeySchema::new("key_fields", SettingKind::List(&TEXT)),
-        KeySchema::new("verify", SettingKind::Block(&verify::VERIFY)),
-        KeySchema::required("targets", SettingKind::List(&SettingKind::Tagged(&TARGET))),
-    ],
-};
-
-pub(super) fn read_all(
-    root: &BlockFields,
-    known: &ConfiguredNames,
-    problems: &mut Vec<ConfigProblem>,
-) -> Vec<ServedTableConfig> {
-    let all = root.blocks("tables");
-    if root.has("tables") && all.is_empty() && root.item_count("tables") == 0 {
-        problems.push(ConfigProblem::new(
-            root.place_of("tables"),
-            &root.path.key("tables"),
-            "there is no table; name at least one to serve",
-        ));
+/// Checks that there is a table, and that no two tables have the same name. Clients ask by schema
+/// and table alone.
+pub(super) fn check_names(root: &BlockFields, tables: &[ServedTableConfig], reader: &mut ConfigReader) {
+    if root.has("tables") && root.item_count("tables") == 0 && root.items("tables").is_empty() {
+        reader.report(root, "tables", "there is no table; name at least one to serve");
     }
-    let mut tables: Vec<ServedTableConfig> = Vec::new();
-    for fields in all {
-        let table = ServedTableConfig::read(&fields, known, problems);
-        // Clients ask by schema and table alone, so a server can have only one table of each name.
-        let twin = tables.iter().position(|t| (&t.schema, &t.table) == (&table.schema, &table.table));
+    for (i, (table, fields)) in tables.iter().zip(root.items("tables")).enumerate() {
+        let name = (&table.schema, &table.table);
+        let twin = tables[..i].iter().position(|other| (&other.schema, &other.table) == name);
         if let Some(twin) = twin
             && !table.table.is_empty()
         {
-            problems.push(ConfigProblem::new(
-                fields.place_of("table"),
-                &fields.path.key("table"),
-                format!(
-                    "{}.{} is served by tables[{twin}] already; clients could not tell them apart",
-                    table.schema, table.table
-                ),
-            ));
+            let (schema, table) = name;
+            let message =
+                format!("{schema}.{table} is served by tables[{twin}] already; clients could not tell them apart");
+            reader.report(&fields, "table", message);
         }
-        tables.push(table);
     }
-    tables
 }
 
 impl ServedTableConfig {
-    fn read(fields: &BlockFields, known: &ConfiguredNames, problems: &mut Vec<ConfigProblem>) -> Self {
-        let source = fields.text("source").unwrap_or_default();
-        if fields.text("source").is_some() {
-            report_dangling(fields, "source", &source, &known.sources, "source", problems);
-        }
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         let count = fields.item_count("targets");
         if fields.has("targets") && count != 1 {
-            problems.push(ConfigProblem::new(
-                fields.place_of("targets"),
-                &fields.path.key("targets"),
-                format!("a table has exactly one replication-fanout target, not {count}"),
-            ));
+            let message = format!("a table has exactly one replication-fanout target, not {count}");
+            reader.report(fields, "targets", message);
         }
-        let table = fields.text("table").unwrap_or_default();
-        let targets = fields.variants("targets");
-        let fanout = match targets.first() {
-            Some(target) => FanoutConfig::read(&target.fields, &table, known, problems),
-            // The missing target has been reported.
-            None => FanoutConfig::with_defaults(known.fanout_port),
-        };
-        let config = ServedTableConfig {
-            source,
-            schema: fields.text("schema").unwrap_or_default(),
-            table,
-            key_fields: fields.texts("key_fields"),
-            verify: VerifyConfig::read(&fields.block("verify")),
-            fanout,
-        };
-        config.check_key(fields, problems);
-        config
+        for (archive, target) in self.fanout.archive.iter_mut().zip(fields.items("targets")) {
+            if !target.block("archive").has("key_prefix") {
+                archive.key_prefix = format!("{}/", self.table);
+            }
+        }
+        self.check_key(fields, reader);
     }
 
     /// Checks that the key names each column once, and that no transform drops a column of it.
-    fn check_key(&self, fields: &BlockFields, problems: &mut Vec<ConfigProblem>) {
-        report_repeated(fields, "key_fields", problems);
-        let path = fields.path.key("key_fields");
+    fn check_key(&self, fields: &BlockFields, reader: &mut ConfigReader) {
+        reader.check_repeated(fields, "key_fields", &self.key_fields);
         for field in &self.key_fields {
-            let dropped =
-                self.fanout.transforms.iter().any(
-                    |transform| matches!(transform, TransformConfig::DropFields { fields } if fields.contains(field)),
-                );
-            if dropped {
-                problems.push(ConfigProblem::new(
-                    fields.place_of("key_fields"),
-                    &path,
-                    format!("{field} is dropped by a transform; clients need the key"),
-                ));
+            let drops = |transform: &TransformConfig| matches!(transform, TransformConfig::DropFields { fields } if fields.contains(field));
+            if self.fanout.transforms.iter().any(drops) {
+                reader.report(fields, "key_fields", format!("{field} is dropped by a transform; clients need the key"));
             }
         }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put("source", text(&self.source));
-        out.put("schema", text(&self.schema));
-        out.put("table", text(&self.table));
-        if !self.key_fields.is_empty() {
-            out.put("key_fields", list(self.key_fields.iter().map(|f| text(f))));
-        }
-        out.block("verify", |out| self.verify.write(out));
-        out.blocks("targets", [&self.fanout], |fanout, out| fanout.write(out));
     }
 }

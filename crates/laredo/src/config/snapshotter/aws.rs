@@ -3,26 +3,20 @@
 use http::Uri;
 use http::uri::Authority;
 
-use super::super::credentials;
-use super::super::diagnostics::ConfigProblem;
-use super::super::fields::BlockFields;
-use super::super::schema::{KeySchema, SettingKind, TEXT};
-use super::super::write::{self, text};
+use super::super::declaration::{config_block, optional};
+use super::super::schema::{PROFILE, SettingKind, TEXT};
 
-/// The settings that every service of AWS needs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AwsConfig {
-    /// The region; if missing, that of the environment.
-    pub region: Option<String>,
-    /// The URL of a service that is not AWS's own; if missing, the region's.
-    pub endpoint: Option<String>,
-    /// The credentials profile; if missing, the SDK's default chain.
-    pub credentials: Option<String>,
+config_block! {
+    /// The settings that every service of AWS needs.
+    pub struct AwsConfig {
+        /// The region.
+        pub region: Option<String> = optional("region", TEXT, "the environment's"),
+        /// The URL of a service that is not AWS's own. Ours.
+        pub endpoint: Option<String> = optional("endpoint", URL, "the region's"),
+        /// The credentials profile.
+        pub credentials: Option<String> = optional("credentials", PROFILE, "the SDK's default chain"),
+    }
 }
-
-pub(super) const REGION: KeySchema = KeySchema::new("region", TEXT);
-pub(super) const ENDPOINT: KeySchema = KeySchema::new("endpoint", URL);
-pub(super) const PROFILE: KeySchema = KeySchema::new("credentials", TEXT);
 
 /// An HTTP address without a user name or password. Credentials belong in a profile, because the
 /// address is printed.
@@ -34,20 +28,4 @@ fn is_url(text: &str) -> bool {
         let names_a_host = |authority: &Authority| !authority.host().is_empty() && !authority.as_str().contains('@');
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(names_a_host)
     })
-}
-
-impl AwsConfig {
-    pub(super) fn read(fields: &BlockFields, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> Self {
-        AwsConfig {
-            region: fields.text("region"),
-            endpoint: fields.text("endpoint"),
-            credentials: credentials::read_name(fields, profiles, problems),
-        }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put_if("region", self.region.as_deref().map(text));
-        out.put_if("endpoint", self.endpoint.as_deref().map(text));
-        out.put_if("credentials", self.credentials.as_deref().map(text));
-    }
 }

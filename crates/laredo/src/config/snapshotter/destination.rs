@@ -4,37 +4,47 @@ use std::path::{Component, Path, PathBuf};
 
 use laredo_archive::{DestinationOptions, DestinationUri, MANIFEST_NAME, S3Encryption};
 
-use super::super::diagnostics::ConfigProblem;
-use super::super::fields::{BlockFields, BlockVariant};
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
-use super::super::write::{self, text};
-use super::aws::{self, AwsConfig};
+use super::super::declaration::{
+    ConfigKey, config_block, config_field, config_variants, flat, group, key, optional, required,
+};
+use super::super::fields::BlockFields;
+use super::super::reader::ConfigReader;
+use super::super::schema::{SettingKind, TEXT};
+use super::super::write::HoconBlock;
+use super::aws::AwsConfig;
 
-/// A place for archives. The table's `key_prefix` is appended to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DestinationConfig {
-    /// A folder.
-    Local {
-        /// The folder's path, as it is given.
-        path: PathBuf,
-    },
-    /// A bucket.
-    S3(S3Config),
+config_variants! {
+    /// A place for archives. The table's `key_prefix` is appended to it.
+    pub enum DestinationConfig("destination type") {
+        /// A folder.
+        Local["local"] {
+            /// The path of the folder.
+            path: PathBuf = required("path", TEXT),
+        },
+        /// A bucket of S3, or of a compatible store.
+        S3["s3"] (s3: S3Config),
+    }
 }
 
-/// A bucket of S3, or of a compatible store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct S3Config {
-    /// The bucket's name.
-    pub bucket: String,
-    /// The prefix of every key in the bucket, used as given; empty by default.
-    pub prefix: String,
-    /// True if URLs have the bucket in their path and not in the host name. Default false.
-    pub force_path_style: bool,
-    /// The encryption of objects; `None`, the default, means that of the bucket.
-    pub encryption: Option<S3Encryption>,
-    /// The connection to the store.
-    pub aws: AwsConfig,
+config_block! {
+    /// A bucket of S3, or of a compatible store.
+    pub struct S3Config {
+        /// The bucket.
+        pub bucket: String = required("bucket", BUCKET),
+        /// The prefix of every key in the bucket, used as given.
+        pub prefix: String = key("prefix", PREFIX, String::new),
+        /// True if URLs have the bucket in their path and not in the host name. Ours.
+        pub force_path_style: bool = key("force_path_style", SettingKind::Flag, || false),
+        /// The encryption of objects; `None`, the default, means that of the bucket.
+        pub encryption: Option<S3Encryption> = group(
+            &[config_field!(ENCRYPTION), config_field!(KMS_KEY_ID)],
+            || None,
+            |_, fields, reader| Some(read_encryption(fields, reader)),
+            |encryption, _, out| write_encryption(encryption.as_ref(), out),
+        ),
+        /// The connection to the store.
+        pub aws: AwsConfig = flat(),
+    }
 }
 
 /// The place of an archive: the address of its manifest, and the endpoint of a store that is not
@@ -45,34 +55,18 @@ pub(super) struct ManifestAddress {
     pub(super) manifest: String,
 }
 
-/// The schema of `destinations`.
-pub(super) const DESTINATIONS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
-    tag: "type",
-    what: "destination type",
-    variants: &[(&["local"], &LOCAL), (&["s3"], &S3)],
-}));
+const ENCRYPTION: ConfigKey<Option<String>> = optional(
+    "encryption",
+    SettingKind::Text {
+        accepts: |text| S3Encryption::NAMES.contains(&text),
+        expected: "\"AES256\", \"aws:kms\" or \"aws:kms:dsse\"",
+    },
+    "that of the bucket",
+)
+.doc("The encryption of objects. Ours.");
 
-static LOCAL: BlockSchema =
-    BlockSchema { keys: &[KeySchema::required("type", TEXT), KeySchema::required("path", TEXT)] };
-
-static S3: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("type", TEXT),
-        KeySchema::required("bucket", BUCKET),
-        KeySchema::new("prefix", PREFIX),
-        aws::REGION,
-        aws::ENDPOINT,
-        KeySchema::new("force_path_style", SettingKind::Flag),
-        KeySchema::new("encryption", ENCRYPTION),
-        KeySchema::new("kms_key_id", TEXT),
-        aws::PROFILE,
-    ],
-};
-
-const ENCRYPTION: SettingKind = SettingKind::Text {
-    accepts: |text| S3Encryption::NAMES.contains(&text),
-    expected: "\"AES256\", \"aws:kms\" or \"aws:kms:dsse\"",
-};
+const KMS_KEY_ID: ConfigKey<Option<String>> =
+    optional("kms_key_id", TEXT, "AWS's own key").doc("The key of `aws:kms` and `aws:kms:dsse`. Ours.");
 
 const BUCKET: SettingKind = SettingKind::Text {
     accepts: |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !"/:?#".contains(c)),
@@ -87,11 +81,11 @@ pub(super) const PREFIX: SettingKind = SettingKind::Text {
 };
 
 /// Reads `encryption`, and the `kms_key_id` that belongs to it.
-fn read_encryption(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Option<S3Encryption> {
-    let (name, key) = (fields.text("encryption"), fields.text("kms_key_id"));
+fn read_encryption(fields: &BlockFields, reader: &mut ConfigReader) -> Option<S3Encryption> {
+    let (name, key) = (ENCRYPTION.read(fields, reader), KMS_KEY_ID.read(fields, reader));
     if key.is_some() && name.as_deref().is_none_or(|name| name == S3Encryption::Store.name()) {
         let message = "names a key, which only encryption = \"aws:kms\" or \"aws:kms:dsse\" uses";
-        problems.push(ConfigProblem::new(fields.place_of("kms_key_id"), &fields.path.key("kms_key_id"), message));
+        reader.report(fields, KMS_KEY_ID.name(), message);
     }
     let [store, kms, _] = S3Encryption::NAMES;
     name.map(|name| match name {
@@ -101,53 +95,9 @@ fn read_encryption(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> O
     })
 }
 
-impl DestinationConfig {
-    pub(super) fn read_all(
-        table: &BlockFields,
-        profiles: &[&str],
-        problems: &mut Vec<ConfigProblem>,
-    ) -> Vec<DestinationConfig> {
-        if table.has("destinations") && table.item_count("destinations") == 0 {
-            let message = "there is no destination; name at least one to write to";
-            problems.push(ConfigProblem::new(table.place_of("destinations"), &table.path.key("destinations"), message));
-        }
-        let destinations = table.variants("destinations");
-        destinations.iter().map(|destination| Self::read(destination, profiles, problems)).collect()
-    }
-
-    fn read(destination: &BlockVariant, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> DestinationConfig {
-        let fields = &destination.fields;
-        match destination.tag {
-            "s3" => DestinationConfig::S3(S3Config {
-                bucket: fields.text("bucket").unwrap_or_default(),
-                prefix: fields.text("prefix").unwrap_or_default(),
-                force_path_style: fields.flag("force_path_style").unwrap_or(false),
-                encryption: read_encryption(fields, problems),
-                aws: AwsConfig::read(fields, profiles, problems),
-            }),
-            _ => DestinationConfig::Local { path: fields.text("path").unwrap_or_default().into() },
-        }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        match self {
-            DestinationConfig::Local { path } => {
-                out.put("type", "local");
-                out.put("path", text(&path.to_string_lossy()));
-            }
-            DestinationConfig::S3(s3) => {
-                out.put("type", "s3");
-                out.put("bucket", text(&s3.bucket));
-                out.put("prefix", text(&s3.prefix));
-                out.put("force_path_style", s3.force_path_style);
-                if let Some(encryption) = &s3.encryption {
-                    out.put("encryption", text(encryption.name()));
-                    out.put_if("kms_key_id", encryption.key_id().map(text));
-                }
-                s3.aws.write(out);
-            }
-        }
-    }
+fn write_encryption(encryption: Option<&S3Encryption>, out: &mut HoconBlock) {
+    ENCRYPTION.write(&encryption.map(|encryption| encryption.name().to_owned()), out);
+    KMS_KEY_ID.write(&encryption.and_then(S3Encryption::key_id).map(str::to_owned), out);
 }
 
 impl DestinationConfig {

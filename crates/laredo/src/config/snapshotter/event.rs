@@ -1,13 +1,14 @@
 //! Events: the event sinks that are notified of new artifacts.
 
-use super::super::diagnostics::ConfigProblem;
-use super::super::fields::{BlockFields, BlockVariant};
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, VariantSchema};
-use super::super::write::{self, text};
+use super::super::declaration::{ConfigBlock, config_variants, required};
+use super::super::fields::BlockFields;
+use super::super::reader::ConfigReader;
+use super::super::schema::{BlockSchema, BlockVariant, FieldSchema, SettingKind, VariantSchema};
+use super::super::write::HoconBlock;
 use super::aws::{self, AwsConfig};
 
 /// An event sink.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EventConfig {
     /// The service and the queue, topic or stream.
     pub target: EventTarget,
@@ -15,39 +16,25 @@ pub struct EventConfig {
     pub aws: AwsConfig,
 }
 
-/// The target of events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventTarget {
-    /// A topic of SNS.
-    Sns {
-        /// The topic's ARN.
-        topic_arn: String,
-    },
-    /// A queue of SQS.
-    Sqs {
-        /// The queue's URL.
-        queue_url: String,
-    },
-    /// A stream of Kinesis.
-    Kinesis {
-        /// The stream's name.
-        stream: String,
-    },
-}
-
-/// The schema of `events`.
-pub(super) const EVENTS: SettingKind = SettingKind::List(&SettingKind::Tagged(&VariantSchema {
-    tag: "type",
-    what: "kind of event",
-    variants: &[(&["sns"], &SNS), (&["sqs"], &SQS), (&["kinesis"], &KINESIS)],
-}));
-
-static SNS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("topic_arn", ARN)) };
-static SQS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("queue_url", aws::URL)) };
-static KINESIS: BlockSchema = BlockSchema { keys: &keys(KeySchema::required("stream", STREAM)) };
-
-const fn keys(own: KeySchema) -> [KeySchema; 5] {
-    [KeySchema::required("type", TEXT), own, aws::REGION, aws::ENDPOINT, aws::PROFILE]
+config_variants! {
+    /// The target of events.
+    pub enum EventTarget("kind of event") {
+        /// A topic of SNS.
+        Sns["sns"] {
+            /// The ARN of the topic.
+            topic_arn: String = required("topic_arn", ARN),
+        },
+        /// A queue of SQS.
+        Sqs["sqs"] {
+            /// The URL of the queue.
+            queue_url: String = required("queue_url", aws::URL),
+        },
+        /// A stream of Kinesis. The partition key is the table.
+        Kinesis["kinesis"] {
+            /// The name of the stream.
+            stream: String = required("stream", STREAM),
+        },
+    }
 }
 
 const ARN: SettingKind = SettingKind::Text {
@@ -60,45 +47,29 @@ const STREAM: SettingKind = SettingKind::Text {
     expected: "a stream's name: letters, digits, _, . and -",
 };
 
-impl EventConfig {
-    pub(super) fn read_all(
-        table: &BlockFields,
-        profiles: &[&str],
-        problems: &mut Vec<ConfigProblem>,
-    ) -> Vec<EventConfig> {
-        let events = table.variants("events");
-        events
-            .iter()
-            .map(|event| EventConfig {
-                target: EventTarget::read(event),
-                aws: AwsConfig::read(&event.fields, profiles, problems),
-            })
-            .collect()
-    }
+/// The keys of each target, and those of the connection.
+const VARIANTS: &[BlockVariant] = &[with_aws(0), with_aws(1), with_aws(2)];
 
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        self.target.write(out);
-        self.aws.write(out);
-    }
+const fn with_aws(index: usize) -> BlockVariant {
+    const AWS: FieldSchema = FieldSchema::Group(AwsConfig::KIND.fields());
+    const TARGETS: &[BlockVariant] = EventTarget::VARIANTS;
+    const BLOCKS: [&BlockSchema; 3] = [
+        &BlockSchema { fields: &[FieldSchema::Group(TARGETS[0].block.fields), AWS] },
+        &BlockSchema { fields: &[FieldSchema::Group(TARGETS[1].block.fields), AWS] },
+        &BlockSchema { fields: &[FieldSchema::Group(TARGETS[2].block.fields), AWS] },
+    ];
+    BlockVariant { block: BLOCKS[index], ..TARGETS[index] }
 }
 
-impl EventTarget {
-    fn read(event: &BlockVariant) -> EventTarget {
-        let own = |key: &str| event.fields.text(key).unwrap_or_default();
-        match event.tag {
-            "sns" => EventTarget::Sns { topic_arn: own("topic_arn") },
-            "sqs" => EventTarget::Sqs { queue_url: own("queue_url") },
-            _ => EventTarget::Kinesis { stream: own("stream") },
-        }
+impl ConfigBlock for EventConfig {
+    const KIND: SettingKind = SettingKind::Tagged(&VariantSchema { what: "kind of event", variants: VARIANTS });
+
+    fn read(fields: &BlockFields<'_>, reader: &mut ConfigReader<'_>) -> Self {
+        EventConfig { target: EventTarget::read(fields, reader), aws: AwsConfig::read(fields, reader) }
     }
 
-    fn write(&self, out: &mut write::HoconBlock) {
-        let (tag, key, value) = match self {
-            EventTarget::Sns { topic_arn } => ("sns", "topic_arn", topic_arn),
-            EventTarget::Sqs { queue_url } => ("sqs", "queue_url", queue_url),
-            EventTarget::Kinesis { stream } => ("kinesis", "stream", stream),
-        };
-        out.put("type", tag);
-        out.put(key, text(value));
+    fn write(&self, out: &mut HoconBlock) {
+        self.target.write(out);
+        self.aws.write(out);
     }
 }

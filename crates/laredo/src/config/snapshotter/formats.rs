@@ -2,58 +2,50 @@
 
 use laredo_archive::ArtifactFormat;
 
+use super::super::declaration::{ConfigKey, config_block, custom};
 use super::super::diagnostics::ConfigProblem;
 use super::super::fields::BlockFields;
 use super::super::leaf::one_of;
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT};
+use super::super::reader::ConfigReader;
+use super::super::schema::{SettingKind, TEXT};
 use super::super::secret::mask_text;
 use super::super::suggestions::nearest;
-use super::super::write::{self, list, text};
+use super::super::write::{list, text};
 
-/// The formats in which artifacts are written. Each artifact has one object for each format. Both
-/// lists have at least one format, and none twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FormatsConfig {
-    /// The formats of snapshots. Default jsonl.
-    pub snapshot: Vec<ArtifactFormat>,
-    /// The formats of diffs. Default jsonl.
-    pub diff: Vec<ArtifactFormat>,
-}
-
-/// The schema of `formats`.
-pub(super) static FORMATS: BlockSchema = BlockSchema {
-    keys: &[KeySchema::new("snapshot", SettingKind::List(&TEXT)), KeySchema::new("diff", SettingKind::List(&TEXT))],
-};
-
-impl FormatsConfig {
-    pub(super) fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        FormatsConfig { snapshot: read(fields, "snapshot", problems), diff: read(fields, "diff", problems) }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        let ids = |formats: &[ArtifactFormat]| list(formats.iter().map(|format| text(format.id())));
-        out.put("snapshot", ids(&self.snapshot));
-        out.put("diff", ids(&self.diff));
+config_block! {
+    /// The formats in which artifacts are written. Each artifact has one object for each format.
+    /// Both lists have at least one format, and none twice.
+    pub struct FormatsConfig {
+        /// The formats of a base, each an object of its own: `jsonl` or `protobuf`; ours:
+        /// `jsonl.zst` and `protobuf.zst`. A change of `formats` begins an epoch.
+        pub snapshot: Vec<ArtifactFormat> = formats("snapshot"),
+        /// The formats of a diff.
+        pub diff: Vec<ArtifactFormat> = formats("diff"),
     }
 }
 
-fn read(fields: &BlockFields, key: &str, problems: &mut Vec<ConfigProblem>) -> Vec<ArtifactFormat> {
-    if !fields.has(key) {
-        return vec!["jsonl".parse().expect("jsonl is a format")];
-    }
-    let path = fields.path.key(key);
+const fn formats(name: &'static str) -> ConfigKey<Vec<ArtifactFormat>> {
+    custom(
+        name,
+        SettingKind::List(&TEXT),
+        || vec!["jsonl".parse().expect("jsonl is a format")],
+        |key, fields, reader| fields.has(key.name()).then(|| read(fields, key.name(), reader)),
+        |formats, key, out| out.put(key.name(), list(formats.iter().map(|format| text(format.id())))),
+    )
+}
+
+fn read(fields: &BlockFields, key: &str, reader: &mut ConfigReader) -> Vec<ArtifactFormat> {
     if fields.item_count(key) == 0 {
-        let message = "there is no format; name one, or leave the key out for jsonl";
-        problems.push(ConfigProblem::new(fields.place_of(key), &path, message));
+        reader.report(fields, key, "there is no format; name one, or leave the key out for jsonl");
     }
     let mut formats: Vec<ArtifactFormat> = Vec::new();
-    for (id, path, place) in fields.texts_and_places(key) {
+    for (id, path, place) in fields.texts(key) {
         match id.parse() {
             Ok(format) if formats.contains(&format) => {
-                problems.push(ConfigProblem::new(place, &path, format!("names {format} twice")));
+                reader.problems.push(ConfigProblem::new(place, &path, format!("names {format} twice")));
             }
             Ok(format) => formats.push(format),
-            Err(_) => problems.push(unknown(&id, ConfigProblem::new(place, &path, ""))),
+            Err(_) => reader.problems.push(unknown(&id, ConfigProblem::new(place, &path, ""))),
         }
     }
     formats

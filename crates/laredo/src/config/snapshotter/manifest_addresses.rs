@@ -4,32 +4,33 @@ use laredo_archive::MANIFEST_NAME;
 
 use super::super::diagnostics::ConfigProblem;
 use super::super::fields::BlockFields;
+use super::super::reader::ConfigReader;
 use super::super::tree::KeyPath;
 use super::destination::ManifestAddress;
 use super::{ArchivedTableConfig, DestinationConfig};
 
 /// Reports archives that would overwrite each other. `blocks` are the blocks that `tables` were
 /// read from.
-pub(super) fn check(blocks: &[BlockFields], tables: &[ArchivedTableConfig], problems: &mut Vec<ConfigProblem>) {
-    let mut taken: Vec<(ManifestAddress, KeyPath, String)> = Vec::new();
+pub(super) fn check(blocks: &[BlockFields], tables: &[ArchivedTableConfig], reader: &mut ConfigReader) {
+    let mut used: Vec<(ManifestAddress, KeyPath, String)> = Vec::new();
     for (block, table) in blocks.iter().zip(tables) {
         // Each destination was read from the block at the same index.
-        for (destination, written) in table.destinations.iter().zip(block.variants("destinations")) {
+        for (destination, written) in table.destinations.iter().zip(block.items("destinations")) {
             if table.source.table.is_empty() {
                 continue;
             }
             let Some(place) = destination.manifest_address(&table.key_prefix) else { continue };
-            let path = written.fields.path;
+            let path = written.path;
             let name = table.source.name();
-            if let Some((_, other_path, other)) = taken.iter().find(|(other, ..)| *other == place) {
+            if let Some((_, other_path, other)) = used.iter().find(|(other, ..)| *other == place) {
                 let manifest = &place.manifest;
                 let message = format!(
                     "{name} would be written where {other} is ({other_path}), to {manifest}; give each its own path, prefix or \
                      key_prefix"
                 );
-                problems.push(ConfigProblem::new(&written.fields.place, &path, message));
+                reader.problems.push(ConfigProblem::new(&written.place, &path, message));
             }
-            taken.push((place, path, name));
+            used.push((place, path, name));
         }
     }
 }

@@ -15,77 +15,75 @@ pub use aws::AwsConfig;
 pub use destination::{DestinationConfig, S3Config};
 pub use event::{EventConfig, EventTarget};
 pub use formats::FormatsConfig;
+pub use schedule::{DiffScheduleConfig, EpochRetentionConfig};
 pub use source::{IdentityConfig, SnapshotterSourceConfig, SnapshotterTlsConfig};
 pub use table::ArchivedTableConfig;
 
-use super::credentials::{self, CREDENTIALS, CredentialsConfig};
-use super::diagnostics::{ConfigProblem, ConfigReport};
+use super::credentials::{self, CredentialsConfig};
+use super::declaration::{ConfigBlock, block, config_block, custom, key, map};
+use super::diagnostics::ConfigReport;
 use super::fields::BlockFields;
 use super::leaf::expected;
 use super::load::ConfigLoader;
-use super::schema::{BlockSchema, ConfigSchema, KeySchema, PORT, SettingKind};
-use super::tree::ConfigNode;
-use super::write;
+use super::reader::ConfigReader;
+use super::reference;
+use super::schema::{BlockSchema, ConfigSchema, FieldSchema, KeySchema, PORT};
+use super::write::HoconBlock;
 
-/// The configuration of `laredo-snapshotter` after all checks: references exist, values are in
-/// range, defaults are filled in, and no two archives share a place.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SnapshotterConfig {
-    /// The tables, in the order of the configuration; at least one.
-    pub tables: Vec<ArchivedTableConfig>,
-    /// The TCP port of the HTTP API; 0 means any free one. Default 8080.
-    pub http_port: u16,
-    /// The credentials profiles that destinations and event sinks refer to.
-    pub credentials: BTreeMap<String, CredentialsConfig>,
+config_block! {
+    /// The configuration of `laredo-snapshotter`.
+    ///
+    /// A configuration that was loaded has passed all checks: references exist, values are in
+    /// range, defaults are filled in, and no two archives share a place. The default has no tables.
+    pub struct SnapshotterConfig [SnapshotterConfig::check] {
+        /// The HTTP API.
+        pub http: HttpConfig = block("http"),
+        /// The credentials profiles that destinations and event sinks refer to.
+        pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
+        /// The tables, in the order of the configuration; at least one. The keys of a single table
+        /// may be directly in `snapshotter` instead.
+        pub tables: Vec<ArchivedTableConfig> = custom(
+            "tables",
+            ArchivedTableConfig::LIST,
+            Vec::new,
+            |_, fields, reader| Some(read_tables(fields, reader)),
+            |tables, _, out| out.blocks("tables", tables, |table, out| table.write(out)),
+        )
+        .defaults_to("the table in `snapshotter`"),
+    }
+    also [FieldSchema::Repeated(TABLE)]
+}
+
+/// The keys of a table.
+const TABLE: &BlockSchema = &BlockSchema { fields: ArchivedTableConfig::KIND.fields() };
+
+config_block! {
+    /// The HTTP API.
+    pub struct HttpConfig {
+        /// The port of the HTTP API: health, status, metrics, orders. `--http-port` sets it.
+        pub port: u16 = key("port", PORT, || 8080),
+    }
 }
 
 static SCHEMA: ConfigSchema = ConfigSchema {
-    root: &ROOT,
+    root: &BlockSchema {
+        fields: &[
+            FieldSchema::Key(KeySchema::required("snapshotter", SnapshotterConfig::KIND)),
+            FieldSchema::refused("source", INSIDE),
+            FieldSchema::refused("destinations", INSIDE),
+            FieldSchema::refused("tables", INSIDE),
+            FieldSchema::refused("http", INSIDE),
+            FieldSchema::refused("credentials", INSIDE),
+        ],
+    },
     refused: &[],
     file_variable: "LAREDO_SNAPSHOTTER_CONFIG",
     variable_prefix: "LAREDO_SNAPSHOTTER",
     foreign_variables: &[],
 };
 
-static ROOT: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("snapshotter", SettingKind::Block(&SNAPSHOTTER)),
-        KeySchema::new("source", INSIDE),
-        KeySchema::new("destinations", INSIDE),
-        KeySchema::new("tables", INSIDE),
-        KeySchema::new("http", INSIDE),
-        KeySchema::new("credentials", INSIDE),
-    ],
-};
-
-const INSIDE: SettingKind = SettingKind::Refused(
-    "belongs inside snapshotter { … }; where it is meant for laredo-server, give each program files of its own \
-     (--config, --conf-dir)",
-);
-
-static SNAPSHOTTER: BlockSchema = BlockSchema { keys: &SNAPSHOTTER_KEYS };
-
-/// The keys of a single table, which are an alternative to `tables`, and the keys of the whole
-/// program.
-static SNAPSHOTTER_KEYS: [KeySchema; table::KEYS.len() + 3] = {
-    let [source, key_prefix, key_fields, diff, snapshot, formats, destinations, events, retention] = table::KEYS;
-    [
-        KeySchema { required: false, ..source },
-        key_prefix,
-        key_fields,
-        diff,
-        snapshot,
-        formats,
-        KeySchema { required: false, ..destinations },
-        events,
-        retention,
-        KeySchema::new("tables", SettingKind::List(&SettingKind::Block(&table::TABLE))),
-        KeySchema::new("http", SettingKind::Block(&HTTP)),
-        KeySchema::new("credentials", CREDENTIALS),
-    ]
-};
-
-static HTTP: BlockSchema = BlockSchema { keys: &[KeySchema::new("port", PORT)] };
+const INSIDE: &str = "belongs inside snapshotter { … }; where it is meant for laredo-server, give each program files of \
+                      its own (--config, --conf-dir)";
 
 impl SnapshotterConfig {
     /// Loads, merges and checks the configuration.
@@ -94,7 +92,12 @@ impl SnapshotterConfig {
     ///
     /// A report of all problems of the configuration.
     pub fn load(loader: &ConfigLoader) -> Result<Self, ConfigReport> {
-        loader.load(&SCHEMA, Self::read)
+        loader.load(&SCHEMA, |root, problems| {
+            let fields = BlockFields::root(root, SCHEMA.root).block("snapshotter");
+            let mut reader = ConfigReader::new(problems);
+            reader.profiles = fields.names("credentials").into_iter().map(str::to_owned).collect();
+            SnapshotterConfig::read(&fields, &mut reader)
+        })
     }
 
     /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
@@ -103,15 +106,17 @@ impl SnapshotterConfig {
         SCHEMA.keys()
     }
 
+    /// Returns the reference of the keys at a path, as a table of Markdown. Returns `None` if there
+    /// is no such block.
+    pub fn reference(path: &str) -> Option<String> {
+        reference::table(&SCHEMA, path)
+    }
+
     /// Returns the effective configuration as HOCON. It loads to the same configuration, except for
     /// tokens, which are masked.
     pub fn to_hocon(&self) -> String {
-        let mut out = write::HoconBlock::default();
-        out.block("snapshotter", |out| {
-            out.block("http", |out| out.put("port", self.http_port));
-            credentials::write_all(&self.credentials, out);
-            out.blocks("tables", &self.tables, |table, out| table.write(out));
-        });
+        let mut out = HoconBlock::default();
+        out.block("snapshotter", |out| self.write(out));
         out.into_document()
     }
 
@@ -127,53 +132,44 @@ impl SnapshotterConfig {
             .collect()
     }
 
-    fn read(root: &ConfigNode, problems: &mut Vec<ConfigProblem>) -> SnapshotterConfig {
-        let fields = BlockFields::root(root, &ROOT).block("snapshotter");
-        let profiles = fields.names("credentials");
-        let blocks = table_blocks(&fields, root, problems);
-        let tables: Vec<_> = blocks.iter().map(|block| ArchivedTableConfig::read(block, &profiles, problems)).collect();
-        manifest_addresses::check(&blocks, &tables, problems);
-        SnapshotterConfig {
-            tables,
-            http_port: fields.block("http").port("port").unwrap_or(8080),
-            credentials: credentials::read_all(&fields, problems),
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        credentials::check_bases(fields, &self.credentials, reader);
+        if fields.has("tables") {
+            manifest_addresses::check(&fields.items("tables"), &self.tables, reader);
+        } else {
+            manifest_addresses::check(std::slice::from_ref(fields), &self.tables, reader);
         }
     }
 }
 
-/// Returns the blocks of the tables: the items of `tables`, or `snapshotter` itself as the only
-/// one.
-fn table_blocks<'a>(
-    fields: &BlockFields<'a>,
-    root: &'a ConfigNode,
-    problems: &mut Vec<ConfigProblem>,
-) -> Vec<BlockFields<'a>> {
-    let given: Vec<_> = table::KEYS.iter().map(|key| key.name).filter(|name| fields.has(name)).collect();
-    let mut complain = |key: &str, message: String| {
-        problems.push(ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message));
-    };
+/// Reads the tables: the items of `tables`, or `snapshotter` itself as the only one.
+fn read_tables(fields: &BlockFields, reader: &mut ConfigReader) -> Vec<ArchivedTableConfig> {
+    let given: Vec<_> = keys_of_a_table().filter(|key| fields.has(key.name)).map(|key| key.name).collect();
     if fields.has("tables") {
         if !given.is_empty() {
-            complain(
-                "tables",
-                format!(
-                    "stands beside the keys of one table ({}); put them into an item of tables, or leave tables out",
-                    given.join(", ")
-                ),
+            let message = format!(
+                "cannot be given together with the keys of one table ({}); put them into an item of tables, or leave tables out",
+                given.join(", ")
             );
+            reader.report(fields, "tables", message);
         } else if fields.item_count("tables") == 0 {
-            complain("tables", "there is no table; name at least one to write".to_owned());
+            reader.report(fields, "tables", "there is no table; name at least one to write");
         }
-        return fields.blocks("tables");
+        return fields.items("tables").iter().map(|table| ArchivedTableConfig::read(table, reader)).collect();
     }
     if given.is_empty() {
         if fields.is_block() {
-            complain("tables", "is required, or the keys of one table (source, destinations) in its place".to_owned());
+            let message = "is required, or the keys of one table (source, destinations) in its place";
+            reader.report(fields, "tables", message);
         }
         return Vec::new();
     }
-    for key in table::KEYS.iter().filter(|key| key.required && !given.contains(&key.name)) {
-        complain(key.name, format!("is required: {}", expected(&key.kind)));
+    for key in keys_of_a_table().filter(|key| key.required && !given.contains(&key.name)) {
+        reader.report(fields, key.name, format!("is required: {}", expected(&key.kind)));
     }
-    vec![BlockFields::root(root, &ROOT).block("snapshotter")]
+    vec![ArchivedTableConfig::read(fields, reader)]
+}
+
+fn keys_of_a_table() -> impl Iterator<Item = &'static KeySchema> {
+    TABLE.keys().into_iter()
 }

@@ -2,33 +2,57 @@
 
 use std::time::Duration;
 
-use laredo_archive::RebaseThresholds;
+use laredo_archive::{MANIFEST_EPOCHS, RebaseThresholds};
 
-use super::super::diagnostics::ConfigProblem;
+use super::super::declaration::{config_block, key, optional};
 use super::super::fields::BlockFields;
-use super::super::leaf::{show_size, show_time};
-use super::super::schema::{ABOVE_ZERO, AT_LEAST_ONE, BlockSchema, KeySchema, SettingKind};
-use super::super::write;
+use super::super::leaf::show_time;
+use super::super::reader::ConfigReader;
+use super::super::schema::{ABOVE_ZERO, AT_LEAST_ONE, SettingKind};
 
-/// The schema of `diff`.
-pub(super) static DIFF: BlockSchema = BlockSchema { keys: &[KeySchema::new("interval", INTERVAL)] };
+config_block! {
+    /// The schedule of diffs.
+    pub struct DiffScheduleConfig {
+        /// The interval between two diffs, if there is anything to write.
+        pub interval: Duration = key("interval", INTERVAL, || Duration::from_secs(30)),
+    }
+}
 
-/// The schema of `snapshot`.
-pub(super) static SNAPSHOT: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("min_interval", INTERVAL),
-        KeySchema::new("max_interval", INTERVAL),
-        KeySchema::new("max_diff_bytes", SettingKind::Size { min: 1, max: i64::MAX as u64 }),
-        KeySchema::new("max_diff_fraction", ABOVE_ZERO),
-        KeySchema::new("max_churn_records", AT_LEAST_ONE),
-        KeySchema::new("max_churn_fraction", ABOVE_ZERO),
-        KeySchema::new("max_diffs", AT_LEAST_ONE),
-    ],
-};
+config_block! {
+    foreign RebaseThresholds [check_rebase_intervals] {
+        /// The minimum time between two bases. Until then, a diff is written instead of a base.
+        min_interval: Option<Duration> = optional("min_interval", INTERVAL, "off"),
+        /// The maximum time between two bases.
+        max_interval: Option<Duration> = optional("max_interval", INTERVAL, "off"),
+        /// The size of the diffs since the last base at which a base is written.
+        max_diff_bytes: Option<u64> =
+            optional("max_diff_bytes", SettingKind::Size { min: 1, max: i64::MAX as u64 }, "off"),
+        /// The size of the diffs since the last base, as a fraction of its size, at which a base is
+        /// written.
+        max_diff_fraction: Option<f64> = optional("max_diff_fraction", ABOVE_ZERO, "off"),
+        /// The number of changed rows since the last base at which a base is written.
+        max_churn_records: Option<u64> = optional("max_churn_records", AT_LEAST_ONE, "off"),
+        /// The number of changed rows since the last base, as a fraction of its rows, at which a
+        /// base is written.
+        max_churn_fraction: Option<f64> = optional("max_churn_fraction", ABOVE_ZERO, "off"),
+        /// The number of diffs since the last base at which a base is written. Each diff writes the
+        /// names of all diffs before it again. By default, a base is written when it is cheaper
+        /// than that: after 128 diffs for a base of 1 MiB, 373 for 10 MiB, at most 1,000.
+        /// `min_interval` has precedence. Ours.
+        max_diffs: Option<u64> = optional("max_diffs", AT_LEAST_ONE, "depends on the size of the base"),
+    }
+}
 
-/// The schema of `retention`.
-pub(super) static RETENTION: BlockSchema =
-    BlockSchema { keys: &[KeySchema::new("keep_epochs", EPOCHS), KeySchema::new("manifest_epochs", EPOCHS)] };
+config_block! {
+    /// The number of epochs that are kept.
+    pub struct EpochRetentionConfig {
+        /// The number of epochs (a base and its diffs) to keep.
+        pub keep_epochs: Option<u32> = optional("keep_epochs", EPOCHS, "all"),
+        /// The maximum number of epochs that `manifest.json` names. Older epochs are in
+        /// [sealed manifests](archive-format.md#sealed-manifests). Ours.
+        pub manifest_epochs: u32 = key("manifest_epochs", EPOCHS, || MANIFEST_EPOCHS),
+    }
+}
 
 const EPOCHS: SettingKind = SettingKind::Count { min: 1, max: u32::MAX as u64 };
 
@@ -36,33 +60,11 @@ const EPOCHS: SettingKind = SettingKind::Count { min: 1, max: u32::MAX as u64 };
 const INTERVAL: SettingKind =
     SettingKind::Time { min: Duration::from_millis(100), max: Duration::from_secs(3650 * 86_400) };
 
-/// Reads `snapshot`.
-pub(super) fn read_thresholds(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> RebaseThresholds {
-    let thresholds = RebaseThresholds {
-        min_interval: fields.time("min_interval"),
-        max_interval: fields.time("max_interval"),
-        max_diff_bytes: fields.size("max_diff_bytes"),
-        max_diff_fraction: fields.ratio("max_diff_fraction"),
-        max_churn_records: fields.count("max_churn_records"),
-        max_churn_fraction: fields.ratio("max_churn_fraction"),
-        max_diffs: fields.count("max_diffs"),
-    };
+fn check_rebase_intervals(thresholds: &mut RebaseThresholds, fields: &BlockFields, reader: &mut ConfigReader) {
     if let (Some(least), Some(most)) = (thresholds.min_interval, thresholds.max_interval)
         && least > most
     {
         let message = format!("min_interval, {}, is longer than max_interval, {}", show_time(least), show_time(most));
-        problems.push(ConfigProblem::new(fields.place_of("max_interval"), &fields.path.key("max_interval"), message));
+        reader.report(fields, "max_interval", message);
     }
-    thresholds
-}
-
-/// Writes `snapshot`.
-pub(super) fn write_thresholds(thresholds: &RebaseThresholds, out: &mut write::HoconBlock) {
-    out.put_if("min_interval", thresholds.min_interval.map(show_time));
-    out.put_if("max_interval", thresholds.max_interval.map(show_time));
-    out.put_if("max_diff_bytes", thresholds.max_diff_bytes.map(show_size));
-    out.put_if("max_diff_fraction", thresholds.max_diff_fraction);
-    out.put_if("max_churn_records", thresholds.max_churn_records);
-    out.put_if("max_churn_fraction", thresholds.max_churn_fraction);
-    out.put_if("max_diffs", thresholds.max_diffs);
 }

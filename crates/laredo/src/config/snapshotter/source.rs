@@ -4,39 +4,73 @@ use std::path::PathBuf;
 
 use http::uri::Authority;
 
-use super::super::diagnostics::ConfigProblem;
+use super::super::declaration::{
+    ConfigBlock, ConfigKey, config_block, config_field, custom, group, key, optional, required,
+};
 use super::super::fields::BlockFields;
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT, TEXT_OR_EMPTY};
-use super::super::secret::{ConfigSecret, MASK};
-use super::super::write::{self, text};
+use super::super::reader::ConfigReader;
+use super::super::schema::{FieldSchema, SettingKind, TEXT, TEXT_OR_EMPTY};
+use super::super::secret::ConfigSecret;
+use super::super::write::HoconBlock;
 
-/// A table of a server, and the connection to that server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotterSourceConfig {
-    /// The server's URL: `https://host:port` if `tls` is present, and `http://host:port` otherwise.
-    pub server: String,
-    /// The table's schema.
-    pub schema: String,
-    /// The table's name.
-    pub table: String,
-    /// The name of this client that the server's operator sees. Default `laredo-snapshotter`.
-    pub client_id: String,
-    /// The path of a local snapshot, which is accepted but not used: the state is rebuilt from the
-    /// archive.
-    pub local_snapshot_path: Option<PathBuf>,
-    /// The settings of TLS; `None` for a server without TLS.
-    pub tls: Option<SnapshotterTlsConfig>,
-    /// The token for a server that requires one.
-    pub token: Option<ConfigSecret>,
+config_block! {
+    /// A table of a server, and the connection to that server.
+    pub struct SnapshotterSourceConfig [SnapshotterSourceConfig::check] {
+        /// The address of the server's `grpc.port` or of the table's own port. `https://…` means
+        /// TLS, and so does `tls.enabled`.
+        pub server: String = required("server", SERVER),
+        /// The schema of the table.
+        pub schema: String = required("schema", TEXT),
+        /// The name of the table.
+        pub table: String = required("table", TEXT),
+        /// The name of this client that the server's operator sees.
+        pub client_id: String = key("client_id", TEXT, || "laredo-snapshotter".to_owned()),
+        /// The path of a local snapshot. Accepted but not used: the state is rebuilt from the
+        /// archive.
+        pub local_snapshot_path: Option<PathBuf> = optional("local_snapshot_path", TEXT, "none"),
+        /// The settings of TLS; `None` for a server without TLS.
+        pub tls: Option<SnapshotterTlsConfig> = custom(
+            "tls",
+            SnapshotterTlsConfig::KIND,
+            || None,
+            |_, fields, reader| Some(SnapshotterTlsConfig::read_if_used(fields, reader)),
+            |tls, _, out| {
+                out.block("tls", |out| {
+                    TLS_ENABLED.write(&Some(tls.is_some()), out);
+                    tls.iter().for_each(|tls| tls.write(out));
+                });
+            },
+        ),
+        /// The token for a server, or a proxy before it, that requires one. Each call sends it as
+        /// `authorization: Bearer …`. Secret. Ours.
+        pub token: Option<ConfigSecret> = optional("token", SettingKind::Secret, "none"),
+    }
 }
 
-/// The client side of TLS.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SnapshotterTlsConfig {
-    /// The authorities to check the server's certificate against, PEM; if missing, the system's.
-    pub ca_path: Option<PathBuf>,
-    /// The certificate for a server that requires one.
-    pub identity: Option<IdentityConfig>,
+const TLS_ENABLED: ConfigKey<Option<bool>> =
+    optional("enabled", SettingKind::Flag, "`true` for `https://`, else `false`")
+        .doc("True for TLS to a `server` that is written without a scheme. Ours.");
+
+config_block! {
+    /// The client side of TLS.
+    pub struct SnapshotterTlsConfig {
+        /// The authorities to check the server's certificate against, PEM. Ours.
+        pub ca_path: Option<PathBuf> = optional("ca_path", TEXT_OR_EMPTY, "the system's"),
+        /// The certificate for a server that requires one.
+        pub identity: Option<IdentityConfig> = group(
+            &[config_field!(CERT_PATH), config_field!(KEY_PATH)],
+            || None,
+            |_, fields, reader| Some(IdentityConfig::read(fields, reader)),
+            |identity, _, out| IdentityConfig::write(identity.as_ref(), out),
+        ),
+    }
+    also [
+        config_field!(TLS_ENABLED),
+        FieldSchema::refused(
+            "client_ca_path",
+            "is a server's key, for the certificates of its clients; a client checks its server with ca_path",
+        ),
+    ]
 }
 
 /// A client's own certificate.
@@ -48,33 +82,11 @@ pub struct IdentityConfig {
     pub key_path: PathBuf,
 }
 
-/// The schema of `source`.
-pub(super) static SOURCE: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::required("server", SERVER),
-        KeySchema::required("schema", TEXT),
-        KeySchema::required("table", TEXT),
-        KeySchema::new("client_id", TEXT),
-        KeySchema::new("local_snapshot_path", TEXT),
-        KeySchema::new("tls", SettingKind::Block(&TLS)),
-        KeySchema::new("token", SettingKind::Secret),
-    ],
-};
+const CERT_PATH: ConfigKey<Option<PathBuf>> = optional("cert_path", TEXT_OR_EMPTY, "none")
+    .doc("The certificate chain for a server that requires one (its `client_ca_path`), PEM. Ours.");
 
-static TLS: BlockSchema = BlockSchema {
-    keys: &[
-        KeySchema::new("enabled", SettingKind::Flag),
-        KeySchema::new("ca_path", TEXT_OR_EMPTY),
-        KeySchema::new("cert_path", TEXT_OR_EMPTY),
-        KeySchema::new("key_path", TEXT_OR_EMPTY),
-        KeySchema::new(
-            "client_ca_path",
-            SettingKind::Refused(
-                "is a server's key, for the certificates of its clients; a client checks its server with ca_path",
-            ),
-        ),
-    ],
-};
+const KEY_PATH: ConfigKey<Option<PathBuf>> = optional("key_path", TEXT_OR_EMPTY, "required with `cert_path`")
+    .doc("The private key of the certificate, PEM. Ours.");
 
 const SERVER: SettingKind = SettingKind::Text {
     accepts: is_server,
@@ -101,26 +113,11 @@ fn split(server: &str) -> (Option<bool>, &str) {
 }
 
 impl SnapshotterSourceConfig {
-    pub(super) fn read(fields: &BlockFields, problems: &mut Vec<ConfigProblem>) -> Self {
-        let server = fields.text("server");
-        // Without an address, the settings that it needs are unknown.
-        let (tls, address) = match server.as_deref().map(split) {
-            Some((scheme, address)) => (SnapshotterTlsConfig::read(fields, scheme, problems), address),
-            None => (None, ""),
-        };
-        let token = fields.text("token").map(ConfigSecret::new);
-        if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
-            let message = "expected a token without spaces, of ASCII letters, digits and signs";
-            problems.push(ConfigProblem::new(fields.place_of("token"), &fields.path.key("token"), message));
-        }
-        SnapshotterSourceConfig {
-            server: format!("{}://{address}", if tls.is_some() { "https" } else { "http" }),
-            schema: fields.text("schema").unwrap_or_default(),
-            table: fields.text("table").unwrap_or_default(),
-            client_id: fields.text("client_id").unwrap_or_else(|| "laredo-snapshotter".to_owned()),
-            local_snapshot_path: fields.text("local_snapshot_path").map(PathBuf::from),
-            tls,
-            token,
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        let (_, address) = split(&self.server);
+        self.server = format!("{}://{address}", if self.tls.is_some() { "https" } else { "http" });
+        if self.token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
+            reader.report(fields, "token", "expected a token without spaces, of ASCII letters, digits and signs");
         }
     }
 
@@ -139,70 +136,66 @@ impl SnapshotterSourceConfig {
         }
         if self.token.is_some() && self.tls.is_none() {
             warnings.push(
-                "source.token is sent without TLS, and who is on the way can read it; write https:// in server"
+                "source.token is sent without TLS, so the network can read it; write https:// in source.server"
                     .to_owned(),
             );
         }
         warnings
     }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.put("server", text(&self.server));
-        out.put("schema", text(&self.schema));
-        out.put("table", text(&self.table));
-        out.put("client_id", text(&self.client_id));
-        let path = |path: &PathBuf| text(&path.to_string_lossy());
-        out.put_if("local_snapshot_path", self.local_snapshot_path.as_ref().map(path));
-        out.block("tls", |out| {
-            out.put("enabled", self.tls.is_some());
-            let Some(tls) = &self.tls else { return };
-            out.put_if("ca_path", tls.ca_path.as_ref().map(path));
-            if let Some(identity) = &tls.identity {
-                out.put("cert_path", path(&identity.cert_path));
-                out.put("key_path", path(&identity.key_path));
-            }
-        });
-        out.put_if("token", self.token.as_ref().map(|_| text(MASK)));
-    }
 }
 
 impl SnapshotterTlsConfig {
-    /// Reads the settings of TLS. Returns `None` unless the server's scheme or `enabled` asks for
+    /// Reads the settings of TLS. Returns `None` unless the server's scheme or `enabled` requires
     /// TLS. If both are given, they must agree.
-    fn read(source: &BlockFields, scheme: Option<bool>, problems: &mut Vec<ConfigProblem>) -> Option<Self> {
+    fn read_if_used(source: &BlockFields, reader: &mut ConfigReader) -> Option<Self> {
+        // Without an address, the settings that it needs are unknown.
+        let server = source.leaf::<String>("server")?;
+        let (scheme, _) = split(&server);
         let fields = source.block("tls");
-        let enabled = fields.flag("enabled");
-        let mut complain = |key: &str, message: &str| {
-            problems.push(ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message));
-        };
-        let path = |key: &str| fields.text_if_any(key).map(PathBuf::from);
+        let enabled = TLS_ENABLED.read(&fields, reader);
         match (scheme, enabled) {
-            (Some(true), Some(false)) => complain("enabled", "is false, but source.server begins with https://"),
-            (Some(false), Some(true)) => complain("enabled", "is true, but source.server begins with http://"),
+            (Some(true), Some(false)) => {
+                reader.report(&fields, "enabled", "is false, but source.server begins with https://");
+            }
+            (Some(false), Some(true)) => {
+                reader.report(&fields, "enabled", "is true, but source.server begins with http://");
+            }
             _ => {}
         }
-        if !scheme.or(enabled).unwrap_or(false) {
-            let unused = ["ca_path", "cert_path", "key_path"].into_iter().filter(|key| path(key).is_some());
-            if enabled.is_none() {
-                unused.for_each(|key| {
-                    complain(key, "has a meaning only with TLS: write https:// in source.server, or enabled = true");
-                });
-            }
-            return None;
+        if scheme.or(enabled).unwrap_or(false) {
+            return Some(SnapshotterTlsConfig::read(&fields, reader));
         }
-        let identity = match (path("cert_path"), path("key_path")) {
+        let unused =
+            ["ca_path", "cert_path", "key_path"].into_iter().filter(|key| fields.leaf::<PathBuf>(key).is_some());
+        if enabled.is_none() {
+            for key in unused {
+                let message = "has a meaning only with TLS: write https:// in source.server, or enabled = true";
+                reader.report(&fields, key, message);
+            }
+        }
+        None
+    }
+}
+
+impl IdentityConfig {
+    fn read(fields: &BlockFields, reader: &mut ConfigReader) -> Option<Self> {
+        match (CERT_PATH.read(fields, reader), KEY_PATH.read(fields, reader)) {
             (Some(cert_path), Some(key_path)) => Some(IdentityConfig { cert_path, key_path }),
             (Some(_), None) => {
-                complain("cert_path", "needs the key_path of its private key beside it");
+                reader.report(fields, CERT_PATH.name(), "requires key_path, the private key of this certificate");
                 None
             }
             (None, Some(_)) => {
-                complain("key_path", "needs the cert_path of its certificate beside it");
+                reader.report(fields, KEY_PATH.name(), "requires cert_path, the certificate of this key");
                 None
             }
             (None, None) => None,
-        };
-        Some(SnapshotterTlsConfig { ca_path: path("ca_path"), identity })
+        }
+    }
+
+    fn write(identity: Option<&Self>, out: &mut HoconBlock) {
+        CERT_PATH.write(&identity.map(|identity| identity.cert_path.clone()), out);
+        KEY_PATH.write(&identity.map(|identity| identity.key_path.clone()), out);
     }
 }
 

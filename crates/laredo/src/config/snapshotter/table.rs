@@ -1,99 +1,54 @@
 //! A table: its source, and the archive that is written from it.
 
-use std::time::Duration;
+use laredo_archive::RebaseThresholds;
 
-use laredo_archive::{MANIFEST_EPOCHS, RebaseThresholds};
-
-use super::super::diagnostics::ConfigProblem;
+use super::super::declaration::{block, config_block, key, list, texts};
 use super::super::fields::BlockFields;
-use super::super::leaf::show_time;
-use super::super::references::report_repeated;
-use super::super::schema::{BlockSchema, KeySchema, SettingKind, TEXT};
-use super::super::write::{self, list, text};
-use super::destination::{DESTINATIONS, DestinationConfig, PREFIX};
-use super::event::{EVENTS, EventConfig};
-use super::formats::{FORMATS, FormatsConfig};
-use super::schedule::{self, read_thresholds, write_thresholds};
-use super::source::{self, SnapshotterSourceConfig};
+use super::super::reader::ConfigReader;
+use super::super::schema::{SettingKind, TEXT};
+use super::destination::{DestinationConfig, PREFIX};
+use super::event::EventConfig;
+use super::formats::FormatsConfig;
+use super::schedule::{DiffScheduleConfig, EpochRetentionConfig};
+use super::source::SnapshotterSourceConfig;
 
-/// A table and its archive.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ArchivedTableConfig {
-    /// The server that the rows and changes come from.
-    pub source: SnapshotterSourceConfig,
-    /// The prefix of all names of the archive, after each destination's own prefix, used as given.
-    /// Default `<table>/`.
-    pub key_prefix: String,
-    /// The columns that identify a row, if the table needs another key than the server's. Empty
-    /// means the server's key.
-    pub key_fields: Vec<String>,
-    /// The interval between two diffs. Default 30 s.
-    pub diff_interval: Duration,
-    /// The thresholds at which a snapshot is written instead of a diff. By default, an epoch has at
-    /// most 128 to 1,000 diffs, depending on the size of its snapshot.
-    pub thresholds: RebaseThresholds,
-    /// The formats of the artifacts.
-    pub formats: FormatsConfig,
-    /// The places of the archive; at least one. The first one is authoritative.
-    pub destinations: Vec<DestinationConfig>,
-    /// The event sinks that are notified of new artifacts.
-    pub events: Vec<EventConfig>,
-    /// The number of epochs to keep; `None`, the default, means all.
-    pub keep_epochs: Option<u32>,
-    /// The maximum number of epochs that `manifest.json` names. Default 8.
-    pub manifest_epochs: u32,
+config_block! {
+    /// A table and its archive.
+    pub struct ArchivedTableConfig [ArchivedTableConfig::check] {
+        /// The server that the rows and changes come from.
+        pub source: SnapshotterSourceConfig = block("source").must_be_given(),
+        /// The prefix of all names of the archive, after each destination's own prefix, used as
+        /// given: `users/` makes `users/manifest.json`.
+        pub key_prefix: String = key("key_prefix", PREFIX, String::new).defaults_to("`<table>/`"),
+        /// The columns that identify a row, in any order. If the server's key has other columns,
+        /// nothing is written, and the error names both keys.
+        pub key_fields: Vec<String> = texts("key_fields", SettingKind::List(&TEXT), "the server's key"),
+        /// The schedule of diffs.
+        pub diff: DiffScheduleConfig = block("diff"),
+        /// The thresholds at which a base is written instead of a diff. By default, an epoch has at
+        /// most 128 to 1,000 diffs, depending on the size of its base.
+        pub thresholds: RebaseThresholds = block("snapshot"),
+        /// The formats of the artifacts.
+        pub formats: FormatsConfig = block("formats"),
+        /// The places of the archive, [as below](#destinations-and-events); at least one. An
+        /// artifact is complete once all of them have it. The first one is authoritative.
+        pub destinations: Vec<DestinationConfig> = list("destinations").must_be_given(),
+        /// The topics, queues and streams that are notified of new artifacts,
+        /// [as below](#destinations-and-events). An event is advisory, and is sent at least once.
+        pub events: Vec<EventConfig> = list("events"),
+        /// The number of epochs that are kept.
+        pub retention: EpochRetentionConfig = block("retention"),
+    }
 }
 
-/// The keys of a table.
-pub(super) const KEYS: [KeySchema; 9] = [
-    KeySchema::required("source", SettingKind::Block(&source::SOURCE)),
-    KeySchema::new("key_prefix", PREFIX),
-    KeySchema::new("key_fields", SettingKind::List(&TEXT)),
-    KeySchema::new("diff", SettingKind::Block(&schedule::DIFF)),
-    KeySchema::new("snapshot", SettingKind::Block(&schedule::SNAPSHOT)),
-    KeySchema::new("formats", SettingKind::Block(&FORMATS)),
-    KeySchema::required("destinations", DESTINATIONS),
-    KeySchema::new("events", EVENTS),
-    KeySchema::new("retention", SettingKind::Block(&schedule::RETENTION)),
-];
-
-/// The schema of an item of `tables`.
-pub(super) static TABLE: BlockSchema = BlockSchema { keys: &KEYS };
-
 impl ArchivedTableConfig {
-    pub(super) fn read(fields: &BlockFields, profiles: &[&str], problems: &mut Vec<ConfigProblem>) -> Self {
-        let source = SnapshotterSourceConfig::read(&fields.block("source"), problems);
-        report_repeated(fields, "key_fields", problems);
-        ArchivedTableConfig {
-            key_prefix: fields.text("key_prefix").unwrap_or_else(|| format!("{}/", source.table)),
-            key_fields: fields.texts("key_fields"),
-            diff_interval: fields.block("diff").time("interval").unwrap_or(Duration::from_secs(30)),
-            thresholds: read_thresholds(&fields.block("snapshot"), problems),
-            formats: FormatsConfig::read(&fields.block("formats"), problems),
-            destinations: DestinationConfig::read_all(fields, profiles, problems),
-            events: EventConfig::read_all(fields, profiles, problems),
-            keep_epochs: fields.block("retention").count_u32("keep_epochs"),
-            manifest_epochs: fields.block("retention").count_u32("manifest_epochs").unwrap_or(MANIFEST_EPOCHS),
-            source,
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        reader.check_repeated(fields, "key_fields", &self.key_fields);
+        if !fields.has("key_prefix") {
+            self.key_prefix = format!("{}/", self.source.table);
         }
-    }
-
-    pub(super) fn write(&self, out: &mut write::HoconBlock) {
-        out.block("source", |out| self.source.write(out));
-        out.put("key_prefix", text(&self.key_prefix));
-        if !self.key_fields.is_empty() {
-            out.put("key_fields", list(self.key_fields.iter().map(|field| text(field))));
+        if fields.has("destinations") && fields.item_count("destinations") == 0 {
+            reader.report(fields, "destinations", "there is no destination; name at least one to write to");
         }
-        out.block("diff", |out| out.put("interval", show_time(self.diff_interval)));
-        out.block("snapshot", |out| write_thresholds(&self.thresholds, out));
-        out.block("formats", |out| self.formats.write(out));
-        out.blocks("destinations", &self.destinations, |destination, out| destination.write(out));
-        if !self.events.is_empty() {
-            out.blocks("events", &self.events, |event, out| event.write(out));
-        }
-        out.block("retention", |out| {
-            out.put_if("keep_epochs", self.keep_epochs);
-            out.put("manifest_epochs", self.manifest_epochs);
-        });
     }
 }

@@ -99,11 +99,17 @@ fn describe() {
     describe_gauge!("snapshotter_manifest_bytes", "Size of the manifest, which is written again with each artifact");
     describe_gauge!("snapshotter_churn_records", "Rows that were changed since the newest base");
     describe_gauge!("snapshotter_snapshot_age_seconds", "Age of the newest base");
-    describe_gauge!("snapshotter_seconds_behind", "Since the writer last had all that the source had");
-    describe_gauge!("snapshotter_head_position_bytes", "The state that the archive rebuilds, as a position in the WAL");
-    describe_gauge!("snapshotter_position_bytes", "What has come, as a position in the WAL");
+    describe_gauge!("snapshotter_seconds_behind", "Seconds since the writer last had all changes of the source");
+    describe_gauge!(
+        "snapshotter_head_position_bytes",
+        "The newest position that the archive rebuilds, as a position in the WAL"
+    );
+    describe_gauge!(
+        "snapshotter_position_bytes",
+        "The newest position that the writer has received, as a position in the WAL"
+    );
     describe_gauge!("snapshotter_opening", "1 while the first destination has not answered yet");
-    describe_gauge!("snapshotter_failed", "1 where the archive is not written any more");
+    describe_gauge!("snapshotter_failed", "1 if the archive is not written any more");
     describe_gauge!("snapshotter_connected", "1 while the table's stream is open");
     describe_counter!("snapshotter_connects_total", "Streams that were opened");
     describe_counter!("snapshotter_full_snapshots_total", "Streams among them that began with all rows");
@@ -111,7 +117,7 @@ fn describe() {
         "snapshotter_checksum_mismatches_total",
         "Times that the rows did not have the server's checksum"
     );
-    describe_counter!("snapshotter_cas_conflicts_total", "Times that the manifest was another one than expected");
+    describe_counter!("snapshotter_cas_conflicts_total", "Times that the manifest was not the expected one");
     describe_counter!(
         "snapshotter_hex_cells_total",
         "Values that were written in hex, because they do not have the form of their type"
@@ -119,9 +125,12 @@ fn describe() {
     describe_counter!("snapshotter_objects_total", "Objects that were written to a destination");
     describe_counter!("snapshotter_bytes_total", "Bytes that were written to a destination");
     describe_counter!("snapshotter_destination_errors_total", "Calls to a destination that failed");
-    describe_gauge!("snapshotter_destination_behind", "1 where a destination lacks something that the first one has");
-    describe_counter!("snapshotter_events_sent_total", "Events that arrived");
+    describe_gauge!(
+        "snapshotter_destination_behind",
+        "1 if the destination lacks objects that the first destination has"
+    );
+    describe_counter!("snapshotter_events_sent_total", "Events that were delivered");
     describe_counter!("snapshotter_event_errors_total", "Attempts to send an event that failed");
-    describe_counter!("snapshotter_events_dropped_total", "Events that were given up");
+    describe_counter!("snapshotter_events_dropped_total", "Events that were dropped");
     describe_gauge!("snapshotter_events_waiting", "Events that wait to be sent");
 }

@@ -50,22 +50,22 @@ fn of_table(table: &SnapshotterTable) -> Value {
         ArchiveTaskState::Running(running) => ("running", None, Some(running)),
         ArchiveTaskState::Failed { error, last } => ("failed", Some(error), last),
     };
-    let mut said = json!({ "table": table.name(), "state": state });
+    let mut object = json!({ "table": table.name(), "state": state });
     if state == "opening"
-        && let Value::Object(fields) = &mut said
+        && let Value::Object(fields) = &mut object
         && let Value::Object(more) = of_opening(&table.status())
     {
         fields.extend(more);
     }
-    if let (Some(running), Value::Object(fields)) = (running, &mut said)
+    if let (Some(running), Value::Object(fields)) = (running, &mut object)
         && let Value::Object(more) = of_writer(table, &running)
     {
         fields.extend(more);
     }
-    if let (Some(error), Value::Object(fields)) = (error, &mut said) {
+    if let (Some(error), Value::Object(fields)) = (error, &mut object) {
         fields.insert("error".to_owned(), error.into());
     }
-    said
+    object
 }
 
 fn of_writer(table: &SnapshotterTable, running: &ArchiveTaskHandles) -> Value {

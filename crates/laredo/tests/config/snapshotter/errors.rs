@@ -48,7 +48,7 @@ fn one_table_or_many_but_not_both() {
     refused(
         &with("", "tables = []", ""),
         &[
-            "4:10: snapshotter.tables: stands beside the keys of one table (source, destinations); put them into an item of \
+            "4:10: snapshotter.tables: cannot be given together with the keys of one table (source, destinations); put them into an item of \
            tables, or leave tables out",
         ],
     );
@@ -56,7 +56,7 @@ fn one_table_or_many_but_not_both() {
         "snapshotter { diff.interval = 5s\n\
          tables = [{ source { server = \"h:1\", schema = s, table = t }, destinations = [{ type = local, path = p }] }] }",
         &[
-            "2:10: snapshotter.tables: stands beside the keys of one table (diff); put them into an item of tables, or leave \
+            "2:10: snapshotter.tables: cannot be given together with the keys of one table (diff); put them into an item of tables, or leave \
            tables out",
         ],
     );
@@ -145,12 +145,12 @@ fn what_only_makes_sense_together_is_checked_together() {
         (
             "tls { enabled = true, cert_path = /c }",
             "",
-            "2:35: snapshotter.source.tls.cert_path: needs the key_path of its private key beside it",
+            "2:35: snapshotter.source.tls.cert_path: requires key_path, the private key of this certificate",
         ),
         (
             "tls { enabled = true, key_path = /k }",
             "",
-            "2:34: snapshotter.source.tls.key_path: needs the cert_path of its certificate beside it",
+            "2:34: snapshotter.source.tls.key_path: requires cert_path, the certificate of this key",
         ),
         (
             "tls { enabled = true, client_ca_path = /k }",

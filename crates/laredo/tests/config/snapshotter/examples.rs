@@ -45,11 +45,11 @@ fn s3(bucket: &str, prefix: &str, credentials: &str) -> DestinationConfig {
 #[test]
 fn the_minimal_configuration_loads_as_printed() {
     let config = load_file(&fixture("snapshotter-minimal.conf"));
-    assert_eq!((config.http_port, config.tables.len()), (8080, 1));
-    let ArchivedTableConfig { source, diff_interval, thresholds, formats: both, destinations, .. } = &config.tables[0];
+    assert_eq!((config.http.port, config.tables.len()), (8080, 1));
+    let ArchivedTableConfig { source, diff, thresholds, formats: both, destinations, .. } = &config.tables[0];
     assert_eq!(source.server, "http://localhost:4001");
     assert_eq!((source.schema.as_str(), source.table.as_str()), ("public", "test_users"));
-    assert_eq!(*diff_interval, Duration::from_secs(5));
+    assert_eq!(diff.interval, Duration::from_secs(5));
     let expected = RebaseThresholds {
         min_interval: Some(Duration::from_secs(30)),
         max_interval: Some(Duration::from_secs(600)),
@@ -115,22 +115,22 @@ fn the_examples_of_the_page_are_those_that_are_printed() {
 #[test]
 fn defaults_are_filled_in() {
     let config = load(MINIMAL).expect("valid");
-    assert_eq!(config.http_port, 8080);
+    assert_eq!(config.http.port, 8080);
     assert!(config.credentials.is_empty());
     let table = &config.tables[0];
     assert_eq!(table.source.client_id, "laredo-snapshotter");
     assert_eq!((&table.source.tls, &table.source.token, &table.source.local_snapshot_path), (&None, &None, &None));
     assert_eq!((table.key_prefix.as_str(), table.key_fields.len()), ("t/", 0));
-    assert_eq!(table.diff_interval, Duration::from_secs(30));
+    assert_eq!(table.diff.interval, Duration::from_secs(30));
     assert_eq!(table.thresholds, RebaseThresholds::default());
     assert_eq!((&table.formats.snapshot, &table.formats.diff), (&formats(&["jsonl"]), &formats(&["jsonl"])));
-    assert_eq!((table.events.len(), table.keep_epochs, table.manifest_epochs), (0, None, 8));
+    assert_eq!((table.events.len(), table.retention.keep_epochs, table.retention.manifest_epochs), (0, None, 8));
 }
 
 #[test]
 fn every_key_is_read() {
     let config = load_file(&fixture("snapshotter-every-key.conf"));
-    assert_eq!(config.http_port, 5080);
+    assert_eq!(config.http.port, 5080);
     let table = &config.tables[0];
     assert_eq!(table.source.server, "https://laredo.example:4001");
     assert_eq!(table.source.client_id, "archive-1");
@@ -141,7 +141,7 @@ fn every_key_is_read() {
         (table.key_prefix.as_str(), &table.key_fields[..]),
         ("mixed/a.b/", &["x".to_owned(), "y".to_owned()][..])
     );
-    assert_eq!(table.diff_interval, Duration::from_millis(1500));
+    assert_eq!(table.diff.interval, Duration::from_millis(1500));
     let thresholds = RebaseThresholds {
         min_interval: Some(Duration::from_secs(90)),
         max_interval: Some(Duration::from_secs(2 * 86_400)),
@@ -175,7 +175,7 @@ fn every_key_is_read() {
         [aws(region, None, Some("writer")), aws(None, emulator, None), aws(region, emulator, Some("node"))]
     );
     assert_eq!(table.events[2].target, EventTarget::Kinesis { stream: "changes".to_owned() });
-    assert_eq!((table.keep_epochs, table.manifest_epochs), (Some(3), 2));
+    assert_eq!((table.retention.keep_epochs, table.retention.manifest_epochs), (Some(3), 2));
     let plain = &config.tables[1].source;
     assert_eq!((plain.server.as_str(), &plain.tls), ("http://[::1]:4002", &None));
     assert_eq!(config.tables[1].key_prefix, "");
@@ -242,7 +242,7 @@ fn what_is_allowed_and_probably_not_meant_is_a_warning() {
         ),
         (
             "source.token = x",
-            "public.t: source.token is sent without TLS, and who is on the way can read it; write https:// in server",
+            "public.t: source.token is sent without TLS, so the network can read it; write https:// in source.server",
         ),
         (
             "key_prefix = users",

@@ -19,7 +19,7 @@ fn later_layers_win() {
     ]);
     let named = folder.path("named.conf");
     let named = ("LAREDO_SNAPSHOTTER_CONFIG", named.to_str().expect("UTF-8"));
-    let served = |loader: &_| SnapshotterConfig::load(loader).unwrap_or_else(|report| panic!("{report}")).http_port;
+    let served = |loader: &_| SnapshotterConfig::load(loader).unwrap_or_else(|report| panic!("{report}")).http.port;
     let loader = folder.loader_with(&[named]);
     assert_eq!(served(&loader), 1);
     let loader = loader.file(folder.path("argument.conf"));
@@ -60,7 +60,7 @@ fn variables_set_keys_of_one_table_and_of_many() {
         [("LAREDO_SNAPSHOTTER_TABLES_0_SOURCE_TABLE", "u"), ("LAREDO_SNAPSHOTTER_TABLES_0_DIFF_INTERVAL", "1m")];
     let loader = folder.loader_with(&environment).file(folder.path("many.conf"));
     let config = SnapshotterConfig::load(&loader).unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!((config.tables[0].source.table.as_str(), config.tables[0].diff_interval.as_secs()), ("u", 60));
+    assert_eq!((config.tables[0].source.table.as_str(), config.tables[0].diff.interval.as_secs()), ("u", 60));
 }
 
 /// An environment for both programs and for the operator's command. Each uses only its own
@@ -90,7 +90,7 @@ fn both_programs_live_in_one_environment() {
     let loader = folder.loader_with(&environment);
     let server = ServerConfig::load(&loader).unwrap_or_else(|report| panic!("{report}"));
     let snapshotter = SnapshotterConfig::load(&loader).unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!((server.grpc.port, snapshotter.http_port), (4101, 4102));
+    assert_eq!((server.grpc.port, snapshotter.http.port), (4101, 4102));
 }
 
 #[test]
