@@ -64,7 +64,7 @@ pub enum PgoutputAssemblyError {
     #[error(transparent)]
     Mismatch(#[from] HistoryMismatch),
     /// The changes could not be stored until their commit.
-    #[error("could not keep a transaction until its commit: {0}")]
+    #[error("cannot store a transaction until its commit: {0}")]
     Spool(#[from] io::Error),
 }
 

@@ -15,8 +15,8 @@ use postgres_protocol::escape::escape_literal;
 use crate::transport::{SqlConnection, TextRow, TransportError};
 
 /// The reason for a copy after PostgreSQL was restarted. See [`TableFacts::changed_after`].
-pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was started again, and no commit after the newest change of the definition proves \
-     that it is the change which was followed";
+pub(crate) const UNPROVEN_CHANGE: &str = "PostgreSQL was restarted, and no commit proves that the newest change of the definition \
+     is the one that was followed";
 
 /// Reads the facts of `tables`, in their order, with the publication's settings for each. `None`
 /// for a table that does not exist.

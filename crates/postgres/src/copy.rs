@@ -199,7 +199,9 @@ pub(crate) async fn read_facts(
     let found = catalog::read_facts(connection, publication, std::slice::from_ref(&request.name)).await?;
     found.into_iter().flatten().next().ok_or_else(|| {
         let name = &request.name;
-        let problem = format!("table {name} does not exist any more, or never did; create it, or take it out of the configuration (names are case-sensitive)");
+        let problem = format!(
+            "table {name} does not exist; create it, or remove it from the configuration (names are case-sensitive)"
+        );
         TableReadError::Table(SourceError::Definite(vec![problem]))
     })
 }

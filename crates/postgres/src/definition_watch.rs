@@ -228,7 +228,7 @@ impl DefinitionWatcher<'_> {
         }
         if !is_settled {
             tracing::warn!(
-                "a definition was changed and could not be looked at; the stream continues, and the catalog is read again"
+                "a changed definition could not be checked; the stream continues, and the catalog is read again"
             );
         }
         self.signals.complete_check(number);
@@ -310,7 +310,7 @@ impl DefinitionWatcher<'_> {
 
     fn failed(&mut self, index: usize, error: &TransportError) {
         let name = self.tables.get(index).map(|table| &table.request.name);
-        tracing::debug!(table = ?name, %error, "cannot look at the table's definition");
+        tracing::debug!(table = ?name, %error, "cannot check the table's definition");
         self.errors[index] = Some(error.to_string());
     }
 
@@ -455,7 +455,7 @@ async fn value<T: FromStr>(connection: &mut SqlConnection, sql: &str) -> Result<
 fn problem(facts: Option<&TableFacts>, table: &SourceTable, publication: &str) -> Option<String> {
     let name = &table.request.name;
     let Some(facts) = facts else {
-        return Some(format!("table {name} was dropped or renamed; restore it, or take it out of the configuration"));
+        return Some(format!("table {name} was dropped or renamed; restore it, or remove it from the configuration"));
     };
     let problem = publication::table_problem(publication, name, facts);
     problem.or_else(|| catalog::schema_of(&facts.definition, &table.request).err().map(|problems| problems.join("; ")))

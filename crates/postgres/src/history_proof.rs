@@ -123,7 +123,7 @@ impl SentCommits {
 
 /// The evidence that the database is not the one that was followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: its storage was put back to an earlier state, or another server took its place")]
+#[error("{what}: its storage was restored to an earlier state, or another server has taken its place")]
 pub struct HistoryMismatch {
     what: String,
     /// The newest commit that both histories contain.
@@ -163,10 +163,9 @@ impl HistoryProof {
         };
         match tables.into_iter().find(|table| is_unknown(*table)) {
             None => Ok(()),
-            Some(_) => Err(self.mismatch(format!(
-                "PostgreSQL has a commit at {} that it did not have when it was asked before",
-                mark.end
-            ))),
+            Some(_) => {
+                Err(self.mismatch(format!("PostgreSQL has a commit at {} that it did not have before", mark.end)))
+            }
         }
     }
 

@@ -57,7 +57,7 @@ fn text(rows: &[TextRow], column: usize) -> Option<&str> {
 }
 
 fn unexpected(rows: &[TextRow]) -> TransportError {
-    TransportError::Protocol(format!("a walsender says of itself: {rows:?}"))
+    TransportError::Protocol(format!("unexpected answer about the server's identity: {rows:?}"))
 }
 
 /// Parses lines of a timeline, the position where it was left, and a reason.

@@ -161,7 +161,7 @@ pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &TableFa
     Some(match facts.access.publication_via_root {
         None => format!(
             "publication {publication} is gone, and without it the changes of {name} are not sent; create it again, or \
-             restart laredo-server, which then does (if its configuration allows it)"
+             restart laredo-server, which creates it if its configuration allows that"
         ),
         Some(false) if definition.kind == 'p' => not_via_root(publication, name),
         Some(true) if !definition.ancestors.is_empty() => format!(
@@ -169,7 +169,7 @@ pub(crate) fn table_problem(publication: &str, name: &TableName, facts: &TableFa
              that one"
         ),
         Some(_) => format!(
-            "table {name} was taken out of publication {publication}; run ALTER PUBLICATION {} ADD TABLE {}",
+            "table {name} was removed from publication {publication}; run ALTER PUBLICATION {} ADD TABLE {}",
             quoted(publication),
             name.quoted()
         ),

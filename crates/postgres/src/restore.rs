@@ -53,18 +53,18 @@ pub enum RestoreError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The table does not exist.
-    #[error("there is no table {0}; create it, or have it created with the columns that the rows have (--create)")]
+    #[error("table {0} does not exist; create it, or use --create to create it with the columns of the rows")]
     NoTable(TableName),
     /// The table to create exists already.
-    #[error("table {0} is there already; leave --create out")]
+    #[error("table {0} already exists; omit --create")]
     TableExists(TableName),
     /// The table to fill has rows.
-    #[error("table {0} has rows; empty it first, or have them replaced (--replace)")]
+    #[error("table {0} has rows; empty it first, or use --replace to replace them")]
     HasRows(TableName),
     /// Replacing the rows would change rows of other tables.
     #[error(
-        "replacing the rows of {table} would change rows of other tables: {}; restore into another table, drop what connects them for the \
-         time, or allow it (--allow-cascade)",
+        "replacing the rows of {table} would change rows of other tables: {}; restore into another table, drop what connects them \
+         temporarily, or allow the changes (--allow-cascade)",
         listed(touched)
     )]
     OtherTables {
@@ -75,7 +75,7 @@ pub enum RestoreError {
     },
     /// PostgreSQL does not count changed rows, and this role may not turn the counts on.
     #[error(
-        "PostgreSQL does not count changed rows here (track_counts is off), so that changes to other tables would not be seen: {0}; \
+        "PostgreSQL does not count changed rows here (track_counts is off), so changes to other tables would not be noticed: {0}; \
          turn it on, or restore as a superuser"
     )]
     Uncounted(#[source] TransportError),
@@ -93,7 +93,7 @@ pub enum RestoreError {
     /// The table would have another number of rows than were restored.
     #[error(
         "table {table} would have {found} rows instead of {expected}: its triggers, rules or policies keep rows away or add some; disable \
-         them for the time, or restore into another table"
+         them temporarily, or restore into another table"
     )]
     Rows {
         /// The table that gets the rows.
@@ -104,7 +104,7 @@ pub enum RestoreError {
         found: u64,
     },
     /// A column whose type has no binary form.
-    #[error("column {0} has a type without a binary form, which COPY does not take; write jsonl and load that")]
+    #[error("column {0} has a type without a binary form, so COPY cannot load it; write jsonl and load that")]
     NoBinaryForm(String),
     /// A cell that is invalid for its type.
     #[error(transparent)]
@@ -215,7 +215,7 @@ async fn found(connection: &mut SqlConnection, name: &str) -> Result<Option<(Oid
     let sql = format!("SELECT oid, relkind = 'p' FROM pg_class WHERE oid = to_regclass({})", escape_literal(name));
     let rows = connection.simple_query(&sql).await?;
     let Some([Some(oid), Some(is_parted)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
-    let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the number of a table")))?;
+    let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the OID of a table")))?;
     Ok(Some((oid, is_parted == "t")))
 }
 

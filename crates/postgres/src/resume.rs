@@ -88,7 +88,7 @@ pub(crate) async fn compare(
                 Some(_) if !is_moved && !is_told_later => {
                     let position = known.position;
                     PriorTableState::Missing(format!(
-                        "it had stopped while others went on, so commits after {position} may be missing"
+                        "it was stopped while other tables were followed, so commits after {position} may be missing"
                     ))
                 }
                 Some(reason) => {
@@ -104,14 +104,16 @@ pub(crate) async fn compare(
 
 fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<TableFacts>) -> PriorTableState {
     let Some(CopyDefinition { key_fields, definition }) = copied_under(&known.definition) else {
-        return PriorTableState::Missing("this version cannot tell what its last copy was made under".to_owned());
+        return PriorTableState::Missing(
+            "this version cannot read the definition that its last copy was made under".to_owned(),
+        );
     };
     if key_fields != request.key_fields {
         return PriorTableState::Missing("its key_fields were changed".to_owned());
     }
     let Some(found) = found else { return PriorTableState::Missing("it does not exist".to_owned()) };
     let reason = match definition.difference(&found.definition) {
-        Some(reason) => format!("{reason} while laredo was not there"),
+        Some(reason) => format!("{reason} while laredo was not running"),
         None if !known.is_of_same_server && found.changed_after(known.mark) => catalog::UNPROVEN_CHANGE.to_owned(),
         None => return PriorTableState::Same(known.position, Box::new(definition)),
     };
@@ -121,7 +123,7 @@ fn compare_definition(request: &TableRequest, known: &KnownTable, found: Option<
 /// Returns the reason why the slot does not have every commit after a position.
 fn missing(mode: &SlotMode, standing: Option<&SlotAvailability>, position: Lsn) -> Option<String> {
     let SlotMode::Stateful { name } = mode else {
-        return Some(format!("the slot is ephemeral, so commits after {position} were kept for nobody"));
+        return Some(format!("the slot is ephemeral, so commits after {position} were not kept"));
     };
     match standing {
         None => Some(format!("replication slot {name} is gone, so commits after {position} may be missing")),

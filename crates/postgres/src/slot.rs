@@ -131,18 +131,18 @@ pub(crate) fn problems(mode: &SlotMode, found: Option<&ReplicationSlot>, databas
     let length_max = if matches!(mode, SlotMode::Stateful { .. }) { 63 } else { 50 };
     if name.is_empty() || name.len() > length_max || !name.chars().all(plain) {
         return vec![format!(
-            "{key} `{name}` is no name for a slot; use up to {length_max} lower-case letters, digits and underscores"
+            "{key} `{name}` is not a valid slot name; use up to {length_max} lower-case letters, digits and underscores"
         )];
     }
     let Some(slot) = found else { return Vec::new() };
     let drop = format!("SELECT pg_drop_replication_slot('{name}')");
     let problem = match (slot.plugin.as_deref(), slot.database.as_deref()) {
         (Some("pgoutput"), Some(of)) if of == database && slot.temporary => {
-            "is another session's temporary one".to_owned()
+            "is a temporary slot of another session".to_owned()
         }
         (Some("pgoutput"), Some(of)) if of == database => return Vec::new(),
         (Some("pgoutput"), of) => format!("belongs to database {}", of.unwrap_or_default()),
-        (plugin, _) => format!("is of plugin {}, not pgoutput", plugin.unwrap_or("(none: it is physical)")),
+        (plugin, _) => format!("uses the plugin {}, not pgoutput", plugin.unwrap_or("(none: it is physical)")),
     };
     vec![format!("replication slot {name} {problem}; choose another slot_name, or run {drop}")]
 }
@@ -154,9 +154,9 @@ pub(crate) async fn explain_creation(options: &ConnectionOptions, process_id: i3
     loop {
         match blockers(options, process_id).await {
             Ok(blockers) => {
-                tracing::warn!(%blockers, "the replication slot can only be made when older transactions end")
+                tracing::warn!(%blockers, "the replication slot is created once older transactions have ended")
             }
-            Err(error) => tracing::warn!(%error, "cannot find out what the replication slot waits for"),
+            Err(error) => tracing::warn!(%error, "cannot read which transactions the replication slot waits for"),
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) async fn watch(options: &ConnectionOptions, signals: &SourceSignals) -> Infallible {
     loop {
         let Err(error) = report_standing(options, signals).await;
-        tracing::debug!(%error, "cannot look at the replication slot");
+        tracing::debug!(%error, "cannot read the state of the replication slot");
         signals.record_slot_state("", None);
         tokio::time::sleep(INTERVAL).await;
     }
@@ -116,7 +116,7 @@ fn log_wal_status(slot: &str, standing: Option<&ReplicationSlotState>, told: &mu
         return;
     }
     match wal_status {
-        WalStatus::Reserved => tracing::debug!(slot, "PostgreSQL has the WAL that the slot needs anyway"),
+        WalStatus::Reserved => tracing::debug!(slot, "PostgreSQL keeps no more WAL for the slot than max_wal_size"),
         WalStatus::Extended => {
             tracing::info!(slot, retained_bytes, "PostgreSQL keeps more WAL than max_wal_size for the slot");
         }

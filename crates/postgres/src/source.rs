@@ -239,7 +239,7 @@ impl Source for PostgresSource {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let rows = connection.simple_query("SELECT pg_current_wal_lsn()").await?;
         let end = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        end.ok_or_else(|| SourceError::Transient("PostgreSQL does not say where its WAL ends".to_owned()))
+        end.ok_or_else(|| SourceError::Transient("PostgreSQL returned no end of its WAL".to_owned()))
     }
 
     async fn copy(

@@ -221,10 +221,10 @@ impl ReplicationStream<'_> {
     async fn wait_for_room(&mut self, patience: Duration) -> Result<(), StreamError> {
         let why = match self.queue.front() {
             Some(StreamQueueItem::Look(_)) => "a changed definition could not be checked",
-            Some(StreamQueueItem::Event(_)) | None => "the tables have taken nothing",
+            Some(StreamQueueItem::Event(_)) | None => "the tables have accepted no events",
         };
         let reason = format!(
-            "{why} for {} s, so the connection was given up; PostgreSQL keeps what commits in the slot",
+            "{why} for {} s, so the connection was given up; PostgreSQL keeps later commits in the slot",
             patience.as_secs()
         );
         self.reporter.report(SourceState::Paused { reason });

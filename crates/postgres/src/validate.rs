@@ -124,7 +124,7 @@ pub(crate) async fn prepare_what_can_be(
         tracing::info!(%sql, "changing the publication");
         match connection.simple_query(&sql).await.map_err(|error| refused(&sql, error)) {
             Err(SourceError::Definite(problems)) if publication.is_some() => {
-                tracing::warn!(problem = problems.join("; "), "the publication does not carry all tables");
+                tracing::warn!(problem = problems.join("; "), "the publication does not contain all tables");
             }
             changed => drop(changed?),
         }
@@ -167,7 +167,7 @@ async fn unpublished(
 pub(crate) fn refused(sql: &str, error: TransportError) -> SourceError {
     match error.is_transient() {
         true => error.into(),
-        false => SourceError::Definite(vec![format!("{error}; as a role that may, run {sql}")]),
+        false => SourceError::Definite(vec![format!("{error}; as a role with the privilege, run {sql}")]),
     }
 }
 
@@ -268,7 +268,7 @@ fn server_problems(server: &ServerFacts, has_slot: bool) -> Vec<String> {
     }
     if !has_slot && server.slots >= server.slots_max {
         problems.push(format!(
-            "all {max} replication slots are taken; drop one that is not needed (SELECT slot_name, active FROM \
+            "all {max} replication slots are in use; drop one that is not needed (SELECT slot_name, active FROM \
              pg_replication_slots), or run ALTER SYSTEM SET max_replication_slots = {more} and restart PostgreSQL",
             max = server.slots_max,
             more = server.slots_max + 5
@@ -323,7 +323,7 @@ pub(crate) fn table_problems(
     if !access.usage {
         let schema = quoted(&name.schema);
         problems.push(format!(
-            "table {name}: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}"
+            "table {name}: this role lacks USAGE on its schema; as the schema's owner run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}"
         ));
     }
     if !access.select {

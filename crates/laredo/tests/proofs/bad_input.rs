@@ -71,10 +71,10 @@ async fn what_a_table_lacks_is_said_with_the_remedy() {
         ("table = keyless", &["public.keyless has no primary key", "REPLICA IDENTITY FULL and name its key_fields"]),
         ("table = nothing", &["has REPLICA IDENTITY NOTHING", "run ALTER TABLE"]),
         ("table = full_row", &["REPLICA IDENTITY FULL and no primary key", "key_fields = ["]),
-        ("table = full_row, key_fields = [no]", &["key_fields names \"no\", which is no column of it"]),
+        ("table = full_row, key_fields = [no]", &["key_fields names \"no\", which is not one of its columns"]),
         (
             "table = good, key_fields = [no]",
-            &["key_fields [no] differ from its replica identity [id]", "leave key_fields out"],
+            &["key_fields [no] differ from its replica identity [id]", "omit key_fields"],
         ),
         ("table = a_view", &["public.a_view is a view", "follow the tables below it"]),
         ("table = unlogged", &["public.unlogged is unlogged", "SET LOGGED"]),
@@ -135,7 +135,7 @@ async fn a_database_that_cannot_stream_changes_is_refused() {
     let none_free = ClusterOptions::default().set("max_replication_slots", "0").set("max_wal_senders", "0");
     let none_free = Cluster::start(none_free).unwrap();
     none_free.psql("CREATE TABLE good (id int PRIMARY KEY)").unwrap();
-    let expected = ["all 0 replication slots are taken", "max_replication_slots = 5", "all 0 walsenders are busy"];
+    let expected = ["all 0 replication slots are in use", "max_replication_slots = 5", "all 0 walsenders are busy"];
     refused(&config(&none_free.url("postgres"), "good", true), &expected).await;
 }
 

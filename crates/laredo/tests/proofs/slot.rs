@@ -151,7 +151,7 @@ async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_el
     for (arguments, words) in [
         (vec!["db"], "set `confirm` to do it"),
         (vec!["other", "--confirm"], "no source `other`"),
-        (vec!["db", "--confirm", "--drop-publication"], "publication theirs may not be made by laredo"),
+        (vec!["db", "--confirm", "--drop-publication"], "laredo may not create publication theirs"),
     ] {
         let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
         let refused = command.arg("reset-source").args(&arguments).args(["--oam", &url]).output().unwrap();

@@ -106,7 +106,7 @@ impl RelationCatalog {
                 }
                 None if is_taken() => {
                     table.route = None;
-                    let reason = format!("{} lost its table to another name", table.name);
+                    let reason = format!("the table that was followed as {} has another name now", table.name);
                     events.push_back(SourceEvent::Moved { table: index, reason, definition: None });
                 }
                 None => continue,
@@ -192,7 +192,7 @@ impl RelationCatalog {
             return None;
         }
         let before = before.as_ref().or(copied)?;
-        let reason = format!("{name} told its rows apart by {before} and now does by {identity}");
+        let reason = format!("the rows of {name} were identified by {before}, and are now identified by {identity}");
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
@@ -204,7 +204,7 @@ impl RelationCatalog {
             return None;
         }
         let before = route.as_ref()?.identity.oid;
-        let reason = format!("{name} is another table now: its number in pg_class was {before} and is {oid}");
+        let reason = format!("{name} is another table now: its OID was {before} and is {oid}");
         Some(SourceEvent::Moved { table, reason, definition: None })
     }
 
@@ -228,7 +228,7 @@ fn broken(name: &TableName, identity: &RelationIdentity) -> String {
         ReplicaIdentity::Default | ReplicaIdentity::Full => "has lost its primary key",
     };
     format!(
-        "{name} {what}, so its updates and deletes no longer say which row they concern. Run ALTER TABLE {quoted} ADD \
+        "{name} {what}, so its updates and deletes no longer identify their row; run ALTER TABLE {quoted} ADD \
          PRIMARY KEY (...) and ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT, or ALTER TABLE {quoted} REPLICA \
          IDENTITY FULL and name the columns in key_fields",
         quoted = name.quoted()

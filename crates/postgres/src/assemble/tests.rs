@@ -292,10 +292,12 @@ fn a_table_with_another_identity_has_moved() {
     stream.take(bytes::relation(None, 10, "users", b'i', &["id", "*note"]));
     assert_eq!(
         stream.told(),
-        ["moved 0: public.users told its rows apart by (id) of the primary key and now does by (note) of an index"]
+        [
+            "moved 0: the rows of public.users were identified by (id) of the primary key, and are now identified by (note) of an index"
+        ]
     );
     stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
-    assert_eq!(stream.told(), ["moved 0: public.users is another table now: its number in pg_class was 10 and is 11"]);
+    assert_eq!(stream.told(), ["moved 0: public.users is another table now: its OID was 10 and is 11"]);
     // Rows of the new relation are not rows of the table until a copy begins under it.
     let insert = bytes::insert(None, 11, &[SentCell::Null, SentCell::Text("a")]);
     stream.take(bytes::begin(8, 90)).take(&insert).take(bytes::commit(90));
@@ -357,14 +359,14 @@ fn tables_that_swap_names_keep_their_rows() {
     stream.route(0, 10, b'd', &["id"]).route(1, 20, b'd', &["id"]);
     stream.take(named(10, "users")).take(named(20, "orders")).take(named(10, "orders")).take(named(20, "users"));
     let moved = |table, name, was, is| {
-        format!("moved {table}: public.{name} is another table now: its number in pg_class was {was} and is {is}")
+        format!("moved {table}: public.{name} is another table now: its OID was {was} and is {is}")
     };
     assert_eq!(stream.told(), [moved(1, "orders", 20, 10), moved(0, "users", 10, 20)]);
     stream.take(bytes::begin(7, 100)).take(insert(None, ["1", "a"])).take(bytes::commit(100));
     assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"], "it is what was copied");
     // One table is copied under the OID of the other, which then has to be copied as well.
     stream.route(0, 20, b'd', &["id"]);
-    assert_eq!(stream.told(), ["moved 1: public.orders lost its table to another name"]);
+    assert_eq!(stream.told(), ["moved 1: the table that was followed as public.orders has another name now"]);
     stream.route(1, 10, b'd', &["id"]);
     stream.take(bytes::begin(8, 110)).take(insert(None, ["1", "a"])).take(bytes::commit(110));
     assert_eq!(stream.told(), ["8 at 0/76: 1: [id,note] +1,a"]);

@@ -240,7 +240,7 @@ impl TableDefinition {
         } = self;
         let (partitions, types) = (self.partitions_since(newer), self.types_since(newer));
         let differences = [
-            ("the table was dropped and made again", *oid != newer.oid),
+            ("the table was dropped and created again", *oid != newer.oid),
             ("its rows were rewritten or truncated", file.number != newer.file.number),
             ("its kind changed", (*kind, *persistence) != (newer.kind, newer.persistence)),
             ("its replica identity changed", *identity != newer.identity || *key != newer.key),

@@ -22,8 +22,8 @@ pub(crate) fn schema_of(definition: &TableDefinition, request: &TableRequest) ->
         {
             problems.push(format!(
                 "table {name}: column \"{column}\" is of type {type_name}, and PostgreSQL cannot send its part \
-                 {inner}, which has no binary form; leave the column out: ALTER TABLE {table} DROP COLUMN \
-                 {quoted}, or change its type to text",
+                 {inner}, which has no binary form; drop the column with ALTER TABLE {table} DROP \
+                 COLUMN {quoted}, or change its type to text",
                 column = column.name,
                 type_name = column.type_name,
                 table = name.quoted(),
@@ -58,7 +58,8 @@ pub(crate) fn key_problems(access: &TableAccess, request: &TableRequest) -> Opti
     };
     (!fields.is_empty() && !access.unique.iter().any(covered)).then(|| {
         format!(
-            "table {}: no unique index says that key_fields [{}] tell rows apart; two rows of one key become one",
+            "table {}: no unique index covers key_fields [{}], so rows with equal keys become one row; create such an index, \
+             or choose other key_fields",
             request.name,
             fields.join(", ")
         )
@@ -98,7 +99,7 @@ fn key_columns(definition: &TableDefinition, request: &TableRequest, columns: &[
     let names: &[String] = match (definition.identity, &definition.key) {
         (ReplicaIdentity::Nothing, _) => {
             return Err(format!(
-                "table {name} has REPLICA IDENTITY NOTHING, so updates and deletes do not say which row; run ALTER \
+                "table {name} has REPLICA IDENTITY NOTHING, so updates and deletes do not identify their row; run ALTER \
                  TABLE {table} REPLICA IDENTITY DEFAULT where it has a primary key, otherwise ALTER TABLE {table} \
                  REPLICA IDENTITY FULL and name its key_fields"
             ));
@@ -107,15 +108,15 @@ fn key_columns(definition: &TableDefinition, request: &TableRequest, columns: &[
         (ReplicaIdentity::Full, Some(key)) => key,
         (ReplicaIdentity::Full, None) => {
             return Err(format!(
-                "table {name} has REPLICA IDENTITY FULL and no primary key; name the columns that tell its rows \
-                 apart: key_fields = [ … ]"
+                "table {name} has REPLICA IDENTITY FULL and no primary key; name the columns that \
+                 identify its rows: key_fields = [ … ]"
             ));
         }
         (ReplicaIdentity::Default | ReplicaIdentity::Index, Some(key)) => {
             if !fields.is_empty() && !same_set(fields, key) {
                 return Err(format!(
-                    "table {name}: key_fields [{}] differ from its replica identity [{}], which is all that deletes \
-                     say; leave key_fields out, or run ALTER TABLE {table} REPLICA IDENTITY FULL",
+                    "table {name}: key_fields [{}] differ from its replica identity [{}], which is all that \
+                     deletes contain; omit key_fields, or run ALTER TABLE {table} REPLICA IDENTITY FULL",
                     fields.join(", "),
                     key.join(", ")
                 ));
@@ -124,7 +125,7 @@ fn key_columns(definition: &TableDefinition, request: &TableRequest, columns: &[
         }
         (ReplicaIdentity::Default, None) => {
             return Err(format!(
-                "table {name} has no primary key, so updates and deletes do not say which row; run ALTER TABLE \
+                "table {name} has no primary key, so updates and deletes do not identify their row; run ALTER TABLE \
                  {table} ADD PRIMARY KEY (…), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX … with a unique \
                  index of NOT NULL columns, or ALTER TABLE {table} REPLICA IDENTITY FULL and name its key_fields"
             ));
@@ -155,17 +156,14 @@ fn missing_key_column(definition: &TableDefinition, request: &TableRequest, fiel
     match column {
         None => {
             let known: Vec<&str> = definition.columns.iter().map(|column| column.name.as_str()).collect();
-            format!(
-                "table {name}: key_fields names \"{field}\", which is no column of it; its columns are {}",
-                known.join(", ")
-            )
+            format!("table {name}: key_fields names \"{field}\", which is not one of its columns: {}", known.join(", "))
         }
         Some(column) if column.generated => {
             format!("table {name}: key_fields names \"{field}\", a generated column, and those are not sent")
         }
         Some(_) => format!(
-            "table {name}: the publication's column list leaves out \"{field}\" of the key, and PostgreSQL refuses \
-             the table's updates and deletes for that; add it to the list with ALTER PUBLICATION … SET TABLE"
+            "table {name}: the publication's column list leaves out \"{field}\" of the key, so PostgreSQL refuses \
+             the table's updates and deletes; add it to the list with ALTER PUBLICATION … SET TABLE"
         ),
     }
 }
@@ -199,7 +197,7 @@ fn leaves_cover(definition: &TableDefinition, request: &TableRequest, key: &[Str
     match poor {
         None => Ok(()),
         Some(leaf) => Err(format!(
-            "table {}: its partition {} has another replica identity, so its deletes do not say the key [{}]; run \
+            "table {}: its partition {} has another replica identity, so its deletes do not contain the key [{}]; run \
              ALTER TABLE {} REPLICA IDENTITY FULL",
             request.name,
             leaf.name(),

@@ -129,7 +129,7 @@ fn url(rest: &str) -> Result<OptionPairs, ConnectionStringError> {
         (Some(pairs), None) => Ok(pairs),
         // The error itself could show a part of the password.
         _ if !others.is_empty() => Err(syntax(
-            "it can be read in no way or in several; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
+            "the URL is invalid or ambiguous; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
         )),
         _ => Err(error),
     }
@@ -184,7 +184,7 @@ fn host_and_port(text: &str) -> Result<(&str, &str), ConnectionStringError> {
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             if host.contains(|c: char| c.is_whitespace() || "@#[]&=".contains(c)) {
-                return Err(syntax("a host name has no such characters"));
+                return Err(syntax("a host name contains no blanks and none of @ # [ ] & ="));
             }
             (host, port)
         }
@@ -486,7 +486,7 @@ mod tests {
         // libpq's reading comes first.
         let options = parse("postgresql://u:p@h?application_name=x@y");
         assert_eq!((options.password, options.application_name.as_str()), (Some(SecretText::new("p")), "x@y"));
-        assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("in several"));
+        assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("ambiguous"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct PgoutputDecodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PgoutputProblem {
     /// The message ends too early.
-    #[error("{wanted} more bytes belong here and {left} are left")]
+    #[error("{wanted} more bytes are expected and {left} are left")]
     Short {
         /// The number of bytes that should follow.
         wanted: usize,
@@ -34,7 +34,7 @@ pub enum PgoutputProblem {
     #[error("there is no message of kind {0:#04x}")]
     Unknown(u8),
     /// A prepared transaction. PostgreSQL sends them only through a slot made with `two_phase`.
-    #[error("message {:?} announces a prepared transaction: the slot was made with two_phase, drop it and let laredo make it", char::from(*.0))]
+    #[error("message {:?} belongs to a prepared transaction, because the slot was created with two_phase; drop the slot, and laredo creates it", char::from(*.0))]
     TwoPhase(u8),
     /// A length or count below zero.
     #[error("length {0} is impossible")]

@@ -100,11 +100,11 @@ fn a_relation_names_its_columns_and_key() {
 #[test]
 fn errors_say_where_and_what() {
     let cases: [(Vec<u8>, &str); 10] = [
-        (vec![], "pgoutput message of an unknown kind, byte 0 of 0: 1 more bytes belong here and 0 are left"),
+        (vec![], "pgoutput message of an unknown kind, byte 0 of 0: 1 more bytes are expected and 0 are left"),
         (b"?".to_vec(), "pgoutput message of an unknown kind, byte 0 of 1: there is no message of kind 0x3f"),
         (
             bytes::begin(1, 1)[..20].to_vec(),
-            "pgoutput message Begin, byte 17 of 20: 4 more bytes belong here and 3 are left",
+            "pgoutput message Begin, byte 17 of 20: 4 more bytes are expected and 3 are left",
         ),
         (
             [bytes::stream_stop(), vec![1, 2]].concat(),

@@ -26,11 +26,11 @@ pub(super) enum StreamError {
         common: Lsn,
     },
     /// The server is in recovery, so the end of its WAL does not count yet.
-    #[error("the server is a standby, or still recovers what it wrote")]
+    #[error("the server is a standby, or still in recovery")]
     Recovering,
-    #[error("PostgreSQL ended the stream: it shuts down")]
+    #[error("PostgreSQL ended the stream, because it shuts down")]
     Ended,
-    #[error("PostgreSQL has been silent for {0:?}")]
+    #[error("PostgreSQL has sent nothing for {0:?}")]
     Silent(Duration),
     /// Another process streams from the slot.
     #[error("{0}")]
@@ -40,12 +40,12 @@ pub(super) enum StreamError {
     Lingering(i32),
     /// The consumer accepted nothing for too long, or a definition could not be checked. The
     /// connection is closed, so that PostgreSQL can shut down.
-    #[error("no room for what commits since {0:?}")]
+    #[error("no event was accepted for {0:?}")]
     NoRoom(Duration),
     /// An operator reset the source. The next connection creates the slot again.
     #[error("an operator reset the source")]
     Reset,
-    #[error("nobody takes the events any more")]
+    #[error("the receiver of the events was dropped")]
     Closed,
 }
 

@@ -20,7 +20,7 @@ pub(super) struct StreamStarter<'a> {
     options: &'a StreamOptions,
     /// The position where the stream resumes. Before the first slot it is the position of an
     /// earlier run, or `None`.
-    pub(super) resume: Option<Lsn>,
+    resume: Option<Lsn>,
     /// True if this run has had a slot.
     has_slot: bool,
     /// The identity of the database at the last check.
@@ -319,7 +319,7 @@ impl<'a> StreamStarter<'a> {
         match connection.simple_query(&sql).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_transient() => Err(error.into()),
-            Err(error) => Err(StreamError::Definite(format!("{error}; as a role that may, run {sql}"))),
+            Err(error) => Err(StreamError::Definite(format!("{error}; as a role with the privilege, run {sql}"))),
         }
     }
 
@@ -425,10 +425,10 @@ fn another_history(found: &ObservedServer, told: Lsn, timeline: u32, left: Optio
     if found.timeline != timeline && left.is_none_or(|left| told > left) {
         let left = match left {
             Some(at) => format!("timeline {timeline} was left at {at}"),
-            None => format!("timeline {timeline} is no part of its history"),
+            None => format!("timeline {timeline} is not part of its history"),
         };
         return Some(format!(
-            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had come to {told}",
+            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had reached {told}",
             found.timeline
         ));
     }
@@ -444,7 +444,7 @@ fn plan(name: &str, found: &ObservedServer, resume: Option<Lsn>) -> SlotDecision
         SlotDecision::Make { restarted, lost }
     };
     if found.is_reset {
-        return make(format!("an operator had replication slot {name} made again"));
+        return make(format!("an operator requested that replication slot {name} is created again"));
     }
     let Some(slot) = &found.slot else {
         return make(format!("replication slot {name} is gone"));
@@ -555,7 +555,7 @@ mod tests {
             (ObservedServer::default(), 300, true, "is gone; commits after 0/12C may be missing"),
             (lost, 300, true, "was invalidated"),
             (suspect, 300, true, "can no longer stream"),
-            (reset, 300, true, "an operator had replication slot s made again"),
+            (reset, 300, true, "an operator requested that replication slot s is created again"),
             (found(100), 50, false, "was moved to 0/64"),
         ] {
             let (was_made, said) = match plan("s", &found, Some(Lsn(resume))) {
@@ -582,8 +582,8 @@ mod tests {
                 .contains("timeline 3 now: it was promoted or restored. timeline 2 was left at 0/122")
         );
         assert_eq!(told(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
-        assert!(told(301, 2, Some(Lsn(300))).contains("the stream had come to 0/12D"));
-        assert!(told(300, 4, None).contains("timeline 4 is no part of its history"));
+        assert!(told(301, 2, Some(Lsn(300))).contains("the stream had reached 0/12D"));
+        assert!(told(300, 4, None).contains("timeline 4 is not part of its history"));
         assert_eq!(told(0, 4, None), "", "nothing was told");
     }
 

@@ -28,7 +28,7 @@ pub(super) async fn authenticate(
     let refuse = |problem: &str| TransportError::Login { address: options.address(), problem: problem.to_owned() };
     let password = || match &options.password {
         Some(secret) => Ok(secret.expose().as_bytes()),
-        None => Err(refuse("the server asks for a password; add password=… to the connection string")),
+        None => Err(refuse("the server requires a password; add password=… to the connection string")),
     };
     let unbound = || match options.channel_binding {
         ChannelBinding::Require => {
@@ -58,8 +58,8 @@ pub(super) async fn authenticate(
                 });
             }
             _ => {
-                let asked = "the server asks for a kind of authentication that laredo does not have; use \
-                             scram-sha-256 in pg_hba.conf";
+                let asked = "the server requires an authentication method that laredo does not support; \
+                             use scram-sha-256 in pg_hba.conf";
                 return Err(refuse(asked));
             }
         }
@@ -83,9 +83,9 @@ fn mechanism(
             return Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash.clone())));
         }
         (_, ChannelBinding::Require) => {
-            return Err("channel_binding=require needs TLS and SCRAM-SHA-256-PLUS, which one side does not have");
+            return Err("channel_binding=require needs TLS and SCRAM-SHA-256-PLUS, which one side does not support");
         }
-        _ if !plain => return Err("the server offers no SASL mechanism that laredo has (SCRAM-SHA-256)"),
+        _ if !plain => return Err("the server offers no SASL mechanism that laredo supports (SCRAM-SHA-256)"),
         _ => {}
     }
     // "Unrequested" says that this client supports binding. The server then notices if an attacker
@@ -105,18 +105,20 @@ async fn exchange(
     let broken = |error: std::io::Error| TransportError::Protocol(error.to_string());
     send(frames, |out| frontend::sasl_initial_response(mechanism, scram.message(), out).map_err(broken)).await?;
     let Message::AuthenticationSaslContinue(body) = authentication_message(frames).await? else {
-        return Err(TransportError::Protocol("SCRAM did not go on".to_owned()));
+        return Err(TransportError::Protocol("the server did not continue the SCRAM exchange".to_owned()));
     };
     scram.update(body.data()).map_err(broken)?;
     send(frames, |out| frontend::sasl_response(scram.message(), out).map_err(broken)).await?;
     let Message::AuthenticationSaslFinal(body) = authentication_message(frames).await? else {
-        return Err(TransportError::Protocol("SCRAM did not end".to_owned()));
+        return Err(TransportError::Protocol("the server did not complete the SCRAM exchange".to_owned()));
     };
     // In this step the server proves that it knows the password, too.
     scram.finish(body.data()).map_err(broken)?;
     match authentication_message(frames).await? {
         Message::AuthenticationOk => Ok(()),
-        _ => Err(TransportError::Protocol("SCRAM ended without a verdict".to_owned())),
+        _ => Err(TransportError::Protocol(
+            "the server neither accepted nor refused the login after the SCRAM exchange".to_owned(),
+        )),
     }
 }
 

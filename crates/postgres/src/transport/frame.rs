@@ -41,7 +41,7 @@ impl<'a> BackendFrame<'a> {
     pub(super) fn message(&self) -> Result<Message, TransportError> {
         match Message::parse(&mut BytesMut::from(self.0)) {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(TransportError::Protocol("a message ends before its end".to_owned())),
+            Ok(None) => Err(TransportError::Protocol("a message is incomplete".to_owned())),
             Err(error) => Err(TransportError::Protocol(error.to_string())),
         }
     }
@@ -119,7 +119,7 @@ impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
         // The length counts itself, but not the tag.
         let length = u32::from_be_bytes(*length) as usize + 1;
         if !(HEADER..=self.bytes_max).contains(&length) {
-            return Err(TransportError::Protocol(format!("a message of {length} bytes")));
+            return Err(TransportError::Protocol(format!("a message of the invalid length {length}")));
         }
         Ok((rest.len() >= length).then_some(length))
     }

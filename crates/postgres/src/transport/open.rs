@@ -166,7 +166,7 @@ async fn encrypted(
             return Err(connect_error(options, error));
         }
         other => {
-            return Err(TransportError::Protocol(format!("byte {other} in answer to SSLRequest")));
+            return Err(TransportError::Protocol(format!("the answer to SSLRequest is the unknown byte {other:#04x}")));
         }
     }
     let config = tls::client_config(&options.tls).map_err(tls_error)?;
@@ -231,8 +231,8 @@ fn of_pooler(options: &ConnectionOptions, error: TransportError) -> TransportErr
         Some(server) if server.code == "08P01" => TransportError::Login {
             address: options.address(),
             problem: format!(
-                "{}; a connection pooler such as PgBouncer answers so, and most pass on no replication: name PostgreSQL's \
-                 own host and port in the connection string",
+                "{}; a connection pooler such as PgBouncer sends this error, and most poolers do not support replication; use \
+                 PostgreSQL's own host and port in the connection string",
                 server.message
             ),
         },

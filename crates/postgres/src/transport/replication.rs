@@ -118,7 +118,7 @@ impl ReplicationReader {
 }
 
 fn parse(body: &[u8]) -> Result<ReplicationMessage<'_>, TransportError> {
-    let torn = || TransportError::Protocol("a replication message ends before its end".to_owned());
+    let torn = || TransportError::Protocol("a replication message is incomplete".to_owned());
     let u64_at = |at: usize| {
         let bytes = body.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
         bytes.map(u64::from_be_bytes).ok_or_else(torn)
@@ -136,7 +136,7 @@ fn parse(body: &[u8]) -> Result<ReplicationMessage<'_>, TransportError> {
             clock: clock_at(9)?,
             reply_requested: *body.get(17).ok_or_else(torn)? != 0,
         }),
-        Some(other) => Err(TransportError::Protocol(format!("replication message of kind {other}"))),
+        Some(other) => Err(TransportError::Protocol(format!("a replication message of the unknown kind {other:#04x}"))),
         None => Err(torn()),
     }
 }
@@ -181,7 +181,7 @@ impl ReplicationWriter {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the protocol wants the sender's clock; nothing here decides by it")]
+#[expect(clippy::disallowed_methods, reason = "the protocol includes the sender's clock; nothing here decides by it")]
 fn now() -> CommitTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     CommitTime::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

@@ -100,12 +100,12 @@ async fn what_a_table_lacks_is_said_with_its_remedy() {
     for (table, expected) in [
         (
             request("public.keyless", &[]),
-            "table public.keyless has no primary key, so updates and deletes do not say \
-            which row; run ALTER TABLE \"public\".\"keyless\" ADD PRIMARY KEY (…), or",
+            "table public.keyless has no primary key, so updates and deletes do not identify \
+            their row; run ALTER TABLE \"public\".\"keyless\" ADD PRIMARY KEY (…), or",
         ),
         (request("public.nothing", &[]), "run ALTER TABLE \"public\".\"nothing\" REPLICA IDENTITY DEFAULT"),
         (request("public.f", &[]), "key_fields = [ … ]"),
-        (request("public.f", &["z"]), "key_fields names \"z\", which is no column of it; its columns are a, b, g"),
+        (request("public.f", &["z"]), "key_fields names \"z\", which is not one of its columns: a, b, g"),
         (request("public.f", &["g"]), "key_fields names \"g\", a generated column"),
         (request("public.dropped", &[]), "the index of its replica identity was dropped; run ALTER TABLE"),
         (request("public.late", &[]), "its primary key is DEFERRABLE"),
@@ -123,7 +123,7 @@ async fn what_a_table_lacks_is_said_with_its_remedy() {
         ),
         (
             request("public.q", &[]),
-            "its partition public.q1 has another replica identity, so its deletes do not say the \
+            "its partition public.q1 has another replica identity, so its deletes do not contain the \
             key [id]; run ALTER TABLE \"public\".\"q1\" REPLICA IDENTITY FULL",
         ),
     ] {
@@ -157,7 +157,7 @@ async fn rights_that_are_missing_are_named() {
         "role follower may not replicate; as a superuser run ALTER ROLE \"follower\" REPLICATION",
         "publication laredo_01_pub does not exist, and this role may not create one",
         "table public.t cannot be read by this role; as its owner run GRANT SELECT ON \"public\".\"t\" TO \"follower\"",
-        "table s.t: its schema is closed to this role; as its owner run GRANT USAGE ON SCHEMA \"s\" TO \"follower\"",
+        "table s.t: this role lacks USAGE on its schema; as the schema's owner run GRANT USAGE ON SCHEMA \"s\" TO \"follower\"",
         "table public.secret: row-level security would hide rows from this role; as a superuser run ALTER ROLE \
          \"follower\" BYPASSRLS",
     ];
@@ -243,13 +243,13 @@ async fn a_server_that_cannot_do_it_says_so() {
     let table = || request("public.t", &[]);
     let found = problem(&options, table()).await;
     assert!(
-        found.contains("all 1 replication slots are taken") && found.contains("max_replication_slots = 6"),
+        found.contains("all 1 replication slots are in use") && found.contains("max_replication_slots = 6"),
         "{found}"
     );
     let name = |name: &str| SlotMode::Stateful { name: name.to_owned() };
     options.slot = name("other");
     let found = problem(&options, table()).await;
-    assert!(found.contains("replication slot other is of plugin (none: it is physical), not pgoutput"), "{found}");
+    assert!(found.contains("replication slot other uses the plugin (none: it is physical), not pgoutput"), "{found}");
     cluster.psql("SELECT pg_drop_replication_slot('other')").unwrap();
     let foreign = "SELECT pg_create_logical_replication_slot('other', 'pgoutput')";
     cluster.psql_in("second", foreign).unwrap();
@@ -257,7 +257,10 @@ async fn a_server_that_cannot_do_it_says_so() {
     assert!(found.contains("replication slot other belongs to database second"), "{found}");
     options.slot = name("Upper");
     let problems = prepare(&options, &[table()]).await.unwrap_err();
-    assert!(problems.iter().any(|problem| problem.contains("slot_name `Upper` is no name")), "{problems:#?}");
+    assert!(
+        problems.iter().any(|problem| problem.contains("slot_name `Upper` is not a valid slot name")),
+        "{problems:#?}"
+    );
     cluster.psql("SELECT pg_drop_replication_slot('other')").unwrap();
     options.slot = name("other");
     cluster.psql_in("second", foreign).unwrap();
