@@ -2,10 +2,12 @@
 //! place.
 
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_postgres::PostgresOptions;
 use laredo_postgres::ddl::{self, DdlWatch};
+use laredo_postgres::{ConnectionOptions, PostgresOptions};
+use laredo_testkit::{FaultProxy, StopMode};
+use tokio::net::TcpListener;
 
-use crate::copy::harness::{announce, cluster, follow, options, requests};
+use crate::copy::harness::{PATIENCE, announce, cluster, follow, options, requests};
 
 const TABLES: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, v int);
@@ -83,4 +85,31 @@ async fn without_the_event_trigger_the_catalog_is_read_as_ever() {
         announce(&cluster);
         following.moved(0).await;
     }
+}
+
+/// The stream does not read while it waits for the check of a definition, and PostgreSQL waits until
+/// the stream has read everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_shuts_down_does_not_wait_for_a_check_that_is_never_made() {
+    let mut cluster = cluster(TABLES);
+    cluster.psql(ddl::INSTALL).unwrap();
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
+    let connection = ConnectionOptions::parse(&format!("postgresql://postgres@{}/postgres", proxy.addr())).unwrap();
+    let options = PostgresOptions { connection, ddl: DdlWatch::Trigger, ..options(&cluster) };
+    let mut following = follow(options, &requests(&["public.t"])).await;
+    following.copy(0).await;
+    // Without any acknowledgement PostgreSQL would wait for none.
+    cluster.psql("INSERT INTO t VALUES (2, 'ok', 0)").unwrap();
+    match following.event().await {
+        SourceEvent::Commit(commit) => drop(following.acknowledged.send_replace(commit.end)),
+        event => panic!("{event:?}"),
+    }
+    // The watch of definitions connects again, and gets no answer from here on.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.retarget(silent.local_addr().unwrap());
+    let watch = "application_name = 'laredo watch'";
+    cluster.psql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {watch}")).unwrap();
+    let _frozen = tokio::time::timeout(PATIENCE, silent.accept()).await.expect("the watch connects").unwrap();
+    cluster.psql("BEGIN; ALTER TABLE t ALTER v SET STATISTICS 10; INSERT INTO t VALUES (3, 'ok', 0); COMMIT").unwrap();
+    cluster.stop(StopMode::Fast).unwrap();
 }

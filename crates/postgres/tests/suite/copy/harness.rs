@@ -23,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct StreamingSource {
     pub(crate) source: Arc<PostgresSource>,
     events: mpsc::Receiver<SourceEvent>,
-    _acknowledged: watch::Sender<Lsn>,
+    pub(crate) acknowledged: watch::Sender<Lsn>,
 }
 
 pub(crate) struct CopiedTable {
@@ -85,7 +85,7 @@ pub(crate) async fn follow(options: PostgresOptions, tables: &[TableRequest]) ->
     let streaming = source.clone();
     let acknowledge = Arc::new(move || *reader.borrow());
     tokio::spawn(async move { streaming.stream(sender, acknowledge, SourceStateReporter::new("test")).await });
-    StreamingSource { source, events, _acknowledged: acknowledged }
+    StreamingSource { source, events, acknowledged }
 }
 
 pub(crate) fn everything() -> SnapshotCheck {
