@@ -21,10 +21,10 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
     let mut warned: Vec<Option<Instant>> = vec![None; tables.len()];
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let looks = signals.definition_reads().borrow().clone();
+        let reads = signals.definition_reads().borrow().clone();
         for (index, (table, warned)) in tables.iter().zip(&mut warned).enumerate() {
             let index = TableIndex(index);
-            let age = looks.seen.get(&index).unwrap_or(&began).elapsed();
+            let age = reads.seen.get(&index).unwrap_or(&began).elapsed();
             if age < OVERDUE {
                 if warned.take().is_some() {
                     tracing::info!(table = %table.request.name, "the definition is verified again");
@@ -33,7 +33,7 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
             }
             if warned.is_none_or(|warned| warned.elapsed() >= AGAIN) {
                 *warned = Some(Instant::now());
-                let error = looks.errors.get(&index).map_or("the catalog has not answered", String::as_str);
+                let error = reads.errors.get(&index).map_or("the catalog has not answered", String::as_str);
                 tracing::warn!(
                     table = %table.request.name, unverified_s = age.as_secs(), error,
                     "the definition was not verified: a change that PostgreSQL does not announce would not be noticed"

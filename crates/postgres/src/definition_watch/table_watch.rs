@@ -1,0 +1,303 @@
+//! The watch of one table's definition.
+
+use std::sync::Arc;
+
+use laredo_core::{Lsn, Oid, TableName};
+use laredo_engine::source::{ColumnValues, SourceEvent, TableIndex};
+use tokio::time::Instant;
+
+use super::{WatchContext, value};
+use crate::catalog::{self, DefinitionImpact, HarmlessConditions, TableDefinition, TableFacts};
+use crate::copy::SourceTable;
+use crate::signals::ServerRestarts;
+use crate::transport::{SqlConnection, TransportError};
+use crate::{publication, resume};
+
+/// A followed table, with what the checks of its definition have found so far.
+pub(super) struct TableWatch<'a> {
+    context: WatchContext<'a>,
+    table: &'a SourceTable,
+    reported: DefinitionReport,
+    /// The definition of the copy that the last report is about. A later copy gets its own report,
+    /// even if its definition is the same.
+    reported_copy: Option<Arc<TableDefinition>>,
+    /// The number of the restart of PostgreSQL since which the table's newest change is proven or
+    /// was reported.
+    proven: u64,
+    /// Set while the table's file is another one and the stream has not explained it.
+    unexplained: Option<UnexplainedFile>,
+    /// The error of the last check, if it failed.
+    error: Option<String>,
+    /// The facts of the table when it could not be added to the publication. The statement is not
+    /// repeated while they are unchanged.
+    unpublished: Option<TableFacts>,
+}
+
+/// The last report about a table. The same report is not repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum DefinitionReport {
+    Nothing,
+    Moved(Arc<TableDefinition>),
+    Broken(String),
+}
+
+/// A check of one table.
+pub(super) struct DefinitionCheck {
+    began: Instant,
+    /// The definition of the copy when the check began.
+    copied: Option<Arc<TableDefinition>>,
+    facts: Option<TableFacts>,
+    /// The change since that definition.
+    change: DefinitionImpact,
+}
+
+/// A change of a table's file. If the table was truncated, the stream reports it before it passes
+/// `end`.
+struct UnexplainedFile {
+    definition: TableDefinition,
+    /// The end of the WAL when the change was seen.
+    end: Lsn,
+}
+
+impl<'a> TableWatch<'a> {
+    pub(super) fn new(context: WatchContext<'a>, table: &'a SourceTable) -> TableWatch<'a> {
+        TableWatch {
+            context,
+            table,
+            reported: DefinitionReport::Nothing,
+            reported_copy: None,
+            proven: 0,
+            unexplained: None,
+            error: None,
+            unpublished: None,
+        }
+    }
+
+    pub(super) fn index(&self) -> TableIndex {
+        self.table.index
+    }
+
+    pub(super) fn name(&self) -> &TableName {
+        &self.table.request.name
+    }
+
+    /// Returns the error of the last check, if it failed.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Records that a check failed.
+    pub(super) fn record_error(&mut self, error: &TransportError) {
+        self.error = Some(error.to_string());
+    }
+
+    /// Returns the position up to which the stream may explain a change of the table's file.
+    pub(super) fn unexplained_until(&self) -> Option<Lsn> {
+        self.unexplained.as_ref().map(|unexplained| unexplained.end)
+    }
+
+    /// Checks a table, and adds it to our publication if it is missing there. It may be missing
+    /// because it was created again or because another table has its name now. The table that was
+    /// copied is only missing if an operator removed it, and is not added.
+    pub(super) async fn check_and_publish(
+        &mut self,
+        connection: &mut SqlConnection,
+    ) -> Result<DefinitionCheck, TransportError> {
+        let check = self.check(connection).await?;
+        let request = &self.table.request;
+        let name = &request.name;
+        // PostgreSQL would refuse updates of a published table without a key.
+        let copied = self.table.copied().map(|copied| copied.oid);
+        let is_good = |facts: &&TableFacts| {
+            self.context.publication.create
+                && copied != Some(facts.definition.oid)
+                && catalog::schema_of(&facts.definition, request).is_ok()
+        };
+        let Some(facts) = check.facts.as_ref().filter(is_good) else { return Ok(check) };
+        let Some(sql) = publication::addition(self.context.publication, name, facts) else { return Ok(check) };
+        if self.unpublished.as_ref() == Some(facts) {
+            return Ok(check);
+        }
+        tracing::info!(table = %name, %sql, "adding the table to the publication");
+        if let Err(error) = connection.simple_query(&sql).await {
+            if error.server().is_none() {
+                return Err(error);
+            }
+            tracing::warn!(table = %name, %error, %sql, "the table cannot be added to the publication");
+            if !error.is_transient() {
+                self.unpublished = check.facts.clone();
+            }
+            return Ok(check);
+        }
+        let check = self.check(connection).await?;
+        self.unpublished = check.facts.clone().filter(|facts| facts.definition.published.is_none());
+        Ok(check)
+    }
+
+    async fn check(&mut self, connection: &mut SqlConnection) -> Result<DefinitionCheck, TransportError> {
+        let WatchContext { options, signals, .. } = self.context;
+        let (table, proven) = (self.table, &mut self.proven);
+        let began = Instant::now();
+        // Read before the catalog, so that a copy that ends in the meantime is not compared with
+        // its predecessor's definition.
+        let copied = table.copied();
+        let facts = catalog::read_table_facts(connection, &options.publication, &table.request.name).await?;
+        let mut change = match (&copied, &facts) {
+            (Some(copied), Some(facts)) => copied.change(&facts.definition),
+            _ => DefinitionImpact::Nothing,
+        };
+        if let DefinitionImpact::Harmless(HarmlessConditions { empty, .. }) = &change
+            && !are_empty(connection, empty).await?
+        {
+            change = DefinitionImpact::Rows("its partitions changed".to_owned());
+        }
+        let ServerRestarts { count: restart, proven: mark } = signals.restarts();
+        if let (Some(copied), Some(facts)) = (&copied, &facts)
+            && *proven != restart
+        {
+            *proven = restart;
+            let is_unproven = !matches!(change, DefinitionImpact::Rows(_)) && facts.changed_after(mark);
+            // The table may have been copied in the meantime.
+            if is_unproven && table.is_last_copy(copied) {
+                change = DefinitionImpact::Rows(catalog::UNPROVEN_CHANGE.to_owned());
+            }
+        }
+        Ok(DefinitionCheck { began, copied, facts, change })
+    }
+
+    /// Returns true if the only change to a table is a truncate, which the stream reports. `None`
+    /// if that is not known yet.
+    fn was_truncated(
+        &mut self,
+        copied: Option<&TableDefinition>,
+        facts: Option<&TableFacts>,
+        end: Lsn,
+    ) -> Option<bool> {
+        let before = self.unexplained.take();
+        let Some((facts, by)) = facts.and_then(|newer| Some((newer, newer.truncated_since(copied?)?))) else {
+            return Some(false);
+        };
+        let definition = &facts.definition;
+        let end = before.filter(|before| before.definition == *definition).map_or(end, |before| before.end);
+        let is_past = self.context.signals.reached() >= end;
+        let is_told = self.context.signals.last_truncate(definition.oid) == Some(by);
+        if is_told || is_past {
+            return Some(is_told);
+        }
+        self.unexplained = Some(UnexplainedFile { definition: definition.clone(), end });
+        None
+    }
+
+    /// Reports what a check has found. Returns false if a copy has ended in the meantime, so that
+    /// the check is outdated.
+    pub(super) async fn report(&mut self, check: DefinitionCheck, end: Lsn) -> bool {
+        let began = check.began;
+        let is_current = self.compare(check, end).await;
+        self.error = None;
+        self.context.signals.record_definition_read(self.table.index, began);
+        is_current
+    }
+
+    async fn compare(&mut self, check: DefinitionCheck, end: Lsn) -> bool {
+        let DefinitionCheck { copied, facts, change, .. } = check;
+        let was_truncated = self.was_truncated(copied.as_deref(), facts.as_ref(), end);
+        let table = self.table;
+        let Some(failed) = table.take_failure(copied.as_ref(), facts.as_ref()) else { return false };
+        if matches!(self.reported, DefinitionReport::Moved(_))
+            && self.reported_copy.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr)
+        {
+            self.reported = DefinitionReport::Nothing;
+        }
+        if copied.is_none() && !failed && !matches!(self.reported, DefinitionReport::Broken(_)) {
+            return true;
+        }
+        let problem = problem(facts.as_ref(), table, &self.context.options.publication);
+        if let (DefinitionReport::Nothing, false, None, Some(facts), Some(copied)) =
+            (&self.reported, failed, &problem, &facts, &copied)
+        {
+            match (was_truncated, &change) {
+                (None, _) => return true,
+                (Some(true), _) | (Some(false), DefinitionImpact::Harmless(_)) => {
+                    return self.redefine(copied, &facts.definition, end).await;
+                }
+                (Some(false), DefinitionImpact::Nothing | DefinitionImpact::Rows(_)) => {}
+            }
+        }
+        let index = table.index;
+        let moved = |reason: String, definition: &TableDefinition| {
+            let definition = Some(resume::text_of(&table.request, definition));
+            Some(SourceEvent::Moved { table: index, reason, definition })
+        };
+        let (report, event) = match (problem, facts, change) {
+            (Some(error), _, _) => {
+                let event = SourceEvent::Broken { table: index, error: error.clone() };
+                (DefinitionReport::Broken(error), Some(event))
+            }
+            (None, Some(facts), DefinitionImpact::Rows(reason)) => {
+                let event = moved(reason, &facts.definition);
+                (DefinitionReport::Moved(Arc::new(facts.definition)), event)
+            }
+            (None, Some(facts), DefinitionImpact::Nothing | DefinitionImpact::Harmless(_))
+                if failed || matches!(self.reported, DefinitionReport::Broken(_)) =>
+            {
+                (DefinitionReport::Nothing, moved("it can be followed again".to_owned(), &facts.definition))
+            }
+            (None, _, _) => (DefinitionReport::Nothing, None),
+        };
+        if self.reported == report && !failed {
+            return true;
+        }
+        (self.reported, self.reported_copy) = (report, copied);
+        if let Some(event) = event {
+            // If sending fails, the consumer is gone, and the stream and this watch end.
+            let _ = self.context.events.send(event).await;
+        }
+        true
+    }
+
+    /// Reports a new definition under which the rows still match what the stream has sent. Returns
+    /// false if a copy has ended in the meantime.
+    async fn redefine(&self, copied: &Arc<TableDefinition>, newer: &TableDefinition, from: Lsn) -> bool {
+        let table = self.table;
+        let definition = resume::text_of(&table.request, newer);
+        let values = match copied.with_file(newer.file).change(newer) {
+            DefinitionImpact::Harmless(HarmlessConditions { labels, .. }) => labels,
+            DefinitionImpact::Nothing | DefinitionImpact::Rows(_) => Vec::new(),
+        };
+        let values = values.into_iter().map(|(column, labels)| ColumnValues {
+            column,
+            values: labels.into_iter().map(String::into_bytes).collect(),
+        });
+        if !table.redefine(copied, newer.clone()) {
+            return false;
+        }
+        let event = SourceEvent::Redefined { table: table.index, definition, from, values: values.collect() };
+        // If sending fails, the consumer is gone, and the stream and this watch end.
+        let _ = self.context.events.send(event).await;
+        true
+    }
+}
+
+/// Returns true if none of the tables has rows. A table that no longer exists counts as having
+/// some. The query may wait for locks, but for at most a second.
+async fn are_empty(connection: &mut SqlConnection, tables: &[Oid]) -> Result<bool, TransportError> {
+    if tables.is_empty() {
+        return Ok(true);
+    }
+    let oids: Vec<String> = tables.iter().map(Oid::to_string).collect();
+    let sql = format!(
+        "SELECT coalesce(sum(coalesce(pg_relation_size(oid), 1)), 0) FROM unnest(ARRAY[{}]::oid[]) AS oid",
+        oids.join(", ")
+    );
+    Ok(value(connection, &sql).await? == Some(0))
+}
+
+/// Returns the reason why a table cannot be followed in its current state, with the fix.
+fn problem(facts: Option<&TableFacts>, table: &SourceTable, publication: &str) -> Option<String> {
+    let name = &table.request.name;
+    let Some(facts) = facts else {
+        return Some(format!("table {name} was dropped or renamed; restore it, or remove it from the configuration"));
+    };
+    let problem = publication::table_problem(publication, name, facts);
+    problem.or_else(|| catalog::schema_of(&facts.definition, &table.request).err().map(|problems| problems.join("; ")))
+}
