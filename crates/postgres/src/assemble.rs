@@ -77,7 +77,7 @@ struct AssemblyState {
     streamed: HashMap<u32, UncommittedTransaction>,
     recent: Xid,
     position: Lsn,
-    told: Lsn,
+    reported: Lsn,
     /// The tables truncated by committed transactions, each with the last (sub)transaction that did
     /// so.
     truncated: BTreeMap<Oid, u32>,
@@ -122,7 +122,7 @@ impl PgoutputAssembler {
                 streamed: HashMap::new(),
                 recent: Xid(0),
                 position: Lsn::ZERO,
-                told: Lsn::ZERO,
+                reported: Lsn::ZERO,
                 truncated: BTreeMap::new(),
                 sent: SentCommits::default(),
                 proof: None,
@@ -142,7 +142,7 @@ impl PgoutputAssembler {
         state.recent = recent;
         state.position = from;
         // On an idle database nothing else would report that the stream is connected.
-        state.told = Lsn::ZERO;
+        state.reported = Lsn::ZERO;
         state.proof = None;
     }
 
@@ -207,9 +207,9 @@ impl PgoutputAssembler {
     /// Returns the position that the stream has reached, unless a commit or an earlier call has
     /// reported it.
     pub fn progress(&mut self) -> Option<SourceEvent> {
-        let AssemblyState { position, told, .. } = &mut self.state;
-        (*position > *told).then(|| {
-            *told = *position;
+        let AssemblyState { position, reported, .. } = &mut self.state;
+        (*position > *reported).then(|| {
+            *reported = *position;
             SourceEvent::Progress(*position)
         })
     }
@@ -438,7 +438,7 @@ impl AssemblyState {
         self.ddl = has_ddl.then_some(xid);
         self.position = end;
         if !tables.is_empty() {
-            self.told = end;
+            self.reported = end;
             events.push_back(SourceEvent::Commit(SourceCommit { xid, end, committed_at, tables }));
         }
         Ok(())

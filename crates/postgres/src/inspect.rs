@@ -205,7 +205,7 @@ fn key_condition<'k>(keys: &'k [Key], schema: &Schema, equality: KeyEquality) ->
         .iter()
         .map(|key| {
             let cells = key.as_ref().cells();
-            let columns = schema.key().columns().iter().filter_map(|place| schema.columns().get(*place));
+            let columns = schema.key().columns().iter().filter_map(|index| schema.columns().get(*index));
             let parts = columns.zip(cells).map(|(column, cell)| {
                 let name = quoted(&column.name);
                 let Cell::Value(value) = cell else { return format!("{name} IS NULL") };

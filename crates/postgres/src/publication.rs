@@ -117,8 +117,8 @@ pub(crate) fn problems(
 ) -> Vec<String> {
     let name = &options.name;
     let mut problems = Vec::new();
-    let mending = completion_statement(options, found, tables);
-    match (found, mending) {
+    let statement = completion_statement(options, found, tables);
+    match (found, statement) {
         (None, Some(sql)) if !options.create => problems.push(format!(
             "publication {name} does not exist; run {sql}, or let laredo do so with publication.create = true"
         )),

@@ -25,7 +25,7 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 pub struct TableRestore {
     connection: SqlConnection,
     table: TableName,
-    fit: CellConversion,
+    conversion: CellConversion,
     replacement: Option<TableReplacement>,
     allows_cascade: bool,
     touched: Vec<TouchedTable>,
@@ -153,9 +153,10 @@ impl TableRestore {
         }
         let facts =
             catalog::read_facts(&mut connection, "", std::slice::from_ref(&table)).await?.into_iter().flatten().next();
-        let fit = facts.map_or(CellConversion::AsItIs, |facts| CellConversion::between(schema, &facts.definition));
+        let conversion =
+            facts.map_or(CellConversion::Unchanged, |facts| CellConversion::between(schema, &facts.definition));
         let allows_cascade = mode == RestoreMode::Replace { allows_cascade: true };
-        Ok(TableRestore { connection, table, fit, replacement, allows_cascade, touched: Vec::new() })
+        Ok(TableRestore { connection, table, conversion, replacement, allows_cascade, touched: Vec::new() })
     }
 
     /// Writes rows of the schema that the restore was begun with. Calls `done` with the number of
@@ -181,8 +182,8 @@ impl TableRestore {
             line.clear();
             line.extend_from_slice(&count);
             // The cells are stored in the format that COPY uses.
-            let fitting = self.fit.row(schema, row)?;
-            line.extend_from_slice(Tuple::as_ref(&fitting).bytes());
+            let converted = self.conversion.row(schema, row)?;
+            line.extend_from_slice(Tuple::as_ref(&converted).bytes());
             copy.send(&line).await?;
             sent += 1;
             done(sent);
@@ -229,7 +230,7 @@ fn create(name: &str, schema: &Schema) -> String {
         .key()
         .columns()
         .iter()
-        .filter_map(|place| schema.columns().get(*place))
+        .filter_map(|index| schema.columns().get(*index))
         .map(|column| quoted(&column.name))
         .collect();
     if !key.is_empty() {

@@ -23,28 +23,28 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// errors that break this connection.
 pub(crate) async fn watch(options: &ConnectionOptions, signals: &SourceSignals) -> Infallible {
     loop {
-        let Err(error) = report_standing(options, signals).await;
+        let Err(error) = report_state(options, signals).await;
         tracing::debug!(%error, "cannot read the state of the replication slot");
         signals.record_slot_state("", None);
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn report_standing(options: &ConnectionOptions, signals: &SourceSignals) -> Result<Infallible, TransportError> {
+async fn report_state(options: &ConnectionOptions, signals: &SourceSignals) -> Result<Infallible, TransportError> {
     let mut connection = SqlConnection::connect(&options.for_work(SessionWork::Slot)).await?;
-    let (mut rate, mut told) = (WalRate::default(), None);
+    let (mut rate, mut logged) = (WalRate::default(), None);
     loop {
         read_clock(&mut connection, signals.clock()).await?;
         let slot = signals.slot_name();
         let began = Instant::now();
         let found = if slot.is_empty() { None } else { read_slot_row(&mut connection, &slot).await? };
-        let standing = found.map(|found| {
+        let state = found.map(|found| {
             signals.record_wal_end(WalEndReading { end: found.end, began });
             rate.note(Instant::now(), found.end);
-            found.standing(rate.recent())
+            found.state(rate.recent())
         });
-        log_wal_status(&slot, standing.as_ref(), &mut told);
-        signals.record_slot_state(&slot, standing);
+        log_wal_status(&slot, state.as_ref(), &mut logged);
+        signals.record_slot_state(&slot, state);
         tokio::time::sleep(INTERVAL).await;
     }
 }
@@ -53,8 +53,8 @@ async fn report_standing(options: &ConnectionOptions, signals: &SourceSignals) -
 pub(crate) async fn read_clock(connection: &mut SqlConnection, clock: &SourceClock) -> Result<(), TransportError> {
     let asked = Instant::now();
     let rows = connection.simple_query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
-    let told: Option<i64> = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-    if let Some(unix_us) = told {
+    let unix_us: Option<i64> = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+    if let Some(unix_us) = unix_us {
         clock.note_time(CommitTime::from_unix_us(unix_us), asked, Instant::now());
     }
     Ok(())
@@ -95,7 +95,7 @@ fn parse_slot_row(row: &TextRow) -> Option<SlotCatalogRow> {
 }
 
 impl SlotCatalogRow {
-    fn standing(self, written: Option<(u64, Duration)>) -> ReplicationSlotState {
+    fn state(self, written: Option<(u64, Duration)>) -> ReplicationSlotState {
         // A lost slot may have no positions; nothing is kept for it.
         let behind = |position: Option<Lsn>| position.map_or(0, |position| self.end.0.saturating_sub(position.0));
         let left = self.safe_bytes.zip(written).and_then(|(safe, written)| time_left(safe, written));
@@ -110,9 +110,9 @@ impl SlotCatalogRow {
 }
 
 /// Logs a change of the slot's WAL status, at a level that fits its severity.
-fn log_wal_status(slot: &str, standing: Option<&ReplicationSlotState>, told: &mut Option<WalStatus>) {
-    let Some(ReplicationSlotState { wal_status, retained_bytes, .. }) = standing else { return };
-    if told.replace(*wal_status) == Some(*wal_status) {
+fn log_wal_status(slot: &str, state: Option<&ReplicationSlotState>, logged: &mut Option<WalStatus>) {
+    let Some(ReplicationSlotState { wal_status, retained_bytes, .. }) = state else { return };
+    if logged.replace(*wal_status) == Some(*wal_status) {
         return;
     }
     match wal_status {
@@ -138,9 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_catalog_says_is_told_in_bytes_and_time() {
+    fn the_catalog_s_row_is_converted_to_bytes_and_time() {
         let second = Duration::from_secs(1);
-        let told = |values| parse_slot_row(&row(values)).map(|found| found.standing(Some((100, second))));
+        let read = |values| parse_slot_row(&row(values)).map(|found| found.state(Some((100, second))));
         let standing = |wal_status, lag_bytes, retained_bytes, safe_bytes, left: Option<u64>| {
             let left = left.map(Duration::from_secs);
             Some(ReplicationSlotState { wal_status, lag_bytes, retained_bytes, safe_bytes, left })
@@ -158,10 +158,10 @@ mod tests {
             (["lost", "", "0/300", "", "0/200"], standing(WalStatus::Lost, 256, 0, None, None)),
             (["", "", "0/300", "", ""], None),
         ] {
-            assert_eq!(told(values), expected, "{values:?}");
+            assert_eq!(read(values), expected, "{values:?}");
         }
         assert_eq!(
-            parse_slot_row(&row(["extended", "1000", "0/300", "0/100", "0/200"])).unwrap().standing(None).left,
+            parse_slot_row(&row(["extended", "1000", "0/300", "0/100", "0/200"])).unwrap().state(None).left,
             None
         );
     }

@@ -127,13 +127,13 @@ pub async fn follow(
         assembler,
         queue: VecDeque::new(),
         fresh: VecDeque::new(),
-        looking: None,
+        checking: None,
         events: events.clone(),
         acknowledged,
         floor: Lsn::ZERO,
         received: Lsn::ZERO,
         asking: PositionRequestRule::default(),
-        asked: (0, Instant::now()),
+        answer_requests: AnswerRequests::new(),
         unfinished_bytes: 0,
     };
     tokio::select! {
@@ -156,7 +156,7 @@ struct ReplicationStream<'a> {
     /// Events that the current message has completed.
     fresh: VecDeque<SourceEvent>,
     /// The number of the check that is waited for.
-    looking: Option<u64>,
+    checking: Option<u64>,
     events: mpsc::Sender<SourceEvent>,
     acknowledged: AcknowledgedPosition,
     /// The position that the slot has already confirmed. No lower position is reported, since
@@ -164,10 +164,31 @@ struct ReplicationStream<'a> {
     floor: Lsn,
     received: Lsn,
     asking: PositionRequestRule,
-    /// The number of requests for an answer, and the time since which they are counted.
-    asked: (u32, Instant),
+    answer_requests: AnswerRequests,
     /// The number of bytes received of the current transaction or block.
     unfinished_bytes: usize,
+}
+
+/// The requests of PostgreSQL for an answer.
+struct AnswerRequests {
+    count: u32,
+    /// The time since which they are counted.
+    since: Instant,
+}
+
+impl AnswerRequests {
+    fn new() -> AnswerRequests {
+        AnswerRequests { count: 0, since: Instant::now() }
+    }
+
+    /// Counts a request, and returns the number of recent ones.
+    fn add(&mut self) -> u32 {
+        if self.since.elapsed() > ASKED_WITHIN {
+            *self = AnswerRequests::new();
+        }
+        self.count += 1;
+        self.count
+    }
 }
 
 impl ReplicationStream<'_> {
@@ -220,7 +241,7 @@ impl ReplicationStream<'_> {
     /// PostgreSQL keeps new commits in the meantime.
     async fn wait_for_room(&mut self, patience: Duration) -> Result<(), StreamError> {
         let why = match self.queue.front() {
-            Some(StreamQueueItem::Look(_)) => "a changed definition could not be checked",
+            Some(StreamQueueItem::Check(_)) => "a changed definition could not be checked",
             Some(StreamQueueItem::Event(_)) | None => "the tables have accepted no events",
         };
         let reason = format!(
@@ -229,10 +250,10 @@ impl ReplicationStream<'_> {
         );
         self.reporter.report(SourceState::Paused { reason });
         while let Some(pending) = self.queue.front() {
-            if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.request_check(*after));
+            if let StreamQueueItem::Check(after) = pending {
+                let number = *self.checking.get_or_insert_with(|| self.signals.request_check(*after));
                 self.signals.wait_for_check(number).await;
-                self.looking = None;
+                self.checking = None;
                 self.queue.pop_front();
                 continue;
             }
@@ -264,7 +285,7 @@ impl ReplicationStream<'_> {
         if fork.is_some() {
             // Every table is copied again, so a check is not needed.
             self.queue.retain(|pending| matches!(pending, StreamQueueItem::Event(_)));
-            self.looking = None;
+            self.checking = None;
             self.signals.withdraw_check();
         }
         self.queue.extend(session.promoted.map(|identity| StreamQueueItem::Event(SourceEvent::Promoted { identity })));
@@ -272,7 +293,7 @@ impl ReplicationStream<'_> {
             .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
         self.received = session.resume;
-        self.asked = (0, Instant::now());
+        self.answer_requests = AnswerRequests::new();
         let mut resets = self.resets.clone();
         let error = tokio::select! {
             error = self.pump(session.reader, session.writer) => error,
@@ -291,7 +312,7 @@ impl ReplicationStream<'_> {
         reason: String,
         common: Lsn,
     ) -> Result<(), StreamError> {
-        let fork = Fork { common, abandoned: self.signals.abandoned(start.told()), is_certain: true };
+        let fork = Fork { common, abandoned: self.signals.abandoned(start.reported()), is_certain: true };
         self.signals.record_fork(&reason);
         self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
         let (noted, receipts) = ForkReceipt::new();
@@ -301,7 +322,7 @@ impl ReplicationStream<'_> {
             reason,
             noted,
         }));
-        self.looking = None;
+        self.checking = None;
         while let Some(pending) = self.queue.pop_front() {
             // Every table is copied again, so a check is not needed.
             if let StreamQueueItem::Event(event) = pending {
@@ -330,18 +351,18 @@ impl ReplicationStream<'_> {
     /// Delivers what is complete. While the consumer is slow, PostgreSQL still gets status
     /// messages.
     async fn deliver(&mut self, tick: &mut Interval, writer: &mut ReplicationWriter) -> Result<(), StreamError> {
-        let mut taken_at = Instant::now();
+        let mut accepted_at = Instant::now();
         while let Some(pending) = self.queue.front() {
-            if let StreamQueueItem::Look(after) = pending {
-                let number = *self.looking.get_or_insert_with(|| self.signals.request_check(*after));
+            if let StreamQueueItem::Check(after) = pending {
+                let number = *self.checking.get_or_insert_with(|| self.signals.request_check(*after));
                 tokio::select! {
                     () = self.signals.wait_for_check(number) => {
-                        self.looking = None;
+                        self.checking = None;
                         self.queue.pop_front();
-                        taken_at = Instant::now();
+                        accepted_at = Instant::now();
                     }
                     // The check is not made while PostgreSQL shuts down.
-                    _ = tick.tick() => self.keep_waiting(taken_at, LOOK_PATIENCE, writer).await?,
+                    _ = tick.tick() => self.keep_waiting(accepted_at, LOOK_PATIENCE, writer).await?,
                 }
                 continue;
             }
@@ -351,9 +372,9 @@ impl ReplicationStream<'_> {
                     if let Some(StreamQueueItem::Event(event)) = self.queue.pop_front() {
                         permit.send(event);
                     }
-                    taken_at = Instant::now();
+                    accepted_at = Instant::now();
                 }
-                _ = tick.tick() => self.keep_waiting(taken_at, ROOM_PATIENCE, writer).await?,
+                _ = tick.tick() => self.keep_waiting(accepted_at, ROOM_PATIENCE, writer).await?,
             }
         }
         Ok(())
@@ -416,11 +437,7 @@ impl ReplicationStream<'_> {
         }
         self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
         if answer {
-            if self.asked.1.elapsed() > ASKED_WITHIN {
-                self.asked = (0, Instant::now());
-            }
-            self.asked.0 += 1;
-            if self.asked.0 > ASKED_MAX {
+            if self.answer_requests.add() > ASKED_MAX {
                 return Err(StreamError::Ended);
             }
             self.status(writer, false).await?;

@@ -47,12 +47,12 @@ impl AssemblerHarness {
         self
     }
 
-    fn told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.events).into_iter().map(tell).collect()
+    fn reported(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events).into_iter().map(event_text).collect()
     }
 }
 
-fn tell(event: SourceEvent) -> String {
+fn event_text(event: SourceEvent) -> String {
     match event {
         SourceEvent::Commit(commit) => {
             let tables = commit.tables.into_iter().map(|(table, mut spool)| {
@@ -104,12 +104,12 @@ fn insert(xid: Option<u32>, cells: [&str; 2]) -> Vec<u8> {
 }
 
 #[test]
-fn a_transaction_is_told_at_its_commit() {
+fn a_transaction_is_reported_at_its_commit() {
     let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
-    assert!(stream.told().is_empty());
+    assert!(stream.reported().is_empty());
     stream.take(bytes::commit(100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"]);
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,a"]);
 }
 
 #[test]
@@ -129,11 +129,11 @@ fn old_rows_come_as_they_were_sent() {
     stream.take(update(Some((b'O', &[Text("2"), Text("d")])), [Text("2"), Null]));
     stream.take(bytes::delete(None, 10, b'K', &key));
     stream.take(bytes::commit(100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] =1,b =1,? 1,-=1,c 1,-=?,d 1,-=2,? 2,d=2,- -1,-"]);
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] =1,b =1,? 1,-=1,c 1,-=?,d 1,-=2,? 2,d=2,- -1,-"]);
 }
 
 #[test]
-fn streamed_transactions_interleave_and_are_told_in_commit_order() {
+fn streamed_transactions_interleave_and_are_reported_in_commit_order() {
     let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7));
     stream.take(insert(Some(7), ["1", "seven"])).take(bytes::stream_stop());
@@ -145,7 +145,7 @@ fn streamed_transactions_interleave_and_are_told_in_commit_order() {
     stream.take(insert(Some(7), ["4", "seven"])).take(bytes::stream_stop());
     stream.take(bytes::stream_commit(8, 100)).take(bytes::stream_commit(7, 110));
     assert_eq!(
-        stream.told(),
+        stream.reported(),
         [
             "9 at 0/62: 0: [id,note] +3,nine",
             "8 at 0/6C: 0: [id,note] +2,eight",
@@ -155,7 +155,7 @@ fn streamed_transactions_interleave_and_are_told_in_commit_order() {
 }
 
 #[test]
-fn what_was_rolled_back_is_not_told() {
+fn what_was_rolled_back_is_not_reported() {
     let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "kept"]));
     stream.take(insert(Some(71), ["2", "gone"])).take(bytes::stream_stop());
@@ -167,7 +167,7 @@ fn what_was_rolled_back_is_not_told() {
     stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["4", "gone"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_abort(8, 8));
     stream.take(bytes::stream_commit(7, 100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,kept +3,kept"]);
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,kept +3,kept"]);
     assert!(stream.assembler.take_truncated().is_empty());
     assert!(stream.refuse(bytes::stream_commit(8, 110)).contains("has not begun"));
 }
@@ -184,16 +184,16 @@ fn a_streamed_transaction_sees_its_own_tables() {
     stream.take(bytes::begin(8, 100)).users(None).take(insert(None, ["2", "a"])).take(bytes::commit(100));
     stream.take(bytes::stream_start(7, false)).take(bytes::insert(Some(7), 10, &three)).take(bytes::stream_stop());
     stream.take(bytes::begin(9, 110)).take(insert(None, ["3", "a"])).take(bytes::commit(110));
-    assert_eq!(stream.told().len(), 2);
+    assert_eq!(stream.reported().len(), 2);
     stream.take(bytes::stream_commit(7, 120));
-    assert_eq!(stream.told(), ["7 at 0/80: 0: [id,note,more] +1,b,c +1,b,c"]);
+    assert_eq!(stream.reported(), ["7 at 0/80: 0: [id,note,more] +1,b,c +1,b,c"]);
     // The announcement to transaction 8 was the later one.
     stream.take(bytes::begin(10, 130)).take(insert(None, ["4", "a"])).take(bytes::commit(130));
-    assert_eq!(stream.told(), ["10 at 0/8A: 0: [id,note] +4,a"]);
+    assert_eq!(stream.reported(), ["10 at 0/8A: 0: [id,note] +4,a"]);
 }
 
 #[test]
-fn what_a_streamed_transaction_was_told_holds_for_all_once_it_commits() {
+fn what_a_streamed_transaction_was_reported_holds_for_all_once_it_commits() {
     let mut stream = AssemblerHarness::new();
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
     stream.take(bytes::stream_stop());
@@ -204,7 +204,7 @@ fn what_a_streamed_transaction_was_told_holds_for_all_once_it_commits() {
     stream.take(bytes::stream_start(7, true)).users(Some(7)).take(insert(Some(7), ["1", "a"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_commit(7, 100));
     stream.take(bytes::begin(8, 110)).take(insert(None, ["2", "b"])).take(bytes::commit(110));
-    assert_eq!(stream.told().len(), 2);
+    assert_eq!(stream.reported().len(), 2);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_table_that_changes_within_a_transaction_is_announced_within_its_rows() {
     stream.take(bytes::begin(7, 100)).users(None).take(insert(None, ["1", "a"]));
     stream.take(bytes::relation(None, 10, "users", b'd', &["*id"]));
     stream.take(bytes::insert(None, 10, &[SentCell::Text("2")])).take(bytes::commit(100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a [id] +2"]);
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,a [id] +2"]);
     assert!(stream.assembler.take_announced() && !stream.assembler.take_announced());
 }
 
@@ -226,7 +226,7 @@ fn truncate_empties_every_table_that_is_ours() {
     stream.take(insert(None, ["1", "a"])).take(bytes::truncate(None, &[20, 30, 10]));
     assert!(stream.assembler.take_truncated().is_empty(), "not before it commits");
     stream.take(bytes::commit(100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a 0; 1: [id] 0"]);
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,a 0; 1: [id] 0"]);
     let truncated: Vec<_> = stream.assembler.take_truncated().into_iter().collect();
     assert_eq!(truncated, [(10, 7), (20, 7), (30, 7)]);
     stream.take(bytes::begin(8, 110));
@@ -236,13 +236,13 @@ fn truncate_empties_every_table_that_is_ours() {
 #[test]
 fn transactions_without_our_tables_are_progress() {
     let mut stream = AssemblerHarness::new();
-    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "where it begins");
+    assert_eq!(stream.assembler.progress().map(event_text).as_deref(), Some("progress 0/32"), "where it begins");
     assert!(stream.assembler.progress().is_none(), "said once");
     stream.take(bytes::begin(7, 100)).take(bytes::commit(100));
     stream.take(bytes::begin(8, 110)).take(bytes::relation(None, 30, "other", b'd', &["*id"]));
     stream.take(bytes::insert(None, 30, &[SentCell::Text("1")])).take(bytes::commit(110));
-    assert!(stream.told().is_empty());
-    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/76"));
+    assert!(stream.reported().is_empty());
+    assert_eq!(stream.assembler.progress().map(event_text).as_deref(), Some("progress 0/76"));
     assert!(stream.assembler.progress().is_none(), "said once");
 }
 
@@ -251,15 +251,19 @@ fn a_keepalive_inside_a_transaction_is_no_progress() {
     let mut stream = AssemblerHarness::new();
     stream.take(bytes::begin(7, 100)).users(None);
     stream.assembler.keepalive(Lsn(500)).unwrap();
-    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/32"), "no further than it began");
+    assert_eq!(
+        stream.assembler.progress().map(event_text).as_deref(),
+        Some("progress 0/32"),
+        "no further than it began"
+    );
     stream.take(insert(None, ["1", "a"])).take(bytes::commit(100));
-    assert_eq!(stream.told().len(), 1, "it is not taken for one that was told already");
+    assert_eq!(stream.reported().len(), 1, "it is not taken for one that was reported already");
     stream.assembler.keepalive(Lsn(60)).unwrap();
     assert!(stream.assembler.progress().is_none(), "never backwards");
     // A streamed transaction commits later than the position that PostgreSQL has read.
     stream.take(bytes::stream_start(8, true)).users(Some(8)).take(insert(Some(8), ["2", "b"]));
     stream.assembler.keepalive(Lsn(500)).unwrap();
-    assert_eq!(stream.assembler.progress().map(tell).as_deref(), Some("progress 0/1F4"));
+    assert_eq!(stream.assembler.progress().map(event_text).as_deref(), Some("progress 0/1F4"));
 }
 
 #[test]
@@ -271,46 +275,46 @@ fn a_new_connection_repeats_nothing_and_keeps_nothing_half() {
     stream.take(bytes::stream_start(9, true)).users(Some(9)).take(insert(Some(9), ["2", "b"]));
     stream.take(bytes::stream_stop());
     stream.take(bytes::begin(8, 110)).take(insert(None, ["3", "c"]));
-    assert_eq!(stream.told().len(), 1);
+    assert_eq!(stream.reported().len(), 1);
 
     let position = stream.assembler.position();
     stream.assembler.connected(position, Xid(1000));
     assert!(stream.refuse(bytes::commit(110)).contains("no transaction is open"));
     stream.users(None);
     first.iter().for_each(|message| _ = stream.take(message));
-    assert!(stream.told().is_empty(), "told before");
+    assert!(stream.reported().is_empty(), "reported before");
     stream.take(bytes::stream_start(9, true)).users(Some(9)).take(insert(Some(9), ["2", "b"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_commit(9, 120));
-    assert_eq!(stream.told(), ["9 at 0/80: 0: [id,note] +2,b"]);
+    assert_eq!(stream.reported(), ["9 at 0/80: 0: [id,note] +2,b"]);
 }
 
 #[test]
 fn a_table_with_another_identity_has_moved() {
     let mut stream = AssemblerHarness::new();
     stream.users(None).users(None);
-    assert!(stream.told().is_empty(), "the first announcement is compared by the catalog check");
+    assert!(stream.reported().is_empty(), "the first announcement is compared by the catalog check");
     stream.take(bytes::relation(None, 10, "users", b'i', &["id", "*note"]));
     assert_eq!(
-        stream.told(),
+        stream.reported(),
         [
             "moved 0: the rows of public.users were identified by (id) of the primary key, and are now identified by (note) of an index"
         ]
     );
     stream.take(bytes::relation(None, 11, "users", b'i', &["id", "*note"]));
-    assert_eq!(stream.told(), ["moved 0: public.users is another table now: its OID was 10 and is 11"]);
+    assert_eq!(stream.reported(), ["moved 0: public.users is another table now: its OID was 10 and is 11"]);
     // Rows of the new relation are not rows of the table until a copy begins under it.
     let insert = bytes::insert(None, 11, &[SentCell::Null, SentCell::Text("a")]);
     stream.take(bytes::begin(8, 90)).take(&insert).take(bytes::commit(90));
-    assert_eq!(stream.told(), [""; 0]);
+    assert_eq!(stream.reported(), [""; 0]);
     stream.route(0, 11, b'i', &["note"]).take(bytes::begin(9, 95)).take(&insert).take(bytes::commit(95));
-    assert_eq!(stream.told(), ["9 at 0/67: 0: [id,note] +-,a"]);
+    assert_eq!(stream.reported(), ["9 at 0/67: 0: [id,note] +-,a"]);
     // A streamed transaction reports the move when it commits, before its rows.
     stream.take(bytes::stream_start(7, true)).take(bytes::relation(Some(7), 11, "users", b'f', &["*id", "*note"]));
     stream.take(bytes::insert(Some(7), 11, &[SentCell::Null, SentCell::Null])).take(bytes::stream_stop());
-    assert!(stream.told().is_empty());
+    assert!(stream.reported().is_empty());
     stream.take(bytes::stream_commit(7, 100));
-    let told = stream.told();
-    assert!(told[0].starts_with("moved 0: ") && told[1].starts_with("7 at"), "{told:?}");
+    let reported = stream.reported();
+    assert!(reported[0].starts_with("moved 0: ") && reported[1].starts_with("7 at"), "{reported:?}");
 }
 
 #[test]
@@ -321,11 +325,11 @@ fn a_table_is_followed_by_its_number_whatever_it_is_named() {
             stream.take(bytes::begin(xid, at)).take(bytes::relation(None, 10, name, b'd', &["*id", "note"]));
             stream.take(insert(None, ["1", "a"])).take(bytes::commit(at));
         }
-        assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a", "8 at 0/76: 0: [id,note] +1,a"]);
+        assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,a", "8 at 0/76: 0: [id,note] +1,a"]);
     };
     let mut stream = AssemblerHarness::new();
     stream.take(other(None)).take(bytes::begin(6, 90)).take(insert(None, ["1", "a"])).take(bytes::commit(90));
-    assert_eq!(stream.told(), [""; 0], "a number that is not known");
+    assert_eq!(stream.reported(), [""; 0], "a number that is not known");
     renamed_and_back(stream.users(None));
     // The OID is known from a copy, of this run or an earlier one. A new connection announces the
     // relation under the other name first.
@@ -334,7 +338,7 @@ fn a_table_is_followed_by_its_number_whatever_it_is_named() {
     stream.assembler.connected(Lsn(120), Xid(1000));
     stream.take(bytes::stream_start(9, true)).take(other(Some(9))).take(insert(Some(9), ["2", "b"]));
     stream.take(bytes::stream_stop()).take(bytes::stream_commit(9, 130));
-    assert_eq!(stream.told(), ["9 at 0/8A: 0: [id,note] +2,b"]);
+    assert_eq!(stream.reported(), ["9 at 0/8A: 0: [id,note] +2,b"]);
 }
 
 #[test]
@@ -349,7 +353,7 @@ fn a_table_announced_before_it_had_the_name_is_followed_once_it_is_copied() {
     // The schema of the new relation was renamed, so the relation is not announced again.
     stream.route(0, 11, b'd', &["id"]);
     stream.take(bytes::begin(9, 110)).take(&insert).take(bytes::commit(110)).take(bytes::stream_commit(8, 120));
-    assert_eq!(stream.told(), ["9 at 0/76: 0: [id,note] +1,a"]);
+    assert_eq!(stream.reported(), ["9 at 0/76: 0: [id,note] +1,a"]);
 }
 
 #[test]
@@ -361,15 +365,15 @@ fn tables_that_swap_names_keep_their_rows() {
     let moved = |table, name, was, is| {
         format!("moved {table}: public.{name} is another table now: its OID was {was} and is {is}")
     };
-    assert_eq!(stream.told(), [moved(1, "orders", 20, 10), moved(0, "users", 10, 20)]);
+    assert_eq!(stream.reported(), [moved(1, "orders", 20, 10), moved(0, "users", 10, 20)]);
     stream.take(bytes::begin(7, 100)).take(insert(None, ["1", "a"])).take(bytes::commit(100));
-    assert_eq!(stream.told(), ["7 at 0/6C: 0: [id,note] +1,a"], "it is what was copied");
+    assert_eq!(stream.reported(), ["7 at 0/6C: 0: [id,note] +1,a"], "it is what was copied");
     // One table is copied under the OID of the other, which then has to be copied as well.
     stream.route(0, 20, b'd', &["id"]);
-    assert_eq!(stream.told(), ["moved 1: the table that was followed as public.orders has another name now"]);
+    assert_eq!(stream.reported(), ["moved 1: the table that was followed as public.orders has another name now"]);
     stream.route(1, 10, b'd', &["id"]);
     stream.take(bytes::begin(8, 110)).take(insert(None, ["1", "a"])).take(bytes::commit(110));
-    assert_eq!(stream.told(), ["8 at 0/76: 1: [id,note] +1,a"]);
+    assert_eq!(stream.reported(), ["8 at 0/76: 1: [id,note] +1,a"]);
 }
 
 #[test]
@@ -377,11 +381,11 @@ fn an_identity_that_was_copied_is_no_news() {
     let by = |replica_identity, columns: &[&str]| bytes::relation(None, 10, "users", replica_identity, columns);
     let mut stream = AssemblerHarness::new();
     stream.route(0, 10, b'd', &["id"]);
-    assert!(stream.take(by(b'd', &["*id", "note"])).told().is_empty());
+    assert!(stream.take(by(b'd', &["*id", "note"])).reported().is_empty());
     // The catalog check saw the change before the stream announced it.
     stream.route(0, 10, b'f', &[]);
-    assert!(stream.take(by(b'f', &["*id", "*note"])).told().is_empty());
-    assert_eq!(stream.take(by(b'd', &["*id", "note"])).told().len(), 1);
+    assert!(stream.take(by(b'f', &["*id", "*note"])).reported().is_empty());
+    assert_eq!(stream.take(by(b'd', &["*id", "note"])).reported().len(), 1);
 }
 
 #[test]
@@ -395,11 +399,11 @@ fn a_table_without_identity_is_broken_and_only_that_one() {
         stream.users(None);
         stream.take(bytes::relation(None, 20, "orders", b'd', &["*id"]));
         stream.take(bytes::relation(None, 10, "users", identity, &columns));
-        let told = stream.told();
-        assert!(told.len() == 1 && told[0].starts_with("broken 0: public.users"), "{told:?}");
-        assert!(told[0].contains(what) && told[0].contains("ADD PRIMARY KEY"), "{told:?}");
+        let reported = stream.reported();
+        assert!(reported.len() == 1 && reported[0].starts_with("broken 0: public.users"), "{reported:?}");
+        assert!(reported[0].contains(what) && reported[0].contains("ADD PRIMARY KEY"), "{reported:?}");
         stream.users(None);
-        assert!(stream.told()[0].starts_with("moved 0"), "mended, it owes a copy");
+        assert!(stream.reported()[0].starts_with("moved 0"), "once fixed, it has to be copied");
     }
 }
 
@@ -411,9 +415,9 @@ fn ids_are_widened_past_the_wrap() {
     for (xid, at) in [(0xffff_fffe, 100), (5, 110)] {
         stream.take(bytes::begin(xid, at)).take(insert(None, ["1", "a"])).take(bytes::commit(at));
     }
-    let told = stream.told();
-    assert!(told[0].starts_with(&format!("{} at", 0x1_ffff_fffe_u64)), "{told:?}");
-    assert!(told[1].starts_with(&format!("{} at", 0x2_0000_0005_u64)), "{told:?}");
+    let reported = stream.reported();
+    assert!(reported[0].starts_with(&format!("{} at", 0x1_ffff_fffe_u64)), "{reported:?}");
+    assert!(reported[1].starts_with(&format!("{} at", 0x2_0000_0005_u64)), "{reported:?}");
 }
 
 #[test]

@@ -139,11 +139,11 @@ fn key_columns(definition: &TableDefinition, request: &TableRequest, columns: &[
     };
     leaves_cover(definition, request, names)?;
     let position = |field: &String| columns.iter().position(|column| column.name == *field);
-    let places: Result<Vec<usize>, String> = names
+    let positions: Result<Vec<usize>, String> = names
         .iter()
         .map(|field| position(field).ok_or_else(|| missing_key_column(definition, request, field)))
         .collect();
-    places.map(KeyColumns::new)
+    positions.map(KeyColumns::new)
 }
 
 fn same_set(one: &[String], other: &[String]) -> bool {

@@ -180,9 +180,9 @@ impl<'a> TableWatch<'a> {
         let definition = &facts.definition;
         let end = before.filter(|before| before.definition == *definition).map_or(end, |before| before.end);
         let is_past = self.context.signals.reached() >= end;
-        let is_told = self.context.signals.last_truncate(definition.oid) == Some(by);
-        if is_told || is_past {
-            return Some(is_told);
+        let is_reported = self.context.signals.last_truncate(definition.oid) == Some(by);
+        if is_reported || is_past {
+            return Some(is_reported);
         }
         self.unexplained = Some(UnexplainedFile { definition: definition.clone(), end });
         None

@@ -378,8 +378,10 @@ fn tls_options<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<PostgresTls
     Ok(PostgresTlsOptions { mode, roots, certificate, key })
 }
 
-fn number<T: FromStr>(key: &'static str, text: &str, wanted: &str) -> Result<T, ConnectionStringError> {
-    text.trim().parse().map_err(|_| ConnectionStringError::Value { key, problem: format!("`{text}` is not {wanted}") })
+fn number<T: FromStr>(key: &'static str, text: &str, expected: &str) -> Result<T, ConnectionStringError> {
+    text.trim()
+        .parse()
+        .map_err(|_| ConnectionStringError::Value { key, problem: format!("`{text}` is not {expected}") })
 }
 
 fn choice(key: &'static str, found: &str, possible: &str) -> ConnectionStringError {

@@ -20,10 +20,10 @@ pub struct PgoutputDecodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PgoutputProblem {
     /// The message ends too early.
-    #[error("{wanted} more bytes are expected and {left} are left")]
+    #[error("{expected} more bytes are expected and {left} are left")]
     Short {
         /// The number of bytes that should follow.
-        wanted: usize,
+        expected: usize,
         /// The number of bytes that follow.
         left: usize,
     },
@@ -172,9 +172,9 @@ impl<'a> PgoutputCursor<'a> {
     }
 
     #[cold]
-    fn short(&self, wanted: usize) -> PgoutputDecodeError {
+    fn short(&self, expected: usize) -> PgoutputDecodeError {
         let left = self.rest.len();
-        self.error_back(0, PgoutputProblem::Short { wanted, left })
+        self.error_back(0, PgoutputProblem::Short { expected, left })
     }
 
     #[cold]

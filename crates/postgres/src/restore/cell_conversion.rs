@@ -24,9 +24,9 @@ const MONEY_ARRAY: Oid = 791;
 #[derive(Debug)]
 pub(super) enum CellConversion {
     /// The cells are used unchanged.
-    AsItIs,
+    Unchanged,
     /// Some cells are encoded again: those of the columns that are true here.
-    Anew(Schema, Vec<bool>),
+    Encoded(Schema, Vec<bool>),
 }
 
 impl CellConversion {
@@ -52,7 +52,7 @@ impl CellConversion {
         let pairs = schema.columns().iter().zip(table.columns());
         let differ: Vec<bool> =
             pairs.map(|(ours, theirs)| !is_same(schema, ours.type_oid, &table, theirs.type_oid)).collect();
-        if differ.contains(&true) { CellConversion::Anew(table, differ) } else { CellConversion::AsItIs }
+        if differ.contains(&true) { CellConversion::Encoded(table, differ) } else { CellConversion::Unchanged }
     }
 
     /// Returns a row of `schema` as a row of the table.
@@ -61,25 +61,25 @@ impl CellConversion {
     /// Fails if a value is invalid for the type that its column has in the table.
     pub(super) fn row<'a>(&self, schema: &Schema, row: &'a Tuple) -> Result<Cow<'a, Tuple>, RestoreError> {
         match self {
-            CellConversion::AsItIs => Ok(Cow::Borrowed(row)),
-            CellConversion::Anew(table, differ) => convert_row(schema, table, differ, row.as_ref()).map(Cow::Owned),
+            CellConversion::Unchanged => Ok(Cow::Borrowed(row)),
+            CellConversion::Encoded(table, differ) => convert_row(schema, table, differ, row.as_ref()).map(Cow::Owned),
         }
     }
 }
 
 fn convert_row(schema: &Schema, table: &Schema, differ: &[bool], row: TupleRef<'_>) -> Result<Tuple, RestoreError> {
-    let mut fitting = laredo_core::TupleBuf::new();
-    for (place, (cell, differs)) in row.cells().zip(differ).enumerate() {
+    let mut converted = laredo_core::TupleBuf::new();
+    for (index, (cell, differs)) in row.cells().zip(differ).enumerate() {
         match cell {
             Cell::Value(_) if *differs => {
-                let value = project_cell(schema, place, cell)?;
-                let bytes = unproject_cell(table, place, &value)?;
-                fitting.push(bytes.as_deref().map_or(Cell::Null, Cell::Value));
+                let value = project_cell(schema, index, cell)?;
+                let bytes = unproject_cell(table, index, &value)?;
+                converted.push(bytes.as_deref().map_or(Cell::Null, Cell::Value));
             }
-            cell => fitting.push(cell),
+            cell => converted.push(cell),
         }
     }
-    Ok(fitting.as_ref().to_tuple())
+    Ok(converted.as_ref().to_tuple())
 }
 
 /// Returns true if a type, with all types that it consists of, is the same in both schemas.
@@ -160,8 +160,8 @@ mod tests {
         }
         let (yen, dinar) = (schema(MONEY, 0), schema(MONEY, 3));
         let row: laredo_core::TupleBuf = [Cell::Value(&100_i64.to_be_bytes())].into_iter().collect();
-        let fitting = convert_row(&yen, &dinar, &[true], row.as_ref()).unwrap();
-        assert_eq!(fitting.as_ref().cell(0).value(), Some(&100_000_i64.to_be_bytes()[..]));
+        let converted = convert_row(&yen, &dinar, &[true], row.as_ref()).unwrap();
+        assert_eq!(converted.as_ref().cell(0).value(), Some(&100_000_i64.to_be_bytes()[..]));
         assert!(convert_row(&dinar, &yen, &[true], row.as_ref()).is_err(), "a tenth of a yen");
     }
 
@@ -173,7 +173,7 @@ mod tests {
             [&words[..], b"sad"].concat()
         };
         let row: laredo_core::TupleBuf = [Cell::Value(&cell(20_000))].into_iter().collect();
-        let fitting = convert_row(&ours, &theirs, &[true], row.as_ref()).unwrap();
-        assert_eq!(fitting.as_ref().cell(0).value(), Some(&cell(30_000)[..]));
+        let converted = convert_row(&ours, &theirs, &[true], row.as_ref()).unwrap();
+        assert_eq!(converted.as_ref().cell(0).value(), Some(&cell(30_000)[..]));
     }
 }

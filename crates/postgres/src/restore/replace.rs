@@ -68,7 +68,7 @@ impl TableReplacement {
     ) -> Result<TableReplacement, RestoreError> {
         // A temporary table hides a catalog table of the same name.
         let stage = if table.table.starts_with("pg_") { "laredo_restored" } else { &table.table };
-        let name = |place: &usize| schema.columns().get(*place).map(|column| column.name.clone());
+        let name = |index: &usize| schema.columns().get(*index).map(|column| column.name.clone());
         let mut replacement = TableReplacement {
             table: table.clone(),
             oid,
@@ -242,7 +242,7 @@ impl TableReplacement {
         let own = self.partitions(connection).await?;
         let changed = |(oid, after): (Oid, [u64; 3])| {
             let before = before.get(&oid).copied().unwrap_or_default();
-            let new: [u64; 3] = std::array::from_fn(|place| after[place].saturating_sub(before[place]));
+            let new: [u64; 3] = std::array::from_fn(|kind| after[kind].saturating_sub(before[kind]));
             (!own.contains(&oid) && new != [0; 3]).then_some((oid, new))
         };
         let changed: Vec<(Oid, [u64; 3])> = counts(connection).await?.into_iter().filter_map(changed).collect();
@@ -311,7 +311,7 @@ type ChangedRowCounts = BTreeMap<Oid, [u64; 3]>;
 async fn counts(connection: &mut SqlConnection) -> Result<ChangedRowCounts, TransportError> {
     let sql = "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid \
                WHERE c.relpersistence <> 't' AND n_tup_ins + n_tup_upd + n_tup_del > 0";
-    let row = |row: &TextRow| (number(Some(row), 0), [1, 2, 3].map(|place| number(Some(row), place)));
+    let row = |row: &TextRow| (number(Some(row), 0), [1, 2, 3].map(|column| number(Some(row), column)));
     Ok(connection.simple_query(sql).await?.iter().map(row).collect())
 }
 

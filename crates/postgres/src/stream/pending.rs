@@ -11,7 +11,7 @@ pub(super) enum StreamQueueItem {
     /// An event for the consumer.
     Event(SourceEvent),
     /// A check of the definitions, once this transaction is visible. It has changed a definition.
-    Look(Xid),
+    Check(Xid),
 }
 
 /// Appends the events that a message has completed. A transaction that has changed a definition,
@@ -23,6 +23,6 @@ pub(super) fn enqueue(queue: &mut VecDeque<StreamQueueItem>, fresh: &mut VecDequ
         None => None,
     };
     queue.extend(fresh.drain(..).map(StreamQueueItem::Event));
-    queue.extend(ddl.map(StreamQueueItem::Look));
+    queue.extend(ddl.map(StreamQueueItem::Check));
     queue.extend(commit.map(StreamQueueItem::Event));
 }

@@ -10,13 +10,13 @@ use laredo_core::Lsn;
 /// by itself.
 #[derive(Debug, Default)]
 pub(super) struct PositionRequestRule {
-    told: Lsn,
+    before: Lsn,
 }
 
 impl PositionRequestRule {
     /// Returns true if PostgreSQL should be asked now, given the current position.
     pub(super) fn is_due(&mut self, position: Lsn) -> bool {
-        std::mem::replace(&mut self.told, position) == position
+        std::mem::replace(&mut self.before, position) == position
     }
 }
 

@@ -145,7 +145,7 @@ impl<'a> StreamStarter<'a> {
     }
 
     /// Returns the highest position that was reported.
-    pub(super) fn told(&self) -> Lsn {
+    pub(super) fn reported(&self) -> Lsn {
         let kept = self.kept.iter().map(|kept| kept.position).max();
         self.resume.unwrap_or_default().max(kept.unwrap_or_default())
     }
@@ -187,7 +187,7 @@ impl<'a> StreamStarter<'a> {
         let is_new = restarted.is_some() || !self.has_slot;
         let unproven = (restarted.is_some() && !is_same_server).then(|| Fork {
             common: Lsn::ZERO,
-            abandoned: signals.abandoned(self.told()),
+            abandoned: signals.abandoned(self.reported()),
             is_certain: false,
         });
         self.reset = false;
@@ -281,7 +281,7 @@ impl<'a> StreamStarter<'a> {
         connection: &mut ReplicationConnection,
         found: &ObservedServer,
     ) -> Result<(), StreamError> {
-        let told = self.told();
+        let reported = self.reported();
         let Some(identity) = &mut self.identity else {
             self.identity = Some(identity::read_identity_on(connection).await?);
             return Ok(());
@@ -294,7 +294,7 @@ impl<'a> StreamStarter<'a> {
         (identity.timeline, identity.written) = (found.timeline, found.wal_end);
         identity.server_started.clone_from(&found.started);
         let left = identity.history.iter().find(|(of, _)| *of == timeline).map(|(_, at)| *at);
-        match another_history(found, told, timeline, left) {
+        match another_history(found, reported, timeline, left) {
             Some(what) => return Err(StreamError::Forked { what, common: left.unwrap_or_default() }),
             None if is_promoted => self.promoted = Some(identity.clone()),
             None => {}
@@ -418,22 +418,22 @@ impl<'a> StreamStarter<'a> {
 
 /// Returns a description of the event if the server's history does not contain the highest reported
 /// position on `timeline`.
-fn another_history(found: &ObservedServer, told: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
-    if told == Lsn::ZERO {
+fn another_history(found: &ObservedServer, reported: Lsn, timeline: u32, left: Option<Lsn>) -> Option<String> {
+    if reported == Lsn::ZERO {
         return None;
     }
-    if found.timeline != timeline && left.is_none_or(|left| told > left) {
+    if found.timeline != timeline && left.is_none_or(|left| reported > left) {
         let left = match left {
             Some(at) => format!("timeline {timeline} was left at {at}"),
             None => format!("timeline {timeline} is not part of its history"),
         };
         return Some(format!(
-            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had reached {told}",
+            "the server is on timeline {} now: it was promoted or restored. {left}, and the stream had reached {reported}",
             found.timeline
         ));
     }
-    (found.wal_end < told).then(|| {
-        format!("the server's WAL went back from {told} to {}: it was restored to an earlier state", found.wal_end)
+    (found.wal_end < reported).then(|| {
+        format!("the server's WAL went back from {reported} to {}: it was restored to an earlier state", found.wal_end)
     })
 }
 
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_on_where_the_stream_ended() {
+    fn a_slot_is_continued_where_the_stream_ended() {
         let use_from = |from| SlotDecision::Use { from: Lsn(from), restarted: None };
         assert_eq!(plan("s", &found(100), None), use_from(100), "a first start");
         assert_eq!(plan("s", &found(100), Some(Lsn(300))), use_from(300));
@@ -570,21 +570,22 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_told_from_a_slot_that_is_lost() {
-        let told = |told, timeline, left| another_history(&found(100), Lsn(told), timeline, left).unwrap_or_default();
-        assert_eq!(told(500, 3, None), "", "all that was received is there");
+    fn another_history_differs_from_a_lost_slot() {
+        let judged =
+            |reported, timeline, left| another_history(&found(100), Lsn(reported), timeline, left).unwrap_or_default();
+        assert_eq!(judged(500, 3, None), "", "all that was received is there");
         assert_eq!(
-            told(501, 3, None),
+            judged(501, 3, None),
             "the server's WAL went back from 0/1F5 to 0/1F4: it was restored to an earlier state"
         );
         assert!(
-            told(300, 2, Some(Lsn(290)))
+            judged(300, 2, Some(Lsn(290)))
                 .contains("timeline 3 now: it was promoted or restored. timeline 2 was left at 0/122")
         );
-        assert_eq!(told(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
-        assert!(told(301, 2, Some(Lsn(300))).contains("the stream had reached 0/12D"));
-        assert!(told(300, 4, None).contains("timeline 4 is not part of its history"));
-        assert_eq!(told(0, 4, None), "", "nothing was told");
+        assert_eq!(judged(300, 2, Some(Lsn(300))), "", "a promotion that lost nothing");
+        assert!(judged(301, 2, Some(Lsn(300))).contains("the stream had reached 0/12D"));
+        assert!(judged(300, 4, None).contains("timeline 4 is not part of its history"));
+        assert_eq!(judged(0, 4, None), "", "nothing was reported");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct BackendFrameReader<R> {
     from: R,
     buffer: BytesMut,
     /// The size of the frame that was returned last, in bytes.
-    taken: usize,
+    frame_bytes: usize,
     bytes_max: usize,
 }
 
@@ -63,7 +63,7 @@ impl<'a> BackendFrame<'a> {
 impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
     /// Creates a reader that accepts only short frames, until [`BackendFrameReader::logged_in`].
     pub(super) fn new(from: R) -> BackendFrameReader<R> {
-        BackendFrameReader { from, buffer: BytesMut::new(), taken: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
+        BackendFrameReader { from, buffer: BytesMut::new(), frame_bytes: 0, bytes_max: LOGIN_FRAME_BYTES_MAX }
     }
 
     pub(super) fn logged_in(&mut self) {
@@ -79,7 +79,7 @@ impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
     /// Advances to the next message and returns its tag. Cancel safe: no data is lost.
     pub(super) async fn advance(&mut self) -> Result<u8, TransportError> {
         self.release();
-        self.taken = loop {
+        self.frame_bytes = loop {
             match self.length_at(0)? {
                 Some(length) => break length,
                 None => self.fill().await?,
@@ -90,12 +90,12 @@ impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
 
     /// Returns the message that [`BackendFrameReader::advance`] has read.
     pub(super) fn frame(&self) -> BackendFrame<'_> {
-        BackendFrame(&self.buffer[..self.taken])
+        BackendFrame(&self.buffer[..self.frame_bytes])
     }
 
     /// Returns true if [`BackendFrameReader::next`] has a whole message without reading.
     pub(super) fn has_next(&self) -> bool {
-        matches!(self.length_at(self.taken), Ok(Some(_)))
+        matches!(self.length_at(self.frame_bytes), Ok(Some(_)))
     }
 
     pub(super) fn get_mut(&mut self) -> &mut R {
@@ -103,8 +103,8 @@ impl<R: AsyncRead + Unpin> BackendFrameReader<R> {
     }
 
     fn release(&mut self) {
-        self.buffer.advance(self.taken);
-        self.taken = 0;
+        self.buffer.advance(self.frame_bytes);
+        self.frame_bytes = 0;
         if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
             self.buffer = BytesMut::new();
         }
@@ -140,7 +140,8 @@ impl<S: AsyncRead + AsyncWrite> BackendFrameReader<S> {
     /// Splits reading from writing. Buffered bytes stay with the reader.
     pub(super) fn split(self) -> (BackendFrameReader<ReadHalf<S>>, WriteHalf<S>) {
         let (from, writer) = tokio::io::split(self.from);
-        let reader = BackendFrameReader { from, buffer: self.buffer, taken: self.taken, bytes_max: self.bytes_max };
+        let reader =
+            BackendFrameReader { from, buffer: self.buffer, frame_bytes: self.frame_bytes, bytes_max: self.bytes_max };
         (reader, writer)
     }
 }

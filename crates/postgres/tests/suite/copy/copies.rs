@@ -134,7 +134,7 @@ async fn a_copy_under_load_is_one_state() {
 }
 
 #[tokio::test]
-async fn a_copy_ends_behind_every_position_told_before_also_on_an_idle_database() {
+async fn a_copy_ends_behind_every_position_reported_before_also_on_an_idle_database() {
     let cluster = cluster(
         "CREATE TABLE t (id int PRIMARY KEY);
          CREATE PUBLICATION laredo_pub FOR TABLE t WITH (publish_via_partition_root = true)",

@@ -17,7 +17,7 @@ const TABLES: &str = "
 
 /// Each change is reported before the transaction that made it, and before all later ones.
 #[tokio::test]
-async fn a_definition_is_looked_at_before_the_transaction_that_changed_it() {
+async fn a_definition_is_checked_before_the_transaction_that_changed_it() {
     let cluster = cluster(TABLES);
     cluster.psql(ddl::INSTALL).unwrap();
     let options = PostgresOptions { ddl: DdlWatch::Trigger, ..options(&cluster) };

@@ -31,12 +31,12 @@ async fn transactions_come_in_the_order_of_their_commits() {
     ] {
         client.batch_execute(sql).await.unwrap();
     }
-    let told = [stream.commit().await, stream.commit().await];
-    assert!(first < second && told[0].end < told[1].end);
-    assert_eq!((told[0].xid, told[1].xid), (second, first));
-    assert_eq!(told[0].tables, BTreeMap::from([(0, vec!["+2,two".into(), "=2,two again".into()])]));
+    let reported = [stream.commit().await, stream.commit().await];
+    assert!(first < second && reported[0].end < reported[1].end);
+    assert_eq!((reported[0].xid, reported[1].xid), (second, first));
+    assert_eq!(reported[0].tables, BTreeMap::from([(0, vec!["+2,two".into(), "=2,two again".into()])]));
     let expected = BTreeMap::from([(0, vec!["+1,one".into(), "-1,NULL".into()]), (1, vec!["+3,one".into()])]);
-    assert_eq!(told[1].tables, expected);
+    assert_eq!(reported[1].tables, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,12 +60,12 @@ async fn a_streamed_transaction_comes_once_it_commits_without_what_it_rolled_bac
         .batch_execute("ALTER TABLE users ADD COLUMN more text; INSERT INTO users VALUES ('more', 'a', 'b'); COMMIT")
         .await
         .unwrap();
-    let told = stream.changes(0).await;
+    let reported = stream.changes(0).await;
     let streamed = cluster.psql("SELECT stream_count > 0 FROM pg_stat_replication_slots").unwrap();
     assert_eq!(streamed, "t", "it was streamed ahead of its commit");
-    assert_eq!(told.len(), 3001);
-    assert_eq!(told.last().unwrap(), "+more,a,b");
-    let kept = told[..3000].iter().map(|change| change[1..].split_once(',').unwrap().0.to_owned());
+    assert_eq!(reported.len(), 3001);
+    assert_eq!(reported.last().unwrap(), "+more,a,b");
+    let kept = reported[..3000].iter().map(|change| change[1..].split_once(',').unwrap().0.to_owned());
     let expected = [0, 2, 4].iter().flat_map(|savepoint| (1..=1000).map(move |i| format!("{savepoint}/{i}")));
     assert!(kept.eq(expected));
     // The relation that the transaction announced is valid for the next one too.
@@ -81,9 +81,9 @@ async fn truncate_of_several_tables_empties_those_that_are_followed() {
     let cluster = cluster(ClusterOptions::default());
     let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
     cluster.psql("BEGIN; INSERT INTO users VALUES ('1'); TRUNCATE other, orders, users; INSERT INTO users VALUES ('2'); COMMIT").unwrap();
-    let told = stream.commit().await.tables;
+    let reported = stream.commit().await.tables;
     let expected = [(0, vec!["+1,NULL".into(), "0".into(), "+2,NULL".into()]), (1, vec!["0".into()])];
-    assert_eq!(told, BTreeMap::from(expected));
+    assert_eq!(reported, BTreeMap::from(expected));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,13 +98,13 @@ impl StreamFollower {
 
     fn spawn(options: StreamOptions, capacity: usize) -> (StreamFollower, Arc<SourceSignals>) {
         let (sender, events) = mpsc::channel(capacity);
-        let (acknowledged, told) = watch::channel(Lsn::ZERO);
+        let (acknowledged, position) = watch::channel(Lsn::ZERO);
         let signals = Arc::new(SourceSignals::default());
         let seen = Arc::clone(&signals);
         let reporter = SourceStateReporter::new("test");
         let states = reporter.clone();
-        let told = move || *told.borrow();
-        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(told), &states).await });
+        let position = move || *position.borrow();
+        let task = tokio::spawn(async move { follow(&options, &seen, sender, Arc::new(position), &states).await });
         (StreamFollower { acknowledged, events, task, reporter }, signals)
     }
 

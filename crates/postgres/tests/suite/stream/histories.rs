@@ -21,9 +21,9 @@ fn insert(cluster: &Cluster, id: &str) {
 
 async fn follow(cluster: &Cluster, stream: &mut StreamFollower, id: &str) -> ReceivedCommit {
     insert(cluster, id);
-    let told = stream.commit().await;
-    assert_eq!(told.tables[&0], [format!("+{id},NULL")]);
-    told
+    let reported = stream.commit().await;
+    assert_eq!(reported.tables[&0], [format!("+{id},NULL")]);
+    reported
 }
 
 /// Writes WAL that concerns no table.
@@ -65,12 +65,12 @@ async fn storage_put_back_under_a_stream_is_a_fork_however_far_the_new_history_h
         assert!(fork.common <= common, "{what}: {fork:?}");
         assert_eq!(identity.timeline, 1, "{what}: {reason}");
         insert(&cluster, "newer");
-        let mut told: Vec<String> = Vec::new();
-        while !told.iter().any(|change| change == "+newer,NULL") {
-            told.extend(stream.changes(0).await);
+        let mut reported: Vec<String> = Vec::new();
+        while !reported.iter().any(|change| change == "+newer,NULL") {
+            reported.extend(stream.changes(0).await);
         }
-        assert!(told.iter().any(|change| change == "+new,NULL"), "{what}: {told:?}");
-        assert!(!told.iter().any(|change| change.contains("lost")), "{what}: {told:?}");
+        assert!(reported.iter().any(|change| change == "+new,NULL"), "{what}: {reported:?}");
+        assert!(!reported.iter().any(|change| change.contains("lost")), "{what}: {reported:?}");
     }
 }
 
@@ -161,7 +161,7 @@ async fn what_was_kept_is_continued_where_the_database_has_it() {
     drop(stream);
     insert(&cluster, "meanwhile");
     let mut stream = StreamFollower::start_with(kept(&cluster.url("postgres"), mark.end, mark), 64).await;
-    assert_eq!(stream.changes(0).await, ["+meanwhile,NULL"], "nothing is told twice");
+    assert_eq!(stream.changes(0).await, ["+meanwhile,NULL"], "nothing is sent twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,9 +183,9 @@ async fn a_promotion_that_lost_nothing_is_followed_and_one_that_lost_commits_is_
     assert_eq!(identity.timeline, 3);
     assert!(fork.common < lost && fork.common > Lsn::ZERO, "{fork:?}");
     insert(&cluster, "new");
-    let mut told = Vec::new();
-    while !told.iter().any(|change| change == "+new,NULL") {
-        told.extend(stream.changes(0).await);
+    let mut reported = Vec::new();
+    while !reported.iter().any(|change| change == "+new,NULL") {
+        reported.extend(stream.changes(0).await);
     }
 }
 
@@ -218,12 +218,12 @@ async fn an_ephemeral_slot_proves_no_more_than_that_the_server_was_not_restarted
         SlotMode::Stateful { name } => name,
     };
     let mut stream = StreamFollower::start(&cluster, ephemeral()).await;
-    let told = follow(&cluster, &mut stream, "one").await.end;
+    let reported = follow(&cluster, &mut stream, "one").await.end;
     let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE temporary";
     cluster.psql(end).unwrap();
     assert_eq!(stream.restart().await.1, None, "{name}: the same server runs");
     cluster.stop(StopMode::Fast).unwrap();
     cluster.restart().unwrap();
     let fork = stream.restart().await.1.expect("nothing proves that it is the same database");
-    assert!(!fork.is_certain && fork.abandoned >= told, "{fork:?}");
+    assert!(!fork.is_certain && fork.abandoned >= reported, "{fork:?}");
 }

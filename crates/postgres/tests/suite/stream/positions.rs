@@ -86,8 +86,8 @@ async fn a_slow_consumer_does_not_end_the_connection() {
     });
     late.await.expect("the server hears from us all the time");
     for i in 0..rows {
-        let told = stream.changes(0).await;
-        assert!(told.len() == 100 && told[0].starts_with(&format!("+{i}/1,")), "{i}: {}", told[0]);
+        let reported = stream.changes(0).await;
+        assert!(reported.len() == 100 && reported[0].starts_with(&format!("+{i}/1,")), "{i}: {}", reported[0]);
     }
     assert_eq!(server(), pid, "it was one connection all along");
 }

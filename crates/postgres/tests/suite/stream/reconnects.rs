@@ -42,14 +42,14 @@ async fn wherever_a_connection_is_cut_no_commit_is_lost_or_repeated() {
         cluster.psql(&copy).unwrap();
         proxy.cut_after_bytes(ProxyDirection::ToClient, offset);
         let mut stream = StreamFollower::start_with(options(&url, SlotMode::Stateful { name: name.clone() }), 4).await;
-        let mut told = Vec::new();
-        while told.len() < 12 {
-            told.push(stream.commit().await);
+        let mut reported = Vec::new();
+        while reported.len() < 12 {
+            reported.push(stream.commit().await);
         }
         drop(stream);
         match &whole {
-            None => whole = Some(told),
-            Some(whole) => assert_eq!(&told, whole, "cut after {offset} bytes"),
+            None => whole = Some(reported),
+            Some(whole) => assert_eq!(&reported, whole, "cut after {offset} bytes"),
         }
         inactive(&cluster).await;
         cluster.psql(&format!("SELECT pg_drop_replication_slot('{name}')")).unwrap();
@@ -118,7 +118,7 @@ async fn a_slot_that_lost_its_wal_is_made_again_and_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_made_anew_costs_a_new_slot() {
+async fn a_publication_that_was_created_again_costs_a_new_slot() {
     let cluster = cluster(ClusterOptions::default());
     let (proxy, url) = proxied(&cluster).await;
     let mut stream = StreamFollower::start_with(options(&url, stateful()), 64).await;
@@ -132,17 +132,17 @@ async fn a_publication_made_anew_costs_a_new_slot() {
     assert!(reason.contains("can no longer stream from replication slot laredo"), "{reason}");
     cluster.psql("INSERT INTO users VALUES ('2')").unwrap();
     assert_eq!(stream.changes(0).await, ["+2,NULL"]);
-    without_a_publication_nothing_goes_on(&cluster, stream).await;
+    without_a_publication_nothing_is_streamed(&cluster, stream).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_publication_an_ephemeral_slot_does_not_go_on_either() {
+async fn without_a_publication_an_ephemeral_slot_does_not_stream_either() {
     let cluster = cluster(ClusterOptions::default());
     let stream = StreamFollower::start(&cluster, ephemeral()).await;
-    without_a_publication_nothing_goes_on(&cluster, stream).await;
+    without_a_publication_nothing_is_streamed(&cluster, stream).await;
 }
 
-async fn without_a_publication_nothing_goes_on(cluster: &Cluster, stream: StreamFollower) {
+async fn without_a_publication_nothing_is_streamed(cluster: &Cluster, stream: StreamFollower) {
     cluster.psql("DROP PUBLICATION laredo; INSERT INTO users VALUES ('3')").unwrap();
     let error = stream.refused().await;
     assert!(error.starts_with("publication laredo is gone") && error.contains("CREATE PUBLICATION"), "{error}");
@@ -181,7 +181,7 @@ async fn without_a_lasting_slot_a_lost_connection_is_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_crashes_goes_on_where_it_was() {
+async fn a_server_that_crashes_continues_where_it_was() {
     let mut cluster = cluster(ClusterOptions::default());
     let mut stream = StreamFollower::start(&cluster, stateful()).await;
     for i in 0..4 {
@@ -207,7 +207,7 @@ async fn a_server_that_shuts_down_does_not_wait_for_what_is_not_acknowledged() {
     cluster.stop(StopMode::Fast).unwrap();
     cluster.restart().unwrap();
     cluster.psql("INSERT INTO users VALUES ('2')").unwrap();
-    assert_eq!(stream.changes(0).await, ["+2,NULL"], "and the first is not told twice");
+    assert_eq!(stream.changes(0).await, ["+2,NULL"], "and the first is not sent twice");
 }
 
 /// PostgreSQL repeats its request once for each answer, and here an answer takes its time.
