@@ -1,6 +1,18 @@
 //! PostgreSQL as a source: connection, slot, publication, schema discovery, copies, and pgoutput as
 //! transactions.
+//!
+//! The modules are layers. Each uses only modules of the layers before it, or of its own without a
+//! circle:
+//!
+//! 1. `options`, `tls` and `transport` make a connection.
+//! 2. `relation_identity`, `pgoutput`, `history_proof`, `catalog`, `publication`, `slot`,
+//!    `identity` and `ddl` each know one thing of PostgreSQL: a message, a table, the slot.
+//! 3. `assemble`, `signals` and `stream` follow the slot.
+//! 4. `validate`, `resume`, `copy`, `inspect`, `reset`, `slot_monitor` and `definition_watch` do
+//!    the rest of a source's work, with the options of `source_options`.
+//! 5. `source` puts these together. `restore` is a tool of its own on the first two layers.
 
+pub mod assemble;
 mod catalog;
 mod copy;
 pub mod ddl;
@@ -8,7 +20,10 @@ mod definition_watch;
 mod history_proof;
 mod identity;
 mod inspect;
+#[cfg(test)]
+mod message_bytes;
 mod options;
+pub mod pgoutput;
 mod publication;
 mod relation_identity;
 mod reset;
@@ -19,6 +34,7 @@ mod slot;
 mod slot_monitor;
 mod source;
 mod source_options;
+pub mod stream;
 mod tls;
 pub mod transport;
 mod validate;
@@ -31,10 +47,3 @@ pub use publication::PublicationOptions;
 pub use restore::{RestoreError, RestoreMode, TableRestore, TouchedTable};
 pub use source::PostgresSource;
 pub use source_options::{COPY_TIMEOUT, PostgresOptions};
-
-pub mod assemble;
-pub mod pgoutput;
-pub mod stream;
-
-#[cfg(test)]
-mod message_bytes;

@@ -92,7 +92,8 @@ fn mechanism(
     // on the way has removed its offer.
     let channel = match (binding, options.channel_binding) {
         (BindableChannel::Tls(Some(_)), ChannelBinding::Prefer) => sasl::ChannelBinding::unrequested(),
-        _ => sasl::ChannelBinding::unsupported(),
+        (BindableChannel::Tls(Some(_)), ChannelBinding::Disable | ChannelBinding::Require)
+        | (BindableChannel::Tls(None) | BindableChannel::Plain, _) => sasl::ChannelBinding::unsupported(),
     };
     Ok((SCRAM_SHA_256, channel))
 }

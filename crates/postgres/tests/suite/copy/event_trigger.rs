@@ -87,8 +87,8 @@ async fn without_the_event_trigger_the_catalog_is_read_as_ever() {
     }
 }
 
-/// The stream does not read while it waits for the check of a definition, and PostgreSQL waits until
-/// the stream has read everything.
+/// The stream does not read while it waits for the check of a definition, and PostgreSQL waits
+/// until the stream has read everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_shuts_down_does_not_wait_for_a_check_that_is_never_made() {
     let mut cluster = cluster(TABLES);
