@@ -77,17 +77,17 @@ pub(crate) async fn copy_table(
 ) -> Result<CompletedCopy, TableReadError> {
     let (publication, request) = (options.publication.name.as_str(), &table.request);
     loop {
-        let facts = read_facts(connection, publication, request).await?;
-        let schema = match schema_of(&facts, options, request) {
+        let facts = read_existing_facts(connection, publication, request).await?;
+        let schema = match checked_schema(&facts, options, request) {
             Ok(schema) => Arc::new(schema),
             // Some catalog views see more than the query's snapshot does. While a publication is
             // being replaced, they show neither the old one nor the new one.
-            Err(_) if read_facts(connection, publication, request).await? != facts => continue,
+            Err(_) if read_existing_facts(connection, publication, request).await? != facts => continue,
             Err(error) => return Err(error.into()),
         };
         let definition = facts.definition;
         settle(connection, table, slot, &definition, route(&definition)).await?;
-        let snapshot = begin(connection, definition.kind, request, admits).await?;
+        let snapshot = begin_snapshot(connection, definition.kind, request, admits).await?;
         let read = read_rows(connection, publication, request, &definition, &schema, snapshot, rows);
         let is_read =
             tokio::time::timeout(options.copy_timeout, read).await.map_err(|_| overdue(options, request))??;
@@ -96,18 +96,18 @@ pub(crate) async fn copy_table(
         }
         // Read outside the snapshot: enum labels, partitions and publications can change despite
         // the lock.
-        let now = read_facts(connection, publication, request).await?.definition;
+        let now = read_existing_facts(connection, publication, request).await?.definition;
         match definition.difference(&now) {
             None => {
-                return Ok(CompletedCopy { definition, inserted: mark(connection).await? });
+                return Ok(CompletedCopy { definition, inserted: write_mark(connection).await? });
             }
             Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
         }
     }
 }
 
-/// Copies the rows within the transaction that [`begin`] has opened, and ends it. Returns false if
-/// the definition has changed in the meantime.
+/// Copies the rows within the transaction that [`begin_snapshot`] has opened, and ends it. Returns
+/// false if the definition has changed in the meantime.
 async fn read_rows(
     connection: &mut SqlConnection,
     publication: &str,
@@ -119,11 +119,11 @@ async fn read_rows(
 ) -> Result<bool, TableReadError> {
     // The snapshot has to be newer than the end of every transaction that wrote before the
     // publication got its current settings.
-    if read_facts(connection, publication, request).await?.definition != *definition {
+    if read_existing_facts(connection, publication, request).await?.definition != *definition {
         connection.simple_query("ROLLBACK").await?;
         return Ok(false);
     }
-    let filter = row_filter(connection, publication, definition).await?;
+    let filter = published_filter(connection, publication, definition).await?;
     let sql = copy_statement(&request.name, definition, schema, filter.as_deref());
     rows::copy(connection, &request.name, &sql, schema, snapshot, rows).await?;
     connection.simple_query("COMMIT").await?;
@@ -178,7 +178,7 @@ async fn settle(
     Ok(())
 }
 
-pub(crate) fn schema_of(
+pub(crate) fn checked_schema(
     facts: &TableFacts,
     options: &PostgresOptions,
     request: &TableRequest,
@@ -191,7 +191,7 @@ pub(crate) fn schema_of(
     catalog::schema_of(&facts.definition, request).map_err(SourceError::Definite)
 }
 
-pub(crate) async fn read_facts(
+pub(crate) async fn read_existing_facts(
     connection: &mut SqlConnection,
     publication: &str,
     request: &TableRequest,
@@ -216,7 +216,7 @@ fn locked(request: &TableRequest) -> SourceError {
 }
 
 /// Opens a transaction whose snapshot is admitted, with the table locked against redefinition.
-pub(crate) async fn begin(
+pub(crate) async fn begin_snapshot(
     connection: &mut SqlConnection,
     kind: char,
     request: &TableRequest,
@@ -273,7 +273,7 @@ pub(crate) async fn begin(
 /// PostgreSQL sends only WAL that is flushed. The mark is transactional because a commit is flushed
 /// at once. Other records may stay in memory for as long as the database is idle. The stream
 /// ignores the mark, if it receives messages at all.
-pub(crate) async fn mark(connection: &mut SqlConnection) -> Result<Lsn, TransportError> {
+pub(crate) async fn write_mark(connection: &mut SqlConnection) -> Result<Lsn, TransportError> {
     // Waits no longer than for the local flush: a synchronous standby may be away.
     let sql = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local; \
                SELECT pg_catalog.pg_logical_emit_message(true, 'laredo', ''); COMMIT";
@@ -332,7 +332,7 @@ pub(crate) fn select_statement(
 }
 
 /// Reads the condition that the publication sets for a table's rows.
-pub(crate) async fn row_filter(
+pub(crate) async fn published_filter(
     connection: &mut SqlConnection,
     publication: &str,
     definition: &TableDefinition,

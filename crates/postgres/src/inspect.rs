@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::catalog::{TableDefinition, quoted};
 use crate::copy::rows::{rows_of, send, send_rows};
-use crate::copy::{SourceTable, begin, mark, read_facts, row_filter, schema_of, select_statement};
+use crate::copy::{
+    SourceTable, begin_snapshot, checked_schema, published_filter, read_existing_facts, select_statement, write_mark,
+};
 use crate::options::SessionWork;
 use crate::signals::SourceSignals;
 use crate::source_options::PostgresOptions;
@@ -88,15 +90,15 @@ impl TableInspector<'_> {
             let reason = "the table's definition is not known until its next copy".to_owned();
             return send(parts, TablePartEvent::Changed(reason)).await;
         };
-        let snapshot = begin(&mut self.connection, copied.kind, request, &admits).await?;
-        let facts = read_facts(&mut self.connection, &self.options.publication.name, request).await?;
+        let snapshot = begin_snapshot(&mut self.connection, copied.kind, request, &admits).await?;
+        let facts = read_existing_facts(&mut self.connection, &self.options.publication.name, request).await?;
         if let Some(reason) = copied.difference(&facts.definition) {
             self.connection.simple_query("ROLLBACK").await?;
             self.signals.announce_change();
             return send(parts, TablePartEvent::Changed(format!("since the table was copied, {reason}"))).await;
         }
-        let schema = Arc::new(schema_of(&facts, self.options, request)?);
-        let filter = row_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
+        let schema = Arc::new(checked_schema(&facts, self.options, request)?);
+        let filter = published_filter(&mut self.connection, &self.options.publication.name, &facts.definition).await?;
         let inserted = self.inserted().await?;
         let files = self.files().await?;
         let begin = TablePartEvent::Begin { schema: schema.clone(), snapshot, inserted, blocks: files.blocks };
@@ -137,7 +139,7 @@ impl TableInspector<'_> {
                 self.marker.insert(SqlConnection::connect(&options).await?)
             }
         };
-        Ok(mark(marker).await?)
+        Ok(write_mark(marker).await?)
     }
 
     async fn files(&mut self) -> Result<TableFileSizes, TransportError> {

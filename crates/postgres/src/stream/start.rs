@@ -7,6 +7,7 @@ use laredo_engine::source::SourceIdentity;
 use super::StreamOptions;
 use super::error::StreamError;
 use super::session::ReplicationSession;
+use crate::catalog::quoted;
 use crate::ddl::DdlWatch;
 use crate::history_proof::{KeptTable, SentCommits, StreamBeginning};
 use crate::options::SessionWork;
@@ -495,10 +496,6 @@ fn start_replication(slot: &str, from: Lsn, publication: &str, has_messages: boo
          streaming 'on'{messages})",
         quoted(slot)
     )
-}
-
-fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
 fn literal(text: &str) -> String {
