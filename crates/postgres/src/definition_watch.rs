@@ -31,9 +31,9 @@ const SESSION_MAX: Duration = Duration::from_secs(60);
 /// The wait before a failed connection is made again.
 const RECONNECT: Duration = Duration::from_secs(2);
 /// The wait before a check that the stream waits for is repeated. It is given up after
-/// [`LOOK_PATIENCE`], so that one table does not hold up the others forever.
+/// [`CHECK_PATIENCE`], so that one table does not hold up the others forever.
 const CHECK_AGAIN: Duration = Duration::from_millis(100);
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// The interval for checking whether a commit is visible. It is visible microseconds after it is in
 /// the stream, or once a synchronous standby has it.
 const VISIBLE_POLL: Duration = Duration::from_millis(2);
@@ -186,7 +186,7 @@ impl DefinitionWatcher<'_> {
         let Some(number) = wanted else { return true };
         let before = self.unanswered.filter(|before| before.number == number);
         let unanswered = before.unwrap_or_else(|| UnansweredCheck { number, since: Instant::now() });
-        if !is_settled && unanswered.since.elapsed() < LOOK_PATIENCE {
+        if !is_settled && unanswered.since.elapsed() < CHECK_PATIENCE {
             self.unanswered = Some(unanswered);
             return false;
         }
