@@ -680,7 +680,7 @@ impl Table {
             Ok(()) => self.complete_when_reached(),
             Err(CopyStopReason::Failed(error)) => Err(error),
             Err(CopyStopReason::StartOver(reason)) => {
-                tracing::warn!(table = %self.name(), reason, "the copy is made again");
+                tracing::warn!(table = %self.name(), reason, "the table is copied again");
                 if let Some(copy) = self.lifecycle.copy_mut() {
                     copy.start_over();
                 }

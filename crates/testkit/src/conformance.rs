@@ -276,7 +276,7 @@ impl<S: Source> ConformanceRun<S> {
         let id = 1000 + table as i64;
         bed.insert(&[(0, id), (1, id)]).await;
         let later = self.commit().await;
-        assert_eq!(later.rows, [(0, id), (1, id)], "the stream continues beside a copy");
+        assert_eq!(later.rows, [(0, id), (1, id)], "the stream continues during a copy");
         copying.await.expect("no panic").expect("a copy");
         let copied = collecting.await.expect("no panic");
         (copied, vec![(later.xid, later.rows)])
@@ -373,7 +373,7 @@ async fn collect(mut rows: mpsc::Receiver<CopyEvent>) -> CollectedCopy {
                 }
             }
             CopyEvent::End { inserted, definition, is_streamed } => {
-                assert!(!is_streamed, "of rows that nobody knows, nobody knows what changed them");
+                assert!(!is_streamed, "a change of rows that are unknown cannot have been streamed");
                 assert!(ids.values().all(|count| *count == 1), "a row is there twice: {ids:?}");
                 let snapshot = begun.expect("a copy begins");
                 return CollectedCopy { snapshot, ids: ids.into_keys().collect(), inserted, definition };

@@ -128,7 +128,7 @@ pub enum CliError {
     #[error("nothing was exported: {0}")]
     Export(String),
     /// The table cannot be created, because the archive does not record the types of its columns.
-    #[error("the archive does not record the types of its columns; create the table, and leave --create out")]
+    #[error("the archive does not record the types of its columns; create the table, and omit --create")]
     NoTypes,
     /// Two states cannot be compared, because their columns differ.
     #[error("the two states have different columns, and cannot be compared: {0}")]

@@ -26,9 +26,9 @@ pub struct ServerArguments {
     /// Meanwhile the server is not ready, and new clients are sent elsewhere.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) drain_grace: Duration,
-    /// End with exit code 2 at start if a source or a table is refused, and open the ports only when
-    /// all others are ready: for a deploy pipeline. Without it, a refused source is tried again
-    /// while the others are served.
+    /// End with exit code 2 at start if a source or a table is refused, and open the ports only
+    /// when all others are ready: for a deploy pipeline. Without it, a refused source is tried
+    /// again while the others are served.
     #[arg(long)]
     pub(super) strict: bool,
     #[command(subcommand)]
