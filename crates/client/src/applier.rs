@@ -343,5 +343,4 @@ impl Drop for ApplierEndGuard {
 }
 
 #[cfg(test)]
-#[path = "applier_tests.rs"]
 mod tests;

@@ -441,5 +441,4 @@ fn name_of(message: &Message) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "assembler_tests.rs"]
 mod tests;

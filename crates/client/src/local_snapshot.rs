@@ -292,5 +292,4 @@ impl CrcFrameReader {
 }
 
 #[cfg(test)]
-#[path = "local_snapshot_tests.rs"]
 mod tests;

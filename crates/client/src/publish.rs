@@ -326,5 +326,4 @@ impl ReplicaWriter {
 }
 
 #[cfg(test)]
-#[path = "publish_tests.rs"]
 mod tests;

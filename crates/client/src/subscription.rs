@@ -287,5 +287,4 @@ impl fmt::Debug for SubscriptionBuilder {
 }
 
 #[cfg(test)]
-#[path = "subscription_tests.rs"]
 mod tests;

@@ -23,6 +23,10 @@ use source_table::{EarlierWriters, StreamingScope};
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The time that a session waits for its lock before it lets another table be copied.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which PostgreSQL ends a session that holds a lock on a table, if the session
+/// neither asks for anything nor takes what it is sent. laredo may be frozen, or the network between
+/// the two may be gone, and writers of the table may wait for the lock.
+const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A copy that is complete except for its [`CopyEvent::End`].
 pub(crate) struct CompletedCopy {
@@ -226,9 +230,12 @@ pub(crate) async fn begin_snapshot(
     // The lock comes before the snapshot, so that no redefinition can fall between the two.
     let table = format!("{}{}", only(kind), request.name.quoted());
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off; SET LOCAL lock_timeout = '{}s'",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}SET LOCAL row_security = off; \
+         SET LOCAL lock_timeout = '{lock}s'; SET LOCAL idle_in_transaction_session_timeout = '{idle}s'; \
+         SET LOCAL tcp_user_timeout = '{idle}s'",
         for_transaction(),
-        LOCK_PATIENCE.as_secs()
+        lock = LOCK_PATIENCE.as_secs(),
+        idle = IDLE_PATIENCE.as_secs()
     );
     let mut start = format!("{begin}; LOCK TABLE {table} IN ACCESS SHARE MODE");
     // A role that may read only some columns may not run LOCK TABLE. The query locks the table too,

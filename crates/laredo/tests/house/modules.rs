@@ -5,7 +5,10 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::{crates, files, read};
+use super::{code_spans, crates, files, read};
+
+/// Modules that hold fixtures for the tests of their crate.
+const TEST_MODULES: &[&str] = &["fixtures", "message_bytes"];
 
 /// The modules that each module of a crate uses.
 type ModuleUses = BTreeMap<String, BTreeSet<String>>;
@@ -18,6 +21,22 @@ fn no_modules_of_a_crate_use_each_other_in_a_circle() {
         .flat_map(|name| circles(&uses(&name)).into_iter().map(move |circle| format!("{name}: {}", circle.join(", "))))
         .collect();
     assert!(found.is_empty(), "these modules use each other: {found:#?}");
+}
+
+#[test]
+fn the_code_map_names_all_modules_and_no_other() {
+    let page = read(Path::new("ARCHITECTURE.md")).expect("the page is there");
+    let (_, map) = page.split_once("\n## Code map\n").expect("the page has a code map");
+    let map = map.split("\n## ").next().unwrap_or_default();
+    for section in map.split("\n**").skip(1) {
+        let name = section.split("**").next().unwrap_or_default();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let named: BTreeSet<String> = rows.flat_map(code_spans).map(str::to_owned).collect();
+        // Those that only tests use are not part of the map.
+        let modules: BTreeSet<String> =
+            uses(name).into_keys().filter(|module| !TEST_MODULES.contains(&module.as_str())).collect();
+        assert_eq!(named, modules, "the modules of {name}");
+    }
 }
 
 #[test]

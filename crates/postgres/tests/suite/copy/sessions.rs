@@ -1,14 +1,17 @@
 //! The database session of a copy, and the time that it is held.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use laredo_engine::source::{CopyEvent, Source as _, SourceError, TableIndex};
-use laredo_postgres::PostgresOptions;
-use laredo_testkit::Cluster;
-use tokio::sync::mpsc;
+use laredo_engine::source::{
+    CopyEvent, SnapshotCheck, Source as _, SourceError, TableIndex, TablePart, TablePartOrder,
+};
+use laredo_postgres::{ConnectionOptions, PostgresOptions};
+use laredo_testkit::{Cluster, FaultProxy};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::copy::harness::{PATIENCE, cluster, copy, everything, follow, options, requests};
+use crate::copy::harness::{PATIENCE, StreamingSource, cluster, copy, everything, follow, options, requests};
 
 /// A table with more rows than fit into the buffers between PostgreSQL and a reader that reads
 /// nothing.
@@ -18,7 +21,7 @@ const WIDE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
 /// Starts a copy and reads only its beginning, so that its rows stay unread.
 async fn stuck(
     options: PostgresOptions,
-) -> (mpsc::Receiver<CopyEvent>, JoinHandle<Result<(), SourceError>>, crate::copy::harness::StreamingSource) {
+) -> (mpsc::Receiver<CopyEvent>, JoinHandle<Result<(), SourceError>>, StreamingSource) {
     let following = follow(options, &requests(&["public.t"])).await;
     let (sender, mut events) = mpsc::channel(1);
     let source = following.source.clone();
@@ -62,6 +65,81 @@ async fn a_copy_holds_its_lock_and_its_snapshot_no_longer_than_it_may() {
     drop(events);
     cluster.psql("DELETE FROM t WHERE id > 10").unwrap();
     assert_eq!(copy(following.source.clone(), 0, everything()).await.unwrap().rows.len(), 10);
+}
+
+/// Changes the table as its owner may at any time, which waits for the lock of a copy.
+async fn redefine(cluster: &Cluster) {
+    let session = cluster.connect().await.unwrap();
+    let redefined = session.batch_execute("ALTER TABLE t ADD COLUMN w int");
+    tokio::time::timeout(PATIENCE, redefined).await.expect("the lock is released").unwrap();
+}
+
+/// A source that reaches PostgreSQL through a proxy, and a check of snapshots that stalls the proxy
+/// while a session holds its lock.
+struct StallingSource {
+    following: StreamingSource,
+    proxy: Arc<FaultProxy>,
+    check: SnapshotCheck,
+    stalled: oneshot::Receiver<()>,
+}
+
+impl StallingSource {
+    async fn start(cluster: &Cluster) -> StallingSource {
+        let proxy = Arc::new(FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap());
+        let url = cluster.url("postgres").replace(&cluster.port().to_string(), &proxy.addr().port().to_string());
+        let connection = ConnectionOptions::parse(&url).unwrap();
+        let following = follow(PostgresOptions { connection, ..options(cluster) }, &requests(&["public.t"])).await;
+        let (stalling, stalled) = oneshot::channel();
+        // Once, for a copy may begin again in another session.
+        let once = Mutex::new(Some((proxy.clone(), stalling)));
+        let check: SnapshotCheck = Arc::new(move |_| {
+            if let Some((proxy, stalling)) = once.lock().unwrap().take() {
+                proxy.stall(true);
+                stalling.send(()).unwrap();
+            }
+            true
+        });
+        StallingSource { following, proxy, check, stalled }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_reads_nothing_gives_its_lock_back() {
+    let cluster = cluster(WIDE);
+    let (events, copying, _following) = stuck(options(&cluster)).await;
+    redefine(&cluster).await;
+    // The rows that were received before are still there.
+    drop(events);
+    transient(tokio::time::timeout(PATIENCE, copying).await.unwrap().unwrap());
+}
+
+#[tokio::test]
+async fn a_copy_whose_network_is_gone_gives_its_lock_back_and_is_made_later() {
+    let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
+    let StallingSource { following, proxy, check, stalled } = StallingSource::start(&cluster).await;
+    let source = following.source.clone();
+    let copying = tokio::spawn(async move { copy(source, 0, check).await });
+    stalled.await.unwrap();
+    redefine(&cluster).await;
+    proxy.stall(false);
+    transient(tokio::time::timeout(PATIENCE, copying).await.unwrap().unwrap().map(drop));
+    assert_eq!(copy(following.source.clone(), 0, everything()).await.unwrap().names(), ["id", "w"]);
+}
+
+#[tokio::test]
+async fn a_verification_whose_network_is_gone_gives_its_lock_back() {
+    let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
+    let StallingSource { following, proxy, check: admits, stalled } = StallingSource::start(&cluster).await;
+    copy(following.source.clone(), 0, everything()).await.unwrap();
+    let (orders, ordered) = mpsc::channel(1);
+    let (parts, _parts) = mpsc::channel(10);
+    orders.send(TablePartOrder { part: TablePart::Blocks { from: 0, bytes: 1 }, admits }).await.unwrap();
+    let source = following.source.clone();
+    let inspecting = tokio::spawn(async move { source.inspect(TableIndex(0), ordered, parts).await });
+    stalled.await.unwrap();
+    redefine(&cluster).await;
+    proxy.stall(false);
+    transient(tokio::time::timeout(PATIENCE, inspecting).await.unwrap().unwrap());
 }
 
 #[tokio::test]
