@@ -197,6 +197,16 @@ impl TableStatus {
         self.has_failed = true;
         self.copy = None;
     }
+
+    /// Notes that the database's history has forked. In the same step nothing is releasable, so
+    /// that no position of the old history counts for the new one. A table whose store has failed
+    /// is not copied, and holds back what it held back before.
+    pub(crate) fn begin_history(&mut self, forks: u64, is_store_failed: bool) {
+        self.forks = forks;
+        if !is_store_failed {
+            self.releasable = Some(DurablePosition::default());
+        }
+    }
 }
 
 /// The number of commits whose transaction IDs a table remembers.

@@ -301,12 +301,13 @@ impl Table {
         reason: &str,
     ) -> Result<FollowUpAction, TableError> {
         self.note_or_owe_fork(Some(&identity), fork, reason)?;
-        self.status.lock().forks = self.storage.count_fork(identity);
+        let (forks, is_failed) = (self.storage.count_fork(identity), self.storage.store_failure().is_some());
+        self.status.lock().begin_history(forks, is_failed);
         // Transactions of another history will never be visible in this one.
         self.recent = RecentTransactions::default();
         self.is_forked = true;
         self.lifecycle.forget_due();
-        if self.storage.store_failure().is_some() {
+        if is_failed {
             return Ok(FollowUpAction::Nothing);
         }
         tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
@@ -317,7 +318,6 @@ impl Table {
         }
         self.storage.begin_history(last);
         self.begin_copying(OngoingCopy::after_fork(), reason);
-        self.status.lock().releasable = Some(DurablePosition::default());
         Ok(FollowUpAction::Copy)
     }
 

@@ -24,8 +24,8 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The time that a session waits for its lock before it lets another table be copied.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// The time after which PostgreSQL ends a session that holds a lock on a table, if the session
-/// neither asks for anything nor takes what it is sent. laredo may be frozen, or the network between
-/// the two may be gone, and writers of the table may wait for the lock.
+/// neither asks for anything nor takes what it is sent. laredo may be frozen, or the network
+/// between the two may be gone, and writers of the table may wait for the lock.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A copy that is complete except for its [`CopyEvent::End`].

@@ -288,7 +288,10 @@ impl BufferedState {
                 let table = Arc::make_mut(&mut self.table);
                 std::mem::take(&mut self.open).apply_to(table);
                 transaction.changes.iter().try_for_each(|change: &Change| table.apply_change(change).map(drop))?;
-                self.archived = ArchivedRows::Nowhere { least: None };
+                // Rows that are older than the head stay so.
+                if matches!(self.archived, ArchivedRows::AtHead(_)) {
+                    self.archived = ArchivedRows::Nowhere { least: None };
+                }
                 self.position = transaction.position;
                 self.reached = transaction.position;
                 self.version = version;

@@ -15,13 +15,16 @@ use super::{WriterContext, WriterError};
 /// The interval at which destinations that lack something are tried, while nothing else is written.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The tasks that run while changes are collected. They are aborted when this is dropped.
+/// The tasks that run while changes are collected. When this is dropped, the task that has the
+/// ledger continues to its end, because it may be uploading or publishing. A collection is aborted.
 pub(super) struct WriterTasks {
     /// The ledger; `None` while a task has it, or the result of one.
     ledger: Option<Box<ManifestLedger>>,
     /// The unnamed objects found so far; `None` while a collection has them.
     unnamed: Option<UnnamedObjects>,
-    running: JoinSet<FinishedTask>,
+    /// The task that has the ledger.
+    writing: JoinSet<FinishedTask>,
+    collecting: JoinSet<FinishedTask>,
     collection: Arc<CollectionScope>,
     /// The time when the other destinations were last brought up to date.
     followed: Instant,
@@ -55,7 +58,8 @@ impl WriterTasks {
         WriterTasks {
             ledger: Some(Box::new(ledger)),
             unnamed: Some(UnnamedObjects::default()),
-            running: JoinSet::new(),
+            writing: JoinSet::new(),
+            collecting: JoinSet::new(),
             collection,
             followed: now,
             collected: now,
@@ -76,7 +80,7 @@ impl WriterTasks {
     pub(super) fn begin(&mut self, job: ArtifactJob, tools: &Arc<WriterContext>, report: &WriterReport) {
         let Some(ledger) = self.ledger.take() else { return };
         let (tools, report) = (tools.clone(), report.clone());
-        self.running.spawn(async move { FinishedTask::Job(Box::new(job.run(*ledger, tools, report).await)) });
+        self.writing.spawn(async move { FinishedTask::Job(Box::new(job.run(*ledger, tools, report).await)) });
     }
 
     /// Brings the other destinations up to date, if one lacks something and the interval has
@@ -87,7 +91,7 @@ impl WriterTasks {
         let Some(mut ledger) = self.ledger.take_if(is_due) else { return };
         self.followed = Instant::now();
         let (tools, report) = (tools.clone(), report.clone());
-        self.running.spawn(async move {
+        self.writing.spawn(async move {
             let ended = ledger.follow(LedgerRetryPolicy::Once, &tools, &report).await;
             FinishedTask::Following(ledger, ended)
         });
@@ -101,7 +105,7 @@ impl WriterTasks {
         let Some(mut unnamed) = self.unnamed.take() else { return };
         self.collected = Instant::now();
         let (collection, tools, report) = (self.collection.clone(), tools.clone(), report.clone());
-        self.running.spawn(async move {
+        self.collecting.spawn(async move {
             let ended = unnamed.collect(&collection, &tools, &report).await;
             FinishedTask::Collection(unnamed, ended)
         });
@@ -109,7 +113,11 @@ impl WriterTasks {
 
     /// Waits for the end of a task, forever if none runs. Dropping the future loses nothing.
     pub(super) async fn next_finished(&mut self) -> WriterTaskResult {
-        let Some(finished) = self.running.join_next().await else { return std::future::pending().await };
+        let finished = tokio::select! {
+            Some(finished) = self.writing.join_next() => finished,
+            Some(finished) = self.collecting.join_next() => finished,
+            else => return std::future::pending().await,
+        };
         match resume(finished) {
             FinishedTask::Job(end) => WriterTaskResult::Job(end),
             FinishedTask::Following(ledger, ended) => {
@@ -121,6 +129,12 @@ impl WriterTasks {
                 WriterTaskResult::Tidied(ended)
             }
         }
+    }
+}
+
+impl Drop for WriterTasks {
+    fn drop(&mut self) {
+        self.writing.detach_all();
     }
 }
 

@@ -194,6 +194,7 @@ impl<S: Source> TableVerifier<S> {
             return;
         }
         (pass.has_begun, pass.inspection) = (false, None);
+        report_progress(table);
     }
 
     fn order_part(&mut self, table: &mut Table) {

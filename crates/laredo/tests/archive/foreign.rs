@@ -63,7 +63,7 @@ fn rows_without_types_go_into_a_table_that_has_some() {
         assert_eq!(rows, "1|12345678901234567890.123|\"a\"\n2|1.50|\n3|7|{\"x\": [1]}");
     }
     let said = refusal(&[&into[..7], &["public.new", "--create"]].concat());
-    assert!(said.contains("does not say which types"), "{said}");
+    assert!(said.contains("does not record the types"), "{said}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use laredo_archive::{
     Archive, ArchivePoint, ArchiveReadError, ArtifactKind, FeedUpdate, ReadProgress, RebaseThresholds,
     SnapshotRequestError, SourceId, WriterPhase,
 };
-use laredo_core::{Change, DefinitionVersion, Lsn, StateError};
+use laredo_core::{Change, DefinitionVersion, Lsn, StateError, Transaction};
 
 use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, local, options, restart, row, schema};
 
@@ -281,6 +281,20 @@ async fn a_feed_that_ends_ends_the_writer_and_the_archive_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new() {
+    show_older_rows_once_they_are_as_new(|history| [1, 6, 11].map(|number| history.something(number))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_schema_does_not_show_rows_that_are_older_than_the_head() {
+    show_older_rows_once_they_are_as_new(|history| {
+        let renamed = vec![Change::Schema(schema(&["id", "text"]))];
+        [history.something(1), history.commit(renamed), history.something(11)]
+    })
+    .await;
+}
+
+/// Sends the rows from before some transactions again, and then these transactions one by one.
+async fn show_older_rows_once_they_are_as_new(commit: impl FnOnce(&mut TestTableHistory) -> [Transaction; 3]) {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();
@@ -294,9 +308,10 @@ async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new(
     writer.updates.send(rows(&history)).unwrap();
     writer.head(history.position).await;
     let old = rows(&history);
-    let transactions = [1, 6, 11].map(|number| history.something(number));
+    let transactions = commit(&mut history);
     transactions.iter().for_each(|transaction| writer.send_transaction(transaction.clone()));
     writer.head(history.position).await;
+    let epoch = writer.handle.status().epoch;
     writer.updates.send(restart(Lsn(u64::MAX))).unwrap();
     writer.updates.send(old).unwrap();
     for transaction in transactions {
@@ -304,7 +319,7 @@ async fn rows_that_are_older_than_the_head_are_not_shown_before_they_are_as_new(
         assert_eq!(writer.handle.status().head_position, Some(history.position), "it never goes back");
         writer.send_transaction(transaction);
     }
-    while writer.handle.status().epoch < 3 {
+    while writer.handle.status().epoch == epoch {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(writer.handle.status().head_position, Some(history.position));
