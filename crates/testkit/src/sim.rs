@@ -385,6 +385,8 @@ async fn next_of(extra: Option<&mut mpsc::Receiver<SourceEvent>>) -> Option<Sour
     }
 }
 
+/// The time after which the database ends a session that holds a lock and is not read.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// The number of blocks of a simulated table's file.
 const BLOCKS: u64 = 8;
 /// The bytes of one block. They are so many that each block is a part of its own.
@@ -705,8 +707,10 @@ impl Source for SimDatabase {
             let (begin, rows, end) = self.read_part(table.0, &order).await?;
             let rows = rows.into_iter().map(|(id, body)| TablePartEvent::Rows(SimDatabase::chunk(id, &body)));
             for event in std::iter::once(begin).chain(rows).chain([end]) {
-                if parts.send(event).await.is_err() {
-                    return Ok(());
+                match tokio::time::timeout(UNREAD_MAX, parts.send(event)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) => return Err(SourceError::Transient("the session was not read and was ended".to_owned())),
                 }
                 // Lets other tasks commit between the rows of a part.
                 for _ in 0..self.part_yields.load(Ordering::Relaxed) {

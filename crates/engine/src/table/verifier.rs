@@ -323,10 +323,11 @@ async fn next_event(
     if verification.is_sweeping() {
         return VerifierEvent::Sweep;
     }
-    if resume_at > Instant::now() {
-        sleep_until(resume_at).await;
-    }
     let Some(inspection) = inspection.as_mut().filter(|_| verification.has_part()) else {
+        // Between parts only: a part is read under a lock on the table.
+        if resume_at > Instant::now() {
+            sleep_until(resume_at).await;
+        }
         return VerifierEvent::Order;
     };
     if verification.awaited().is_some_and(|position| table.live().is_none_or(|live| live.served.position() < position))

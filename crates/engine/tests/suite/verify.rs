@@ -246,6 +246,20 @@ async fn one_pass_runs_at_a_time_and_ends_with_those_who_asked() {
     running.end().await;
 }
 
+/// At this rate each row takes longer than the database leaves a session unread.
+#[tokio::test(start_paused = true)]
+async fn a_slow_pass_leaves_no_part_unread() {
+    let database = SimDatabase::new(1);
+    let rows = (0..200).map(|id| SimChange::Insert(id, "x".repeat(100)));
+    database.commit(0, rows.collect());
+    let running = start(&database).await;
+    let began = tokio::time::Instant::now();
+    let report = verify(&running, VerifyTerms { bytes_per_second: Some(1), heals: false }).await;
+    assert_eq!((report.rows, report.differing), (200, 0));
+    assert!(began.elapsed() > Duration::from_secs(10_000), "the rate is kept: {:?}", began.elapsed());
+    running.end().await;
+}
+
 /// The stream never comes past what was read, so the rows can never be compared.
 #[tokio::test(start_paused = true)]
 async fn a_pass_is_given_up_while_the_stream_stays_behind() {
