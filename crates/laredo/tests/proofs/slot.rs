@@ -102,7 +102,7 @@ async fn a_source_that_is_reset_under_load_is_copied_and_its_clients_stay() {
         let mut order = vec!["reset-source", "db", "--confirm", "--oam", &url];
         order.extend(with_publication.then_some("--drop-publication"));
         let said = answer(&order);
-        assert!(said.contains("slot laredo_reset is dropped and made again"), "{said}");
+        assert!(said.contains("slot laredo_reset is dropped and created again"), "{said}");
         assert_eq!(publication() != before, with_publication);
         await_transactions(&workload, 60).await;
         let is_done =
@@ -135,7 +135,7 @@ async fn a_reset_that_meets_a_deadlock_is_tried_again() {
     eventually(PATIENCE, waits).await.expect("the reset waits for b");
     other.batch_execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE; COMMIT").await.unwrap();
     let said = reset.await.unwrap();
-    assert!(said.contains("slot laredo_locks is dropped and made again"), "{said}");
+    assert!(said.contains("slot laredo_locks is dropped and created again"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

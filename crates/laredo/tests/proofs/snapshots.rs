@@ -136,7 +136,7 @@ async fn an_operator_looks_after_snapshots() {
         assert_eq!(output.status.code(), Some(2));
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(refused(&["delete", id(0)]).contains("is the newest snapshot"));
+    assert!(refused(&["delete", id(0)]).contains("it is the newest one"));
     assert!(refused(&["inspect", id(1)]).contains("there is no snapshot"));
     assert!(refused(&["restore", id(0)]).contains("set `confirm`"));
     assert!(refused(&["restore", id(0), "--confirm"]).contains("never go back in time"));
