@@ -9,6 +9,7 @@ use crate::config::server::{LogLevel, LogType, LoggingConfig};
 use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
+mod clock;
 mod descriptors;
 mod healthcheck;
 mod listen;
@@ -16,6 +17,7 @@ mod random;
 mod stop;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
+pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;

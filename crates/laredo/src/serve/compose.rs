@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use laredo_core::CommitTime;
@@ -19,7 +19,7 @@ use super::prepare::{prepare, unprepared};
 use super::{listen, options, temporary_folder};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, reserve_descriptors, wait_for_flag};
+use crate::program::{ProgramFailure, now, reserve_descriptors, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -57,7 +57,7 @@ pub(crate) async fn serve_at(
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
-    let clock: Clock = Arc::new(now);
+    let clock: Clock = Arc::new(|| CommitTime::from(now()));
     let folder = temporary_folder::folder(config)?;
     let allowed_origins = listen::allowed_origins(config)?;
     let http = HttpOptions {
@@ -162,9 +162,4 @@ fn log_inactive_settings(config: &ServerConfig) {
             tracing::info!(table = name, "clients without limit; set max_clients to limit them");
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
-fn now() -> CommitTime {
-    CommitTime::from(SystemTime::now())
 }

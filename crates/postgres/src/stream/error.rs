@@ -129,21 +129,8 @@ impl StreamError {
 
     /// Returns the SQLSTATE of an error that PostgreSQL reported.
     fn sqlstate(&self) -> Option<&str> {
-        match self {
-            StreamError::Transport(error) => error.server().map(|server| server.code.as_str()),
-            StreamError::Assemble(_)
-            | StreamError::Definite(_)
-            | StreamError::Forked { .. }
-            | StreamError::Recovering
-            | StreamError::Ended
-            | StreamError::Silent(_)
-            | StreamError::Held(_)
-            | StreamError::Lingering(_)
-            | StreamError::NoRoom(_)
-            | StreamError::PublicationLost
-            | StreamError::Reset
-            | StreamError::Closed => None,
-        }
+        let StreamError::Transport(error) = self else { return None };
+        error.server().map(|server| server.code.as_str())
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
@@ -28,7 +28,7 @@ use crate::cli::error::CliError;
 use crate::cli::{end_at_interrupt, print_output};
 use crate::config::server::{PostgresSourceConfig, PublicationConfig, ReconnectConfig, ServedTableConfig};
 use crate::config::{ConfigSecret, ServerConfig};
-use crate::program::{ProgramFailure, random};
+use crate::program::{ProgramFailure, now, random};
 use crate::serve::{StartMode, serve_at};
 use crate::snapshotter::feed::SubscriptionFeed;
 
@@ -268,9 +268,4 @@ async fn drop_publication(url: &str, publication: &str) -> Result<(), CliError> 
     };
     let mut connection = SqlConnection::connect(&options).await.map_err(left)?;
     connection.simple_query(&format!("DROP PUBLICATION IF EXISTS {publication}")).await.map(drop).map_err(left)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
-fn now() -> SystemTime {
-    SystemTime::now()
 }

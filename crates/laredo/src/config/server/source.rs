@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use laredo_postgres::ConnectionOptions;
+use laredo_postgres::stream::ReconnectOptions;
 
 use super::super::declaration::{
     ConfigKey, block, config_block, config_choice, config_field, group, key, optional, required,
@@ -130,12 +131,12 @@ config_block! {
         pub max_attempts: Option<u32> =
             optional("max_attempts", SettingKind::Count { min: 1, max: u32::MAX as u64 }, "no limit"),
         /// The wait after the first failure.
-        pub initial_backoff: Duration = key("initial_backoff", BACKOFF, || Duration::from_secs(1)),
+        pub initial_backoff: Duration = key("initial_backoff", BACKOFF, || ReconnectOptions::default().backoff_initial),
         /// The longest wait. No wait is longer than 10 s, so that the end of a fault is noticed.
-        pub max_backoff: Duration = key("max_backoff", BACKOFF, || Duration::from_secs(60)),
+        pub max_backoff: Duration = key("max_backoff", BACKOFF, || ReconnectOptions::default().backoff_max),
         /// The factor by which each wait is longer than the one before.
         pub backoff_multiplier: f64 =
-            key("backoff_multiplier", SettingKind::Ratio { min: 1.0, max: 100.0 }, || 2.0),
+            key("backoff_multiplier", SettingKind::Ratio { min: 1.0, max: 100.0 }, || ReconnectOptions::default().multiplier),
     }
 }
 
