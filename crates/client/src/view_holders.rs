@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn more_views_than_slots_are_just_not_told_of() {
+    fn more_views_than_slots_are_not_listed() {
         let holders = ViewHolders::new();
         let slots: Vec<_> = (0..TRIES + 1).map(|_| holders.enter(Location::caller(), 1)).collect();
         assert_eq!(slots.iter().flatten().count(), TRIES);

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_tell_what_is_left_of_a_table_that_was_never_analyzed() {
+    fn bytes_show_what_is_left_of_a_table_that_was_never_analyzed() {
         let (started_at, elapsed) = (Instant::now(), Duration::from_secs(10));
         let progress = CopyProgress { rows: 5, bytes: 100, rows_estimated: 0, bytes_estimated: 400, started_at };
         assert_eq!(progress.left_after(elapsed), Some(Duration::from_secs(30)));

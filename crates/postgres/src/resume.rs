@@ -42,7 +42,7 @@ fn copied_under(text: &str) -> Option<CopyDefinition> {
 
 /// Returns true if only transactions in the stream can have changed rows between a copy made under
 /// `before` and one made under `definition`.
-pub(crate) fn is_told(request: &TableRequest, before: &str, definition: &TableDefinition) -> bool {
+pub(crate) fn is_reported(request: &TableRequest, before: &str, definition: &TableDefinition) -> bool {
     copied_under(before).is_some_and(|CopyDefinition { key_fields, definition: before }| {
         key_fields == request.key_fields && before.differs_in_files_only(definition)
     })

@@ -124,7 +124,7 @@ impl PostgresSource {
         let end = CopyEvent::End {
             inserted,
             definition: resume::text_of(&table.request, &definition),
-            is_streamed: before.is_some_and(|before| resume::is_told(&table.request, before, &definition)),
+            is_streamed: before.is_some_and(|before| resume::is_reported(&table.request, before, &definition)),
         };
         table.record_copy(definition);
         rows.send(end).await.map_err(|_| copy::given_up())

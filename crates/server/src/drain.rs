@@ -53,7 +53,7 @@ impl TableDrain {
     pub(crate) fn guest(&self) -> ClientDrain {
         let number = self.guests.fetch_add(1, Ordering::Relaxed);
         let share = (number as f64 * GOLDEN).fract();
-        ClientDrain { farewell: self.farewell.subscribe(), share, is_told: false }
+        ClientDrain { farewell: self.farewell.subscribe(), share, is_reported: false }
     }
 
     /// Waits until the time of the remaining clients is over.
@@ -75,15 +75,15 @@ impl TableDrain {
 pub(crate) struct ClientDrain {
     farewell: watch::Receiver<Option<DrainNotice>>,
     share: f64,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl ClientDrain {
     /// Returns the notice if it is due now. It is returned once.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<DrainNotice> {
         let farewell = *self.farewell.borrow();
-        let farewell = farewell.filter(|farewell| !self.is_told && farewell.at(self.share) <= now)?;
-        self.is_told = true;
+        let farewell = farewell.filter(|farewell| !self.is_reported && farewell.at(self.share) <= now)?;
+        self.is_reported = true;
         Some(farewell)
     }
 
@@ -91,7 +91,7 @@ impl ClientDrain {
     pub(crate) async fn due(&mut self) {
         loop {
             let farewell = *self.farewell.borrow_and_update();
-            let at = farewell.filter(|_| !self.is_told).map(|farewell| farewell.at(self.share));
+            let at = farewell.filter(|_| !self.is_reported).map(|farewell| farewell.at(self.share));
             tokio::select! {
                 () = wait_until(at) => return,
                 changed = self.farewell.changed() => if changed.is_err() {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn clients_are_told_once_evenly_and_in_a_quarter_of_the_time() {
+    async fn clients_are_asked_to_leave_once_evenly_and_in_a_quarter_of_the_time() {
         let (drain, began) = (TableDrain::new(), Instant::now());
         let mut guests: Vec<ClientDrain> = (0..100).map(|_| drain.guest()).collect();
         assert!(guests.iter_mut().all(|guest| guest.take_due(began).is_none()), "nobody is asked to leave yet");

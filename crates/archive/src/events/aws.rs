@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_their_region() {
+    fn names_contain_their_region() {
         assert_eq!(region_of_arn("arn:aws:sns:eu-west-1:111122223333:events"), Some("eu-west-1"));
         assert_eq!(region_of_arn("arn:aws:iam::111122223333:role/x"), None);
         assert_eq!(region_of_arn("events"), None);

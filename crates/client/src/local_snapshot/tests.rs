@@ -159,7 +159,7 @@ fn a_file_of_another_table_or_other_filters_is_set_aside() {
 }
 
 #[test]
-fn without_a_file_there_is_nothing_to_tell() {
+fn without_a_file_there_are_no_rows() {
     let place = LocalSnapshotFolder::new();
     assert!(place.file.load(&[]).is_none());
     assert!(place.names().is_empty());

@@ -249,7 +249,7 @@ fn what_does_not_fit_is_never_seen_and_takes_what_was_not_shown_with_it() {
 }
 
 #[test]
-fn a_truncate_tells_of_every_row() {
+fn a_truncate_reports_every_row() {
     let front = ReplicaFront::new(side(3));
     let mut writer = ReplicaWriter::new(front);
     let mut changes = Vec::new();

@@ -217,7 +217,7 @@ fn a_server_that_is_behind_does_not_take_the_consumer_back() {
 }
 
 #[test]
-fn another_history_begins_anew_where_it_is() {
+fn another_history_begins_again_where_it_is() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(SyncHandshake { source: source(2), ..greeting(SyncMode::FullSnapshot, 4) });
     rig.snapshot(3, &["l"]);
@@ -262,7 +262,7 @@ fn a_restart_says_how_much_of_the_history_is_shared() {
 
 /// The database is the same, but the server says that the client's position is of another history.
 #[test]
-fn a_server_s_word_on_another_history_begins_anew_where_it_is() {
+fn a_server_that_reports_another_history_sends_all_rows_again() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     let refused = SyncHandshake { another_history: false, ..greeting(SyncMode::FullSnapshot, 3) };
     rig.open(refused);
@@ -306,7 +306,7 @@ fn the_newest_commit_that_is_known_goes_with_the_position() {
 }
 
 #[test]
-fn what_the_consumer_was_told_to_drop_is_not_gone_on_from() {
+fn rows_that_the_consumer_dropped_are_not_continued() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.open(greeting(SyncMode::FullSnapshot, 6));
     let [begin, rows, _] = snapshot(6, &["l"]);
@@ -397,7 +397,7 @@ fn the_handshake_says_of_which_database_the_stream_is() {
 }
 
 #[test]
-fn rows_of_another_definition_are_asked_for_anew() {
+fn rows_of_another_definition_are_requested_again() {
     let columns = two_columns().columns().to_vec();
     let schema = Arc::new(Schema::new(columns, KeyColumns::new([1]), Default::default()));
     let mut rig = SubscriptionRig::new(Some(ResumePoint { schema, ..point(5) }));
@@ -424,7 +424,7 @@ fn a_schema_that_came_with_a_transaction_is_that_of_the_next_stream() {
 }
 
 #[test]
-fn a_new_copy_around_the_position_and_a_broken_stream_begin_anew() {
+fn a_new_copy_around_the_position_and_a_broken_stream_begin_again() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(RowBatch { span_from: 4, ..batch(7, &["l"]) });
     assert_eq!(rig.events(), [""; 0]);
@@ -483,7 +483,7 @@ fn a_heartbeat_with_a_position_says_since_when_nothing_is_missing() {
 }
 
 #[test]
-fn it_has_ended_when_nobody_reads_the_streams() {
+fn a_subscription_ends_without_a_reader() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(batch(6, &["l"]));
     rig.inputs = mpsc::unbounded_channel().0;

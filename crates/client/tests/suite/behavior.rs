@@ -271,7 +271,7 @@ fn attack(number: usize) -> Vec<laredo_proto::replication::SyncResponse> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_told_at_once() {
+async fn refusals_are_returned_at_once() {
     let server = ScriptedServer::start(|_, _| Err(Status::not_found("no table public.t"))).await;
     let replica = server.replica().start().unwrap();
     let refused = replica.ready(LONG).await.unwrap_err();
@@ -454,9 +454,9 @@ async fn changes_of_another_definition_are_not_read_as_the_replicas_own() {
     .await;
     let replica = Replica::builder(&server.url, laredo_client::TableName::new("public", "t")).seed(1).start().unwrap();
     let mut status = replica.watch_status();
-    let is_told =
+    let is_reported =
         |s: &laredo_client::ReplicaStatus| matches!(s.last_error, Some(ReplicaError::Schema { position: Lsn(0x100) }));
-    status.wait_for(is_told).await.unwrap();
+    status.wait_for(is_reported).await.unwrap();
     until(&replica, |view| view.position() == Lsn(0x200)).await;
     assert_eq!(replica.get(1).unwrap().unwrap().get::<&str>("title").unwrap(), "b");
     let requests = server.requests.lock().unwrap().clone();
@@ -465,7 +465,7 @@ async fn changes_of_another_definition_are_not_read_as_the_replicas_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_lags_is_told() {
+async fn a_consumer_that_lags_gets_an_error() {
     let mut journal = ScriptedJournal::new(&[]);
     for id in 0..20 {
         journal.commit(vec![insert(id, &format!("n{id}"), "x")]);
@@ -497,7 +497,7 @@ async fn a_consumer_that_lags_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listeners_get_old_and_new_and_one_that_panics_harms_nobody() {
+async fn listeners_get_old_and_new_and_one_that_panics_harms_no_other() {
     let (sender, feed) = feeder(|| ScriptedJournal::new(&[row(1, &["a", "x"])]).snapshot_at(0));
     let server = ScriptedServer::start(feed).await;
     let replica = server.replica().start().unwrap();
@@ -556,7 +556,7 @@ async fn a_held_view_stops_the_stream_and_its_end_lets_it_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_ended_is_told_of_while_a_view_holds_the_replica_up() {
+async fn the_end_of_a_stream_is_reported_while_a_view_delays_the_replica() {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let receiver = Mutex::new(Some(receiver));
     let server = ScriptedServer::start(move |_, request| match receiver.lock().unwrap().take() {

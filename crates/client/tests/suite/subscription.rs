@@ -133,7 +133,7 @@ async fn a_server_that_leaves_is_followed_by_another_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_it_is_told_elsewhere() {
+async fn the_cause_of_a_wait_is_reported_elsewhere() {
     let server = ScriptedServer::start(|number, request| match number {
         0 => Err(Status::not_found("no such table")),
         _ => Ok(then_hang(history().answer(&request))),

@@ -66,7 +66,7 @@ async fn a_client_without_a_certificate_or_an_authority_that_it_trusts_gets_noth
 }
 
 #[tokio::test]
-async fn a_broken_certificate_is_told_at_the_start() {
+async fn a_broken_certificate_is_reported_at_the_start() {
     let table = TableName::new("public", "t");
     let builder = Replica::builder("https://localhost:1", table).ca_pem(ClientTestAuthority::new().issuer.pem());
     let started = builder.identity_pem("no", "no").start();
@@ -77,6 +77,6 @@ async fn a_broken_certificate_is_told_at_the_start() {
 async fn without_an_authority_of_ones_own_it_is_the_systems() {
     let started = Replica::builder("https://localhost:1", TableName::new("public", "t")).start();
     // Some test machines have no system authorities. Then the error must say so.
-    let is_told = |error: &StartError| error.to_string().to_lowercase().contains("native certs");
-    assert!(started.as_ref().map_or_else(is_told, |_| true), "{started:?}");
+    let is_reported = |error: &StartError| error.to_string().to_lowercase().contains("native certs");
+    assert!(started.as_ref().map_or_else(is_reported, |_| true), "{started:?}");
 }

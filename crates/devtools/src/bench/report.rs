@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_what_everybody_expects() {
+    fn a_line_has_the_expected_columns() {
         let pairs = [(50.0, 100.0), (90.0, 100.0), (70.0, 100.0), (60.0, 100.0), (80.0, 100.0)];
         let mut report = report(BetterDirection::More, pairs.map(|(ours, reference)| pair(ours, reference)).to_vec());
         report.more.insert("rows".to_owned(), 7.into());

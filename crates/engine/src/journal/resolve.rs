@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_commit_the_name_of_a_journal_has_to_tell_histories_apart() {
+    fn without_a_commit_the_name_of_a_journal_distinguishes_histories() {
         let delta = ResumeOutcome::Delta(Sequence(3), BY_POSITION);
         let abandoned = ResumeOutcome::AnotherHistory("source position that may be of an abandoned history");
         let beyond = ResumeOutcome::AnotherHistory("source position beyond the fork of its timeline");

@@ -138,7 +138,7 @@ fn what_is_visible_is_never_joined_with_what_is_not() {
 }
 
 #[test]
-fn bases_that_are_made_beside_a_busy_writer_show_what_they_claim() {
+fn bases_made_during_writes_show_what_they_claim() {
     const IDS: i64 = 40;
     const TRANSACTIONS: i64 = 4000;
     // The nth transaction has two entries, so a sequence determines the transactions in a base.

@@ -537,7 +537,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_journal_that_is_opened_again_and_again_tells_the_same(steps in steps()) {
+    fn a_journal_that_is_opened_again_and_again_has_the_same_rows(steps in steps()) {
         let folder = folder();
         let (mut journal, mut writer) = begin_journal(folder.path());
         let (mut rows, mut commits) = (StoredRowTexts::new(), vec![(Sequence(1000), StoredRowTexts::new())]);

@@ -245,7 +245,7 @@ fn what_a_server_that_ended_was_doing_is_cleared_up() {
 }
 
 #[test]
-fn a_disk_that_fails_is_told_of_and_the_next_attempt_counts() {
+fn a_disk_that_fails_is_reported_and_the_next_attempt_counts() {
     let folder = folder();
     let (journal, mut writer) = some_journal();
     let place = folder.path().join("place");

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_goes_on_from_what_was_told() {
+    async fn the_time_continues_from_the_last_one_received() {
         let clock = SourceClock::default();
         assert_eq!(clock.now(CommitTime(7)), CommitTime(7), "nothing was told");
         let (asked, second) = (Instant::now(), Duration::from_secs(1));

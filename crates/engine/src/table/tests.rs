@@ -228,7 +228,7 @@ fn an_insert_without_a_large_value_is_copied() {
 }
 
 #[test]
-fn a_column_that_goes_is_told_by_all_rows_and_one_that_comes_is_not() {
+fn a_column_that_goes_changes_all_rows_and_one_that_comes_changes_none() {
     type ColumnTypePairs = &'static [(&'static str, u32)];
     let text = ("body", 25);
     let cases: [(&str, ColumnTypePairs, &[EntryAction]); 4] = [
@@ -471,7 +471,7 @@ fn resolve(journal: &Journal, position: u64) -> crate::journal::ResumeOutcome {
 }
 
 #[test]
-fn what_the_stream_explains_is_told_transaction_by_transaction() {
+fn explained_differences_are_journaled_transaction_by_transaction() {
     let (table, journal, at) = copied_meanwhile(&[row(1, b"one"), row(2, b"2")], true, false);
     assert_eq!(published_actions(&journal, at), [EntryAction::Insert, EntryAction::Delete, EntryAction::Update]);
     for (position, left) in [(11, 3), (12, 2), (13, 1), (14, 0), (16, 0), (20, 0)] {
@@ -545,7 +545,7 @@ fn more_than_the_journal_holds_is_one_transaction() {
 }
 
 #[test]
-fn what_differs_comes_behind_all_that_was_told() {
+fn differences_come_after_everything_that_was_journaled() {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"before")]);
     // The stream passes a change that is not announced. The change is noticed later.

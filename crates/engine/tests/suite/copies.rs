@@ -211,7 +211,7 @@ async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_copies_every_table_anew_also_one_that_had_failed() {
+async fn a_reset_copies_every_table_again_even_a_failed_one() {
     let database = SimDatabase::new(2);
     database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
     let running = start(&database, tables(2)).await;
@@ -270,7 +270,7 @@ async fn where_no_table_can_be_followed_nothing_is_kept_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_one_table_is_told_and_stops_no_other() {
+async fn a_panic_in_one_table_is_reported_and_stops_no_other() {
     let database = SimDatabase::new(2);
     let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let clock = armed.clone();

@@ -124,7 +124,7 @@ async fn a_filter_shows_what_matches_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dropped_and_renamed_columns_are_so_for_everybody() {
+async fn dropped_and_renamed_columns_are_so_for_all_readers() {
     let rename = Transform::RenameFields(vec![("id".to_owned(), "key".to_owned())]);
     let drop = Transform::DropFields(vec!["body".to_owned()]);
     let pipeline = PipelineOptions { filters: Vec::new(), transforms: vec![rename, drop] };

@@ -119,7 +119,7 @@ async fn a_definition_that_changed_meanwhile_ends_in_a_copy_of_what_differs() {
 /// A definition that the source announces replaces the one of the copy. It applies only once the
 /// stream has reached the position where it is valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_the_source_tells_is_the_one_that_counts_once_the_stream_is_there() {
+async fn a_definition_from_the_stream_replaces_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(1);
     let tables = || vec![kept("t0", folder.path())];

@@ -140,7 +140,7 @@ async fn no_snapshot_is_restored_between_a_fork_and_its_copy() {
 /// If the source has discarded the changes, the engine copies the table. Until then it serves the
 /// rows of a snapshot only if the options ask for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_snapshot_is_served_on_request_until_the_copy_tells_what_differs() {
+async fn an_older_snapshot_is_served_on_request_until_the_copy_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(1);
     commit(&database, 0, 1, "stays");

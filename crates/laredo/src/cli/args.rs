@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn verify_heals_and_hides_values_unless_it_is_told_otherwise() {
+    fn verify_heals_and_hides_values_by_default() {
         let Ok(LaredoCommand::Verify(args)) = parse("laredo verify public.t") else { panic!("no verify") };
         assert_eq!((args.no_heal, args.values, args.clients, args.rate), (false, false, false, None));
         let line = "laredo verify public.t --no-heal --values --clients --rate 20 --json";

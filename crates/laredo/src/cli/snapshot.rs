@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_is_told_to_people_and_programs() {
+    fn a_snapshot_has_a_text_and_a_json_form() {
         let kind = Some(prost_types::value::Kind::StringValue("deploy 7".to_owned()));
         let meta = [("why".to_owned(), prost_types::Value { kind })];
         let info = SnapshotInfo {

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_told_once_and_so_is_a_connection() {
+    fn an_error_is_printed_once_and_so_is_a_connection() {
         let (mut error, mut connects) = (None, 1);
         let mut lines = |status: &ReplicaStatus| news(status, &mut error, &mut connects);
         let mut status = ReplicaStatus::default();

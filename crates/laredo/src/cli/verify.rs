@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_told_in_words_and_in_json() {
+    fn a_result_has_a_text_and_a_json_form() {
         let name = TableName::new("public", "t");
         let equal = VerifyResult { rows: 1000, bytes: 2048, position: "0/10".to_owned(), ..VerifyResult::default() };
         let text = "public.t is equal to the database's: 1,000 rows, 2.0 KiB, at 0/10\n";

@@ -52,7 +52,7 @@ impl SchemaChecker<'_> {
             }
             SettingKind::Block(block) => self.block(node, block, path),
             SettingKind::Tagged(tagged) => self.tagged(node, tagged, path),
-            SettingKind::Beside { tag, variants } => self.beside(node, tag, variants, path, parent),
+            SettingKind::SiblingTagged { tag, variants } => self.sibling_tagged(node, tag, variants, path, parent),
             SettingKind::Map(kind) => match node.object() {
                 Some(entries) => {
                     for (name, entry) in entries {
@@ -153,7 +153,14 @@ impl SchemaChecker<'_> {
         }
     }
 
-    fn beside(&mut self, node: &ConfigNode, tag: &str, variants: &[BlockVariant], path: &KeyPath, parent: &ConfigNode) {
+    fn sibling_tagged(
+        &mut self,
+        node: &ConfigNode,
+        tag: &str,
+        variants: &[BlockVariant],
+        path: &KeyPath,
+        parent: &ConfigNode,
+    ) {
         let chosen = parent.object().and_then(|fields| fields.get(tag));
         let word = chosen.and_then(ConfigNode::scalar).map(|s| s.raw.as_str());
         match variants.iter().find(|variant| Some(variant.words[0]) == word) {

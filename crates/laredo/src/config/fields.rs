@@ -64,7 +64,7 @@ impl<'a> BlockFields<'a> {
         let (node, kind) = self.get(name);
         let block = match kind {
             SettingKind::Block(block) => block,
-            SettingKind::Beside { tag, variants } => {
+            SettingKind::SiblingTagged { tag, variants } => {
                 let word = self.get(tag).0.and_then(ConfigNode::scalar).map(|scalar| scalar.raw.as_str());
                 variants.iter().find(|variant| Some(variant.words[0]) == word).unwrap_or(&variants[0]).block
             }

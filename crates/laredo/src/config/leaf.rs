@@ -90,7 +90,7 @@ impl LeafValue {
             | SettingKind::Map(_)
             | SettingKind::List(_)
             | SettingKind::Tagged(_)
-            | SettingKind::Beside { .. }
+            | SettingKind::SiblingTagged { .. }
             | SettingKind::Refused(_) => None,
         }
     }
@@ -209,7 +209,7 @@ pub(crate) fn expected(kind: &SettingKind) -> String {
         SettingKind::Rate { min, .. } => format!("a rate such as 20MiB/s, at least {}", show_rate(*min)),
         SettingKind::Choice(words) => one_of(words.iter().map(|spellings| spellings[0])),
         SettingKind::Scalar => "a string, a number, true, false or null".to_owned(),
-        SettingKind::Block(_) | SettingKind::Map(_) | SettingKind::Tagged(_) | SettingKind::Beside { .. } => {
+        SettingKind::Block(_) | SettingKind::Map(_) | SettingKind::Tagged(_) | SettingKind::SiblingTagged { .. } => {
             "a block { … }".to_owned()
         }
         SettingKind::List(_) => "a list [ … ]".to_owned(),

@@ -39,7 +39,7 @@ impl ReferenceTable {
                 self.add_variants(tagged.variants, prefix);
             }
             SettingKind::Tagged(tagged) => self.add_block(tagged.variants[0].block, prefix),
-            SettingKind::Beside { variants, .. } => {
+            SettingKind::SiblingTagged { variants, .. } => {
                 for variant in *variants {
                     let condition = format!("With {}: ", code(variant.words[0]));
                     variant.block.own_keys().into_iter().for_each(|key| self.add_key(key, prefix, &condition));
@@ -73,7 +73,7 @@ impl ReferenceTable {
             SettingKind::Refused(_) => return,
             // A block that may be missing has a meaning of its own.
             SettingKind::Block(_) if key.default_text.is_empty() => None,
-            SettingKind::Beside { .. } => None,
+            SettingKind::SiblingTagged { .. } => None,
             SettingKind::Map(inner) | SettingKind::List(inner) if self.has_own_tables && !inner.blocks().is_empty() => {
                 return;
             }
@@ -90,7 +90,7 @@ impl ReferenceTable {
             };
             self.row(&name, &value, &default, &format!("{condition}{}", key.doc.trim()));
         }
-        if matches!(key.kind, SettingKind::Block(_) | SettingKind::Beside { .. }) {
+        if matches!(key.kind, SettingKind::Block(_) | SettingKind::SiblingTagged { .. }) {
             self.add(&key.kind, &format!("{name}."));
         }
     }

@@ -111,7 +111,7 @@ pub(crate) enum SettingKind {
     /// A block whose other keys depend on the word under `tag`.
     Tagged(&'static VariantSchema),
     /// A block whose keys depend on the word under another key of the same block.
-    Beside {
+    SiblingTagged {
         tag: &'static str,
         variants: &'static [BlockVariant],
     },
@@ -180,7 +180,7 @@ impl SettingKind {
     pub(crate) fn blocks(&self) -> Vec<&'static BlockSchema> {
         match self {
             SettingKind::Block(block) => vec![*block],
-            SettingKind::Tagged(VariantSchema { variants, .. }) | SettingKind::Beside { variants, .. } => {
+            SettingKind::Tagged(VariantSchema { variants, .. }) | SettingKind::SiblingTagged { variants, .. } => {
                 variants.iter().map(|variant| variant.block).collect()
             }
             _ => Vec::new(),

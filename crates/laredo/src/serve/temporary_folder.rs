@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_from_a_disk() {
+    fn memory_is_distinguished_from_a_disk() {
         assert!(is_memory(Path::new("/dev/shm")));
         assert!(!is_memory(Path::new(env!("CARGO_MANIFEST_DIR"))));
         assert!(!is_memory(Path::new("/no/such/folder")));

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context;
 use laredo_archive::{
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::aws::AwsProfiles;
 use super::feed::{SubscriptionFeed, resume_point};
 use crate::config::snapshotter::ArchivedTableConfig;
-use crate::program::{random, wait_for_flag};
+use crate::program::{now, random, wait_for_flag};
 
 /// The maximum size, in bytes, of the part of the stream that waits for the writer. Little is
 /// enough, because the writer keeps up with the server. The memory is needed for the table.
@@ -185,17 +184,12 @@ async fn destinations(
     Ok((destinations, staging.unwrap_or_else(|| std::env::temp_dir().join("laredo-snapshotter"))))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the program's edge: here the clock is handed in")]
-fn now() -> SystemTime {
-    SystemTime::now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_ends_by_itself_has_ended_before_anybody_stops_it() {
+    async fn work_that_ends_by_itself_has_ended_before_a_stop() {
         let (stop, stopped) = watch::channel(false);
         assert_eq!(until_stopped(stopped.clone(), async |_| "taken over").await, "taken over");
         let flushing = async |stopping: CancellationToken| {

@@ -108,7 +108,7 @@ fn tail_ends_quietly_when_its_reader_does() {
 }
 
 #[test]
-fn tail_tells_of_a_lost_connection_and_goes_on() {
+fn tail_reports_a_lost_connection_and_continues() {
     let server = SingleTableServer::start();
     let mut command = laredo(&["tail", "public.t", "--server", &server.url]);
     command.stdout(Stdio::piped());
@@ -130,7 +130,7 @@ fn tail_tells_of_a_lost_connection_and_goes_on() {
 }
 
 #[test]
-fn tail_is_colored_on_a_terminal_unless_told_otherwise() {
+fn tail_is_colored_on_a_terminal_by_default() {
     let colored = on_a_terminal(&[], None);
     assert!(colored.contains("\x1b[32mINSERT\x1b[0m") && colored.contains(" name=\"b\""), "{colored:?}");
     let plain = on_a_terminal(&[], Some("1"));
@@ -161,7 +161,7 @@ fn on_a_terminal(args: &[&str], no_color: Option<&str>) -> String {
 }
 
 #[test]
-fn what_goes_wrong_is_told_with_what_to_do() {
+fn an_error_says_what_to_do() {
     let server = SingleTableServer::start();
     let url = server.url.as_str();
     // The port is bound, so that no other process can take it, and nothing listens on it.
@@ -214,7 +214,7 @@ fn a_server_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn fanout_tells_people_and_programs() {
+fn fanout_has_a_text_and_a_json_form() {
     let server = SingleTableServer::start();
     let (code, text, _) = run(&["fanout", "clients", "public.t", "--server", &server.url]);
     assert_eq!(code, Some(0));
@@ -255,7 +255,7 @@ fn status_says_whether_the_server_is_ready() {
 }
 
 #[test]
-fn a_status_that_nobody_reads_still_has_its_exit_code() {
+fn a_status_without_a_reader_still_has_its_exit_code() {
     for (line, ready, expected) in [("200 OK", true, 0), ("503 Service Unavailable", false, 1)] {
         let url = answering(line, &json!({ "ready": ready, "tables": [] }).to_string());
         let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -58,7 +58,7 @@ impl ProgramUnderTest {
 }
 
 #[test]
-fn they_tell_their_version_and_how_they_are_used() {
+fn programs_print_their_version_and_usage() {
     for program in &PROGRAMS {
         let version = format!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"));
         assert_eq!(program.run("", &["version"]), (Some(0), version.clone(), String::new()));

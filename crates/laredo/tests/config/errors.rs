@@ -359,7 +359,7 @@ fn syntax_errors_have_a_place() {
 }
 
 #[test]
-fn includes_that_go_wrong_are_told_where_they_stand() {
+fn problems_of_includes_name_their_line() {
     let folder = ConfigFolder::new(&[("laredo.conf", MINIMAL)]);
     let include = |statement: &str| {
         folder.write("laredo.conf", format!("{MINIMAL}\n{statement}").as_bytes());
@@ -395,7 +395,7 @@ fn includes_that_go_wrong_are_told_where_they_stand() {
 
 /// Each step of such a chain doubles the text to read, so sixteen steps would take too long.
 #[test]
-fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
+fn files_with_two_includes_each_are_given_up_soon_and_reported_once() {
     let twice = |file: &str| format!("include \"{file}.conf\"\ninclude \"{file}.conf\"\n");
     let folder = ConfigFolder::new(&[("laredo.conf", &format!("{MINIMAL}{}", twice("round")))]);
     folder.write("round.conf", twice("round").as_bytes());
@@ -415,7 +415,7 @@ fn files_with_two_includes_each_are_given_up_soon_and_told_once() {
 }
 
 #[test]
-fn everything_is_told_at_once_file_by_file() {
+fn all_problems_are_reported_at_once_file_by_file() {
     let folder = ConfigFolder::new(&[
         ("conf.d/1.conf", "sources.pg { type = pg, conection = x }\ngrpc.port = -1"),
         ("conf.d/2.conf", "health.http_prt = 1\ntables = [{ source = p, schema = s, table = t, targets = [{}] }]"),

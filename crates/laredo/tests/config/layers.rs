@@ -215,7 +215,7 @@ fn errors_of_variables_and_settings_name_them() {
 }
 
 #[test]
-fn an_item_of_a_list_that_an_argument_sets_is_told_where_the_argument_is() {
+fn a_problem_of_a_list_item_names_the_argument_that_set_it() {
     let folder =
         ConfigFolder::new(&[("laredo.conf", &format!("{MINIMAL}\ngrpc.allowed_origins = [\"https://a.example\"]"))]);
     let loader = folder.loader().file(folder.path("laredo.conf")).set("grpc.allowed_origins=[nowhere]");

@@ -102,7 +102,7 @@ fn nothing_points_outside_of_the_project() {
 }
 
 #[test]
-fn the_link_checker_tells_dead_links_from_live_ones() {
+fn the_link_checker_finds_dead_links_only() {
     let text = "# One, `two` & 3_x\n# One, `two` & 3_x\n[a](Cargo.toml) [b](#one-two--3_x) [c](#one-two--3_x-1)\n\
                 [d](https://x.org/y#z) `[no](link)` [e](crates/laredo \"title\")\n```\n[no](link)\n# no\n```\n\
                 [dead](nothing.md) [dead](#no) ![dead](<no space.png>)\n[ref]: missing/file\n";

@@ -60,6 +60,36 @@ fn comments_and_documents_are_plain() {
 }
 
 #[test]
+fn functions_have_plain_names() {
+    let unusual = Regex::new(UNUSUAL).unwrap();
+    let mut wrong = Vec::new();
+    for path in files() {
+        let Some(text) = read(&path).filter(|_| path.extension().is_some_and(|extension| extension == "rs")) else {
+            continue;
+        };
+        let names = function_names(&text).into_iter().filter(|name| unusual.is_match(&name.replace('_', " ")));
+        wrong.extend(names.map(|name| format!("{}: {name}", path.display())));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} names have words for which a more usual one exists:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn function_names(code: &str) -> Vec<String> {
+    let function = Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))? )?(?:const )?(?:async )?fn ([a-z0-9_]+)").unwrap();
+    function.captures_iter(code).map(|found| found[1].to_owned()).collect()
+}
+
+#[test]
+fn names_of_functions_are_found() {
+    let code = "fn a_b() {}\n    async fn c(x: fn(u8)) {}\npub(crate) const fn d<T>() {}\n// fn e() {}\n";
+    assert_eq!(function_names(code), ["a_b", "c", "d"]);
+}
+
+#[test]
 fn what_is_not_plain_is_found() {
     let unusual = Regex::new(UNUSUAL).unwrap();
     let wrong = |lines: Vec<ProseLine<'_>>| {

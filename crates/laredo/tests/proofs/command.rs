@@ -20,7 +20,7 @@ pub(super) fn answer(arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tail_status_and_fanout_tell_of_a_real_server() {
+async fn tail_status_and_fanout_show_a_real_server() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')").unwrap();
     let server = ServerProcessConfig::new(cluster.url("postgres"), [TableName::new("public", "t")]).start().await;
@@ -90,8 +90,8 @@ async fn a_server_takes_orders() {
     eventually(PATIENCE, async || rows().await == Some(2)).await.unwrap();
 
     let source = async || oam(&["source", "db"]);
-    let is_told = async || source().await.contains("reserved");
-    eventually(PATIENCE, is_told).await.expect("how the slot stands is told");
+    let is_reported = async || source().await.contains("reserved");
+    eventually(PATIENCE, is_reported).await.expect("how the slot stands is told");
 
     let copies = async || server.metric("laredo_copies_total", &table).await;
     assert_eq!(copies().await, Some(1));

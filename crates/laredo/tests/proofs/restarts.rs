@@ -142,7 +142,7 @@ impl DurableTable {
 
 /// The definition changes while the server is down, in ways that the stream does not report.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
+async fn a_definition_that_changed_meanwhile_sends_only_the_difference() {
     let mut served = DurableTable::start("laredo_kept").await;
     served.kill().await;
     let change = "ALTER TYPE temper RENAME VALUE 'fine' TO 'well';
@@ -154,7 +154,7 @@ async fn a_definition_that_changed_meanwhile_is_told_by_what_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lost_slot_did_not_keep_is_told_by_what_differs() {
+async fn a_lost_slot_sends_only_the_difference() {
     let mut served = DurableTable::start("laredo_lost").await;
     served.kill().await;
     let drop = "SELECT pg_drop_replication_slot('laredo_lost')";

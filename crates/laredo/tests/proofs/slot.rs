@@ -30,7 +30,7 @@ fn write_wal(cluster: &Cluster) {
 }
 
 /// Checks that the server logs an error about the slot, and that no client loads the table again.
-fn is_told(served: &DurableTable) {
+fn is_reported(served: &DurableTable) {
     let log = served.server.process.output();
     let is_loud =
         |line: &String| line.contains("ERROR") && line.contains("replication slot laredo_tight was invalidated");
@@ -40,7 +40,7 @@ fn is_told(served: &DurableTable) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_told_by_what_differs() {
+async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_clients_get_the_difference() {
     let served = DurableTable::start_on(tight(), "laredo_tight").await;
     let source = async || served.server.health().await.1["sources"][0].clone();
     let stands = async || {
@@ -62,11 +62,11 @@ async fn a_slot_that_is_invalidated_while_the_server_runs_is_made_again_and_told
     answer(&["resume", "--oam", &oam]);
     served.is_copied(2).await;
     served.clients_have_everything(-2).await;
-    is_told(&served);
+    is_reported(&served);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_was_invalidated_meanwhile_is_told_by_what_differs_and_said() {
+async fn a_slot_that_was_invalidated_meanwhile_is_reported_and_clients_get_the_difference() {
     let mut served = DurableTable::start_on(tight(), "laredo_tight").await;
     served.kill().await;
     served.cluster.psql("DELETE FROM kept WHERE n % 100 = 7; UPDATE kept SET amount = 0 WHERE n = 8").unwrap();
@@ -77,7 +77,7 @@ async fn a_slot_that_was_invalidated_meanwhile_is_told_by_what_differs_and_said(
     eventually(PATIENCE, is_lost).await.unwrap();
     served.comes_back_with_a_copy().await;
     assert_eq!(served.server.source_metric("laredo_slot_losses_total").await, Some(1));
-    is_told(&served);
+    is_reported(&served);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +139,7 @@ async fn a_reset_that_meets_a_deadlock_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_is_refused_unconfirmed_and_where_the_publication_is_somebody_elses() {
+async fn a_reset_is_refused_unconfirmed_and_for_the_publication_of_another_owner() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION theirs FOR TABLE t").unwrap();
     let mut config =

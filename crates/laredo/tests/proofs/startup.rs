@@ -106,7 +106,7 @@ async fn all_that_is_wrong_is_said_at_once_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn a_server_with_a_client_drains_until_it_is_told_again() {
+async fn a_server_with_a_client_drains_until_the_second_signal() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
     let table = TableName::new("public", "t");

@@ -186,7 +186,7 @@ async fn who_keeps_the_state_has_what_the_database_has_and_all_rows_came_once() 
 /// A consumer finds that the changes do not fit, and a server has another history than the saved
 /// one. In both cases all rows are sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_gone_on_from_comes_anew() {
+async fn a_position_that_cannot_be_continued_gets_all_rows_again() {
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();
     let table = &TABLES[0];
@@ -213,12 +213,12 @@ async fn state(
     rows: usize,
 ) -> (Arc<laredo_client::Schema>, Lsn, Option<SourceIdentity>) {
     let coming = async {
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             match subscription.next().await {
-                SubscriptionEvent::Restart { .. } => is_told = true,
+                SubscriptionEvent::Restart { .. } => is_reported = true,
                 SubscriptionEvent::State { table, position, source } => {
-                    assert!(is_told && table.len() == rows, "{} rows, is_told: {is_told}", table.len());
+                    assert!(is_reported && table.len() == rows, "{} rows, is_reported: {is_reported}", table.len());
                     return (table.schema().clone(), position, source);
                 }
                 SubscriptionEvent::Current { .. } => {}

@@ -79,7 +79,7 @@ fn laredo(server: &ServerProcess, arguments: &[&str]) -> (i32, String) {
 /// Each fault ends the copies of one table, and passes after a while. The catalog shows none of
 /// them as a change of the table.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_by_itself_needs_nobody() {
+async fn a_passing_fault_heals_without_an_operator() {
     let (cluster, sql, [a, b]) = two_tables().await;
     let server = config(&cluster, &[a.clone(), b.clone()]).start().await;
     let (follows_a, follows_b) = (replica(&server, &a), replica(&server, &b));

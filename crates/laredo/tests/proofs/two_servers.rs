@@ -156,8 +156,8 @@ async fn clients_of_a_server_that_has_noticed_nothing_are_sent_all_rows_by_one_t
         assert_eq!(ids, expected, "{who}");
     }
     let metrics = new.metrics().await;
-    let is_told = |line: &str| line.contains("laredo_snapshots_total") && line.contains("definition differs");
-    assert!(metrics.lines().any(is_told), "{metrics}");
+    let is_reported = |line: &str| line.contains("laredo_snapshots_total") && line.contains("definition differs");
+    assert!(metrics.lines().any(is_reported), "{metrics}");
     drop(running);
     new.has_archive(&name, &archive("running").join("p"));
 }

@@ -188,7 +188,7 @@ async fn a_client_that_went_wrong_is_found_named_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_stands_still_does_not_answer_and_holds_nobody_up() {
+async fn a_client_that_stands_still_does_not_answer_and_delays_no_other() {
     let setting = QuietServer::start().await;
     let replica = setting.replica("running").await;
     let (tail, client_id) = setting.tail().await;

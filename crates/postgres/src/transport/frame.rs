@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_what_is_buffered() {
+    async fn buffered_bytes_are_counted() {
         let bytes = [frame(b'a', b"x"), frame(b'b', b"y"), b"c".to_vec()].concat();
         let mut reader = BackendFrameReader::new(bytes.as_slice());
         reader.next().await.unwrap();

@@ -120,7 +120,7 @@ impl SqlConnection {
     pub(crate) async fn close(mut self, options: &ConnectionOptions) {
         let mut terminate = BytesMut::new();
         frontend::terminate(&mut terminate);
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             if self.busy {
                 let canceled = open::cancel(options, self.cancel_key);
@@ -131,7 +131,7 @@ impl SqlConnection {
                 }
             }
             let ended = async {
-                if !std::mem::replace(&mut is_told, true) {
+                if !std::mem::replace(&mut is_reported, true) {
                     let writer = self.frames.get_mut();
                     if writer.write_all(&terminate).await.is_err() || writer.flush().await.is_err() {
                         return;

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_in_each_protocols_words() {
+    fn an_end_has_each_protocols_form() {
         let well = Status::ok("");
         let ill = Status::unavailable("the server is stöpping\n");
         let web = |status| last_frame(TranslatedProtocol::GrpcWeb(BodyEncoding::Binary), status);

@@ -142,7 +142,7 @@ async fn a_table_without_a_checksum_cannot_be_compared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_that_is_given_up_asks_nobody_any_more_and_rounds_take_turns() {
+async fn a_round_that_is_given_up_asks_no_client_any_more_and_rounds_take_turns() {
     let roster = roster();
     let (stays, leaves) = (binary(&roster, "stays"), binary(&roster, "leaves"));
     let round = begin(&roster).await;

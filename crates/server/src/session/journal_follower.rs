@@ -224,7 +224,7 @@ impl<'a> JournalFollower<'a> {
         if self.greeting.is_binary() || !begun.is_known() || begun == self.definition {
             return Ok(());
         }
-        if let Some(reached) = self.walk.as_ref().and_then(ViewCursor::reached).filter(|reached| !reached.is_told) {
+        if let Some(reached) = self.walk.as_ref().and_then(ViewCursor::reached).filter(|reached| !reached.is_reported) {
             // A client that was sent nothing of the transaction must at least know that it is past
             // it.
             let TransactionEnd { sequence, position, committed_at, .. } = reached;
@@ -255,7 +255,7 @@ impl<'a> JournalFollower<'a> {
             }
             self.outlet.send(bytes).await?;
             if let Some(reached) = self.walk.as_ref().and_then(ViewCursor::reached)
-                && reached.is_told
+                && reached.is_reported
             {
                 self.told = Some((reached.sequence, reached.position));
             }
@@ -297,7 +297,7 @@ impl<'a> JournalFollower<'a> {
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
         let check = if self.has_exactly(head) { self.greeting.membership.take_check(head) } else { None };
         let heartbeat = self.greeting.asking_heartbeat(at, Some(head), check);
-        let unsent = unknown.filter(|reached| !reached.is_told);
+        let unsent = unknown.filter(|reached| !reached.is_reported);
         let position = self.sent_position(head);
         let definition = self.news_of_definition(position);
         let message: Bytes = joined(|out| {

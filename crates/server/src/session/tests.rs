@@ -175,7 +175,7 @@ async fn a_heartbeat_comes_when_nothing_else_did_for_its_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_is_told_at_once_and_then_ten_times_a_second_at_most() {
+async fn progress_is_reported_at_once_and_then_ten_times_a_second_at_most() {
     let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
@@ -239,7 +239,7 @@ async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
+async fn a_client_that_is_cut_leaves_its_seat_even_if_it_is_not_polled() {
     let quiet = IdleServer::with(
         |_| {},
         |served| {
@@ -262,7 +262,7 @@ async fn a_client_that_is_cut_leaves_its_seat_though_nobody_polls_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_of_a_replaced_journal_keeps_nothing_though_nobody_polls_it() {
+async fn a_client_of_a_replaced_journal_keeps_nothing_even_if_it_is_not_polled() {
     for encoding in [RowEncoding::Struct, RowEncoding::PostgresBinary] {
         let quiet = IdleServer::new().await;
         quiet.rows(0..3).await;
@@ -318,7 +318,7 @@ async fn a_snapshot_that_is_read_too_slowly_does_not_keep_the_journal_beyond_twi
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_reads_batches_is_told_that_they_reach_the_head() {
+async fn readers_of_batches_see_that_they_reach_the_head() {
     let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
@@ -339,7 +339,7 @@ async fn who_reads_batches_is_told_that_they_reach_the_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_never_sees_the_end_of_the_changes_is_told_how_far_it_is() {
+async fn readers_that_never_see_the_end_of_the_changes_get_their_position() {
     let quiet = IdleServer::new().await;
     let mut stream = quiet.stream(RowEncoding::PostgresBinary);
     pull(&mut stream).await;
@@ -541,7 +541,7 @@ async fn who_asks_gets_the_checksum_of_what_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_else_gets_one() {
+async fn no_other_client_gets_one() {
     let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let accept = vec![RowEncoding::PostgresBinary.into()];

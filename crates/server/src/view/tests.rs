@@ -95,7 +95,7 @@ fn structs(mut bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn structs_tell_of_the_new_columns_in_their_place() {
+fn structs_show_the_new_columns_in_their_place() {
     let (journal, mut writer) = journal();
     write(&mut writer);
     let all = structs(&walk(&journal, RowEncoding::Struct, None, 100));

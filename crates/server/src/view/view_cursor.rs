@@ -41,7 +41,7 @@ pub(crate) struct TransactionEnd {
     pub(crate) committed_at: CommitTime,
     pub(crate) xid: Xid,
     /// True if the client was notified of the end.
-    pub(crate) is_told: bool,
+    pub(crate) is_reported: bool,
 }
 
 impl TransactionEnd {
@@ -167,7 +167,7 @@ impl ViewCursor {
             position: header.position,
             committed_at: header.committed_at,
             xid: header.xid,
-            is_told: self.is_open,
+            is_reported: self.is_open,
         };
         // Inside a snapshot, no entry carries a position before the snapshot's end.
         let bytes = match self.is_open && !projected.carries_end && self.mode != EntryMode::Snapshot {

@@ -32,7 +32,7 @@ async fn status(server: &SimServer) -> GetStatusResponse {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_tells_what_there_is_and_what_it_does() {
+async fn status_shows_sources_tables_and_their_states() {
     let (database, server) = two_tables().await;
     let end = database.commit(0, vec![Insert(3, "c".to_owned())]);
     let there = async || status(&server).await.sources[0].current_position == end.to_string();
@@ -138,7 +138,7 @@ async fn one_table_is_drained_and_its_neighbor_is_served_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn states_are_told_as_they_change() {
+async fn states_are_sent_as_they_change() {
     let (_database, mut server) = two_tables().await;
     let mut client = oam(&server).await;
     let request = WatchStatusRequest { tables: vec!["public.t1".to_owned()], ..Default::default() };
@@ -168,7 +168,7 @@ async fn states_are_told_as_they_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_told_as_they_change_with_their_transaction() {
+async fn rows_are_sent_as_they_change_with_their_transaction() {
     let (database, server) = two_tables().await;
     let mut client = oam(&server).await;
     let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();
@@ -204,7 +204,7 @@ async fn rows_are_told_as_they_change_with_their_transaction() {
 /// The server keeps nothing extra for a watcher that does not read, only the entries of the
 /// journal.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_who_falls_behind_what_the_journal_keeps_is_cut_and_told() {
+async fn a_watcher_that_falls_behind_the_journal_is_cut_with_a_reason() {
     let database = SimDatabase::new(1);
     let mut table = laredo_testkit::sim_table(TABLE);
     table.journal.entries_max = 100;
@@ -252,7 +252,7 @@ fn retention(wal_status: WalStatus) -> WalRetention {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_slot_keeps_is_told_everywhere_and_decides_nothing() {
+async fn the_wal_that_the_slot_keeps_is_shown_everywhere_and_decides_nothing() {
     let (database, server) = two_tables().await;
     let mut client = oam(&server).await;
     let mut changes = client.watch_status(WatchStatusRequest::default()).await.unwrap().into_inner();

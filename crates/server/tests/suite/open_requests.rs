@@ -239,7 +239,7 @@ async fn what_is_no_acknowledgement_ends_the_stream() {
 /// A client that sends acknowledgements without a pause still gets every change, and so do the
 /// others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_acknowledgements_holds_nobody_up() {
+async fn a_flood_of_acknowledgements_delays_no_other_client() {
     let (database, server) = serve(|_| {}).await;
     let flood = Bytes::from(acknowledgement().repeat(1000));
     let first = Bytes::from(start(&request(RowEncoding::Struct)));

@@ -148,11 +148,11 @@ async fn damaged_requests_are_answered_and_never_harm() {
         match answered.unwrap_or_else(|_| panic!("seed {seed} is never answered")) {
             None => served += 1,
             Some(status) => {
-                let is_told = matches!(
+                let is_reported = matches!(
                     status.code(),
                     Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::FailedPrecondition
                 );
-                assert!(is_told, "seed {seed}: {status:?}");
+                assert!(is_reported, "seed {seed}: {status:?}");
                 refused += 1;
             }
         }

@@ -102,7 +102,7 @@ async fn a_table_that_cannot_be_copied_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_and_metrics_tell_who_is_there() {
+async fn status_and_metrics_show_the_connected_clients() {
     let database = table(10).await;
     let server = serve(&database, "a").await;
     let mut stream = server.sync(request(RowEncoding::PostgresBinary)).await;
@@ -177,7 +177,7 @@ async fn a_live_client_that_stops_reading_is_cut_and_goes_on_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_client_may_slow_the_source_down_and_nobody_is_cut() {
+async fn a_slow_client_may_slow_the_source_down_and_no_client_is_cut() {
     let database = table(10).await;
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::SlowDown };
     let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;
@@ -261,7 +261,7 @@ async fn a_server_that_drains_serves_clients_of_ours_on_and_begins_no_new_stream
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_stays_is_told_when_the_grace_is_over() {
+async fn a_client_that_stays_is_cut_when_the_grace_is_over() {
     let database = SimDatabase::new(1);
     let mut server = serve_with(&database, "a", 1, |options| options.waits.drain = Duration::from_millis(100)).await;
     server.ready().await;

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_pass_and_what_is_not_there_are_told_apart() {
+    async fn passing_errors_and_missing_objects_are_distinguished() {
         let no_key = judged(404, "<Error><Code>NoSuchKey</Code></Error>", None, S3Operation::Read).await;
         assert!(matches!(no_key, DestinationError::Missing { .. }), "{no_key:?}");
         for code in ["ConditionalRequestConflict", "NoSuchUpload", "ExpiredToken", "RequestTimeout"] {

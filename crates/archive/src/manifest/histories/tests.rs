@@ -290,7 +290,7 @@ fn a_position_of_both_histories_is_the_newest_ones() {
 }
 
 #[test]
-fn epochs_that_say_no_history_are_told_apart_by_their_positions() {
+fn epochs_without_a_history_are_distinguished_by_their_positions() {
     let bases = |ends: &[u64]| {
         let artifacts: Vec<_> =
             ends.iter().zip(1..).map(|(to, epoch)| artifact(ArtifactKind::Snapshot, epoch, None, *to)).collect();

@@ -17,7 +17,7 @@ const LARGE: usize = (40 << 20) + 12_345;
 pub(crate) async fn keeps_to_the_contract(place: DestinationOpener<'_>) {
     an_artifact_is_created_and_never_overwritten(place).await;
     a_large_artifact_is_as_good(place).await;
-    a_manifest_is_replaced_by_whoever_knows_the_last_one(place).await;
+    a_manifest_is_replaced_only_by_a_writer_that_knows_the_last_one(place).await;
     what_is_there_is_listed_and_deleted(place).await;
 }
 
@@ -104,7 +104,7 @@ async fn a_large_artifact_is_as_good(place: DestinationOpener<'_>) {
     assert_eq!(listed.iter().map(|one| one.size_bytes).collect::<Vec<_>>(), [LARGE as u64]);
 }
 
-async fn a_manifest_is_replaced_by_whoever_knows_the_last_one(place: DestinationOpener<'_>) {
+async fn a_manifest_is_replaced_only_by_a_writer_that_knows_the_last_one(place: DestinationOpener<'_>) {
     let destination = place("manifest");
     assert_eq!(destination.manifest().await.unwrap(), None);
     let first = destination.publish(b"1", None).await.unwrap();

@@ -223,7 +223,7 @@ async fn another_number_of_entries_than_the_manifest_says_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_format_that_nobody_knows_is_said_and_one_of_several_that_is_known_is_read() {
+async fn an_unknown_format_is_named_and_a_known_one_of_several_is_read() {
     let sample = SampleArchive::written(&["jsonl", "protobuf"]).await;
     let mut manifest = sample.manifest();
     let formats = manifest["artifacts"][7]["formats"].as_object_mut().unwrap();

@@ -53,7 +53,7 @@ fn plant(sample: &SampleArchive, object: &str, deed: ObjectLinesEdit) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_row_is_found_in_whichever_object_it_is() {
+async fn a_wrong_row_is_found_in_each_object() {
     let objects = SampleArchive::written(&["jsonl"]).await.objects();
     for (what, deed) in DEEDS {
         for place in 0..objects.len() {
@@ -78,7 +78,7 @@ async fn a_wrong_row_is_found_in_whichever_object_it_is() {
 /// Objects of one artifact that contain different changes. Only the first object is applied; the
 /// others are compared with it.
 #[tokio::test(start_paused = true)]
-async fn a_format_that_tells_of_other_changes_is_found() {
+async fn a_format_with_other_changes_is_found() {
     for (what, deed) in DEEDS {
         let sample = SampleArchive::written(&["jsonl", "protobuf"]).await;
         let diffs = sample.objects().into_iter().filter(|(object, _)| object.contains("diff-"));

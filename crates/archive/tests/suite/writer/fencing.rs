@@ -86,7 +86,7 @@ async fn an_archive_of_another_table_or_version_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manifest_that_somebody_removes_stops_the_writer() {
+async fn a_manifest_that_another_process_removes_stops_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let (inner, staging) = (local(&folder.path().join("archive")), folder.path().join("staging"));
     let mut history = TestTableHistory::new();

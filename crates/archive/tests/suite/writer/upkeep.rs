@@ -32,7 +32,7 @@ async fn a_restart_goes_on_with_a_diff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_base_is_written_when_it_is_asked_for_and_told() {
+async fn a_base_is_written_on_request_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();
@@ -158,7 +158,7 @@ async fn the_manifest_names_the_definition_of_the_rows_at_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rows_that_come_anew_open_an_epoch_and_nothing_before_is_lost() {
+async fn rows_that_are_sent_again_open_an_epoch_and_nothing_before_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();

@@ -39,7 +39,7 @@ async fn a_transaction_larger_than_the_bound_does_not_cut_who_keeps_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn small_transactions_count_beside_a_large_one_that_is_not_taken() {
+async fn small_transactions_count_while_a_large_one_waits() {
     let (journal, mut writer) = journal(options());
     let reader = live(&journal, 10, BufferPolicy::DropDisconnect);
     for count in [4, 50, 6, 50] {
@@ -94,7 +94,7 @@ async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
 }
 
 #[test]
-fn a_move_beside_the_writers_look_is_never_missed() {
+fn a_move_during_the_writers_look_is_never_missed() {
     const ROUNDS: i64 = 2000;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (journal, mut writer) = journal(options());

@@ -59,7 +59,7 @@ fn nested_row(wrapper: Option<&TypeKind>, id: i64, fields: usize) -> TupleBuf {
 }
 
 #[test]
-fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
+fn a_row_of_a_type_that_changed_reaches_no_reader_before_the_copy() {
     for wrapper in wrappers() {
         let wrapper = wrapper.as_ref();
         for (before, after) in [(2, 3), (2, 1)] {
@@ -88,7 +88,7 @@ fn a_row_of_a_type_that_changed_reaches_nobody_before_the_table_is_copied() {
 }
 
 #[test]
-fn a_type_that_changed_is_told_by_all_rows() {
+fn a_type_that_changed_changes_all_rows() {
     for wrapper in wrappers() {
         let wrapper = wrapper.as_ref();
         let cases: [(&[&str], usize); 3] = [(&["a", "b", "c"], 3), (&["a"], 1), (&["a", "renamed"], 2)];
@@ -129,7 +129,7 @@ fn what_is_held_must_have_the_form_of_the_copy() {
 }
 
 #[test]
-fn transactions_of_another_form_are_not_told_one_by_one() {
+fn transactions_of_another_form_are_not_journaled_one_by_one() {
     // The type was changed, and changed back while the table was copied, so the schema is as
     // before.
     let schema = nested_schema(None, &["a", "b"]);

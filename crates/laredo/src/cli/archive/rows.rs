@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_told_from_null() {
+    fn texts_differ_from_null() {
         let values = [
             Value::Null,
             Value::String(String::new()),

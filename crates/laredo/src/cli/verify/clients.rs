@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_in_words() {
+    fn clients_have_a_text_form() {
         assert_eq!(
             to_text(&clients()),
             "clients: 1 equal to the server, 1 different from the server, 1 that cannot be compared\n\n\
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_in_json() {
+    fn clients_have_a_json_form() {
         let json = to_json(&clients());
         assert_eq!((&json[0]["outcome"], &json[0]["rows"]), (&json!("equal"), &json!(1204)));
         assert_eq!((&json[1]["client_checksum"], &json[1]["rows"]), (&json!("0a"), &Value::Null));

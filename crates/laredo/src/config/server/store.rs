@@ -52,7 +52,7 @@ const ANY_WORD: ConfigKey<&str> =
 
 /// Declares the `store_config` next to a `store`.
 const fn config(variants: &'static [BlockVariant]) -> FieldSchema {
-    FieldSchema::of("store_config", SettingKind::Beside { tag: "store", variants })
+    FieldSchema::of("store_config", SettingKind::SiblingTagged { tag: "store", variants })
 }
 
 /// Declares a store whose keys are `fields`.

@@ -63,7 +63,7 @@ fn one_table_or_many_but_not_both() {
 }
 
 #[test]
-fn what_stands_outside_of_snapshotter_is_told_where_it_belongs() {
+fn a_key_outside_of_snapshotter_is_sent_to_its_place() {
     let lines = load(&format!("{MINIMAL}\ncredentials {{ a {{ type = ambient }} }}")).expect_err("outside");
     assert!(
         lines.len() == 1 && lines[0].starts_with("snapshotter.conf:5:1: credentials: belongs inside snapshotter { … }")
@@ -212,7 +212,7 @@ fn two_archives_in_one_place_are_an_error_that_names_both() {
 }
 
 #[test]
-fn everything_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let folder = ConfigFolder::new(&[
         ("conf.d/1.conf", "snapshotter { source { server = h, schema = s, tabel = t }, http.port = -1 }"),
         (

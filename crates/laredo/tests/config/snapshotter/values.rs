@@ -171,7 +171,7 @@ fn formats_are_named_once_and_are_there() {
         ("snapshot = []", "snapshotter.formats.snapshot: there is no format; name one, or leave the key out for jsonl"),
     ] {
         let problems = load(&with("", &format!("formats {{ {formats} }}"), "")).expect_err("wrong");
-        let is_told = problems[0].starts_with("snapshotter.conf:4:") && problems[0].ends_with(expected);
-        assert!(problems.len() == 1 && is_told, "{problems:?}");
+        let is_reported = problems[0].starts_with("snapshotter.conf:4:") && problems[0].ends_with(expected);
+        assert!(problems.len() == 1 && is_reported, "{problems:?}");
     }
 }

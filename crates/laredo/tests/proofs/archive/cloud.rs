@@ -146,7 +146,7 @@ async fn open(moto: &MotoServer) -> Archive {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
+async fn an_archive_in_a_bucket_is_complete_and_announced() {
     let moto = MotoServer::start().await.unwrap();
     moto.create_bucket("archives").await.unwrap();
     let (told, recorder) = (CloudEventSinks::make(&moto).await, RecordingProxy::start(&moto).await);
@@ -217,7 +217,7 @@ async fn an_archive_in_a_bucket_is_whole_and_others_are_told_of_it() {
     }
     let epochs: Vec<u64> = archive.manifest().artifacts.iter().map(|artifact| artifact.epoch).collect();
     assert!(*epochs.last().unwrap() == 2, "a restart is no reason for a base, a request is: {epochs:?}");
-    is_told(&told, &archive).await;
+    is_reported(&told, &archive).await;
     assert!(recorder.has_seen("ExternalId=laredo-ext") && recorder.has_seen("laredo-events-pub"), "STS is told");
     commands(&moto);
 }
@@ -235,7 +235,7 @@ async fn has_all(snapshotter: &SnapshotterProcess, cluster: &Cluster) {
 }
 
 /// Checks that every sink received the events of the newest artifacts, as documented.
-async fn is_told(told: &CloudEventSinks, archive: &Archive) {
+async fn is_reported(told: &CloudEventSinks, archive: &Archive) {
     let last = archive.manifest().artifacts.last().unwrap();
     let shown = |position: Option<laredo_core::Lsn>| position.map(|position| position.to_string());
     let expected = json!({

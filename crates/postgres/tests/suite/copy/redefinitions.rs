@@ -39,7 +39,7 @@ async fn a_definition_that_moves_during_the_copy_starts_it_again() {
 }
 
 #[tokio::test]
-async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
+async fn the_fingerprint_moves_with_everything_that_the_stream_omits() {
     let cluster = cluster(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, w int);
          CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
@@ -100,7 +100,7 @@ async fn the_fingerprint_moves_with_everything_the_stream_does_not_tell() {
 
 /// Repeated truncates of a table need not cause a copy each time.
 #[tokio::test]
-async fn a_truncate_that_is_told_does_not_move_the_fingerprint() {
+async fn a_truncate_in_the_stream_does_not_move_the_fingerprint() {
     let cluster = cluster(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, w int);
          CREATE TABLE trigger (id int PRIMARY KEY, note int)",

@@ -128,7 +128,7 @@ async fn writers_from_before_a_change_of_the_publication_during_the_copy_are_wai
 }
 
 #[tokio::test]
-async fn nobody_waits_for_writers_again_because_a_connection_was_lost() {
+async fn a_lost_connection_causes_no_second_wait_for_writers() {
     let cluster = cluster("CREATE TABLE t (id int PRIMARY KEY)");
     let proxy = FaultProxy::start(format!("127.0.0.1:{}", cluster.port())).await.unwrap();
     let mut proxied = options(&cluster);

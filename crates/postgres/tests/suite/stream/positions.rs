@@ -93,7 +93,7 @@ async fn a_slow_consumer_does_not_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_nobody_listens() {
+async fn a_stream_ends_without_a_receiver() {
     let cluster = cluster(ClusterOptions::default());
     let stream = StreamFollower::start(&cluster, ephemeral()).await;
     drop(stream);
