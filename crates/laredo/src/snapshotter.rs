@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::server::{LogType, LoggingConfig};
+use crate::config::server::LoggingConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
 use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
 
@@ -40,7 +40,7 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
         }
         ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http.port, READINESS_PATH),
         ProgramTask::Run(config) => {
-            let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
+            let logging = LoggingConfig { level: log_level, ..LoggingConfig::default() };
             run_until_stopped(PROGRAM, &logging, async |stop| {
                 config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
                 compose::run(config, stop).await
