@@ -111,7 +111,7 @@ fn a_row_that_is_sent_twice_or_not_at_all_makes_a_snapshot_wrong() {
 
 /// This happens if a replica moved on by another stream after it had requested this one.
 #[test]
-fn a_new_copy_that_stands_for_a_range_around_the_state_is_not_taken() {
+fn a_new_copy_for_a_range_around_the_state_is_not_taken() {
     let ours = two_columns();
     let told = |from: u64, at: Lsn| {
         let mut assembler = StreamAssembler::new(Vec::new());

@@ -326,16 +326,16 @@ fn rows_that_the_consumer_dropped_are_not_continued() {
 fn the_definition_of_the_rows_goes_with_the_position() {
     let [one, two, three, four] = [1, 2, 3, 4].map(DefinitionVersion);
     let mut rig = SubscriptionRig::new(Some(ResumePoint { definition: one, ..point(5) }));
-    let goes_on = |definition: DefinitionVersion, head| SyncHandshake {
+    let continues = |definition: DefinitionVersion, head| SyncHandshake {
         definition: definition.0,
         ..greeting(SyncMode::Delta, head)
     };
     let begins = |definition: DefinitionVersion, batch| RowBatch { definition: definition.0, ..batch };
-    assert_eq!(rig.open(goes_on(one, 6)).definition, one);
+    assert_eq!(rig.open(continues(one, 6)).definition, one);
     // An incomplete transaction does not begin a definition.
     rig.batch(RowBatch { ends: false, ..begins(two, batch(6, &["k"])) });
     assert_eq!(rig.events(), ["resumed at 0/5"]);
-    assert_eq!(rig.open(goes_on(one, 6)).definition, one);
+    assert_eq!(rig.open(continues(one, 6)).definition, one);
     rig.batch(RowBatch { ends: false, ..begins(two, batch(6, &["k"])) });
     rig.batch(batch(6, &["l"]));
     assert_eq!((rig.events().len(), rig.subscription.definition()), (2, two));
@@ -344,7 +344,7 @@ fn the_definition_of_the_rows_goes_with_the_position() {
     rig.batch(begins(three, batch(7, &[])));
     assert_eq!((rig.events().len(), rig.subscription.definition()), (0, three), "and may change without a transaction");
     // Among repeats, only the newest transaction determines the definition of the rows.
-    assert_eq!(rig.open(goes_on(three, 7)).definition, three);
+    assert_eq!(rig.open(continues(three, 7)).definition, three);
     rig.batch(begins(two, batch(6, &["k", "l"])));
     assert_eq!((rig.events().len(), rig.subscription.definition()), (1, three));
     rig.batch(begins(four, batch(7, &[])));

@@ -530,7 +530,7 @@ async fn listeners_get_old_and_new_and_one_that_panics_harms_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_held_view_stops_the_stream_and_its_end_lets_it_go_on() {
+async fn a_held_view_stops_the_stream_and_its_end_lets_it_continue() {
     let mut journal = ScriptedJournal::new(&[]);
     let wide = "w".repeat(10_000);
     for id in 0..400 {

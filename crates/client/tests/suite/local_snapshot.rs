@@ -44,7 +44,7 @@ async fn stopped() -> TempDir {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_by_position_on_another_server() {
+async fn a_restart_continues_by_position_on_another_server() {
     let folder = stopped().await;
     let (granted, from_server) = then_fed(Vec::new());
     let stream = std::sync::Mutex::new(Some(from_server));

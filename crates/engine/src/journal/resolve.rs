@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_position_counts_on_the_line_of_history_that_leads_here_only() {
-        let goes_on = ResumeOutcome::Delta(Sequence(5), BY_POSITION);
+        let continues = ResumeOutcome::Delta(Sequence(5), BY_POSITION);
         let with = |change: fn(&mut SourceIdentity)| {
             let mut theirs = identity(3);
             change(&mut theirs);
@@ -478,7 +478,7 @@ mod tests {
             (2, Some(identity(3)), 5000, Err(unknown), "and nobody waits for it"),
         ];
         for (ours, theirs, position, expected, what) in table {
-            let expected = expected.map_or_else(ResumeOutcome::AnotherHistory, |()| goes_on);
+            let expected = expected.map_or_else(ResumeOutcome::AnotherHistory, |()| continues);
             assert_eq!(resolve_position(identity(ours), theirs, position), expected, "{what}");
         }
     }

@@ -156,7 +156,7 @@ fn a_single_huge_transaction_is_kept_whole_beyond_every_limit() {
 }
 
 #[test]
-fn a_position_inside_a_new_copy_is_nowhere_to_go_on_from() {
+fn a_position_inside_a_new_copy_is_nowhere_to_continue_from() {
     let (journal, mut writer) = journal(options());
     for (from, to, count) in [(500, 700, 3), (700, 800, 0)] {
         writer.begin(Lsn(to), CommitTime(1), Some(Lsn(from))).unwrap();

@@ -31,7 +31,7 @@ fn resume(reader: &mut JournalTestReader, journal: &Journal, by_position: bool) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_copies_nothing_and_readers_go_on() {
+async fn a_restart_copies_nothing_and_readers_continue() {
     let folder = tempfile::tempdir().unwrap();
     let database = SimDatabase::new(2);
     commit(&database, 0, 1, "before the first copy");

@@ -38,7 +38,7 @@ async fn acknowledged(database: &SimDatabase, position: Lsn) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_from_the_newest_snapshot_and_copies_nothing() {
+async fn a_restart_continues_from_the_newest_snapshot_and_copies_nothing() {
     for format in [SnapshotFormat::Native, SnapshotFormat::Jsonl] {
         let folder = tempfile::tempdir().unwrap();
         let database = SimDatabase::new(1);

@@ -81,7 +81,7 @@ async fn every_boundary_is_the_table_as_it_was() {
             _ => {}
         }
         if round % 4 == 0 {
-            goes_on(&snapshotter).await;
+            continues(&snapshotter).await;
         }
     }
     let paused = workload.pause().await;
@@ -122,7 +122,7 @@ async fn every_boundary_is_the_table_as_it_was() {
 }
 
 /// Checks that a killed writer resumes from its archive, without loading a table again.
-async fn goes_on(snapshotter: &SnapshotterProcess) {
+async fn continues(snapshotter: &SnapshotterProcess) {
     let is_connected = async || {
         let status = snapshotter.status().await;
         status.iter().all(|table| table["stream"]["connected"] == true)

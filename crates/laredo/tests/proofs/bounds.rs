@@ -20,7 +20,7 @@ const COMMITS: usize = 50;
 const NOISE: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_is_bounded_and_neighbors_go_on() {
+async fn memory_is_bounded_and_neighbors_continue() {
     let rows: u64 = if is_full() { 5_000_000 } else { 500_000 };
     let options = ClusterOptions { on_disk: true, ..ClusterOptions::default() };
     let cluster = Cluster::start(options.set("max_wal_size", "16GB")).unwrap();

@@ -69,7 +69,7 @@ async fn a_server_replaced_by_another_sends_its_clients_there_without_a_snapshot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_starts_again_goes_on_from_its_local_snapshot_on_another_server() {
+async fn a_process_that_starts_again_continues_from_its_local_snapshot_on_another_server() {
     let rounds = if is_full() { 10 } else { 2 };
     let cluster = cluster();
     let sql = cluster.connect().await.unwrap();

@@ -336,7 +336,7 @@ impl ExpectedClientEnd<'_> {
         };
         let mut frames = self.read(&servers[0], fresh, &mut client, cut).await;
         if frames == cut {
-            let goes_on = self.delta_from.is_some_and(|from| client.place().is_some_and(|place| place >= from));
+            let continues = self.delta_from.is_some_and(|from| client.place().is_some_and(|place| place >= from));
             let request = match (&client, by_position) {
                 (RawClientState::Struct(state), true) => state.resume_by_position(),
                 (RawClientState::Struct(state), false) => state.resume_by_sequence(),
@@ -353,7 +353,7 @@ impl ExpectedClientEnd<'_> {
                 frames += self.read(server, BinaryState::fresh(), &mut client, usize::MAX).await;
             }
             let again = client.snapshots() > 1;
-            assert!(!(goes_on && again), "{:?}, cut after {cut} frames: a snapshot instead of the rest", self.kind);
+            assert!(!(continues && again), "{:?}, cut after {cut} frames: a snapshot instead of the rest", self.kind);
         }
         let differences = match &client {
             RawClientState::Struct(state) => json_differences(&state.rows, &self.json) + &state.violations.concat(),

@@ -54,7 +54,7 @@ fn set_limit(server: &ServerProcess, current: Option<u64>) -> Rlimit {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_wait_for_descriptors_and_the_journal_goes_on() {
+async fn connections_wait_for_descriptors_and_the_journal_continues() {
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let journal = format!(
         "journal {{ max_bytes = 1MiB, memory_max_bytes = 1MiB, store = local, store_config {{ path = \"{}\" }} }}",

@@ -16,7 +16,7 @@ pub(super) fn with_durable_journal(config: ServerProcessConfig, folder: &TempDir
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_goes_on_from_its_journal_and_its_clients_by_delta() {
+async fn a_killed_server_continues_from_its_journal_and_its_clients_by_delta() {
     // A truncated table is copied.
     let options = WorkloadOptions { truncates: false, ..WorkloadOptions::default() };
     let metrics = killed_again_and_again("laredo_journal", options).await;
@@ -26,7 +26,7 @@ async fn a_killed_server_goes_on_from_its_journal_and_its_clients_by_delta() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_killed_server_go_on_by_delta_while_tables_are_truncated_and_copied() {
+async fn clients_of_a_killed_server_continue_by_delta_while_tables_are_truncated_and_copied() {
     let options = WorkloadOptions { truncates: true, ..WorkloadOptions::default() };
     killed_again_and_again("laredo_truncates", options).await;
 }
@@ -213,7 +213,7 @@ async fn a_table_that_was_truncated_is_not_copied_by_the_next_start() {
 
 /// A million rows at full size. The test prints the time, and `./dev bench restart` measures it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_table_is_there_again_after_a_crash_and_its_clients_go_on() {
+async fn a_large_table_is_there_again_after_a_crash_and_its_clients_continue() {
     let rows: u64 = if is_full() { 1_000_000 } else { 50_000 };
     let (folder, table) = (tempfile::tempdir().unwrap(), TableName::new("public", "big"));
     let cluster = Cluster::start(ClusterOptions { on_disk: true, ..ClusterOptions::default() }).unwrap();

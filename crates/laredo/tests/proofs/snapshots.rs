@@ -31,7 +31,7 @@ fn without_truncates() -> WorkloadOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_goes_on_from_a_snapshot_and_its_clients_by_delta() {
+async fn a_killed_server_continues_from_a_snapshot_and_its_clients_by_delta() {
     let rounds = if is_full() { 12 } else { 3 };
     let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
     let sql = cluster.connect().await.unwrap();
@@ -150,7 +150,7 @@ async fn an_operator_looks_after_snapshots() {
 /// A client without extensions knows the position of the last change that it received. The snapshot
 /// has a later position, but the table has not changed in between.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_quiet_table_go_on_after_each_restart() {
+async fn clients_of_a_quiet_table_continue_after_each_restart() {
     let (cluster, folder) = (Cluster::start(ClusterOptions::default()).unwrap(), tempfile::tempdir().unwrap());
     cluster
         .psql(

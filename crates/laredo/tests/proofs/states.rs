@@ -269,7 +269,7 @@ async fn a_folder_that_another_server_has_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_source_lets_postgres_shut_down_and_goes_on_after_its_start() {
+async fn a_paused_source_lets_postgres_shut_down_and_continues_after_its_start() {
     let mut cluster = Cluster::start(ClusterOptions::default()).unwrap();
     cluster.psql("CREATE TABLE b (id int PRIMARY KEY, v text)").unwrap();
     let server = ServerProcessConfig::new(cluster.url("postgres"), [table("b")]).slot("states_paused").start().await;

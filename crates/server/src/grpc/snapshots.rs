@@ -54,8 +54,8 @@ pub(super) async fn fetch(shared: Arc<ServerState>, id: String) -> Result<Snapsh
         let mut fetch = fetch?;
         match fetch.round().await {
             Ok(answers) => {
-                let goes_on = !matches!(fetch.next, SnapshotFetchStage::Nothing);
-                Some((answers.into_iter().map(Ok).collect(), goes_on.then_some(fetch)))
+                let continues = !matches!(fetch.next, SnapshotFetchStage::Nothing);
+                Some((answers.into_iter().map(Ok).collect(), continues.then_some(fetch)))
             }
             Err(status) => Some((vec![Err(status)], None)),
         }

@@ -204,7 +204,7 @@ async fn live(quiet: &IdleServer) -> SessionStream {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_on_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_journal() {
+async fn who_continues_without_a_snapshot_gets_a_marker_and_an_id_that_names_this_journal() {
     let quiet = IdleServer::new().await;
     quiet.rows(0..3).await;
     let head = quiet.journal().head();
@@ -451,7 +451,7 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_goes_on_later() {
+async fn who_takes_nothing_of_a_snapshot_gives_its_place_to_the_next_and_continues_later() {
     let quiet = IdleServer::new().await;
     let mut idle: Vec<_> = (0..16).map(|_| quiet.stream(RowEncoding::Struct)).collect();
     for stream in &mut idle {

@@ -82,7 +82,7 @@ async fn a_reload_copies_again_and_clients_see_what_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_source_stands_still_and_goes_on_where_it_was() {
+async fn a_paused_source_stands_still_and_continues_where_it_was() {
     let (database, server) = two_tables().await;
     let mut client = oam(&server).await;
     let state = client.pause_sync(PauseSyncRequest::default()).await.unwrap().into_inner().state();

@@ -144,7 +144,7 @@ async fn end_of(stream: &mut tonic::Streaming<laredo_proto::replication::SyncRes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_live_client_that_stops_reading_is_cut_and_goes_on_later() {
+async fn a_live_client_that_stops_reading_is_cut_and_continues_later() {
     let database = table(10).await;
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::DropDisconnect };
     let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;

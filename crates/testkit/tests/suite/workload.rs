@@ -85,8 +85,8 @@ async fn it_writes_every_type_and_stands_still_when_paused() {
     workload.resume(paused);
 
     let counts = workload.counts();
-    let goes_on = async || workload.counts().committed > counts.committed;
-    eventually(PATIENCE, goes_on).await.unwrap();
+    let continues = async || workload.counts().committed > counts.committed;
+    eventually(PATIENCE, continues).await.unwrap();
     let errors = workload.errors();
     let counts = workload.stop().await.unwrap();
     assert!(counts.failed * 3 < counts.committed, "{counts:?} {errors:?}");

@@ -12,7 +12,7 @@ use laredo_core::{Change, DefinitionVersion, Lsn, StateError, Transaction};
 use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, local, options, restart, row, schema};
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_goes_on_with_a_diff() {
+async fn a_restart_continues_with_a_diff() {
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();

@@ -24,7 +24,7 @@ pub(super) fn differences<'a>(
     } else if key_names(before.schema()) == key_names(after.schema()) {
         by_values(before, after)?
     } else {
-        all_anew(before, after)
+        all_again(before, after)
     };
     changes.sort_by(|one, other| (one.turn, &one.key).cmp(&(other.turn, &other.key)));
     Ok(changes.into_iter().map(|placed| placed.change).collect())
@@ -82,7 +82,7 @@ fn by_values<'a>(before: &'a TableState, after: &'a TableState) -> Result<Vec<Or
     Ok(changes)
 }
 
-fn all_anew<'a>(before: &'a TableState, after: &'a TableState) -> Vec<OrderedNetChange<'a>> {
+fn all_again<'a>(before: &'a TableState, after: &'a TableState) -> Vec<OrderedNetChange<'a>> {
     let deleted = before.rows().map(|old| OrderedNetChange::new(before.schema(), old, NetChange::Delete(old)));
     let inserted = after.rows().map(|new| {
         let placed = OrderedNetChange::new(after.schema(), new, NetChange::Insert(new));

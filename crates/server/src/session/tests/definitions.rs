@@ -99,13 +99,13 @@ async fn a_client_that_knows_no_definitions_is_given_an_id_that_names_the_new_on
     let status = end_of(&mut stream).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("definition"), "{status}");
-    let goes_on = SyncRequest {
+    let continues = SyncRequest {
         last_known_source_position: entry.source_position,
         last_known_sequence: entry.sequence,
         last_snapshot_id: id,
         ..SyncRequest::default()
     };
-    let mut stream = quiet.ask(goes_on);
+    let mut stream = quiet.ask(continues);
     let handshake = until(&mut stream, handshake).await;
     assert_eq!(handshake.mode(), SyncMode::Delta, "its rows are of this journal");
     assert!(handshake.snapshot_id.ends_with(&format!("-d{two}")), "{}", handshake.snapshot_id);
