@@ -28,7 +28,7 @@ pub use clock::Clock;
 pub use durable::DurablePosition;
 pub use engine::{Engine, EngineHandle};
 pub use history::{MarkVerdict, ScopedMark, SourceHistory};
-pub use pipeline::{PipelineError, PipelineOptions, Transform};
+pub use pipeline::{HashKey, PipelineError, PipelineOptions, ShortHashKey, Transform, ValueMask};
 pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
 pub use source::{Fork, ForkReceipt, ForkReceiptCollector};
 pub use status::{CopyProgress, CopySession, ReloadError, TableHandle, TablePhase, TableStatus};

@@ -6,9 +6,16 @@ use std::sync::Arc;
 use laredo_core::{
     Cell, ChecksumBuckets, Column, CommitTime, KeyColumns, Schema, TableState, Tuple, TupleBuf, TupleRef,
 };
-use laredo_values::{Filter, FilterError, NestedForm, Predicate, VisibleEffect};
+use laredo_values::{Filter, FilterError, NestedForm, Predicate, UnprintableType, VisibleEffect};
 
 use crate::spool::{RawChange, Spool, SpoolEntry};
+
+mod masking;
+#[cfg(test)]
+mod tests;
+
+use masking::{CellReplacement, ReplacedColumn};
+pub use masking::{HashKey, ShortHashKey, ValueMask};
 
 /// A step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +26,12 @@ pub enum Transform {
     RenameFields(Vec<(String, String)>),
     /// The addition of a column with the time of the commit that last wrote the row.
     AddTimestamp(String),
+    /// The replacement of the columns' values by a keyed hash of their text. The columns become
+    /// text, and NULL stays NULL.
+    Hash(Vec<String>, HashKey),
+    /// The replacement of the columns' values by a mask. The columns become text, and NULL stays
+    /// NULL.
+    Mask(Vec<String>, ValueMask),
 }
 
 /// The filters and transforms of a configured table.
@@ -45,7 +58,7 @@ impl PipelineOptions {
     }
 
     /// Returns a text that distinguishes the pipeline from others; empty if readers receive the
-    /// table as it is.
+    /// table as it is. It names keys of hashes by their fingerprints.
     pub(crate) fn description(&self) -> String {
         if self.is_plain() { String::new() } else { format!("{:?} {:?}", self.filters, self.transforms) }
     }
@@ -74,6 +87,35 @@ pub enum PipelineError {
     /// A dropped column that is part of the key. Readers identify rows by the key.
     #[error("drop-fields names column `{0}`, which is part of the key; readers could not tell rows apart without it")]
     KeyColumn(String),
+    /// A masked column that is part of the key. Readers identify rows by the key.
+    #[error(
+        "mask names column `{0}`, which is part of the key; readers could not tell rows apart without it; hash keeps keys distinct"
+    )]
+    MaskedKey(String),
+    /// A column whose values would be replaced twice.
+    #[error("{step} names column `{column}`, whose values {earlier} replaces already; name it in one of them")]
+    ReplacedTwice {
+        /// The transform.
+        step: &'static str,
+        /// The name.
+        column: String,
+        /// The earlier transform.
+        earlier: &'static str,
+    },
+    /// A column whose values have no text that other programs could compute.
+    #[error(
+        "{step} names column `{column}` of type {type_name}, and {problem}; use drop-fields, or mask with a fixed value"
+    )]
+    Unprintable {
+        /// The transform.
+        step: &'static str,
+        /// The name.
+        column: String,
+        /// The name of the column's type.
+        type_name: String,
+        /// The cause.
+        problem: UnprintableType,
+    },
     /// A second column with the same name.
     #[error("{step} would make a second column named `{column}`; choose another name")]
     Duplicate {
@@ -94,8 +136,24 @@ pub(crate) struct Pipeline {
     state: Arc<Schema>,
     out: Arc<Schema>,
     filter: Filter,
-    /// The columns of the state that readers receive; `None` if they receive all columns unchanged.
-    columns: Option<Vec<usize>>,
+    /// The columns that readers receive; `None` if they receive all columns unchanged.
+    columns: Option<Vec<OutColumn>>,
+}
+
+/// A column that readers receive.
+#[derive(Clone, Debug)]
+struct OutColumn {
+    /// The number of the state's column.
+    from: usize,
+    /// The replacement of its values.
+    replaced: Option<ReplacedColumn>,
+}
+
+/// A column that readers receive, while the transforms are bound.
+struct UnboundColumn {
+    from: usize,
+    column: Column,
+    replacement: Option<CellReplacement>,
 }
 
 /// The OID of the type `timestamptz`.
@@ -108,14 +166,16 @@ impl Pipeline {
             let column = predicate.field.clone();
             known.then_some(()).ok_or(PipelineError::UnknownColumn { step: "a filter", column })?;
         }
-        let mut out: Vec<(usize, Column)> = source.columns().iter().cloned().enumerate().collect();
+        let columns = source.columns().iter().cloned().enumerate();
+        let unchanged = |(from, column)| UnboundColumn { from, column, replacement: None };
+        let mut out: Vec<UnboundColumn> = columns.map(unchanged).collect();
         let mut extra = None;
         for transform in &options.transforms {
             match transform {
                 Transform::DropFields(fields) => {
                     for field in fields {
                         let at = column_position(&out, "drop-fields", field)?;
-                        if source.key().contains(out[at].0) {
+                        if source.key().contains(out[at].from) {
                             return Err(PipelineError::KeyColumn(field.clone()));
                         }
                         out.remove(at);
@@ -125,13 +185,20 @@ impl Pipeline {
                     for (old, new) in fields {
                         let at = column_position(&out, "rename-fields", old)?;
                         check_name_is_free(&out, "rename-fields", new)?;
-                        out[at].1.name.clone_from(new);
+                        out[at].column.name.clone_from(new);
                     }
                 }
                 Transform::AddTimestamp(field) => {
                     check_name_is_free(&out, "add-timestamp", field)?;
                     let column = extra.get_or_insert_with(|| timestamp_column(field)).clone();
-                    out.push((source.columns().len(), Column { name: field.clone(), ..column }));
+                    let (from, column) = (source.columns().len(), Column { name: field.clone(), ..column });
+                    out.push(UnboundColumn { from, column, replacement: None });
+                }
+                Transform::Hash(fields, key) => {
+                    replace_columns(&mut out, source, fields, &CellReplacement::Hash(key.clone()))?;
+                }
+                Transform::Mask(fields, mask) => {
+                    replace_columns(&mut out, source, fields, &CellReplacement::Mask(mask.clone()))?;
                 }
             }
         }
@@ -142,7 +209,7 @@ impl Pipeline {
         options: &PipelineOptions,
         source: &Arc<Schema>,
         extra: Option<Column>,
-        out: Vec<(usize, Column)>,
+        out: Vec<UnboundColumn>,
     ) -> Result<Pipeline, PipelineError> {
         let state = match extra {
             None => source.clone(),
@@ -156,10 +223,18 @@ impl Pipeline {
         if options.transforms.is_empty() {
             return Ok(Pipeline { source: source.clone(), form, out: state.clone(), state, filter, columns: None });
         }
-        let (from, columns): (Vec<usize>, Vec<Column>) = out.into_iter().unzip();
-        let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f == k));
+        let (mut from, mut columns, mut types) = (Vec::new(), Vec::new(), source.types().clone());
+        for unbound in out {
+            let (bound, column) = unbound.bind(&state)?;
+            if bound.replaced.is_some() {
+                types.entry(masking::TEXT_OID).or_insert_with(masking::text_type);
+            }
+            from.push(bound);
+            columns.push(column);
+        }
+        let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f.from == *k));
         let key = KeyColumns::new(key.collect::<Vec<_>>());
-        let out = Arc::new(Schema::new(columns, key, source.types().clone()));
+        let out = Arc::new(Schema::new(columns, key, types));
         Ok(Pipeline { source: source.clone(), form, state, out, filter, columns: Some(from) })
     }
 
@@ -212,6 +287,32 @@ impl Pipeline {
         self.filter.is_empty() && self.columns.is_none()
     }
 
+    /// Returns true if readers receive hashes instead of values of the key.
+    pub(crate) fn replaces_key(&self) -> bool {
+        let is_replaced = |column: &OutColumn| column.replaced.is_some() && self.source.key().contains(column.from);
+        self.columns.iter().flatten().any(is_replaced)
+    }
+
+    /// Returns true if each value that readers receive a replacement of is still in a column of
+    /// the same type under another definition. If it is not, what readers have cannot be computed
+    /// from the rows of the state any more.
+    pub(crate) fn keeps_replaced_values(&self, new: &Pipeline) -> bool {
+        let columns = self.columns.iter().flatten().filter(|column| column.replaced.is_some());
+        let facts = |c: &Column| (c.name.clone(), c.type_oid, c.type_modifier, c.is_text);
+        columns.filter_map(|column| self.state.columns().get(column.from)).all(|was| {
+            let is_kept = new.state.columns().iter().any(|is| facts(is) == facts(was));
+            is_kept && self.state.reads_alike(&new.state, was.type_oid)
+        })
+    }
+
+    /// Returns the name by which readers know a column of the source; its own name if they do not
+    /// receive it.
+    pub(crate) fn reader_name(&self, column: usize) -> &str {
+        let place = self.columns.iter().flatten().position(|out| out.from == column);
+        let known = place.and_then(|place| self.out.columns().get(place));
+        known.or_else(|| self.source.columns().get(column)).map_or("", |column| column.name.as_str())
+    }
+
     /// Returns the checksums of the rows that readers receive of a state; `None` if they are the
     /// state's own checksums.
     pub(crate) fn checksums_of(&self, state: &TableState) -> Option<ChecksumBuckets> {
@@ -255,18 +356,59 @@ impl Pipeline {
         let Some(columns) = &self.columns else { return row };
         let cells: Vec<Cell<'_>> = row.cells().collect();
         scratch.clear();
-        columns.iter().for_each(|&i| scratch.push(cells.get(i).copied().unwrap_or(Cell::Null)));
+        for OutColumn { from, replaced } in columns {
+            match (cells.get(*from).copied().unwrap_or(Cell::Null), replaced) {
+                (Cell::Value(bytes), Some(replaced)) => scratch.push(Cell::Value(replaced.replace(bytes).as_bytes())),
+                (cell @ (Cell::Null | Cell::Unchanged), Some(_)) | (cell, None) => scratch.push(cell),
+            }
+        }
         scratch.as_ref()
     }
 }
 
-fn column_position(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<usize, PipelineError> {
-    let found = columns.iter().position(|(_, column)| column.name == name);
+impl UnboundColumn {
+    /// Binds the replacement of the column's values, if there is one.
+    fn bind(self, state: &Arc<Schema>) -> Result<(OutColumn, Column), PipelineError> {
+        let UnboundColumn { from, column, replacement } = self;
+        let Some(replacement) = replacement else { return Ok((OutColumn { from, replaced: None }, column)) };
+        let step = replacement.step();
+        match replacement.bind(state, from) {
+            Ok(replaced) => Ok((OutColumn { from, replaced: Some(replaced) }, masking::replaced_column(column))),
+            Err(problem) => {
+                let (column, type_name) = (column.name, column.type_name);
+                Err(PipelineError::Unprintable { step, column, type_name, problem })
+            }
+        }
+    }
+}
+
+/// Notes the replacement of columns' values.
+fn replace_columns(
+    out: &mut [UnboundColumn],
+    source: &Schema,
+    fields: &[String],
+    replacement: &CellReplacement,
+) -> Result<(), PipelineError> {
+    let step = replacement.step();
+    for field in fields {
+        let at = column_position(out, step, field)?;
+        if source.key().contains(out[at].from) && !replacement.is_distinct() {
+            return Err(PipelineError::MaskedKey(field.clone()));
+        }
+        if let Some(earlier) = out[at].replacement.replace(replacement.clone()) {
+            return Err(PipelineError::ReplacedTwice { step, column: field.clone(), earlier: earlier.step() });
+        }
+    }
+    Ok(())
+}
+
+fn column_position(columns: &[UnboundColumn], step: &'static str, name: &str) -> Result<usize, PipelineError> {
+    let found = columns.iter().position(|known| known.column.name == name);
     found.ok_or_else(|| PipelineError::UnknownColumn { step, column: name.to_owned() })
 }
 
-fn check_name_is_free(columns: &[(usize, Column)], step: &'static str, name: &str) -> Result<(), PipelineError> {
-    match columns.iter().any(|(_, column)| column.name == name) {
+fn check_name_is_free(columns: &[UnboundColumn], step: &'static str, name: &str) -> Result<(), PipelineError> {
+    match columns.iter().any(|known| known.column.name == name) {
         true => Err(PipelineError::Duplicate { step, column: name.to_owned() }),
         false => Ok(()),
     }

@@ -36,6 +36,8 @@ pub(crate) struct RestoreContext<'a> {
     pub(crate) now: CommitTime,
     /// The maximum number of bytes of the journal.
     pub(crate) bytes_max: u64,
+    /// The description of the filters and transforms in this run.
+    pub(crate) pipeline: &'a str,
 }
 
 /// A table restored from its folder.
@@ -147,6 +149,12 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
     let (base, base_definition) = (Arc::new(base), footer.definition.unwrap_or_default());
     let mut kept = None;
     let mut files = read::read_journal(store, &lineage.0, &mut kept)?;
+    let is_other = |definition: &RowDefinition| definition.pipeline != about.pipeline;
+    if [Some(&base_definition), kept.as_ref().map(JournalReplay::definition)].into_iter().flatten().any(is_other)
+        || kept.as_ref().is_some_and(JournalReplay::has_several_pipelines)
+    {
+        return remove_other_rows(store, about.table).map(|()| None);
+    }
     check_files(store, &manifest, &path)?;
     let head = base.head();
     let mut kept = match kept {
@@ -182,6 +190,19 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
     // The source may be on a later timeline now, with the journal in its history.
     note_beginning(store, manifest, &restored.appender)?;
     Ok(Some(restored))
+}
+
+/// Removes a journal and its bases, because their rows have passed other filters or transforms.
+///
+/// The rows may have values that the present ones hide. No client may be sent what follows them: it
+/// does not have what the present ones would have left.
+fn remove_other_rows(store: &JournalFolder, table: &TableName) -> Result<(), StoreError> {
+    tracing::warn!(
+        %table, folder = %store.folder().path().display(),
+        "the filters or transforms have changed: the journal is removed, and clients are sent the whole table"
+    );
+    store.remove_journal()?;
+    store.remove_bases()
 }
 
 /// Returns the manifest of this table's journal; `None` if the folder has no journal.

@@ -98,7 +98,7 @@ pub struct VerifyReport {
     /// The number of rows that the scan did not see, and that were too many to be looked up. They
     /// were not compared.
     pub unverified: u64,
-    /// The first rows that differ, at most [`VerifyReport::DIFFERENCES_MAX`].
+    /// The first rows that differ, at most [`VerifyReport::DIFFERENCES_MAX`], after the transforms.
     pub differences: Vec<RowDifference>,
     /// The schema of those rows.
     pub schema: Arc<Schema>,

@@ -56,6 +56,7 @@
 //! Types that contain other types are in `nested`.
 
 mod archived_checksums;
+mod column_text;
 mod decimal;
 mod decode;
 mod digits;
@@ -75,6 +76,7 @@ mod value;
 mod wire;
 
 pub use archived_checksums::ArchivedChecksums;
+pub use column_text::{ColumnText, UnprintableType};
 pub use decode::{ProjectError, project_cell, project_row};
 pub use encode::{UnprojectError, unproject_cell, unproject_row};
 pub use filter::{Filter, FilterError, FilterKey, FilterProblem, MatchCondition, Pattern, Predicate, VisibleEffect};

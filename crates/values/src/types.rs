@@ -117,6 +117,11 @@ pub(crate) trait TypeFamily: Copy + 'static {
     fn is_distinct_from_hex(self) -> bool {
         true
     }
+
+    /// Returns true if the text form is exactly that of PostgreSQL for every value.
+    fn prints_as_postgresql(self) -> bool {
+        true
+    }
 }
 
 /// Declares the families: the type of all base types, its table, and its operations.
@@ -204,6 +209,10 @@ macro_rules! families {
             pub(crate) fn is_distinct_from_hex(self) -> bool {
                 match self { $(BaseType::$family(base) => base.is_distinct_from_hex()),+ }
             }
+
+            pub(crate) fn prints_as_postgresql(self) -> bool {
+                match self { $(BaseType::$family(base) => base.prints_as_postgresql()),+ }
+            }
         }
     };
 }
@@ -225,6 +234,11 @@ impl BaseType {
     /// Returns the built-in type of this number, if it has a family.
     pub(crate) fn of_oid(oid: Oid) -> Option<BaseType> {
         BUILTIN.get(oid as usize).copied().flatten()
+    }
+
+    /// Returns true if a cell's bytes are its text.
+    pub(crate) fn is_its_own_text(self) -> bool {
+        matches!(self, BaseType::Text(text) if text != text::TextType::Ltree)
     }
 
     /// Returns true for `json` and `jsonb`, whose values may be lists and JSON's own null.

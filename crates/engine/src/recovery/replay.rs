@@ -34,6 +34,8 @@ pub(super) struct JournalReplay {
     pub(super) schema: Arc<Schema>,
     definition: RowDefinition,
     definitions: DefinitionHistory,
+    /// True if rows of several pipelines are in the files, as earlier versions allowed.
+    has_several_pipelines: bool,
     /// The definition that the open transaction begins; unknown if it begins none.
     open_definition: DefinitionVersion,
     /// The position of the last transaction if that is a new copy of the table.
@@ -68,6 +70,7 @@ impl JournalReplay {
             schema,
             definitions: DefinitionHistory::new(head.position, definition.version()),
             definition,
+            has_several_pipelines: false,
             open_definition: DefinitionVersion::UNKNOWN,
             copied_at: None,
         }
@@ -98,6 +101,15 @@ impl JournalReplay {
             self.define_now(definition);
         }
         Ok(())
+    }
+
+    /// Returns the definition of the newest rows.
+    pub(super) fn definition(&self) -> &RowDefinition {
+        &self.definition
+    }
+
+    pub(super) fn has_several_pipelines(&self) -> bool {
+        self.has_several_pipelines
     }
 
     /// Returns true if a transaction has begun and not ended.
@@ -193,6 +205,7 @@ impl JournalReplay {
     }
 
     fn define_now(&mut self, definition: RowDefinition) {
+        self.has_several_pipelines |= definition.pipeline != self.definition.pipeline;
         // Earlier versions did not note in the copy that it was made under another definition.
         let change = match self.copied_at == Some(self.head.position) {
             true => DefinitionChange::ChangesRows,

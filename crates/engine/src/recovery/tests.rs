@@ -50,6 +50,7 @@ fn with_about<T>(work: impl FnOnce(&RestoreContext<'_>) -> T) -> T {
         instance: &instance,
         now: CommitTime(2),
         bytes_max: BYTES_MAX,
+        pipeline: "",
     })
 }
 
@@ -332,9 +333,12 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     let ask = |table: &TableName, source: &SourceIdentity| {
         let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
         let instance = &InstanceId("j".to_owned());
-        restore(&store, &RestoreContext { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX })
-            .map(drop)
-            .unwrap_err()
+        restore(
+            &store,
+            &RestoreContext { table, source, instance, now: CommitTime(2), bytes_max: BYTES_MAX, pipeline: "" },
+        )
+        .map(drop)
+        .unwrap_err()
     };
     let other = TableName::new("public", "u");
     assert!(ask(&other, &source()).to_string().contains("holds the data of table public.t, not of public.u"));

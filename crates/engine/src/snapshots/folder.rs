@@ -92,6 +92,32 @@ impl SnapshotFolder {
         Ok(snapshots)
     }
 
+    /// Removes the snapshots whose rows have passed other filters and transforms than those of this
+    /// description. They may have values that the present ones hide.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(crate) fn remove_other_rows(&self, pipeline: &str) -> Result<(), StoreError> {
+        for info in self.list() {
+            let is_other = match open::open(&info.path, info.format) {
+                Ok(opened) => opened.definition.pipeline != pipeline,
+                Err(error) => {
+                    self.distrust(&info, &error.into());
+                    continue;
+                }
+            };
+            if is_other {
+                tracing::warn!(
+                    table = %self.table, id = info.id,
+                    "the filters or transforms have changed: a snapshot with other rows is removed"
+                );
+                self.forget(&info.id);
+                remove_file(&info.path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns all known snapshots, newest first.
     #[must_use]
     pub fn list(&self) -> Vec<SnapshotInfo> {

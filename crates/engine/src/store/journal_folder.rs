@@ -106,6 +106,11 @@ impl JournalFolder {
         self.folder.remove(|found| found.ends_with(&format!(".{BASE}")) && found != name)
     }
 
+    /// Removes all bases.
+    pub(crate) fn remove_bases(&self) -> Result<(), StoreError> {
+        self.folder.remove(|name| name.ends_with(&format!(".{BASE}")))
+    }
+
     pub(crate) fn remove_journal(&self) -> Result<(), StoreError> {
         self.folder.remove(|name| name.ends_with(&format!(".{JOURNAL}")))
     }

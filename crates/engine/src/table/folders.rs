@@ -67,7 +67,8 @@ pub(crate) fn open_table_folders(
     if let Some(folder) = &options.store {
         let instance = options.instance.on_timeline(source.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
-        let context = RestoreContext { table: &options.request.name, source, instance: &instance, now, bytes_max };
+        let (table, pipeline) = (&options.request.name, &*options.pipeline.description());
+        let context = RestoreContext { table, source, instance: &instance, now, bytes_max, pipeline };
         let (opened, restored) = recovery::open(folder, &context)?;
         (store, left) = (Some(opened), restored.map(|restored| SavedTable::Journal(Box::new(restored))));
     }
@@ -96,5 +97,7 @@ fn open_snapshots(
 ) -> Result<Option<Arc<SnapshotFolder>>, StoreError> {
     let Some(wanted) = options.snapshots.clone() else { return Ok(None) };
     let (temporary, name) = (options.folder.clone(), options.request.name.clone());
-    Ok(Some(Arc::new(SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?)))
+    let snapshots = SnapshotFolder::open(wanted, temporary, name, source.clone(), clock.clone())?;
+    snapshots.remove_other_rows(&options.pipeline.description())?;
+    Ok(Some(Arc::new(snapshots)))
 }

@@ -1,6 +1,8 @@
 //! The differences between the table as readers know it and a new copy of it, as one transaction.
 
-use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Schema, TupleBuf, TupleRef};
+use std::collections::HashSet;
+
+use laredo_core::{ChecksumBuckets, Column, DefinitionVersion, Key, Schema, Tuple, TupleBuf, TupleRef};
 use laredo_proto::batch::EntryAction;
 use laredo_values::VisibleEffect;
 
@@ -75,6 +77,9 @@ fn cast_known(served: &mut PublishedTable, done: &CompleteCopy) -> bool {
     if key_names(&old) != key_names(new) || served.pipeline.has_filter() || !keeps_columns(&old, new) {
         return false;
     }
+    if !served.pipeline.keeps_replaced_values(&done.pipeline) {
+        return false;
+    }
     if served.state.cast_to(done.pipeline.state().clone()).is_err() {
         return false;
     }
@@ -132,14 +137,23 @@ fn write_differences_to_readers(
     done: &CompleteCopy,
 ) -> Result<(), TableError> {
     let has = |row: TupleRef<'_>| done.pipeline.classify(None, Some(row)) == VisibleEffect::Insert;
+    let mut scratch = TupleBuf::new();
+    // Only if keys are hashed, readers know rows by other keys than the state.
+    let hashed = done.pipeline.replaces_key().then(|| {
+        let visible = done.state.rows().map(Tuple::as_ref).filter(|row| has(*row));
+        let key = |row| done.pipeline.out().key().key_of(done.pipeline.out_row(row, &mut scratch));
+        visible.map(key).collect::<HashSet<Key>>()
+    });
     for old in known.rows() {
-        // Transforms do not change keys.
         let key = known.schema().key().key_of(old.as_ref());
-        if !done.state.get(&key).is_some_and(|row| has(row.as_ref())) {
+        let is_there = match &hashed {
+            Some(keys) => keys.contains(&key),
+            None => done.state.get(&key).is_some_and(|row| has(row.as_ref())),
+        };
+        if !is_there {
             writer.push(EntryAction::Delete, key.as_ref(), Some(old.as_ref()))?;
         }
     }
-    let mut scratch = TupleBuf::new();
     for row in done.state.rows().filter(|row| has(row.as_ref())) {
         let new = done.pipeline.out_row(row.as_ref(), &mut scratch);
         match known.get_like(new) {

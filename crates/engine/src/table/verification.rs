@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
-use laredo_core::{CommitTime, Key, Lsn, Tuple, TupleRef, Xid};
+use laredo_core::{CommitTime, Key, Lsn, Tuple, TupleBuf, TupleRef, Xid};
 use tokio::time::Instant;
 
 use super::apply::ChangeEffect;
@@ -336,8 +336,9 @@ impl Verification {
         let columns = match (&held, &stored) {
             (Some(held), Some(stored)) => {
                 let cells = held.as_ref().cells().zip(stored.as_ref().cells());
-                let names = served.pipeline.source().columns().iter().map(|column| column.name.clone());
-                names.zip(cells).filter(|(_, (held, stored))| held != stored).map(|(name, _)| name).collect()
+                let count = served.pipeline.source().columns().len();
+                let differing = cells.take(count).enumerate().filter(|(_, (held, stored))| held != stored);
+                differing.map(|(column, _)| served.pipeline.reader_name(column).to_owned()).collect()
             }
             (None, _) | (_, None) => Vec::new(),
         };
@@ -355,11 +356,22 @@ impl Verification {
             is_cut: self.is_cut,
             suspects: self.suspected,
             unverified: self.unverified,
-            differences: self.differences,
-            schema: Arc::clone(served.pipeline.source()),
+            differences: self.differences.into_iter().map(|difference| as_readers_see(difference, served)).collect(),
+            schema: Arc::clone(served.pipeline.out()),
             heals: self.heals && self.differing > 0,
         }
     }
+}
+
+/// Returns a difference with the rows that readers receive. A value that transforms hide from
+/// readers must not be in a report either.
+fn as_readers_see(difference: RowDifference, served: &PublishedTable) -> RowDifference {
+    let (pipeline, mut scratch) = (&served.pipeline, TupleBuf::new());
+    let mut shown = |row: Option<Tuple>| row.map(|row| pipeline.out_row(row.as_ref(), &mut scratch).to_tuple());
+    let (held, stored) = (shown(difference.held), shown(difference.stored));
+    let row = held.as_ref().or(stored.as_ref());
+    let key = row.map_or(difference.key, |row| pipeline.out().key().key_of(row.as_ref()));
+    RowDifference { key, columns: difference.columns, held, stored }
 }
 
 impl VerificationStage {

@@ -4,7 +4,7 @@
 use laredo_core::{Cell, Lsn};
 use laredo_engine::journal::Journal;
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{PipelineOptions, Transform};
+use laredo_engine::{HashKey, PipelineOptions, Transform, ValueMask};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, SimRows, eventually, sim_table, wait_until_reached};
 use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 
@@ -165,4 +165,57 @@ async fn a_timestamp_is_that_of_the_commit_which_wrote_the_row() {
     let expected = [row(1, "more", third), row(2, "rewritten", 0), row(4, "four", third)];
     assert_eq!(followed.cells(), expected, "a row that a new copy shows unchanged keeps its time");
     followed.stop().await;
+}
+
+/// Returns the transforms that hash the key and mask the body, except for its last character.
+fn hash_and_mask() -> Vec<Transform> {
+    let key = HashKey::new(b"a key of the tests").unwrap();
+    let mask = ValueMask::Partial { keep_first: 0, keep_last: 1, with: '#' };
+    vec![Transform::Hash(vec!["id".to_owned()], key), Transform::Mask(vec!["body".to_owned()], mask)]
+}
+
+fn masked(body: &str) -> String {
+    let count = body.chars().count();
+    let hidden = if count > 1 { count - 1 } else { count };
+    body.chars().enumerate().map(|(i, char)| if i < hidden { '#' } else { char }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hashed_key_and_a_masked_column_are_so_for_new_and_following_readers() {
+    let pipeline = PipelineOptions { filters: Vec::new(), transforms: hash_and_mask() };
+    let mut followed = PipelineTestEngine::start(pipeline, vec![insert(1, "one"), insert(2, "x")]).await;
+    let types: Vec<u32> = followed.journal.schema().columns().iter().map(|column| column.type_oid).collect();
+    assert_eq!(types, [25, 25]);
+    let mut known = std::collections::BTreeMap::new();
+    let mut check = |followed: &PipelineTestEngine| {
+        let rows = followed.cells();
+        let mut bodies: Vec<String> = rows.iter().map(|row| text(row[1].as_deref())).collect();
+        let mut expected: Vec<String> = followed.source_rows().values().map(|body| masked(body)).collect();
+        bodies.sort();
+        expected.sort();
+        assert_eq!(bodies, expected);
+        let hashes: std::collections::BTreeSet<String> = rows.iter().map(|row| text(row[0].as_deref())).collect();
+        assert_eq!(hashes.len(), rows.len(), "different keys have different hashes");
+        assert!(hashes.iter().all(|hash| hash.len() == 64));
+        if let [(id, _)] = followed.source_rows().into_iter().collect::<Vec<_>>().as_slice() {
+            let hash = known.entry(*id).or_insert_with(|| text(rows[0][0].as_deref())).clone();
+            assert_eq!(hash, text(rows[0][0].as_deref()), "a key keeps its hash");
+        }
+    };
+    check(&followed);
+    followed.commit(vec![insert(3, "three"), update(1, "more"), SimChange::Touch(1), update(2, "xyz")]).await;
+    check(&followed);
+    followed.commit(vec![rekey(1, 4, "four"), rekey(3, 1, "again"), SimChange::Delete(2)]).await;
+    check(&followed);
+    followed.rewrite(vec![update(4, "silently"), SimChange::Delete(1), insert(6, "six")]).await;
+    check(&followed);
+    for _ in 0..2 {
+        followed.commit(vec![SimChange::Truncate, insert(7, "seven")]).await;
+        check(&followed);
+    }
+    followed.stop().await;
+}
+
+fn text(cell: Option<&[u8]>) -> String {
+    String::from_utf8(cell.unwrap().to_vec()).unwrap()
 }

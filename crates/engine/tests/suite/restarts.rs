@@ -5,9 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, Sequence};
-use laredo_engine::journal::{Journal, JournalOptions, ResumeOutcome, ResumeRequest};
+use laredo_engine::journal::{InstanceId, Journal, JournalOptions, ResumeOutcome, ResumeRequest};
 use laredo_engine::source::{SourceEvent, TableIndex};
-use laredo_engine::{Engine, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions, TablePhase};
+use laredo_engine::{
+    Engine, HashKey, PipelineOptions, ReloadError, SnapshotFormat, SnapshotOptions, TableOptions, TablePhase,
+    Transform, ValueMask,
+};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, sim_table, stopped_clock, wait_until_reached};
 
 use crate::support::{JournalTestReader, PATIENCE, commit, copy_files, start};
@@ -174,6 +177,111 @@ async fn rows_that_a_filter_left_are_served_at_once_and_copied_behind() {
     assert_eq!(reader.rows(), expected);
     assert_eq!(journal.entries_after(before), 2, "what did not change is not told");
     second.end().await;
+}
+
+/// Returns a pipeline that hashes the key of the table with this secret.
+fn hashed(secret: &str) -> PipelineOptions {
+    let key = HashKey::new(secret.as_bytes()).unwrap();
+    let transforms = vec![
+        Transform::Hash(vec!["id".to_owned()], key),
+        Transform::Mask(vec!["body".to_owned()], ValueMask::Fixed("hidden".to_owned())),
+    ];
+    PipelineOptions { filters: Vec::new(), transforms }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_a_hashed_key_are_continued_by_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    for id in 0..20 {
+        commit(&database, 0, id, "body");
+    }
+    let tables = || vec![TableOptions { pipeline: hashed("one key for the test"), ..kept("t0", folder.path()) }];
+    let first = start(&database, tables()).await;
+    let mut reader = JournalTestReader::from_base(&first.journal(0).await);
+    first.end().await;
+    let end = database.commit(0, vec![SimChange::Delete(3), SimChange::Insert(50, "more".to_owned())]);
+    let second = start(&database, tables()).await;
+    let journal = second.reached(0, end).await;
+    let before = reader.at;
+    resume(&mut reader, &journal, false);
+    assert_eq!(journal.entries_after(before), 2, "what did not change is not sent");
+    assert_eq!(reader.state.checksum(), JournalTestReader::from_base(&journal).state.checksum());
+    second.end().await;
+}
+
+/// Journals and snapshots may have values that other transforms hide. No reader is served a row of
+/// them, and no file keeps any.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_transforms_begin_another_journal_without_the_files_of_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SimDatabase::new(1);
+    let snapshots = |format| SnapshotOptions {
+        folder: folder.path().join("snapshots"),
+        format,
+        interval: Duration::from_secs(3600),
+        keep_count: 10,
+        age_max: None,
+    };
+    let plain = PipelineOptions::default();
+    let filters = vec![laredo_values::Predicate {
+        field: "body".to_owned(),
+        test: laredo_values::MatchCondition::Prefix("clear".to_owned()),
+    }];
+    let pipelines = [
+        plain.clone(),
+        hashed("one key for the test"),
+        hashed("another key for it"),
+        PipelineOptions { filters, ..hashed("another key for it") },
+        plain,
+        hashed("one key for the test"),
+    ];
+    let mut earlier: Vec<JournalTestReader> = Vec::new();
+    let mut instance = None;
+    for (run, pipeline) in pipelines.into_iter().enumerate() {
+        let format = if run % 2 == 0 { SnapshotFormat::Jsonl } else { SnapshotFormat::Native };
+        let is_clear = pipeline.transforms.is_empty();
+        // Each process of a server has another name for a new journal.
+        let name = InstanceId(format!("run{run}"));
+        let snapshots = Some(snapshots(format));
+        let options = TableOptions { pipeline, snapshots, instance: name, ..kept("t0", folder.path()) };
+        let engine = start(&database, vec![options]).await;
+        let end = commit(&database, 0, run as i64, &format!("clear text {run}"));
+        let journal = engine.reached(0, end).await;
+        for reader in &earlier {
+            let by_name = ResumeRequest {
+                instance: instance.clone().unwrap_or_default(),
+                sequence: reader.at,
+                position: Some(reader.position),
+                ..ResumeRequest::default()
+            };
+            let by_position = ResumeRequest { position: Some(reader.position), ..ResumeRequest::default() };
+            for request in [by_name, by_position] {
+                let outcome = journal.resolve(&request);
+                assert!(matches!(outcome, ResumeOutcome::Full(_)), "run {run}: {request:?} {outcome:?}");
+            }
+        }
+        let kept = engine.table(0).snapshots().unwrap();
+        assert!(kept.list().is_empty(), "run {run}: {:?}", kept.list());
+        kept.take_snapshot(journal.clone(), None).await.unwrap();
+        earlier.push(JournalTestReader::from_base(&journal));
+        instance = Some(journal.instance().0.clone());
+        assert_eq!(engine.copies(0), 1);
+        engine.end().await;
+        let found = has_text(folder.path(), b"clear text");
+        assert_eq!(found, is_clear, "run {run}");
+    }
+}
+
+/// Returns true if a file in a folder, or in a folder within it, contains the bytes.
+fn has_text(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => has_text(&path, bytes),
+            false => std::fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes),
+        }
+    })
 }
 
 /// The journal is pruned like one in memory, and its files with it.

@@ -89,6 +89,7 @@ fn is_secret_name(key: &str) -> bool {
         || strsim::damerau_levenshtein(&key, "connection") <= 3
         || strsim::damerau_levenshtein(&key, "password") <= 2
         || strsim::damerau_levenshtein(&key, "token") <= 1
+        || strsim::damerau_levenshtein(&key, "key") <= 1
 }
 
 /// Marks the value that begins at `start` as hidden, to its end. All strings and bare words of a

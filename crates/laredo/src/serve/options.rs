@@ -7,7 +7,10 @@ use laredo_core::{Sequence, TableName};
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
-use laredo_engine::{PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, VerifySchedule, VerifyTerms};
+use laredo_engine::{
+    HashKey, PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, Transform, ValueMask, VerifySchedule,
+    VerifyTerms,
+};
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
 use laredo_postgres::{ConnectionOptions, ConnectionStringError, PostgresOptions, PublicationOptions};
@@ -16,6 +19,7 @@ use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::config::ConfigSecret;
 use crate::config::server::{
     self as config, DdlWatchConfig, FanoutConfig, FilterConfig, FilterValue, JournalStoreConfig, PostgresSourceConfig,
     ServedTableConfig, SlotConfig, SnapshotConfig, SnapshotSerializer, StoreConfig, VerifyConfig,
@@ -69,14 +73,16 @@ fn slot_name_of(source: &str) -> String {
     format!("laredo_{}", source.chars().map(plain).take(30).collect::<String>())
 }
 
-pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRng) -> TableOptions {
+/// Returns the options of a table.
+///
+/// # Errors
+/// When a key of a hash cannot be read, as a sentence that names the table and the file.
+pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRng) -> Result<TableOptions, String> {
     let journal = &table.fanout.journal;
-    TableOptions {
-        request: TableRequest {
-            name: TableName::new(&table.schema, &table.table),
-            key_fields: table.key_fields.clone(),
-        },
-        pipeline: pipeline(&table.fanout),
+    let name = TableName::new(&table.schema, &table.table);
+    Ok(TableOptions {
+        pipeline: pipeline(&table.fanout).map_err(|error| format!("table {name}: transforms: {error}"))?,
+        request: TableRequest { name, key_fields: table.key_fields.clone() },
         journal: JournalOptions {
             entries_max: journal.max_entries,
             age_max: journal.max_age,
@@ -94,7 +100,7 @@ pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRn
         },
         snapshots: table.fanout.snapshot.as_ref().and_then(|snapshot| snapshots(snapshot, table)),
         verify: verify(&table.verify),
-    }
+    })
 }
 
 fn verify(verify: &VerifyConfig) -> Option<VerifySchedule> {
@@ -134,11 +140,11 @@ fn file_name(name: &str) -> String {
     name.bytes().map(escaped).collect()
 }
 
-fn pipeline(fanout: &FanoutConfig) -> PipelineOptions {
-    PipelineOptions {
+fn pipeline(fanout: &FanoutConfig) -> Result<PipelineOptions, String> {
+    Ok(PipelineOptions {
         filters: fanout.filters.iter().map(predicate).collect(),
-        transforms: fanout.transforms.iter().map(transform).collect(),
-    }
+        transforms: fanout.transforms.iter().map(transform).collect::<Result<_, _>>()?,
+    })
 }
 
 fn predicate(filter: &FilterConfig) -> Predicate {
@@ -160,12 +166,39 @@ fn value_of(value: &FilterValue) -> Value {
     }
 }
 
-fn transform(transform: &config::TransformConfig) -> laredo_engine::Transform {
-    match transform {
-        config::TransformConfig::DropFields { fields } => laredo_engine::Transform::DropFields(fields.clone()),
-        config::TransformConfig::RenameFields { fields } => laredo_engine::Transform::RenameFields(fields.clone()),
-        config::TransformConfig::AddTimestamp { field } => laredo_engine::Transform::AddTimestamp(field.clone()),
+fn transform(transform: &config::TransformConfig) -> Result<Transform, String> {
+    Ok(match transform {
+        config::TransformConfig::DropFields { fields } => Transform::DropFields(fields.clone()),
+        config::TransformConfig::RenameFields { fields } => Transform::RenameFields(fields.clone()),
+        config::TransformConfig::AddTimestamp { field } => Transform::AddTimestamp(field.clone()),
+        config::TransformConfig::Hash { fields, key, key_file } => {
+            Transform::Hash(fields.clone(), hash_key(key.as_ref(), key_file.as_deref())?)
+        }
+        config::TransformConfig::Mask { fields, value, keep_first, keep_last, with } => {
+            let mask = match value {
+                Some(value) => ValueMask::Fixed(value.clone()),
+                None => ValueMask::Partial {
+                    keep_first: keep_first.unwrap_or(0) as usize,
+                    keep_last: keep_last.unwrap_or(0) as usize,
+                    with: with.as_ref().and_then(|with| with.chars().next()).unwrap_or('*'),
+                },
+            };
+            Transform::Mask(fields.clone(), mask)
+        }
+    })
+}
+
+/// Returns the key of a hash. The configuration has checked that there is one.
+fn hash_key(key: Option<&ConfigSecret>, file: Option<&Path>) -> Result<HashKey, String> {
+    let Some(file) = file else {
+        return HashKey::new(key.map_or("", ConfigSecret::expose).as_bytes()).map_err(|error| error.to_string());
+    };
+    let error = |error: &dyn std::fmt::Display| format!("key_file {}: {error}", file.display());
+    let mut bytes = std::fs::read(file).map_err(|cause| error(&cause))?;
+    while let Some(b'\n' | b'\r') = bytes.last() {
+        bytes.pop();
     }
+    HashKey::new(&bytes).map_err(|cause| error(&cause))
 }
 
 pub(super) fn buffer(fanout: &FanoutConfig) -> BufferOptions {

@@ -73,7 +73,7 @@ pub(super) async fn prepare(
 /// Returns the engines of all sources. It neither connects to a source nor waits for one.
 ///
 /// # Errors
-/// A connection string that cannot be parsed.
+/// A connection string that cannot be parsed, or a key of a hash that cannot be read.
 pub(super) fn unprepared(
     config: &ServerConfig,
     folder: &Path,
@@ -95,9 +95,15 @@ fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (V
     let (mut plans, mut malformed) = (Vec::new(), Vec::new());
     for (name, source) in &config.sources {
         let tables = config.tables.iter().filter(|table| table.source == *name);
-        let tables = tables.map(|table| options::table(table, folder, random)).collect();
+        let mut known = Vec::new();
+        for table in tables {
+            match options::table(table, folder, random) {
+                Ok(table) => known.push(table),
+                Err(error) => malformed.push(error),
+            }
+        }
         match options::postgres(name, source, folder, random) {
-            Ok(source) => plans.push(SourcePlan { name, source, tables }),
+            Ok(source) => plans.push(SourcePlan { name, source, tables: known }),
             Err(error) => malformed.push(format!("sources.{name}.connection: {error}")),
         }
     }

@@ -108,7 +108,7 @@ fn wrong_types_and_ranges_say_what_was_expected() {
         (
             "transforms = [ { type = drop-field, fields = [secret] } ]",
             "6:25: tables[0].targets[0].transforms[0].type: \"drop-field\" is not a transform type of this version; \
-             expected drop-fields, rename-fields or add-timestamp (did you mean drop-fields?)",
+             expected drop-fields, rename-fields, add-timestamp, hash or mask (did you mean drop-fields?)",
         ),
         (
             "transforms = [ { type = rename-fields, fields { a = x, b = x } } ]",
@@ -116,6 +116,52 @@ fn wrong_types_and_ranges_say_what_was_expected() {
         ),
     ] {
         refused(&with("", "", target), &[&format!("laredo.conf:{expected}")]);
+    }
+}
+
+#[test]
+fn a_hash_has_one_key_and_a_mask_is_of_one_kind() {
+    for (transforms, expected) in [
+        ("{ type = hash, fields = [a] }", "6:17: T[0].key: is required, unless key_file is given"),
+        (
+            r#"{ type = hash, fields = [a], key = "0123456789abcde" }"#,
+            "6:50: T[0].key: the key has 15 bytes and needs at least 16; make one with `openssl rand -hex 32`",
+        ),
+        (
+            r#"{ type = hash, fields = [a], key = ["0123456789abcdef"] }"#,
+            "6:50: T[0].key: expected a string that is not empty",
+        ),
+        (
+            r#"{ type = hash, fields = [a], key = "0123456789abcdef", key_file = x }"#,
+            "6:81: T[0].key_file: is given, and so is key; write one of them",
+        ),
+        ("{ type = hash, fields = [a, a], key_file = x }", "6:39: T[0].fields: names a twice"),
+        ("{ type = hash, key_file = x }", "6:17: T[0].fields: is required: a list [ … ]"),
+        ("{ type = drop-fields, fields = [a, a] }", "6:46: T[0].fields: names a twice"),
+        (
+            "{ type = mask, fields = [a] }",
+            "6:17: T[0].value: is required, unless keep_first, keep_last or with is given",
+        ),
+        (
+            "{ type = mask, fields = [a], value = x, keep_last = 4 }",
+            "6:67: T[0].keep_last: has no effect, because value replaces the whole value; remove one of them",
+        ),
+        ("{ type = mask, fields = [a], with = xx }", "6:51: T[0].with: expected a single character, found \"xx\""),
+        (
+            "{ type = mask, fields = [a], keep_last = -1 }",
+            "6:56: T[0].keep_last: expected a whole number from 0 to 4294967295, found -1",
+        ),
+        (
+            r#"{ type = hash, fields = [a], key = "0123456789abcdef" }, { type = mask, fields = [b, a], value = x }"#,
+            "6:96: T[1].fields: names a, whose values hash replaces already",
+        ),
+        (
+            r#"{ type = mask, fields = [a], value = x }, { type = rename-fields, fields { a = b } }, { type = hash, fields = [b], key = "0123456789abcdef" }"#,
+            "6:125: T[2].fields: names b, whose values mask replaces already",
+        ),
+    ] {
+        let expected = expected.replace("T[", "tables[0].targets[0].transforms[");
+        refused(&with("", "", &format!("transforms = [{transforms}]")), &[&format!("laredo.conf:{expected}")]);
     }
 }
 
@@ -279,6 +325,12 @@ fn what_only_makes_sense_together_is_checked_together() {
             "key_fields = [a]",
             "transforms = [{ type = drop-fields, fields = [a] }]",
             "4:14: tables[0].key_fields: a is dropped by a transform; clients need the key",
+        ),
+        (
+            "",
+            "key_fields = [a]",
+            "transforms = [{ type = mask, fields = [b, a], value = x }]",
+            "4:14: tables[0].key_fields: a is masked by a transform; use hash, which keeps keys distinct",
         ),
         (
             "",

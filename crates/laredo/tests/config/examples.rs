@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo::config::ServerConfig;
 use laredo::config::server::{
     ArchiveFormat, BufferPolicyConfig, DdlWatchConfig, FilterConfig, FilterValue, JournalStoreConfig, LogLevel,
     LogType, SlotConfig, SnapshotSerializer, StoreConfig, TransformConfig,
 };
+use laredo::config::{ConfigSecret, ServerConfig};
 
 use super::{ConfigFolder, MINIMAL, fixture, load};
 
@@ -225,6 +225,37 @@ fn filters_and_transforms_are_typed() {
         TransformConfig::RenameFields { fields: vec![("old".to_owned(), "new".to_owned())] }
     );
     assert_eq!(fanout.transforms[1], TransformConfig::AddTimestamp { field: "at".to_owned() });
+}
+
+#[test]
+fn hashes_and_masks_are_read() {
+    let config = load(
+        r#"sources { pg { type = pg, connection = "host=h user=u" } }
+        tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout, transforms = [
+            { type = hash, fields = [email, id], key = "0123456789abcdef" }
+            { type = mask, fields = [name], value = "***" }
+            { type = mask, fields = [phone], keep_last = 4 }
+        ] }] }]"#,
+    )
+    .expect("valid");
+    let names = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>();
+    let (keep_first, with) = (None, None);
+    let expected = [
+        TransformConfig::Hash {
+            fields: names(&["email", "id"]),
+            key: Some(ConfigSecret::new("0123456789abcdef")),
+            key_file: None,
+        },
+        TransformConfig::Mask {
+            fields: names(&["name"]),
+            value: Some("***".to_owned()),
+            keep_first,
+            keep_last: None,
+            with: with.clone(),
+        },
+        TransformConfig::Mask { fields: names(&["phone"]), value: None, keep_first, keep_last: Some(4), with },
+    ];
+    assert_eq!(config.tables[0].fanout.transforms, expected);
 }
 
 #[test]

@@ -30,6 +30,17 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
 }
 
 #[test]
+fn the_key_of_a_hash_is_masked() {
+    let transforms = "{ type = hash, fields = [email], key = \"hunter2 hunter2 hunter2\" }";
+    let target = "{ type = replication-fanout }";
+    let text = MINIMAL.replace(target, &format!("{{ type = replication-fanout, transforms = [{transforms}] }}"));
+    let config = load(&text).expect("valid");
+    let hocon = config.to_hocon();
+    assert!(hocon.contains("key = \"****\"") && !hocon.contains(PASSWORD), "{hocon}");
+    assert!(!format!("{config:?}").contains(PASSWORD));
+}
+
+#[test]
 fn reports_hold_no_secret() {
     let secret_lines = [
         // The secret and the error are on the same line.
@@ -40,7 +51,13 @@ fn reports_hold_no_secret() {
         "sources { pg { type = \"postgresql://u:hunter2@h/d\", connection = x } }",
         "sources { pg { type = pg, connection = { password = hunter2 } } }",
         "sources { pg { type = pg, connection = [hunter2], passwrd = hunter2 } }",
+        "tables = [{ targets = [{ transforms = [{ type = hash, key = hunter2 }] }] }]",
+        "tables = [{ targets = [{ transforms = [{ type = hash, key = [hunter2] }] }] }]",
+        "tables = [{ targets = [{ transforms = [{ type = hash, kay = \"hunter2 and more of it\" }] }] }]",
+        "tables = [{ targets = [{ transforms = [{ type = mask, key = \"hunter2 and more of it\" }] }] }]",
         // Syntax errors around the secret.
+        "tables = [{ transforms = [{ key = \"hunter2 } ] }]",
+        "tables = [{ transforms = [{ key = hunter2+more } ] }]",
         "sources { pg { connection = postgresql://u:hunter2@h/d } }",
         "sources { pg { connection = \"postgresql://u:hunter2@h/d } }",
         "sources { pg { connection = hunter2+more } }",

@@ -24,6 +24,7 @@ mod histories;
 mod interleaving;
 mod limits;
 mod newcomers;
+mod personal_data;
 mod restarts;
 mod schema_changes;
 mod slot;

@@ -93,6 +93,13 @@ impl TypeFamily for ByteType {
     fn is_exact(self) -> bool {
         matches!(self, ByteType::Bytea | ByteType::Uuid)
     }
+
+    fn prints_as_postgresql(self) -> bool {
+        match self {
+            ByteType::Bytea | ByteType::Char | ByteType::Uuid => true,
+            ByteType::Opaque | ByteType::Unknown => false,
+        }
+    }
 }
 
 /// Returns the text of a `"char"`: one byte, in octal if it is not ASCII. A zero byte is the empty

@@ -147,6 +147,11 @@ impl TypeFamily for NumberType {
         }
     }
 
+    fn prints_as_postgresql(self) -> bool {
+        // The currency and the separators of an amount depend on the session.
+        !matches!(self, NumberType::Money(_))
+    }
+
     fn equality(self) -> ValueEquality {
         match self {
             NumberType::Float4 | NumberType::Float8 | NumberType::Numeric => ValueEquality::OfCanonicalForms,

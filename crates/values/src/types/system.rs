@@ -14,6 +14,8 @@ use crate::wire;
 pub(crate) enum SystemType {
     /// An unsigned 32-bit number of an object, a transaction or a command.
     ObjectNumber,
+    /// A `reg` type: the number of an object that PostgreSQL prints by its name.
+    NamedObject,
     /// The type `xid8`.
     TransactionNumber,
     /// The type `tid`: the block and the item of a row.
@@ -31,18 +33,18 @@ impl TypeFamily for SystemType {
         (28, SystemType::ObjectNumber),
         (29, SystemType::ObjectNumber),
         // `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass` and `regtype`.
-        (24, SystemType::ObjectNumber),
-        (2202, SystemType::ObjectNumber),
-        (2203, SystemType::ObjectNumber),
-        (2204, SystemType::ObjectNumber),
-        (2205, SystemType::ObjectNumber),
-        (2206, SystemType::ObjectNumber),
+        (24, SystemType::NamedObject),
+        (2202, SystemType::NamedObject),
+        (2203, SystemType::NamedObject),
+        (2204, SystemType::NamedObject),
+        (2205, SystemType::NamedObject),
+        (2206, SystemType::NamedObject),
         // `regconfig`, `regdictionary`, `regnamespace`, `regrole` and `regcollation`.
-        (3734, SystemType::ObjectNumber),
-        (3769, SystemType::ObjectNumber),
-        (4089, SystemType::ObjectNumber),
-        (4096, SystemType::ObjectNumber),
-        (4191, SystemType::ObjectNumber),
+        (3734, SystemType::NamedObject),
+        (3769, SystemType::NamedObject),
+        (4089, SystemType::NamedObject),
+        (4096, SystemType::NamedObject),
+        (4191, SystemType::NamedObject),
         (27, SystemType::RowLocation),
         (2970, SystemType::Snapshot),
         (3220, SystemType::LogPosition),
@@ -52,7 +54,9 @@ impl TypeFamily for SystemType {
 
     fn to_text(self, _context: &mut CellContext, cell: &[u8]) -> Result<String, CellProblem> {
         match self {
-            SystemType::ObjectNumber => Ok(u32::from_be_bytes(wire::exactly(cell)?).to_string()),
+            SystemType::ObjectNumber | SystemType::NamedObject => {
+                Ok(u32::from_be_bytes(wire::exactly(cell)?).to_string())
+            }
             SystemType::TransactionNumber => Ok(u64::from_be_bytes(wire::exactly(cell)?).to_string()),
             SystemType::RowLocation => location_text(cell),
             SystemType::LogPosition => Ok(Lsn(u64::from_be_bytes(wire::exactly(cell)?)).to_string()),
@@ -62,7 +66,9 @@ impl TypeFamily for SystemType {
 
     fn parse_text(self, text: &str) -> Result<Vec<u8>, ValueMismatch> {
         match self {
-            SystemType::ObjectNumber => parse_number::<u32>(text).map(|number| number.to_be_bytes().to_vec()),
+            SystemType::ObjectNumber | SystemType::NamedObject => {
+                parse_number::<u32>(text).map(|number| number.to_be_bytes().to_vec())
+            }
             SystemType::TransactionNumber => parse_number::<u64>(text).map(|number| number.to_be_bytes().to_vec()),
             SystemType::RowLocation => parse_location(text),
             SystemType::LogPosition => match text.parse::<Lsn>() {
@@ -75,7 +81,9 @@ impl TypeFamily for SystemType {
 
     fn parse_literal(self, value: &Value) -> Result<Vec<u8>, ValueMismatch> {
         match self {
-            SystemType::ObjectNumber => integer::<u32>(value).map(|number| number.to_be_bytes().to_vec()),
+            SystemType::ObjectNumber | SystemType::NamedObject => {
+                integer::<u32>(value).map(|number| number.to_be_bytes().to_vec())
+            }
             SystemType::TransactionNumber => integer::<u64>(value).map(|number| number.to_be_bytes().to_vec()),
             SystemType::RowLocation | SystemType::LogPosition | SystemType::Snapshot => self.parse_text(string(value)?),
         }
@@ -84,11 +92,16 @@ impl TypeFamily for SystemType {
     fn equality(self) -> ValueEquality {
         match self {
             SystemType::ObjectNumber
+            | SystemType::NamedObject
             | SystemType::TransactionNumber
             | SystemType::RowLocation
             | SystemType::LogPosition => ValueEquality::OfCells,
             SystemType::Snapshot => ValueEquality::Unknown(UNKNOWN_EQUALITY),
         }
+    }
+
+    fn prints_as_postgresql(self) -> bool {
+        self != SystemType::NamedObject
     }
 }
 

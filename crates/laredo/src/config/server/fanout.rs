@@ -9,7 +9,7 @@ use super::super::schema::{AT_LEAST_ONE, PORT, SettingKind};
 use super::filters::FilterConfig;
 use super::journal::{JournalConfig, JournalStoreConfig};
 use super::snapshot_and_archive::{ArchiveConfig, SnapshotConfig};
-use super::transforms::TransformConfig;
+use super::transforms::{TransformConfig, check_replaced_once};
 
 config_block! {
     /// A `replication-fanout` target.
@@ -86,6 +86,7 @@ const HEARTBEAT: SettingKind = SettingKind::Time { min: Duration::from_millis(10
 impl FanoutConfig {
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         self.check_folders(fields, reader);
+        check_replaced_once(&self.transforms, fields, reader);
         self.merge_max_clients(fields, reader);
     }
 

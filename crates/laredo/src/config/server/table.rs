@@ -69,13 +69,20 @@ impl ServedTableConfig {
         self.check_key(fields, reader);
     }
 
-    /// Checks that the key names each column once, and that no transform drops a column of it.
+    /// Checks that the key names each column once, and that no transform drops or masks a column
+    /// of it.
     fn check_key(&self, fields: &BlockFields, reader: &mut ConfigReader) {
         reader.check_repeated(fields, "key_fields", &self.key_fields);
+        let transforms = &self.fanout.transforms;
         for field in &self.key_fields {
             let drops = |transform: &TransformConfig| matches!(transform, TransformConfig::DropFields { fields } if fields.contains(field));
-            if self.fanout.transforms.iter().any(drops) {
+            let masks = |transform: &TransformConfig| matches!(transform, TransformConfig::Mask { fields, .. } if fields.contains(field));
+            if transforms.iter().any(drops) {
                 reader.report(fields, "key_fields", format!("{field} is dropped by a transform; clients need the key"));
+            }
+            if transforms.iter().any(masks) {
+                let message = format!("{field} is masked by a transform; use hash, which keeps keys distinct");
+                reader.report(fields, "key_fields", message);
             }
         }
     }

@@ -1,9 +1,14 @@
 //! Transforms, which change the columns that clients see.
 
-use super::super::declaration::{config_variants, custom, key, texts};
+use std::path::PathBuf;
+
+use laredo_engine::HashKey;
+
+use super::super::declaration::{config_variants, custom, key, optional, texts};
 use super::super::fields::BlockFields;
 use super::super::reader::ConfigReader;
-use super::super::schema::{SettingKind, TEXT};
+use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
+use super::super::secret::ConfigSecret;
 use super::super::write::text;
 
 config_variants! {
@@ -33,17 +38,122 @@ config_variants! {
             /// The name of the new column.
             field: String = key("field", TEXT, || "committed_at".to_owned()),
         },
+        /// Replaces values by [keyed hashes](#personal-data). Ours.
+        Hash["hash"] {
+            /// The columns, which may be those of the key.
+            fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
+            /// The key of the hash, at least 16 bytes. Secret.
+            key: Option<ConfigSecret> = optional("key", SettingKind::Secret, "`key_file`"),
+            /// The file that has the key. Line ends at its end do not count.
+            key_file: Option<PathBuf> = optional("key_file", TEXT, "`key`"),
+        },
+        /// Replaces values by [a mask](#personal-data). Ours.
+        Mask["mask"] {
+            /// The columns. None may be part of the key.
+            fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
+            /// A text that replaces each value.
+            value: Option<String> = optional("value", TEXT_OR_EMPTY, "a partial mask"),
+            /// The number of characters that are kept at the beginning.
+            keep_first: Option<u32> = optional("keep_first", KEPT, "0"),
+            /// The number of characters that are kept at the end.
+            keep_last: Option<u32> = optional("keep_last", KEPT, "0"),
+            /// The character that replaces each of the others.
+            with: Option<String> = optional("with", CHARACTER, "`*`"),
+        },
     }
 }
 
+const KEPT: SettingKind = SettingKind::Count { min: 0, max: u32::MAX as u64 };
+
+const CHARACTER: SettingKind =
+    SettingKind::Text { accepts: |text| text.chars().count() == 1, expected: "a single character" };
+
 impl TransformConfig {
-    /// Reports columns that would be renamed to the same name.
+    /// Reports what the schema of the keys cannot detect.
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
-        let TransformConfig::RenameFields { fields: renamed } = self else { return };
-        for (i, (old, new)) in renamed.iter().enumerate() {
-            if let Some((other, _)) = renamed[..i].iter().find(|(_, earlier)| earlier == new) {
-                reader.report(fields, "fields", format!("{other} and {old} would both be named {new}"));
+        match self {
+            TransformConfig::DropFields { fields: names } => reader.check_repeated(fields, "fields", names),
+            TransformConfig::RenameFields { fields: renamed } => check_renamed(renamed, fields, reader),
+            TransformConfig::AddTimestamp { .. } => {}
+            TransformConfig::Hash { fields: names, key, key_file } => {
+                reader.check_repeated(fields, "fields", names);
+                check_hash_key(key.as_ref(), key_file.is_some(), fields, reader);
+            }
+            TransformConfig::Mask { fields: names, value, .. } => {
+                reader.check_repeated(fields, "fields", names);
+                check_mask(value.is_some(), fields, reader);
             }
         }
+    }
+
+    /// Returns the name of a transform that replaces values, and the columns; `None` for others.
+    pub(super) fn replaced(&self) -> Option<(&'static str, &[String])> {
+        match self {
+            TransformConfig::Hash { fields, .. } => Some(("hash", fields)),
+            TransformConfig::Mask { fields, .. } => Some(("mask", fields)),
+            TransformConfig::DropFields { .. }
+            | TransformConfig::RenameFields { .. }
+            | TransformConfig::AddTimestamp { .. } => None,
+        }
+    }
+}
+
+/// Reports columns that would be renamed to the same name.
+fn check_renamed(renamed: &[(String, String)], fields: &BlockFields, reader: &mut ConfigReader) {
+    for (i, (old, new)) in renamed.iter().enumerate() {
+        if let Some((other, _)) = renamed[..i].iter().find(|(_, earlier)| earlier == new) {
+            reader.report(fields, "fields", format!("{other} and {old} would both be named {new}"));
+        }
+    }
+}
+
+/// Checks that a hash has one key, and that the key is long enough. The file is read at the start.
+fn check_hash_key(key: Option<&ConfigSecret>, has_file: bool, fields: &BlockFields, reader: &mut ConfigReader) {
+    let Some(key) = key else {
+        if !has_file && !fields.has("key") {
+            reader.report(fields, "key", "is required, unless key_file is given");
+        }
+        return;
+    };
+    if has_file {
+        reader.report(fields, "key_file", "is given, and so is key; write one of them");
+    }
+    if let Err(error) = HashKey::new(key.expose().as_bytes()) {
+        reader.report(fields, "key", error.to_string());
+    }
+}
+
+/// Checks that a mask is either fixed or partial.
+fn check_mask(is_fixed: bool, fields: &BlockFields, reader: &mut ConfigReader) {
+    let parts = ["keep_first", "keep_last", "with"];
+    if !is_fixed && !fields.has("value") && !parts.iter().any(|part| fields.has(part)) {
+        reader.report(fields, "value", "is required, unless keep_first, keep_last or with is given");
+    }
+    for part in parts.iter().filter(|part| is_fixed && fields.has(part)) {
+        reader.report(fields, part, "has no effect, because value replaces the whole value; remove one of them");
+    }
+}
+
+/// Reports columns whose values two transforms would replace. The second one would replace what
+/// the first one has made.
+pub(super) fn check_replaced_once(transforms: &[TransformConfig], fields: &BlockFields, reader: &mut ConfigReader) {
+    // The columns by their names after the transforms so far, each with the first transform.
+    let mut replaced: Vec<(String, &'static str)> = Vec::new();
+    for (transform, block) in transforms.iter().zip(fields.items("transforms")) {
+        if let TransformConfig::RenameFields { fields: renamed } = transform {
+            for (name, _) in &mut replaced {
+                if let Some((_, new)) = renamed.iter().find(|(old, _)| old == name) {
+                    name.clone_from(new);
+                }
+            }
+        }
+        let Some((step, names)) = transform.replaced() else { continue };
+        for name in names {
+            if let Some((_, earlier)) = replaced.iter().find(|(known, _)| known == name) {
+                let message = format!("names {name}, whose values {earlier} replaces already");
+                reader.report(&block, "fields", message);
+            }
+        }
+        replaced.extend(names.iter().map(|name| (name.clone(), step)));
     }
 }
