@@ -3,7 +3,10 @@
 
 #[cfg(feature = "writer")]
 mod direct;
+mod key_prefix;
 mod local;
+#[cfg(feature = "writer")]
+mod private_folder;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "writer")]
@@ -13,17 +16,20 @@ mod uri;
 use std::fmt;
 use std::io::Read;
 #[cfg(feature = "writer")]
-use std::path::PathBuf;
-#[cfg(feature = "writer")]
 use std::time::SystemTime;
 
 #[cfg(feature = "writer")]
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::layout::MANIFEST_BYTES_MAX;
+
+pub use key_prefix::{InvalidKeyPrefix, check_key_prefix};
 pub use local::FolderDestination;
 #[cfg(feature = "s3")]
 pub use s3::{S3Destination, S3Encryption, S3Options};
+#[cfg(feature = "writer")]
+pub(crate) use staging::StageWriter;
 #[cfg(feature = "writer")]
 pub use staging::{ArtifactStager, StagedArtifact};
 pub use uri::{DestinationOptions, DestinationUri, InvalidDestinationUri};
@@ -81,9 +87,9 @@ pub trait Destination: DestinationReader {
         async { Ok(()) }.boxed()
     }
 
-    /// Returns the folder for an [`ArtifactStager`] from which artifacts need not be copied. `None`
-    /// if the destination is not on this machine.
-    fn staging_folder(&self) -> Option<PathBuf> {
+    /// Returns the stager from which artifacts need not be copied. `None` if the destination is not
+    /// on this machine.
+    fn stager(&self) -> Option<ArtifactStager> {
         None
     }
 }
@@ -164,6 +170,12 @@ pub enum DestinationError {
         /// The manifest's address.
         at: String,
     },
+}
+
+/// Returns the error for a manifest that is larger than any that a writer makes.
+fn large_manifest(at: String) -> DestinationError {
+    let reason = format!("it has more than {MANIFEST_BYTES_MAX} bytes; let its writer drop old epochs");
+    DestinationError::Unsuitable { at, reason }
 }
 
 /// Returns the bytes in lower-case hex.

@@ -10,7 +10,7 @@ use std::thread;
 use laredo_core::{Cell, Checksum, KeyColumns, TableState, Tuple, TupleRef};
 use laredo_values::{ArchivedChecksums, HexCells, ProjectError};
 
-use crate::destination::{ArtifactStager, StagedArtifact};
+use crate::destination::{ArtifactStager, StageWriter, StagedArtifact};
 use crate::format::{ArtifactWriter, FormatError};
 use crate::layout::ArtifactFormat;
 use crate::net_changes::NetChangeSet;
@@ -54,7 +54,7 @@ pub(crate) fn base(
         let mut writer = ArtifactWriter::new(*format, before.schema().clone(), stager.begin(*format)?)?;
         write_all(&mut writer, &chunks)?;
         encoded.hex = writer.hex_cells().clone();
-        encoded.objects.push(writer.finish()?.finish()?);
+        encoded.objects.push(finish(writer)?);
     }
     Ok(encoded)
 }
@@ -208,9 +208,17 @@ pub(crate) fn diff(
             encoded.count += 1;
         }
         encoded.hex = writer.hex_cells().clone();
-        encoded.objects.push(writer.finish()?.finish()?);
+        encoded.objects.push(finish(writer)?);
     }
     Ok(encoded)
+}
+
+/// Finishes an artifact and records its size before compression.
+fn finish(writer: ArtifactWriter<StageWriter>) -> Result<StagedArtifact, FormatError> {
+    let unpacked_bytes = writer.unpacked_bytes();
+    let mut staged = writer.finish()?.finish()?;
+    staged.unpacked_bytes = unpacked_bytes;
+    Ok(staged)
 }
 
 /// Returns the first eight bytes of the key's first column as a number.

@@ -2,6 +2,7 @@
 //! compressed with zstd.
 
 mod jsonl;
+mod limits;
 mod literal;
 mod protobuf;
 #[cfg(feature = "writer")]
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use laredo_core::{Column, Schema, Tuple};
 use laredo_values::{ProjectError, UnprojectError, Value, unproject_row};
 
-use crate::layout::{ArtifactFormat, ArtifactKind, EntryEncoding};
+use crate::layout::{ArtifactFormat, ArtifactKind, COLUMNS_MAX, EntryEncoding};
 
+use limits::UnpackedInput;
 use literal::LiteralParser;
 #[cfg(feature = "writer")]
 pub use write::ArtifactWriter;
@@ -42,6 +44,14 @@ pub enum FormatError {
         number: u64,
         /// The error in the entry.
         problem: String,
+    },
+    /// A row or a change is too large for an artifact.
+    #[error("a row or a change has {bytes} bytes in this format, and readers accept at most {bytes_max}")]
+    TooLarge {
+        /// The size in bytes.
+        bytes: u64,
+        /// The maximum size in bytes.
+        bytes_max: u64,
     },
     /// A value is not of its column's type.
     #[error("entry {number}: {error}")]
@@ -76,7 +86,7 @@ pub struct ArtifactReader<R: Read> {
 
 enum ArtifactInput<R: Read> {
     Plain(BufReader<R>),
-    Packed(BufReader<zstd::Decoder<'static, BufReader<R>>>),
+    Packed(BufReader<UnpackedInput<R>>),
 }
 
 /// A change that was read from a diff.
@@ -104,11 +114,31 @@ impl<R: Read> ArtifactReader<R> {
     /// If zstd cannot be initialized.
     pub fn new(format: ArtifactFormat, schema: Arc<Schema>, input: R) -> Result<ArtifactReader<R>, FormatError> {
         let input = match format.is_packed() {
-            true => ArtifactInput::Packed(BufReader::new(zstd::Decoder::new(input)?)),
+            true => ArtifactInput::Packed(BufReader::new(UnpackedInput::new(input)?)),
             false => ArtifactInput::Plain(BufReader::new(input)),
         };
         let literals = LiteralParser::of(&schema);
         Ok(ArtifactReader { encoding: format.encoding(), schema, literals, input, number: 0 })
+    }
+
+    /// Sets the size of the contents in bytes, uncompressed, if it is known. Reading then fails at
+    /// the first byte beyond it. Otherwise compressed contents may be at most 1,000 times as large
+    /// as the object, beyond the first 16 MiB.
+    #[must_use]
+    pub fn with_unpacked_bytes(mut self, bytes: Option<u64>) -> ArtifactReader<R> {
+        if let ArtifactInput::Packed(input) = &mut self.input {
+            input.get_mut().state_bytes(bytes);
+        }
+        self
+    }
+
+    /// Returns the number of bytes that were decompressed so far; `None` if the format is not
+    /// compressed.
+    pub(crate) fn unpacked_bytes(&self) -> Option<u64> {
+        match &self.input {
+            ArtifactInput::Plain(_) => None,
+            ArtifactInput::Packed(input) => Some(input.get_ref().unpacked_bytes()),
+        }
     }
 
     /// Returns the next row of a snapshot, or `None` at its end.
@@ -178,6 +208,11 @@ impl<R: Read> ArtifactReader<R> {
             if !to.contains(&name) {
                 to.insert(name);
             }
+        }
+        if to.len() > COLUMNS_MAX {
+            let problem =
+                format!("the rows have more than {COLUMNS_MAX} different fields, and a table has fewer columns");
+            return Err(FormatError::Entry { number: self.number, problem });
         }
         Ok(is_entry)
     }

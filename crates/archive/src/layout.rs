@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 /// The manifest's name.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
+/// The maximum number of a table's columns in PostgreSQL.
+pub(crate) const COLUMNS_MAX: usize = 1600;
+
+/// The maximum size of a manifest in bytes, for some 500,000 artifacts. A larger one is not read.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+
 /// The kind of an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -26,7 +26,7 @@ pub use aws::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileError, AwsProfil
 pub use destination::{ArtifactStager, Destination, ListedObject, StagedArtifact};
 pub use destination::{
     DestinationError, DestinationOptions, DestinationReader, DestinationUri, FolderDestination, InvalidDestinationUri,
-    ManifestTag, VersionedManifest,
+    InvalidKeyPrefix, ManifestTag, VersionedManifest, check_key_prefix,
 };
 #[cfg(feature = "s3")]
 pub use destination::{S3Destination, S3Encryption, S3Options};

@@ -162,6 +162,9 @@ pub struct ArtifactObject {
     /// The SHA-256 of the object's bytes, in hex (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The size of the object's contents in bytes, uncompressed (laredo only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpacked_bytes: Option<u64>,
 }
 
 /// A manifest that cannot be used.

@@ -158,13 +158,27 @@ pub enum ArchiveReadError {
     #[error(transparent)]
     Destination(#[from] DestinationError),
     /// An object does not have the size that the manifest states.
-    #[error("{at} has {found} bytes, and the manifest says {expected}")]
+    #[error(
+        "{at} has {} bytes, and the manifest says {expected}",
+        if found > expected { format!("more than {expected}") } else { found.to_string() }
+    )]
     Size {
         /// The object's address.
         at: String,
         /// The size in bytes that the manifest states.
         expected: u64,
-        /// The object's size in bytes.
+        /// The object's size in bytes, or a lower bound if the object is too long. A longer object
+        /// is not read to its end.
+        found: u64,
+    },
+    /// The contents of an object do not have the size that the manifest states.
+    #[error("{at} has {found} bytes before compression, and the manifest says {expected}")]
+    Unpacked {
+        /// The object's address.
+        at: String,
+        /// The size in bytes that the manifest states.
+        expected: u64,
+        /// The size of the contents in bytes.
         found: u64,
     },
     /// An object does not have the bytes that were written.
@@ -275,6 +289,7 @@ impl ArchiveReadError {
             ArchiveReadError::Manifest { .. }
             | ArchiveReadError::History { .. }
             | ArchiveReadError::Size { .. }
+            | ArchiveReadError::Unpacked { .. }
             | ArchiveReadError::Altered { .. }
             | ArchiveReadError::Entry { .. }
             | ArchiveReadError::Count { .. }

@@ -264,6 +264,9 @@ impl ArchiveWriter {
         resources: WriterResources,
     ) -> Result<(ArchiveWriter, Option<FeedStart>), WriterError> {
         let WriterResources { destinations, stager, wall, publish, status } = resources;
+        let leftovers = stager.clone();
+        // If the thread fails, the files stay.
+        let _ = tokio::task::spawn_blocking(move || leftovers.remove_abandoned()).await;
         let tools = Arc::new(WriterContext { options, stager, wall, publish });
         let report = WriterReport::new(&tools.options.table, status, &destinations);
         let WriterOptions { table, writer_id, .. } = &tools.options;

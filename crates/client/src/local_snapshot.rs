@@ -171,7 +171,7 @@ impl LocalSnapshotFile {
         let ResumableTable { table: LocalSnapshotRows { schema: of, rows, checksum }, resume, at_head } = saved;
         // Rows that differed from the server's are not saved.
         let ResumeState { instance_id, sequence, position, source, mark, definition, contents_differed: _ } = resume;
-        let mut out = CrcFileWriter { file: File::create(path)?, crc: crc32fast::Hasher::new() };
+        let mut out = CrcFileWriter { file: create_private(path)?, crc: crc32fast::Hasher::new() };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_be_bytes());
         frame::encode(&self.request, &mut bytes);
@@ -216,6 +216,20 @@ impl LocalSnapshotFile {
         out.write(&mut bytes)?;
         out.end()
     }
+}
+
+/// Creates a file that only its owner may read. A file or a link with this name, from a process
+/// with the same ID, is removed first.
+fn create_private(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 fn push_message(bytes: &mut Vec<u8>, message: WireMessage) {

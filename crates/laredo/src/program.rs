@@ -15,6 +15,7 @@ mod healthcheck;
 mod listen;
 mod random;
 mod stop;
+mod temporary_folder;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
 pub(crate) use clock::now;
@@ -23,6 +24,7 @@ pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
+pub(crate) use temporary_folder::temporary_folder;
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;

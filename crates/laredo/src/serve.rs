@@ -11,7 +11,6 @@ mod compose;
 mod listen;
 mod options;
 mod prepare;
-mod temporary_folder;
 
 pub use arguments::ServerArguments;
 use compose::serve;

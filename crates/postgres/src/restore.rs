@@ -1,6 +1,7 @@
 //! Restoring rows into a table, all of them or none.
 
 mod cell_conversion;
+mod creation;
 mod replace;
 
 use laredo_core::{Oid, Schema, TableName, Tuple};
@@ -104,6 +105,20 @@ pub enum RestoreError {
         /// The number of rows that the table has.
         found: u64,
     },
+    /// The type of a column to create is not one of the database's types.
+    #[error(
+        "column {column:?}: there is no type {type_name:?} in the database{}; create the type first, or create the table yourself and \
+         omit --create",
+        cause.as_deref().map(|error| format!(" ({error})")).unwrap_or_default()
+    )]
+    NoType {
+        /// The column's name.
+        column: String,
+        /// The type's name in the archive.
+        type_name: String,
+        /// PostgreSQL's error, if the name is not that of a type.
+        cause: Option<Box<PostgresError>>,
+    },
     /// A column whose type has no binary form.
     #[error("column {0} has a type without a binary form, so COPY cannot load it; write jsonl and load that")]
     NoBinaryForm(String),
@@ -140,7 +155,7 @@ impl TableRestore {
         match (there, mode) {
             (Some(_), RestoreMode::Create) => return Err(RestoreError::TableExists(table)),
             (None, RestoreMode::Fill | RestoreMode::Replace { .. }) => return Err(RestoreError::NoTable(table)),
-            (None, RestoreMode::Create) => drop(connection.simple_query(&create(&name, schema)).await?),
+            (None, RestoreMode::Create) => creation::create_table(&mut connection, &table, schema).await?,
             (Some((oid, is_parted)), RestoreMode::Replace { .. }) => {
                 replacement = Some(TableReplacement::begin(&mut connection, &table, oid, schema, is_parted).await?);
             }
@@ -219,23 +234,4 @@ async fn found(connection: &mut SqlConnection, name: &str) -> Result<Option<(Oid
     let Some([Some(oid), Some(is_parted)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
     let oid = oid.parse().map_err(|_| TransportError::Protocol(format!("{oid} is not the OID of a table")))?;
     Ok(Some((oid, is_parted == "t")))
-}
-
-fn create(name: &str, schema: &Schema) -> String {
-    let column = |column: &laredo_core::Column| {
-        let not_null = if column.not_null { " NOT NULL" } else { "" };
-        format!("{} {}{not_null}", quoted(&column.name), column.type_name)
-    };
-    let mut parts: Vec<String> = schema.columns().iter().map(column).collect();
-    let key: Vec<String> = schema
-        .key()
-        .columns()
-        .iter()
-        .filter_map(|index| schema.columns().get(*index))
-        .map(|column| quoted(&column.name))
-        .collect();
-    if !key.is_empty() {
-        parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
-    }
-    format!("CREATE TABLE {name} ({})", parts.join(", "))
 }

@@ -63,6 +63,7 @@ pub(crate) fn view(error: &ViewError) -> Status {
         ViewError::Project(_) | ViewError::Batch(_) | ViewError::Schema(_) | ViewError::OldRow | ViewError::Frame => {
             Status::internal(error.to_string())
         }
+        ViewError::TooLarge => Status::failed_precondition(error.to_string()),
     }
 }
 

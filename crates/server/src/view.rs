@@ -116,6 +116,8 @@ pub(crate) enum ViewError {
     OldRow,
     #[error("reading the journal: it contains bytes that are not a frame")]
     Frame,
+    #[error("a row is too large for a Struct; ask for rows in PostgreSQL's binary form, or filter it out")]
+    TooLarge,
 }
 
 /// The estimated overhead of one cached projection, in addition to its bytes.

@@ -9,7 +9,7 @@ mod tests;
 
 use laredo_core::{Cell, Oid, Schema, TupleBuf};
 
-use crate::problem::{ENCODED_NESTING_MAX, ValueMismatch};
+use crate::problem::{ENCODED_NESTING_MAX, VALUE_BYTES_MAX, ValueMismatch};
 use crate::shape::{TypeShape, shows_errors_in_hex};
 use crate::text_form::parse_escaped_hex;
 use crate::types::{BaseType, text};
@@ -48,6 +48,10 @@ pub fn unproject_cell(schema: &Schema, column: usize, value: &Value) -> Result<O
                 _ => {
                     CellEncoder::new(schema, schema.key().contains(column)).value(definition.type_oid, value).map(Some)
                 }
+            };
+            let bytes = match bytes {
+                Ok(Some(bytes)) if bytes.len() > VALUE_BYTES_MAX => Err(ValueMismatch::TooLarge),
+                bytes => bytes,
             };
             (definition.name.clone(), definition.type_name.as_str(), bytes)
         }

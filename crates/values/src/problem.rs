@@ -11,6 +11,8 @@ pub(crate) const ENCODED_NESTING_MAX: usize = 64;
 /// The maximum number of characters of `numeric` text in one cell. Ten bytes can encode a number of
 /// 140,000 digits, so the text of an array could exceed any memory.
 pub(crate) const NUMERIC_TEXT_MAX: usize = 64 << 20;
+/// The maximum size of a value in bytes: PostgreSQL allocates at most this much for one.
+pub(crate) const VALUE_BYTES_MAX: usize = 0x3FFF_FFFF;
 
 /// A problem with a cell's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +75,9 @@ pub enum ValueMismatch {
     /// Types or values that nest too deeply.
     #[error("it nests deeper than {ENCODED_NESTING_MAX} levels")]
     TooDeep,
+    /// A value that is larger than any of PostgreSQL's.
+    #[error("it has more than {VALUE_BYTES_MAX} bytes")]
+    TooLarge,
     /// A column that the schema does not have.
     #[error("the table has no such column")]
     NoColumn,

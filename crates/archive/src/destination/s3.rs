@@ -26,9 +26,9 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use self::error_response::S3Operation;
-use super::{DestinationError, DestinationReader, ManifestTag, VersionedManifest};
+use super::{DestinationError, DestinationReader, ManifestTag, VersionedManifest, check_key_prefix};
 use crate::aws::AwsCredentials;
-use crate::layout::MANIFEST_NAME;
+use crate::layout::{MANIFEST_BYTES_MAX, MANIFEST_NAME};
 
 /// The settings of an archive in S3 or in a compatible store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,11 +122,8 @@ impl S3Destination {
         let refused = |reason: String| DestinationError::Refused { doing: "use", at: name.clone(), reason };
         let region = options.region.as_deref().or(credentials.region());
         let region = region.ok_or_else(|| refused("no region is known: set `region`".to_owned()))?;
-        let key = Path::parse(format!("{prefix}{MANIFEST_NAME}"));
-        if key.is_err() || prefix.starts_with('/') {
-            let reason = "its prefix must not begin with `/`, nor have `//`, `.` or `..` in it".to_owned();
-            return Err(refused(reason));
-        }
+        check_key_prefix(prefix).map_err(|error| refused(error.to_string()))?;
+        Path::parse(format!("{prefix}{MANIFEST_NAME}")).map_err(|error| refused(error.to_string()))?;
         let address = address::of(bucket, options, region).map_err(&refused)?;
         let builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
@@ -174,6 +171,9 @@ impl S3Destination {
         };
         let tag = found.meta.e_tag.clone();
         let tag = tag.ok_or_else(|| self.no_tag())?;
+        if found.meta.size > MANIFEST_BYTES_MAX {
+            return Err(super::large_manifest(self.uri(MANIFEST_NAME)));
+        }
         let bytes = found.bytes().await.map_err(failed)?.into();
         Ok(Some(VersionedManifest { bytes, tag: ManifestTag(tag) }))
     }

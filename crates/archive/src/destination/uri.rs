@@ -99,7 +99,14 @@ impl DestinationUri {
 
     async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn BuiltDestination>, DestinationError> {
         match self {
-            DestinationUri::Folder(path) => Ok(Arc::new(FolderDestination::with_prefix(path, &options.key_prefix))),
+            DestinationUri::Folder(path) => {
+                let destination = FolderDestination::with_prefix(path, &options.key_prefix);
+                Ok(Arc::new(destination.map_err(|error| DestinationError::Refused {
+                    doing: "use",
+                    at: path.display().to_string(),
+                    reason: error.to_string(),
+                })?))
+            }
             #[cfg(feature = "s3")]
             DestinationUri::Bucket { bucket, prefix } => {
                 let prefix = format!("{prefix}{}", options.key_prefix);

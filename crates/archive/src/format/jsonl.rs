@@ -1,10 +1,11 @@
 //! JSON Lines: one JSON object on each line.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 
 use laredo_values::Value;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::limits::{CHANGE_BYTES_MAX, ROW_BYTES_MAX};
 use super::literal::{LiteralParser, RawFields};
 use super::{DiffEntry, EntryReadError, NamedValues};
 
@@ -44,7 +45,7 @@ pub(super) fn read_row(
     input: &mut dyn BufRead,
     literals: &LiteralParser,
 ) -> Result<Option<NamedValues>, EntryReadError> {
-    let Some(line) = line(input)? else { return Ok(None) };
+    let Some(line) = line(input, ROW_BYTES_MAX)? else { return Ok(None) };
     literals.row(serde_json::from_slice(&line)?).map(Some)
 }
 
@@ -62,19 +63,39 @@ pub(super) fn read_entry(
         #[serde(borrow, default)]
         new: Option<RawFields<'a>>,
     }
-    let Some(line) = line(input)? else { return Ok(None) };
+    let Some(line) = line(input, CHANGE_BYTES_MAX)? else { return Ok(None) };
     let Line { action, key, old, new } = serde_json::from_slice(&line)?;
     let row = |fields: Option<RawFields<'_>>| fields.map(|fields| literals.row(fields)).transpose();
     Ok(Some(DiffEntry { action, key, old: row(old)?, new: row(new)? }))
 }
 
-fn line(input: &mut dyn BufRead) -> Result<Option<Vec<u8>>, EntryReadError> {
+/// Reads a line of at most `bytes_max` bytes. Returns `None` at the end of the object.
+fn line(input: &mut dyn BufRead, bytes_max: u64) -> Result<Option<Vec<u8>>, EntryReadError> {
     let mut line = Vec::new();
-    match input.read_until(b'\n', &mut line)? {
+    let read = input.take(bytes_max.saturating_add(1)).read_until(b'\n', &mut line)?;
+    match read {
         0 => Ok(None),
+        read if read as u64 > bytes_max => {
+            Err(EntryReadError::Entry(format!("the line has more than {bytes_max} bytes")))
+        }
         _ if line.last() == Some(&b'\n') => Ok(Some(line)),
         // A cut inside a line is found here. A cut between two lines is found by the size in the
         // manifest.
         _ => Err(EntryReadError::Entry("the object ends inside of a line".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_a_maximum() {
+        let mut input = &b"12345\n123456\n"[..];
+        let mut next = |bytes_max| line(&mut input, bytes_max);
+        assert_eq!(next(6).ok().unwrap().unwrap(), b"12345\n");
+        assert!(matches!(next(6), Err(EntryReadError::Entry(problem)) if problem.contains("more than 6 bytes")));
+        let mut endless = std::io::BufReader::new(std::io::repeat(b'1'));
+        assert!(matches!(line(&mut endless, 1 << 20), Err(EntryReadError::Entry(_))));
     }
 }

@@ -9,11 +9,8 @@ use prost::Message;
 use prost_types::Struct;
 use prost_types::value::Kind;
 
+use super::limits::{CHANGE_BYTES_MAX, ROW_BYTES_MAX};
 use super::{DiffEntry, EntryReadError};
-
-/// The maximum length of a message in bytes, twice that of any PostgreSQL row or more. A longer one
-/// is invalid.
-const MESSAGE_BYTES_MAX: u64 = 4 << 30;
 
 /// A row of a snapshot.
 #[derive(Clone, PartialEq, Message)]
@@ -49,18 +46,21 @@ pub(super) fn entry(entry: DiffEntry, to: &mut Vec<u8>) {
 }
 
 pub(super) fn read_row(input: &mut dyn BufRead) -> Result<Option<Vec<(String, Value)>>, EntryReadError> {
-    let Some(SnapshotRow { row }) = message(input)? else { return Ok(None) };
+    let Some(SnapshotRow { row }) = message(input, ROW_BYTES_MAX)? else { return Ok(None) };
     Ok(Some(fields(row.unwrap_or_default())?))
 }
 
 pub(super) fn read_entry(input: &mut dyn BufRead) -> Result<Option<DiffEntry>, EntryReadError> {
-    let Some(DiffChange { action, key, old, new }) = message(input)? else { return Ok(None) };
+    let Some(DiffChange { action, key, old, new }) = message(input, CHANGE_BYTES_MAX)? else { return Ok(None) };
     let (old, new) = (old.map(fields).transpose()?, new.map(fields).transpose()?);
     Ok(Some(DiffEntry { action, key, old, new }))
 }
 
-fn message<M: Message + Default>(input: &mut dyn BufRead) -> Result<Option<M>, EntryReadError> {
+fn message<M: Message + Default>(input: &mut dyn BufRead, bytes_max: u64) -> Result<Option<M>, EntryReadError> {
     let Some(length) = length(input)? else { return Ok(None) };
+    if length > bytes_max {
+        return Err(EntryReadError::Entry(format!("the message has {length} bytes, more than {bytes_max}")));
+    }
     let mut bytes = Vec::new();
     // Memory is allocated for the bytes that exist, not for the stated length.
     input.take(length).read_to_end(&mut bytes)?;
@@ -83,7 +83,7 @@ fn length(input: &mut dyn BufRead) -> Result<Option<u64>, EntryReadError> {
         };
         input.consume(1);
         length |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 && length <= MESSAGE_BYTES_MAX {
+        if byte & 0x80 == 0 {
             return Ok(Some(length));
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use laredo_core::{Schema, Tuple, TupleRef};
 use laredo_values::{HexCells, JsonRows, ProjectError, Value, show_row};
 
+use super::limits::{CHANGE_BYTES_MAX, ROW_BYTES_MAX};
 use super::{DiffEntry, FormatError, jsonl, protobuf, render};
 use crate::layout::{ArtifactFormat, EntryEncoding};
 use crate::net_changes::NetChange;
@@ -20,6 +21,7 @@ pub struct ArtifactWriter<W: Write> {
     before: Arc<Schema>,
     out: ArtifactOutput<W>,
     entry: Vec<u8>,
+    unpacked_bytes: u64,
 }
 
 /// An encoder of rows, which any thread can use.
@@ -33,6 +35,7 @@ pub(crate) struct RowEncoder {
 impl RowEncoder {
     /// Appends a snapshot's row to `to`.
     pub(crate) fn row(&self, row: TupleRef<'_>, to: &mut Vec<u8>) -> Result<(), FormatError> {
+        let before = to.len();
         match self.encoding {
             EntryEncoding::Jsonl => {
                 self.json.push(row, to, &self.hex)?;
@@ -40,7 +43,7 @@ impl RowEncoder {
             }
             EntryEncoding::Protobuf => protobuf::row(show_row(self.schema(), row, &self.hex)?, to),
         }
-        Ok(())
+        check_size(to.len() - before, ROW_BYTES_MAX)
     }
 
     fn schema(&self) -> &Schema {
@@ -84,6 +87,7 @@ impl<W: Write> ArtifactWriter<W> {
             encoder: RowEncoder { encoding: format.encoding(), json: JsonRows::new(schema), hex: Arc::default() },
             out,
             entry: Vec::new(),
+            unpacked_bytes: 0,
         })
     }
 
@@ -103,6 +107,12 @@ impl<W: Write> ArtifactWriter<W> {
         &self.encoder.hex
     }
 
+    /// Returns the number of bytes written so far, before compression.
+    #[must_use]
+    pub fn unpacked_bytes(&self) -> u64 {
+        self.unpacked_bytes
+    }
+
     /// Writes a snapshot's row.
     ///
     /// # Errors
@@ -115,6 +125,7 @@ impl<W: Write> ArtifactWriter<W> {
 
     /// Writes entries that this writer's encoder has made.
     pub(crate) fn encoded(&mut self, entries: &[u8]) -> Result<(), FormatError> {
+        self.unpacked_bytes += entries.len() as u64;
         self.out.write_all(entries)
     }
 
@@ -144,10 +155,12 @@ impl<W: Write> ArtifactWriter<W> {
             EntryEncoding::Jsonl => jsonl::entry(&entry, &mut self.entry)?,
             EntryEncoding::Protobuf => protobuf::entry(entry, &mut self.entry),
         }
+        check_size(self.entry.len(), CHANGE_BYTES_MAX)?;
         self.flush_entry()
     }
 
     fn flush_entry(&mut self) -> Result<(), FormatError> {
+        self.unpacked_bytes += self.entry.len() as u64;
         self.out.write_all(&self.entry)?;
         self.entry.clear();
         Ok(())
@@ -166,4 +179,10 @@ impl<W: Write> ArtifactWriter<W> {
             ArtifactOutput::Packed(out) => out.finish()?,
         })
     }
+}
+
+/// Checks that readers accept an entry. A larger one would make the artifact unreadable.
+fn check_size(bytes: usize, bytes_max: u64) -> Result<(), FormatError> {
+    let bytes = bytes as u64;
+    if bytes > bytes_max { Err(FormatError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
 }

@@ -1,11 +1,12 @@
 //! The columns of a table in a manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use laredo_core::{Column, KeyColumns, Oid, Schema, TypeDef};
 use serde::{Deserialize, Serialize};
 
 use super::ManifestViolation;
+use crate::layout::COLUMNS_MAX;
 
 /// A column in the form that existing readers know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +98,7 @@ pub(super) fn schema_of(entries: &[ColumnEntry], key: &[String]) -> Result<Schem
     if in_key.is_empty() {
         return with_key(columns, key);
     }
+    check_columns(&columns)?;
     in_key.sort_unstable();
     let key = KeyColumns::new(in_key.into_iter().map(|(_, place)| place).collect::<Vec<_>>());
     Ok(Schema::new(columns, key, BTreeMap::new()))
@@ -132,7 +134,21 @@ pub(super) fn check_key(schema: &Schema, key: &[String]) -> Result<(), ManifestV
     }
 }
 
+/// Checks that columns are those of a table.
+fn check_columns(columns: &[Column]) -> Result<(), ManifestViolation> {
+    if columns.len() > COLUMNS_MAX {
+        let problem = format!("there are {}, and a table has at most {COLUMNS_MAX}", columns.len());
+        return Err(ManifestViolation::Columns(problem));
+    }
+    let mut names = BTreeSet::new();
+    match columns.iter().find(|column| !names.insert(&column.name)) {
+        Some(column) => Err(ManifestViolation::Columns(format!("two of them are named {:?}", column.name))),
+        None => Ok(()),
+    }
+}
+
 fn with_key(columns: Vec<Column>, key: &[String]) -> Result<Schema, ManifestViolation> {
+    check_columns(&columns)?;
     let unkeyed = Schema::new(columns.clone(), KeyColumns::new([]), BTreeMap::new());
     let key = unkeyed.positions_of(key);
     let key =

@@ -1,7 +1,7 @@
 use super::*;
 
 fn artifact(kind: ArtifactKind, epoch: u64, from: Option<u64>, to: u64) -> Artifact {
-    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None };
+    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None, unpacked_bytes: None };
     Artifact {
         row_count: u64::from(kind == ArtifactKind::Snapshot),
         change_count: u64::from(kind == ArtifactKind::Diff),
@@ -129,7 +129,12 @@ fn an_object_s_name_follows_from_the_positions() {
     let here =
         manifest(vec![artifact(ArtifactKind::Snapshot, 1, None, 10)]).located(|object| format!("s3://b/{object}"));
     assert_eq!(here.artifacts[0].formats["jsonl"].uri, "s3://b/epoch=1/snapshot-0_A.jsonl");
-    let inherited = ArtifactObject { uri: "s3://b/t/epoch=1/snapshot-.jsonl".to_owned(), size_bytes: 1, sha256: None };
+    let inherited = ArtifactObject {
+        uri: "s3://b/t/epoch=1/snapshot-.jsonl".to_owned(),
+        size_bytes: 1,
+        sha256: None,
+        unpacked_bytes: None,
+    };
     let formats = BTreeMap::from([("jsonl".to_owned(), inherited)]);
     let base = Artifact { to_position: None, formats, ..artifact(ArtifactKind::Snapshot, 1, None, 10) };
     assert_eq!(base.object(jsonl).as_deref(), Some("epoch=1/snapshot-.jsonl"));

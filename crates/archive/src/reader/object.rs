@@ -33,12 +33,16 @@ pub(super) struct HashedObjectInput {
     input: Box<dyn Read + Send>,
     sum: Context,
     bytes: u64,
+    /// The number of bytes after which the input is too long, and is not read further.
+    bytes_max: u64,
     progress: ReadProgress,
 }
 
 impl Read for HashedObjectInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer)?;
+        let left = usize::try_from(self.bytes_max.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        let read = self.input.read(buffer.get_mut(..length).unwrap_or_default())?;
         self.sum.update(buffer.get(..read).unwrap_or_default());
         self.bytes += read as u64;
         self.progress.0.fetch_add(read as u64, Ordering::Relaxed);
@@ -70,6 +74,7 @@ pub(super) async fn read_object<T: Send + 'static>(
         uri: at.clone(),
         size_bytes: 0,
         sha256: None,
+        unpacked_bytes: None,
     });
     // A count of 0 may mean that another writer left it out, so it is not checked then.
     let expected = match artifact.kind {
@@ -78,7 +83,10 @@ pub(super) async fn read_object<T: Send + 'static>(
     };
     let is_counted = stored.sha256.is_some() || expected > 0;
     let input = archive.destination.open(&object).await?;
-    let summed = HashedObjectInput { input, sum: Context::new(&SHA256), bytes: 0, progress: progress.clone() };
+    // One more byte shows that the object is too long.
+    let bytes_max = stored.size_bytes.saturating_add(1);
+    let sum = Context::new(&SHA256);
+    let summed = HashedObjectInput { input, sum, bytes: 0, bytes_max, progress: progress.clone() };
     let broken_off =
         |error: tokio::task::JoinError| ArchiveReadError::BrokenOff { at: at.clone(), reason: error.to_string() };
     let ended = {
@@ -100,7 +108,12 @@ fn checked<T>(
     stored: &ArtifactObject,
     take: impl FnOnce(&mut ObjectEntries<'_>) -> Result<(T, u64), FormatError>,
 ) -> Result<(T, u64), ArchiveReadError> {
-    let taken = ArtifactReader::new(format, schema, &mut summed).and_then(|mut entries| take(&mut entries));
+    let read = || {
+        let entries = ArtifactReader::new(format, schema, &mut summed)?;
+        let mut entries = entries.with_unpacked_bytes(stored.unpacked_bytes);
+        Ok((take(&mut entries)?, entries.unpacked_bytes()))
+    };
+    let read: Result<_, FormatError> = read();
     // The rest is read in any case: altered bytes explain every other error.
     io::copy(&mut summed, &mut io::sink())
         .map_err(|error| ArchiveReadError::BrokenOff { at: at.to_owned(), reason: error.to_string() })?;
@@ -111,5 +124,11 @@ fn checked<T>(
     if stored.sha256.as_ref().is_some_and(|expected| *expected != hex(sum.finish().as_ref())) {
         return Err(ArchiveReadError::Altered { at: at.to_owned() });
     }
-    taken.map_err(|error| ArchiveReadError::Entry { at: at.to_owned(), error: Box::new(error) })
+    let (taken, unpacked) =
+        read.map_err(|error| ArchiveReadError::Entry { at: at.to_owned(), error: Box::new(error) })?;
+    let found = unpacked.unwrap_or(bytes);
+    match stored.unpacked_bytes {
+        Some(expected) if expected != found => Err(ArchiveReadError::Unpacked { at: at.to_owned(), expected, found }),
+        Some(_) | None => Ok(taken),
+    }
 }

@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use super::ArchiveReadError;
 use crate::destination::hex;
 use crate::destination::{DestinationError, DestinationReader};
-use crate::layout::MANIFEST_NAME;
+use crate::layout::{MANIFEST_BYTES_MAX, MANIFEST_NAME};
 use crate::manifest::{Manifest, SealedLink, SealedManifest};
 
 /// Reads the sealed manifest of a link and checks its bytes.
@@ -35,7 +35,8 @@ fn checked(
     at: String,
 ) -> Result<SealedManifest, ArchiveReadError> {
     let mut bytes = Vec::new();
-    if let Err(error) = input.take(link.size_bytes.saturating_add(1)).read_to_end(&mut bytes) {
+    let bytes_max = link.size_bytes.min(MANIFEST_BYTES_MAX);
+    if let Err(error) = input.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes) {
         let error = DestinationError::Unavailable { doing: "read", at, reason: error.to_string() };
         return Err(error.into());
     }

@@ -102,6 +102,7 @@ impl ArtifactJob {
                 uri: String::new(),
                 size_bytes: staged.size_bytes,
                 sha256: Some(staged.sha256.clone()),
+                unpacked_bytes: Some(staged.unpacked_bytes),
             };
             artifact.formats.insert(staged.format.id().to_owned(), stored);
         }

@@ -7,4 +7,5 @@ mod foreign_encodings;
 mod manifests;
 mod mutations;
 mod sample;
+mod unpacked_sizes;
 mod wrong_rows;

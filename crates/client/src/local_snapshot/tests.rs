@@ -174,3 +174,19 @@ fn what_cannot_be_saved_leaves_the_old_one() {
     assert!(place.file.save(&saved(rows(&[None, None]))).is_err());
     assert_eq!(place.file.load(&[]).unwrap().table.len(), 1);
 }
+
+#[cfg(unix)]
+#[test]
+fn the_file_is_private_and_no_link_is_followed() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let folder = LocalSnapshotFolder::new();
+    let other = folder.folder.path().join("other");
+    std::fs::write(&other, "kept").unwrap();
+    symlink(&other, suffixed_path(&folder.file.path, &format!("{}.new", std::process::id()))).unwrap();
+    folder.file.save(&saved(rows(&[None]))).unwrap();
+    assert_eq!(std::fs::read(&other).unwrap(), b"kept");
+    let found = std::fs::symlink_metadata(&folder.file.path).unwrap();
+    assert!(found.is_file());
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    assert!(folder.file.load(&[]).is_some());
+}

@@ -1,7 +1,6 @@
 //! The appending side of a journal's files.
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 
 use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::error::{StoreError, io_error};
+use super::folder::private_file;
 use super::format::{HEAD_BYTES, JournalFileHeader, RecordHead, RecordKind, RowDefinition, StoredCommitMark, sealed};
 use super::journal_folder::{JOURNAL, JournalFolder};
 use super::queue::{DiskJob, DiskQueue, is_exhaustion, run};
@@ -270,7 +270,7 @@ impl JournalAppender {
             mark: StoredCommitMark::of(head.mark),
         }));
         let path = self.store.folder().path().join(format!("{:020}.{JOURNAL}", first.0));
-        let file = with_reserve(|| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
+        let file = with_reserve(|| private_file().read(true).write(true).create_new(true).open(&path));
         let file = DataFile::of_store(file.map_err(io_error("creating", &path))?, path, 0);
         self.files.push_back(JournalFile {
             file: Arc::new(file),

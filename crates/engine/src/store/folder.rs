@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
@@ -29,9 +30,10 @@ impl LockedFolder {
     /// # Errors
     /// When another server uses the folder, or when it cannot be written to.
     pub(crate) fn open(path: &Path) -> Result<LockedFolder, StoreError> {
-        fs::create_dir_all(path).map_err(io_error("making the folder", path))?;
+        make_private(path).map_err(io_error("making the folder", path))?;
+        warn_if_open_to_others(path);
         let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path);
+        let lock = private_file().create(true).truncate(false).read(true).write(true).open(&lock_path);
         let mut lock = lock.map_err(io_error("opening", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => note_holder(&mut lock),
@@ -105,7 +107,7 @@ impl LockedFolder {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("removing", &aside)(error)),
             _ => {}
         }
-        fs::create_dir(&aside).map_err(io_error("making the folder", &aside))?;
+        make_private(&aside).map_err(io_error("making the folder", &aside))?;
         for path in self.list()? {
             let name = path.file_name().unwrap_or_default();
             if name != LOCK && name != ASIDE && name != super::forks::NAME {
@@ -124,6 +126,31 @@ impl LockedFolder {
         let entries = with_reserve(|| fs::read_dir(&self.path)).map_err(io_error("listing", &self.path))?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
         paths.collect::<io::Result<_>>().map_err(io_error("listing", &self.path))
+    }
+}
+
+/// Returns options for files that only their owner may read, because they have the rows of a table.
+pub(crate) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+/// Makes a folder that only its owner may enter, and its parents. An existing one stays as it is.
+fn make_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Logs that other users may enter an existing folder. Files of an earlier version may be readable
+/// there.
+fn warn_if_open_to_others(folder: &Path) {
+    let mode = fs::metadata(folder).map_or(0, |found| found.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            folder = %folder.display(),
+            mode = format!("{:o}", mode & 0o777),
+            "other users may enter a folder with the rows of a table; run chmod -R go-rwx on it"
+        );
     }
 }
 

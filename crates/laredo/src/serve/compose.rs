@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::prepare::{prepare, unprepared};
-use super::{listen, options, temporary_folder};
+use super::{listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, now, reserve_descriptors, wait_for_flag};
+use crate::program::{ProgramFailure, now, reserve_descriptors, temporary_folder, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -58,7 +58,7 @@ pub(crate) async fn serve_at(
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     let clock: Clock = Arc::new(|| CommitTime::from(now()));
-    let folder = temporary_folder::folder(config)?;
+    let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),

@@ -10,12 +10,19 @@ use super::aws::AwsProfiles;
 use super::http;
 use super::table::SnapshotterTable;
 use crate::config::SnapshotterConfig;
-use crate::program::{ProgramFailure, bind, random, wait_for_flag};
+use crate::program::{ProgramFailure, bind, random, temporary_folder, wait_for_flag};
 
 /// Writes every table's archive until `stop` is true. A table that fails leaves the others running.
 /// The program ends when no table is left.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), ProgramFailure> {
     let aws = Arc::new(AwsProfiles::new(&config.credentials)?);
+    // A folder that no table uses need not be writable, unless the operator names it.
+    let is_used = config.temp_dir.is_some() || config.tables.iter().any(|table| !table.has_local_destination());
+    let set = config.temp_dir.as_deref();
+    let folder = match is_used {
+        true => temporary_folder("snapshotter.temp_dir", set)?,
+        false => std::env::temp_dir(),
+    };
     let listener = bind(config.http.port, "snapshotter.http.port").await;
     let listener = listener.map_err(|problem| ProgramFailure::Misconfigured(vec![problem]))?;
     let address = listener.local_addr().context("snapshotter.http.port")?;
@@ -25,7 +32,7 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
     let serving = tokio::spawn(http::serve(listener, tables.clone(), wait_for_flag(all_written)));
     let mut tasks = JoinSet::new();
     for table in &tables {
-        tasks.spawn(table.clone().run(aws.clone(), writer_id(), stop.clone()));
+        tasks.spawn(table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone()));
     }
     let mut failed = 0;
     while let Some(ended) = tasks.join_next().await {

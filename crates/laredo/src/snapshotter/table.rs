@@ -1,5 +1,6 @@
 //! The archive of one table: its destinations, its writer, and the stream that feeds it.
 
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -91,10 +92,11 @@ impl SnapshotterTable {
     pub(super) async fn run(
         self,
         aws: Arc<AwsProfiles>,
+        temporary: PathBuf,
         writer_id: String,
         stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let ended = self.write(&aws, writer_id, stop).await;
+        let ended = self.write(&aws, &temporary, writer_id, stop).await;
         if let Err(error) = &ended {
             let error = format!("{error:#}");
             tracing::error!(table = self.name(), error, "the task of the archive has failed");
@@ -108,14 +110,21 @@ impl SnapshotterTable {
         ended
     }
 
-    async fn write(&self, aws: &AwsProfiles, writer_id: String, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    async fn write(
+        &self,
+        aws: &AwsProfiles,
+        temporary: &Path,
+        writer_id: String,
+        stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
         let config = &self.config;
-        let (destinations, staging) = destinations(config, aws).await?;
+        let destinations = destinations(config, aws).await?;
+        let stager = ArtifactStager::for_destinations(&destinations, temporary);
         let (publisher, publishing) = aws.publisher(config).await?;
         let event_publisher = publisher.clone();
         let resources = WriterResources {
             destinations,
-            stager: ArtifactStager::new(staging),
+            stager,
             wall: Box::new(now),
             publish: Box::new(move |event| event_publisher.publish(event)),
             status: self.status.clone(),
@@ -170,18 +179,12 @@ fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
     options
 }
 
-/// Returns the destinations, and the folder on this machine where artifacts are staged. It is
-/// inside the first local destination, if there is one, so that artifacts need not be copied.
-async fn destinations(
-    config: &ArchivedTableConfig,
-    aws: &AwsProfiles,
-) -> anyhow::Result<(Vec<Arc<dyn Destination>>, std::path::PathBuf)> {
+async fn destinations(config: &ArchivedTableConfig, aws: &AwsProfiles) -> anyhow::Result<Vec<Arc<dyn Destination>>> {
     let mut destinations = Vec::new();
     for destination in &config.destinations {
         destinations.push(aws.open(destination, &config.key_prefix).await?);
     }
-    let staging = destinations.iter().find_map(|destination| destination.staging_folder());
-    Ok((destinations, staging.unwrap_or_else(|| std::env::temp_dir().join("laredo-snapshotter"))))
+    Ok(destinations)
 }
 
 #[cfg(test)]

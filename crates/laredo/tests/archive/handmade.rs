@@ -35,6 +35,40 @@ impl HandmadeArchive {
         HandmadeArchive(folder)
     }
 
+    /// Adds a schema to the snapshot, as laredo's writer does. A column has a name, a type, the
+    /// type's OID and its modifier. The first column is the key. `types` are user-defined types.
+    pub(crate) fn with_schema(self, columns: &[(&str, &str, u32, i32)], types: &Value) -> HandmadeArchive {
+        let column = |(place, (name, r#type, oid, modifier)): (usize, &(&str, &str, u32, i32))| {
+            json!({ "name": name, "type_oid": oid, "type_modifier": modifier, "type_name": r#type, "not_null": place == 0,
+                "is_text": false })
+        };
+        let columns_of_schema = Value::from_iter(columns.iter().enumerate().map(column));
+        self.edit(|manifest| {
+            manifest["artifacts"][0]["schema"] =
+                json!({ "columns": columns_of_schema, "key": [columns[0].0], "types": types });
+        })
+    }
+
+    /// Changes the manifest.
+    pub(crate) fn edit(self, edit: impl FnOnce(&mut Value)) -> HandmadeArchive {
+        let file = self.0.path().join("manifest.json");
+        let mut manifest = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        edit(&mut manifest);
+        std::fs::write(file, manifest.to_string()).unwrap();
+        self
+    }
+
+    /// Replaces the snapshot by an object in another format. The manifest has its size.
+    pub(crate) fn with_object(self, format: &str, extension: &str, bytes: &[u8]) -> HandmadeArchive {
+        let object = "epoch=1/snapshot-0_10.".to_owned() + extension;
+        std::fs::write(self.0.path().join(&object), bytes).unwrap();
+        self.edit(|manifest| {
+            manifest["head_position"] = "0/10".into();
+            manifest["artifacts"][0]["to_position"] = "0/10".into();
+            manifest["artifacts"][0]["formats"] = json!({ format: { "uri": object, "size_bytes": bytes.len() } });
+        })
+    }
+
     pub(crate) fn place(&self) -> &str {
         self.0.path().to_str().unwrap()
     }

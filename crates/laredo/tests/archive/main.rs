@@ -9,6 +9,8 @@ mod example_readers;
 mod export;
 mod foreign;
 mod handmade;
+mod hostile_objects;
+mod hostile_words;
 mod migrated;
 mod pipeline;
 mod replace;

@@ -231,6 +231,33 @@ async fn temporary_files_are_where_temp_dir_says_and_in_memory_only_with_a_warni
     assert!(targets.iter().any(|target| target.starts_with(folder.path())), "{targets:?}");
 }
 
+/// A snapshotter needs the folder only for tables without a local destination.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshotter_stages_artifacts_where_temp_dir_says() {
+    let (memory, archive) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+    let none = [("TMPDIR", "/no/such/folder")];
+    let bucket =
+        json!({ "destinations": [{ "type": "s3", "bucket": "b", "endpoint": "http://127.0.0.1:1", "region": "r" }] });
+    let in_bucket = || archived("localhost:1", &table(), archive.path(), &bucket);
+    let in_folder = || archived("localhost:1", &table(), archive.path(), &json!({}));
+    for (keys, words) in [
+        (json!({}), "(the default, which the variable TMPDIR sets; snapshotter.temp_dir is not set)"),
+        (json!({ "temp_dir": "/no/such/other" }), "/no/such/other (snapshotter.temp_dir)"),
+    ] {
+        let refused = SnapshotterProcess::launch(&[in_bucket()], &keys, &none);
+        assert_eq!(refused.process.wait(PATIENCE).await.unwrap().code(), Some(2));
+        let said = refused.process.output().join("\n");
+        assert!(said.contains("cannot write temporary files in ") && said.contains(words), "{said}");
+    }
+    for (table, keys) in [(in_folder(), json!({})), (in_bucket(), json!({ "temp_dir": memory.path() }))] {
+        let runs = SnapshotterProcess::launch(&[table], &keys, &none);
+        runs.process.wait_for_line("serving the HTTP API").await.unwrap();
+        runs.status().await;
+        let warns = runs.process.output().iter().any(|line| line.contains("temporary files are in memory"));
+        assert_eq!(warns, keys["temp_dir"].is_string());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_of_a_role_and_of_a_database_do_not_reach_a_session() {
     let cluster = cluster();

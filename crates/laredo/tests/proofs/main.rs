@@ -25,6 +25,7 @@ mod interleaving;
 mod limits;
 mod newcomers;
 mod personal_data;
+mod private_files;
 mod restarts;
 mod schema_changes;
 mod slot;

@@ -7,6 +7,7 @@ use laredo_proto::frame;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotification, SnapshotRow, SyncResponse};
 use laredo_values::{Filter, HexCells, Value, show_row};
+use prost::Message as _;
 use prost_types::{Struct, Timestamp, value::Kind};
 
 use super::changes::{FrameChanges, VisibleChange};
@@ -154,8 +155,19 @@ fn put(message: Message, out: &mut Vec<u8>) {
 pub(crate) fn row_struct(schema: &Schema, row: TupleRef<'_>, hex: &HexCells) -> Result<Struct, ViewError> {
     let fields = show_row(schema, row, hex)?.into_iter();
     let fields = fields.map(|(name, value)| (name.to_owned(), to_wire(value))).collect();
-    Ok(Struct { fields })
+    let shown = Struct { fields };
+    // The size of a Struct takes time to compute, and that of a small row is far below the limit.
+    match row.bytes().len() > LARGE_ROW_BYTES && shown.encoded_len() > STRUCT_BYTES_MAX {
+        true => Err(ViewError::TooLarge),
+        false => Ok(shown),
+    }
 }
+
+/// The size of a row in bytes from which its Struct may be too large.
+const LARGE_ROW_BYTES: usize = 16 << 20;
+/// The maximum size of a row as a Struct, in bytes. A message has at most two rows, and its length
+/// is a `u32`.
+const STRUCT_BYTES_MAX: usize = (2 << 30) - (1 << 20);
 
 pub(crate) fn to_wire(value: Value) -> prost_types::Value {
     let kind = match value {

@@ -2,19 +2,21 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures::future::BoxFuture;
 use ring::digest::{Context, SHA256};
 
-use super::{DestinationFolder, FolderDestination, failed, tag};
-use crate::destination::staging::temporary_in;
-use crate::destination::{Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, hex};
+use super::{DestinationFolder, FolderDestination, failed, regular_file, tag};
+use crate::destination::staging::archive_file_in;
+use crate::destination::{
+    ArtifactStager, Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, hex,
+};
 use crate::layout::MANIFEST_NAME;
 
 /// The subfolder for everything but the manifest and artifacts: the lock, and files without their
 /// final name.
-const WORK: &str = ".writing";
+pub(super) const WORK: &str = ".writing";
 const LOCK: &str = "lock";
 
 impl Destination for FolderDestination {
@@ -42,15 +44,15 @@ impl Destination for FolderDestination {
         self.run(move |folder| objects.iter().try_for_each(|object| delete(folder, object)))
     }
 
-    fn staging_folder(&self) -> Option<PathBuf> {
-        Some(self.folder.join(WORK))
+    fn stager(&self) -> Option<ArtifactStager> {
+        Some(ArtifactStager::for_archive(self.inner.unfinished.clone()))
     }
 }
 
 fn put(to: &DestinationFolder, object: &str, source: &Path, size: u64, sha256: &str) -> Result<(), DestinationError> {
     let path = to.path(object);
     let parent = path.parent().unwrap_or(&to.folder);
-    make_folder(parent)?;
+    make_folder(to, parent)?;
     File::open(source).and_then(|file| file.sync_all()).map_err(failed("read", source))?;
     // A file that is staged here becomes this archive's object. A file that is staged elsewhere
     // is copied: archives on one disk must not share a file, because damage to it would affect
@@ -64,7 +66,7 @@ fn put(to: &DestinationFolder, object: &str, source: &Path, size: u64, sha256: &
     };
     match linked {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            if summed(&path).map_err(failed("read", &path))? != (size, sha256.to_owned()) {
+            if summed(to.open(object)?).map_err(failed("read", &path))? != (size, sha256.to_owned()) {
                 return Err(DestinationError::Occupied { at: path.display().to_string() });
             }
         }
@@ -97,18 +99,22 @@ fn rename(to: &DestinationFolder, file: tempfile::NamedTempFile, path: &Path) ->
 
 /// Takes the writers' lock, which is held until the returned file is dropped.
 fn lock(to: &DestinationFolder) -> io::Result<File> {
-    let work = to.folder.join(WORK);
-    fs::create_dir_all(&work)?;
-    let path = work.join(format!("{}{LOCK}", to.prefix));
-    let lock = File::options().create(true).truncate(false).write(true).open(path)?;
+    to.unfinished.make_parent()?;
+    let path = to.folder.join(WORK).join(format!("{}{LOCK}", to.prefix));
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600).custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0));
+    }
+    let lock = options.open(path)?;
     lock.lock()?;
     Ok(lock)
 }
 
 fn temporary(to: &DestinationFolder) -> io::Result<tempfile::NamedTempFile> {
-    let work = to.folder.join(WORK);
-    fs::create_dir_all(&work)?;
-    temporary_in(&work)
+    archive_file_in(&to.unfinished.path()?)
 }
 
 fn publish(
@@ -144,6 +150,10 @@ fn list(to: &DestinationFolder) -> Result<Vec<ListedObject>, DestinationError> {
     for epoch in entries(&to.folder)? {
         let name = epoch.file_name().to_string_lossy().into_owned();
         let Some(name) = name.strip_prefix(&*to.prefix).filter(|name| name.starts_with("epoch=")) else { continue };
+        // The objects in another folder are not those of the archive, and would be deleted.
+        if epoch.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            return Err(failed("list", &epoch.path())(linked()));
+        }
         for object in entries(&epoch.path())? {
             let about = object.metadata().map_err(failed("read", &object.path()))?;
             let modified = about.modified().map_err(failed("read", &object.path()))?;
@@ -155,14 +165,8 @@ fn list(to: &DestinationFolder) -> Result<Vec<ListedObject>, DestinationError> {
 }
 
 fn delete(to: &DestinationFolder, object: &str) -> Result<(), DestinationError> {
-    let path = to.path(object);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(error)),
-        _ => {}
-    }
-    // The folder is removed with its last object; a folder that is not empty stays.
-    let _ = path.parent().map(fs::remove_dir);
-    Ok(())
+    let deleted = regular_file::delete(&to.folder, &format!("{}{object}", to.prefix));
+    deleted.map_err(failed("delete", &to.path(object)))
 }
 
 /// Returns true if an error may mean that the file system lacks hard links. Such file systems (FAT,
@@ -174,8 +178,19 @@ fn lacks_links(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
 }
 
-fn make_folder(folder: &Path) -> Result<(), DestinationError> {
-    fs::create_dir_all(folder).map_err(failed("create", folder))
+/// Makes the folder of an epoch.
+fn make_folder(to: &DestinationFolder, folder: &Path) -> Result<(), DestinationError> {
+    fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    let is_linked = fs::symlink_metadata(folder).is_ok_and(|found| found.is_symlink());
+    match is_linked && *folder != *to.folder {
+        true => Err(failed("write to", folder)(linked())),
+        false => Ok(()),
+    }
+}
+
+fn linked() -> io::Error {
+    let problem = "it is a link, and links inside of an archive are not followed; replace it with the folder itself";
+    io::Error::new(ErrorKind::InvalidInput, problem)
 }
 
 fn sync_folder(folder: &Path) -> Result<(), DestinationError> {
@@ -190,8 +205,8 @@ fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, DestinationError> {
     }
 }
 
-fn summed(path: &Path) -> io::Result<(u64, String)> {
-    let (mut file, mut sum, mut size) = (File::open(path)?, Context::new(&SHA256), 0);
+fn summed(mut file: File) -> io::Result<(u64, String)> {
+    let (mut sum, mut size) = (Context::new(&SHA256), 0);
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {

@@ -41,7 +41,7 @@ struct ArchiveHistoryModel {
 }
 
 fn artifact(kind: ArtifactKind, epoch: u64, from: Option<Lsn>, to: u64) -> Artifact {
-    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None };
+    let stored = ArtifactObject { uri: "u".to_owned(), size_bytes: 1, sha256: None, unpacked_bytes: None };
     let formats = BTreeMap::from([("jsonl".to_owned(), stored)]);
     Artifact { formats, ..Artifact::new(kind, epoch, from, Lsn(to), "2026-01-02T03:04:05Z") }
 }

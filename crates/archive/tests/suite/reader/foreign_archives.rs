@@ -22,7 +22,9 @@ pub(crate) fn without_additions(sample: &SampleArchive) {
             artifact.as_object_mut().unwrap().remove(key);
         }
         let formats: &mut Map<String, Value> = artifact["formats"].as_object_mut().unwrap();
-        formats.values_mut().for_each(|stored| drop(stored.as_object_mut().unwrap().remove("sha256")));
+        for stored in formats.values_mut() {
+            stored.as_object_mut().unwrap().retain(|key, _| !["sha256", "unpacked_bytes"].contains(&key.as_str()));
+        }
     }
     sample.set_manifest(&manifest);
 }

@@ -30,7 +30,7 @@ const DEEDS: [(&str, ObjectLinesEdit); 3] = [
     }),
 ];
 
-/// Plants a wrong row into an object, and adapts size, SHA-256 and count in the manifest.
+/// Plants a wrong row into an object, and adapts sizes, SHA-256 and count in the manifest.
 fn plant(sample: &SampleArchive, object: &str, deed: ObjectLinesEdit) {
     let text = String::from_utf8(sample.read(object)).unwrap();
     let mut lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
@@ -42,6 +42,7 @@ fn plant(sample: &SampleArchive, object: &str, deed: ObjectLinesEdit) {
         let stored = &mut artifact["formats"]["jsonl"];
         if stored["uri"].as_str().unwrap().ends_with(object) {
             stored["size_bytes"] = bytes.len().into();
+            stored["unpacked_bytes"] = bytes.len().into();
             let sha256 = digest(&SHA256, &bytes);
             stored["sha256"] = sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
             let count = if artifact["kind"] == "snapshot" { "row_count" } else { "change_count" };

@@ -105,7 +105,7 @@ async fn two_archives_in_one_folder_do_not_meet() {
     let folder = tempfile::tempdir().unwrap();
     let places: Vec<Arc<dyn Destination>> = ["a/one-", "a/two-", "a/"]
         .iter()
-        .map(|prefix| Arc::new(FolderDestination::with_prefix(folder.path(), prefix)) as Arc<dyn Destination>)
+        .map(|prefix| Arc::new(FolderDestination::with_prefix(folder.path(), prefix).unwrap()) as Arc<dyn Destination>)
         .collect();
     let mut history = TestTableHistory::new();
     history.something(1);

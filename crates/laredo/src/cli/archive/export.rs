@@ -100,10 +100,10 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
     let feed = ExportFeed::wait_for_rows(url, args).await?;
     // Another writer may have appeared meanwhile.
     check_writer(args, &destination).await?;
-    let staging = destination.staging_folder().unwrap_or_else(|| std::env::temp_dir().join("laredo-export"));
+    let destinations = vec![destination];
     let resources = WriterResources {
-        destinations: vec![destination],
-        stager: ArtifactStager::new(staging),
+        stager: ArtifactStager::for_destinations(&destinations, &std::env::temp_dir()),
+        destinations,
         wall: Box::new(now),
         publish: Box::new(|_| {}),
         status: watch::Sender::new(WriterStatus::default()),

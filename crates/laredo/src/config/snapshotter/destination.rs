@@ -2,7 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use laredo_archive::{DestinationOptions, DestinationUri, MANIFEST_NAME, S3Encryption};
+use laredo_archive::{
+    DestinationOptions, DestinationReader as _, DestinationUri, FolderDestination, InvalidKeyPrefix, MANIFEST_NAME,
+    S3Encryption, check_key_prefix,
+};
 
 use super::super::declaration::{
     ConfigKey, config_block, config_field, config_variants, flat, group, key, optional, required,
@@ -73,8 +76,7 @@ const BUCKET: SettingKind = SettingKind::Text {
     expected: "a bucket's name, without s3:// and without slashes",
 };
 
-/// The beginning of names. It cannot lead out of the destination, because no part may be `.` or
-/// `..`.
+/// A part of the beginning of names. The whole beginning is checked with its destination.
 pub(super) const PREFIX: SettingKind = SettingKind::Text {
     accepts: |text| !text.contains('\0') && text.split('/').all(|part| !matches!(part, "." | "..")),
     expected: "the beginning of names, such as users/, in which no part is . or ..",
@@ -147,21 +149,25 @@ impl DestinationConfig {
 
     /// Returns the place of an archive's manifest. Returns `None` if a required value is missing,
     /// which has been reported.
-    pub(super) fn manifest_address(&self, key_prefix: &str) -> Option<ManifestAddress> {
+    ///
+    /// # Errors
+    /// If the names of the archive could lead out of the destination.
+    pub(super) fn manifest_address(&self, key_prefix: &str) -> Result<Option<ManifestAddress>, InvalidKeyPrefix> {
         match self {
-            DestinationConfig::Local { path } if path.as_os_str().is_empty() => None,
+            DestinationConfig::Local { path } if path.as_os_str().is_empty() => Ok(None),
             DestinationConfig::Local { path } => {
-                let manifest = format!("{}/{key_prefix}{MANIFEST_NAME}", path.display());
-                Some(ManifestAddress { endpoint: None, manifest: plain(Path::new(&manifest)).display().to_string() })
+                // The writer's own destination knows the place.
+                let uri = FolderDestination::with_prefix(path, key_prefix)?.uri(MANIFEST_NAME);
+                let path = Path::new(uri.strip_prefix("file://").unwrap_or(&uri));
+                let manifest = plain(path).display().to_string();
+                Ok(Some(ManifestAddress { endpoint: None, manifest }))
             }
-            DestinationConfig::S3(s3) if s3.bucket.is_empty() => None,
+            DestinationConfig::S3(s3) if s3.bucket.is_empty() => Ok(None),
             DestinationConfig::S3(s3) => {
-                let key = format!("{}{key_prefix}{MANIFEST_NAME}", s3.prefix);
-                // Stores treat empty parts differently. Two keys that differ only in these may be
-                // the same key.
-                let parts: Vec<_> = key.split('/').filter(|part| !part.is_empty()).collect();
+                let prefix = format!("{}{key_prefix}", s3.prefix);
+                check_key_prefix(&prefix)?;
                 let endpoint = s3.aws.endpoint.as_ref().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
-                Some(ManifestAddress { endpoint, manifest: format!("s3://{}/{}", s3.bucket, parts.join("/")) })
+                Ok(Some(ManifestAddress { endpoint, manifest: format!("s3://{}/{prefix}{MANIFEST_NAME}", s3.bucket) }))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Checks of the archives' places: no two archives may share one, and a missing `/` is reported.
 
-use laredo_archive::MANIFEST_NAME;
+use laredo_archive::{MANIFEST_NAME, check_key_prefix};
 
 use super::super::diagnostics::ConfigProblem;
 use super::super::fields::BlockFields;
@@ -19,9 +19,25 @@ pub(super) fn check(blocks: &[BlockFields], tables: &[ArchivedTableConfig], read
             if table.source.table.is_empty() {
                 continue;
             }
-            let Some(place) = destination.manifest_address(&table.key_prefix) else { continue };
-            let path = written.path;
+            let path = written.path.clone();
             let name = table.source.name();
+            let place = match destination.manifest_address(&table.key_prefix) {
+                Ok(Some(place)) => place,
+                Ok(None) => continue,
+                Err(error) => {
+                    let remedy = if check_key_prefix(destination.prefix()).is_err() {
+                        "correct prefix, such as archive/"
+                    } else if block.has("key_prefix") {
+                        "correct key_prefix, such as users/"
+                    } else {
+                        // The default is the table's name, which may contain anything.
+                        "set key_prefix, such as users/, because the table's name is not suitable"
+                    };
+                    let message = format!("{name} cannot be written here: {error}; {remedy}");
+                    reader.problems.push(ConfigProblem::new(&written.place, &path, message));
+                    continue;
+                }
+            };
             if let Some((_, other_path, other)) = used.iter().find(|(other, ..)| *other == place) {
                 let manifest = &place.manifest;
                 let message = format!(

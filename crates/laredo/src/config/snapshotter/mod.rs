@@ -10,6 +10,7 @@ mod source;
 mod table;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use aws::AwsConfig;
 pub use destination::{DestinationConfig, S3Config};
@@ -20,14 +21,14 @@ pub use source::{IdentityConfig, SnapshotterSourceConfig, SnapshotterTlsConfig};
 pub use table::ArchivedTableConfig;
 
 use super::credentials::{self, CredentialsConfig};
-use super::declaration::{ConfigBlock, block, config_block, custom, key, map};
+use super::declaration::{ConfigBlock, block, config_block, custom, key, map, optional};
 use super::diagnostics::ConfigReport;
 use super::fields::BlockFields;
 use super::leaf::expected;
 use super::load::ConfigLoader;
 use super::reader::ConfigReader;
 use super::reference;
-use super::schema::{BlockSchema, ConfigSchema, FieldSchema, KeySchema, PORT};
+use super::schema::{BlockSchema, ConfigSchema, FieldSchema, KeySchema, PORT, TEXT_OR_EMPTY};
 use super::write::HoconBlock;
 
 config_block! {
@@ -40,6 +41,9 @@ config_block! {
         pub http: HttpConfig = block("http"),
         /// The credentials profiles that destinations and event sinks refer to.
         pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
+        /// The folder for [unfinished artifacts](snapshotter-runbook.md#unfinished-files), on a
+        /// disk and not in memory. Only tables without a local destination use it. Ours.
+        pub temp_dir: Option<PathBuf> = optional("temp_dir", TEXT_OR_EMPTY, "`$TMPDIR`, or `/tmp`"),
         /// The tables, in the order of the configuration; at least one. The keys of a single table
         /// may be directly in `snapshotter` instead.
         pub tables: Vec<ArchivedTableConfig> = custom(
@@ -74,6 +78,7 @@ static SCHEMA: ConfigSchema = ConfigSchema {
             FieldSchema::refused("tables", INSIDE),
             FieldSchema::refused("http", INSIDE),
             FieldSchema::refused("credentials", INSIDE),
+            FieldSchema::refused("temp_dir", INSIDE),
         ],
     },
     refused: &[],

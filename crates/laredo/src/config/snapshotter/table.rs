@@ -42,6 +42,13 @@ config_block! {
 }
 
 impl ArchivedTableConfig {
+    /// Returns true if one of the destinations is a folder. Its artifacts are also written there
+    /// before they are finished.
+    #[must_use]
+    pub fn has_local_destination(&self) -> bool {
+        self.destinations.iter().any(|destination| matches!(destination, DestinationConfig::Local { .. }))
+    }
+
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         reader.check_repeated(fields, "key_fields", &self.key_fields);
         if !fields.has("key_prefix") {

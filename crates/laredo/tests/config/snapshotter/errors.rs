@@ -187,7 +187,7 @@ fn two_archives_in_one_place_are_an_error_that_names_both() {
         (keyed("x/", s3("prefix = \"\"")), keyed("", s3("prefix = \"x/\"")), "s3://b/x/manifest.json"),
         (
             keyed("x/", s3("endpoint = \"http://h\"")),
-            keyed("x//", s3("endpoint = \"http://h/\"")),
+            keyed("x/", s3("endpoint = \"http://h/\"")),
             "s3://b/x/manifest.json",
         ),
     ] {
@@ -209,6 +209,48 @@ fn two_archives_in_one_place_are_an_error_that_names_both() {
     }
     let problems = load(&with("", "", "}, { type = local, path = /p")).expect_err("twice");
     assert!(problems[0].contains("destinations[1]: s.t would be written where s.t is (snapshotter.destinations[0])"));
+}
+
+/// The beginning of names is the destination's prefix and the table's, whose default is the table's
+/// name.
+#[test]
+fn no_archive_leaves_its_destination() {
+    let local = "{ type = local, path = /p }";
+    let s3 = |prefix: &str| format!("{{ type = s3, bucket = b, prefix = \"{prefix}\" }}");
+    let load = |table: &str, more: &str, destination: &str| {
+        let source = format!("source {{ server = \"h:1\", schema = s, table = \"{table}\" }}");
+        load(&format!("snapshotter {{\n{source}\n{more}\ndestinations = [{destination}]\n}}"))
+    };
+    let default = "set key_prefix, such as users/, because the table's name is not suitable";
+    let (given, own) = ("correct key_prefix, such as users/", "correct prefix, such as archive/");
+    for (table, more, destination, problem, remedy) in [
+        ("..", "", local, "\"../\", in which a part is . or ..", default),
+        (".", "", local, "\"./\", in which a part is . or ..", default),
+        ("/srv/other", "", local, "\"/srv/other/\", which begins with a slash", default),
+        ("a/../../b", "", local, "\"a/../../b/\", in which a part is . or ..", default),
+        ("a//b", "", local, "\"a//b/\", in which a part between two slashes is empty", default),
+        ("..", "", &s3("p/"), "\"p/../\", in which a part is . or ..", default),
+        ("/t", "", &s3("p/"), "\"p//t/\", in which a part between two slashes is empty", default),
+        ("t", "key_prefix = \"/tmp/x/\"", local, "\"/tmp/x/\", which begins with a slash", given),
+        ("t", "key_prefix = \"x//\"", local, "\"x//\", in which a part between two slashes is empty", given),
+        ("t", "key_prefix = \"/x/\"", &s3(""), "\"/x/\", which begins with a slash", given),
+        ("t", "key_prefix = \"x/\"", &s3("/p/"), "\"/p/x/\", which begins with a slash", own),
+    ] {
+        let problems = load(table, more, destination).expect_err("it leads out");
+        let expected = format!(
+            ": snapshotter.destinations[0]: s.{table} cannot be written here: the names of its objects would begin with {problem}; \
+             {remedy}"
+        );
+        assert!(problems.len() == 1 && problems[0].ends_with(&expected), "{problems:?}\n{expected}");
+    }
+    for (table, more, destination) in [
+        ("..", "key_prefix = \"dots/\"", local),
+        ("..a", "", local),
+        ("a/b", "", local),
+        ("t", "key_prefix = \"/x/\"", &s3("p")),
+    ] {
+        assert!(load(table, more, destination).is_ok(), "{table} {more}");
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn defaults_are_filled_in() {
 #[test]
 fn every_key_is_read() {
     let config = load_file(&fixture("snapshotter-every-key.conf"));
-    assert_eq!(config.http.port, 5080);
+    assert_eq!((config.http.port, config.temp_dir.as_deref()), (5080, Some(Path::new("/t"))));
     let table = &config.tables[0];
     assert_eq!(table.source.server, "https://laredo.example:4001");
     assert_eq!(table.source.client_id, "archive-1");

@@ -1,19 +1,17 @@
-//! The folder for temporary files: transactions before their commit, copies, and journals and bases
-//! that are not durable.
+//! The folder for temporary files.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::ServerConfig;
-use crate::program::ProgramFailure;
+use super::ProgramFailure;
 
-/// Returns the folder after a test file was written there. The test comes first because a server
-/// that cannot serve must not change a database.
+/// Returns the folder after a test file was written there. `key` is the path of the key that sets
+/// the folder, and `set` its value. Without a value, the folder is that of the environment.
 ///
 /// # Errors
 /// A folder in which no file can be written. A full disk is only logged.
-pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, ProgramFailure> {
-    let folder = config.temp_dir.clone().unwrap_or_else(std::env::temp_dir);
+pub(crate) fn temporary_folder(key: &str, set: Option<&Path>) -> Result<PathBuf, ProgramFailure> {
+    let folder = set.map_or_else(std::env::temp_dir, Path::to_owned);
     let written = tempfile::tempfile_in(&folder).and_then(|mut file| file.write_all(&[0]));
     match written {
         Ok(()) => {}
@@ -21,13 +19,12 @@ pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, ProgramFailure> {
             tracing::warn!(folder = %folder.display(), %error, "the disk for temporary files is full");
         }
         Err(error) => {
-            let chosen = match config.temp_dir {
-                Some(_) => "temp_dir",
-                None => "the default, which the variable TMPDIR sets; temp_dir is not set",
+            let chosen = match set {
+                Some(_) => key.to_owned(),
+                None => format!("the default, which the variable TMPDIR sets; {key} is not set"),
             };
             return Err(ProgramFailure::Misconfigured(vec![format!(
-                "cannot write temporary files in {} ({chosen}): {error}; set temp_dir to a folder on a disk that laredo may \
-                 write",
+                "cannot write temporary files in {} ({chosen}): {error}; set {key} to a folder on a disk that laredo may write",
                 folder.display()
             )]));
         }
@@ -35,7 +32,7 @@ pub(super) fn folder(config: &ServerConfig) -> Result<PathBuf, ProgramFailure> {
     if is_memory(&folder) {
         tracing::warn!(
             folder = %folder.display(),
-            "temporary files are in memory, and count against its limit; set temp_dir to a folder on a disk"
+            "temporary files are in memory, and count against its limit; set {key} to a folder on a disk"
         );
     }
     Ok(folder)
