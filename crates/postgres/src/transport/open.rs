@@ -174,9 +174,9 @@ async fn encrypted(
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
         // Only errors of TLS itself are permanent. A server that restarts just closes the
         // connection.
-        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-            true => tls_error(error.to_string()),
-            false => connect_error(options, error),
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => tls_error(tls::problem(error)),
+            None => connect_error(options, error),
         }
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
