@@ -8,6 +8,7 @@ mod conformance;
 mod connect;
 mod copy;
 mod hostile;
+mod passwords;
 mod stream;
 mod validate;
 mod verify;
