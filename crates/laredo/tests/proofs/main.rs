@@ -24,6 +24,7 @@ mod histories;
 mod interleaving;
 mod limits;
 mod newcomers;
+mod passwords;
 mod restarts;
 mod schema_changes;
 mod slot;
