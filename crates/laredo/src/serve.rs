@@ -34,11 +34,15 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
     };
     match begin(PROGRAM, &config, command, load, ServerConfig::to_hocon) {
         ProgramTask::Done(code) => code,
-        ProgramTask::Checked(_) => ExitCode::SUCCESS,
+        ProgramTask::Checked(config) => {
+            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            ExitCode::SUCCESS
+        }
         ProgramTask::Healthcheck(config) => {
             healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path)
         }
         ProgramTask::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
+            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             serve(&config, mode, drain_grace, stop).await
         }),
     }

@@ -40,8 +40,8 @@ pub mod transport;
 mod validate;
 
 pub use options::{
-    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PostgresTlsOptions, RootCertificates, SecretText,
-    SslMode,
+    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PasswordCommand, PasswordSource,
+    PostgresTlsOptions, RequiredAuth, RootCertificates, SecretText, SslMode,
 };
 pub use publication::PublicationOptions;
 pub use restore::{RestoreError, RestoreMode, TableRestore, TouchedTable};

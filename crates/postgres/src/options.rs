@@ -1,11 +1,18 @@
 //! Connection strings, as libpq reads them.
 
+mod identity_check;
 mod parse;
+mod password;
+mod require_auth;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use password::{PasswordCommand, PasswordSource};
+pub(crate) use require_auth::AuthMethod;
+pub use require_auth::RequiredAuth;
 
 /// The options of a connection, from a connection URL (`postgresql://…`) or a `key=value` string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +26,10 @@ pub struct ConnectionOptions {
     pub port: u16,
     /// The role to connect as.
     pub user: String,
-    /// The role's password.
-    pub password: Option<SecretText>,
+    /// The place that the role's password comes from.
+    pub password: PasswordSource,
+    /// The ways to log in that are allowed.
+    pub require_auth: RequiredAuth,
     /// The name of the database.
     pub database: String,
     /// The encryption of the connection and the checks of the server's certificate.
@@ -196,6 +205,13 @@ impl ConnectionOptions {
     /// names no user.
     pub fn parse(text: &str) -> Result<ConnectionOptions, ConnectionStringError> {
         parse::connection_string(text)
+    }
+
+    /// Returns a connection string whose passwords are replaced by `mask`. `None` if the text
+    /// cannot be read as a connection string, so that a password in it cannot be found.
+    #[must_use]
+    pub fn masked(text: &str, mask: &str) -> Option<String> {
+        parse::masked(text, mask).ok()
     }
 
     /// Returns the options for a session that does this work, with its name in `application_name`.

@@ -102,7 +102,8 @@ pub(super) enum DdlCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DdlArgs {
-    /// The database, as postgresql://USER@HOST/DATABASE.
+    /// The database, as postgresql://USER@HOST/DATABASE. The password comes from PGPASSWORD or
+    /// ~/.pgpass, as for psql.
     #[arg(long, value_name = "URL", required_unless_present = "print")]
     pub(super) postgres: Option<String>,
     /// Print the statements instead of running them.

@@ -180,7 +180,7 @@ impl SchemaChecker<'_> {
 
     fn mismatch(&mut self, node: &ConfigNode, kind: &SettingKind, path: &KeyPath) {
         let found = match kind {
-            SettingKind::Secret | SettingKind::Connection => String::new(),
+            SettingKind::Secret | SettingKind::Connection | SettingKind::List(SettingKind::Secret) => String::new(),
             _ => format!(", found {}", mask_text(&node.describe())),
         };
         let found = match (kind, node.scalar()) {

@@ -230,6 +230,9 @@ pub(crate) fn one_of(words: impl IntoIterator<Item = &'static str>) -> String {
 /// Formats a duration as in a configuration, in the largest unit that is exact.
 pub(crate) fn show_time(time: Duration) -> String {
     let nanos = time.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
     [
         (86_400_000_000_000, "d"),
         (3_600_000_000_000, "h"),

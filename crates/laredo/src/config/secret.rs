@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use laredo_postgres::ConnectionOptions;
 use regex::Regex;
 
 /// The text that is printed instead of a secret.
@@ -25,24 +26,10 @@ impl ConfigSecret {
     }
 
     /// Returns the value as a connection string whose passwords are masked, in both of libpq's
-    /// forms: `postgresql://user:****@host/db` and `host=db user=u password=****`. Any other text
-    /// is masked as a whole.
+    /// forms: `postgresql://user:****@host/db` and `host=db user=u password=****`. The passwords
+    /// are where the parser of connection strings finds them. Any other text is masked as a whole.
     pub fn masked_connection(&self) -> String {
-        static URL: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*postgres(?:ql)?://"));
-        static PAIRS: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*[a-z_]+\s*="));
-        static USER_INFO: LazyLock<Regex> = LazyLock::new(|| regex(r"(://[^:@/?]*):.*@"));
-        static PARAMETER: LazyLock<Regex> = LazyLock::new(|| regex(r"(password=)[^&]*"));
-        static PAIR: LazyLock<Regex> =
-            LazyLock::new(|| regex(r"(?s)(password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])*)"));
-
-        if URL.is_match(&self.0) {
-            let masked = USER_INFO.replace(&self.0, format!("$1:{MASK}@"));
-            PARAMETER.replace_all(&masked, format!("$1{MASK}")).into_owned()
-        } else if PAIRS.is_match(&self.0) {
-            PAIR.replace_all(&self.0, format!("$1{MASK}")).into_owned()
-        } else {
-            MASK.to_owned()
-        }
+        ConnectionOptions::masked(&self.0, MASK).unwrap_or_else(|| MASK.to_owned())
     }
 }
 
@@ -57,17 +44,18 @@ impl fmt::Debug for ConfigSecret {
 }
 
 /// Masks possible secrets in a text of a configuration: the values of keys with a secret's name,
-/// the passwords of URLs, and `password=` anywhere. Each character becomes a `*`, so that columns
-/// stay.
+/// the passwords and parameters of URLs, and `password=` anywhere. Each character becomes a `*`, so
+/// that columns stay.
 ///
 /// The function works on the text, because a file with a syntax error has no syntax tree. It also
 /// finds a connection string under a mistyped key. In doubt, it masks.
 pub(crate) fn mask_text(text: &str) -> String {
     static KEY: LazyLock<Regex> = LazyLock::new(|| regex(r#"([A-Za-z_][A-Za-z0-9_-]*)"?\s*(?:\+?=|:)"#));
     static URL: LazyLock<Regex> = LazyLock::new(|| regex(r#"://[^\s"':@/]*:([^\s"']+)@"#));
+    static PARAMETERS: LazyLock<Regex> = LazyLock::new(|| regex(r#"://[^\s"'?]*\?([^\s"']+)"#));
 
     let mut hidden = vec![false; text.len()];
-    for found in URL.captures_iter(text) {
+    for found in URL.captures_iter(text).chain(PARAMETERS.captures_iter(text)) {
         if let Some(password) = found.get(1) {
             hidden[password.range()].fill(true);
         }

@@ -13,7 +13,10 @@ use laredo_engine::{
 };
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
-use laredo_postgres::{ConnectionOptions, ConnectionStringError, PostgresOptions, PublicationOptions};
+use laredo_postgres::{
+    ConnectionOptions, ConnectionStringError, PasswordCommand, PasswordSource, PostgresOptions, PublicationOptions,
+    SecretText,
+};
 use laredo_server::BufferOptions;
 use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 use rand::Rng;
@@ -22,7 +25,7 @@ use rand::rngs::StdRng;
 use crate::config::ConfigSecret;
 use crate::config::server::{
     self as config, DdlWatchConfig, FanoutConfig, FilterConfig, FilterValue, JournalStoreConfig, PostgresSourceConfig,
-    ServedTableConfig, SlotConfig, SnapshotConfig, SnapshotSerializer, StoreConfig, VerifyConfig,
+    ServedTableConfig, SlotConfig, SnapshotConfig, SnapshotSerializer, SourcePasswordConfig, StoreConfig, VerifyConfig,
 };
 
 /// The maximum size, in bytes, that a transaction takes in memory, for each table that it touches.
@@ -47,7 +50,7 @@ pub(super) fn postgres(
         }
     };
     Ok(PostgresOptions {
-        connection: ConnectionOptions::parse(source.connection.expose())?,
+        connection: connection(source)?,
         slot,
         publication: PublicationOptions { name: source.publication.name.clone(), create: source.publication.create },
         ddl: match source.ddl.watch {
@@ -65,6 +68,19 @@ pub(super) fn postgres(
         spool: Arc::new(SpoolOptions { memory_bytes_max: SPOOL_MEMORY_BYTES, folder: folder.to_owned() }),
         seed: random.random(),
     })
+}
+
+fn connection(source: &PostgresSourceConfig) -> Result<ConnectionOptions, ConnectionStringError> {
+    let options = ConnectionOptions::parse(source.connection.expose())?;
+    let password = match &source.password {
+        SourcePasswordConfig::Connection => return Ok(options),
+        SourcePasswordConfig::File(path) => PasswordSource::File(path.clone()),
+        SourcePasswordConfig::Command { program, arguments, lifetime, time_limit } => {
+            let arguments = arguments.iter().map(|argument| SecretText::new(argument.expose()));
+            PasswordSource::Command(Arc::new(PasswordCommand::new(program, arguments, *lifetime, *time_limit)))
+        }
+    };
+    Ok(ConnectionOptions { password, ..options })
 }
 
 /// Returns the beginning of a slot name, in characters that PostgreSQL accepts.

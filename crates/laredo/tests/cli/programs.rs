@@ -24,7 +24,7 @@ const PROGRAMS: [ProgramUnderTest; 2] = [
     ProgramUnderTest {
         name: "laredo-server",
         path: env!("CARGO_BIN_EXE_laredo-server"),
-        config: "sources { db { type = postgresql, connection = \"postgresql://u:hunter2@h/d\" } }
+        config: "sources { db { type = postgresql, connection = \"postgresql://u:hunter2@h/d?sslmode=verify-full\" } }
             tables = [{ source = db, schema = public, table = t, targets = [{ type = replication-fanout }] }]",
         variable: "LAREDO_CONFIG",
         port: ("--health-port", "health.http_port"),
@@ -159,6 +159,31 @@ fn the_snapshotter_warns_of_what_is_probably_not_meant() {
         let (code, printed, said) = program.run(&config, &[asked]);
         assert_eq!((code, printed.as_str()), (Some(0), ""));
         assert!(said.starts_with("warning: public.t: source.local_snapshot_path is not needed"), "{said}");
+    }
+}
+
+#[test]
+fn the_server_warns_of_a_database_on_another_machine_that_is_not_checked() {
+    let [program, _] = &PROGRAMS;
+    for (connection, warning) in [
+        ("postgresql://u:hunter2@h/d", "sslmode=prefer to h:5432 does not check that the server is the right one"),
+        ("postgresql://u:hunter2@10.0.0.1/d?sslmode=require", "sslmode=require to 10.0.0.1:5432 does not check"),
+        ("host=h user=u sslmode=disable", "sslmode=disable to h:5432 sends everything unencrypted"),
+        ("postgresql://u:hunter2@localhost/d", ""),
+        ("host=/run/postgresql user=u", ""),
+    ] {
+        let config = program.config.replace("postgresql://u:hunter2@h/d?sslmode=verify-full", connection);
+        for asked in ["--check", "validate"] {
+            let (code, printed, said) = program.run(&config, &[asked]);
+            assert_eq!((code, printed.as_str()), (Some(0), ""));
+            match warning {
+                "" => assert_eq!(said, ""),
+                warning => {
+                    assert!(said.starts_with(&format!("warning: sources.db.connection: {warning}")), "{said}");
+                    assert!(said.contains("set sslmode=verify-full") && !said.contains("hunter2"), "{said}");
+                }
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use laredo::config::ServerConfig;
 
-use super::{ConfigFolder, MINIMAL, problems};
+use super::{ConfigFolder, MINIMAL, load, problems};
 
 /// Returns a configuration whose line 2 is the source, line 4 the table and line 6 the target.
 fn with(source: &str, table: &str, target: &str) -> String {
@@ -559,4 +559,38 @@ fn a_text_and_a_block_in_one_value_have_a_place() {
     let report = ServerConfig::load(&folder.loader().file(folder.path("laredo.conf"))).expect_err("no such value");
     let lines = folder.lines(&report).join("\n");
     assert!(lines.starts_with("laredo.conf:2:") && lines.contains("a text and a block"), "{lines}");
+}
+
+#[test]
+fn a_password_comes_from_one_place() {
+    let of = |connection: &str, keys: &str| {
+        let source = format!("sources {{ pg {{ type = pg, connection = \"{connection}\", {keys} }} }}");
+        MINIMAL.replace("sources { pg { type = postgresql, connection = \"postgresql://u@h/d\" } }", &source)
+    };
+    let (file, command) = ("password_file = /run/password", "password_command = [vault, read]");
+    for keys in ["", file, command, "password_command = [x], password_lifetime = 0s, password_timeout = 1m"] {
+        load(&of("postgresql://u@h/d", keys)).unwrap_or_else(|problems| panic!("{keys}: {problems:?}"));
+    }
+    let twice = "is given as well as a password or passfile in the connection string; keep one of them";
+    for (connection, keys, key, problem) in [
+        ("postgresql://u:hunter2@h/d", file, "password_file", twice),
+        ("postgresql://u:hunter2@h/d", command, "password_command", twice),
+        ("user=u host=h password=hunter2", command, "password_command", twice),
+        ("postgresql://h/d?user=u&p%61ssword=hunter2", file, "password_file", twice),
+        ("user=u passfile=/p", file, "password_file", twice),
+        ("user=u", &format!("{file}, {command}"), "password_command", "is given as well as password_file; keep one"),
+        ("user=u", "password_lifetime = 1m", "password_lifetime", "has a meaning only with password_command"),
+        ("user=u", &format!("{file}, password_timeout = 1m"), "password_timeout", "has a meaning only with"),
+        ("user=u", "password_command = []", "password_command", "expected a program and its arguments, as"),
+        ("user=u", "password_command = \"echo hunter2\"", "password_command", "expected a list [ … ]"),
+        ("user=u", "password_command = [\" \"]", "password_command[0]", "expected a string that is not empty"),
+        ("user=u", "password_file = \"\"", "password_file", "expected a string that is not empty"),
+        ("user=u", &format!("{command}, password_timeout = 0s"), "password_timeout", "from 100ms to 10m"),
+        ("user=u", &format!("{command}, password_lifetime = -1s"), "password_lifetime", "from 0s to 366d"),
+        ("user=u require_auth=scram", "", "connection", "`require_auth`: `scram` is not one of"),
+    ] {
+        let found = problems(&of(connection, keys)).join("\n");
+        assert!(found.contains(&format!("sources.pg.{key}: ")) && found.contains(problem), "{keys}: {found}");
+        assert!(!found.contains("hunter2"), "{found}");
+    }
 }

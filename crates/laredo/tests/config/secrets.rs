@@ -15,6 +15,7 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
             "postgresql://h/d?user=u&password=hunter2&sslmode=require",
             "\"postgresql://h/d?user=u&password=****&sslmode=require\"",
         ),
+        ("postgresql://h/d?user=u&p%61ssword=hunter2", "\"postgresql://h/d?user=u&p%61ssword=****\""),
         ("host=h user=u password=hunter2 dbname=d", "\"host=h user=u password=**** dbname=d\""),
         ("host=h user=u password = 'it is hunter2'", "\"host=h user=u password = ****\""),
     ] {
@@ -24,6 +25,11 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
         assert!(!format!("{config:?}").contains(PASSWORD));
         assert_eq!(config.sources["pg"].connection.expose(), connection);
     }
+    let command = "password_command = [\"print\", \"hunter2\", \"--token=hunter2\"]";
+    let config = load(&text("postgresql://u@h/d").replace("type =", &format!("{command}, type ="))).expect("valid");
+    let hocon = config.to_hocon();
+    assert!(hocon.contains("password_command = [\"print\", \"****\", \"****\"]\n"), "{hocon}");
+    assert!(!hocon.contains(PASSWORD) && !format!("{config:?}").contains(PASSWORD));
     let folder = ConfigFolder::new(&[]);
     let config = ServerConfig::load(&folder.loader().file(fixture("every-key.conf"))).expect("valid");
     assert!(!config.to_hocon().contains("hunter"));
@@ -55,6 +61,10 @@ fn reports_hold_no_secret() {
         "tables = [{ targets = [{ transforms = [{ type = hash, key = [hunter2] }] }] }]",
         "tables = [{ targets = [{ transforms = [{ type = hash, kay = \"hunter2 and more of it\" }] }] }]",
         "tables = [{ targets = [{ transforms = [{ type = mask, key = \"hunter2 and more of it\" }] }] }]",
+        "sources { pg { type = pg, url = \"postgresql://h/d?p%61ssword=hunter2\" } }",
+        "sources { pg { type = pg, connection = \"user=u\", password_command = \"echo hunter2\" } }",
+        "sources { pg { type = pg, connection = \"user=u\", password_command = [echo, { a = hunter2 }] } }",
+        "sources { pg { type = pg, connection = \"user=u\", password_comand = [echo, hunter2] } }",
         // Syntax errors around the secret.
         "tables = [{ transforms = [{ key = \"hunter2 } ] }]",
         "tables = [{ transforms = [{ key = hunter2+more } ] }]",

@@ -26,6 +26,7 @@ mod limits;
 mod newcomers;
 mod personal_data;
 mod private_files;
+mod passwords;
 mod restarts;
 mod schema_changes;
 mod slot;

@@ -17,7 +17,7 @@ const HEALED: Duration = Duration::from_secs(30);
 /// The longest time until another server takes over.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
 
-fn table(name: &str) -> TableName {
+pub(super) fn table(name: &str) -> TableName {
     TableName::new("public", name)
 }
 
@@ -30,7 +30,7 @@ async fn source(server: &ServerProcess, name: &str) -> Value {
     sources.into_iter().find(|source| source["source"] == name).unwrap_or_default()
 }
 
-async fn await_state(server: &ServerProcess, name: &str, state: &str, words: &str) {
+pub(super) async fn await_state(server: &ServerProcess, name: &str, state: &str, words: &str) {
     await_state_within(PATIENCE, server, name, state, words).await;
 }
 
@@ -44,14 +44,14 @@ async fn await_state_within(patience: Duration, server: &ServerProcess, name: &s
     }
 }
 
-async fn has_rows(server: &ServerProcess, table: &TableName, rows: u64) {
+pub(super) async fn has_rows(server: &ServerProcess, table: &TableName, rows: u64) {
     let has = async || server.metric("laredo_rows", table).await == Some(rows);
     eventually(HEALED, has).await.unwrap_or_else(|_| panic!("{table} does not come to {rows} rows"));
 }
 
 /// Returns a server's configuration with two sources. The source `good` has `public.a` in the
 /// database `postgres`, and `db` has `public.b` in `other`.
-fn two_sources(cluster: &Cluster, connection: &str) -> ServerProcessConfig {
+pub(super) fn two_sources(cluster: &Cluster, connection: &str) -> ServerProcessConfig {
     let mut config = ServerProcessConfig::new(connection, [table("b")]).slot("states_b");
     config.extra = format!(
         "sources {{ good {{ type = postgresql, connection = \"{}\", slot_mode = stateful, slot_name = states_a
@@ -63,7 +63,7 @@ fn two_sources(cluster: &Cluster, connection: &str) -> ServerProcessConfig {
 }
 
 /// Starts a cluster with a role that logs in with a password.
-fn two_databases() -> (Cluster, String) {
+pub(super) fn two_databases() -> (Cluster, String) {
     let hba = vec!["host all states_b 127.0.0.1/32 scram-sha-256".to_owned()];
     let cluster = Cluster::start(ClusterOptions { hba, ..ClusterOptions::default() }).unwrap();
     cluster.psql("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").unwrap();

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PostgresTlsOptions, RootCertificates, SecretText,
-    SslMode,
+    ChannelBinding, ConnectionOptions, ConnectionStringError, Host, PasswordSource, PostgresTlsOptions, RequiredAuth,
+    RootCertificates, SecretText, SslMode,
 };
 
 const SUPPORTED: &[&str] = &[
@@ -15,6 +15,8 @@ const SUPPORTED: &[&str] = &[
     "port",
     "user",
     "password",
+    "passfile",
+    "require_auth",
     "dbname",
     "sslmode",
     "sslrootcert",
@@ -48,9 +50,7 @@ const UNSUPPORTED: &[&str] = &[
     "load_balance_hosts",
     "max_protocol_version",
     "min_protocol_version",
-    "passfile",
     "replication",
-    "require_auth",
     "requirepeer",
     "requiressl",
     "service",
@@ -69,21 +69,51 @@ const UNSUPPORTED: &[&str] = &[
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The folder where libpq looks for a socket on Debian.
-const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
+pub(super) const DEFAULT_SOCKET_FOLDER: &str = "/var/run/postgresql";
+
+const PASSWORD: &str = "password";
 
 type OptionPairs = BTreeMap<&'static str, String>;
 
 pub(super) fn connection_string(text: &str) -> Result<ConnectionOptions, ConnectionStringError> {
     let text = text.trim();
-    let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
-    let pairs = match rest {
-        Some(rest) => url(rest)?,
-        None if begins_with_scheme(text) => {
-            return Err(syntax("a connection URL begins with postgresql:// or postgres://"));
-        }
+    let pairs = match url_without_scheme(text)? {
+        Some(rest) => url(rest)?.0,
         None => dsn(text)?,
     };
     options(&pairs)
+}
+
+/// Replaces the passwords in a connection string, as the parser finds them.
+pub(super) fn masked(text: &str, mask: &str) -> Result<String, ConnectionStringError> {
+    let text = text.trim();
+    let Some(rest) = url_without_scheme(text)? else {
+        dsn(text)?;
+        let mut masked = String::new();
+        let mut end = 0;
+        for pair in dsn_pairs(text)?.iter().filter(|pair| pair.key == PASSWORD) {
+            masked.extend([&text[end..pair.value_begin], mask]);
+            end = pair.value_end;
+        }
+        return Ok(masked + &text[end..]);
+    };
+    let scheme = &text[..text.len() - rest.len()];
+    let (user, rest) = url(rest)?.1.map_or(("", rest), |at| rest.split_at(at));
+    let user = user.split_once(':').map_or(user.to_owned(), |(user, _)| format!("{user}:{mask}"));
+    let Some((rest, query)) = rest.split_once('?') else { return Ok(format!("{scheme}{user}{rest}")) };
+    let parameters = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((key, _)) if percent_decoded(key).as_deref() == Ok(PASSWORD) => format!("{key}={mask}"),
+        Some(_) | None => pair.to_owned(),
+    });
+    Ok(format!("{scheme}{user}{rest}?{}", parameters.collect::<Vec<_>>().join("&")))
+}
+
+/// Returns what follows the scheme of a URL, or `None` for text of the other form.
+fn url_without_scheme(text: &str) -> Result<Option<&str>, ConnectionStringError> {
+    match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
+        None if begins_with_scheme(text) => Err(syntax("a connection URL begins with postgresql:// or postgres://")),
+        rest => Ok(rest),
+    }
 }
 
 /// Returns true if the text is a URL. A password in the other form may contain `://`, too, but only
@@ -115,18 +145,18 @@ fn put(pairs: &mut OptionPairs, key: &str, value: String) -> Result<(), Connecti
 /// Parses `[user[:password]@][host][:port][/database][?key=value&…]`, every part percent-encoded.
 ///
 /// A password may contain any character unencoded if that leaves one way to read the whole URL.
-/// libpq's reading is tried first.
-fn url(rest: &str) -> Result<OptionPairs, ConnectionStringError> {
+/// libpq's reading is tried first. Returns the pairs, and the index of the @ after the password.
+fn url(rest: &str) -> Result<(OptionPairs, Option<usize>), ConnectionStringError> {
     // libpq ends the user's part at the first @ that no / precedes.
     let usual = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
     let error = match url_with_user_until(rest, usual) {
         Err(error) => error,
-        read => return read,
+        Ok(pairs) => return Ok((pairs, usual)),
     };
     let others: Vec<usize> = rest.match_indices('@').map(|(at, _)| at).filter(|at| Some(*at) != usual).collect();
-    let mut readings = others.iter().filter_map(|at| url_with_user_until(rest, Some(*at)).ok());
+    let mut readings = others.iter().filter_map(|at| Some((url_with_user_until(rest, Some(*at)).ok()?, Some(*at))));
     match (readings.next(), readings.next()) {
-        (Some(pairs), None) => Ok(pairs),
+        (Some(reading), None) => Ok(reading),
         // The error itself could show a part of the password.
         _ if !others.is_empty() => Err(syntax(
             "the URL is invalid or ambiguous; in user names and passwords write / ? # @ % as %2F %3F %23 %40 %25",
@@ -152,7 +182,7 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<OptionPairs, Con
         }
     }
     if !password.is_empty() {
-        put(&mut pairs, "password", decoded_where_encoded(password)?)?;
+        put(&mut pairs, PASSWORD, decoded_where_encoded(password)?)?;
     }
     let mut has_password = false;
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -164,7 +194,7 @@ fn url_with_user_until(text: &str, at: Option<usize>) -> Result<OptionPairs, Con
             _ => put(&mut pairs, &key, value),
         };
         put.map_err(|error| without_password(error, has_password))?;
-        has_password |= key == "password";
+        has_password |= key == PASSWORD;
     }
     Ok(pairs)
 }
@@ -244,10 +274,27 @@ fn percent_decoded(text: &str) -> Result<String, ConnectionStringError> {
     String::from_utf8(bytes).map_err(|_| syntax("percent-encoded bytes are not UTF-8"))
 }
 
-/// Parses `key = value` pairs. A value with blanks is quoted with `'`, and `\` escapes the next
-/// character.
+/// A `key = value` pair of a connection string, and the place of the value with its quotes.
+struct DsnPair<'a> {
+    key: &'a str,
+    value: String,
+    value_begin: usize,
+    value_end: usize,
+}
+
 fn dsn(text: &str) -> Result<OptionPairs, ConnectionStringError> {
     let mut pairs = OptionPairs::new();
+    for DsnPair { key, value, .. } in dsn_pairs(text)? {
+        let has_password = pairs.contains_key(PASSWORD);
+        put(&mut pairs, key, value).map_err(|error| without_password(error, has_password))?;
+    }
+    Ok(pairs)
+}
+
+/// Parses `key = value` pairs. A value with blanks is quoted with `'`, and `\` escapes the next
+/// character.
+fn dsn_pairs(text: &str) -> Result<Vec<DsnPair<'_>>, ConnectionStringError> {
+    let mut pairs = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (key, value) = rest
@@ -257,9 +304,10 @@ fn dsn(text: &str) -> Result<OptionPairs, ConnectionStringError> {
         if key.is_empty() || key.contains(char::is_whitespace) {
             return Err(syntax("each key is followed by = and its value"));
         }
-        let (value, after) = dsn_value(value.trim_start())?;
-        let has_password = pairs.contains_key("password");
-        put(&mut pairs, key, value).map_err(|error| without_password(error, has_password))?;
+        let value = value.trim_start();
+        let value_begin = text.len() - value.len();
+        let (value, after) = dsn_value(value)?;
+        pairs.push(DsnPair { key, value, value_begin, value_end: text.len() - after.len() });
         rest = after.trim_start();
     }
     Ok(pairs)
@@ -312,7 +360,11 @@ fn options(pairs: &OptionPairs) -> Result<ConnectionOptions, ConnectionStringErr
         host_address,
         port: get("port").map_or(Ok(5432), |text| number("port", text, "a port from 1 to 65535"))?,
         user: user.to_owned(),
-        password: get("password").map(SecretText::new),
+        password: match get(PASSWORD) {
+            Some(password) => PasswordSource::Text(SecretText::new(password)),
+            None => PasswordSource::Environment { passfile: get("passfile").map(PathBuf::from) },
+        },
+        require_auth: get("require_auth").map(RequiredAuth::parse).transpose()?.unwrap_or_default(),
         database: get("dbname").unwrap_or(user).to_owned(),
         tls: tls_options(&get)?,
         channel_binding: match get("channel_binding") {
@@ -397,6 +449,10 @@ mod tests {
         ConnectionOptions::parse(text).unwrap()
     }
 
+    fn password(text: &str) -> PasswordSource {
+        PasswordSource::Text(SecretText::new(text))
+    }
+
     fn error(text: &str) -> String {
         ConnectionOptions::parse(text).unwrap_err().to_string()
     }
@@ -412,7 +468,7 @@ mod tests {
               sslrootcert=/ca.pem application_name=x connect_timeout=3 options='-c geqo=off'",
         );
         assert_eq!(url, dsn);
-        assert_eq!(url.password, Some(SecretText::new("p:/'")));
+        assert_eq!(url.password, password("p:/'"));
         assert_eq!(url.database, "my db");
         assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
         assert_eq!(url.server_options.as_deref(), Some("-c geqo=off"));
@@ -449,8 +505,32 @@ mod tests {
     }
 
     #[test]
+    fn passwords_are_masked_where_the_parser_finds_them() {
+        for (text, expected) in [
+            ("postgresql://u:hunter2@h/d?sslmode=require", "postgresql://u:*@h/d?sslmode=require"),
+            ("postgresql://u:hunter2\nx@h/d", "postgresql://u:*@h/d"),
+            ("postgres://u:x@hunter2@h", "postgres://u:*@h"),
+            ("postgres://u:hunter2/x@h/d", "postgres://u:*@h/d"),
+            ("postgresql://h/d?user=u&password=hunter2", "postgresql://h/d?user=u&password=*"),
+            ("postgresql://h/d?user=u&p%61ssword=hunter2&port=1", "postgresql://h/d?user=u&p%61ssword=*&port=1"),
+            ("postgresql://u:hunter2@h?password=hunter2", "postgresql://u:*@h?password=*"),
+            ("postgresql://u@h/d", "postgresql://u@h/d"),
+            ("host=h user=u password=hunter2 dbname=d", "host=h user=u password=* dbname=d"),
+            ("password = 'hunter2 \\'x' user=u", "password = * user=u"),
+            ("password=x password='hunter2'", "password=* password=*"),
+            ("user=u password=hunter2\\ x\n", "user=u password=*"),
+            ("user=u passfile=/x", "user=u passfile=/x"),
+        ] {
+            assert_eq!(ConnectionOptions::masked(text, "*").as_deref(), Some(expected));
+        }
+        for text in ["hunter2", "postgresql://u:hunter2@h/d?x", "user=u password='hunter2", "user=u passwd=hunter2"] {
+            assert_eq!(ConnectionOptions::masked(text, "*"), None, "{text}");
+        }
+    }
+
+    #[test]
     fn a_password_stands_as_it_is_where_that_is_unambiguous() {
-        let passwords = [
+        let texts = [
             "pa?ss",
             "x?hunter2=",
             "pa#ss",
@@ -475,19 +555,19 @@ mod tests {
             "ü:ö",
             "'\"\\",
         ];
-        for password in passwords {
+        for text in texts {
             for rest in ["127.0.0.1:6000/app", "db.example/app?sslmode=disable", "[::1]:6000", "h"] {
-                let options = parse(&format!("postgresql://u:{password}@{rest}"));
-                assert_eq!(options.password, Some(SecretText::new(password)), "{rest}");
+                let options = parse(&format!("postgresql://u:{text}@{rest}"));
+                assert_eq!(options.password, password(text), "{rest}");
                 let without = parse(&format!("postgresql://u:x@{rest}"));
-                assert_eq!(ConnectionOptions { password: without.password.clone(), ..options }, without, "{password}");
+                assert_eq!(ConnectionOptions { password: without.password.clone(), ..options }, without, "{text}");
             }
         }
         // An encoded character is decoded, as libpq does.
-        assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, Some(SecretText::new("a/b%zz")));
+        assert_eq!(parse("postgresql://u:a%2Fb%zz@h").password, password("a/b%zz"));
         // libpq's reading comes first.
         let options = parse("postgresql://u:p@h?application_name=x@y");
-        assert_eq!((options.password, options.application_name.as_str()), (Some(SecretText::new("p")), "x@y"));
+        assert_eq!((options.password, options.application_name.as_str()), (password("p"), "x@y"));
         assert!(error("postgresql://u:a/b@c?application_name=x@y").contains("ambiguous"));
     }
 
@@ -520,10 +600,9 @@ mod tests {
 
     #[test]
     fn a_password_that_looks_like_a_url_can_be_written() {
-        for password in ["://", "a://b", "postgres://u@h"] {
-            let expected = Some(SecretText::new(password));
-            assert_eq!(parse(&format!("user=u password={password}")).password, expected);
-            assert_eq!(parse(&format!("password='{password}' user=u")).password, expected);
+        for text in ["://", "a://b", "postgres://u@h"] {
+            assert_eq!(parse(&format!("user=u password={text}")).password, password(text));
+            assert_eq!(parse(&format!("password='{text}' user=u")).password, password(text));
         }
         for url in ["mysql://u@h", "://h", "jdbc:postgresql://h"] {
             assert!(error(url).contains("a connection URL begins with"), "{url}");
@@ -545,16 +624,19 @@ mod tests {
         }
 
         #[test]
-        fn any_encoded_password_can_be_written(password in "[^\0]{1,20}") {
-            let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        fn any_encoded_password_can_be_written(text in "[^\0]{1,20}") {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let url = format!("postgresql://u:{encoded}@h:1/d");
-            prop_assert_eq!(parse(&url).password, Some(SecretText::new(password)));
+            prop_assert_eq!(parse(&url).password, password(&text));
+            prop_assert_eq!(masked(&url, "*").unwrap(), "postgresql://u:*@h:1/d");
         }
 
         #[test]
-        fn any_password_can_be_written(password in "[^\0]{1,20}") {
-            let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
-            prop_assert_eq!(parse(&format!("user=u password='{quoted}' port=1")).password, Some(SecretText::new(password)));
+        fn any_password_can_be_written(text in "[^\0]{1,20}") {
+            let quoted = text.replace('\\', "\\\\").replace('\'', "\\'");
+            let dsn = format!("user=u password='{quoted}' port=1");
+            prop_assert_eq!(parse(&dsn).password, password(&text));
+            prop_assert_eq!(masked(&dsn, "*").unwrap(), "user=u password=* port=1");
         }
     }
 }

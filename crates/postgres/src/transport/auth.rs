@@ -9,7 +9,13 @@ use tokio::io::AsyncWriteExt;
 use super::error::TransportError;
 use super::frame::BackendFrameReader;
 use super::open::BoxedSocket;
-use crate::options::{ChannelBinding, ConnectionOptions};
+use crate::options::{AuthMethod, ChannelBinding, ConnectionOptions, Host, SecretText};
+
+const NO_PASSWORD: &str = "the server requires a password, and there is none; give it by password_file or \
+                           password_command of the source, by the variable PGPASSWORD or in a passfile (~/.pgpass)";
+
+const CLEAR_TEXT: &str = "the server asked for the password in clear text, and the connection is not encrypted; set \
+                          sslmode=verify-full, or use scram-sha-256 in the server's pg_hba.conf";
 
 /// The channel that a password exchange can be bound to.
 pub(super) enum BindableChannel {
@@ -22,33 +28,49 @@ pub(super) enum BindableChannel {
 /// Answers the server's authentication requests until the login is accepted or refused.
 pub(super) async fn authenticate(
     options: &ConnectionOptions,
+    password: Option<&SecretText>,
     frames: &mut BackendFrameReader<BoxedSocket>,
     binding: &BindableChannel,
 ) -> Result<(), TransportError> {
     let refuse = |problem: &str| TransportError::Login { address: options.address(), problem: problem.to_owned() };
-    let password = || match &options.password {
+    let password = || match password {
         Some(secret) => Ok(secret.expose().as_bytes()),
-        None => Err(refuse("the server requires a password; add password=… to the connection string")),
+        None => Err(refuse(NO_PASSWORD)),
     };
+    let allow = |method| options.require_auth.check(method).map_err(|problem| refuse(&problem));
     let unbound = || match options.channel_binding {
         ChannelBinding::Require => {
             Err(refuse("channel_binding=require, and the server did not ask for SCRAM over TLS"))
         }
         ChannelBinding::Prefer | ChannelBinding::Disable => Ok(()),
     };
+    let mut has_answered = false;
     loop {
         match authentication_message(frames).await? {
-            Message::AuthenticationOk => return unbound(),
+            Message::AuthenticationOk => {
+                if !has_answered {
+                    allow(AuthMethod::None)?;
+                }
+                return unbound();
+            }
             Message::AuthenticationCleartextPassword => {
+                allow(AuthMethod::Password)?;
                 unbound()?;
+                if matches!((binding, &options.host), (BindableChannel::Plain, Host::Tcp(_))) {
+                    return Err(refuse(CLEAR_TEXT));
+                }
+                has_answered = true;
                 send(frames, |out| frontend::password_message(password()?, out).map_err(Into::into)).await?;
             }
             Message::AuthenticationMd5Password(body) => {
+                allow(AuthMethod::Md5)?;
                 unbound()?;
+                has_answered = true;
                 let hash = md5_hash(options.user.as_bytes(), password()?, body.salt());
                 send(frames, |out| frontend::password_message(hash.as_bytes(), out).map_err(Into::into)).await?;
             }
             Message::AuthenticationSasl(body) => {
+                allow(AuthMethod::ScramSha256)?;
                 let (mechanism, channel) = mechanism(options, &body, binding).map_err(&refuse)?;
                 let scram = ScramSha256::new(password()?, channel);
                 return exchange(frames, mechanism, scram).await.map_err(|error| match error {

@@ -11,7 +11,7 @@ use super::error::TransportError;
 use super::frame::BackendFrameReader;
 use super::query::{CancelKey, SqlConnection};
 use super::settings;
-use crate::options::{ConnectionOptions, Host, SslMode};
+use crate::options::{ConnectionOptions, Host, SecretText, SslMode};
 use crate::tls;
 
 /// The operations of a socket, encrypted or not.
@@ -35,11 +35,42 @@ enum SocketEncryption {
     Always,
 }
 
-/// Connects and logs in as `sslmode` requires, within `connect_timeout` for each address.
+/// The login of a session.
+#[derive(Clone, Copy)]
+struct SessionLogin<'a> {
+    options: &'a ConnectionOptions,
+    password: Option<&'a SecretText>,
+    purpose: SessionPurpose,
+}
+
+/// Obtains the password, connects and logs in. An outdated password, which was kept from an earlier
+/// attempt, is obtained again at once.
 pub(super) async fn open(
     options: &ConnectionOptions,
     purpose: SessionPurpose,
 ) -> Result<SqlConnection, TransportError> {
+    loop {
+        let obtained = options.obtain_password().await;
+        let obtained = obtained.map_err(|problem| TransportError::Login { address: options.address(), problem })?;
+        let password = obtained.as_ref().map(|obtained| &obtained.text);
+        let result = open_with(SessionLogin { options, password, purpose }).await;
+        let (Err(error), Some(refused)) = (&result, &obtained) else { return result };
+        if !refuses_password(error) || !options.forget_password(refused).await {
+            return result;
+        }
+        tracing::info!(address = options.address(), "the password is outdated and is obtained again");
+    }
+}
+
+/// Returns true if another password may be accepted. Some methods report a wrong password as any
+/// other refusal of a role.
+fn refuses_password(error: &TransportError) -> bool {
+    error.server().is_some_and(|server| server.code.starts_with("28"))
+}
+
+/// Connects and logs in as `sslmode` requires, within `connect_timeout` for each address.
+async fn open_with(login: SessionLogin<'_>) -> Result<SqlConnection, TransportError> {
+    let options = login.options;
     let attempts: &[SocketEncryption] = match (&options.host, options.tls.mode) {
         (Host::Unix(_), _) | (_, SslMode::Disable) => &[SocketEncryption::Never],
         (_, SslMode::Allow) => &[SocketEncryption::Never, SocketEncryption::Always],
@@ -48,12 +79,12 @@ pub(super) async fn open(
     };
     let (last, earlier) = attempts.split_last().expect("every mode has an attempt");
     for encryption in earlier {
-        match attempt(options, *encryption, purpose).await {
-            Err(error) if may_depend_on_encryption(&error) => {}
+        match attempt(login, *encryption).await {
+            Err(error) if may_depend_on_encryption(&error, *encryption) => {}
             result => return result,
         }
     }
-    attempt(options, *last, purpose).await
+    attempt(login, *last).await
 }
 
 /// Asks the server to cancel the statement of another session.
@@ -82,17 +113,20 @@ pub(super) async fn cancel(options: &ConnectionOptions, key: CancelKey) -> Resul
 }
 
 /// Returns true if another kind of encryption may succeed. `pg_hba.conf` may accept only encrypted
-/// or only unencrypted connections.
-fn may_depend_on_encryption(error: &TransportError) -> bool {
-    matches!(error, TransportError::Tls { .. }) || error.server().is_some_and(|server| server.code == "28000")
+/// or only unencrypted connections. A login that an unencrypted connection does not allow may be
+/// allowed on an encrypted one.
+fn may_depend_on_encryption(error: &TransportError, tried: SocketEncryption) -> bool {
+    match error {
+        TransportError::Tls { .. } => true,
+        TransportError::Login { .. } => tried == SocketEncryption::Never,
+        TransportError::Server(server) => server.code == "28000",
+        TransportError::Connect { .. } | TransportError::Lost(_) | TransportError::Protocol(_) => false,
+    }
 }
 
 /// Tries the addresses until a server accepts the login.
-async fn attempt(
-    options: &ConnectionOptions,
-    encryption: SocketEncryption,
-    purpose: SessionPurpose,
-) -> Result<SqlConnection, TransportError> {
+async fn attempt(login: SessionLogin<'_>, encryption: SocketEncryption) -> Result<SqlConnection, TransportError> {
+    let options = login.options;
     let mut addresses =
         within(options, async { HostAddresses::of(options).await.map_err(|error| connect_error(options, error)) })
             .await?;
@@ -100,7 +134,7 @@ async fn attempt(
         let work = async {
             let stream = addresses.connect(options).await.map_err(|error| connect_error(options, error))?;
             let (stream, binding) = encrypted(options, stream, encryption).await?;
-            log_in(options, BackendFrameReader::new(stream), &binding, purpose).await
+            log_in(login, BackendFrameReader::new(stream), &binding).await
         };
         match within(options, work).await {
             Err(error) if concerns_address(&error) && !addresses.is_empty() => {
@@ -174,9 +208,9 @@ async fn encrypted(
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
         // Only errors of TLS itself are permanent. A server that restarts just closes the
         // connection.
-        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-            true => tls_error(error.to_string()),
-            false => connect_error(options, error),
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => tls_error(tls::problem(error)),
+            None => connect_error(options, error),
         }
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -185,11 +219,11 @@ async fn encrypted(
 }
 
 async fn log_in(
-    options: &ConnectionOptions,
+    login: SessionLogin<'_>,
     mut frames: BackendFrameReader<BoxedSocket>,
     binding: &BindableChannel,
-    purpose: SessionPurpose,
 ) -> Result<SqlConnection, TransportError> {
+    let SessionLogin { options, password, purpose } = login;
     let mut startup = BytesMut::new();
     // Parameters that poolers accept, too. All other settings are set in the session.
     let mut parameters = vec![
@@ -208,7 +242,7 @@ async fn log_in(
     frames.get_mut().write_all(&startup).await?;
     frames.get_mut().flush().await?;
     let logged_in = async {
-        auth::authenticate(options, &mut frames, binding).await?;
+        auth::authenticate(options, password, &mut frames, binding).await?;
         SqlConnection::ready(frames).await
     };
     let mut connection = logged_in.await.map_err(|error| of_pooler(options, error))?;

@@ -116,7 +116,8 @@ pub(in super::super) struct ReconstructArgs {
     /// The file to write, which is there whole or not at all; standard output unless it is given.
     #[arg(long, value_name = "FILE", conflicts_with = "postgres")]
     pub(super) output: Option<PathBuf>,
-    /// A database to write to, as postgresql://USER@HOST/DATABASE.
+    /// A database to write to, as postgresql://USER@HOST/DATABASE. The password comes from
+    /// PGPASSWORD or ~/.pgpass, as for psql.
     #[arg(long, value_name = "URL", requires = "table")]
     pub(super) postgres: Option<String>,
     /// The table that receives the rows, all of them or none; it must exist, and be empty.
@@ -147,7 +148,8 @@ pub(super) enum RowFormat {
 pub(in super::super) struct ExportArgs {
     #[command(flatten)]
     pub(super) archive: ArchiveLocationArgs,
-    /// The database, as postgresql://USER@HOST/DATABASE.
+    /// The database, as postgresql://USER@HOST/DATABASE. The password comes from PGPASSWORD or
+    /// ~/.pgpass, as for psql.
     #[arg(long, value_name = "URL")]
     pub(super) postgres: String,
     /// The table.

@@ -8,7 +8,7 @@ fn times_and_sizes_are_shown_exactly() {
         (Duration::from_secs(90), "90s"),
         (Duration::from_millis(1_500), "1500ms"),
         (Duration::from_nanos(1), "1ns"),
-        (Duration::ZERO, "0ns"),
+        (Duration::ZERO, "0s"),
     ] {
         assert_eq!(show_time(time), shown);
     }

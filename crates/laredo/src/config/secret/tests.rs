@@ -15,6 +15,10 @@ fn masks_both_forms_of_connection() {
     assert_eq!(masked("host=db user=u password=hunter2 dbname=d"), "host=db user=u password=**** dbname=d");
     assert_eq!(masked(r"host=db password='hun ter\'2' dbname=d"), "host=db password=**** dbname=d");
     assert_eq!(masked("hunter2"), "****");
+    assert_eq!(masked("postgresql://u:a\nhunter2@h/d"), "postgresql://u:****@h/d");
+    assert_eq!(masked("postgresql://h/d?user=u&p%61ssword=hunter2"), "postgresql://h/d?user=u&p%61ssword=****");
+    assert_eq!(masked("user=u password\n=\nhunter2"), "user=u password\n=\n****");
+    assert_eq!(masked("postgresql://u:hunter2@h/d?unknown=1"), "****", "what cannot be parsed is not shown");
     assert_eq!(format!("{:?}", ConfigSecret::new("hunter2")), "Secret(****)");
 }
 
@@ -35,6 +39,9 @@ fn masks_source_text_and_keeps_its_columns() {
         "token += hunter2",
         "passwrd = hunter2",
         "connection = \"x hunter2",
+        "anything = \"postgresql://h/d?p%61ssword=hunter2&x=y\"",
+        "password_command = [\"echo\", \"hunter2\"]",
+        "password_comand = [echo, hunter2]",
     ] {
         assert!(!mask_text(leaky).contains("hunter2"), "{leaky}");
     }

@@ -8,6 +8,7 @@ mod observability;
 mod refused_keys;
 mod snapshot_and_archive;
 mod source;
+mod source_password;
 mod store;
 mod table;
 mod transforms;
@@ -23,6 +24,7 @@ pub use journal::{JournalConfig, JournalStoreConfig};
 pub use observability::{LogLevel, LogType, LoggingConfig, MetricsConfig, MetricsType, ObservabilityConfig};
 pub use snapshot_and_archive::{ArchiveConfig, ArchiveFormat, SnapshotConfig, SnapshotRetention, SnapshotSerializer};
 pub use source::{DdlConfig, DdlWatchConfig, PostgresSourceConfig, PublicationConfig, ReconnectConfig, SlotConfig};
+pub use source_password::SourcePasswordConfig;
 pub use store::StoreConfig;
 pub use table::ServedTableConfig;
 pub use transforms::TransformConfig;
@@ -96,6 +98,15 @@ impl ServerConfig {
     /// A report of all problems of the configuration.
     pub fn load(loader: &ConfigLoader) -> Result<Self, ConfigReport> {
         loader.load(&SCHEMA, Self::read_root)
+    }
+
+    /// Returns warnings about settings that are allowed but probably not intended. Each is a
+    /// sentence that names its key.
+    pub fn warnings(&self) -> Vec<String> {
+        let warning = |(name, source): (&String, &PostgresSourceConfig)| {
+            source.warning().map(|warning| format!("sources.{name}.connection: {warning}"))
+        };
+        self.sources.iter().filter_map(warning).collect()
     }
 
     /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and

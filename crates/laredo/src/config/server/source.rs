@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use laredo_postgres::ConnectionOptions;
 use laredo_postgres::stream::ReconnectOptions;
+use laredo_postgres::{ConnectionOptions, PasswordSource};
 
 use super::super::declaration::{
     ConfigKey, block, config_block, config_choice, config_field, group, key, optional, required,
@@ -15,6 +15,7 @@ use super::super::reader::ConfigReader;
 use super::super::schema::{AGE, FieldSchema, SettingKind};
 use super::super::secret::ConfigSecret;
 use super::super::write::HoconBlock;
+use super::source_password::{self, SourcePasswordConfig};
 
 config_block! {
     /// A PostgreSQL database that is followed through one replication slot.
@@ -22,6 +23,13 @@ config_block! {
         /// The [connection string](#connection-strings) of libpq, as a URL or as `key=value` pairs.
         /// Secret.
         pub connection: ConfigSecret = required("connection", SettingKind::Connection),
+        /// The place of the role's password, if it is not in the connection string.
+        pub password: SourcePasswordConfig = group(
+            source_password::FIELDS,
+            || SourcePasswordConfig::Connection,
+            |_, fields, reader| Some(SourcePasswordConfig::read(fields, reader)),
+            |password, _, out| password.write(out),
+        ),
         /// The replication slot.
         pub slot: SlotConfig = group(
             &[config_field!(SLOT_MODE), config_field!(SLOT_NAME)],
@@ -208,10 +216,12 @@ impl SlotConfig {
 
 impl PostgresSourceConfig {
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
-        if fields.leaf::<String>("connection").is_some()
-            && let Err(error) = ConnectionOptions::parse(self.connection.expose())
-        {
-            reader.report(fields, "connection", error.to_string());
+        if fields.leaf::<String>("connection").is_some() {
+            match ConnectionOptions::parse(self.connection.expose()) {
+                Ok(ConnectionOptions { password: PasswordSource::Environment { passfile: None }, .. }) => {}
+                Ok(_) => self.password.check_alone(fields, reader),
+                Err(error) => reader.report(fields, "connection", error.to_string()),
+            }
         }
         if self.publication.name.is_empty() {
             self.publication.name = match SLOT_NAME.read(fields, reader) {
@@ -225,6 +235,14 @@ impl PostgresSourceConfig {
             let message = format!("is required: the default, {name}, is longer than {NAME_BYTES_MAX} bytes");
             reader.problems.push(ConfigProblem::new(&block.place, &block.path.key("name"), message));
         }
+    }
+}
+
+impl PostgresSourceConfig {
+    /// Returns a warning if the database is on another machine, and the connection does not check
+    /// that its server is the right one.
+    pub(super) fn warning(&self) -> Option<String> {
+        ConnectionOptions::parse(self.connection.expose()).ok()?.identity_warning()
     }
 }
 
