@@ -14,13 +14,15 @@ mod healthcheck;
 mod listen;
 mod random;
 mod stop;
+mod tls_files;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
 pub(crate) use descriptors::reserve_descriptors;
-pub(crate) use healthcheck::healthcheck;
-pub(crate) use listen::bind;
+pub(crate) use healthcheck::{HealthPort, healthcheck};
+pub(crate) use listen::{allowed_hosts, bind, log_port};
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
+pub(crate) use tls_files::PortCertificates;
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use crate::config::{ConfigLoader, ServerConfig};
-use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
 mod arguments;
 mod compose;
@@ -35,9 +35,13 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
     };
     match begin(PROGRAM, &config, command, load, ServerConfig::to_hocon) {
         ProgramTask::Done(code) => code,
-        ProgramTask::Checked(_) => ExitCode::SUCCESS,
-        ProgramTask::Healthcheck(config) => {
-            healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path)
+        ProgramTask::Checked(config) => {
+            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            ExitCode::SUCCESS
+        }
+        ProgramTask::Healthcheck(ServerConfig { health, .. }) => {
+            let port = HealthPort { address: &health.address, port: health.http_port, tls: health.tls.as_ref() };
+            healthcheck(PROGRAM, port, &health.readiness_path)
         }
         ProgramTask::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
             serve(&config, mode, drain_grace, stop).await

@@ -4,8 +4,9 @@
 use std::process::ExitCode;
 
 use crate::config::server::{LogType, LoggingConfig};
+use crate::config::snapshotter::HttpConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
-use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
 mod arguments;
 mod aws;
@@ -38,7 +39,10 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             ExitCode::SUCCESS
         }
-        ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http.port, READINESS_PATH),
+        ProgramTask::Healthcheck(config) => {
+            let HttpConfig { address, port, tls, .. } = &config.http;
+            healthcheck(PROGRAM, HealthPort { address, port: *port, tls: tls.as_ref() }, READINESS_PATH)
+        }
         ProgramTask::Run(config) => {
             let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
             run_until_stopped(PROGRAM, &logging, async |stop| {

@@ -27,6 +27,9 @@ mod unary;
 
 use unary::UnaryMethods;
 
+/// The path of the method that is implemented by hand.
+const SYNC_PATH: &str = "/laredo.replication.v1.LaredoReplicationService/Sync";
+
 /// The Replication service.
 #[derive(Clone)]
 pub(crate) struct ReplicationService {
@@ -57,8 +60,7 @@ impl Service<Request<Body>> for ReplicationService {
     }
 
     fn call(&mut self, request: Request<Body>) -> GrpcResponseFuture {
-        let is_sync = request.uri().path().rsplit('/').next() == Some("Sync");
-        if !is_sync {
+        if request.uri().path() != SYNC_PATH {
             return self.unary.call(request);
         }
         let shared = self.shared.clone();

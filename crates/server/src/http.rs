@@ -23,6 +23,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use crate::server_state::ServerState;
+use crate::tls::ServerTls;
 
 mod metrics;
 mod report;
@@ -37,19 +38,19 @@ use metrics::ServerMetrics;
 pub(crate) use report::not_served;
 
 /// Returns the router for health and metrics.
-pub(crate) fn router(shared: &Arc<ServerState>) -> Router {
+pub(crate) fn router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> Router {
     let paths = &shared.http;
     let health = Router::new()
         .route(&paths.liveness_path, get(live))
         .route(&paths.readiness_path, get(ready))
         .route(&paths.startup_path, get(started))
         .with_state(shared.clone());
-    health.merge(metrics_router(shared))
+    health.merge(metrics_router(shared, certificates))
 }
 
 /// Returns the router for metrics alone.
-pub(crate) fn metrics_router(shared: &Arc<ServerState>) -> Router {
-    let metrics = Arc::new(ServerMetrics::new(shared.clone()));
+pub(crate) fn metrics_router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> Router {
+    let metrics = Arc::new(ServerMetrics::new(shared.clone(), certificates.to_vec()));
     Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics)
 }
 

@@ -8,11 +8,16 @@
 mod accept;
 mod drain;
 mod grpc;
+mod handshake;
+mod hosts;
 mod http;
 mod lease;
+mod listener;
 mod oam;
 mod options;
+mod order_rule;
 mod origins;
+mod peer;
 mod problems;
 mod protocols;
 mod query;
@@ -20,6 +25,7 @@ mod receive;
 mod refusal;
 mod request;
 mod roster;
+mod rpc_rules;
 mod serve;
 mod server_state;
 mod session;
@@ -27,10 +33,14 @@ mod table;
 mod tls;
 mod view;
 
+pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, serve_http, serve_startup};
+pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
-    BufferOptions, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners, ServerOptions,
-    ServerTimeLimits,
+    BufferOptions, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners,
+    ServerOptions, ServerTimeLimits,
 };
+pub use order_rule::{OrderRefusal, check_order};
+pub use peer::PeerAddress;
 pub use serve::Server;
-pub use tls::{ServerTlsOptions, TlsFile};
+pub use tls::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

@@ -10,10 +10,22 @@ use laredo_engine::{SnapshotError, TableHandle, TablePhase, VerifyError};
 use laredo_values::FilterError;
 use tonic::Status;
 
+use crate::order_rule::OrderRefusal;
 use crate::view::ViewError;
 
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to continue where this stream ends")
+}
+
+pub(crate) fn order(refused: OrderRefusal) -> Status {
+    match refused {
+        OrderRefusal::Remote(_) | OrderRefusal::WebPage => Status::permission_denied(refused.to_string()),
+        OrderRefusal::Unknown => Status::internal(refused.to_string()),
+    }
+}
+
+pub(crate) fn busy_with_requests() -> Status {
+    Status::resource_exhausted("the server is receiving too many large requests at once; repeat this one later")
 }
 
 pub(crate) fn journal_replaced() -> Status {

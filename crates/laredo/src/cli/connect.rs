@@ -1,7 +1,13 @@
 //! Connections to a server.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use hyper_rustls::ConfigBuilderExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::error::{CliError, deepest};
@@ -9,7 +15,7 @@ use super::error::{CliError, deepest};
 /// The files of TLS.
 #[derive(Debug, clap::Args)]
 pub(super) struct TlsArgs {
-    /// The certificates (PEM) to check an https:// server against.
+    /// The certificates (PEM) to check an https:// server against [default: the system's].
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Our own certificate (PEM), for a server that asks for one.
@@ -22,8 +28,9 @@ pub(super) struct TlsArgs {
 
 /// The contents of the TLS files.
 pub(super) struct TlsFileContents {
-    /// The certificates of the authorities that a server is checked against.
-    pub(super) ca_pem: Vec<u8>,
+    /// The certificates of the authorities that a server is checked against; `None` for the
+    /// system's.
+    pub(super) ca_pem: Option<Vec<u8>>,
     /// The client's own certificate and its key.
     pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -32,20 +39,49 @@ impl TlsArgs {
     /// Reads the TLS files for a server. Returns `None` for a server without TLS.
     ///
     /// # Errors
-    /// A missing `--ca-file`, or a file that cannot be read.
+    /// A file that cannot be read.
     pub(super) fn read(&self, server: &str) -> Result<Option<TlsFileContents>, CliError> {
         if !server.starts_with("https:") {
             return Ok(None);
         }
-        let Some(ca_file) = &self.ca_file else {
-            return Err(CliError::NoCertificates(server.to_owned()));
-        };
         let identity_pem = match (&self.cert_file, &self.key_file) {
             (Some(certificate), Some(key)) => Some((pem(certificate, "--cert-file")?, pem(key, "--key-file")?)),
             _ => None,
         };
-        Ok(Some(TlsFileContents { ca_pem: pem(ca_file, "--ca-file")?, identity_pem }))
+        let ca_pem = self.ca_file.as_ref().map(|file| pem(file, "--ca-file")).transpose()?;
+        Ok(Some(TlsFileContents { ca_pem, identity_pem }))
     }
+}
+
+impl TlsFileContents {
+    /// Returns the TLS of a connection in plain HTTP.
+    ///
+    /// # Errors
+    /// Returns an error if there are no certificates in a file, or in the system's store.
+    pub(super) fn client_config(&self) -> io::Result<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let builder = match &self.ca_pem {
+            Some(pem) => builder.with_root_certificates(roots(pem)?),
+            None => builder.with_native_roots()?,
+        };
+        let Some((certificate, key)) = &self.identity_pem else { return Ok(builder.with_no_client_auth()) };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
+        builder.with_client_auth_cert(chain.map_err(io::Error::other)?, key).map_err(io::Error::other)
+    }
+}
+
+fn roots(pem: &[u8]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("there is no certificate in the file of --ca-file"));
+    }
+    Ok(roots)
 }
 
 fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {
@@ -64,7 +100,11 @@ pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -
     };
     let mut endpoint = Endpoint::from_shared(server.to_owned()).map_err(unreachable)?;
     if let Some(TlsFileContents { ca_pem, identity_pem }) = tls.read(server)? {
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem));
+        let config = ClientTlsConfig::new();
+        let mut config = match ca_pem {
+            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+            None => config.with_native_roots(),
+        };
         if let Some((certificate, key)) = identity_pem {
             config = config.identity(Identity::from_pem(certificate, key));
         }

@@ -29,11 +29,6 @@ pub enum CliError {
         /// The system's error.
         reason: io::Error,
     },
-    /// The certificates to check an https:// server against are missing.
-    #[error(
-        "{0} uses TLS, and its certificate cannot be checked; name the certificates of its authorities with --ca-file FILE"
-    )]
-    NoCertificates(String),
     /// The server is unreachable, or does not answer in time.
     #[error("{server} cannot be reached: {reason}; check that laredo-server runs there, and its {option}")]
     Unreachable {

@@ -10,7 +10,7 @@ use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
     AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
-    ServerTimeLimits, ServerTlsOptions,
+    ServerTimeLimits,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ use super::prepare::{prepare, unprepared};
 use super::{listen, options, temporary_folder};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, reserve_descriptors, wait_for_flag};
+use crate::program::{ProgramFailure, allowed_hosts, reserve_descriptors, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -44,22 +44,27 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     reserve_descriptors();
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     log_inactive_settings(config);
-    let tls = listen::read_tls_files(config)?;
-    serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
+    let (tls, files) = listen::read_tls_files(config)?;
+    let listeners = listen::bind_all(config, &tls).await?;
+    tokio::select! {
+        ended = serve_at(config, listeners, (mode, drain), stop) => ended,
+        failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
+    }
 }
 
 /// Serves as `serve` does, at ports that are bound already.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: ServerListeners,
-    tls: Option<ServerTlsOptions>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     let clock: Clock = Arc::new(now);
     let folder = temporary_folder::folder(config)?;
     let allowed_origins = listen::allowed_origins(config)?;
+    let allowed_hosts = allowed_hosts(&config.allowed_hosts);
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -75,7 +80,7 @@ pub(crate) async fn serve_at(
             // at any time.
             tokio::select! {
                 prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
-                answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
+                answering = laredo_server::serve_startup(&listeners, &http, allowed_hosts.clone(), waiting) => {
                     return answering.context("serving health").map_err(ProgramFailure::Failed);
                 }
                 () = wait_for_flag(stop.clone()) => return Ok(()),
@@ -94,7 +99,9 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
+    let connections_max = config.grpc.max_connections as usize;
+    let options =
+        ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, http, waits, clock };
     run(engines, Server::new(options), listeners, mode, stop).await
 }
 

@@ -2,7 +2,7 @@
 
 use laredo::config::ServerConfig;
 
-use super::{ConfigFolder, MINIMAL, problems};
+use super::{ConfigFolder, MINIMAL, load, problems};
 
 /// Returns a configuration whose line 2 is the source, line 4 the table and line 6 the target.
 fn with(source: &str, table: &str, target: &str) -> String {
@@ -321,6 +321,40 @@ fn what_only_makes_sense_together_is_checked_together() {
         &format!("{MINIMAL}\nobservability.metrics.port = 4002"),
         &[
             "laredo.conf:5:30: observability.metrics.port: port 4002 is taken by tables[0].targets[0].grpc.port; give each its own",
+        ],
+    );
+}
+
+#[test]
+fn an_address_is_an_ip_a_socket_or_all_and_ports_do_not_overlap() {
+    for wrong in ["localhost", "\"127.0.0.1:80\"", "\"unix:x\""] {
+        let expected = "grpc.address: expected an IP address, unix:/PATH, or * for all addresses, found";
+        let shown = format!("laredo.conf:5:16: {expected} \"{}\"", wrong.trim_matches('"'));
+        refused(&format!("{MINIMAL}\ngrpc.address = {wrong}"), &[&shown]);
+    }
+    refused(
+        &format!("{MINIMAL}\ngrpc {{ port = 4002, address = \"127.0.0.1\" }}"),
+        &[
+            "laredo.conf:5:15: tables[0].targets[0].grpc.port: port 4002 is taken by grpc.port; give both the same address, \
+           or each a port of its own",
+        ],
+    );
+    refused(
+        &format!("{MINIMAL}\ngrpc.address = \"unix:/x\"\nhealth.address = \"unix:/x\""),
+        &["laredo.conf:6:18: health.http_port: /x is taken by grpc.port; give each its own"],
+    );
+    for right in [
+        "grpc { port = 4002, address = \"127.0.0.1\" }, fanout.grpc.address = \"127.0.0.1\"",
+        "grpc { port = 4002, address = \"127.0.0.1\" }, fanout.grpc.address = \"::1\"",
+        "grpc.address = \"unix:/x\", fanout.grpc.address = \"unix:/x\"",
+    ] {
+        assert!(load(&format!("{MINIMAL}\n{right}")).is_ok(), "{right}");
+    }
+    refused(
+        &format!("{MINIMAL}\nallowed_hosts = [\"http://a.example\"]"),
+        &[
+            "laredo.conf:5:18: allowed_hosts[0]: expected the name of a host without a port, such as laredo.example.com or \
+           *.example.com, or *, found \"http://a.example\"",
         ],
     );
 }
