@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::{ConfigLoader, ServerConfig};
 use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
+mod access;
 mod arguments;
 mod compose;
 mod listen;
@@ -43,8 +44,11 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
             let port = HealthPort { address: &health.address, port: health.http_port, tls: health.tls.as_ref() };
             healthcheck(PROGRAM, port, &health.readiness_path)
         }
-        ProgramTask::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
-            serve(&config, mode, drain_grace, stop).await
-        }),
+        ProgramTask::Run(config) => {
+            let audit = config.access.as_ref().map(|access| access.audit.clone()).unwrap_or_default();
+            run_until_stopped(PROGRAM, (&config.observability.logging, &audit), async |stop| {
+                serve(&config, mode, drain_grace, stop).await
+            })
+        }
     }
 }

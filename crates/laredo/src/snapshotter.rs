@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::server::{LogType, LoggingConfig};
+use crate::config::server::{AuditConfig, LogType, LoggingConfig};
 use crate::config::snapshotter::HttpConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
 use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
@@ -45,7 +45,7 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
         }
         ProgramTask::Run(config) => {
             let logging = LoggingConfig { log_type: LogType::Structured, level: log_level };
-            run_until_stopped(PROGRAM, &logging, async |stop| {
+            run_until_stopped(PROGRAM, (&logging, &AuditConfig::default()), async |stop| {
                 config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
                 compose::run(config, stop).await
             })

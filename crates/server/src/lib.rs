@@ -6,6 +6,7 @@
 //! connection, so a slow client costs one piece.
 
 mod accept;
+mod access;
 mod drain;
 mod grpc;
 mod handshake;
@@ -33,6 +34,10 @@ mod table;
 mod tls;
 mod view;
 
+pub use access::{
+    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern, OperatorGrant, ReaderGrant,
+    RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
+};
 pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
@@ -42,5 +47,6 @@ pub use options::{
 };
 pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;
+pub use rpc_rules::order_names;
 pub use serve::Server;
 pub use tls::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

@@ -7,6 +7,7 @@ use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
 
+use crate::access::AccessOptions;
 use crate::hosts::AllowedHosts;
 use crate::listener::PortListener;
 use crate::tls::ServerTls;
@@ -26,6 +27,8 @@ pub struct ServerOptions {
     pub allowed_origins: Vec<HeaderValue>,
     /// The names by which clients may call the ports in plain text.
     pub allowed_hosts: AllowedHosts,
+    /// The callers and their grants; `None` if everyone may do everything.
+    pub access: Option<AccessOptions>,
     /// The paths of the HTTP endpoints.
     pub http: HttpOptions,
     /// The time limits.

@@ -33,13 +33,22 @@ pub enum OrderRefusal {
 /// # Errors
 /// Returns the reason for a refusal, which says what to do.
 pub fn check_order(extensions: &Extensions, headers: &HeaderMap) -> Result<(), OrderRefusal> {
-    if headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE) {
-        return Err(OrderRefusal::WebPage);
-    }
+    check_page(headers)?;
     match extensions.get::<PeerInfo>() {
         Some(peer) if peer.address.is_local() => Ok(()),
         Some(peer) => Err(OrderRefusal::Remote(peer.address)),
         None => Err(OrderRefusal::Unknown),
+    }
+}
+
+/// Checks that an order does not come from a web page.
+///
+/// # Errors
+/// Returns [`OrderRefusal::WebPage`] if it does.
+pub(crate) fn check_page(headers: &HeaderMap) -> Result<(), OrderRefusal> {
+    match headers.contains_key(ORIGIN) || headers.contains_key(FETCH_SITE) {
+        true => Err(OrderRefusal::WebPage),
+        false => Ok(()),
     }
 }
 

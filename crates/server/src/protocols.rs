@@ -38,9 +38,8 @@ pub(crate) use methods::MethodTable;
 use methods::RpcMethod;
 use protocol_choice::{ProtocolChoice, RequestHead, TranslatedProtocol, choose};
 
+use crate::access::AccessGate;
 use crate::hosts::{self, AllowedHosts};
-use crate::order_rule::check_order;
-use crate::rpc_rules::{self, RpcEffect};
 use crate::{receive, refusal};
 
 /// A layer that adds all protocols to services that implement gRPC.
@@ -48,13 +47,19 @@ use crate::{receive, refusal};
 pub(crate) struct ProtocolLayer {
     methods: Arc<MethodTable>,
     hosts: AllowedHosts,
+    gate: AccessGate,
     /// The time within which a request must arrive.
     request_time_max: Duration,
 }
 
 impl ProtocolLayer {
-    pub(crate) fn new(methods: Arc<MethodTable>, hosts: AllowedHosts, request_time_max: Duration) -> ProtocolLayer {
-        ProtocolLayer { methods, hosts, request_time_max }
+    pub(crate) fn new(
+        methods: Arc<MethodTable>,
+        hosts: AllowedHosts,
+        gate: AccessGate,
+        request_time_max: Duration,
+    ) -> ProtocolLayer {
+        ProtocolLayer { methods, hosts, gate, request_time_max }
     }
 }
 
@@ -88,7 +93,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> TranslatorFuture {
+    fn call(&mut self, mut request: Request<Body>) -> TranslatorFuture {
         if let Err(refused) = self.protocols.hosts.check(&request) {
             return Box::pin(std::future::ready(Ok(hosts::misdirected(&refused))));
         }
@@ -102,7 +107,9 @@ where
             content_type: request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes),
             shape: method.as_ref().map(|method| method.shape),
         };
-        let (choice, admitted) = (choose(asked), admit(&request));
+        let choice = choose(asked);
+        // Nothing of the body is read before the caller was admitted.
+        let admitted = self.protocols.gate.check(&mut request);
         let request_time_max = self.protocols.request_time_max;
         match choice {
             ProtocolChoice::Grpc => Box::pin(async move {
@@ -121,18 +128,6 @@ where
             }),
             ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(plain_refusals::response(refused)))),
         }
-    }
-}
-
-/// Applies the rules of access to a request. Its body is not needed.
-///
-/// # Errors
-/// Returns the reason for a refusal.
-fn admit(request: &Request<Body>) -> Result<(), Status> {
-    match rpc_rules::find_effect(request.uri().path()) {
-        Some(RpcEffect::Reads | RpcEffect::Observes) => Ok(()),
-        Some(RpcEffect::Orders) => check_order(request.extensions(), request.headers()).map_err(refusal::order),
-        None => Err(request_translation::unknown_method(request.uri().path())),
     }
 }
 
@@ -167,7 +162,7 @@ where
     let timeout = request_translation::deadline(protocol, request.headers());
     let asked = async {
         admitted?;
-        let method = method.as_ref().ok_or_else(|| request_translation::unknown_method(request.uri().path()))?;
+        let method = method.as_ref().ok_or_else(|| refusal::no_method(request.uri().path()))?;
         let request = request_translation::to_grpc(protocol, method, request, request_time_max).await?;
         let Ok(response) = inner.call(request).await;
         Ok(response)

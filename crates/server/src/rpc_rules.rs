@@ -75,6 +75,12 @@ pub(crate) fn find_effect(path: &str) -> Option<RpcEffect> {
     rule.map(|(_, effect, _)| *effect)
 }
 
+/// Returns the names of all orders, such as `ReloadTable`.
+pub fn order_names() -> impl Iterator<Item = &'static str> {
+    let orders = RULES.iter().filter(|(_, effect, _)| *effect == RpcEffect::Orders);
+    orders.flat_map(|(_, _, methods)| methods.iter().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use tower::util::option_layer;
 
 use crate::accept::{ConnectionAcceptor, DescriptorBudget};
+use crate::access::{AccessControl, AccessGate};
 use crate::grpc::ReplicationService;
 use crate::handshake::ready_connections;
 use crate::hosts::AllowedHosts;
@@ -60,10 +61,21 @@ impl Server {
     /// Returns a server that is not running yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
-        let ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, http, waits, clock } =
-            options;
+        let ServerOptions {
+            sources,
+            tables,
+            connections_max,
+            allowed_origins,
+            allowed_hosts,
+            access,
+            http,
+            waits,
+            clock,
+        } = options;
         let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
-        let shared = Arc::new(ServerState::new(sources, tables, clock, waits, http));
+        let control = access.map(|access| Arc::new(AccessControl::new(access, clock.clone())));
+        let gate = AccessGate::new(control);
+        let shared = Arc::new(ServerState::new(sources, tables, clock, waits, http, gate));
         Server { shared, connections_max, allowed_origins, allowed_hosts }
     }
 
@@ -76,6 +88,7 @@ impl Server {
             connections_max: crate::CONNECTIONS_MAX,
             allowed_origins: Vec::new(),
             allowed_hosts: AllowedHosts::default(),
+            access: None,
             http: crate::HttpOptions::default(),
             waits: crate::ServerTimeLimits::default(),
             clock,
@@ -96,7 +109,8 @@ impl Server {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let Server { shared, connections_max, allowed_origins, allowed_hosts } = self;
-        let protocols = ProtocolLayer::new(Arc::new(methods()?), allowed_hosts.clone(), shared.waits.request);
+        let (methods, gate) = (Arc::new(methods()?), shared.gate.clone());
+        let protocols = ProtocolLayer::new(methods, allowed_hosts.clone(), gate, shared.waits.request);
         let closing = CancellationToken::new();
         let certificates = listeners.certificates();
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -107,6 +121,7 @@ impl Server {
             let router = transport()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
+                .layer(shared.gate.layer())
                 .add_service(ReplicationService::new(shared.clone()))
                 .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
                 .add_optional_service(has_oam.then(query::service))

@@ -87,6 +87,29 @@ pub(super) enum LaredoCommand {
     /// `ddl.watch = trigger`.
     #[command(subcommand, after_help = EXIT_CODES)]
     Ddl(DdlCommand),
+    /// Make a token for a caller of a server, or print the hash of one.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token, and print it with the hash that the server's configuration needs.
+    ///
+    /// The token is printed once and kept nowhere. Its owner sends it, and the server knows only
+    /// the hash (`access.identities.NAME.tokens`).
+    #[command(after_help = EXIT_CODES)]
+    New(TokenArgs),
+    /// Print the hash of a token that is read from standard input.
+    #[command(after_help = EXIT_CODES)]
+    Hash(TokenArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TokenArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

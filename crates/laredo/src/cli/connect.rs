@@ -8,11 +8,15 @@ use hyper_rustls::ConfigBuilderExt;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
 
 use super::error::{CliError, deepest};
 
-/// The files of TLS.
+/// The files of TLS, and the token that proves the caller's identity.
 #[derive(Debug, clap::Args)]
 pub(super) struct TlsArgs {
     /// The certificates (PEM) to check an https:// server against [default: the system's].
@@ -24,6 +28,26 @@ pub(super) struct TlsArgs {
     /// The key (PEM) of our own certificate.
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
+    /// The token that proves who we are. Other users of this machine can read arguments, but not
+    /// the variable LAREDO_TOKEN.
+    #[arg(long, value_name = "TOKEN", env = "LAREDO_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+/// A connection whose requests carry the token.
+pub(super) type ServerChannel = InterceptedService<Channel, TokenHeader>;
+
+/// The header with the token; `None` without a token.
+#[derive(Clone)]
+pub(super) struct TokenHeader(Option<AsciiMetadataValue>);
+
+impl Interceptor for TokenHeader {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// The contents of the TLS files.
@@ -36,6 +60,11 @@ pub(super) struct TlsFileContents {
 }
 
 impl TlsArgs {
+    /// Returns the token, if there is one. An empty variable is none.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|token| !token.is_empty())
+    }
+
     /// Reads the TLS files for a server. Returns `None` for a server without TLS.
     ///
     /// # Errors
@@ -91,8 +120,10 @@ fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {
 /// Connects to a server. `option` names the options that set its address, for the error.
 ///
 /// # Errors
-/// An unreachable server, or one whose certificate is not trusted.
-pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -> Result<Channel, CliError> {
+/// An unreachable server, one whose certificate is not trusted, or a token that no header can have.
+pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -> Result<ServerChannel, CliError> {
+    let authorization = tls.token().map(|token| format!("Bearer {token}").parse()).transpose();
+    let authorization = TokenHeader(authorization.map_err(|_| CliError::Token)?);
     let unreachable = |error: tonic::transport::Error| CliError::Unreachable {
         server: server.to_owned(),
         reason: deepest(&error),
@@ -110,5 +141,6 @@ pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -
         }
         endpoint = endpoint.tls_config(config).map_err(unreachable)?;
     }
-    endpoint.connect().await.map_err(unreachable)
+    let channel = endpoint.connect().await.map_err(unreachable)?;
+    Ok(InterceptedService::new(channel, authorization))
 }

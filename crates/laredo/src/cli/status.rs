@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
@@ -133,21 +135,31 @@ fn with_path(url: &str) -> String {
     }
 }
 
-async fn fetch_health(url: &str, tls: &TlsArgs) -> Result<(http::StatusCode, Vec<u8>), CliError> {
+async fn fetch_health(url: &str, tls: &TlsArgs) -> Result<(StatusCode, Vec<u8>), CliError> {
     let unreachable = |reason: String| CliError::Unreachable { server: url.to_owned(), reason, option: HEALTH_OPTION };
     let uri = url.parse().map_err(|e: http::uri::InvalidUri| unreachable(e.to_string()))?;
+    let mut request = http::Request::new(Empty::default());
+    *request.uri_mut() = uri;
+    if let Some(token) = tls.token() {
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| CliError::Token)?;
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+    }
     let answer = match tls.read(url)? {
-        None => client(HttpConnector::new()).get(uri).await,
+        None => client(HttpConnector::new()).request(request).await,
         Some(tls) => {
             let config = tls.client_config().map_err(|e| unreachable(e.to_string()))?;
             let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
-            client(connector).get(uri).await
+            client(connector).request(request).await
         }
     };
     let answer = answer.map_err(|e| unreachable(deepest(&e)))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|e| unreachable(deepest(&*e)))?;
+    if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+        let reason = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+        return Err(CliError::ServerAnswer { server: url.to_owned(), reason });
+    }
     Ok((status, body.to_bytes().to_vec()))
 }
 

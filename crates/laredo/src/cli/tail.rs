@@ -50,6 +50,9 @@ fn start_replica(args: &TailArgs) -> Result<Replica, CliError> {
             builder = builder.identity_pem(certificate, key);
         }
     }
+    if let Some(token) = args.server.tls.token() {
+        builder = builder.token(token);
+    }
     Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::prepare::{prepare, unprepared};
-use super::{listen, options, temporary_folder};
+use super::{access, listen, options, temporary_folder};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
 use crate::program::{ProgramFailure, allowed_hosts, reserve_descriptors, wait_for_flag};
@@ -46,6 +46,7 @@ pub(super) async fn serve(
     reserve_descriptors();
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     log_inactive_settings(config);
+    access::log_plain_text_tokens(config);
     let (tls, files) = listen::read_tls_files(config)?;
     let listeners = listen::bind_all(config, &tls).await?;
     tokio::select! {
@@ -76,6 +77,9 @@ pub(crate) async fn serve_at(
         StartMode::Lenient => unprepared(config, &folder, &clock)?,
         StartMode::Strict | StartMode::Once => {
             let (waiting_sender, waiting) = watch::channel(AwaitedSources::new());
+            // The reasons name sources and their errors, which are not for callers that are not
+            // known.
+            let waiting = if config.access.is_some() { watch::channel(AwaitedSources::new()).1 } else { waiting };
             // Meanwhile, the health endpoint reports the reasons for the wait. A stop takes effect
             // at any time.
             tokio::select! {
@@ -99,9 +103,9 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let connections_max = config.grpc.max_connections as usize;
+    let (access, connections_max) = (access::access(config), config.grpc.max_connections as usize);
     let options =
-        ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, http, waits, clock };
+        ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, access, http, waits, clock };
     run(engines, Server::new(options), listeners, mode, stop).await
 }
 

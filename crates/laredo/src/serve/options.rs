@@ -141,7 +141,7 @@ fn pipeline(fanout: &FanoutConfig) -> PipelineOptions {
     }
 }
 
-fn predicate(filter: &FilterConfig) -> Predicate {
+pub(super) fn predicate(filter: &FilterConfig) -> Predicate {
     let (field, test) = match filter {
         FilterConfig::FieldEquals { field, value } => (field, MatchCondition::Equals(value_of(value))),
         FilterConfig::FieldPrefix { field, prefix } => (field, MatchCondition::Prefix(prefix.clone())),

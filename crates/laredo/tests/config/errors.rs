@@ -542,3 +542,64 @@ fn a_text_and_a_block_in_one_value_have_a_place() {
     let lines = folder.lines(&report).join("\n");
     assert!(lines.starts_with("laredo.conf:2:") && lines.contains("a text and a block"), "{lines}");
 }
+
+#[test]
+fn access_names_what_exists_and_what_can_be_granted() {
+    let hash = "00".repeat(32);
+    let access =
+        |identities: &str, rest: &str| format!("{MINIMAL}\naccess {{ identities {{ {identities} }}\n{rest} }}");
+    let ok = format!("a {{ tokens = [{{ sha256 = \"{hash}\" }}] }}");
+    let wrong = access("a { tokens = [{ sha256 = laredo_0123456789 }] }", "");
+    for (identities, rest, error) in [
+        ("", "", "access.identities: there is no identity, so every call would be refused; name at least one"),
+        ("a { }", "", "access.identities.a.tokens: nothing proves this identity; name a token, or a certificate"),
+        (
+            "a { tokens = [{ sha256 = laredo_0123456789 }] }",
+            "",
+            "access.identities.a.tokens[0].sha256: expected the SHA-256 of a token as 64 hexadecimal digits",
+        ),
+        (
+            "a { certificates = [\"*\"] }",
+            "",
+            "access.identities: an identity has certificates, but the server asks clients for none; set grpc.tls.enabled",
+        ),
+        (
+            &ok,
+            "observers = [{ identities = [aa] }]",
+            "access.observers[0].identities[0]: access.identities has no \"aa\" (did you mean a?)",
+        ),
+        (
+            &ok,
+            "operators = [{ identities = [a], orders = [reloadtable] }]",
+            "access.operators[0].orders[0]: expected the name of an order of the OAM service, such as ReloadTable, or *",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [] }]",
+            "access.readers[0].tables: is empty, so the grant is for nothing; name at least one, or remove the grant",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [orders] }]",
+            "access.readers[0].tables[0]: expected SCHEMA.TABLE, in which * matches any characters, or * for all tables",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [\"*\"]
+                rows = [{ type = field-equals, field = t, value = \"x${claims.t}\" }] }]",
+            "access.readers[0].rows[0].value: a claim is the whole value; write \"${claims.NAME}\", in quotes and with nothing",
+        ),
+        (
+            &format!("{ok}, b {{ tokens = [{{ sha256 = \"{hash}\" }}] }}"),
+            "",
+            "access.identities: a and b have the same token; give each its own",
+        ),
+    ] {
+        let found = problems(&access(identities, rest));
+        let is_reported = |found: &String| found.split_once(": ").is_some_and(|(_, text)| text.starts_with(error));
+        assert!(found.iter().any(is_reported), "{error}: {found:#?}");
+        assert!(found.iter().all(|problem| problem.starts_with("laredo.conf:")), "{found:#?}");
+    }
+    assert!(!problems(&wrong).join("").contains("0123456789"), "a token is not printed: {:?}", problems(&wrong));
+    assert!(load(&access(&ok, "")).is_ok(), "an identity may have no grants");
+}

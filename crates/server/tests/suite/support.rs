@@ -66,8 +66,16 @@ pub(crate) async fn serve_with(
 
 /// Serves `public.t0` with TLS on its gRPC ports.
 pub(crate) async fn serve_with_tls(database: &SimDatabase, tls: ServerTls) -> SimServer {
+    serve_with_tls_and(database, tls, |_| {}).await
+}
+
+pub(crate) async fn serve_with_tls_and(
+    database: &SimDatabase,
+    tls: ServerTls,
+    change: impl FnOnce(&mut ServerOptions),
+) -> SimServer {
     let engine = Engine::prepare(database.clone(), vec![sim_table("t0")], clock()).await.unwrap();
-    start_engine_with(engine, Some(tls), |_| {}).await
+    start_engine_with(engine, Some(tls), change).await
 }
 
 pub(crate) async fn start(
@@ -105,7 +113,18 @@ async fn start_engine_with(
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
     let (sources, allowed_origins, connections_max) = (vec![source], Vec::new(), laredo_server::CONNECTIONS_MAX);
-    let mut options = ServerOptions { sources, tables, connections_max, allowed_origins, http, waits, clock: clock() };
+    let (access, allowed_hosts) = (None, laredo_server::AllowedHosts::default());
+    let mut options = ServerOptions {
+        sources,
+        tables,
+        connections_max,
+        allowed_origins,
+        allowed_hosts,
+        access,
+        http,
+        waits,
+        clock: clock(),
+    };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());

@@ -1,11 +1,15 @@
 //! TLS. If an authority is configured, only clients with its certificates are served.
 
-use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with_tls};
-use laredo_proto::replication::RowEncoding;
-use laredo_server::{ServerTls, ServerTlsOptions, TlsFile};
+use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with_tls, serve_with_tls_and};
+use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding};
+use laredo_server::{
+    AccessGrants, AccessOptions, GrantSubjects, IdentityOptions, NamePattern, ReaderGrant, ServerTls, ServerTlsOptions,
+    TlsFile,
+};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::SimDatabase;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 struct ServerTlsAuthority {
@@ -125,4 +129,54 @@ async fn a_new_certificate_is_for_new_connections_and_a_broken_one_changes_nothi
     database.commit(0, vec![Insert(2, "b".to_owned())]);
     replica.read_to(&mut stream, database.end()).await;
     assert_eq!(replica.rows.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
+    let authority = ServerTlsAuthority::new();
+    let (certificate, key) = authority.issue("localhost");
+    let ca = authority.issuer.pem();
+    let tls = ServerTlsOptions {
+        certificate: certificate.into_bytes(),
+        key: key.into_bytes(),
+        client_ca: Some(ca.clone().into_bytes()),
+    };
+    let subjects = GrantSubjects { identities: vec!["mesh".to_owned()], ..GrantSubjects::default() };
+    let tables = vec!["public.*".parse().unwrap()];
+    let access = AccessOptions {
+        identities: vec![IdentityOptions {
+            name: "mesh".to_owned(),
+            certificates: vec![NamePattern::new("*.reader.example")],
+            ..IdentityOptions::default()
+        }],
+        grants: AccessGrants {
+            readers: vec![ReaderGrant { subjects, tables, rows: Vec::new(), hidden_columns: Vec::new() }],
+            ..AccessGrants::default()
+        },
+        ..AccessOptions::default()
+    };
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tls = ServerTls::new("server", &tls).unwrap();
+    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(access)).await;
+    for (name, code) in [
+        ("web.reader.example", None),
+        ("web.writer.example", Some(Code::Unauthenticated)),
+        ("a.web.reader.example", Some(Code::Unauthenticated)),
+    ] {
+        let (certificate, key) = authority.issue(name);
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+        let mut client = connect(&server, tls.identity(Identity::from_pem(certificate, key))).await.unwrap();
+        let answered = client.sync(request(RowEncoding::Struct)).await;
+        assert_eq!(answered.as_ref().err().map(tonic::Status::code), code, "{name}");
+        if let Ok(answered) = answered {
+            let mut replica = SimpleReplica::default();
+            let mut stream = answered.into_inner();
+            replica.read_to(&mut stream, database.end()).await;
+            assert_eq!(replica.rows.len(), 1, "{name}");
+            let name = GetReplicationStatusRequest { schema: "public".to_owned(), table: "t0".to_owned() };
+            let status = client.get_replication_status(name).await.unwrap().into_inner();
+            assert!(status.clients[0].client_id.starts_with("mesh/web.reader.example"), "{status:?}");
+        }
+    }
 }

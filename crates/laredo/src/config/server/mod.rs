@@ -1,5 +1,6 @@
 //! The configuration of `laredo-server`.
 
+mod access;
 mod endpoints;
 mod fanout;
 mod filters;
@@ -16,6 +17,11 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use access::{
+    AccessConfig, AuditConfig, EndpointAccess, ExpiryTime, AccessIdentityConfig, LimitsConfig, ObserverConfig, OperatorConfig,
+    ReaderConfig, TokenConfig,
+};
+pub(crate) use access::{RuleText, rule_text};
 pub use endpoints::{GrpcConfig, HealthConfig};
 pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig};
 pub use filters::{FilterConfig, FilterValue, PatternConfig};
@@ -31,7 +37,7 @@ pub use verify::VerifyConfig;
 use laredo_server::ListenAddress;
 
 use super::credentials::{self, CredentialsConfig};
-use super::declaration::{ConfigBlock, block, config_block, config_field, map, optional, texts};
+use super::declaration::{ConfigBlock, block, config_block, config_field, map, optional, optional_block, texts};
 use super::diagnostics::{ConfigProblem, ConfigReport};
 use super::fields::BlockFields;
 use super::load::ConfigLoader;
@@ -66,6 +72,8 @@ config_block! {
         pub observability: ObservabilityConfig = block("observability"),
         /// The credentials profiles that object stores refer to.
         pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
+        /// The callers and their grants. Ours.
+        pub access: Option<AccessConfig> = optional_block("access").defaults_to("everyone may do everything"),
         /// The folder for [temporary files](operations.md#limits), on a disk and not in memory.
         /// Ours.
         pub temp_dir: Option<PathBuf> = optional("temp_dir", TEXT_OR_EMPTY, "`$TMPDIR`, or `/tmp`"),
@@ -92,7 +100,7 @@ static SCHEMA: ConfigSchema = ConfigSchema {
     refused: refused_keys::KEYS,
     file_variable: "LAREDO_CONFIG",
     variable_prefix: "LAREDO_",
-    foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_"],
+    foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_", "TOKEN"],
 };
 
 impl ServerConfig {
@@ -158,6 +166,7 @@ impl ServerConfig {
         let root = BlockFields::root(root, SCHEMA.root);
         let mut reader = ConfigReader::new(problems);
         reader.sources = root.names("sources").into_iter().map(str::to_owned).collect();
+        reader.identities = root.block("access").names("identities").into_iter().map(str::to_owned).collect();
         reader.profiles = root.names("credentials").into_iter().map(str::to_owned).collect();
         ServerConfig::read(&root, &mut reader)
     }
@@ -169,6 +178,17 @@ impl ServerConfig {
         self.fill_ports(root, reader);
         self.check_ports(root, reader);
         self.check_paths(root, reader);
+        self.check_certificates(root, reader);
+    }
+
+    /// Checks that clients are asked for their certificates if an identity needs one.
+    fn check_certificates(&self, root: &BlockFields, reader: &mut ConfigReader) {
+        let has_authority = self.grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_path.is_some());
+        if self.access.as_ref().is_some_and(AccessConfig::uses_certificates) && !has_authority {
+            let message = "an identity has certificates, but the server asks clients for none; \
+                           set grpc.tls.enabled and grpc.tls.client_ca_path";
+            reader.report(&root.block("access"), "identities", message);
+        }
     }
 
     /// Fills in the port and address for clients of targets without their own.
