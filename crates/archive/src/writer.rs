@@ -519,7 +519,12 @@ impl ArchiveWriter {
 
     fn queue_snapshot_request(&mut self, ask: SnapshotReplySender) {
         match self.rows {
-            WriterRows::Held(_) => self.waiting.push(ask),
+            WriterRows::Held(_) => {
+                // The next snapshot answers this request, and counts for those who are gone. So
+                // requests that are abandoned while a destination fails do not pile up.
+                self.waiting.retain(|earlier| !earlier.is_closed());
+                self.waiting.push(ask);
+            }
             // The requester may be gone.
             WriterRows::Awaited { .. } => drop(ask.send(Err(SnapshotRequestError::NoRows))),
         }

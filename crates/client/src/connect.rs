@@ -121,6 +121,8 @@ impl ConnectSettings {
         let options = ClientSessionOptions {
             server: self.server,
             endpoint,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             authorization,
             table: self.table,
             client_id: self.client_id,
@@ -170,7 +172,7 @@ impl ConnectSettings {
     #[cfg(feature = "tls")]
     fn with_tls(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
         // The innermost error says which of the certificates is invalid.
-        endpoint.tls_config(self.tls.config()).map_err(|error| crate::status::deepest(&error))
+        endpoint.tls_config(self.tls.config()?).map_err(|error| crate::status::deepest(&error))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -194,6 +196,27 @@ macro_rules! connect_setters {
             #[cfg(feature = "tls")]
             pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
                 self.connect.tls.set_authorities(pem.into());
+                self
+            }
+
+            /// Sets the file of the PEM certificates that an `https://` server's certificate is
+            /// checked against. It is read again at each connection, so that it can be replaced.
+            #[cfg(feature = "tls")]
+            pub fn ca_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+                self.connect.tls.set_authorities_file(path.into());
+                self
+            }
+
+            /// Sets the PEM files of the certificate that this client presents to an `https://`
+            /// server, and of its key. They are read again at each connection, so that they can be
+            /// replaced.
+            #[cfg(feature = "tls")]
+            pub fn identity_files(
+                mut self,
+                certificate: impl Into<std::path::PathBuf>,
+                key: impl Into<std::path::PathBuf>,
+            ) -> Self {
+                self.connect.tls.set_identity_files(certificate.into(), key.into());
                 self
             }
 

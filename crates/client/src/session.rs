@@ -39,6 +39,9 @@ const RETRY_DEFINITE: Duration = Duration::from_secs(15);
 pub(crate) struct ClientSessionOptions {
     pub(crate) server: String,
     pub(crate) endpoint: Endpoint,
+    /// The certificates of the endpoint.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: crate::tls::TlsCertificates,
     /// The token header, for servers or proxies that require it.
     pub(crate) authorization: Option<AsciiMetadataValue>,
     pub(crate) table: TableName,
@@ -92,6 +95,29 @@ struct StreamFailure {
 }
 
 impl ClientSessionOptions {
+    /// Returns the endpoint with its certificates as they are now.
+    ///
+    /// # Errors
+    /// The reason, when a certificate cannot be read or is invalid.
+    #[cfg(feature = "tls")]
+    async fn current_endpoint(options: &Arc<ClientSessionOptions>) -> Result<Endpoint, String> {
+        let is_fixed = options.endpoint.uri().scheme_str() != Some("https") || !options.tls.has_files();
+        if is_fixed {
+            return Ok(options.endpoint.clone());
+        }
+        let options = options.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let tls = options.tls.config()?;
+            options.endpoint.clone().tls_config(tls).map_err(|error| deepest(&error))
+        });
+        read.await.map_err(|error| error.to_string())?
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn current_endpoint(options: &Arc<ClientSessionOptions>) -> Result<Endpoint, String> {
+        Ok(options.endpoint.clone())
+    }
+
     /// Wraps a message in a request with the authorization header.
     fn request_of<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
@@ -317,7 +343,8 @@ impl StreamDialer {
         let failed = |reason: String| ReplicaError::Connect { server: self.options.server.clone(), reason };
         // The endpoint's own timeout covers only TCP. A server may be silent in the TLS handshake,
         // or its name may not resolve.
-        let channel = match tokio::time::timeout(CONNECT_MAX, self.options.endpoint.connect()).await {
+        let endpoint = ClientSessionOptions::current_endpoint(&self.options).await.map_err(failed)?;
+        let channel = match tokio::time::timeout(CONNECT_MAX, endpoint.connect()).await {
             Ok(connected) => connected.map_err(|error| failed(deepest(&error)))?,
             Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_MAX.as_secs()))),
         };

@@ -148,6 +148,34 @@ impl Schema {
         }
     }
 
+    /// Returns the schema of some of the columns, in this order, with the types that they need.
+    /// Returns `None` if a column of the key is not one of them, or if there is no such column.
+    #[must_use]
+    pub fn with_columns(&self, columns: &[usize]) -> Option<Schema> {
+        let key = self.key.columns().iter().map(|key| columns.iter().position(|column| column == key));
+        let key = KeyColumns::new(key.collect::<Option<Vec<_>>>()?);
+        let columns: Vec<Column> =
+            columns.iter().map(|column| self.columns.get(*column).cloned()).collect::<Option<_>>()?;
+        let mut needed = BTreeSet::new();
+        columns.iter().for_each(|column| self.collect_types(column.type_oid, &mut needed));
+        let types = self.types.iter().filter(|(oid, _)| needed.contains(oid));
+        Some(Schema::new(columns, key, types.map(|(oid, def)| (*oid, def.clone())).collect()))
+    }
+
+    /// Collects a type, and the types inside it.
+    fn collect_types(&self, oid: Oid, into: &mut BTreeSet<Oid>) {
+        if !into.insert(oid) {
+            return;
+        }
+        match self.type_def(oid).map(|def| &def.kind) {
+            None | Some(TypeKind::Base | TypeKind::Money(_) | TypeKind::Ascii | TypeKind::Enum(_)) => {}
+            Some(
+                TypeKind::Domain(inner) | TypeKind::Array(inner) | TypeKind::Range(inner) | TypeKind::Multirange(inner),
+            ) => self.collect_types(*inner, into),
+            Some(TypeKind::Composite(fields)) => fields.iter().for_each(|(_, oid)| self.collect_types(*oid, into)),
+        }
+    }
+
     /// Returns a column's number, from 0.
     #[must_use]
     pub fn position_of(&self, column: &str) -> Option<usize> {

@@ -114,8 +114,9 @@ async fn start_server(cluster: &Cluster, folder: &Path) -> anyhow::Result<DemoSe
                   publication {{ name = demo_pub, create = true }} }} }}
 tables = [{{ source = demo, schema = public, table = orders
              targets = [{{ type = replication-fanout, grpc {{ port = {fanout}, max_clients = 500 }} }}] }}]
-grpc {{ port = {grpc} }}
-health {{ http_port = {health} }}
+grpc {{ port = {grpc}, address = "127.0.0.1" }}
+fanout.grpc.address = "127.0.0.1"
+health {{ http_port = {health}, address = "127.0.0.1" }}
 observability {{ metrics {{ port = {metrics} }} }}
 "#,
         cluster.url("postgres")

@@ -102,7 +102,7 @@ impl FolderSnapshotter {
 
     /// Requests a snapshot, and waits until the manifest has it.
     pub(crate) async fn snapshot(&self) -> anyhow::Result<RequestedSnapshot> {
-        let (code, body) = send_request(self.port, "POST /snapshot").await.with_context(|| self.log())?;
+        let (code, body) = send_request(self.port, "POST /snapshot?force=true").await.with_context(|| self.log())?;
         let answer: Value = serde_json::from_str(&body).unwrap_or_default();
         let written = &answer["snapshots"][0];
         let number = |name: &str| written[name].as_u64();

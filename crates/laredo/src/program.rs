@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tokio::sync::watch;
 
-use crate::config::server::{LogLevel, LogType, LoggingConfig};
+use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
@@ -13,18 +13,22 @@ mod clock;
 mod descriptors;
 mod healthcheck;
 mod listen;
+mod logging;
 mod random;
 mod stop;
 mod temporary_folder;
+mod tls_files;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
-pub(crate) use healthcheck::healthcheck;
-pub(crate) use listen::bind;
+pub(crate) use healthcheck::{HealthPort, healthcheck};
+pub(crate) use listen::{allowed_hosts, bind, log_port};
+use logging::log_to_stderr;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
 pub(crate) use temporary_folder::temporary_folder;
+pub(crate) use tls_files::PortCertificates;
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;
@@ -90,10 +94,13 @@ pub(crate) fn begin<C>(
 /// The receiver that `work` is given becomes true when the work must stop.
 pub(crate) fn run(
     program: &str,
-    logging: &LoggingConfig,
+    (logging, audit): (&LoggingConfig, &AuditConfig),
     work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), ProgramFailure>,
 ) -> ExitCode {
-    log_to_stderr(logging);
+    if let Err(problem) = log_to_stderr(logging, audit) {
+        eprintln!("error: {problem}");
+        return ExitCode::from(MISCONFIGURED);
+    }
     descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -112,20 +119,5 @@ pub(crate) fn run(
             tracing::error!(error = format!("{error:#}"), "{program} has failed");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn log_to_stderr(logging: &LoggingConfig) {
-    let level = match logging.level {
-        LogLevel::Trace => tracing::Level::TRACE,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Error => tracing::Level::ERROR,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    match logging.log_type {
-        LogType::Structured => log.json().flatten_event(true).init(),
-        LogType::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
     }
 }

@@ -4,8 +4,9 @@
 use std::process::ExitCode;
 
 use crate::config::{ConfigLoader, ServerConfig};
-use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
+mod access;
 mod arguments;
 mod compose;
 mod listen;
@@ -38,12 +39,15 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             ExitCode::SUCCESS
         }
-        ProgramTask::Healthcheck(config) => {
-            healthcheck(PROGRAM, config.health.http_port, &config.health.readiness_path)
+        ProgramTask::Healthcheck(ServerConfig { health, .. }) => {
+            let port = HealthPort { address: &health.address, port: health.http_port, tls: health.tls.as_ref() };
+            healthcheck(PROGRAM, port, &health.readiness_path)
         }
-        ProgramTask::Run(config) => run_until_stopped(PROGRAM, &config.observability.logging, async |stop| {
-            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-            serve(&config, mode, drain_grace, stop).await
-        }),
+        ProgramTask::Run(config) => {
+            let audit = config.access.as_ref().map(|access| access.audit.clone()).unwrap_or_default();
+            run_until_stopped(PROGRAM, (&config.observability.logging, &audit), async |stop| {
+                serve(&config, mode, drain_grace, stop).await
+            })
+        }
     }
 }

@@ -3,9 +3,10 @@
 
 use std::process::ExitCode;
 
-use crate::config::server::LoggingConfig;
+use crate::config::server::{AuditConfig, LoggingConfig};
+use crate::config::snapshotter::HttpConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
-use crate::program::{ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
 mod arguments;
 mod aws;
@@ -38,10 +39,13 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             ExitCode::SUCCESS
         }
-        ProgramTask::Healthcheck(config) => healthcheck(PROGRAM, config.http.port, READINESS_PATH),
+        ProgramTask::Healthcheck(config) => {
+            let HttpConfig { address, port, tls, .. } = &config.http;
+            healthcheck(PROGRAM, HealthPort { address, port: *port, tls: tls.as_ref() }, READINESS_PATH)
+        }
         ProgramTask::Run(config) => {
             let logging = LoggingConfig { level: log_level, ..LoggingConfig::default() };
-            run_until_stopped(PROGRAM, &logging, async |stop| {
+            run_until_stopped(PROGRAM, (&logging, &AuditConfig::default()), async |stop| {
                 config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
                 compose::run(config, stop).await
             })

@@ -3,17 +3,24 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
 use laredo_engine::descriptors;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
+
+use crate::listener::{PortListener, PortStream};
+use crate::peer::{PeerAddress, PeerInfo};
+use crate::tls::ServerTls;
 
 /// The time after which a vanished peer is noticed: without an acknowledgement of sent data, or of
 /// three probes. The two times add up if data is sent while TCP probes.
@@ -23,7 +30,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
 /// The wait before the next attempt to accept, if the last one failed for a local reason.
 const AGAIN: Duration = Duration::from_millis(250);
-/// The interval at which a lasting shortage of descriptors is logged.
+/// The interval at which a lasting shortage of descriptors or connections is logged.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// The time within which a client must show which protocol it speaks.
 const PREFACE_MAX: Duration = Duration::from_secs(10);
@@ -47,35 +54,59 @@ pub(crate) enum DescriptorBudget {
     Reserved,
 }
 
+/// A connection without any bytes read yet.
+pub(crate) struct AcceptedConnection {
+    pub(crate) stream: PortStream,
+    pub(crate) peer: PeerAddress,
+    /// The TLS with which the connection must begin.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// The connection's part of the limit, until it is dropped.
+    pub(crate) slot: Option<OwnedSemaphorePermit>,
+}
+
 /// An acceptor for the connections of one port.
 #[derive(Debug)]
 pub(crate) struct ConnectionAcceptor {
-    listener: TcpListener,
+    listener: PortListener,
     descriptors: DescriptorBudget,
-    /// The time when the present shortage of descriptors was last logged.
+    /// The connections that the port may still accept; `None` if the port bounds them itself.
+    slots: Option<Arc<Semaphore>>,
+    /// The time when the present shortage was last logged.
     warned_at: Option<Instant>,
+    /// True while this port is one of [`WAITING`].
+    is_waiting: bool,
 }
 
 impl ConnectionAcceptor {
-    pub(crate) fn new(listener: TcpListener, descriptors: DescriptorBudget) -> ConnectionAcceptor {
-        ConnectionAcceptor { listener, descriptors, warned_at: None }
+    pub(crate) fn new(listener: PortListener, descriptors: DescriptorBudget) -> ConnectionAcceptor {
+        ConnectionAcceptor { listener, descriptors, slots: None, warned_at: None, is_waiting: false }
+    }
+
+    /// Limits the number of open connections. More clients wait in the kernel's queue.
+    pub(crate) fn with_limit(mut self, connections_max: usize) -> ConnectionAcceptor {
+        self.slots = Some(Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))));
+        self
     }
 
     /// Waits for the next connection. The call is cancel-safe: no connection is lost.
-    pub(crate) async fn accept(&mut self) -> TcpStream {
+    pub(crate) async fn accept(&mut self) -> AcceptedConnection {
         loop {
+            let slot = self.take_slot().await;
             // A connection must not use the descriptor that a journal needs next.
             if self.descriptors == DescriptorBudget::Spare && !descriptors::refill() {
                 self.wait_for_descriptor().await;
                 continue;
             }
             match self.listener.accept().await {
-                Ok((connection, _)) => {
+                Ok((stream, peer)) => {
                     if self.end_wait() {
-                        tracing::info!(port = self.port(), "connections are accepted again");
+                        tracing::info!(address = self.listener.address(), "connections are accepted again");
                     }
-                    set_options(&connection);
-                    return connection;
+                    if let Either::Left(connection) = &stream {
+                        set_options(connection);
+                    }
+                    let tls = self.listener.tls().map(ServerTls::acceptor);
+                    return AcceptedConnection { stream, peer, tls, slot };
                 }
                 Err(error) if descriptors::is_exhausted(&error) => {
                     if self.descriptors == DescriptorBudget::Spare || !descriptors::release() {
@@ -84,44 +115,50 @@ impl ConnectionAcceptor {
                 }
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(port = self.port(), %error, "cannot accept a connection");
+                    tracing::warn!(address = self.listener.address(), %error, "cannot accept a connection");
                     sleep(AGAIN).await;
                 }
             }
         }
     }
 
-    /// Returns the accepted connections as a stream without end and without errors.
-    pub(crate) fn into_stream(self) -> impl Stream<Item = TcpStream> {
-        stream::unfold(self, |mut acceptor| async move {
-            let connection = acceptor.accept().await;
-            Some((connection, acceptor))
-        })
+    /// Waits until the port may have one more connection.
+    async fn take_slot(&mut self) -> Option<OwnedSemaphorePermit> {
+        let slots = self.slots.clone()?;
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        self.warn(
+            "the port has its maximum of connections, so new ones wait until others end; raise grpc.max_connections, or \
+             find out which clients open so many",
+        );
+        // The semaphore is never closed.
+        slots.acquire_owned().await.ok()
     }
 
-    /// Ends a wait for descriptors. Returns true if connections had to wait.
+    /// Ends a wait. Returns true if connections had to wait.
     fn end_wait(&mut self) -> bool {
-        let has_waited = self.warned_at.take().is_some();
-        WAITING.fetch_sub(usize::from(has_waited), Ordering::Relaxed);
-        has_waited
+        WAITING.fetch_sub(usize::from(std::mem::take(&mut self.is_waiting)), Ordering::Relaxed);
+        self.warned_at.take().is_some()
     }
 
     /// Waits before the next attempt. Clients wait in the kernel's queue meanwhile.
     async fn wait_for_descriptor(&mut self) {
-        WAITING.fetch_add(usize::from(self.warned_at.is_none()), Ordering::Relaxed);
-        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
-            self.warned_at = Some(Instant::now());
-            tracing::warn!(
-                port = self.port(),
-                "too many open files: new connections wait until file descriptors are free; raise the limit of the process \
-                 (ulimit -n, LimitNOFILE) or lower max_clients"
-            );
-        }
+        let was_waiting = std::mem::replace(&mut self.is_waiting, true);
+        WAITING.fetch_add(usize::from(!was_waiting), Ordering::Relaxed);
+        self.warn(
+            "too many open files: new connections wait until file descriptors are free; raise the limit of the process \
+             (ulimit -n, LimitNOFILE) or lower max_clients",
+        );
         sleep(AGAIN).await;
     }
 
-    fn port(&self) -> u16 {
-        self.listener.local_addr().map_or(0, |address| address.port())
+    /// Logs a shortage, but not again within [`WARN_INTERVAL`].
+    fn warn(&mut self, shortage: &str) {
+        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
+            self.warned_at = Some(Instant::now());
+            tracing::warn!(address = self.listener.address(), "{shortage}");
+        }
     }
 }
 
@@ -151,26 +188,22 @@ fn set_options(connection: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(VANISHED));
 }
 
-/// Limits the time for each client to begin to speak a protocol.
-pub(crate) fn with_preface<S>(
-    connections: impl Stream<Item = S>,
-) -> impl Stream<Item = io::Result<PrefacedConnection<S>>> {
-    connections.map(|connection| Ok(PrefacedConnection::new(connection)))
-}
-
 /// A connection that fails unless its client shows within [`PREFACE_MAX`] which protocol it speaks.
 /// After that, the protocols have time limits of their own.
 #[derive(Debug)]
 pub(crate) struct PrefacedConnection<S> {
     inner: S,
+    peer: PeerInfo,
     /// The number of bytes received, all of them part of HTTP/2's preface, and the time limit for
     /// the rest.
     pending: Option<(usize, Pin<Box<Sleep>>)>,
+    /// The connection's part of the port's limit.
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> PrefacedConnection<S> {
-    fn new(inner: S) -> PrefacedConnection<S> {
-        PrefacedConnection { inner, pending: Some((0, Box::pin(sleep(PREFACE_MAX)))) }
+    pub(crate) fn new(inner: S, peer: PeerInfo, slot: Option<OwnedSemaphorePermit>) -> PrefacedConnection<S> {
+        PrefacedConnection { inner, peer, pending: Some((0, Box::pin(sleep(PREFACE_MAX)))), _slot: slot }
     }
 }
 
@@ -220,11 +253,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PrefacedConnection<S> {
     }
 }
 
-impl<S: Connected> Connected for PrefacedConnection<S> {
-    type ConnectInfo = S::ConnectInfo;
+impl<S> Connected for PrefacedConnection<S> {
+    type ConnectInfo = PeerInfo;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.inner.connect_info()
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
     }
 }
 
@@ -233,6 +266,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    fn local() -> PeerInfo {
+        PeerInfo { address: PeerAddress::Unix, has_tls: false, certificates: Arc::new([]) }
+    }
 
     /// Reads like a protocol until the connection ends. Returns the error and the time when it
     /// came.
@@ -276,7 +313,7 @@ mod tests {
             (&[22, 3, 1], false),
         ] {
             let (mut client, server) = tokio::io::duplex(64);
-            let reading = tokio::spawn(read(PrefacedConnection::new(server)));
+            let reading = tokio::spawn(read(PrefacedConnection::new(server, local(), None)));
             // The bytes are sent in two pieces, as a network may split them.
             let (one, other) = said.split_at(said.len() / 2);
             client.write_all(one).await.unwrap();

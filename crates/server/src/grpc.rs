@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+use crate::access::{Caller, admitted};
 use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
@@ -26,6 +27,9 @@ mod snapshots;
 mod unary;
 
 use unary::UnaryMethods;
+
+/// The path of the method that is implemented by hand.
+const SYNC_PATH: &str = "/laredo.replication.v1.LaredoReplicationService/Sync";
 
 /// The Replication service.
 #[derive(Clone)]
@@ -57,8 +61,7 @@ impl Service<Request<Body>> for ReplicationService {
     }
 
     fn call(&mut self, request: Request<Body>) -> GrpcResponseFuture {
-        let is_sync = request.uri().path().rsplit('/').next() == Some("Sync");
-        if !is_sync {
+        if request.uri().path() != SYNC_PATH {
             return self.unary.call(request);
         }
         let shared = self.shared.clone();
@@ -79,21 +82,25 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
+    let caller = admitted(request.extensions())?;
     let OpeningRequest { request, acknowledgements } =
         receive::opening(request.into_body(), shared.waits.request).await?;
-    let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request)?, acknowledgements }));
+    let stream = open(shared, caller, request)?;
+    let mut response = Response::new(Body::new(SyncBody { stream, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
 
-fn open(shared: Arc<ServerState>, request: SyncRequest) -> Result<SessionStream, Status> {
-    let table = shared.table(&request.schema, &request.table)?.clone();
+fn open(shared: Arc<ServerState>, caller: Caller, request: SyncRequest) -> Result<SessionStream, Status> {
+    let (table, scope) = shared.readable_table(&caller, &request.schema, &request.table)?;
+    let table = table.clone();
     if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
-    let ask = SessionRequest::new(request)?;
-    let seat = table.take_seat()?;
-    let session = Session { shared, table, ask, seat };
+    let ask = SessionRequest::new(request, scope)?;
+    let permit = caller.begin_stream()?;
+    let seat = table.take_seat()?.with_permit(permit);
+    let session = Session { shared, table, caller, ask, seat };
     Ok(session.into_stream())
 }
 

@@ -16,13 +16,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use tonic::Code;
 
+use crate::access::Caller;
+use crate::peer::PeerInfo;
 use crate::server_state::ServerState;
+use crate::tls::ServerTls;
 
 mod metrics;
 mod report;
@@ -37,28 +42,66 @@ use metrics::ServerMetrics;
 pub(crate) use report::not_served;
 
 /// Returns the router for health and metrics.
-pub(crate) fn router(shared: &Arc<ServerState>) -> Router {
+pub(crate) fn router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> Router {
     let paths = &shared.http;
     let health = Router::new()
-        .route(&paths.liveness_path, get(live))
         .route(&paths.readiness_path, get(ready))
         .route(&paths.startup_path, get(started))
-        .with_state(shared.clone());
-    health.merge(metrics_router(shared))
+        .with_state(shared.clone())
+        .layer(from_fn_with_state((shared.clone(), Endpoint::Health), check_caller));
+    // A probe of liveness needs no identity, because a failure restarts the server.
+    Router::new().route(&paths.liveness_path, get(live)).merge(health).merge(metrics_router(shared, certificates))
 }
 
 /// Returns the router for metrics alone.
-pub(crate) fn metrics_router(shared: &Arc<ServerState>) -> Router {
-    let metrics = Arc::new(ServerMetrics::new(shared.clone()));
-    Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics)
+pub(crate) fn metrics_router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> Router {
+    let metrics = Arc::new(ServerMetrics::new(shared.clone(), certificates.to_vec()));
+    let numbers = Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics);
+    numbers.layer(from_fn_with_state((shared.clone(), Endpoint::Metrics), check_caller))
+}
+
+/// An endpoint with access rules of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Health,
+    Metrics,
+}
+
+/// Answers a caller that has no access with 401 or 403, and attaches any other to the request.
+async fn check_caller(
+    State((shared, endpoint)): State<(Arc<ServerState>, Endpoint)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (path, peer) = (request.uri().path(), request.extensions().get::<PeerInfo>());
+    match shared.gate.check_http(endpoint == Endpoint::Metrics, path, request.headers(), peer) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refused) if refused.code() == Code::Unauthenticated => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+            (StatusCode::UNAUTHORIZED, challenge, format!("{}\n", refused.message())).into_response()
+        }
+        Err(refused) => (StatusCode::FORBIDDEN, format!("{}\n", refused.message())).into_response(),
+    }
 }
 
 async fn live() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "live": true }))
 }
 
-async fn ready(State(shared): State<Arc<ServerState>>, RawQuery(query): RawQuery) -> Response {
+async fn ready(
+    State(shared): State<Arc<ServerState>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Response {
     match selection::select(&shared, query.as_deref().unwrap_or_default()) {
+        // The details name tables, sources and their errors.
+        Ok(tables) if !caller.is_observer() => {
+            let ready = shared.are_ready(&tables);
+            (code(ready), Json(serde_json::json!({ "ready": ready }))).into_response()
+        }
         Ok(tables) => {
             let ready = shared.are_ready(&tables);
             (code(ready), Json(report::ReadinessReport::new(&shared, &tables, ready))).into_response()
@@ -67,10 +110,10 @@ async fn ready(State(shared): State<Arc<ServerState>>, RawQuery(query): RawQuery
     }
 }
 
-async fn started(State(shared): State<Arc<ServerState>>) -> Response {
+async fn started(State(shared): State<Arc<ServerState>>, Extension(caller): Extension<Caller>) -> Response {
     let started = shared.is_started();
-    let report = match started {
-        true => serde_json::json!({ "started": true }),
+    let report = match started || !caller.is_observer() {
+        true => serde_json::json!({ "started": started }),
         false => serde_json::json!({ "started": false, "waiting_for": shared.waiting_for() }),
     };
     (code(started), Json(report)).into_response()

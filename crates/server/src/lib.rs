@@ -6,13 +6,19 @@
 //! connection, so a slow client costs one piece.
 
 mod accept;
+mod access;
 mod drain;
 mod grpc;
+mod handshake;
+mod hosts;
 mod http;
 mod lease;
+mod listener;
 mod oam;
 mod options;
+mod order_rule;
 mod origins;
+mod peer;
 mod problems;
 mod protocols;
 mod query;
@@ -20,6 +26,7 @@ mod receive;
 mod refusal;
 mod request;
 mod roster;
+mod rpc_rules;
 mod serve;
 mod server_state;
 mod session;
@@ -27,10 +34,19 @@ mod table;
 mod tls;
 mod view;
 
-pub use http::{AwaitedSources, serve_http, serve_startup};
-pub use options::{
-    BufferOptions, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners, ServerOptions,
-    ServerTimeLimits,
+pub use access::{
+    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern, OperatorGrant, ReaderGrant,
+    RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
 };
+pub use hosts::AllowedHosts;
+pub use http::{AwaitedSources, serve_http, serve_startup};
+pub use listener::{ListenAddress, ListenAddressError, PortListener};
+pub use options::{
+    BufferOptions, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners,
+    ServerOptions, ServerTimeLimits,
+};
+pub use order_rule::{OrderRefusal, check_order};
+pub use peer::PeerAddress;
+pub use rpc_rules::order_names;
 pub use serve::Server;
-pub use tls::{ServerTlsOptions, TlsFile};
+pub use tls::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

@@ -18,6 +18,7 @@ use laredo_proto::schema;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::access::admitted;
 use crate::options::ServedSource;
 use crate::refusal;
 use crate::server_state::ServerState;
@@ -47,7 +48,7 @@ impl LaredoOamService for OamService {
     }
 
     async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> OamResult<GetTableStatusResponse> {
-        let GetTableStatusRequest { schema, table } = request.into_inner();
+        let GetTableStatusRequest { schema, table } = described(request)?;
         let pipelines = vec![status::pipeline(&self.shared, self.shared.table(&schema, &table)?)];
         // Rows are found by their key alone. Only clients have other indexes.
         Ok(Response::new(GetTableStatusResponse { pipelines, indexes: Vec::new() }))
@@ -57,30 +58,30 @@ impl LaredoOamService for OamService {
         &self,
         request: Request<GetPipelineStatusRequest>,
     ) -> OamResult<GetPipelineStatusResponse> {
-        let table = pipeline(&self.shared, &request.into_inner().pipeline_id)?;
+        let table = pipeline(&self.shared, &described(request)?.pipeline_id)?;
         let status = Some(status::pipeline(&self.shared, table));
         Ok(Response::new(GetPipelineStatusResponse { status, indexes: Vec::new() }))
     }
 
     async fn watch_status(&self, request: Request<WatchStatusRequest>) -> OamResult<Self::WatchStatusStream> {
-        status_watch::watch(self.shared.clone(), &request.into_inner()).map(Response::new)
+        status_watch::watch(self.shared.clone(), &described(request)?).map(Response::new)
     }
 
     async fn check_ready(&self, request: Request<CheckReadyRequest>) -> OamResult<CheckReadyResponse> {
-        let tables = self.chosen(&request.into_inner())?;
+        let tables = self.chosen(&described(request)?)?;
         let now = (self.shared.clock)();
         let not_ready_reasons = tables.iter().filter_map(|table| crate::http::not_served(table, now)).collect();
         Ok(Response::new(CheckReadyResponse { ready: self.shared.are_ready(&tables), not_ready_reasons }))
     }
 
     async fn get_source_info(&self, request: Request<GetSourceInfoRequest>) -> OamResult<GetSourceInfoResponse> {
-        let chosen = self.sources(&request.into_inner().source_id)?;
+        let chosen = self.sources(&described(request)?.source_id)?;
         let sources = chosen.into_iter().map(|source| status::source_info(&self.shared, source)).collect();
         Ok(Response::new(GetSourceInfoResponse { sources }))
     }
 
     async fn reload_table(&self, request: Request<ReloadTableRequest>) -> OamResult<ReloadTableResponse> {
-        let ReloadTableRequest { source_id, schema, table } = request.into_inner();
+        let ReloadTableRequest { source_id, schema, table } = described(request)?;
         let table = self.shared.table(&schema, &table)?;
         if !source_id.is_empty() && source_id != table.source_id() {
             return Err(refusal::of_another_source(table.name(), table.source_id()));
@@ -90,7 +91,7 @@ impl LaredoOamService for OamService {
     }
 
     async fn reload_all(&self, request: Request<ReloadAllRequest>) -> OamResult<ReloadAllResponse> {
-        let chosen = self.sources(&request.into_inner().source_id)?;
+        let chosen = self.sources(&described(request)?.source_id)?;
         let is_chosen = |table: &&Arc<ServedTable>| chosen.iter().any(|source| source.id == table.source_id());
         let tables: Vec<&Arc<ServedTable>> = self.shared.tables.iter().filter(is_chosen).collect();
         let (accepted, message) = self.reload(&tables).await;
@@ -98,17 +99,17 @@ impl LaredoOamService for OamService {
     }
 
     async fn pause_sync(&self, request: Request<PauseSyncRequest>) -> OamResult<PauseSyncResponse> {
-        let state = self.pause(&request.into_inner().source_id, true)?.into();
+        let state = self.pause(&described(request)?.source_id, true)?.into();
         Ok(Response::new(PauseSyncResponse { state }))
     }
 
     async fn resume_sync(&self, request: Request<ResumeSyncRequest>) -> OamResult<ResumeSyncResponse> {
-        let state = self.pause(&request.into_inner().source_id, false)?.into();
+        let state = self.pause(&described(request)?.source_id, false)?.into();
         Ok(Response::new(ResumeSyncResponse { state }))
     }
 
     async fn reset_source(&self, request: Request<ResetSourceRequest>) -> OamResult<ResetSourceResponse> {
-        let ResetSourceRequest { source_id, confirm, drop_publication } = request.into_inner();
+        let ResetSourceRequest { source_id, confirm, drop_publication } = described(request)?;
         let source = self.source(&source_id)?;
         if !confirm {
             return Err(refusal::unconfirmed("dropping the slot and copying all tables again"));
@@ -122,7 +123,7 @@ impl LaredoOamService for OamService {
         &self,
         request: Request<DrainReplicationRequest>,
     ) -> OamResult<DrainReplicationResponse> {
-        let DrainReplicationRequest { schema, table, drain_deadline_seconds } = request.into_inner();
+        let DrainReplicationRequest { schema, table, drain_deadline_seconds } = described(request)?;
         let chosen: Vec<&Arc<ServedTable>> = match (schema.as_str(), table.as_str()) {
             ("", "") => self.shared.tables.iter().collect(),
             (schema, table) => vec![self.shared.table(schema, table)?],
@@ -147,34 +148,34 @@ impl LaredoOamService for OamService {
     }
 
     async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> OamResult<GetTableSchemaResponse> {
-        let GetTableSchemaRequest { schema, table } = request.into_inner();
+        let GetTableSchemaRequest { schema, table } = described(request)?;
         let table = self.shared.table(&schema, &table)?;
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
         Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
     }
 
     async fn create_snapshot(&self, request: Request<CreateSnapshotRequest>) -> OamResult<CreateSnapshotResponse> {
-        snapshots::create(&self.shared, request.into_inner()).await.map(Response::new)
+        snapshots::create(&self.shared, described(request)?).await.map(Response::new)
     }
 
     async fn list_snapshots(&self, request: Request<ListSnapshotsRequest>) -> OamResult<ListSnapshotsResponse> {
-        snapshots::list(&self.shared, &request.into_inner()).map(Response::new)
+        snapshots::list(&self.shared, &described(request)?).map(Response::new)
     }
 
     async fn inspect_snapshot(&self, request: Request<InspectSnapshotRequest>) -> OamResult<InspectSnapshotResponse> {
-        snapshots::inspect(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
+        snapshots::inspect(&self.shared, described(request)?.snapshot_id).await.map(Response::new)
     }
 
     async fn restore_snapshot(&self, request: Request<RestoreSnapshotRequest>) -> OamResult<RestoreSnapshotResponse> {
-        snapshots::restore(&self.shared, request.into_inner()).await.map(Response::new)
+        snapshots::restore(&self.shared, described(request)?).await.map(Response::new)
     }
 
     async fn delete_snapshot(&self, request: Request<DeleteSnapshotRequest>) -> OamResult<DeleteSnapshotResponse> {
-        snapshots::delete(&self.shared, request.into_inner().snapshot_id).await.map(Response::new)
+        snapshots::delete(&self.shared, described(request)?.snapshot_id).await.map(Response::new)
     }
 
     async fn prune_snapshots(&self, request: Request<PruneSnapshotsRequest>) -> OamResult<PruneSnapshotsResponse> {
-        snapshots::prune(&self.shared, request.into_inner()).await.map(Response::new)
+        snapshots::prune(&self.shared, described(request)?).await.map(Response::new)
     }
 
     async fn list_dead_letters(&self, _: Request<ListDeadLettersRequest>) -> OamResult<ListDeadLettersResponse> {
@@ -202,8 +203,18 @@ impl LaredoOamService for OamService {
     }
 
     async fn verify_table(&self, request: Request<VerifyTableRequest>) -> OamResult<Self::VerifyTableStream> {
-        verify::verify(&self.shared, &request.into_inner()).map(Response::new)
+        verify::verify(&self.shared, &described(request)?).map(Response::new)
     }
+}
+
+/// Returns the message of a request, and describes it for the audit.
+///
+/// # Errors
+/// INTERNAL if the request did not pass the check of its caller.
+fn described<T: std::fmt::Debug>(request: Request<T>) -> Result<T, Status> {
+    let (_, extensions, message) = request.into_parts();
+    admitted(&extensions)?.describe(&message);
+    Ok(message)
 }
 
 impl OamService {

@@ -6,23 +6,29 @@ use http::HeaderValue;
 use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
-use tokio::net::TcpListener;
 
-use crate::tls::ServerTlsOptions;
+use crate::access::AccessOptions;
+use crate::hosts::AllowedHosts;
+use crate::listener::PortListener;
+use crate::tls::ServerTls;
 
-/// The configuration of a server: the tables, the listeners' security, and the time limits.
+/// The configuration of a server: the tables, and the limits.
 #[derive(Clone)]
 pub struct ServerOptions {
     /// The sources of the tables, for status requests and operators' commands.
     pub sources: Vec<ServedSource>,
     /// The tables to serve. If two have the same name, the first one is served.
     pub tables: Vec<ServedTableOptions>,
-    /// The certificates for TLS; `None` for plain text.
-    pub tls: Option<ServerTlsOptions>,
+    /// The maximum number of open connections of each gRPC port.
+    pub connections_max: usize,
     /// The origins of web pages that may call from a browser, such as `https://console.example`;
     /// `*` allows every page. The server's own origin need not be listed, even if a proxy serves
     /// both the page and the server.
     pub allowed_origins: Vec<HeaderValue>,
+    /// The names by which clients may call the ports in plain text.
+    pub allowed_hosts: AllowedHosts,
+    /// The callers and their grants; `None` if everyone may do everything.
+    pub access: Option<AccessOptions>,
     /// The paths of the HTTP endpoints.
     pub http: HttpOptions,
     /// The time limits.
@@ -128,21 +134,32 @@ pub struct ServerTimeLimits {
 #[derive(Debug, Default)]
 pub struct ServerListeners {
     /// The listeners for gRPC, gRPC-Web and Connect, with all services.
-    pub grpc: Vec<TcpListener>,
+    pub grpc: Vec<PortListener>,
     /// The listeners for the same protocols, with the Replication service alone.
-    pub fanout: Vec<TcpListener>,
+    pub fanout: Vec<PortListener>,
     /// The listener for health over HTTP. It also serves metrics.
-    pub health: Option<TcpListener>,
+    pub health: Option<PortListener>,
     /// The listener for metrics alone over HTTP.
-    pub metrics: Option<TcpListener>,
+    pub metrics: Option<PortListener>,
+}
+
+impl ServerListeners {
+    /// Returns the certificates of all ports, each once.
+    pub(crate) fn certificates(&self) -> Vec<ServerTls> {
+        let listeners = self.grpc.iter().chain(&self.fanout).chain(&self.health).chain(&self.metrics);
+        let mut certificates: Vec<ServerTls> = Vec::new();
+        for tls in listeners.filter_map(PortListener::tls) {
+            if !certificates.iter().any(|known| known.name() == tls.name()) {
+                certificates.push(tls.clone());
+            }
+        }
+        certificates
+    }
 }
 
 /// An error that keeps a server from serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// An invalid certificate, key or client authority.
-    #[error("setting up TLS: {0}; check cert_path, key_path and client_ca_path")]
-    Tls(String),
     /// A failure of the gRPC server.
     #[error("serving gRPC: {0}")]
     Grpc(#[source] tonic::transport::Error),
@@ -153,6 +170,9 @@ pub enum ServeError {
     #[error("reading the service descriptions: {0}")]
     Descriptions(String),
 }
+
+/// The default of [`ServerOptions::connections_max`].
+pub const CONNECTIONS_MAX: usize = 10_000;
 
 impl Default for BufferOptions {
     fn default() -> BufferOptions {

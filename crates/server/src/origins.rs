@@ -6,14 +6,15 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// The time for which a browser may remember the answer. Chromium uses no longer time.
 const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The headers that Connect and gRPC-Web clients send.
-const REQUEST_HEADERS: [HeaderName; 6] = [
+const REQUEST_HEADERS: [HeaderName; 7] = [
+    AUTHORIZATION,
     CONTENT_TYPE,
     HeaderName::from_static("connect-protocol-version"),
     HeaderName::from_static("connect-timeout-ms"),

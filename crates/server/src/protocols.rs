@@ -2,6 +2,9 @@
 //! gRPC before it reaches a service, and the answer is translated back. So the services only
 //! implement gRPC, and each of them is available in all three protocols.
 //!
+//! Here is also where each request is admitted or refused, from its headers alone, and where the
+//! size and time of every body are limited. No service is reached in another way.
+//!
 //! The protocols share the framing of streams. A service's messages pass unchanged, and only the
 //! end of a stream has a different form. JSON is made from the descriptions of the messages, if the
 //! client requests it.
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
+use http_body_util::Full;
 use tokio::time::timeout_at;
 use tonic::Status;
 use tonic::body::Body;
@@ -34,17 +38,28 @@ pub(crate) use methods::MethodTable;
 use methods::RpcMethod;
 use protocol_choice::{ProtocolChoice, RequestHead, TranslatedProtocol, choose};
 
+use crate::access::AccessGate;
+use crate::hosts::{self, AllowedHosts};
+use crate::{receive, refusal};
+
 /// A layer that adds all protocols to services that implement gRPC.
 #[derive(Clone)]
 pub(crate) struct ProtocolLayer {
     methods: Arc<MethodTable>,
+    hosts: AllowedHosts,
+    gate: AccessGate,
     /// The time within which a request must arrive.
     request_time_max: Duration,
 }
 
 impl ProtocolLayer {
-    pub(crate) fn new(methods: Arc<MethodTable>, request_time_max: Duration) -> ProtocolLayer {
-        ProtocolLayer { methods, request_time_max }
+    pub(crate) fn new(
+        methods: Arc<MethodTable>,
+        hosts: AllowedHosts,
+        gate: AccessGate,
+        request_time_max: Duration,
+    ) -> ProtocolLayer {
+        ProtocolLayer { methods, hosts, gate, request_time_max }
     }
 }
 
@@ -78,7 +93,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> TranslatorFuture {
+    fn call(&mut self, mut request: Request<Body>) -> TranslatorFuture {
+        if let Err(refused) = self.protocols.hosts.check(&request) {
+            return Box::pin(std::future::ready(Ok(hosts::misdirected(&refused))));
+        }
         // The instance that was polled ready is called, and a clone is kept for later.
         let another = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, another);
@@ -89,23 +107,53 @@ where
             content_type: request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes),
             shape: method.as_ref().map(|method| method.shape),
         };
-        match choose(asked) {
-            ProtocolChoice::Grpc => Box::pin(inner.call(request)),
-            ProtocolChoice::Other(protocol) => {
-                let request_time_max = self.protocols.request_time_max;
-                Box::pin(async move { Ok(speak(protocol, method, inner, request, request_time_max).await) })
-            }
+        let choice = choose(asked);
+        // Nothing of the body is read before the caller was admitted.
+        let admitted = self.protocols.gate.check(&mut request);
+        let request_time_max = self.protocols.request_time_max;
+        match choice {
+            ProtocolChoice::Grpc => Box::pin(async move {
+                let request = async {
+                    admitted?;
+                    bounded(method, request, request_time_max).await
+                };
+                match request.await {
+                    Ok(request) => inner.call(request).await,
+                    Err(status) => Ok(status.into_http()),
+                }
+            }),
+            ProtocolChoice::Other(protocol) => Box::pin(async move {
+                let request = (request, admitted);
+                Ok(speak(protocol, method, inner, request, request_time_max).await)
+            }),
             ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(plain_refusals::response(refused)))),
         }
     }
 }
 
-/// Calls the service in gRPC, and answers in the client's protocol.
+/// Reads the body of a request in gRPC, within the limits. A request that may stay open is passed
+/// on with its body, which is bounded as it is read.
+async fn bounded(
+    method: Option<RpcMethod>,
+    request: Request<Body>,
+    time_max: Duration,
+) -> Result<Request<Body>, Status> {
+    let (head, body) = request.into_parts();
+    let body = match method {
+        Some(method) if method.stays_open => body,
+        Some(_) => Body::new(Full::new(receive::read_framed_body(body, time_max).await?)),
+        // A request of several messages: reflection.
+        None => Body::new(receive::limit_stream(body)),
+    };
+    Ok(Request::from_parts(head, body))
+}
+
+/// Calls the service in gRPC, if the request was admitted, and answers in the client's protocol.
 async fn speak<S>(
     protocol: TranslatedProtocol,
     method: Option<RpcMethod>,
     mut inner: S,
-    request: Request<Body>,
+    (request, admitted): (Request<Body>, Result<(), Status>),
     request_time_max: Duration,
 ) -> Response<Body>
 where
@@ -113,7 +161,8 @@ where
 {
     let timeout = request_translation::deadline(protocol, request.headers());
     let asked = async {
-        let method = method.as_ref().ok_or_else(|| request_translation::unknown_method(request.uri().path()))?;
+        admitted?;
+        let method = method.as_ref().ok_or_else(|| refusal::no_method(request.uri().path()))?;
         let request = request_translation::to_grpc(protocol, method, request, request_time_max).await?;
         let Ok(response) = inner.call(request).await;
         Ok(response)

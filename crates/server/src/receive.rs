@@ -5,11 +5,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
 use http_body::Body;
+use http_body_util::{BodyStream, Limited, StreamBody};
 use laredo_proto::frame::{self, PREFIX_LENGTH};
 use laredo_proto::replication::SyncRequest;
 use prost::Message;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use crate::refusal;
@@ -20,6 +23,46 @@ pub(crate) use acknowledgements::AcknowledgementReader;
 
 /// The maximum size of a request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// The maximum size in bytes of all requests that are being received. One connection can have
+/// hundreds of them.
+const ARRIVING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The maximum time that a request of several messages may take. Only reflection has such requests.
+const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The bytes that requests of this process may still use while they are received.
+static ARRIVING: Semaphore = Semaphore::const_new(ARRIVING_BYTES_MAX);
+
+/// The bytes of a request that have arrived.
+#[derive(Default)]
+struct ArrivingBytes {
+    bytes: BytesMut,
+    /// Their part of [`ARRIVING`].
+    reserved: Option<SemaphorePermit<'static>>,
+}
+
+impl ArrivingBytes {
+    /// Appends the next frame of a body. Returns false at the end.
+    async fn append_frame<B>(&mut self, body: &mut B, bytes_max: usize) -> Result<bool, Status>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await else { return Ok(false) };
+        let frame = frame.map_err(|e| refusal::malformed("request", format!("its body broke off: {e}")))?;
+        let Ok(data) = frame.into_data() else { return Ok(true) };
+        if self.bytes.len() + data.len() > bytes_max {
+            return Err(refusal::malformed("request", format!("it is larger than {REQUEST_BYTES_MAX} bytes")));
+        }
+        let length = u32::try_from(data.len()).map_err(|_| refusal::busy_with_requests())?;
+        let more = ARRIVING.try_acquire_many(length).map_err(|_| refusal::busy_with_requests())?;
+        match &mut self.reserved {
+            Some(reserved) => reserved.merge(more),
+            None => self.reserved = Some(more),
+        }
+        self.bytes.extend_from_slice(&data);
+        Ok(true)
+    }
+}
 
 /// The request that opens a stream, and the messages that its client sends after it.
 #[derive(Debug)]
@@ -47,22 +90,22 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let (mut bytes, mut is_known) = (BytesMut::new(), false);
+    let (mut arriving, mut is_known) = (ArrivingBytes::default(), false);
     loop {
-        if !is_known && let Some(first) = first_message(&bytes)? {
+        if !is_known && let Some(first) = first_message(&arriving.bytes)? {
             is_known = true;
             let (start, length) = (sync_start(first), first.len());
             if let Some(request) = start {
-                bytes.advance(PREFIX_LENGTH + length);
-                let acknowledgements = Some(AcknowledgementReader::new(body, &bytes)?);
+                let rest = &arriving.bytes[PREFIX_LENGTH + length..];
+                let acknowledgements = Some(AcknowledgementReader::new(body, rest)?);
                 return Ok(OpeningRequest { request, acknowledgements });
             }
         }
-        if !append_frame(&mut body, &mut bytes, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
+        if !arriving.append_frame(&mut body, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
             break;
         }
     }
-    let request = SyncRequest::decode(only_message(bytes.freeze())?);
+    let request = SyncRequest::decode(only_message(arriving.bytes.freeze())?);
     let request = request.map_err(|error| refusal::malformed("SyncRequest", error))?;
     Ok(OpeningRequest { request, acknowledgements: None })
 }
@@ -142,6 +185,27 @@ where
     in_time(time_max, all(body, REQUEST_BYTES_MAX)).await
 }
 
+/// Reads a whole body of frames, unchanged.
+///
+/// # Errors
+/// Returns an error if the body breaks off, or exceeds the limits.
+pub(crate) async fn read_framed_body<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    in_time(time_max, all(body, PREFIX_LENGTH + REQUEST_BYTES_MAX)).await
+}
+
+/// Limits a request of several messages. It ends when its time is over, and fails when it is too
+/// large.
+pub(crate) fn limit_stream(
+    body: tonic::body::Body,
+) -> impl Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send {
+    let frames = BodyStream::new(Limited::new(body, REQUEST_BYTES_MAX));
+    StreamBody::new(frames.take_until(sleep(STREAM_TIME_MAX)))
+}
+
 async fn in_time<T>(time_max: Duration, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let seconds = time_max.as_secs_f64();
     let late = || refusal::malformed("request", format!("it took longer than {seconds} s"));
@@ -153,24 +217,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut bytes = BytesMut::new();
-    while append_frame(&mut body, &mut bytes, bytes_max).await? {}
-    Ok(bytes.freeze())
-}
-
-/// Appends the next frame of a body. Returns false at the end.
-async fn append_frame<B>(body: &mut B, bytes: &mut BytesMut, bytes_max: usize) -> Result<bool, Status>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await else { return Ok(false) };
-    let frame = frame.map_err(|e| refusal::malformed("request", format!("its body broke off: {e}")))?;
-    if let Ok(data) = frame.into_data() {
-        if bytes.len() + data.len() > bytes_max {
-            return Err(refusal::malformed("request", format!("it is larger than {REQUEST_BYTES_MAX} bytes")));
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(true)
+    let mut arriving = ArrivingBytes::default();
+    while arriving.append_frame(&mut body, bytes_max).await? {}
+    Ok(arriving.bytes.freeze())
 }

@@ -10,10 +10,28 @@ use laredo_engine::{SnapshotError, TableHandle, TablePhase, VerifyError};
 use laredo_values::FilterError;
 use tonic::Status;
 
+use crate::order_rule::OrderRefusal;
 use crate::view::ViewError;
 
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to continue where this stream ends")
+}
+
+pub(crate) fn no_method(path: &str) -> Status {
+    Status::unimplemented(format!(
+        "this server has no method {path} that takes one message; call /package.Service/Method"
+    ))
+}
+
+pub(crate) fn order(refused: OrderRefusal) -> Status {
+    match refused {
+        OrderRefusal::Remote(_) | OrderRefusal::WebPage => Status::permission_denied(refused.to_string()),
+        OrderRefusal::Unknown => Status::internal(refused.to_string()),
+    }
+}
+
+pub(crate) fn busy_with_requests() -> Status {
+    Status::resource_exhausted("the server is receiving too many large requests at once; repeat this one later")
 }
 
 pub(crate) fn journal_replaced() -> Status {
@@ -56,10 +74,37 @@ pub(crate) fn filter(error: &FilterError) -> Status {
     malformed(&format!("filters[{}]", error.index), error)
 }
 
+/// Returns the error for conditions that do not fit the table. The first `own` of them are the
+/// client's, and the others are its grant's.
+pub(crate) fn filter_or_grant(error: &FilterError, own: usize) -> Status {
+    if error.index < own {
+        return filter(error);
+    }
+    Status::permission_denied(format!(
+        "the client's grant has a condition on column `{}` that does not fit the table; the operator corrects it in \
+         `access.readers`, or the claim that it takes its value from",
+        error.column
+    ))
+}
+
+pub(crate) fn hidden_column(column: &str) -> Status {
+    Status::permission_denied(format!(
+        "`filters`: the client's grant leaves out column `{column}`; filter by another column"
+    ))
+}
+
+pub(crate) fn hidden_key(column: &str) -> Status {
+    Status::permission_denied(format!(
+        "the client's grant leaves out column `{column}`, which is part of the key; readers could not tell rows apart \
+         without it, so the operator removes it from `hide` in `access.readers`"
+    ))
+}
+
 /// Returns the error for a stream whose next frame cannot be projected.
-pub(crate) fn view(error: &ViewError) -> Status {
+pub(crate) fn view(error: &ViewError, own_predicates: usize) -> Status {
     match error {
-        ViewError::Filter(error) => filter(error),
+        ViewError::Filter(error) => filter_or_grant(error, own_predicates),
+        ViewError::HiddenKey(column) => hidden_key(column),
         ViewError::Project(_) | ViewError::Batch(_) | ViewError::Schema(_) | ViewError::OldRow | ViewError::Frame => {
             Status::internal(error.to_string())
         }

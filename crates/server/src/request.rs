@@ -9,6 +9,7 @@ use laredo_values::{MatchCondition, Predicate, Value};
 use prost_types::value::Kind;
 use tonic::Status;
 
+use crate::access::{RowScope, split_fingerprint};
 use crate::refusal;
 
 /// The maximum length of names in requests, in bytes.
@@ -19,7 +20,14 @@ const CLIENT_ID_MAX: usize = 1024;
 pub(crate) struct SessionRequest {
     pub(crate) client_id: String,
     pub(crate) encoding: RowEncoding,
+    /// The client's own conditions, and after them those of its grant.
     pub(crate) predicates: Vec<Predicate>,
+    /// The number of the client's own conditions.
+    pub(crate) own_predicates: usize,
+    /// The part of the table that the client may read.
+    pub(crate) scope: RowScope,
+    /// True if the client's rows, if it has any, were selected by this scope.
+    pub(crate) continues_scope: bool,
     /// The client's position. The server's own source is filled in later.
     pub(crate) resume: ResumeRequest,
     /// True if the client knows laredo's protocol extensions.
@@ -33,11 +41,12 @@ pub(crate) struct SessionRequest {
 }
 
 impl SessionRequest {
-    /// Checks a request.
+    /// Checks a request of a client that may read a part of the table.
     ///
     /// # Errors
-    /// Returns an error with the name of the first malformed field.
-    pub(crate) fn new(request: SyncRequest) -> Result<SessionRequest, Status> {
+    /// Returns an error with the name of the first malformed field. Returns PERMISSION_DENIED for a
+    /// condition on a column that the client may not read.
+    pub(crate) fn new(request: SyncRequest, scope: RowScope) -> Result<SessionRequest, Status> {
         if request.client_id.len() > CLIENT_ID_MAX {
             return Err(refusal::malformed("client_id", format!("it is longer than {CLIENT_ID_MAX} bytes")));
         }
@@ -51,11 +60,21 @@ impl SessionRequest {
         let is_ours = !request.accept.is_empty() || !request.instance_id.is_empty() || request.source.is_some();
         let encoding = encoding(&request.accept)?;
         let predicates = request.filters.into_iter().enumerate();
-        let predicates: Vec<_> = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        let mut predicates: Vec<_> = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        if let Some(column) = scope.find_hidden(predicates.iter().map(|predicate| predicate.field.as_str())) {
+            // The condition would reveal the values.
+            return Err(refusal::hidden_column(column));
+        }
+        let own_predicates = predicates.len();
+        predicates.extend(scope.predicates.iter().cloned());
+        let (instance, instance_scope) = split_fingerprint(&request.instance_id);
+        let (snapshot_id, snapshot_scope) = split_fingerprint(&request.last_snapshot_id);
+        let sent = [(&instance, &instance_scope), (&snapshot_id, &snapshot_scope)];
+        let continues_scope = continues(&scope, sent, position.is_some());
         let resume = ResumeRequest {
-            instance: request.instance_id,
+            instance,
             sequence: Sequence::from_wire(request.last_known_sequence),
-            snapshot_id: request.last_snapshot_id,
+            snapshot_id,
             position,
             mark: request.mark.map(ScopedMark::from).unwrap_or_default(),
             source: request.source.map(identity_from_wire),
@@ -64,15 +83,18 @@ impl SessionRequest {
             // The server's own knowledge is filled in when the stream begins.
             ..ResumeRequest::default()
         };
-        // Checksums are of unfiltered binary rows, so only a client that receives those can use
-        // them.
-        let wants_checksums =
-            request.wants_checksums && encoding == RowEncoding::PostgresBinary && predicates.is_empty();
+        // Checksums are of whole and unfiltered binary rows, so only a client that receives those
+        // can use them.
+        let is_whole = predicates.is_empty() && scope.is_whole();
+        let wants_checksums = request.wants_checksums && encoding == RowEncoding::PostgresBinary && is_whole;
         let contents_differed = request.contents_differed;
         Ok(SessionRequest {
             client_id: request.client_id,
             encoding,
             predicates,
+            own_predicates,
+            scope,
+            continues_scope,
             resume,
             is_ours,
             wants_checksums,
@@ -86,6 +108,9 @@ impl SessionRequest {
     pub(crate) fn comparison_obstacle(&self) -> Option<&'static str> {
         match (self.encoding, self.predicates.is_empty()) {
             (RowEncoding::Struct, _) => Some("it reads rows as Structs, which have no checksum"),
+            (RowEncoding::PostgresBinary, _) if !self.scope.is_whole() => {
+                Some("its grant is for a part of the table, and such a stream has no checksum")
+            }
             (RowEncoding::PostgresBinary, false) => {
                 Some("it has filters of its own, and such a stream has no checksum")
             }
@@ -94,6 +119,19 @@ impl SessionRequest {
             }
             (RowEncoding::PostgresBinary, true) => None,
         }
+    }
+}
+
+/// Returns true if a client's rows were selected by the scope, according to the names that it sent
+/// back with their fingerprints.
+///
+/// Under access rules, the rows of a client that has a position and names nothing may be of any
+/// scope. A client without either has no rows.
+fn continues(scope: &RowScope, sent: [(&String, &String); 2], has_position: bool) -> bool {
+    let (mut named, fingerprint) = (sent.into_iter().filter(|(id, _)| !id.is_empty()).peekable(), scope.fingerprint());
+    match named.peek() {
+        None => !(scope.is_ruled && has_position),
+        Some(_) => named.all(|(_, sent)| *sent == fingerprint),
     }
 }
 
@@ -168,7 +206,7 @@ mod tests {
     use super::*;
 
     fn refused(request: SyncRequest) -> String {
-        let status = SessionRequest::new(request).unwrap_err();
+        let status = SessionRequest::new(request, RowScope::default()).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         status.message().to_owned()
     }
@@ -195,8 +233,7 @@ mod tests {
 
     #[test]
     fn the_first_encoding_that_is_known_is_taken() {
-        let encoding_of =
-            |accept: Vec<i32>| SessionRequest::new(SyncRequest { accept, ..SyncRequest::default() }).unwrap().encoding;
+        let encoding_of = |accept: Vec<i32>| whole(SyncRequest { accept, ..SyncRequest::default() }).encoding;
         assert_eq!(encoding_of(vec![]), RowEncoding::Struct);
         assert_eq!(encoding_of(vec![99, 1, 0]), RowEncoding::PostgresBinary);
         assert_eq!(encoding_of(vec![0, 1]), RowEncoding::Struct);
@@ -210,8 +247,7 @@ mod tests {
             answers_checks: true,
             ..SyncRequest::default()
         };
-        let obstacle =
-            |request: SyncRequest| SessionRequest::new(request).unwrap().comparison_obstacle().unwrap_or_default();
+        let obstacle = |request: SyncRequest| whole(request).comparison_obstacle().unwrap_or_default();
         assert_eq!(obstacle(asked.clone()), "");
         assert!(obstacle(SyncRequest { accept: vec![], ..asked.clone() }).contains("Structs"));
         let prefix = Some(field_predicate::Match::Prefix("b".to_owned()));
@@ -222,8 +258,78 @@ mod tests {
 
     #[test]
     fn only_who_asks_gets_the_extensions() {
-        assert!(!SessionRequest::new(SyncRequest::default()).unwrap().is_ours);
+        assert!(!whole(SyncRequest::default()).is_ours);
         let instance_id = "a".to_owned();
-        assert!(SessionRequest::new(SyncRequest { instance_id, ..SyncRequest::default() }).unwrap().is_ours);
+        assert!(whole(SyncRequest { instance_id, ..SyncRequest::default() }).is_ours);
+    }
+
+    /// Returns the scope of one tenant, without one column.
+    fn of_tenant(tenant: &str) -> RowScope {
+        let test = MatchCondition::Equals(Value::String(tenant.to_owned()));
+        RowScope {
+            predicates: vec![Predicate { field: "tenant_id".to_owned(), test }],
+            hidden_columns: vec!["secret".to_owned()],
+            is_ruled: true,
+        }
+    }
+
+    #[test]
+    fn the_conditions_of_a_grant_are_added_to_those_of_the_client() {
+        let equals = Some(field_predicate::Match::Prefix("x".to_owned()));
+        let request = SessionRequest::new(filter("name", equals.clone()), of_tenant("a")).unwrap();
+        let fields: Vec<&str> = request.predicates.iter().map(|predicate| predicate.field.as_str()).collect();
+        assert_eq!((fields.as_slice(), request.own_predicates), (["name", "tenant_id"].as_slice(), 1));
+        let refused = SessionRequest::new(filter("secret", equals.clone()), of_tenant("a")).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+        assert!(SessionRequest::new(filter("tenant_id", equals), of_tenant("a")).is_ok(), "it is not hidden");
+        let checked = SyncRequest {
+            accept: vec![RowEncoding::PostgresBinary.into()],
+            wants_checksums: true,
+            answers_checks: true,
+            ..SyncRequest::default()
+        };
+        let only_hidden = RowScope { predicates: Vec::new(), ..of_tenant("a") };
+        for scope in [of_tenant("a"), only_hidden] {
+            let request = SessionRequest::new(checked.clone(), scope).unwrap();
+            assert!(!request.wants_checksums && request.comparison_obstacle().unwrap().contains("grant"));
+        }
+    }
+
+    #[test]
+    fn only_rows_of_the_same_scope_are_continued() {
+        let journal = laredo_engine::journal::InstanceId("abc.1".to_owned());
+        let ruled = RowScope { is_ruled: true, ..RowScope::default() };
+        let scopes = [RowScope::default(), ruled, of_tenant("a"), of_tenant("b")];
+        for (i, held) in scopes.iter().enumerate() {
+            for (j, now) in scopes.iter().enumerate() {
+                let instance_id = held.name_instance(&journal).0;
+                let last_snapshot_id = held.name_instance(&journal).snapshot_id(Sequence(7));
+                let by_instance = SyncRequest { instance_id: instance_id.clone(), ..SyncRequest::default() };
+                let by_snapshot = SyncRequest { last_snapshot_id: last_snapshot_id.clone(), ..SyncRequest::default() };
+                let by_both = SyncRequest { instance_id, last_snapshot_id, ..SyncRequest::default() };
+                for request in [by_instance, by_snapshot, by_both] {
+                    let request = SessionRequest::new(request, now.clone()).unwrap();
+                    assert_eq!(request.continues_scope, i.max(1) == j.max(1), "{held:?} {now:?}");
+                    let resume = &request.resume;
+                    let own = [resume.instance.as_str(), resume.snapshot_id.as_str()];
+                    assert!(own.iter().all(|id| ["", "abc.1", "abc.1-7"].contains(id)), "{own:?}");
+                }
+            }
+        }
+        let mixed = SyncRequest {
+            instance_id: of_tenant("a").name_instance(&journal).0,
+            last_snapshot_id: of_tenant("b").name_instance(&journal).snapshot_id(Sequence(7)),
+            ..SyncRequest::default()
+        };
+        assert!(!SessionRequest::new(mixed, of_tenant("a")).unwrap().continues_scope);
+        let unnamed = SyncRequest { last_known_source_position: "0/1".to_owned(), ..SyncRequest::default() };
+        let continues = |scope: &RowScope| SessionRequest::new(unnamed.clone(), scope.clone()).unwrap().continues_scope;
+        assert_eq!(scopes.each_ref().map(continues), [true, false, false, false]);
+        let fresh = scopes.iter().map(|scope| SessionRequest::new(SyncRequest::default(), scope.clone()).unwrap());
+        assert!(fresh.into_iter().all(|request| request.continues_scope), "a client without rows begins as ever");
+    }
+
+    fn whole(request: SyncRequest) -> SessionRequest {
+        SessionRequest::new(request, RowScope::default()).unwrap()
     }
 }

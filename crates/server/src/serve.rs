@@ -8,15 +8,17 @@ use laredo_core::TableName;
 use laredo_engine::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::option_layer;
 
-use crate::accept::{ConnectionAcceptor, DescriptorBudget, with_preface};
+use crate::accept::{ConnectionAcceptor, DescriptorBudget};
+use crate::access::{AccessControl, AccessGate};
 use crate::grpc::ReplicationService;
+use crate::handshake::ready_connections;
+use crate::hosts::AllowedHosts;
 use crate::http::serve_http;
 use crate::oam;
 use crate::options::{ServeError, ServerListeners, ServerOptions};
@@ -25,7 +27,6 @@ use crate::protocols::{MethodTable, ProtocolLayer};
 use crate::query;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
-use crate::tls::{self, ServerTlsOptions};
 
 /// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
 /// sum of the two.
@@ -34,6 +35,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The receive window in bytes. Requests are small, but a client may request many tables at once.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 const FRAME_BYTES_MAX: u32 = 1024 * 1024;
+/// The maximum number of concurrent streams of one connection. A client that follows more tables
+/// opens more connections.
+const STREAMS_MAX: u32 = 256;
+/// The number of streams that a connection may make the server reset by errors of the protocol,
+/// before it is closed. Without a limit, a client can make the server work for streams that never
+/// count.
+const ERROR_RESETS_MAX: usize = 1024;
+/// The maximum size of a request's headers in bytes.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// The interval at which health is updated and clients are checked for resources held too long.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval at which a stopping server checks if its clients have left.
@@ -42,27 +52,43 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// A server of tables to clients.
 pub struct Server {
     shared: Arc<ServerState>,
-    tls: Option<ServerTlsOptions>,
+    connections_max: usize,
     allowed_origins: Vec<HeaderValue>,
+    allowed_hosts: AllowedHosts,
 }
 
 impl Server {
     /// Returns a server that is not running yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
-        let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock } = options;
+        let ServerOptions {
+            sources,
+            tables,
+            connections_max,
+            allowed_origins,
+            allowed_hosts,
+            access,
+            http,
+            waits,
+            clock,
+        } = options;
         let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
-        Server { shared: Arc::new(ServerState::new(sources, tables, clock, waits, http)), tls, allowed_origins }
+        let control = access.map(|access| Arc::new(AccessControl::new(access, clock.clone())));
+        let gate = AccessGate::new(control);
+        let shared = Arc::new(ServerState::new(sources, tables, clock, waits, http, gate));
+        Server { shared, connections_max, allowed_origins, allowed_hosts }
     }
 
-    /// Returns a server without TLS, and with the default paths and time limits.
+    /// Returns a server with the default paths and time limits.
     #[must_use]
     pub fn with_tables(tables: Vec<crate::ServedTableOptions>, clock: Clock) -> Server {
         Server::new(ServerOptions {
             sources: Vec::new(),
             tables,
-            tls: None,
+            connections_max: crate::CONNECTIONS_MAX,
             allowed_origins: Vec::new(),
+            allowed_hosts: AllowedHosts::default(),
+            access: None,
             http: crate::HttpOptions::default(),
             waits: crate::ServerTimeLimits::default(),
             clock,
@@ -76,16 +102,17 @@ impl Server {
     /// after [`ServerTimeLimits::stop`](crate::ServerTimeLimits::stop).
     ///
     /// # Errors
-    /// Returns an error if TLS cannot be set up, or a listener fails.
+    /// Returns an error if a listener fails.
     pub async fn serve(
         self,
         listeners: ServerListeners,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
-        let Server { shared, tls, allowed_origins } = self;
-        let acceptor = tls.as_ref().map(acceptor).transpose()?;
-        let protocols = ProtocolLayer::new(Arc::new(methods()?), shared.waits.request);
+        let Server { shared, connections_max, allowed_origins, allowed_hosts } = self;
+        let (methods, gate) = (Arc::new(methods()?), shared.gate.clone());
+        let protocols = ProtocolLayer::new(methods, allowed_hosts.clone(), gate, shared.waits.request);
         let closing = CancellationToken::new();
+        let certificates = listeners.certificates();
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&shared, &reporter).await;
         let mut tasks = JoinSet::new();
@@ -94,31 +121,25 @@ impl Server {
             let router = transport()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
+                .layer(shared.gate.layer())
                 .add_service(ReplicationService::new(shared.clone()))
                 .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
                 .add_optional_service(has_oam.then(query::service))
                 .add_service(health.clone())
                 .add_service(reflection()?);
-            let connections = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).into_stream();
-            let acceptor = acceptor.clone();
+            let acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).with_limit(connections_max);
             let closed = closing.clone().cancelled_owned();
             tasks.spawn(async move {
-                let served = match acceptor {
-                    None => router.serve_with_incoming_shutdown(with_preface(connections), closed).await,
-                    Some(acceptor) => {
-                        let connections = tls::handshakes(connections, acceptor);
-                        router.serve_with_incoming_shutdown(with_preface(connections), closed).await
-                    }
-                };
-                served.map_err(ServeError::Grpc)
+                let served = router.serve_with_incoming_shutdown(ready_connections(acceptor), closed);
+                served.await.map_err(ServeError::Grpc)
             });
         }
         let http = [
-            listeners.health.map(|listener| (listener, crate::http::router(&shared))),
-            listeners.metrics.map(|listener| (listener, crate::http::metrics_router(&shared))),
+            listeners.health.map(|listener| (listener, crate::http::router(&shared, &certificates))),
+            listeners.metrics.map(|listener| (listener, crate::http::metrics_router(&shared, &certificates))),
         ];
         for (listener, router) in http.into_iter().flatten() {
-            let serving = serve_http(listener, router, closing.clone());
+            let serving = serve_http(listener, router, allowed_hosts.clone(), closing.clone());
             tasks.spawn(async move {
                 serving.await;
                 Ok(())
@@ -175,14 +196,9 @@ fn transport() -> tonic::transport::Server {
         .max_frame_size(FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-}
-
-fn acceptor(tls: &ServerTlsOptions) -> Result<TlsAcceptor, ServeError> {
-    tls.acceptor().map_err(|problems| {
-        let problems: Vec<String> =
-            problems.into_iter().map(|(file, problem)| format!("{file:?}: {problem}")).collect();
-        ServeError::Tls(problems.join("; "))
-    })
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
 }
 
 /// The descriptions of the services that are served.

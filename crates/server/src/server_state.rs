@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use crate::access::{AccessGate, Caller, RowScope};
 use crate::lease::SnapshotAdmission;
 use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
 use crate::refusal;
@@ -22,12 +23,21 @@ const FETCHES: usize = 4;
 /// A table, and its snapshots.
 pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
 
+/// A stored snapshot, and the part of it that a caller may read.
+pub(crate) struct ReadableSnapshot {
+    pub(crate) table: Arc<ServedTable>,
+    pub(crate) snapshots: Arc<SnapshotFolder>,
+    pub(crate) scope: RowScope,
+}
+
 pub(crate) struct ServerState {
     pub(crate) sources: Vec<ServedSource>,
     pub(crate) tables: Vec<Arc<ServedTable>>,
     pub(crate) clock: Clock,
     pub(crate) waits: ServerTimeLimits,
     pub(crate) http: HttpOptions,
+    /// The check of every request's caller.
+    pub(crate) gate: AccessGate,
     /// The queue of clients that wait for a snapshot permit.
     admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
@@ -48,6 +58,7 @@ impl ServerState {
         clock: Clock,
         waits: ServerTimeLimits,
         http: HttpOptions,
+        gate: AccessGate,
     ) -> ServerState {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let (began, admission, fetches) = (clock(), Arc::default(), Arc::new(Semaphore::new(FETCHES)));
@@ -57,6 +68,7 @@ impl ServerState {
             clock,
             waits,
             http,
+            gate,
             admission,
             fetches,
             drain,
@@ -91,14 +103,27 @@ impl ServerState {
     /// # Errors
     /// Returns an error if a name is empty, or no table has it.
     pub(crate) fn table(&self, schema: &str, table: &str) -> Result<&Arc<ServedTable>, Status> {
-        if schema.is_empty() {
-            return Err(refusal::required("schema"));
-        }
-        if table.is_empty() {
-            return Err(refusal::required("table"));
-        }
+        check_named(schema, table)?;
         let found = self.tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
         found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
+    }
+
+    /// Returns the table with this name, and the part of it that a caller may read.
+    ///
+    /// # Errors
+    /// As [`ServerState::table`]. Returns PERMISSION_DENIED for a table that the caller may not read,
+    /// whether it exists or not.
+    pub(crate) fn readable_table(
+        &self,
+        caller: &Caller,
+        schema: &str,
+        table: &str,
+    ) -> Result<(&Arc<ServedTable>, RowScope), Status> {
+        check_named(schema, table)?;
+        let name = TableName::new(schema, table);
+        caller.describe(&format_args!("{name}"));
+        let scope = caller.scope(&name)?;
+        Ok((self.table(schema, table)?, scope))
     }
 
     /// Returns the tables whose snapshot folder is open.
@@ -135,6 +160,25 @@ impl ServerState {
             (Some((table, snapshots)), _) => Ok((table.clone(), snapshots)),
             (None, Some(unopened)) => Err(refusal::snapshot_not_in_open_folders(id, unopened.handle())),
             (None, None) => Err(refusal::unknown_snapshot(id)),
+        }
+    }
+
+    /// Returns the table that has a snapshot with this ID, its store, and the part of the table
+    /// that a caller may read.
+    ///
+    /// # Errors
+    /// As [`ServerState::snapshot_store`]. A snapshot of a table that the caller may not read is
+    /// unknown to it.
+    pub(crate) fn readable_snapshot(&self, caller: &Caller, id: &str) -> Result<ReadableSnapshot, Status> {
+        caller.describe(&format_args!("{id}"));
+        match self.snapshot_store(id) {
+            Ok((table, snapshots)) => match caller.scope(table.name()) {
+                Ok(scope) => Ok(ReadableSnapshot { table, snapshots, scope }),
+                Err(_) => Err(refusal::unknown_snapshot(id)),
+            },
+            // The reason may name a table that the caller may not read.
+            Err(_) if caller.is_ruled() => Err(refusal::unknown_snapshot(id)),
+            Err(status) => Err(status),
         }
     }
 
@@ -209,5 +253,14 @@ impl ServerState {
     /// Cuts clients that hold resources for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
+    }
+}
+
+/// Checks that a request names a table.
+fn check_named(schema: &str, table: &str) -> Result<(), Status> {
+    match (schema, table) {
+        ("", _) => Err(refusal::required("schema")),
+        (_, "") => Err(refusal::required("table")),
+        _ => Ok(()),
     }
 }

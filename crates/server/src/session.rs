@@ -15,6 +15,7 @@ use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
+use crate::access::Caller;
 use crate::lease::{ClientLease, ClientSeat};
 use crate::refusal;
 use crate::request::SessionRequest;
@@ -41,6 +42,7 @@ use snapshot::SnapshotSender;
 pub(crate) struct Session {
     pub(crate) shared: Arc<ServerState>,
     pub(crate) table: Arc<ServedTable>,
+    pub(crate) caller: Caller,
     pub(crate) ask: SessionRequest,
     pub(crate) seat: ClientSeat,
 }
@@ -66,6 +68,8 @@ struct SessionStart {
 
 /// The reason for a full snapshot to a client that found its rows to be wrong.
 const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
+/// The reason for a full snapshot to a client whose rows another grant may have selected.
+const ANOTHER_SCOPE: &str = "the client's rows are not known to be those of its grant";
 /// The time for which a server waits to notice a change of the definition that the client already
 /// knows of. A server that has just started may be behind.
 const DEFINITION_WAIT: Duration = Duration::from_secs(3);
@@ -83,6 +87,7 @@ impl Session {
 
     async fn run(self, slot: outlet::FrameSlot) -> Status {
         let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
+        let caller = self.caller.clone();
         let status = tokio::select! {
             biased;
             () = shared.streams_ended() => refusal::stopping(),
@@ -91,7 +96,9 @@ impl Session {
                 Err(status) => status,
             },
         };
-        tracing::info!(table = %table.name(), client_id, code = ?status.code(), reason = status.message(), "stream ended");
+        let (identity, peer) = (caller.identity_name(), caller.peer_text());
+        let (code, reason) = (status.code(), status.message());
+        tracing::info!(table = %table.name(), client_id, identity, peer, ?code, reason, "stream ended");
         status
     }
 
@@ -111,14 +118,16 @@ impl Session {
 
     async fn serve_from(self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
-        let view = self.table.views().get(self.ask.encoding, &self.ask.predicates);
-        if let Some(view) = &view {
-            view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
-        }
-        let Session { shared, table, ask, seat } = self;
-        self::log(&table, &ask, &start);
+        let SessionRequest { encoding, predicates, scope, own_predicates, .. } = &self.ask;
+        let view = self.table.views().get(*encoding, predicates, &scope.hidden_columns);
+        let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
+        let selection = selection.map_err(|error| refusal::view(&error, *own_predicates))?;
+        let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
+        let Session { shared, table, caller, ask, seat } = self;
+        self::log(&table, &caller, &ask, &start);
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
+            owner: caller.identity_name().to_owned(),
             behind_max: table.buffer().behind_max,
             policy: table.buffer().policy,
         };
@@ -134,6 +143,7 @@ impl Session {
             ask: &ask,
             membership: &membership,
             start: &start,
+            columns: &columns,
             is_filtered,
         };
         let mut out = Vec::new();
@@ -144,9 +154,9 @@ impl Session {
             let mode = if start.reason == BY_POSITION { EntryMode::Repeat } else { EntryMode::Ordinary };
             return JournalFollower::new(&greeting, &shared, view, mode, outlet).run().await;
         }
-        let snapshot = SnapshotSender { greeting: &greeting, shared: &shared, view: view.clone() };
+        let snapshot = SnapshotSender { greeting: &greeting, shared: &shared, caller: &caller, view: view.clone() };
         let sent = snapshot.send(&mut outlet, pinned, out).await?;
-        let start = SessionStart::at(&sent.base, &journal, start.reason);
+        let start = SessionStart::at(&sent.base, &journal, &ask, start.reason);
         let greeting = MessageContext { start: &start, ..greeting };
         let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
         let mut follow = JournalFollower::new(&greeting, &shared, view, mode, outlet);
@@ -174,6 +184,9 @@ impl Session {
 
     /// Decides where the stream begins, and waits if the client is ahead of the server.
     async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
+        if !self.ask.continues_scope {
+            return Ok(self.full(journal, ANOTHER_SCOPE));
+        }
         if self.ask.contents_differed {
             let (table, client_id) = (self.table.name(), &self.ask.client_id);
             tracing::error!(%table, client_id, "a client's rows differed from the checksum; the client is sent all rows again");
@@ -219,7 +232,8 @@ impl Session {
                     }
                 }
                 ResumeOutcome::Delta(after, reason) => {
-                    if let Some(start) = delta(journal, &request, after, reason).await? {
+                    let own = self.ask.scope.name_instance(journal.instance());
+                    if let Some(start) = delta(journal, &own, &request, after, reason).await? {
                         return Ok((start, None));
                     }
                 }
@@ -234,9 +248,9 @@ impl Session {
         match self.ask.encoding {
             RowEncoding::PostgresBinary => {
                 let pinned = journal.pin_base();
-                (SessionStart::at(pinned.base(), journal, reason), Some(pinned))
+                (SessionStart::at(pinned.base(), journal, &self.ask, reason), Some(pinned))
             }
-            RowEncoding::Struct => (SessionStart::at(&journal.base(), journal, reason), None),
+            RowEncoding::Struct => (SessionStart::at(&journal.base(), journal, &self.ask, reason), None),
         }
     }
 
@@ -266,6 +280,7 @@ async fn resolve(journal: &Journal, request: &ResumeRequest) -> Result<(ResumeOu
 /// Returns the start of a delta, or `None` if its place has been pruned since it was found.
 async fn delta(
     journal: &Journal,
+    own: &InstanceId,
     request: &ResumeRequest,
     after: Sequence,
     reason: &'static str,
@@ -278,6 +293,11 @@ async fn delta(
         Err(error) => return Err(refusal::cursor(&error)),
     };
     let definition = journal.definition_at(origin.position);
+    // The ID names this journal in the client's next request. The sequence is that of the client's
+    // own ID if this journal issued it, otherwise the one where the client resumes. With another
+    // journal's ID, the client could later receive that journal's changes after a sequence of this
+    // one. The definition in the ID is that of the rows where the stream begins.
+    let issued = journal.instance().issued_sequence(&request.snapshot_id);
     Ok(Some(SessionStart {
         after,
         position: origin.position,
@@ -285,24 +305,16 @@ async fn delta(
         schema: origin.schema,
         definition,
         reason,
-        snapshot_id: own_id(journal.instance(), &request.snapshot_id, after, definition),
+        snapshot_id: own.snapshot_id_under(issued.unwrap_or(after), definition),
         mode: SyncMode::Delta,
         is_another_history: false,
         shared_position: Lsn::ZERO,
     }))
 }
 
-/// Returns the ID that names this journal in the client's next request when it resumes without a
-/// snapshot. The sequence is that of the client's own ID if this journal issued it, otherwise the
-/// one where the client resumes. With another journal's ID, the client could later receive that
-/// journal's changes after a sequence of this one. The definition in the ID is that of the rows
-/// where the stream begins.
-fn own_id(instance: &InstanceId, theirs: &str, after: Sequence, definition: DefinitionVersion) -> String {
-    instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
-}
-
-fn log(table: &ServedTable, ask: &SessionRequest, start: &SessionStart) {
+fn log(table: &ServedTable, caller: &Caller, ask: &SessionRequest, start: &SessionStart) {
     let (client_id, reason) = (&ask.client_id, start.reason);
+    let (identity, peer) = (caller.identity_name(), caller.peer_text());
     let mode = if start.mode == SyncMode::Delta {
         table.counters().count_delta();
         "changes"
@@ -310,12 +322,13 @@ fn log(table: &ServedTable, ask: &SessionRequest, start: &SessionStart) {
         table.counters().count_snapshot(reason);
         "snapshot"
     };
-    tracing::info!(table = %table.name(), client_id, mode, reason, position = %start.position, "stream begins");
+    let (table, position) = (table.name(), start.position);
+    tracing::info!(%table, client_id, identity, peer, mode, reason, %position, "stream begins");
 }
 
 impl SessionStart {
     /// Returns a start with a snapshot of this base.
-    fn at(base: &Base, journal: &Journal, reason: &'static str) -> SessionStart {
+    fn at(base: &Base, journal: &Journal, ask: &SessionRequest, reason: &'static str) -> SessionStart {
         let definition = journal.definition_at(base.position());
         SessionStart {
             after: base.sequence(),
@@ -324,7 +337,7 @@ impl SessionStart {
             schema: base.schema().clone(),
             reason,
             definition,
-            snapshot_id: journal.instance().snapshot_id_under(base.sequence(), definition),
+            snapshot_id: ask.scope.name_instance(journal.instance()).snapshot_id_under(base.sequence(), definition),
             mode: SyncMode::FullSnapshot,
             is_another_history: false,
             shared_position: Lsn::ZERO,

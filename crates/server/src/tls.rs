@@ -1,28 +1,22 @@
-//! TLS certificates and handshakes.
+//! The certificates and keys of TLS.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The protocols that a connection may use: HTTP/2, or HTTP/1.1 for clients without HTTP/2.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// The time limit of a handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// The maximum number of concurrent handshakes. Further connections wait.
-const HANDSHAKES_MAX: usize = 256;
 
 /// A certificate and its key, in PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ServerTlsOptions {
     /// The certificate, followed by its chain.
     pub certificate: Vec<u8>,
@@ -45,34 +39,81 @@ pub enum TlsFile {
 }
 
 /// A problem, with the file that has it.
-type TlsFileProblem = (TlsFile, String);
+pub type TlsFileProblem = (TlsFile, String);
 
-impl ServerTlsOptions {
-    /// Checks that the files contain a certificate, its key and authorities.
+/// The TLS of one or more ports. Its certificate can be replaced while the ports are open.
+#[derive(Clone)]
+pub struct ServerTls(Arc<ServerTlsState>);
+
+struct ServerTlsState {
+    /// The path of the certificate, or another name for it.
+    name: String,
+    loaded: ArcSwap<LoadedTls>,
+}
+
+struct LoadedTls {
+    config: Arc<ServerConfig>,
+    not_after: i64,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerTls").field(&self.0.name).finish()
+    }
+}
+
+impl ServerTls {
+    /// Makes the TLS of ports. `name` is the path of the certificate, for logs and metrics.
     ///
     /// # Errors
     /// Returns all problems, each with its file.
-    pub fn check(&self) -> Result<(), Vec<TlsFileProblem>> {
-        self.config().map(drop)
+    pub fn new(name: impl Into<String>, options: &ServerTlsOptions) -> Result<ServerTls, Vec<TlsFileProblem>> {
+        let loaded = ArcSwap::from_pointee(options.load()?);
+        Ok(ServerTls(Arc::new(ServerTlsState { name: name.into(), loaded })))
     }
 
-    /// Returns the acceptor for connections.
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, Vec<TlsFileProblem>> {
-        Ok(TlsAcceptor::from(Arc::new(self.config()?)))
+    /// Replaces the certificate, the key and the authority for new connections. Open connections
+    /// are not affected.
+    ///
+    /// # Errors
+    /// Returns all problems, each with its file. The previous ones then remain.
+    pub fn replace(&self, options: &ServerTlsOptions) -> Result<(), Vec<TlsFileProblem>> {
+        self.0.loaded.store(Arc::new(options.load()?));
+        Ok(())
     }
 
-    fn config(&self) -> Result<ServerConfig, Vec<TlsFileProblem>> {
+    /// Returns the name that was given to [`ServerTls::new`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Returns the time when the first certificate of the chain expires, in seconds since 1970.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.0.loaded.load().not_after
+    }
+
+    /// Returns the acceptor for the next connection.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.0.loaded.load().config.clone())
+    }
+}
+
+impl ServerTlsOptions {
+    fn load(&self) -> Result<LoadedTls, Vec<TlsFileProblem>> {
         let mut problems = Vec::new();
         let mut keep = |file, problem: String| problems.push((file, problem));
-        let chain = certificates(&self.certificate).map_err(|problem| keep(TlsFile::Certificate, problem)).ok();
+        let chain = certificates(&self.certificate).and_then(|chain| Ok((first_expiry(&chain)?, chain)));
+        let chain = chain.map_err(|problem| keep(TlsFile::Certificate, problem)).ok();
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| keep(TlsFile::Key, format!("there is no private key in it ({error})")))
             .ok();
         let verifier = self.client_ca.as_ref().map(|pem| verifier(pem)).transpose();
         let verifier = verifier.map_err(|problem| keep(TlsFile::ClientCa, problem)).ok().flatten();
-        if let Some((chain, key)) = chain.zip(key) {
+        if let Some(((not_after, chain), key)) = chain.zip(key) {
             match paired(chain, key, verifier) {
-                Ok(config) if problems.is_empty() => return Ok(config),
+                Ok(config) if problems.is_empty() => return Ok(LoadedTls { config: Arc::new(config), not_after }),
                 Ok(_) => {}
                 Err(error) => {
                     problems.push((TlsFile::Key, format!("it cannot be used with the certificate ({error})")));
@@ -81,6 +122,17 @@ impl ServerTlsOptions {
         }
         Err(problems)
     }
+}
+
+/// Returns the time when the first certificate of a chain expires, in seconds since 1970.
+fn first_expiry(chain: &[CertificateDer<'_>]) -> Result<i64, String> {
+    let expiry = |certificate: &CertificateDer<'_>| {
+        let parsed =
+            X509Certificate::from_der(certificate).map_err(|error| format!("a certificate is damaged ({error})"));
+        parsed.map(|(_, certificate)| certificate.validity().not_after.timestamp())
+    };
+    let expiries: Result<Vec<i64>, String> = chain.iter().map(expiry).collect();
+    Ok(expiries?.into_iter().min().unwrap_or(i64::MAX))
 }
 
 fn paired(
@@ -117,26 +169,4 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(chain) => Ok(chain),
         Err(error) => Err(format!("it is not a file of certificates ({error})")),
     }
-}
-
-/// Performs the handshake with each client. A handshake that fails or takes too long ends the
-/// connection.
-pub(crate) fn handshakes(
-    connections: impl Stream<Item = TcpStream>,
-    acceptor: TlsAcceptor,
-) -> impl Stream<Item = TlsStream<TcpStream>> {
-    let handshakes = connections.map(move |connection| {
-        let acceptor = acceptor.clone();
-        async move {
-            match timeout(HANDSHAKE_MAX, acceptor.accept(connection)).await {
-                Ok(Ok(connection)) => Some(connection),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
-                    None
-                }
-                Err(_) => None,
-            }
-        }
-    });
-    handshakes.buffer_unordered(HANDSHAKES_MAX).filter_map(std::future::ready)
 }

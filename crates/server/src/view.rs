@@ -1,4 +1,4 @@
-//! Views of a journal. Clients with the same encoding and the same filter share one view. A
+//! Views of a journal. Clients with the same encoding, filter and columns share one view. A
 //! projection that is made for one client is cached for the others.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,17 +11,19 @@ use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
 use laredo_proto::schema::SchemaError;
-use laredo_values::{Filter, FilterError, FilterKey, HexCells, Predicate, ProjectError};
+use laredo_values::{FilterError, FilterKey, HexCells, Predicate, ProjectError};
 use parking_lot::Mutex;
 
 mod binary;
 mod changes;
+mod selection;
 mod structs;
 #[cfg(test)]
 mod tests;
 mod view_cursor;
 
 pub(crate) use binary::empty_batch;
+pub(crate) use selection::RowSelection;
 pub(crate) use structs::{PositionMarker, marker, row_struct, timestamp, to_wire};
 pub(crate) use view_cursor::{ProjectedChunk, TransactionEnd, ViewCursor};
 
@@ -34,7 +36,7 @@ pub(crate) struct JournalViews {
     usage: Arc<ViewUsage>,
 }
 
-type ViewKey = (RowEncoding, FilterKey);
+type ViewKey = (RowEncoding, FilterKey, Vec<String>);
 
 /// The usage of all views of a table together.
 #[derive(Debug)]
@@ -47,13 +49,14 @@ struct ViewUsage {
     hex_cells: HexCells,
 }
 
-/// A view: one encoding and one filter.
+/// A view: one encoding, one filter, and the columns that it leaves out.
 #[derive(Debug)]
 pub(crate) struct JournalView {
     encoding: RowEncoding,
     predicates: Vec<Predicate>,
-    /// The filter for the schema that was used last.
-    bound: Mutex<Option<(Arc<Schema>, Arc<Filter>)>>,
+    hidden_columns: Vec<String>,
+    /// The selection for the schema that was used last.
+    bound: Mutex<Option<Arc<RowSelection>>>,
     cache: Mutex<ProjectionCache>,
     usage: Arc<ViewUsage>,
 }
@@ -106,6 +109,9 @@ pub(crate) enum ViewError {
     /// The filter does not fit a definition that came after the stream began.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// A column of the key is hidden from the reader.
+    #[error("column `{0}` of the key is left out")]
+    HiddenKey(String),
     #[error("projecting a row: {0}")]
     Project(#[from] ProjectError),
     #[error("reading the journal: {0}")]
@@ -136,13 +142,18 @@ impl JournalViews {
         JournalViews { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
 
-    /// Returns the view of an encoding and a filter. Returns `None` if the journal's own frames
-    /// serve unchanged.
-    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<JournalView>> {
-        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() {
+    /// Returns the view of an encoding and a filter, without some columns. Returns `None` if the
+    /// journal's own frames serve unchanged. `hidden_columns` must be sorted.
+    pub(crate) fn get(
+        &self,
+        encoding: RowEncoding,
+        predicates: &[Predicate],
+        hidden_columns: &[String],
+    ) -> Option<Arc<JournalView>> {
+        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() && hidden_columns.is_empty() {
             return None;
         }
-        let key = (encoding, FilterKey::of(predicates));
+        let key = (encoding, FilterKey::of(predicates), hidden_columns.to_vec());
         let mut views = self.views.lock();
         if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
             return Some(view);
@@ -151,6 +162,7 @@ impl JournalViews {
         let view = Arc::new(JournalView {
             encoding,
             predicates: predicates.to_vec(),
+            hidden_columns: hidden_columns.to_vec(),
             bound: Mutex::new(None),
             cache: Mutex::new(ProjectionCache::default()),
             usage: self.usage.clone(),
@@ -182,23 +194,18 @@ impl JournalView {
         !self.predicates.is_empty()
     }
 
-    /// Returns the filter for rows of a schema, or `None` if there are no predicates.
+    /// Returns the selection from rows of a schema.
     ///
     /// # Errors
-    /// Returns an error if a predicate has no meaning for its column.
-    pub(crate) fn filter(&self, schema: &Arc<Schema>) -> Result<Option<Arc<Filter>>, FilterError> {
-        if self.predicates.is_empty() {
-            return Ok(None);
-        }
+    /// Returns an error if a predicate has no meaning for its column, or the key is hidden.
+    pub(crate) fn selection(&self, schema: &Arc<Schema>) -> Result<Arc<RowSelection>, ViewError> {
         let mut bound = self.bound.lock();
-        if let Some((known, filter)) = &*bound
-            && (Arc::ptr_eq(known, schema) || known == schema)
-        {
-            return Ok(Some(filter.clone()));
+        if let Some(known) = bound.as_ref().filter(|known| known.is_of(schema)) {
+            return Ok(known.clone());
         }
-        let filter = Arc::new(Filter::bind(&self.predicates, schema)?);
-        *bound = Some((schema.clone(), filter.clone()));
-        Ok(Some(filter))
+        let selection = Arc::new(RowSelection::bind(&self.predicates, &self.hidden_columns, schema)?);
+        *bound = Some(selection.clone());
+        Ok(selection)
     }
 
     /// Returns the projected rows of a base's frame. The work may take long.
@@ -213,10 +220,10 @@ impl JournalView {
     ) -> Result<ProjectedFrame, ViewError> {
         self.shared(place, || {
             self.count(u64::from(frame.batch.count));
-            let filter = self.filter(schema)?;
+            let selection = self.selection(schema)?;
             match self.encoding {
-                RowEncoding::Struct => self.warn_of_hex(|hex| structs::rows(frame, schema, filter.as_deref(), hex)),
-                RowEncoding::PostgresBinary => binary::rows(frame, schema, filter.as_deref()),
+                RowEncoding::Struct => self.warn_of_hex(|hex| structs::rows(frame, schema, &selection, hex)),
+                RowEncoding::PostgresBinary => binary::rows(frame, schema, &selection),
             }
         })
     }

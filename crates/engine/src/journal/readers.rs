@@ -32,6 +32,8 @@ pub enum BufferPolicy {
 pub struct ReaderOptions {
     /// The name of the client, for operators.
     pub client_id: String,
+    /// The name of the identity that the client belongs to; empty if it has none.
+    pub owner: String,
     /// The maximum number of entries that the reader may be behind once it is live.
     pub behind_max: u64,
     /// The treatment of the reader beyond that number.
@@ -62,6 +64,8 @@ pub struct ReaderInfo {
     pub id: ReaderId,
     /// The name of the client.
     pub client_id: String,
+    /// The name of the identity that the client belongs to; empty if it has none.
+    pub owner: String,
     /// The last entry handed to the reader.
     pub sequence: Sequence,
     /// The time when the reader registered.
@@ -180,7 +184,8 @@ impl ReaderRegistry {
                 ReaderStage::Live => ReaderState::Live,
                 ReaderStage::Slow(_) => ReaderState::Backpressured,
             };
-            ReaderInfo { id: *id, client_id: entry.options.client_id.clone(), sequence, since: entry.since, state }
+            let ReaderOptions { client_id, owner, .. } = entry.options.clone();
+            ReaderInfo { id: *id, client_id, owner, sequence, since: entry.since, state }
         };
         self.list.lock().iter().map(info).collect()
     }

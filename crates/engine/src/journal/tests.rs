@@ -372,6 +372,7 @@ impl CountingReader {
     fn start(journal: &Journal) -> CountingReader {
         let options = super::ReaderOptions {
             client_id: "reader".to_owned(),
+            owner: String::new(),
             behind_max: 10,
             policy: super::BufferPolicy::DropDisconnect,
         };

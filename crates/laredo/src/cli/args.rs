@@ -87,6 +87,29 @@ pub(super) enum LaredoCommand {
     /// `ddl.watch = trigger`.
     #[command(subcommand, after_help = EXIT_CODES)]
     Ddl(DdlCommand),
+    /// Make a token for a caller of a server, or print the hash of one.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token, and print it with the hash that the server's configuration needs.
+    ///
+    /// The token is printed once and kept nowhere. Its owner sends it, and the server knows only
+    /// the hash (`access.identities.NAME.tokens`).
+    #[command(after_help = EXIT_CODES)]
+    New(TokenArgs),
+    /// Print the hash of a token that is read from standard input.
+    #[command(after_help = EXIT_CODES)]
+    Hash(TokenArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TokenArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -341,9 +364,12 @@ pub(super) struct TailArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// The server's health endpoint; its path is /health/ready unless another one is given.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
+    /// The server's health endpoint, https:// for TLS; its path is /health/ready unless another one
+    /// is given.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = http_url)]
     pub(super) health: String,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
     /// The time to wait for an answer.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(super) timeout: Duration,
@@ -386,6 +412,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 /// Parses a server's address. `HOST:PORT` is short for `http://HOST:PORT`.
 pub(super) fn url(text: &str) -> Result<String, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Ok(text.to_owned()),
+        _ => http_url(text).map_err(|wrong| format!("{wrong}, or unix:/PATH")),
+    }
+}
+
+pub(super) fn http_url(text: &str) -> Result<String, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let wrong = || "write http://HOST:PORT or https://HOST:PORT".to_owned();
     let uri: http::Uri = full.parse().map_err(|_| wrong())?;

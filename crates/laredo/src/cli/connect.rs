@@ -1,15 +1,25 @@
 //! Connections to a server.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use hyper_rustls::ConfigBuilderExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
 
 use super::error::{CliError, deepest};
 
-/// The files of TLS.
+/// The files of TLS, and the token that proves the caller's identity.
 #[derive(Debug, clap::Args)]
 pub(super) struct TlsArgs {
-    /// The certificates (PEM) to check an https:// server against.
+    /// The certificates (PEM) to check an https:// server against [default: the system's].
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Our own certificate (PEM), for a server that asks for one.
@@ -18,34 +28,89 @@ pub(super) struct TlsArgs {
     /// The key (PEM) of our own certificate.
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
+    /// The token that proves who we are. Other users of this machine can read arguments, but not
+    /// the variable LAREDO_TOKEN.
+    #[arg(long, value_name = "TOKEN", env = "LAREDO_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+/// A connection whose requests carry the token.
+pub(super) type ServerChannel = InterceptedService<Channel, TokenHeader>;
+
+/// The header with the token; `None` without a token.
+#[derive(Clone)]
+pub(super) struct TokenHeader(Option<AsciiMetadataValue>);
+
+impl Interceptor for TokenHeader {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// The contents of the TLS files.
 pub(super) struct TlsFileContents {
-    /// The certificates of the authorities that a server is checked against.
-    pub(super) ca_pem: Vec<u8>,
+    /// The certificates of the authorities that a server is checked against; `None` for the
+    /// system's.
+    pub(super) ca_pem: Option<Vec<u8>>,
     /// The client's own certificate and its key.
     pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl TlsArgs {
+    /// Returns the token, if there is one. An empty variable is none.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|token| !token.is_empty())
+    }
+
     /// Reads the TLS files for a server. Returns `None` for a server without TLS.
     ///
     /// # Errors
-    /// A missing `--ca-file`, or a file that cannot be read.
+    /// A file that cannot be read.
     pub(super) fn read(&self, server: &str) -> Result<Option<TlsFileContents>, CliError> {
         if !server.starts_with("https:") {
             return Ok(None);
         }
-        let Some(ca_file) = &self.ca_file else {
-            return Err(CliError::NoCertificates(server.to_owned()));
-        };
         let identity_pem = match (&self.cert_file, &self.key_file) {
             (Some(certificate), Some(key)) => Some((pem(certificate, "--cert-file")?, pem(key, "--key-file")?)),
             _ => None,
         };
-        Ok(Some(TlsFileContents { ca_pem: pem(ca_file, "--ca-file")?, identity_pem }))
+        let ca_pem = self.ca_file.as_ref().map(|file| pem(file, "--ca-file")).transpose()?;
+        Ok(Some(TlsFileContents { ca_pem, identity_pem }))
     }
+}
+
+impl TlsFileContents {
+    /// Returns the TLS of a connection in plain HTTP.
+    ///
+    /// # Errors
+    /// Returns an error if there are no certificates in a file, or in the system's store.
+    pub(super) fn client_config(&self) -> io::Result<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let builder = match &self.ca_pem {
+            Some(pem) => builder.with_root_certificates(roots(pem)?),
+            None => builder.with_native_roots()?,
+        };
+        let Some((certificate, key)) = &self.identity_pem else { return Ok(builder.with_no_client_auth()) };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
+        builder.with_client_auth_cert(chain.map_err(io::Error::other)?, key).map_err(io::Error::other)
+    }
+}
+
+fn roots(pem: &[u8]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("there is no certificate in the file of --ca-file"));
+    }
+    Ok(roots)
 }
 
 fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {
@@ -55,8 +120,10 @@ fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {
 /// Connects to a server. `option` names the options that set its address, for the error.
 ///
 /// # Errors
-/// An unreachable server, or one whose certificate is not trusted.
-pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -> Result<Channel, CliError> {
+/// An unreachable server, one whose certificate is not trusted, or a token that no header can have.
+pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -> Result<ServerChannel, CliError> {
+    let authorization = tls.token().map(|token| format!("Bearer {token}").parse()).transpose();
+    let authorization = TokenHeader(authorization.map_err(|_| CliError::Token)?);
     let unreachable = |error: tonic::transport::Error| CliError::Unreachable {
         server: server.to_owned(),
         reason: deepest(&error),
@@ -64,11 +131,16 @@ pub(super) async fn channel(server: &str, tls: &TlsArgs, option: &'static str) -
     };
     let mut endpoint = Endpoint::from_shared(server.to_owned()).map_err(unreachable)?;
     if let Some(TlsFileContents { ca_pem, identity_pem }) = tls.read(server)? {
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem));
+        let config = ClientTlsConfig::new();
+        let mut config = match ca_pem {
+            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+            None => config.with_native_roots(),
+        };
         if let Some((certificate, key)) = identity_pem {
             config = config.identity(Identity::from_pem(certificate, key));
         }
         endpoint = endpoint.tls_config(config).map_err(unreachable)?;
     }
-    endpoint.connect().await.map_err(unreachable)
+    let channel = endpoint.connect().await.map_err(unreachable)?;
+    Ok(InterceptedService::new(channel, authorization))
 }

@@ -29,11 +29,6 @@ pub enum CliError {
         /// The system's error.
         reason: io::Error,
     },
-    /// The certificates to check an https:// server against are missing.
-    #[error(
-        "{0} uses TLS, and its certificate cannot be checked; name the certificates of its authorities with --ca-file FILE"
-    )]
-    NoCertificates(String),
     /// The server is unreachable, or does not answer in time.
     #[error("{server} cannot be reached: {reason}; check that laredo-server runs there, and its {option}")]
     Unreachable {
@@ -97,6 +92,17 @@ pub enum CliError {
         /// The unexpected answer.
         reason: String,
     },
+    /// The token cannot be sent in a header.
+    #[error(
+        "the token (--token or LAREDO_TOKEN) has a character that no header can have; copy it again, without line breaks"
+    )]
+    Token,
+    /// The operating system gave no random bytes.
+    #[error("cannot make a token: the operating system gave no random bytes: {0}; try again")]
+    Random(String),
+    /// Standard input cannot be read.
+    #[error("cannot read standard input: {0}; send the token as one line of text")]
+    Input(#[source] std::io::Error),
     /// A replica cannot be started.
     #[error("cannot follow the table: {0}")]
     Start(#[from] StartError),

@@ -16,6 +16,7 @@ mod snapshot;
 mod status;
 mod tail;
 mod text_table;
+mod token;
 mod verify;
 
 use std::io::{self, Write};
@@ -64,6 +65,7 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
         LaredoCommand::Snapshot(command) => snapshot::run(command).await,
         LaredoCommand::Archive(command) => archive::run(command).await,
         LaredoCommand::Ddl(command) => ddl::run(command).await,
+        LaredoCommand::Token(command) => token::run(command),
     }
 }
 

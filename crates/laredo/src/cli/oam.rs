@@ -9,16 +9,15 @@ use laredo_proto::oam::*;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, ResetSourceArgs, SchemaArgs, SourceArgs, WatchArgs};
-use super::connect::channel;
+use super::connect::{ServerChannel, channel};
 use super::error::{CliError, OAM_OPTION};
 use super::print_output;
 use super::text_table::{bytes, table};
 
-pub(super) type OamClient = LaredoOamServiceClient<Channel>;
+pub(super) type OamClient = LaredoOamServiceClient<ServerChannel>;
 
 pub(super) async fn drain(args: DrainArgs) -> Result<ExitCode, CliError> {
     let (schema, table) = args.table.map_or_else(Default::default, |name| (name.schema, name.table));

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 
 use super::args::StatusArgs;
+use super::connect::TlsArgs;
 use super::error::{CliError, HEALTH_OPTION, deepest};
 use super::print_output;
 use super::text_table::{self, bytes, grouped};
@@ -109,7 +113,7 @@ struct HealthCopy {
 /// Asks the server, and prints the answer. The exit code is 1 if the server is not ready.
 pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let url = with_path(&args.health);
-    let asked = tokio::time::timeout(args.timeout, fetch_health(&url)).await;
+    let asked = tokio::time::timeout(args.timeout, fetch_health(&url, &args.tls)).await;
     let (status, body) = asked.map_err(|_| CliError::timeout(&url, args.timeout, HEALTH_OPTION))??;
     let (health, json) = parse_health(&body)
         .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
@@ -131,16 +135,36 @@ fn with_path(url: &str) -> String {
     }
 }
 
-async fn fetch_health(url: &str) -> Result<(http::StatusCode, Vec<u8>), CliError> {
+async fn fetch_health(url: &str, tls: &TlsArgs) -> Result<(StatusCode, Vec<u8>), CliError> {
     let unreachable = |reason: String| CliError::Unreachable { server: url.to_owned(), reason, option: HEALTH_OPTION };
     let uri = url.parse().map_err(|e: http::uri::InvalidUri| unreachable(e.to_string()))?;
-    let client: Client<HttpConnector, Empty<&'static [u8]>> =
-        Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-    let answer = client.get(uri).await.map_err(|e| unreachable(deepest(&e)))?;
+    let mut request = http::Request::new(Empty::default());
+    *request.uri_mut() = uri;
+    if let Some(token) = tls.token() {
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| CliError::Token)?;
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+    }
+    let answer = match tls.read(url)? {
+        None => client(HttpConnector::new()).request(request).await,
+        Some(tls) => {
+            let config = tls.client_config().map_err(|e| unreachable(e.to_string()))?;
+            let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1().build();
+            client(connector).request(request).await
+        }
+    };
+    let answer = answer.map_err(|e| unreachable(deepest(&e)))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|e| unreachable(deepest(&*e)))?;
+    if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+        let reason = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+        return Err(CliError::ServerAnswer { server: url.to_owned(), reason });
+    }
     Ok((status, body.to_bytes().to_vec()))
+}
+
+fn client<C: Connect + Clone>(connector: C) -> Client<C, Empty<&'static [u8]>> {
+    Client::builder(TokioExecutor::new()).build(connector)
 }
 
 /// Parses the answer. Also returns its JSON, which prints as one line.

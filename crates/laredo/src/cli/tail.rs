@@ -45,10 +45,13 @@ fn start_replica(args: &TailArgs) -> Result<Replica, CliError> {
     let mut builder = Replica::builder(&args.server.server, args.table.clone());
     builder = equals.chain(prefixes).fold(builder, |builder, predicate| builder.filter(predicate));
     if let Some(TlsFileContents { ca_pem, identity_pem }) = args.server.tls.read(&args.server.server)? {
-        builder = builder.ca_pem(ca_pem);
+        builder = ca_pem.into_iter().fold(builder, |builder, pem| builder.ca_pem(pem));
         if let Some((certificate, key)) = identity_pem {
             builder = builder.identity_pem(certificate, key);
         }
+    }
+    if let Some(token) = args.server.tls.token() {
+        builder = builder.token(token);
     }
     Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
 }

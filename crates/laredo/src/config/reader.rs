@@ -12,11 +12,13 @@ pub(crate) struct ConfigReader<'p> {
     pub(crate) sources: Vec<String>,
     /// The names of the credentials profiles, valid or not.
     pub(crate) profiles: Vec<String>,
+    /// The names of the identities, valid or not.
+    pub(crate) identities: Vec<String>,
 }
 
 impl<'p> ConfigReader<'p> {
     pub(crate) fn new(problems: &'p mut Vec<ConfigProblem>) -> Self {
-        ConfigReader { problems, sources: Vec::new(), profiles: Vec::new() }
+        ConfigReader { problems, sources: Vec::new(), profiles: Vec::new(), identities: Vec::new() }
     }
 
     /// Reports a problem of a key, at its value, or at the block if the key is missing.
@@ -48,6 +50,22 @@ impl<'p> ConfigReader<'p> {
         let message = format!("there is no {what} named \"{name}\"");
         let problem = ConfigProblem::new(fields.place_of(key), &fields.path.key(key), message);
         self.problems.push(problem.help(help));
+    }
+
+    /// Reports the names in a list that no identity has.
+    pub(super) fn check_identities(&mut self, fields: &BlockFields, key: &str) {
+        for (name, path, place) in fields.texts(key) {
+            if self.identities.contains(&name) {
+                continue;
+            }
+            let help = match nearest(&name, self.identities.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean {near}?"),
+                None if self.identities.is_empty() => "access.identities has none".to_owned(),
+                None => format!("there are {}", self.identities.join(", ")),
+            };
+            let message = format!("access.identities has no \"{name}\"");
+            self.problems.push(ConfigProblem::new(place, &path, message).help(help));
+        }
     }
 
     /// Reports the strings that a list has more than once.

@@ -5,11 +5,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// Returns a flag that becomes true when SIGTERM or SIGINT arrives. A second signal ends the
-/// process at once.
+/// process at once. SIGHUP does not end the process: it asks for the files of TLS to be read again.
 pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
     let (sender, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: the files of TLS are read again");
+        }
+    });
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),

@@ -10,16 +10,16 @@ use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
     AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
-    ServerTimeLimits, ServerTlsOptions,
+    ServerTimeLimits,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::prepare::{prepare, unprepared};
-use super::{listen, options};
+use super::{access, listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, now, reserve_descriptors, temporary_folder, wait_for_flag};
+use crate::program::{ProgramFailure, allowed_hosts, now, reserve_descriptors, temporary_folder, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -44,22 +44,28 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     reserve_descriptors();
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     log_inactive_settings(config);
-    let tls = listen::read_tls_files(config)?;
-    serve_at(config, listen::bind_all(config).await?, tls, (mode, drain), stop).await
+    access::log_plain_text_tokens(config);
+    let (tls, files) = listen::read_tls_files(config)?;
+    let listeners = listen::bind_all(config, &tls).await?;
+    tokio::select! {
+        ended = serve_at(config, listeners, (mode, drain), stop) => ended,
+        failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
+    }
 }
 
 /// Serves as `serve` does, at ports that are bound already.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: ServerListeners,
-    tls: Option<ServerTlsOptions>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
     let clock: Clock = Arc::new(|| CommitTime::from(now()));
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
+    let allowed_hosts = allowed_hosts(&config.allowed_hosts);
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -71,11 +77,14 @@ pub(crate) async fn serve_at(
         StartMode::Lenient => unprepared(config, &folder, &clock)?,
         StartMode::Strict | StartMode::Once => {
             let (waiting_sender, waiting) = watch::channel(AwaitedSources::new());
+            // The reasons name sources and their errors, which are not for callers that are not
+            // known.
+            let waiting = if config.access.is_some() { watch::channel(AwaitedSources::new()).1 } else { waiting };
             // Meanwhile, the health endpoint reports the reasons for the wait. A stop takes effect
             // at any time.
             tokio::select! {
                 prepared = prepare(config, &folder, &clock, &waiting_sender) => prepared?,
-                answering = laredo_server::serve_startup(&listeners, &http, waiting) => {
+                answering = laredo_server::serve_startup(&listeners, &http, allowed_hosts.clone(), waiting) => {
                     return answering.context("serving health").map_err(ProgramFailure::Failed);
                 }
                 () = wait_for_flag(stop.clone()) => return Ok(()),
@@ -94,7 +103,9 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
+    let (access, connections_max) = (access::access(config), config.grpc.max_connections as usize);
+    let options =
+        ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, access, http, waits, clock };
     run(engines, Server::new(options), listeners, mode, stop).await
 }
 

@@ -1,59 +1,68 @@
-//! Ports, TLS files, and the origins whose pages may call the server.
-
-use std::collections::BTreeSet;
-use std::path::Path;
+//! The ports, their TLS, and the origins whose pages may call the server.
 
 use http::HeaderValue;
-use laredo_server::{ServerListeners, ServerTlsOptions, TlsFile};
-use tokio::net::TcpListener;
+use laredo_server::{ServerListeners, ServerTls};
 
 use crate::config::ServerConfig;
-use crate::config::server::GrpcTlsConfig;
-use crate::program::{ProgramFailure, bind};
+use crate::program::{PortCertificates, ProgramFailure, bind, log_port};
 
-/// Binds every port. The error names all ports that cannot be bound.
-pub(super) async fn bind_all(config: &ServerConfig) -> Result<ServerListeners, ProgramFailure> {
-    let ports: BTreeSet<u16> = config.tables.iter().map(|table| table.fanout.grpc.port).collect();
-    let (mut fanout, mut problems) = (Vec::new(), Vec::new());
-    for port in ports.into_iter().filter(|port| *port != config.grpc.port) {
-        let bound = bind(port, "the fan-out's grpc.port").await;
-        bound.map(|listener| fanout.push(listener)).unwrap_or_else(|problem| problems.push(problem));
-    }
-    let grpc = bind(config.grpc.port, "grpc.port").await;
-    let health = bind(config.health.http_port, "health.http_port").await;
-    let metrics = bind(config.observability.metrics.port, "observability.metrics.port").await;
-    let mut keep = |bound: Result<TcpListener, String>| bound.map_err(|problem| problems.push(problem)).ok();
-    let (grpc, health, metrics) = (keep(grpc).into_iter().collect(), keep(health), keep(metrics));
-    if !problems.is_empty() {
-        return Err(ProgramFailure::Misconfigured(problems));
-    }
-    Ok(ServerListeners { grpc, fanout, health, metrics })
+/// The words for what clients may do at a port of rows.
+const ROWS: &str = "rows and status";
+const ROWS_AND_ORDERS: &str = "rows and status (orders only from this machine)";
+
+/// The TLS of the ports.
+pub(super) struct ServerPortsTls {
+    grpc: Option<ServerTls>,
+    health: Option<ServerTls>,
+    metrics: Option<ServerTls>,
 }
 
-/// Reads and checks the TLS files. The error names every problem.
-pub(super) fn read_tls_files(config: &ServerConfig) -> Result<Option<ServerTlsOptions>, ProgramFailure> {
-    let Some(tls) = &config.grpc.tls else { return Ok(None) };
+/// Binds every port, and logs them. The error names all ports that cannot be bound.
+pub(super) async fn bind_all(config: &ServerConfig, tls: &ServerPortsTls) -> Result<ServerListeners, ProgramFailure> {
+    let mut listeners = ServerListeners::default();
     let mut problems = Vec::new();
-    let mut read = |key: &str, path: &Path| {
-        std::fs::read(path).unwrap_or_else(|error| {
-            problems.push(format!("grpc.tls.{key}: cannot read {}: {error}", path.display()));
-            Vec::new()
-        })
-    };
-    let certificate = read("cert_path", &tls.cert_path);
-    let key = read("key_path", &tls.key_path);
-    let client_ca = tls.client_ca_path.as_ref().map(|path| read("client_ca_path", path));
-    let options = ServerTlsOptions { certificate, key, client_ca };
-    if problems.is_empty() {
-        problems = options
-            .check()
-            .err()
-            .unwrap_or_default()
-            .into_iter()
-            .map(|problem| tls_problem_text(tls, problem))
-            .collect();
+    for (i, port) in config.row_ports().into_iter().enumerate() {
+        match bind(port.address, port.port, &port.key, tls.grpc.clone()).await {
+            Ok(listener) if i == 0 => {
+                log_port(&listener, &port.key, port.address.is_local(), ROWS_AND_ORDERS);
+                listeners.grpc.push(listener);
+            }
+            Ok(listener) => {
+                log_port(&listener, &port.key, port.address.is_local(), ROWS);
+                listeners.fanout.push(listener);
+            }
+            Err(problem) => problems.push(problem),
+        }
     }
-    if problems.is_empty() { Ok(Some(options)) } else { Err(ProgramFailure::Misconfigured(problems)) }
+    let health = &config.health;
+    match bind(&health.address, health.http_port, "health.http_port", tls.health.clone()).await {
+        Ok(listener) => {
+            log_port(&listener, "health.http_port", health.address.is_local(), "health and metrics");
+            listeners.health = Some(listener);
+        }
+        Err(problem) => problems.push(problem),
+    }
+    let metrics = &config.observability.metrics;
+    match bind(&metrics.address, metrics.port, "observability.metrics.port", tls.metrics.clone()).await {
+        Ok(listener) => {
+            log_port(&listener, "observability.metrics.port", metrics.address.is_local(), "metrics");
+            listeners.metrics = Some(listener);
+        }
+        Err(problem) => problems.push(problem),
+    }
+    if problems.is_empty() { Ok(listeners) } else { Err(ProgramFailure::Misconfigured(problems)) }
+}
+
+/// Reads and checks the files of TLS. The error names every problem.
+pub(super) fn read_tls_files(config: &ServerConfig) -> Result<(ServerPortsTls, PortCertificates), ProgramFailure> {
+    let (mut files, mut problems) = (PortCertificates::default(), Vec::new());
+    let metrics = config.observability.metrics.tls.as_ref();
+    let tls = ServerPortsTls {
+        grpc: files.load("grpc.tls", config.grpc.tls.as_ref(), &mut problems),
+        health: files.load("health.tls", config.health.tls.as_ref(), &mut problems),
+        metrics: files.load("observability.metrics.tls", metrics, &mut problems),
+    };
+    if problems.is_empty() { Ok((tls, files)) } else { Err(ProgramFailure::Misconfigured(problems)) }
 }
 
 /// Returns the origins whose pages may call the server from a browser.
@@ -62,14 +71,4 @@ pub(super) fn allowed_origins(config: &ServerConfig) -> Result<Vec<HeaderValue>,
     let origins = origins.map(|origin| HeaderValue::from_str(origin).map_err(|error| format!("{origin}: {error}")));
     let origins: Result<Vec<_>, String> = origins.collect();
     origins.map_err(|problem| ProgramFailure::Misconfigured(vec![format!("grpc.allowed_origins: {problem}")]))
-}
-
-fn tls_problem_text(tls: &GrpcTlsConfig, (file, problem): (TlsFile, String)) -> String {
-    let (key, path) = match file {
-        TlsFile::Certificate => ("cert_path", Some(&tls.cert_path)),
-        TlsFile::Key => ("key_path", Some(&tls.key_path)),
-        TlsFile::ClientCa => ("client_ca_path", tls.client_ca_path.as_ref()),
-    };
-    let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-    format!("grpc.tls.{key}: {path}: {problem}; name a valid PEM file")
 }

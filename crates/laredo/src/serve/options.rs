@@ -163,7 +163,7 @@ fn pipeline(fanout: &FanoutConfig) -> Result<PipelineOptions, String> {
     })
 }
 
-fn predicate(filter: &FilterConfig) -> Predicate {
+pub(super) fn predicate(filter: &FilterConfig) -> Predicate {
     let (field, test) = match filter {
         FilterConfig::FieldEquals { field, value } => (field, MatchCondition::Equals(value_of(value))),
         FilterConfig::FieldPrefix { field, prefix } => (field, MatchCondition::Prefix(prefix.clone())),

@@ -1,8 +1,10 @@
 //! The parts of the program: made from the configuration, run together, and stopped together.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use laredo_server::{PortListener, ServerTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -10,7 +12,9 @@ use super::aws::AwsProfiles;
 use super::http;
 use super::table::SnapshotterTable;
 use crate::config::SnapshotterConfig;
-use crate::program::{ProgramFailure, bind, random, temporary_folder, wait_for_flag};
+use crate::program::{
+    PortCertificates, ProgramFailure, allowed_hosts, bind, log_port, random, temporary_folder, wait_for_flag,
+};
 
 /// Writes every table's archive until `stop` is true. A table that fails leaves the others running.
 /// The program ends when no table is left.
@@ -23,13 +27,33 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
         true => temporary_folder("snapshotter.temp_dir", set)?,
         false => std::env::temp_dir(),
     };
-    let listener = bind(config.http.port, "snapshotter.http.port").await;
+    let key = "snapshotter.http.port";
+    let (mut files, mut problems) = (PortCertificates::default(), Vec::new());
+    let tls = files.load("snapshotter.http.tls", config.http.tls.as_ref(), &mut problems);
+    if !problems.is_empty() {
+        return Err(ProgramFailure::Misconfigured(problems));
+    }
+    let listener = bind(&config.http.address, config.http.port, key, tls).await;
     let listener = listener.map_err(|problem| ProgramFailure::Misconfigured(vec![problem]))?;
-    let address = listener.local_addr().context("snapshotter.http.port")?;
-    tracing::info!(port = address.port(), "serving the HTTP API");
+    log_port(&listener, key, config.http.address.is_local(), "status and metrics (orders only from this machine)");
+    let certificates = files.certificates();
+    tokio::select! {
+        ended = write_archives(config, (aws, folder), (listener, certificates), stop) => ended,
+        failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
+    }
+}
+
+async fn write_archives(
+    config: SnapshotterConfig,
+    (aws, folder): (Arc<AwsProfiles>, PathBuf),
+    (listener, certificates): (PortListener, Vec<ServerTls>),
+    stop: watch::Receiver<bool>,
+) -> Result<(), ProgramFailure> {
+    let hosts = allowed_hosts(&config.http.allowed_hosts);
     let tables: Vec<SnapshotterTable> = config.tables.into_iter().map(SnapshotterTable::new).collect();
     let (served, all_written) = watch::channel(false);
-    let serving = tokio::spawn(http::serve(listener, tables.clone(), wait_for_flag(all_written)));
+    let api = http::SnapshotterApi::new(tables.clone(), certificates);
+    let serving = tokio::spawn(http::serve(listener, hosts, api, wait_for_flag(all_written)));
     let mut tasks = JoinSet::new();
     for table in &tables {
         tasks.spawn(table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone()));

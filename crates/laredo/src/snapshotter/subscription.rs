@@ -20,16 +20,19 @@ pub(super) fn subscription(source: &SnapshotterSourceConfig) -> anyhow::Result<S
     }
     if let Some(tls) = &source.tls {
         if let Some(path) = &tls.ca_path {
-            subscription = subscription.ca_pem(read_tls_file("ca_path", path)?);
+            check_tls_file("ca_path", path)?;
+            subscription = subscription.ca_file(path);
         }
         if let Some(identity) = &tls.identity {
-            let certificate = read_tls_file("cert_path", &identity.cert_path)?;
-            subscription = subscription.identity_pem(certificate, read_tls_file("key_path", &identity.key_path)?);
+            check_tls_file("cert_path", &identity.cert_path)?;
+            check_tls_file("key_path", &identity.key_path)?;
+            subscription = subscription.identity_files(&identity.cert_path, &identity.key_path);
         }
     }
     Ok(subscription)
 }
 
-fn read_tls_file(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("source.tls.{key}: cannot read {}", path.display()))
+/// Checks that a file can be read. The subscription reads it at each connection.
+fn check_tls_file(key: &str, path: &Path) -> anyhow::Result<()> {
+    std::fs::read(path).map(drop).with_context(|| format!("source.tls.{key}: cannot read {}", path.display()))
 }

@@ -178,7 +178,7 @@ fn an_error_says_what_to_do() {
         (&["tail", "public.t", "--server", &nobody, "--timeout", "5"], "Connection refused"),
         (&["fanout", "clients", "public.t", "--server", &nobody], "Connection refused"),
         (&["status", "--health", &nobody], "Connection refused"),
-        (&["tail", "public.t", "--server", "https://127.0.0.1:1"], "--ca-file FILE"),
+        (&["tail", "public.t", "--server", "https://127.0.0.1:1", "--timeout", "5"], "Connection refused"),
         (
             &["tail", "public.t", "--server", "https://127.0.0.1:1", "--ca-file", "/no.pem"],
             "cannot read the certificates in /no.pem",

@@ -25,7 +25,8 @@ const PROGRAMS: [ProgramUnderTest; 2] = [
         name: "laredo-server",
         path: env!("CARGO_BIN_EXE_laredo-server"),
         config: "sources { db { type = postgresql, connection = \"postgresql://u:hunter2@h/d?sslmode=verify-full\" } }
-            tables = [{ source = db, schema = public, table = t, targets = [{ type = replication-fanout }] }]",
+            tables = [{ source = db, schema = public, table = t, targets = [{ type = replication-fanout }] }]
+            grpc.address = \"127.0.0.1\", fanout.grpc.address = \"127.0.0.1\"",
         variable: "LAREDO_CONFIG",
         port: ("--health-port", "health.http_port"),
     },
@@ -184,6 +185,27 @@ fn the_server_warns_of_a_database_on_another_machine_that_is_not_checked() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn the_server_warns_of_ports_that_serve_rows_in_plain_text() {
+    let [program, _] = &PROGRAMS;
+    let open = program.config.replace("\"127.0.0.1\"", "\"*\"");
+    let tls = format!("{open}\ngrpc.tls {{ enabled = true, cert_path = c, key_path = k }}");
+    let socket = program.config.replace("\"127.0.0.1\"", "\"unix:/run/laredo.sock\"");
+    for asked in ["--check", "validate"] {
+        let (code, printed, said) = program.run(&open, &[asked]);
+        assert_eq!((code, printed.as_str()), (Some(0), ""));
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines[0].starts_with("warning: grpc.port (*:4001): rows are served in plain text"), "{said}");
+        assert!(lines[1].starts_with("warning: tables[0].targets[0].grpc.port (*:4002): rows"), "{said}");
+        assert!(
+            lines.len() == 2 && lines[1].ends_with("set tables[0].targets[0].grpc.address = \"127.0.0.1\""),
+            "{said}"
+        );
+        assert_eq!(program.run(&tls, &[asked]), (Some(0), String::new(), String::new()));
+        assert_eq!(program.run(&socket, &[asked]), (Some(0), String::new(), String::new()));
     }
 }
 

@@ -378,6 +378,40 @@ fn what_only_makes_sense_together_is_checked_together() {
 }
 
 #[test]
+fn an_address_is_an_ip_a_socket_or_all_and_ports_do_not_overlap() {
+    for wrong in ["localhost", "\"127.0.0.1:80\"", "\"unix:x\""] {
+        let expected = "grpc.address: expected an IP address, unix:/PATH, or * for all addresses, found";
+        let shown = format!("laredo.conf:5:16: {expected} \"{}\"", wrong.trim_matches('"'));
+        refused(&format!("{MINIMAL}\ngrpc.address = {wrong}"), &[&shown]);
+    }
+    refused(
+        &format!("{MINIMAL}\ngrpc {{ port = 4002, address = \"127.0.0.1\" }}"),
+        &[
+            "laredo.conf:5:15: tables[0].targets[0].grpc.port: port 4002 is taken by grpc.port; give both the same address, \
+           or each a port of its own",
+        ],
+    );
+    refused(
+        &format!("{MINIMAL}\ngrpc.address = \"unix:/x\"\nhealth.address = \"unix:/x\""),
+        &["laredo.conf:6:18: health.http_port: /x is taken by grpc.port; give each its own"],
+    );
+    for right in [
+        "grpc { port = 4002, address = \"127.0.0.1\" }, fanout.grpc.address = \"127.0.0.1\"",
+        "grpc { port = 4002, address = \"127.0.0.1\" }, fanout.grpc.address = \"::1\"",
+        "grpc.address = \"unix:/x\", fanout.grpc.address = \"unix:/x\"",
+    ] {
+        assert!(load(&format!("{MINIMAL}\n{right}")).is_ok(), "{right}");
+    }
+    refused(
+        &format!("{MINIMAL}\nallowed_hosts = [\"http://a.example\"]"),
+        &[
+            "laredo.conf:5:18: allowed_hosts[0]: expected the name of a host without a port, such as laredo.example.com or \
+           *.example.com, or *, found \"http://a.example\"",
+        ],
+    );
+}
+
+#[test]
 fn a_rate_has_a_unit_and_a_least_value() {
     for rate in ["20MiB", "1k/s"] {
         let expected = format!(
@@ -593,4 +627,65 @@ fn a_password_comes_from_one_place() {
         assert!(found.contains(&format!("sources.pg.{key}: ")) && found.contains(problem), "{keys}: {found}");
         assert!(!found.contains("hunter2"), "{found}");
     }
+}
+
+#[test]
+fn access_names_what_exists_and_what_can_be_granted() {
+    let hash = "00".repeat(32);
+    let access =
+        |identities: &str, rest: &str| format!("{MINIMAL}\naccess {{ identities {{ {identities} }}\n{rest} }}");
+    let ok = format!("a {{ tokens = [{{ sha256 = \"{hash}\" }}] }}");
+    let wrong = access("a { tokens = [{ sha256 = laredo_0123456789 }] }", "");
+    for (identities, rest, error) in [
+        ("", "", "access.identities: there is no identity, so every call would be refused; name at least one"),
+        ("a { }", "", "access.identities.a.tokens: nothing proves this identity; name a token, or a certificate"),
+        (
+            "a { tokens = [{ sha256 = laredo_0123456789 }] }",
+            "",
+            "access.identities.a.tokens[0].sha256: expected the SHA-256 of a token as 64 hexadecimal digits",
+        ),
+        (
+            "a { certificates = [\"*\"] }",
+            "",
+            "access.identities: an identity has certificates, but the server asks clients for none; set grpc.tls.enabled",
+        ),
+        (
+            &ok,
+            "observers = [{ identities = [aa] }]",
+            "access.observers[0].identities[0]: access.identities has no \"aa\" (did you mean a?)",
+        ),
+        (
+            &ok,
+            "operators = [{ identities = [a], orders = [reloadtable] }]",
+            "access.operators[0].orders[0]: expected the name of an order of the OAM service, such as ReloadTable, or *",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [] }]",
+            "access.readers[0].tables: is empty, so the grant is for nothing; name at least one, or remove the grant",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [orders] }]",
+            "access.readers[0].tables[0]: expected SCHEMA.TABLE, in which * matches any characters, or * for all tables",
+        ),
+        (
+            &ok,
+            "readers = [{ identities = [a], tables = [\"*\"]
+                rows = [{ type = field-equals, field = t, value = \"x${claims.t}\" }] }]",
+            "access.readers[0].rows[0].value: a claim is the whole value; write \"${claims.NAME}\", in quotes and with nothing",
+        ),
+        (
+            &format!("{ok}, b {{ tokens = [{{ sha256 = \"{hash}\" }}] }}"),
+            "",
+            "access.identities: a and b have the same token; give each its own",
+        ),
+    ] {
+        let found = problems(&access(identities, rest));
+        let is_reported = |found: &String| found.split_once(": ").is_some_and(|(_, text)| text.starts_with(error));
+        assert!(found.iter().any(is_reported), "{error}: {found:#?}");
+        assert!(found.iter().all(|problem| problem.starts_with("laredo.conf:")), "{found:#?}");
+    }
+    assert!(!problems(&wrong).join("").contains("0123456789"), "a token is not printed: {:?}", problems(&wrong));
+    assert!(load(&access(&ok, "")).is_ok(), "an identity may have no grants");
 }

@@ -5,7 +5,9 @@
 mod support;
 
 mod browser;
+mod certificates;
 mod curl;
+mod ports;
 
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions};

@@ -197,6 +197,13 @@ impl ServerProcess {
         verify_server(self)
     }
 
+    /// Replaces a text in the configuration file, for the next start.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(&self.file).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        std::fs::write(&self.file, text.replace(from, to)).unwrap();
+    }
+
     /// Starts the server again with the same configuration and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.relaunch().await;

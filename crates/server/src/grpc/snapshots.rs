@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use laredo_core::TupleBuf;
 use laredo_engine::base::Base;
 use laredo_engine::{SnapshotFolder, SnapshotInfo, journal};
 use laredo_proto::batch::BatchEntries;
@@ -14,17 +15,29 @@ use laredo_proto::replication::{
 use tokio::task::spawn_blocking;
 use tonic::Status;
 
+use crate::access::Caller;
 use crate::lease::ClientSeat;
 use crate::refusal;
-use crate::server_state::ServerState;
+use crate::server_state::{ReadableSnapshot, ServerState};
 use crate::table::ServedTable;
-use crate::view::{ViewError, row_struct, timestamp};
+use crate::view::{RowSelection, ViewError, row_struct, timestamp};
 
-/// Returns the snapshots, newest first. A `limit` of 0 returns all.
-pub(super) fn list(table: &ServedTable, limit: i32) -> Result<ListSnapshotsResponse, Status> {
+/// Returns the snapshots, newest first. A `limit` of 0 returns all. `counts` is true if the caller
+/// may know the numbers of rows and bytes; they are 0 otherwise.
+pub(super) fn list(table: &ServedTable, limit: i32, counts: bool) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
     let snapshots = table.snapshot_folder()?;
-    Ok(ListSnapshotsResponse { snapshots: snapshots.list().iter().take(limit).map(info).collect() })
+    let infos = snapshots.list();
+    let shown = infos.iter().take(limit).map(|snapshot| match counts {
+        true => info(snapshot),
+        false => without_counts(info(snapshot)),
+    });
+    Ok(ListSnapshotsResponse { snapshots: shown.collect() })
+}
+
+/// Returns what a reader of a part of the table may know of a snapshot.
+pub(super) fn without_counts(info: ReplicationSnapshotInfo) -> ReplicationSnapshotInfo {
+    ReplicationSnapshotInfo { row_count: 0, size_bytes: 0, ..info }
 }
 
 pub(super) fn info(info: &SnapshotInfo) -> ReplicationSnapshotInfo {
@@ -40,16 +53,27 @@ pub(super) fn info(info: &SnapshotInfo) -> ReplicationSnapshotInfo {
 
 type SnapshotResponseStream = BoxStream<'static, Result<FetchSnapshotResponse, Status>>;
 
-/// Streams a whole snapshot. The stream takes a client's seat at the table.
-pub(super) async fn fetch(shared: Arc<ServerState>, id: String) -> Result<SnapshotResponseStream, Status> {
-    let (table, snapshots) = shared.snapshot_store(&id)?;
+/// Streams everything of a snapshot that the caller may read. The stream takes a client's seat at
+/// the table.
+pub(super) async fn fetch(
+    shared: Arc<ServerState>,
+    caller: &Caller,
+    id: String,
+) -> Result<SnapshotResponseStream, Status> {
+    let ReadableSnapshot { table, snapshots, scope } = shared.readable_snapshot(caller, &id)?;
     if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
-    let seat = table.take_seat()?;
+    let permit = caller.begin_stream()?;
+    let seat = table.take_seat()?.with_permit(permit);
     let info = find(&snapshots, &id)?;
     let base = snapshots.fetch(id).await.map_err(|error| refusal::snapshot(&error))?;
-    let fetch = SnapshotFetch { shared, table, info, base, next: SnapshotFetchStage::Begin, rows: 0, _seat: seat };
+    // All conditions are those of the grant.
+    let selection = RowSelection::bind(&scope.predicates, &scope.hidden_columns, base.schema());
+    let selection = Arc::new(selection.map_err(|error| refusal::view(&error, 0))?);
+    let next = SnapshotFetchStage::Begin;
+    let caller = caller.clone();
+    let fetch = SnapshotFetch { shared, table, caller, info, base, selection, next, rows: 0, _seat: seat };
     let rounds = stream::unfold(Some(fetch), |fetch| async {
         let mut fetch = fetch?;
         match fetch.round().await {
@@ -71,8 +95,10 @@ fn find(snapshots: &SnapshotFolder, id: &str) -> Result<SnapshotInfo, Status> {
 struct SnapshotFetch {
     shared: Arc<ServerState>,
     table: Arc<ServedTable>,
+    caller: Caller,
     info: SnapshotInfo,
     base: Arc<Base>,
+    selection: Arc<RowSelection>,
     next: SnapshotFetchStage,
     rows: u64,
     _seat: ClientSeat,
@@ -92,12 +118,16 @@ impl SnapshotFetch {
         let chunk = match self.next {
             SnapshotFetchStage::Begin => {
                 self.next = SnapshotFetchStage::Rows(0);
-                let (snapshot_id, row_count) = (self.info.id.clone(), count(self.info.rows));
+                // The number of selected rows is not known yet.
+                let rows = if self.selection.filter().is_some() { 0 } else { self.info.rows };
+                let (snapshot_id, row_count) = (self.info.id.clone(), count(rows));
                 Chunk::Begin(SnapshotBegin { snapshot_id, sequence, row_count, source_position })
             }
             SnapshotFetchStage::Rows(at) => {
                 let (rows, after) = self.rows_at(at).await?;
-                if !rows.is_empty() {
+                // A frame may have no row that is selected.
+                if after > at {
+                    self.pace(&rows).await?;
                     self.next = SnapshotFetchStage::Rows(after);
                     self.rows += rows.len() as u64;
                     return Ok(rows);
@@ -115,13 +145,26 @@ impl SnapshotFetch {
         Ok(vec![FetchSnapshotResponse { chunk: Some(chunk) }])
     }
 
-    /// Returns the rows of a frame and the offset of the next one. There are no rows at the end.
+    /// Waits until the caller may be sent these rows, after the ones before.
+    async fn pace(&self, rows: &[FetchSnapshotResponse]) -> Result<(), Status> {
+        let bytes = rows.iter().map(prost::Message::encoded_len).sum();
+        let Some(due) = self.caller.count_snapshot_bytes(bytes) else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = self.shared.streams_ended() => Err(refusal::stopping()),
+            () = tokio::time::sleep_until(due) => Ok(()),
+        }
+    }
+
+    /// Returns the selected rows of a frame and the offset of the next one. At the end, that is the
+    /// same offset.
     async fn rows_at(&self, at: u64) -> Result<(Vec<FetchSnapshotResponse>, u64), Status> {
         let (table, base, turns) = (self.table.clone(), self.base.clone(), self.shared.fetch_permits());
+        let selection = self.selection.clone();
         let read = move || {
             let bytes = base.read_frame(at).map_err(|error| refusal::unreadable(&error))?;
             let after = at + bytes.len() as u64;
-            let rows = rows(&table, &base, bytes).map_err(|error| Status::internal(error.to_string()))?;
+            let rows = rows(&table, &base, &selection, bytes).map_err(|error| Status::internal(error.to_string()))?;
             Ok((rows, after))
         };
         let failed = |error| Status::internal(format!("reading the snapshot: {error}"));
@@ -139,11 +182,21 @@ impl SnapshotFetch {
     }
 }
 
-fn rows(table: &ServedTable, base: &Base, frame: Bytes) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
-    let mut rows = Vec::new();
+fn rows(
+    table: &ServedTable,
+    base: &Base,
+    selection: &RowSelection,
+    frame: Bytes,
+) -> Result<Vec<FetchSnapshotResponse>, ViewError> {
+    let (mut rows, mut scratch) = (Vec::new(), TupleBuf::new());
     for frame in journal::frames(frame) {
         for entry in BatchEntries::new(&frame.batch.entries, base.schema()) {
-            let row = Some(row_struct(base.schema(), entry?.row, table.views().hex_cells())?);
+            let row = entry?.row;
+            if !selection.matches(row) {
+                continue;
+            }
+            let shown = selection.show(row, &mut scratch);
+            let row = Some(row_struct(selection.schema(), shown, table.views().hex_cells())?);
             rows.push(FetchSnapshotResponse { chunk: Some(Chunk::Row(SnapshotRow { row })) });
         }
     }

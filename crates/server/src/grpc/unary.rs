@@ -1,5 +1,6 @@
 //! The unary methods of the Replication service.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
@@ -14,6 +15,7 @@ use laredo_proto::replication::{
 use tonic::{Request, Response, Status};
 
 use super::snapshots;
+use crate::access::{Caller, admitted};
 use crate::refusal;
 use crate::roster::{CheckId, ChecksumReport};
 use crate::server_state::ServerState;
@@ -27,6 +29,62 @@ pub(super) struct UnaryMethods {
 impl UnaryMethods {
     pub(super) fn new(shared: Arc<ServerState>) -> UnaryMethods {
         UnaryMethods { shared }
+    }
+
+    /// Returns the table with this name, and what the caller may know of it.
+    fn visible_table(
+        &self,
+        caller: &Caller,
+        schema: &str,
+        table: &str,
+    ) -> Result<(&Arc<ServedTable>, StatusDetail), Status> {
+        if caller.is_observer() {
+            return Ok((self.shared.table(schema, table)?, StatusDetail::Everything));
+        }
+        let (table, scope) = self.shared.readable_table(caller, schema, table)?;
+        let owner = caller.identity_name().to_owned();
+        Ok((table, StatusDetail::Reader { owner, is_whole: scope.is_whole() }))
+    }
+}
+
+/// The part of a table's status that a caller may know.
+enum StatusDetail {
+    Everything,
+    /// The caller's own streams, and the numbers of rows and entries only if it may read all rows.
+    Reader {
+        owner: String,
+        is_whole: bool,
+    },
+}
+
+impl StatusDetail {
+    fn shows_counts(&self) -> bool {
+        match self {
+            StatusDetail::Everything => true,
+            StatusDetail::Reader { is_whole, .. } => *is_whole,
+        }
+    }
+
+    fn shows_client(&self, reader: &ReaderInfo) -> bool {
+        match self {
+            StatusDetail::Everything => true,
+            StatusDetail::Reader { owner, .. } => reader.owner == *owner,
+        }
+    }
+
+    /// Removes everything that the caller may not know. The clients are already selected.
+    fn limit(&self, status: GetReplicationStatusResponse) -> GetReplicationStatusResponse {
+        let is_whole = match self {
+            StatusDetail::Everything => return status,
+            StatusDetail::Reader { is_whole, .. } => *is_whole,
+        };
+        // The reasons and numbers of streams are those of all clients.
+        let status = GetReplicationStatusResponse { full_snapshots: HashMap::default(), deltas: 0, ..status };
+        if is_whole {
+            return status;
+        }
+        let latest_snapshot = status.latest_snapshot.map(snapshots::without_counts);
+        GetReplicationStatusResponse { journal_entry_count: 0, row_count: 0, latest_snapshot, ..status }
     }
 }
 
@@ -45,39 +103,43 @@ impl LaredoReplicationService for UnaryMethods {
         &self,
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        let caller = admitted(request.extensions())?;
         let request = request.into_inner();
-        let table = self.shared.table(&request.schema, &request.table)?;
-        snapshots::list(table, request.limit).map(Response::new)
+        let (table, detail) = self.visible_table(&caller, &request.schema, &request.table)?;
+        snapshots::list(table, request.limit, detail.shows_counts()).map(Response::new)
     }
 
     async fn fetch_snapshot(
         &self,
         request: Request<FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
-        snapshots::fetch(self.shared.clone(), request.into_inner().snapshot_id).await.map(Response::new)
+        let caller = admitted(request.extensions())?;
+        snapshots::fetch(self.shared.clone(), &caller, request.into_inner().snapshot_id).await.map(Response::new)
     }
 
     async fn get_replication_status(
         &self,
         request: Request<GetReplicationStatusRequest>,
     ) -> Result<Response<GetReplicationStatusResponse>, Status> {
+        let caller = admitted(request.extensions())?;
         let request = request.into_inner();
-        let table = self.shared.table(&request.schema, &request.table)?;
+        let (table, detail) = self.visible_table(&caller, &request.schema, &request.table)?;
         let Some(journal) = table.handle().journal() else {
             return Err(match table.failure() {
                 Some(error) => refusal::failed(table.name(), &error),
                 None => refusal::not_ready(table.handle()),
             });
         };
-        Ok(Response::new(status(&self.shared, table, &journal)))
+        Ok(Response::new(detail.limit(status(&self.shared, table, &journal, &detail))))
     }
 
     async fn report_checksum(
         &self,
         request: Request<ReportChecksumRequest>,
     ) -> Result<Response<ReportChecksumResponse>, Status> {
+        let caller = admitted(request.extensions())?;
         let request = request.into_inner();
-        let table = self.shared.table(&request.schema, &request.table)?;
+        let (table, _) = self.shared.readable_table(&caller, &request.schema, &request.table)?;
         table.roster().answer(checksum_report(&request)?)?;
         Ok(Response::new(ReportChecksumResponse {}))
     }
@@ -98,13 +160,18 @@ fn checksum_report(request: &ReportChecksumRequest) -> Result<ChecksumReport, St
     })
 }
 
-fn status(shared: &ServerState, table: &ServedTable, journal: &Journal) -> GetReplicationStatusResponse {
+fn status(
+    shared: &ServerState,
+    table: &ServedTable,
+    journal: &Journal,
+    detail: &StatusDetail,
+) -> GetReplicationStatusResponse {
     let info = journal.info();
     let head = info.head.sequence;
     let client = |reader: ReaderInfo| {
         let behind = journal.entries_after(reader.sequence);
         ConnectedClient {
-            client_id: reader.client_id,
+            client_id: client_name(&reader),
             current_sequence: reader.sequence.to_wire(),
             behind_count: i64::try_from(behind).unwrap_or(i64::MAX),
             buffer_depth: i32::try_from(behind).unwrap_or(i32::MAX),
@@ -112,7 +179,8 @@ fn status(shared: &ServerState, table: &ServedTable, journal: &Journal) -> GetRe
             state: state_name(reader.state).to_owned(),
         }
     };
-    let clients: Vec<ConnectedClient> = journal.readers().into_iter().map(client).collect();
+    let clients: Vec<ConnectedClient> =
+        journal.readers().into_iter().filter(|reader| detail.shows_client(reader)).map(client).collect();
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let counts = table.counters().read();
     let full_snapshots = counts.snapshots.into_iter();
@@ -143,6 +211,15 @@ fn latest_snapshot(table: &ServedTable, journal: &Journal) -> ReplicationSnapsho
         row_count: i64::try_from(base.rows()).unwrap_or(i64::MAX),
         size_bytes: i64::try_from(base.bytes()).unwrap_or(i64::MAX),
         created_at: Some(timestamp(base.committed_at())),
+    }
+}
+
+/// Returns a client's name: its own label under the name of its identity.
+fn client_name(reader: &ReaderInfo) -> String {
+    match (reader.owner.as_str(), reader.client_id.as_str()) {
+        ("", client_id) => client_id.to_owned(),
+        (owner, "") => owner.to_owned(),
+        (owner, client_id) => format!("{owner}/{client_id}"),
     }
 }
 

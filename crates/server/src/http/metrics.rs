@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::accept::waiting_ports;
 use crate::server_state::ServerState;
+use crate::tls::ServerTls;
 
 mod source_metrics;
 mod table_metrics;
@@ -21,6 +22,7 @@ use table_metrics::{TABLE_METRICS, TableSample};
 /// do not mix.
 pub(super) struct ServerMetrics {
     shared: Arc<ServerState>,
+    certificates: Vec<ServerTls>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }
@@ -85,22 +87,34 @@ const SERVER_METRICS: &[MetricDefinition<ServerState>] = &[
     }),
 ];
 
+/// The metrics of each certificate.
+const CERTIFICATE_METRICS: &[MetricDefinition<ServerTls>] = &[gauge(
+    "laredo_tls_certificate_not_after_seconds",
+    "Time when a certificate of a port expires, in seconds since 1970.",
+    |tls| Some(seconds(tls.not_after())),
+)];
+
 impl ServerMetrics {
-    pub(super) fn new(shared: Arc<ServerState>) -> ServerMetrics {
+    pub(super) fn new(shared: Arc<ServerState>, certificates: Vec<ServerTls>) -> ServerMetrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             SERVER_METRICS.iter().for_each(MetricDefinition::describe);
+            CERTIFICATE_METRICS.iter().for_each(MetricDefinition::describe);
             TABLE_METRICS.iter().for_each(MetricDefinition::describe);
             SOURCE_METRICS.iter().for_each(MetricDefinition::describe);
         });
-        ServerMetrics { shared, recorder, handle }
+        ServerMetrics { shared, certificates, recorder, handle }
     }
 
     pub(super) fn render(&self) -> String {
         let now = self.shared.clock.as_ref()();
         metrics::with_local_recorder(&self.recorder, || {
             SERVER_METRICS.iter().for_each(|metric| metric.record(&self.shared, &[]));
+            for certificate in &self.certificates {
+                let labels = [("file", certificate.name().to_owned())];
+                CERTIFICATE_METRICS.iter().for_each(|metric| metric.record(certificate, &labels));
+            }
             for table in &self.shared.tables {
                 let (sample, labels) = (TableSample::new(table, now), [("table", table.name().to_string())]);
                 TABLE_METRICS.iter().for_each(|metric| metric.record(&sample, &labels));
@@ -154,6 +168,11 @@ impl<S> MetricDefinition<S> {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus stores a double")]
 fn float(number: u64) -> f64 {
     number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus stores a double")]
+fn seconds(time: i64) -> f64 {
+    time as f64
 }
 
 /// Returns the value of a gauge that is present.

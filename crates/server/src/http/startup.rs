@@ -1,19 +1,17 @@
 //! Health before the tables are known: live, neither started nor ready, with the reason.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::AsFd;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::serve_http;
+use crate::hosts::AllowedHosts;
 use crate::options::{HttpOptions, ServeError, ServerListeners};
 
 /// The names of the sources that a starting server waits for, each with what it lacks.
@@ -27,21 +25,16 @@ pub type AwaitedSources = BTreeMap<String, String>;
 pub async fn serve_startup(
     listeners: &ServerListeners,
     paths: &HttpOptions,
+    hosts: AllowedHosts,
     waiting: watch::Receiver<AwaitedSources>,
 ) -> Result<(), ServeError> {
     let Some(health) = &listeners.health else { return std::future::pending().await };
     // Connections outlive the future that accepts them, and must not report the start forever.
     let closing = CancellationToken::new();
     let _closes = closing.clone().drop_guard();
-    let listener = twin(health).map_err(ServeError::Http)?;
-    serve_http(listener, router(paths, waiting), closing).await;
+    let listener = health.twin().map_err(ServeError::Http)?;
+    serve_http(listener, router(paths, waiting), hosts, closing).await;
     Ok(())
-}
-
-/// Returns another handle of the same socket.
-fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
-    let socket = listener.as_fd().try_clone_to_owned()?;
-    TcpListener::from_std(socket.into())
 }
 
 fn router(paths: &HttpOptions, waiting: watch::Receiver<AwaitedSources>) -> Router {

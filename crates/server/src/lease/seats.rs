@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::access::StreamPermit;
+
 /// The seats of one table.
 pub(crate) struct ClientSeats {
     taken: Arc<AtomicUsize>,
@@ -10,7 +12,11 @@ pub(crate) struct ClientSeats {
 }
 
 /// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
-pub(crate) struct ClientSeat(Arc<AtomicUsize>);
+pub(crate) struct ClientSeat {
+    taken: Arc<AtomicUsize>,
+    /// The stream's count against the limits of the client's identity.
+    permit: Option<StreamPermit>,
+}
 
 impl ClientSeats {
     /// Returns the seats of a table without clients; `None` is for no limit.
@@ -29,13 +35,21 @@ impl ClientSeats {
     /// Returns the number of seats if all of them are taken.
     pub(crate) fn take_seat(&self) -> Result<ClientSeat, usize> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        let seat = ClientSeat(self.taken.clone());
+        let seat = ClientSeat { taken: self.taken.clone(), permit: None };
         if taken < self.seats_max { Ok(seat) } else { Err(self.seats_max) }
+    }
+}
+
+impl ClientSeat {
+    /// Returns the permit of the stream together with the seat.
+    pub(crate) fn with_permit(mut self, permit: Option<StreamPermit>) -> ClientSeat {
+        self.permit = permit;
+        self
     }
 }
 
 impl Drop for ClientSeat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -52,12 +52,6 @@ pub(super) fn late() -> Status {
     Status::deadline_exceeded("the call took longer than its Connect-Timeout-Ms")
 }
 
-pub(super) fn unknown_method(path: &str) -> Status {
-    Status::unimplemented(format!(
-        "this server has no method {path} that takes one message; call /package.Service/Method"
-    ))
-}
-
 /// Translates a call to gRPC.
 ///
 /// # Errors

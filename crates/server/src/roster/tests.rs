@@ -19,7 +19,7 @@ fn join(roster: &Arc<StreamRoster>, client_id: &str, encoding: RowEncoding) -> R
         answers_checks: true,
         ..SyncRequest::default()
     };
-    roster.join(&SessionRequest::new(request).unwrap())
+    roster.join(&SessionRequest::new(request, crate::access::RowScope::default()).unwrap())
 }
 
 fn binary(roster: &Arc<StreamRoster>, client_id: &str) -> RosterMembership {

@@ -275,7 +275,7 @@ impl<'a> JournalFollower<'a> {
             self.walk = Some(walk);
             chunk
         };
-        chunk.map_err(|error| refusal::view(&error))
+        chunk.map_err(|error| self.greeting.view_error(&error))
     }
 
     /// Returns the time at which a reader of batches must be notified that it is at the head. The

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_core::{Checksum, CommitMark, CommitTime, Lsn};
+use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema};
 use laredo_engine::ScopedMark;
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
@@ -14,13 +14,15 @@ use laredo_proto::replication::{
 };
 use laredo_proto::{frame, schema};
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::outlet::SessionOutlet;
 use super::{SessionRequest, SessionStart};
+use crate::refusal;
 use crate::request::identity_to_wire;
 use crate::roster::{CheckId, RosterMembership};
 use crate::table::ServedTable;
-use crate::view::{PositionMarker, marker, timestamp};
+use crate::view::{PositionMarker, ViewError, marker, timestamp};
 
 /// The state that the messages of one stream are made from.
 #[derive(Clone, Copy)]
@@ -30,6 +32,8 @@ pub(super) struct MessageContext<'a> {
     pub(super) ask: &'a SessionRequest,
     pub(super) membership: &'a RosterMembership,
     pub(super) start: &'a SessionStart,
+    /// The columns that the client receives at the start.
+    pub(super) columns: &'a Schema,
     pub(super) is_filtered: bool,
 }
 
@@ -46,15 +50,15 @@ impl MessageContext<'_> {
             server_current_sequence: info.head.sequence.to_wire(),
             journal_oldest_sequence: info.oldest_sequence.to_wire(),
             resume_from_sequence: start.after.to_wire(),
-            columns: schema::column_definitions(&start.schema),
+            columns: schema::column_definitions(self.columns),
             snapshot_id: start.snapshot_id.clone(),
             ..SyncHandshake::default()
         };
         if ask.is_ours {
             handshake.encoding = self
                 .is_binary()
-                .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(&start.schema)) });
-            handshake.instance_id.clone_from(&self.journal.instance().0);
+                .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(self.columns)) });
+            handshake.instance_id = ask.scope.name_instance(self.journal.instance()).0;
             handshake.source = Some(identity_to_wire(&self.table.handle().history().identity()));
             handshake.another_history = start.is_another_history;
             handshake.shared_position = start.shared_position.0;
@@ -65,12 +69,17 @@ impl MessageContext<'_> {
         put(Message::Handshake(handshake), out);
     }
 
+    /// Returns the final status for rows that cannot be projected.
+    pub(super) fn view_error(&self, error: &ViewError) -> Status {
+        refusal::view(error, self.ask.own_predicates)
+    }
+
     /// Writes a notice that the rows of the snapshot have other columns than the handshake said.
-    pub(super) fn schema_change(&self, base: &Base, out: &mut Vec<u8>) {
+    pub(super) fn schema_change(&self, base: &Base, columns: &Schema, out: &mut Vec<u8>) {
         let notice = SchemaChangeNotification {
             sequence: base.sequence().to_wire(),
-            old_columns: schema::column_definitions(&self.start.schema),
-            new_columns: schema::column_definitions(base.schema()),
+            old_columns: schema::column_definitions(self.columns),
+            new_columns: schema::column_definitions(columns),
         };
         put(Message::SchemaChange(notice), out);
     }

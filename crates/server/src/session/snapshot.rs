@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use laredo_engine::base::Base;
@@ -14,15 +15,21 @@ use tonic::Status;
 
 use super::messages::MessageContext;
 use super::outlet::SessionOutlet;
+use crate::access::Caller;
 use crate::refusal;
 use crate::server_state::ServerState;
 use crate::view::{FrameCacheKey, JournalView};
+
+/// The time between two notes that a client whose snapshot is paced is not slow. It is shorter than
+/// any time after which a slow client is cut.
+const PACE_STEP: Duration = Duration::from_millis(250);
 
 /// The snapshot of one client.
 #[derive(Clone)]
 pub(super) struct SnapshotSender<'a> {
     pub(super) greeting: &'a MessageContext<'a>,
     pub(super) shared: &'a ServerState,
+    pub(super) caller: &'a Caller,
     pub(super) view: Option<Arc<JournalView>>,
 }
 
@@ -40,6 +47,8 @@ pub(super) struct SentBase {
 struct BaseProjection {
     base: Arc<Base>,
     view: Option<Arc<JournalView>>,
+    /// The number of the client's own conditions, for errors.
+    own_predicates: usize,
 }
 
 /// A part of a base.
@@ -83,8 +92,13 @@ impl SnapshotSender<'_> {
             Some(sent) => sent,
             None => hold(self.wait_for_base(outlet).await?),
         };
-        if !self.greeting.is_binary() && sent.base.schema() != &self.greeting.start.schema {
-            self.greeting.schema_change(&sent.base, &mut out);
+        if !self.greeting.is_binary()
+            && let Some(view) = &self.view
+        {
+            let selection = view.selection(sent.base.schema()).map_err(|error| self.greeting.view_error(&error))?;
+            if selection.schema().as_ref() != self.greeting.columns {
+                self.greeting.schema_change(&sent.base, selection.schema(), &mut out);
+            }
         }
         self.greeting.snapshot_begin(&sent.base, &mut out);
         outlet.send(out.into()).await?;
@@ -100,7 +114,8 @@ impl SnapshotSender<'_> {
         let mut at = Some(0);
         while let Some(from) = at {
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
-            let read = BaseProjection { base, view: self.view.clone() };
+            let own_predicates = self.greeting.ask.own_predicates;
+            let read = BaseProjection { base, view: self.view.clone(), own_predicates };
             let part = spawn_blocking(move || read.part(from)).await;
             let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
             rows += part.rows;
@@ -113,10 +128,29 @@ impl SnapshotSender<'_> {
                     self.send_heartbeat(outlet).await?;
                 }
             }
+            let bytes = part.bytes.len();
             outlet.send(part.bytes).await?;
+            self.pace(outlet, bytes).await?;
         }
         outlet.lease().return_permit();
         Ok(rows)
+    }
+
+    /// Waits until the client may be sent more of its snapshot, if its identity has a limit, and
+    /// sends heartbeats meanwhile. The permit goes to another client.
+    async fn pace(&self, outlet: &mut SessionOutlet, bytes: usize) -> Result<(), Status> {
+        let Some(due) = self.caller.count_snapshot_bytes(bytes) else { return Ok(()) };
+        while Instant::now() < due {
+            outlet.lease().return_permit();
+            // It is not the client who is slow.
+            outlet.lease().note_room();
+            tokio::select! {
+                biased;
+                () = sleep_until(due.min(Instant::now() + PACE_STEP)) => {}
+                () = sleep_until(self.greeting.heartbeat_at(outlet)) => self.send_heartbeat(outlet).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Waits for a snapshot permit, and sends heartbeats meanwhile.
@@ -172,7 +206,7 @@ impl BaseProjection {
         };
         let place = FrameCacheKey::Base(self.base.sequence(), from);
         let projected = view.rows(&frame, place, self.base.schema());
-        let projected = projected.map_err(|error| refusal::view(&error))?;
+        let projected = projected.map_err(|error| refusal::view(&error, self.own_predicates))?;
         Ok(BasePart { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
 }

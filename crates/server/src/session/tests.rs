@@ -17,6 +17,7 @@ use tokio::time::{Instant, advance};
 use tonic::{Code, Status};
 
 use super::{Session, SessionStream, SessionStreamItem};
+use crate::access::{AccessGate, Caller, RowScope};
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
@@ -56,8 +57,14 @@ impl IdleServer {
             Arc::new(ServedTable::new(options))
         });
         let served = options.collect();
-        let shared =
-            Arc::new(ServerState::new(Vec::new(), served, clock, ServerTimeLimits::default(), HttpOptions::default()));
+        let shared = Arc::new(ServerState::new(
+            Vec::new(),
+            served,
+            clock,
+            ServerTimeLimits::default(),
+            HttpOptions::default(),
+            AccessGate::new(None),
+        ));
         for table in handle.tables() {
             table.wait_journal().await.unwrap();
         }
@@ -76,7 +83,8 @@ impl IdleServer {
         let table = self.table().clone();
         let session = Session {
             shared: self.shared.clone(),
-            ask: SessionRequest::new(request).unwrap(),
+            caller: Caller::unlimited(None),
+            ask: SessionRequest::new(request, RowScope::default()).unwrap(),
             seat: table.take_seat().unwrap(),
             table,
         };

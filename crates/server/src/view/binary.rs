@@ -1,19 +1,18 @@
-//! Binary batches with only the rows that a filter lets through.
+//! Binary batches with only the rows and columns that a reader receives.
 
-use laredo_core::{CommitMark, DefinitionVersion, Schema, Sequence};
+use laredo_core::{CommitMark, DefinitionVersion, Schema, Sequence, TupleBuf};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::{BatchBuilder, BatchEntries, BatchHeader, EntryAction};
-use laredo_values::Filter;
 
 use super::changes::{FrameChanges, VisibleChange};
-use super::{ProjectedFrame, ViewError};
+use super::{ProjectedFrame, RowSelection, ViewError};
 
-pub(super) fn rows(frame: &BatchFrame, schema: &Schema, filter: Option<&Filter>) -> Result<ProjectedFrame, ViewError> {
-    let mut batch = BatchBuilder::default();
+pub(super) fn rows(frame: &BatchFrame, schema: &Schema, selection: &RowSelection) -> Result<ProjectedFrame, ViewError> {
+    let (mut batch, mut scratch) = (BatchBuilder::default(), TupleBuf::new());
     for entry in BatchEntries::new(&frame.batch.entries, schema) {
         let row = entry?.row;
-        if filter.is_none_or(|filter| filter.matches(row)) {
-            batch.push(EntryAction::Insert, row);
+        if selection.matches(row) {
+            batch.push(EntryAction::Insert, selection.show(row, &mut scratch));
         }
     }
     Ok(finish(batch, false, &frame.header))
@@ -23,14 +22,15 @@ pub(super) fn changes(changes: &FrameChanges<'_>) -> Result<ProjectedFrame, View
     let mut batch = BatchBuilder::default();
     let definition = DefinitionVersion(changes.frame.batch.definition);
     batch.set_definition(definition);
+    let selection = changes.selection;
     if changes.has_schema() {
-        batch.set_schema(changes.schema);
+        batch.set_schema(selection.schema());
     }
-    let key = changes.schema.key();
+    let (key, mut scratch) = (changes.schema.key(), TupleBuf::new());
     changes.each(|_, change| {
         match change {
-            VisibleChange::Insert(new) => batch.push(EntryAction::Insert, new),
-            VisibleChange::Update { new, .. } => batch.push(EntryAction::Update, new),
+            VisibleChange::Insert(new) => batch.push(EntryAction::Insert, selection.show(new, &mut scratch)),
+            VisibleChange::Update { new, .. } => batch.push(EntryAction::Update, selection.show(new, &mut scratch)),
             VisibleChange::Delete(old) => batch.push(EntryAction::Delete, key.key_of(old).as_ref()),
             VisibleChange::Truncate => batch.push(EntryAction::Truncate, laredo_core::TupleRef::trusted(&[])),
         }

@@ -5,7 +5,7 @@ use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::{BatchEntries, EntryAction};
 use laredo_values::{Filter, VisibleEffect};
 
-use super::{EntryMode, ViewError};
+use super::{EntryMode, RowSelection, ViewError};
 
 /// A frame of a journal, with everything that is needed to project it.
 pub(super) struct FrameChanges<'a> {
@@ -14,9 +14,10 @@ pub(super) struct FrameChanges<'a> {
     pub(super) olds: &'a [u8],
     /// The schema of the entries.
     pub(super) schema: &'a Schema,
-    /// The schema before the frame's schema change, if the frame begins with one.
-    pub(super) schema_before: &'a Schema,
-    pub(super) filter: Option<&'a Filter>,
+    /// The selection from rows of `schema`.
+    pub(super) selection: &'a RowSelection,
+    /// The selection before the frame's schema change, if the frame begins with one.
+    pub(super) selection_before: &'a RowSelection,
     /// The end of the commit before the frame's transaction.
     pub(super) before: Lsn,
     /// The last entry before the frame's transaction.
@@ -65,7 +66,7 @@ impl FrameChanges<'_> {
                 EntryAction::Delete => VisibleChange::Delete(take_row(&mut olds, self.schema)?),
                 EntryAction::Truncate => VisibleChange::Truncate,
             };
-            let change = match self.filter {
+            let change = match self.selection.filter() {
                 Some(filter) => filtered(filter, change),
                 None => Some(change),
             };

@@ -1,29 +1,29 @@
 //! Rows as Structs, one message each, for clients that know the protocol without extensions.
 
-use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleRef};
+use laredo_core::{CommitTime, Lsn, Schema, Sequence, TupleBuf, TupleRef};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchEntries;
 use laredo_proto::frame;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{ReplicationJournalEntry, SchemaChangeNotification, SnapshotRow, SyncResponse};
-use laredo_values::{Filter, HexCells, Value, show_row};
+use laredo_values::{HexCells, Value, show_row};
 use prost::Message as _;
 use prost_types::{Struct, Timestamp, value::Kind};
 
 use super::changes::{FrameChanges, VisibleChange};
-use super::{EntryMode, ProjectedFrame, ViewError};
+use super::{EntryMode, ProjectedFrame, RowSelection, ViewError};
 
 pub(super) fn rows(
     from: &BatchFrame,
     schema: &Schema,
-    filter: Option<&Filter>,
+    selection: &RowSelection,
     hex: &HexCells,
 ) -> Result<ProjectedFrame, ViewError> {
-    let (mut out, mut count) = (Vec::new(), 0);
+    let (mut out, mut count, mut scratch) = (Vec::new(), 0, TupleBuf::new());
     for entry in BatchEntries::new(&from.batch.entries, schema) {
         let row = entry?.row;
-        if filter.is_none_or(|filter| filter.matches(row)) {
-            let row = Some(row_struct(schema, row, hex)?);
+        if selection.matches(row) {
+            let row = Some(row_struct(selection.schema(), selection.show(row, &mut scratch), hex)?);
             put(Message::SnapshotRow(SnapshotRow { row }), &mut out);
             count += 1;
         }
@@ -33,11 +33,12 @@ pub(super) fn rows(
 
 pub(super) fn changes(changes: &FrameChanges<'_>, hex: &HexCells) -> Result<ProjectedFrame, ViewError> {
     let mut out = Vec::new();
-    if changes.has_schema() && changes.first() > changes.after {
+    let is_redefined = changes.has_schema() && changes.selection_before.schema() != changes.selection.schema();
+    if is_redefined && changes.first() > changes.after {
         let notice = SchemaChangeNotification {
             sequence: changes.first().to_wire(),
-            old_columns: laredo_proto::schema::column_definitions(changes.schema_before),
-            new_columns: laredo_proto::schema::column_definitions(changes.schema),
+            old_columns: laredo_proto::schema::column_definitions(changes.selection_before.schema()),
+            new_columns: laredo_proto::schema::column_definitions(changes.selection.schema()),
         };
         put(Message::SchemaChange(notice), &mut out);
     }
@@ -58,7 +59,9 @@ struct StructEntryWriter<'a> {
 
 impl StructEntryWriter<'_> {
     fn change(&mut self, sequence: Sequence, change: VisibleChange<'_>) -> Result<(), ViewError> {
-        let row = |row: TupleRef<'_>| row_struct(self.changes.schema, row, self.hex).map(Some);
+        let (selection, mut scratch) = (self.changes.selection, TupleBuf::new());
+        let mut row =
+            |row: TupleRef<'_>| row_struct(selection.schema(), selection.show(row, &mut scratch), self.hex).map(Some);
         let (action, old, new) = match change {
             VisibleChange::Insert(new) => ("INSERT", None, row(new)?),
             VisibleChange::Update { old, new } => ("UPDATE", row(old)?, row(new)?),

@@ -61,10 +61,21 @@ fn write(writer: &mut JournalWriter) {
 }
 
 fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, after: u64) -> Vec<u8> {
+    walk_without(&[], journal, encoding, filter, after)
+}
+
+fn walk_without(
+    hidden: &[&str],
+    journal: &Journal,
+    encoding: RowEncoding,
+    filter: Option<(&str, &str)>,
+    after: u64,
+) -> Vec<u8> {
+    let hidden: Vec<String> = hidden.iter().map(|column| (*column).to_owned()).collect();
     let test = |value: &str| MatchCondition::Equals(Value::String(value.to_owned()));
     let predicates: Vec<_> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
-    let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates).unwrap();
+    let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates, &hidden).unwrap();
     let mut walk = ViewCursor::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
     walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
     let mut out = Vec::new();
@@ -127,4 +138,45 @@ fn filtered_batches_keep_the_schema_and_the_end() {
     let short: Vec<_> = batches.iter().map(|f| (f.batch.count, f.batch.schema.is_some(), f.header.ends)).collect();
     assert_eq!(short, [(1, false, false), (0, true, true)]);
     assert_eq!(batches[1].header.position, Lsn(2000));
+}
+
+#[test]
+fn a_hidden_column_is_in_no_row_and_no_schema_and_may_select_rows() {
+    let (journal, mut writer) = journal();
+    write(&mut writer);
+    let seen = structs(&walk_without(&["b"], &journal, RowEncoding::Struct, None, 100));
+    let wanted = ["101 INSERT 0/3E9 1", "103 INSERT 0/3EB 1", "104 INSERT 0/3EC 1", "105 UPDATE 0/7D0 1"];
+    assert_eq!(seen, wanted, "a reader without the column is sent no new columns");
+    let seen = structs(&walk_without(&["b"], &journal, RowEncoding::Struct, Some(("b", "y")), 100));
+    assert_eq!(seen, ["104 INSERT 0/3EC 1", "105 DELETE 0/7D0 0"]);
+    let bytes = walk_without(&["b"], &journal, RowEncoding::PostgresBinary, None, 100);
+    let cell = |value: &[u8]| [&1_u32.to_be_bytes(), value].concat();
+    for secret in [b"x", b"y", b"z"].map(|value| cell(value)) {
+        assert!(!bytes.windows(5).any(|bytes| bytes == secret), "{secret:?} is in {bytes:?}");
+    }
+    let batches: Vec<_> = frames(bytes.into()).collect();
+    let columns = batches.iter().filter_map(|f| f.batch.schema.as_ref()).map(|schema| schema.columns.len());
+    assert_eq!(columns.collect::<Vec<_>>(), [1]);
+    assert_eq!(batches.iter().map(|f| f.batch.count).sum::<u32>(), 4);
+}
+
+#[test]
+fn a_hidden_column_that_is_part_of_the_key_is_refused() {
+    let hidden = ["a".to_owned()];
+    let view =
+        JournalViews::new(TableName::new("public", "t"), 1 << 20).get(RowEncoding::Struct, &[], &hidden).unwrap();
+    let error = view.selection(&schema(&["a", "b"])).unwrap_err();
+    assert_eq!(error, super::ViewError::HiddenKey("a".to_owned()));
+    assert!(view.selection(&schema(&["c", "b"])).is_ok(), "a column of that name is not in every schema");
+}
+
+#[test]
+fn clients_share_a_view_only_if_they_receive_the_same_columns() {
+    let views = JournalViews::new(TableName::new("public", "t"), 1 << 20);
+    let hidden = ["b".to_owned()];
+    let of = |hidden: &[String]| views.get(RowEncoding::Struct, &[], hidden).unwrap();
+    let (whole, part) = (of(&[]), of(&hidden));
+    assert!(Arc::ptr_eq(&whole, &of(&[])) && Arc::ptr_eq(&part, &of(&hidden)) && !Arc::ptr_eq(&whole, &part));
+    assert!(views.get(RowEncoding::PostgresBinary, &[], &[]).is_none());
+    assert!(views.get(RowEncoding::PostgresBinary, &[], &hidden).is_some());
 }

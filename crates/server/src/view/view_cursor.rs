@@ -134,20 +134,20 @@ impl ViewCursor {
 
     fn frame(&mut self, frame: &BatchFrame) -> Result<Bytes, ViewError> {
         let olds = take_olds(&mut self.olds);
-        let schema_before = self.schema.clone();
+        let selection_before = self.view.selection(&self.schema)?;
         if let Some(schema) = frame.batch.schema.clone() {
             self.schema = Arc::new(laredo_proto::schema::from_wire(schema)?);
         }
         if frame.batch.definition != 0 {
             self.begun = DefinitionVersion(frame.batch.definition);
         }
-        let filter = self.view.filter(&self.schema)?;
+        let selection = self.view.selection(&self.schema)?;
         let projected = self.view.changes(&FrameChanges {
             frame,
             olds: &olds,
             schema: &self.schema,
-            schema_before: &schema_before,
-            filter: filter.as_deref(),
+            selection: &selection,
+            selection_before: &selection_before,
             before: self.before,
             began_after: self.began_after,
             after: self.after,

@@ -11,7 +11,8 @@ use laredo_proto::replication::laredo_replication_service_client::LaredoReplicat
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, SyncResponse, field_predicate};
 use laredo_server::{
-    HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions, ServerTimeLimits,
+    HttpOptions, PortListener, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
+    ServerTimeLimits, ServerTls,
 };
 use laredo_testkit::{RunningEngine, SimDatabase, sim_table, stopped_clock};
 use tokio::net::TcpListener;
@@ -63,6 +64,20 @@ pub(crate) async fn serve_with(
     start(database.clone(), options.collect(), change).await
 }
 
+/// Serves `public.t0` with TLS on its gRPC ports.
+pub(crate) async fn serve_with_tls(database: &SimDatabase, tls: ServerTls) -> SimServer {
+    serve_with_tls_and(database, tls, |_| {}).await
+}
+
+pub(crate) async fn serve_with_tls_and(
+    database: &SimDatabase,
+    tls: ServerTls,
+    change: impl FnOnce(&mut ServerOptions),
+) -> SimServer {
+    let engine = Engine::prepare(database.clone(), vec![sim_table("t0")], clock()).await.unwrap();
+    start_engine_with(engine, Some(tls), change).await
+}
+
 pub(crate) async fn start(
     source: impl Source,
     tables: Vec<laredo_engine::TableOptions>,
@@ -78,6 +93,14 @@ pub(crate) fn clock() -> Clock {
 
 /// Runs an engine, and serves its tables.
 pub(crate) async fn start_engine(engine: Engine<impl Source>, change: impl FnOnce(&mut ServerOptions)) -> SimServer {
+    start_engine_with(engine, None, change).await
+}
+
+async fn start_engine_with(
+    engine: Engine<impl Source>,
+    tls: Option<ServerTls>,
+    change: impl FnOnce(&mut ServerOptions),
+) -> SimServer {
     let engine = RunningEngine::run(engine);
     let handle = engine.handle().clone();
     let served = handle.tables().iter();
@@ -89,13 +112,25 @@ pub(crate) async fn start_engine(engine: Engine<impl Source>, change: impl FnOnc
     let (http, waits) = (HttpOptions::default(), ServerTimeLimits::default());
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
-    let (sources, allowed_origins) = (vec![source], Vec::new());
-    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock: clock() };
+    let (sources, allowed_origins, connections_max) = (vec![source], Vec::new(), laredo_server::CONNECTIONS_MAX);
+    let (access, allowed_hosts) = (None, laredo_server::AllowedHosts::default());
+    let mut options = ServerOptions {
+        sources,
+        tables,
+        connections_max,
+        allowed_origins,
+        allowed_hosts,
+        access,
+        http,
+        waits,
+        clock: clock(),
+    };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
     let fanout_address = fanout.local_addr().unwrap();
-    let listeners = ServerListeners { grpc: vec![grpc], fanout: vec![fanout], health: Some(http), metrics: None };
+    let [grpc, fanout] = [grpc, fanout].map(|listener| vec![PortListener::from(listener).with_tls(tls.clone())]);
+    let listeners = ServerListeners { grpc, fanout, health: Some(http.into()), metrics: None };
     let (stop_server, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         let stop = async move {

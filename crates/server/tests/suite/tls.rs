@@ -1,11 +1,15 @@
 //! TLS. If an authority is configured, only clients with its certificates are served.
 
-use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with};
-use laredo_proto::replication::RowEncoding;
-use laredo_server::{ServeError, Server, ServerListeners, ServerOptions, ServerTlsOptions};
+use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with_tls, serve_with_tls_and};
+use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding};
+use laredo_server::{
+    AccessGrants, AccessOptions, GrantSubjects, IdentityOptions, NamePattern, ReaderGrant, ServerTls, ServerTlsOptions,
+    TlsFile,
+};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::SimDatabase;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 struct ServerTlsAuthority {
@@ -47,7 +51,7 @@ async fn clients_show_their_certificate() {
     };
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
-    let server = serve_with(&database, "a", 1, |options| options.tls = Some(tls)).await;
+    let server = serve_with_tls(&database, ServerTls::new("server", &tls).unwrap()).await;
     let trusting = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
     let (certificate, key) = authority.issue("client");
     let mut client = connect(&server, trusting().identity(Identity::from_pem(certificate, key))).await.unwrap();
@@ -67,7 +71,7 @@ async fn curl_is_served_in_either_http() {
     let authority = ServerTlsAuthority::new();
     let (certificate, key) = authority.issue("localhost");
     let tls = ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None };
-    let server = serve_with(&SimDatabase::new(1), "a", 1, |options| options.tls = Some(tls)).await;
+    let server = serve_with_tls(&SimDatabase::new(1), ServerTls::new("server", &tls).unwrap()).await;
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.issuer.pem()).unwrap();
@@ -87,14 +91,92 @@ async fn curl_is_served_in_either_http() {
     }
 }
 
-#[tokio::test]
-async fn a_broken_certificate_is_an_error_at_once() {
-    let tls = ServerTlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
-    let clock: laredo_engine::Clock = std::sync::Arc::new(|| laredo_core::CommitTime(0));
-    let (sources, tables, allowed_origins, http, waits) = Default::default();
-    let options = ServerOptions { sources, tables, tls: Some(tls), allowed_origins, http, waits, clock };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listeners = ServerListeners { grpc: vec![listener], ..ServerListeners::default() };
-    let served = Server::new(options).serve(listeners, std::future::pending()).await;
-    assert!(matches!(served, Err(ServeError::Tls(_))), "{served:?}");
+#[test]
+fn every_broken_file_is_named() {
+    let tls = ServerTlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: Some(b"no".to_vec()) };
+    let problems = ServerTls::new("server", &tls).unwrap_err();
+    let files: Vec<TlsFile> = problems.iter().map(|(file, _)| *file).collect();
+    assert_eq!(files, [TlsFile::Certificate, TlsFile::Key, TlsFile::ClientCa]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_for_new_connections_and_a_broken_one_changes_nothing() {
+    let [old, new] = [ServerTlsAuthority::new(), ServerTlsAuthority::new()];
+    let files = |authority: &ServerTlsAuthority| {
+        let (certificate, key) = authority.issue("localhost");
+        ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None }
+    };
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tls = ServerTls::new("server", &files(&old)).unwrap();
+    let server = serve_with_tls(&database, tls.clone()).await;
+    let trusting = |authority: &ServerTlsAuthority| {
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.issuer.pem())).domain_name("localhost")
+    };
+    let mut client = connect(&server, trusting(&old)).await.unwrap();
+    let mut stream = client.sync(request(RowEncoding::Struct)).await.unwrap().into_inner();
+    let mut replica = SimpleReplica::default();
+    replica.read_to(&mut stream, database.end()).await;
+
+    let broken = ServerTlsOptions { key: b"no".to_vec(), ..files(&new) };
+    tls.replace(&broken).unwrap_err();
+    connect(&server, trusting(&old)).await.unwrap();
+    tls.replace(&files(&new)).unwrap();
+    connect(&server, trusting(&old)).await.unwrap_err();
+    connect(&server, trusting(&new)).await.unwrap();
+
+    // The stream of the first connection continues.
+    database.commit(0, vec![Insert(2, "b".to_owned())]);
+    replica.read_to(&mut stream, database.end()).await;
+    assert_eq!(replica.rows.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
+    let authority = ServerTlsAuthority::new();
+    let (certificate, key) = authority.issue("localhost");
+    let ca = authority.issuer.pem();
+    let tls = ServerTlsOptions {
+        certificate: certificate.into_bytes(),
+        key: key.into_bytes(),
+        client_ca: Some(ca.clone().into_bytes()),
+    };
+    let subjects = GrantSubjects { identities: vec!["mesh".to_owned()], ..GrantSubjects::default() };
+    let tables = vec!["public.*".parse().unwrap()];
+    let access = AccessOptions {
+        identities: vec![IdentityOptions {
+            name: "mesh".to_owned(),
+            certificates: vec![NamePattern::new("*.reader.example")],
+            ..IdentityOptions::default()
+        }],
+        grants: AccessGrants {
+            readers: vec![ReaderGrant { subjects, tables, rows: Vec::new(), hidden_columns: Vec::new() }],
+            ..AccessGrants::default()
+        },
+        ..AccessOptions::default()
+    };
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tls = ServerTls::new("server", &tls).unwrap();
+    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(access)).await;
+    for (name, code) in [
+        ("web.reader.example", None),
+        ("web.writer.example", Some(Code::Unauthenticated)),
+        ("a.web.reader.example", Some(Code::Unauthenticated)),
+    ] {
+        let (certificate, key) = authority.issue(name);
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+        let mut client = connect(&server, tls.identity(Identity::from_pem(certificate, key))).await.unwrap();
+        let answered = client.sync(request(RowEncoding::Struct)).await;
+        assert_eq!(answered.as_ref().err().map(tonic::Status::code), code, "{name}");
+        if let Ok(answered) = answered {
+            let mut replica = SimpleReplica::default();
+            let mut stream = answered.into_inner();
+            replica.read_to(&mut stream, database.end()).await;
+            assert_eq!(replica.rows.len(), 1, "{name}");
+            let name = GetReplicationStatusRequest { schema: "public".to_owned(), table: "t0".to_owned() };
+            let status = client.get_replication_status(name).await.unwrap().into_inner();
+            assert!(status.clients[0].client_id.starts_with("mesh/web.reader.example"), "{status:?}");
+        }
+    }
 }

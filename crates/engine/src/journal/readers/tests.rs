@@ -4,7 +4,7 @@ use super::*;
 use crate::journal::tests::{begin, commit, insert, journal, options};
 
 fn reader(behind_max: u64, policy: BufferPolicy) -> ReaderOptions {
-    ReaderOptions { client_id: "r".to_owned(), behind_max, policy }
+    ReaderOptions { client_id: "r".to_owned(), owner: String::new(), behind_max, policy }
 }
 
 fn live(journal: &crate::journal::Journal, behind_max: u64, policy: BufferPolicy) -> JournalReader {

@@ -80,9 +80,9 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact,
     let config = config(args, publication);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
-    let listeners = ServerListeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
+    let listeners = ServerListeners { grpc: vec![listener.into()], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
-    let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped));
+    let mut server = pin!(serve_at(&config, listeners, (StartMode::Once, Duration::ZERO), stopped));
     let exported = tokio::select! {
         exported = write_snapshot(args, url) => exported,
         ended = &mut server => return Err(CliError::Export(end_reason(ended))),

@@ -63,8 +63,11 @@ pub(in super::super) async fn compare_with_server(
     };
     let subscription = || -> Result<SubscriptionBuilder, CliError> {
         let mut builder = Subscription::builder(&args.server, table.clone());
+        if let Some(token) = tls.token() {
+            builder = builder.token(token);
+        }
         if let Some(TlsFileContents { ca_pem, identity_pem }) = tls.read(&args.server)? {
-            builder = builder.ca_pem(ca_pem);
+            builder = ca_pem.into_iter().fold(builder, |builder, pem| builder.ca_pem(pem));
             if let Some((certificate, key)) = identity_pem {
                 builder = builder.identity_pem(certificate, key);
             }

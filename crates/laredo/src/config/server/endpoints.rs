@@ -1,55 +1,30 @@
 //! The server's own endpoints: the OAM service and health.
 
-use std::path::PathBuf;
+use laredo_server::ListenAddress;
 
-use super::super::declaration::{ConfigBlock, ConfigKey, config_block, custom, key, optional, texts};
+use super::super::declaration::{config_block, key, texts};
 use super::super::fields::BlockFields;
+use super::super::port::{self, PortTlsConfig};
 use super::super::reader::ConfigReader;
-use super::super::schema::{PORT, SettingKind, TEXT_OR_EMPTY, URL_PATH};
+use super::super::schema::{PORT, SettingKind, URL_PATH};
 
 config_block! {
     /// The port of the OAM service, and TLS for every gRPC port.
     pub struct GrpcConfig {
         /// The port of the OAM service.
         pub port: u16 = key("port", PORT, || 4001),
+        /// The address of this port. Ours.
+        pub address: ListenAddress = port::address(),
+        /// The maximum number of open connections of this port, and of each port for clients. More
+        /// clients wait. Ours.
+        pub max_connections: u32 = key("max_connections", CONNECTIONS, || CONNECTIONS_DEFAULT),
         /// The origins whose pages may call this port and the clients' ports from a browser, as in
         /// `["https://console.example"]`. `*` means all pages ([protocols](protocols.md#browsers)).
         /// Ours.
         pub allowed_origins: Vec<String> = texts("allowed_origins", SettingKind::List(&ORIGIN), "none"),
         /// TLS for this port and the clients' ports; `None` if it is not enabled.
-        pub tls: Option<GrpcTlsConfig> = custom(
-            "tls",
-            GrpcTlsConfig::KIND,
-            || None,
-            |_, fields, reader| {
-                let tls = fields.block("tls");
-                Some(TLS_ENABLED.read(&tls, reader).then(|| GrpcTlsConfig::read(&tls, reader)))
-            },
-            |tls, _, out| {
-                out.block("tls", |out| {
-                    TLS_ENABLED.write(&tls.is_some(), out);
-                    tls.iter().for_each(|tls| tls.write(out));
-                });
-            },
-        ),
+        pub tls: Option<PortTlsConfig> = port::tls(),
     }
-}
-
-const TLS_ENABLED: ConfigKey<bool> =
-    key("enabled", SettingKind::Flag, || false).doc("True for TLS on this port and the clients' ports.");
-
-config_block! {
-    /// The server side of TLS.
-    pub struct GrpcTlsConfig [GrpcTlsConfig::check] {
-        /// The certificate chain, PEM.
-        pub cert_path: PathBuf = key("cert_path", TEXT_OR_EMPTY, PathBuf::new).defaults_to("required with TLS"),
-        /// The private key, PEM.
-        pub key_path: PathBuf = key("key_path", TEXT_OR_EMPTY, PathBuf::new).defaults_to("required with TLS"),
-        /// The authorities, PEM, whose client certificates the server requests and accepts.
-        pub client_ca_path: Option<PathBuf> =
-            optional("client_ca_path", TEXT_OR_EMPTY, "none: the server requests no certificates"),
-    }
-    also [config_field!(TLS_ENABLED)]
 }
 
 config_block! {
@@ -57,6 +32,10 @@ config_block! {
     pub struct HealthConfig [HealthConfig::check] {
         /// The port of the health endpoints. `--health-port` sets it.
         pub http_port: u16 = key("http_port", PORT, || 8080),
+        /// The address of this port. Ours.
+        pub address: ListenAddress = port::address(),
+        /// TLS for this port; `None` if it is not enabled. Ours.
+        pub tls: Option<PortTlsConfig> = port::tls(),
         /// The path of the readiness check.
         pub readiness_path: String = key("readiness_path", URL_PATH, || "/health/ready".to_owned()),
         /// The path of the liveness check.
@@ -67,6 +46,9 @@ config_block! {
         pub strict_readiness: bool = key("strict_readiness", SettingKind::Flag, || false),
     }
 }
+
+const CONNECTIONS: SettingKind = SettingKind::Count { min: 1, max: u32::MAX as u64 };
+const CONNECTIONS_DEFAULT: u32 = 10_000;
 
 const ORIGIN: SettingKind = SettingKind::Text {
     accepts: is_origin,
@@ -81,16 +63,6 @@ fn is_origin(text: &str) -> bool {
             && part.chars().all(|c| c.is_ascii_graphic() && !c.is_ascii_uppercase() && !"/?#@*,\"".contains(c))
     };
     text == "*" || text.split_once("://").is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
-}
-
-impl GrpcTlsConfig {
-    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
-        for (key, path) in [("cert_path", &self.cert_path), ("key_path", &self.key_path)] {
-            if path.as_os_str().is_empty() {
-                reader.report_at(fields, "enabled", key, "is required with enabled = true");
-            }
-        }
-    }
 }
 
 impl HealthConfig {

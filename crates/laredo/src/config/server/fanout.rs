@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use laredo_server::ListenAddress;
+
 use super::super::declaration::{ConfigKey, block, config_block, config_choice, key, list, optional, optional_block};
 use super::super::fields::BlockFields;
+use super::super::port;
 use super::super::reader::ConfigReader;
 use super::super::schema::{AT_LEAST_ONE, PORT, SettingKind};
 use super::filters::FilterConfig;
@@ -42,6 +45,8 @@ config_block! {
     pub struct FanoutGrpcConfig {
         /// The port where clients connect. Tables and the OAM service may share a port.
         pub port: u16 = key("port", PORT, || FANOUT_PORT.default_value()).defaults_to("`fanout.grpc.port`"),
+        /// The address of this port. Ours.
+        pub address: ListenAddress = port::address().defaults_to("`fanout.grpc.address`"),
         /// The maximum number of clients at once.
         pub max_clients: Option<u32> = optional("max_clients", MAX_CLIENTS, "no limit"),
     }
@@ -50,6 +55,10 @@ config_block! {
 /// The port for clients, unless a table sets another one.
 pub(super) const FANOUT_PORT: ConfigKey<u16> =
     key("port", PORT, || 4002).doc("The port where clients connect, for targets without a port of their own.");
+
+/// The address of the port for clients, unless a table sets another one.
+pub(super) const FANOUT_ADDRESS: ConfigKey<ListenAddress> =
+    port::address().doc("The address of that port, for targets without an address of their own. Ours.");
 
 /// The limit of `grpc.max_clients`, in the target itself.
 const TARGET_MAX_CLIENTS: ConfigKey<Option<u32>> =

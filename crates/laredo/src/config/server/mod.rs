@@ -1,5 +1,6 @@
 //! The configuration of `laredo-server`.
 
+mod access;
 mod endpoints;
 mod fanout;
 mod filters;
@@ -17,7 +18,12 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use endpoints::{GrpcConfig, GrpcTlsConfig, HealthConfig};
+pub use access::{
+    AccessConfig, AuditConfig, EndpointAccess, ExpiryTime, AccessIdentityConfig, LimitsConfig, ObserverConfig, OperatorConfig,
+    ReaderConfig, TokenConfig,
+};
+pub(crate) use access::{RuleText, rule_text};
+pub use endpoints::{GrpcConfig, HealthConfig};
 pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig};
 pub use filters::{FilterConfig, FilterValue, PatternConfig};
 pub use journal::{JournalConfig, JournalStoreConfig};
@@ -30,17 +36,20 @@ pub use table::ServedTableConfig;
 pub use transforms::TransformConfig;
 pub use verify::VerifyConfig;
 
+use laredo_server::ListenAddress;
+
 use super::credentials::{self, CredentialsConfig};
-use super::declaration::{ConfigBlock, block, config_block, config_field, map, optional};
+use super::declaration::{ConfigBlock, block, config_block, config_field, map, optional, optional_block, texts};
 use super::diagnostics::{ConfigProblem, ConfigReport};
 use super::fields::BlockFields;
 use super::load::ConfigLoader;
+use super::port::HOST;
 use super::reader::ConfigReader;
 use super::schema::{BlockSchema, ConfigSchema, FieldSchema, SettingKind, TEXT_OR_EMPTY};
-use super::tree::ConfigNode;
+use super::tree::{ConfigNode, ConfigPlace, KeyPath};
 use super::write::HoconBlock;
 use super::{declaration, reference};
-use fanout::FANOUT_PORT;
+use fanout::{FANOUT_ADDRESS, FANOUT_PORT};
 
 config_block! {
     /// The configuration of `laredo-server`.
@@ -57,10 +66,16 @@ config_block! {
         pub grpc: GrpcConfig = block("grpc"),
         /// The health endpoints.
         pub health: HealthConfig = block("health"),
+        /// The names by which clients may call the ports in plain text, in addition to IP addresses
+        /// and names that are not public. `*.example.com` means all names under it
+        /// ([why](security.md#names-of-the-server)). Ours.
+        pub allowed_hosts: Vec<String> = texts("allowed_hosts", SettingKind::List(&HOST), "none"),
         /// Metrics and logs.
         pub observability: ObservabilityConfig = block("observability"),
         /// The credentials profiles that object stores refer to.
         pub credentials: BTreeMap<String, CredentialsConfig> = map("credentials"),
+        /// The callers and their grants. Ours.
+        pub access: Option<AccessConfig> = optional_block("access").defaults_to("everyone may do everything"),
         /// The folder for [temporary files](operations.md#limits), on a disk and not in memory.
         /// Ours.
         pub temp_dir: Option<PathBuf> = optional("temp_dir", TEXT_OR_EMPTY, "`$TMPDIR`, or `/tmp`"),
@@ -80,14 +95,14 @@ config_block! {
 }
 
 const FANOUT: &BlockSchema = &BlockSchema { fields: &[FieldSchema::of("grpc", SettingKind::Block(FANOUT_GRPC))] };
-const FANOUT_GRPC: &BlockSchema = &BlockSchema { fields: &[config_field!(FANOUT_PORT)] };
+const FANOUT_GRPC: &BlockSchema = &BlockSchema { fields: &[config_field!(FANOUT_PORT), config_field!(FANOUT_ADDRESS)] };
 
 static SCHEMA: ConfigSchema = ConfigSchema {
     root: &BlockSchema { fields: ServerConfig::KIND.fields() },
     refused: refused_keys::KEYS,
     file_variable: "LAREDO_CONFIG",
     variable_prefix: "LAREDO_",
-    foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_"],
+    foreign_variables: &["OAM", "SERVER", "SNAPSHOTTER", "SNAPSHOTTER_", "TEST_", "TOKEN"],
 };
 
 impl ServerConfig {
@@ -98,15 +113,6 @@ impl ServerConfig {
     /// A report of all problems of the configuration.
     pub fn load(loader: &ConfigLoader) -> Result<Self, ConfigReport> {
         loader.load(&SCHEMA, Self::read_root)
-    }
-
-    /// Returns warnings about settings that are allowed but probably not intended. Each is a
-    /// sentence that names its key.
-    pub fn warnings(&self) -> Vec<String> {
-        let warning = |(name, source): (&String, &PostgresSourceConfig)| {
-            source.warning().map(|warning| format!("sources.{name}.connection: {warning}"))
-        };
-        self.sources.iter().filter_map(warning).collect()
     }
 
     /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
@@ -129,10 +135,43 @@ impl ServerConfig {
         out.into_document()
     }
 
+    /// Returns warnings about settings that are allowed but probably not intended, each a sentence
+    /// that names the key.
+    pub fn warnings(&self) -> Vec<String> {
+        let open = self.row_ports().into_iter().filter(|port| !port.address.is_local() && self.grpc.tls.is_none());
+        let of_port = |port: RowPort<'_>| {
+            format!(
+                "{} ({}): rows are served in plain text to every host that reaches this port; enable grpc.tls, or set {} = \
+                 \"127.0.0.1\"",
+                port.key,
+                port.address.with_port(port.port),
+                port.key.replace("grpc.port", "grpc.address"),
+            )
+        };
+        let of_source = |(name, source): (&String, &PostgresSourceConfig)| {
+            source.warning().map(|warning| format!("sources.{name}.connection: {warning}"))
+        };
+        self.sources.iter().filter_map(of_source).chain(open.map(of_port)).collect()
+    }
+
+    /// Returns the ports that serve rows, each once: that of the OAM service, and those of clients.
+    pub(crate) fn row_ports(&self) -> Vec<RowPort<'_>> {
+        let oam = RowPort { key: "grpc.port".to_owned(), address: &self.grpc.address, port: self.grpc.port };
+        let mut ports = vec![oam];
+        for (i, table) in self.tables.iter().enumerate() {
+            let (address, port) = (&table.fanout.grpc.address, table.fanout.grpc.port);
+            if !ports.iter().any(|known| address.is_same(port, known.address, known.port)) {
+                ports.push(RowPort { key: format!("tables[{i}].targets[0].grpc.port"), address, port });
+            }
+        }
+        ports
+    }
+
     fn read_root(root: &ConfigNode, problems: &mut Vec<ConfigProblem>) -> ServerConfig {
         let root = BlockFields::root(root, SCHEMA.root);
         let mut reader = ConfigReader::new(problems);
         reader.sources = root.names("sources").into_iter().map(str::to_owned).collect();
+        reader.identities = root.block("access").names("identities").into_iter().map(str::to_owned).collect();
         reader.profiles = root.names("credentials").into_iter().map(str::to_owned).collect();
         ServerConfig::read(&root, &mut reader)
     }
@@ -144,42 +183,57 @@ impl ServerConfig {
         self.fill_ports(root, reader);
         self.check_ports(root, reader);
         self.check_paths(root, reader);
+        self.check_certificates(root, reader);
     }
 
-    /// Fills in the port for clients of targets without a port of their own.
+    /// Checks that clients are asked for their certificates if an identity needs one.
+    fn check_certificates(&self, root: &BlockFields, reader: &mut ConfigReader) {
+        let has_authority = self.grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_path.is_some());
+        if self.access.as_ref().is_some_and(AccessConfig::uses_certificates) && !has_authority {
+            let message = "an identity has certificates, but the server asks clients for none; \
+                           set grpc.tls.enabled and grpc.tls.client_ca_path";
+            reader.report(&root.block("access"), "identities", message);
+        }
+    }
+
+    /// Fills in the port and address for clients of targets without their own.
     fn fill_ports(&mut self, root: &BlockFields, reader: &mut ConfigReader) {
-        let port = FANOUT_PORT.read(&root.block("fanout").block("grpc"), reader);
+        let fanout = root.block("fanout").block("grpc");
+        let (port, address) = (FANOUT_PORT.read(&fanout, reader), FANOUT_ADDRESS.read(&fanout, reader));
         for (table, fields) in self.tables.iter_mut().zip(root.items("tables")) {
-            let targets = fields.items("targets");
-            if !targets.first().is_some_and(|target| target.block("grpc").has("port")) {
+            let own = fields.items("targets").into_iter().next().map(|target| target.block("grpc"));
+            let has = |key: &str| own.as_ref().is_some_and(|own| own.has(key));
+            if !has("port") {
                 table.fanout.grpc.port = port;
             }
+            if !has("address") {
+                table.fanout.grpc.address = address.clone();
+            }
         }
     }
 
-    /// Checks that gRPC and HTTP do not share a port. A gRPC port may serve both the OAM service
-    /// and clients.
+    /// Checks that no two listeners need the same port of an address. A gRPC port may serve both
+    /// the OAM service and clients; it then has one address.
     fn check_ports(&self, root: &BlockFields, reader: &mut ConfigReader) {
+        let mut used: Vec<UsedPort> = Vec::new();
         let grpc = root.block("grpc");
-        let mut used = vec![(self.grpc.port, "grpc.port".to_owned(), grpc.place_of("port").clone())];
-        for (i, (table, fields)) in self.tables.iter().zip(root.items("tables")).enumerate() {
-            let of = format!("tables[{i}].targets[0].grpc.port");
-            used.push((table.fanout.grpc.port, of, fields.place_of("targets").clone()));
-        }
-        let health = (root.block("health"), "http_port", self.health.http_port);
-        let metrics = root.block("observability").block("metrics");
-        let metrics = (metrics, "port", self.observability.metrics.port);
-        for (fields, key, port) in [health, metrics] {
-            let path = fields.path.key(key);
-            let twin = used.iter().find(|(other, ..)| *other == port && port != 0);
-            if let Some((_, of, place_of_twin)) = twin {
-                // The key that was set explicitly is the one to change.
-                let written = fields.has(key);
-                let place = if written { fields.place_of(key) } else { place_of_twin };
-                let message = format!("port {port} is taken by {of}; give each its own");
-                reader.problems.push(ConfigProblem::new(place, &path, message));
+        used.push(UsedPort::new(&grpc, "port", &self.grpc.address, self.grpc.port));
+        for (table, fields) in self.tables.iter().zip(root.items("tables")) {
+            let Some(target) = fields.items("targets").into_iter().next() else { continue };
+            let of = &table.fanout.grpc;
+            let new = UsedPort::new(&target.block("grpc"), "port", &of.address, of.port);
+            if !used.iter().any(|other| of.address.is_same(of.port, &other.address, other.port)) {
+                new.check(&used, "give both the same address, or each a port of its own", reader);
             }
-            used.push((port, path.to_string(), fields.place_of(key).clone()));
+            used.push(new);
+        }
+        let health = (root.block("health"), "http_port", &self.health.address, self.health.http_port);
+        let metrics = &self.observability.metrics;
+        let metrics = (root.block("observability").block("metrics"), "port", &metrics.address, metrics.port);
+        for (fields, key, address, port) in [health, metrics] {
+            let new = UsedPort::new(&fields, key, address, port);
+            new.check(&used, "give each its own", reader);
+            used.push(new);
         }
     }
 
@@ -208,6 +262,47 @@ impl ServerConfig {
         if of_metrics == STARTUP_PATH {
             complain(&metrics, "path", "the startup endpoint");
         }
+    }
+}
+
+/// A port that serves rows.
+pub(crate) struct RowPort<'a> {
+    /// The path of its key.
+    pub(crate) key: String,
+    pub(crate) address: &'a ListenAddress,
+    pub(crate) port: u16,
+}
+
+/// A port that a key takes.
+struct UsedPort {
+    address: ListenAddress,
+    port: u16,
+    path: KeyPath,
+    place: ConfigPlace,
+    /// True if the key or the address is written in the configuration.
+    is_written: bool,
+}
+
+impl UsedPort {
+    fn new(fields: &BlockFields, key: &str, address: &ListenAddress, port: u16) -> UsedPort {
+        // A port is in use because of its number or of its address.
+        let written = [key, "address"].into_iter().find(|key| fields.has(key));
+        let (path, place) = (fields.path.key(key), fields.place_of(written.unwrap_or(key)).clone());
+        UsedPort { address: address.clone(), port, path, place, is_written: written.is_some() }
+    }
+
+    fn check(&self, used: &[UsedPort], what_to_do: &str, reader: &mut ConfigReader) {
+        let Some(twin) = used.iter().find(|other| self.address.overlaps(self.port, &other.address, other.port)) else {
+            return;
+        };
+        // The key that was set explicitly is the one to change.
+        let place = if self.is_written { &self.place } else { &twin.place };
+        let taken = match &self.address {
+            ListenAddress::Unix(path) => path.display().to_string(),
+            ListenAddress::All | ListenAddress::Ip(_) => format!("port {}", self.port),
+        };
+        let message = format!("{taken} is taken by {}; {what_to_do}", twin.path);
+        reader.problems.push(ConfigProblem::new(place, &self.path, message));
     }
 }
 

@@ -1,6 +1,9 @@
 //! The configuration of metrics and logs.
 
+use laredo_server::ListenAddress;
+
 use super::super::declaration::{block, config_block, config_choice, key};
+use super::super::port::{self, PortTlsConfig};
 use super::super::schema::{PORT, URL_PATH};
 
 config_block! {
@@ -20,6 +23,10 @@ config_block! {
         pub metrics_type: MetricsType = key("type", MetricsType::KIND, || MetricsType::Prometheus),
         /// The port of the metrics endpoint.
         pub port: u16 = key("port", PORT, || 9090),
+        /// The address of this port. Ours.
+        pub address: ListenAddress = port::address(),
+        /// TLS for this port; `None` if it is not enabled. Ours.
+        pub tls: Option<PortTlsConfig> = port::tls(),
         /// The path of the metrics endpoint.
         pub path: String = key("path", URL_PATH, || "/metrics".to_owned()),
     }

@@ -20,15 +20,18 @@ pub use schedule::{DiffScheduleConfig, EpochRetentionConfig};
 pub use source::{IdentityConfig, SnapshotterSourceConfig, SnapshotterTlsConfig};
 pub use table::ArchivedTableConfig;
 
+use laredo_server::ListenAddress;
+
 use super::credentials::{self, CredentialsConfig};
-use super::declaration::{ConfigBlock, block, config_block, custom, key, map, optional};
+use super::declaration::{ConfigBlock, block, config_block, custom, key, map, optional, texts};
 use super::diagnostics::ConfigReport;
 use super::fields::BlockFields;
 use super::leaf::expected;
 use super::load::ConfigLoader;
+use super::port::{self, PortTlsConfig};
 use super::reader::ConfigReader;
 use super::reference;
-use super::schema::{BlockSchema, ConfigSchema, FieldSchema, KeySchema, PORT, TEXT_OR_EMPTY};
+use super::schema::{BlockSchema, ConfigSchema, FieldSchema, KeySchema, PORT, SettingKind, TEXT_OR_EMPTY};
 use super::write::HoconBlock;
 
 config_block! {
@@ -66,6 +69,13 @@ config_block! {
     pub struct HttpConfig {
         /// The port of the HTTP API: health, status, metrics, orders. `--http-port` sets it.
         pub port: u16 = key("port", PORT, || 8080),
+        /// The address of this port. Ours.
+        pub address: ListenAddress = port::address(),
+        /// TLS for this port; `None` if it is not enabled. Ours.
+        pub tls: Option<PortTlsConfig> = port::tls(),
+        /// The names by which clients may call this port in plain text, in addition to IP addresses
+        /// and names that are not public ([why](security.md#names-of-the-server)). Ours.
+        pub allowed_hosts: Vec<String> = texts("allowed_hosts", SettingKind::List(&port::HOST), "none"),
     }
 }
 

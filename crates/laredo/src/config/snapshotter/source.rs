@@ -90,7 +90,7 @@ const KEY_PATH: ConfigKey<Option<PathBuf>> = optional("key_path", TEXT_OR_EMPTY,
 
 const SERVER: SettingKind = SettingKind::Text {
     accepts: is_server,
-    expected: "the address of a server, such as localhost:4001 or https://laredo.example:4001",
+    expected: "the address of a server, such as localhost:4002 or https://laredo.example:4002",
 };
 
 fn is_server(text: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus, read from the tables' status at each request.
 
 use laredo_archive::WriterStatus;
+use laredo_server::ServerTls;
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -12,22 +13,27 @@ pub(super) struct SnapshotterMetrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     process: metrics_process::Collector,
+    certificates: Vec<ServerTls>,
 }
 
 impl SnapshotterMetrics {
-    pub(super) fn new() -> SnapshotterMetrics {
+    pub(super) fn new(certificates: Vec<ServerTls>) -> SnapshotterMetrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let (handle, process) = (recorder.handle(), metrics_process::Collector::default());
         with_local_recorder(&recorder, || {
             describe();
             process.describe();
         });
-        SnapshotterMetrics { recorder, handle, process }
+        SnapshotterMetrics { recorder, handle, process, certificates }
     }
 
     pub(super) fn render(&self, tables: &[SnapshotterTable]) -> String {
         with_local_recorder(&self.recorder, || {
             tables.iter().for_each(read_table);
+            for certificate in &self.certificates {
+                let name = [("file", certificate.name().to_owned())];
+                gauge!("laredo_tls_certificate_not_after_seconds", &name).set(seconds(certificate.not_after()));
+            }
             self.process.collect();
         });
         self.handle.render()
@@ -92,7 +98,16 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
+#[expect(clippy::cast_precision_loss, reason = "what Prometheus stores is a double")]
+fn seconds(time: i64) -> f64 {
+    time as f64
+}
+
 fn describe() {
+    describe_gauge!(
+        "laredo_tls_certificate_not_after_seconds",
+        "Time when the certificate of the port expires, in seconds since 1970"
+    );
     describe_gauge!("snapshotter_epoch", "The newest base's epoch; 0 before the first");
     describe_gauge!("snapshotter_buffer_depth", "Keys that were changed since the archive's head");
     describe_gauge!("snapshotter_chain_diffs", "Diffs since the newest base");

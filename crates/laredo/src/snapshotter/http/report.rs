@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_archive::{ChainProgress, DestinationStatus, RebaseThresholds, WriterStatus, WrittenArtifact};
+use laredo_archive::{ChainProgress, DestinationStatus, RebaseThresholds, WriterPhase, WriterStatus, WrittenArtifact};
 use laredo_core::Lsn;
 use serde_json::{Value, json};
 
@@ -122,6 +122,21 @@ pub(super) fn seconds_behind(status: &WriterStatus) -> Option<f64> {
 }
 
 /// Returns the JSON of an artifact that was written.
+/// Returns the answer to a request for a snapshot, if the newest one has all changes.
+pub(super) fn unchanged_snapshot(table: &str, status: &WriterStatus) -> Option<Value> {
+    let is_whole = status.epoch > 0 && status.progress.diffs == 0 && status.buffer_depth == 0;
+    if !is_whole || status.phase != WriterPhase::Running {
+        return None;
+    }
+    let mut answer = match &status.last_snapshot {
+        Some(written) => artifact(table, written),
+        // An earlier process has written it.
+        None => json!({ "table": table, "epoch": status.epoch, "to_position": shown(status.head_position) }),
+    };
+    answer["unchanged"] = true.into();
+    Some(answer)
+}
+
 pub(super) fn artifact(table: &str, written: &WrittenArtifact) -> Value {
     json!({
         "table": table,

@@ -20,8 +20,8 @@ fn missing_keys_are_named_where_they_belong() {
         "snapshotter { source { } }",
         &[
             "1:1: snapshotter.destinations: is required: a list [ … ]",
-            "1:15: snapshotter.source.server: is required: the address of a server, such as localhost:4001 or \
-             https://laredo.example:4001",
+            "1:15: snapshotter.source.server: is required: the address of a server, such as localhost:4002 or \
+             https://laredo.example:4002",
             "1:15: snapshotter.source.schema: is required: a string that is not empty",
             "1:15: snapshotter.source.table: is required: a string that is not empty",
         ],

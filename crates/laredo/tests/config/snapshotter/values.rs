@@ -34,8 +34,8 @@ fn wrong_types_and_ranges_say_what_was_expected() {
             "server = localhost",
             "",
             "",
-            "2:10: snapshotter.source.server: expected the address of a server, such as localhost:4001 or \
-             https://laredo.example:4001, found \"localhost\"",
+            "2:10: snapshotter.source.server: expected the address of a server, such as localhost:4002 or \
+             https://laredo.example:4002, found \"localhost\"",
         ),
         (
             "",

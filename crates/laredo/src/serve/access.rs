@@ -1,0 +1,104 @@
+//! The access rules of the server, from its configuration.
+
+use laredo_server::{
+    AccessGrants, AccessOptions, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern, OperatorGrant,
+    ReaderGrant, RowRule, RowTest, TokenOptions,
+};
+
+use super::options::predicate;
+use crate::config::ServerConfig;
+use crate::config::server::{
+    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, ReaderConfig, RuleText, rule_text,
+};
+
+/// Returns the rules; `None` without the block `access`.
+pub(super) fn access(config: &ServerConfig) -> Option<AccessOptions> {
+    config.access.as_ref().map(options)
+}
+
+/// Logs a warning if callers send their tokens in plain text.
+pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
+    let has_tokens = config.access.iter().flat_map(|access| access.identities.values()).any(|i| !i.tokens.is_empty());
+    if has_tokens && config.grpc.tls.is_none() {
+        tracing::warn!(
+            "access: callers send their tokens in plain text, so anyone on the network can read them; set grpc.tls, or \
+             put the server behind a proxy with TLS"
+        );
+    }
+}
+
+fn options(access: &AccessConfig) -> AccessOptions {
+    let grants = AccessGrants {
+        readers: access.readers.iter().map(reader).collect(),
+        operators: access
+            .operators
+            .iter()
+            .map(|grant| OperatorGrant {
+                subjects: subjects(&grant.identities, &grant.claims),
+                orders: grant.orders.clone(),
+            })
+            .collect(),
+        observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
+    };
+    AccessOptions {
+        identities: access.identities.iter().map(|(name, config)| identity(name, config)).collect(),
+        grants,
+        health_is_open: access.health == EndpointAccess::Anyone,
+        metrics_are_open: access.metrics == EndpointAccess::Anyone,
+    }
+}
+
+fn identity(name: &str, config: &AccessIdentityConfig) -> IdentityOptions {
+    let tokens = config.tokens.iter().map(|token| TokenOptions {
+        hash: token.hash,
+        expires_at: token.expires_at.as_ref().map(|expires_at| expires_at.at),
+    });
+    IdentityOptions {
+        name: name.to_owned(),
+        claims: config.claims.iter().cloned().collect(),
+        tokens: tokens.collect(),
+        certificates: config.certificates.iter().map(|pattern| NamePattern::new(pattern.as_str())).collect(),
+        limits: IdentityLimits {
+            streams_max: config.limits.streams,
+            new_streams_per_second: config.limits.new_streams,
+            snapshot_bytes_per_second: config.limits.snapshot_rate,
+        },
+    }
+}
+
+fn subjects(identities: &[String], claims: &[(String, String)]) -> GrantSubjects {
+    GrantSubjects { identities: identities.to_vec(), claims: claims.iter().cloned().collect() }
+}
+
+fn reader(grant: &ReaderConfig) -> ReaderGrant {
+    ReaderGrant {
+        subjects: subjects(&grant.identities, &grant.claims),
+        // The configuration accepts only valid patterns.
+        tables: grant.tables.iter().filter_map(|pattern| pattern.parse().ok()).collect(),
+        rows: grant.rows.iter().map(row_rule).collect(),
+        hidden_columns: grant.hide.clone(),
+    }
+}
+
+fn row_rule(filter: &FilterConfig) -> RowRule {
+    let claim = |text: &str| match rule_text(text) {
+        Some(RuleText::Claim(claim)) => Some(claim.to_owned()),
+        Some(RuleText::Literal(_)) | None => None,
+    };
+    let claimed = match filter {
+        FilterConfig::FieldEquals { field, value: FilterValue::String(text) } => {
+            claim(text).map(|claim| (field, RowTest::EqualsClaim(claim)))
+        }
+        FilterConfig::FieldPrefix { field, prefix } => {
+            claim(prefix).map(|claim| (field, RowTest::BeginsWithClaim(claim)))
+        }
+        FilterConfig::FieldEquals { .. } | FilterConfig::FieldRegex { .. } => None,
+    };
+    match claimed {
+        Some((field, test)) => RowRule { field: field.clone(), test },
+        None => {
+            let fixed = predicate(filter);
+            RowRule { field: fixed.field, test: RowTest::Fixed(fixed.test) }
+        }
+    }
+}

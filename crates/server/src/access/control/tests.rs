@@ -1,0 +1,210 @@
+use http::HeaderValue;
+use parking_lot::Mutex;
+use prost_reflect::DescriptorPool;
+use tonic::Code;
+
+use super::*;
+use crate::access::grant::{GrantSubjects, OperatorGrant, ReaderGrant};
+use crate::access::token::AccessToken;
+
+fn token(number: u8) -> AccessToken {
+    AccessToken::from_random([number; 32])
+}
+
+fn identity(name: &str, number: u8, expires_at: Option<CommitTime>) -> IdentityOptions {
+    let tokens = vec![TokenOptions { hash: token(number).hash(), expires_at }];
+    IdentityOptions { name: name.to_owned(), tokens, ..IdentityOptions::default() }
+}
+
+fn subjects(name: &str) -> GrantSubjects {
+    GrantSubjects { identities: vec![name.to_owned()], claims: BTreeMap::new() }
+}
+
+/// Returns rules with a reader (token 1), an operator of two orders (2), an observer (3), an
+/// identity without grants (4) and one that expires at 100 (5).
+fn options() -> AccessOptions {
+    let tables = vec!["public.*".parse().unwrap()];
+    AccessOptions {
+        identities: vec![
+            identity("reader", 1, None),
+            identity("operator", 2, None),
+            identity("observer", 3, None),
+            identity("guest", 4, None),
+            identity("visitor", 5, Some(CommitTime(100))),
+        ],
+        grants: AccessGrants {
+            readers: vec![
+                ReaderGrant {
+                    subjects: subjects("reader"),
+                    tables: tables.clone(),
+                    rows: vec![],
+                    hidden_columns: vec![],
+                },
+                ReaderGrant { subjects: subjects("visitor"), tables, rows: vec![], hidden_columns: vec![] },
+            ],
+            operators: vec![OperatorGrant {
+                subjects: subjects("operator"),
+                orders: vec!["ReloadTable".to_owned(), "PauseSync".to_owned()],
+            }],
+            observers: vec![subjects("observer")],
+        },
+        ..AccessOptions::default()
+    }
+}
+
+struct Rules {
+    control: Arc<AccessControl>,
+    now: Arc<Mutex<i64>>,
+}
+
+impl Rules {
+    fn new(options: AccessOptions) -> Rules {
+        let now = Arc::new(Mutex::new(0));
+        let clock_now = now.clone();
+        let clock: Clock = Arc::new(move || CommitTime(*clock_now.lock()));
+        Rules { control: Arc::new(AccessControl::new(options, clock)), now }
+    }
+
+    fn code(&self, path: &str, authorization: &[&str]) -> Code {
+        self.admit(path, authorization).map_or_else(|refused| refused.status.code(), |_| Code::Ok)
+    }
+
+    fn admit(&self, path: &str, authorization: &[&str]) -> Result<Caller, CallRefusal> {
+        let mut headers = HeaderMap::new();
+        for value in authorization {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        self.control.admit(path, &headers, None)
+    }
+}
+
+fn bearer_of(number: u8) -> String {
+    format!("Bearer {}", token(number).expose())
+}
+
+/// Returns the paths of all rpcs of all services.
+fn paths() -> Vec<String> {
+    let mut pool = DescriptorPool::new();
+    for set in [
+        laredo_proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    ] {
+        pool.decode_file_descriptor_set(set).unwrap();
+    }
+    let services: Vec<_> = pool.services().collect();
+    let methods = services.iter().flat_map(|service| {
+        service.methods().map(|method| format!("/{}/{}", service.full_name(), method.name())).collect::<Vec<_>>()
+    });
+    methods.collect()
+}
+
+#[test]
+fn no_rpc_is_open_to_a_caller_that_is_not_known() {
+    let rules = Rules::new(options());
+    let (wrong, basic) = (bearer_of(9), format!("Basic {}", token(1).expose()));
+    let twice = [bearer_of(1), bearer_of(1)];
+    *rules.now.lock() = 100;
+    let paths = paths();
+    assert!(paths.len() > 35, "{paths:?}");
+    for path in &paths {
+        for authorization in [
+            vec![],
+            vec![wrong.as_str()],
+            vec![basic.as_str()],
+            vec![token(1).expose()],
+            vec!["Bearer "],
+            vec!["Bearer"],
+            vec![twice[0].as_str(), twice[1].as_str()],
+            // Its time is over.
+            vec![bearer_of(5).as_str()],
+        ] {
+            assert_eq!(rules.code(path, &authorization), Code::Unauthenticated, "{path} {authorization:?}");
+        }
+        assert!(!matches!(rules.code(path, &[&bearer_of(4)]), Code::Unauthenticated), "{path}: the caller is known");
+    }
+}
+
+#[test]
+fn each_role_may_call_its_own_rpcs_and_no_others() {
+    let rules = Rules::new(options());
+    for path in &paths() {
+        let effect = rpc_rules::find_effect(path);
+        let (is_replication, is_health) = (path.starts_with(REPLICATION), path.starts_with(HEALTH));
+        let is_reflection = path.starts_with(REFLECTION);
+        let is_granted_order = ["/ReloadTable", "/PauseSync"].iter().any(|order| path.ends_with(order));
+        let reads = effect == Some(RpcEffect::Reads) || is_replication || is_reflection;
+        let observes = effect == Some(RpcEffect::Observes) || is_reflection || is_health;
+        let expected = |is_allowed| if is_allowed { Code::Ok } else { Code::PermissionDenied };
+        assert_eq!(rules.code(path, &[&bearer_of(1)]), expected(reads), "reader {path}");
+        assert_eq!(rules.code(path, &[&bearer_of(2)]), expected(is_granted_order || is_reflection), "operator {path}");
+        assert_eq!(rules.code(path, &[&bearer_of(3)]), expected(observes), "observer {path}");
+        assert_eq!(rules.code(path, &[&bearer_of(4)]), expected(is_reflection), "guest {path}");
+    }
+}
+
+#[test]
+fn a_path_that_is_no_rpc_is_refused_to_everyone() {
+    let rules = Rules::new(options());
+    for path in ["/", "", "/laredo.replication.v1.LaredoReplicationService/x/Sync", "/laredo.v1.Other/GetStatus"] {
+        assert_eq!(rules.code(path, &[]), Code::Unauthenticated, "{path}");
+        for number in 1..=4 {
+            assert_eq!(rules.code(path, &[&bearer_of(number)]), Code::Unimplemented, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_token_is_valid_until_its_time() {
+    let rules = Rules::new(options());
+    let sync = format!("{REPLICATION}Sync");
+    for (now, code) in [(0, Code::Ok), (99, Code::Ok), (100, Code::Unauthenticated)] {
+        *rules.now.lock() = now;
+        assert_eq!(rules.code(&sync, &[&bearer_of(5)]), code, "{now}");
+    }
+    let revoked = Rules::new(AccessOptions { identities: vec![identity("visitor", 6, None)], ..options() });
+    assert_eq!(revoked.code(&sync, &[&bearer_of(5)]), Code::Unauthenticated, "its hash is no longer configured");
+    assert_eq!(revoked.code(&sync, &[&bearer_of(6)]), Code::Ok, "the identity has another token");
+}
+
+#[test]
+fn the_scheme_may_have_any_case() {
+    let rules = Rules::new(options());
+    let sync = format!("{REPLICATION}Sync");
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        assert_eq!(rules.code(&sync, &[&format!("{scheme} {}", token(1).expose())]), Code::Ok, "{scheme}");
+    }
+    let upper = token(1).expose().to_uppercase();
+    assert_eq!(rules.code(&sync, &[&format!("Bearer {upper}")]), Code::Unauthenticated, "a token has one spelling");
+}
+
+#[test]
+fn an_open_health_needs_no_identity_and_shows_no_state() {
+    let rules = Rules::new(AccessOptions { health_is_open: true, ..options() });
+    let caller = rules.admit(&format!("{HEALTH}Check"), &[]).unwrap();
+    assert!(!caller.is_observer() && caller.scope(&TableName::new("public", "t")).is_err());
+    assert_eq!(rules.code("/laredo.v1.LaredoOAMService/CheckReady", &[]), Code::Unauthenticated);
+    let http = |is_metrics, headers: &HeaderMap| {
+        rules.control.admit_http(is_metrics, headers, None).map_err(|refused| refused.status.code())
+    };
+    let of = |number| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&bearer_of(number)).unwrap())]);
+    let none = HeaderMap::new();
+    assert!(http(false, &none).is_ok_and(|caller| !caller.is_observer()));
+    assert!(http(false, &of(1)).is_ok_and(|caller| !caller.is_observer()));
+    assert!(http(false, &of(3)).is_ok_and(|caller| caller.is_observer()));
+    assert_eq!(http(false, &of(9)).err(), Some(Code::Unauthenticated), "a wrong token is not ignored");
+    assert_eq!(http(true, &none).err(), Some(Code::Unauthenticated));
+    assert_eq!(http(true, &of(1)).err(), Some(Code::PermissionDenied));
+    assert!(http(true, &of(3)).is_ok());
+}
+
+#[test]
+fn a_caller_reads_the_tables_of_its_grant() {
+    let rules = Rules::new(options());
+    let caller = rules.admit(&format!("{REPLICATION}Sync"), &[&bearer_of(1)]).unwrap();
+    assert_eq!(caller.identity_name(), "reader");
+    assert!(caller.scope(&TableName::new("public", "t")).unwrap().is_whole());
+    let denied = caller.scope(&TableName::new("private", "t")).unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    assert!(denied.message().contains("reader") && denied.message().contains("private.t"), "{denied}");
+}

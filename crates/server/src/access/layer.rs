@@ -1,0 +1,194 @@
+//! The places of access in the path of a request: the gate before its body is read, and the layer
+//! around the services.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::audit::AuditLog;
+use super::caller::Caller;
+use super::control::{AccessControl, CallRefusal};
+use crate::order_rule::{check_order, check_page};
+use crate::peer::PeerInfo;
+use crate::refusal;
+use crate::rpc_rules::{self, RpcEffect};
+
+/// The gate of a server. Every request passes it before its body is read.
+#[derive(Clone)]
+pub(crate) struct AccessGate {
+    /// `None` without access rules, so that everyone may do everything.
+    control: Option<Arc<AccessControl>>,
+    audit: AuditLog,
+}
+
+impl AccessGate {
+    pub(crate) fn new(control: Option<Arc<AccessControl>>) -> AccessGate {
+        AccessGate { control, audit: AuditLog::default() }
+    }
+
+    /// Checks the caller of an rpc, and attaches it to the request. Without access rules, orders
+    /// are only for callers on this machine.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, PERMISSION_DENIED or UNIMPLEMENTED, with the reason.
+    pub(crate) fn check(&self, request: &mut Request<Body>) -> Result<(), Status> {
+        let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
+        let peer = extensions.get::<PeerInfo>();
+        let effect = rpc_rules::find_effect(path);
+        let admitted = match (&self.control, effect) {
+            (None, None) => Err(CallRefusal::new(None, peer, refusal::no_method(path))),
+            (None, Some(RpcEffect::Orders)) => match check_order(extensions, headers) {
+                Ok(()) => Ok(Caller::unlimited(peer)),
+                Err(refused) => Err(CallRefusal::new(None, peer, refusal::order(refused))),
+            },
+            (None, Some(RpcEffect::Reads | RpcEffect::Observes)) => Ok(Caller::unlimited(peer)),
+            (Some(control), _) => control.admit(path, headers, peer),
+        };
+        // A web page gives no orders, not even for a known caller.
+        let admitted = admitted.and_then(|caller| match effect {
+            Some(RpcEffect::Orders) => match check_page(headers) {
+                Ok(()) => Ok(caller),
+                Err(refused) => Err(CallRefusal::of(&caller, refusal::order(refused))),
+            },
+            Some(RpcEffect::Reads | RpcEffect::Observes) | None => Ok(caller),
+        });
+        match admitted {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                Ok(())
+            }
+            Err(refused) => Err(self.log_refusal(path, refused)),
+        }
+    }
+
+    /// Logs a refusal, and returns its status.
+    fn log_refusal(&self, path: &str, refused: CallRefusal) -> Status {
+        let CallRefusal { identity, peer, status } = refused;
+        // A caller that asks for what does not exist is refused nothing.
+        if status.code() != Code::Unimplemented {
+            self.audit.refusal(identity.as_deref(), peer, (path, ""), &status);
+        }
+        status
+    }
+
+    /// Checks the caller of an HTTP endpoint. Metrics and health have rules of their own.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED or PERMISSION_DENIED, with the reason.
+    pub(crate) fn check_http(
+        &self,
+        is_metrics: bool,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&PeerInfo>,
+    ) -> Result<Caller, Status> {
+        let Some(control) = &self.control else { return Ok(Caller::unlimited(peer)) };
+        control.admit_http(is_metrics, headers, peer).map_err(|refused| self.log_refusal(path, refused))
+    }
+
+    /// Returns the layer for the services behind the gate.
+    pub(crate) fn layer(&self) -> AuditLayer {
+        AuditLayer(self.audit.clone())
+    }
+}
+
+/// A layer that logs orders and the refusals of services, and ends a stream when its caller's
+/// identity is no longer valid.
+#[derive(Clone)]
+pub(crate) struct AuditLayer(AuditLog);
+
+impl<S> Layer<S> for AuditLayer {
+    type Service = AuditedService<S>;
+
+    fn layer(&self, inner: S) -> AuditedService<S> {
+        AuditedService { audit: self.0.clone(), inner }
+    }
+}
+
+/// A service inside an [`AuditLayer`].
+#[derive(Clone)]
+pub(crate) struct AuditedService<S> {
+    audit: AuditLog,
+    inner: S,
+}
+
+type AuditedFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S> Service<Request<Body>> for AuditedService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = AuditedFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> AuditedFuture {
+        let (path, caller) = (request.uri().path().to_owned(), request.extensions().get::<Caller>().cloned());
+        let (answering, audit) = (self.inner.call(request), self.audit.clone());
+        Box::pin(async move {
+            let Ok(response) = answering.await;
+            let Some(caller) = caller else { return Ok(response) };
+            let result = Status::from_header_map(response.headers()).unwrap_or_else(|| Status::ok(""));
+            match (rpc_rules::find_effect(&path), result.code()) {
+                (Some(RpcEffect::Orders), _) => audit.order(&caller, &path, &result),
+                (_, Code::PermissionDenied | Code::Unauthenticated) => {
+                    let request = (path.as_str(), caller.description());
+                    audit.refusal(Some(caller.identity_name()), caller.peer(), (request.0, &request.1), &result);
+                }
+                _ => {}
+            }
+            Ok(match caller.expires() {
+                true => response.map(|body| Body::new(ExpiringBody::new(body, caller))),
+                false => response,
+            })
+        })
+    }
+}
+
+/// The answer to a caller. It ends with UNAUTHENTICATED when the caller's identity is no longer
+/// valid.
+struct ExpiringBody {
+    /// `None` after the end.
+    inner: Option<Body>,
+    expired: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl ExpiringBody {
+    fn new(inner: Body, caller: Caller) -> ExpiringBody {
+        ExpiringBody { inner: Some(inner), expired: Box::pin(async move { caller.expired().await }) }
+    }
+}
+
+impl http_body::Body for ExpiringBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        if this.expired.as_mut().poll(cx).is_ready() {
+            this.inner = None;
+            let ended = Status::unauthenticated("the caller's token has expired; reconnect with a new one");
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(Some(ended.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+        Pin::new(inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+}
