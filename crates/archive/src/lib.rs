@@ -42,7 +42,7 @@ pub use format::{ArchivedChange, ArtifactReader, FormatError};
 pub use layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME, UnknownFormat};
 pub use manifest::{
     ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError,
-    ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
+    ManifestViolation, SealedLink, WriterId,
 };
 #[cfg(feature = "writer")]
 pub use net_changes::{NetChange, NetChangeError, NetChangeSet};

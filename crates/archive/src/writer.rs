@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, ScopedMark, SourceIdentity, StateError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ use crate::destination::{ArtifactStager, Destination, DestinationError};
 use crate::events::ArtifactEvent;
 use crate::feed::{Feed, FeedUpdate};
 use crate::layout::{ArtifactFormat, ArtifactKind};
-use crate::manifest::{Artifact, ManifestError, PositionMark, SourceId, WriterId};
+use crate::manifest::{Artifact, ManifestError, WriterId};
 use crate::reader::{Archive, ArchivePoint, ReadProgress};
 use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
 use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion, WriterRows};
@@ -187,11 +187,11 @@ pub struct FeedStart {
     /// The position of the archive's head.
     pub position: Lsn,
     /// The database and history that the position belongs to, if known.
-    pub source: Option<SourceId>,
+    pub source: Option<SourceIdentity>,
     /// The definition version of the rows; unknown in an archive of an earlier laredo version.
     pub definition: DefinitionVersion,
     /// The newest commit at or before the head; unknown in an archive of an earlier laredo version.
-    pub mark: Option<PositionMark>,
+    pub mark: Option<ScopedMark>,
 }
 
 /// The writer of one table's archive.

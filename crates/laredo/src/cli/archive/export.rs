@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, PositionMark, WriterError,
-    WriterHandle, WriterOptions, WriterResources, WriterStatus, WrittenArtifact,
+    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, WriterError, WriterHandle,
+    WriterOptions, WriterResources, WriterStatus, WrittenArtifact,
 };
 use laredo_client::Subscription;
-use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, ScopedMark, StateError};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::SqlConnection;
 use laredo_server::ServerListeners;
@@ -190,7 +190,7 @@ impl Feed for ExportFeed {
         self.rest.definition()
     }
 
-    fn mark(&self) -> Option<PositionMark> {
+    fn mark(&self) -> Option<ScopedMark> {
         self.rest.mark()
     }
 
