@@ -53,6 +53,7 @@ pub use reader::{
 pub use rebase::{ChainProgress, RebaseDecision, RebaseReason, RebaseThresholds};
 #[cfg(feature = "writer")]
 pub use writer::{
-    ArchiveWriter, DestinationStatus, FeedStart, GRACE_PERIOD, MANIFEST_EPOCHS, SnapshotRequestError, WriterError,
-    WriterHandle, WriterOptions, WriterPhase, WriterResources, WriterStatus, WrittenArtifact,
+    ArchiveWriter, DestinationStatus, FeedStart, GRACE_PERIOD, MANIFEST_EPOCHS, SharedWriterStatus,
+    SnapshotRequestError, WriterError, WriterHandle, WriterOptions, WriterPhase, WriterResources, WriterStatus,
+    WrittenArtifact,
 };

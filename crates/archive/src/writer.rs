@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, ScopedMark, SourceIdentity, StateError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::{ArtifactStager, Destination, DestinationError};
@@ -41,7 +41,7 @@ use ledger::ManifestLedger;
 use report::WriterReport;
 use tasks::{WriterTaskResult, WriterTasks};
 
-pub use status::{DestinationStatus, WriterPhase, WriterStatus, WrittenArtifact};
+pub use status::{DestinationStatus, SharedWriterStatus, WriterPhase, WriterStatus, WrittenArtifact};
 
 /// The longest time between two checks of whether an artifact is due.
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -107,8 +107,8 @@ pub struct WriterResources {
     pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     /// Publishes the event about a new artifact. The function must not block.
     pub publish: Box<dyn Fn(ArtifactEvent) + Send + Sync>,
-    /// The channel for the writer's status, from its opening on.
-    pub status: watch::Sender<WriterStatus>,
+    /// The place for the writer's status, from its opening on.
+    pub status: SharedWriterStatus,
 }
 
 /// An error that ends a writer or prevents its start.
@@ -231,7 +231,7 @@ pub enum SnapshotRequestError {
 #[derive(Clone, Debug)]
 pub struct WriterHandle {
     ask: mpsc::UnboundedSender<SnapshotReplySender>,
-    status: watch::Receiver<WriterStatus>,
+    status: SharedWriterStatus,
 }
 
 impl WriterHandle {
@@ -248,7 +248,7 @@ impl WriterHandle {
     /// Returns the current status of the writer.
     #[must_use]
     pub fn status(&self) -> WriterStatus {
-        self.status.borrow().clone()
+        self.status.current()
     }
 }
 
@@ -300,7 +300,7 @@ impl ArchiveWriter {
     /// Returns a handle for requests to this writer.
     #[must_use]
     pub fn handle(&self) -> WriterHandle {
-        WriterHandle { ask: self.ask.clone(), status: self.report.subscribe() }
+        WriterHandle { ask: self.ask.clone(), status: self.report.status().clone() }
     }
 
     /// Runs the writer until `stop` is cancelled, and then writes the changes that it has

@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
     Archive, ArchivePoint, ArchiveWriter, ArtifactStager, Destination, Feed, FeedStart, FeedUpdate, FolderDestination,
-    ListedObject, Manifest, ReadProgress, WriterError, WriterHandle, WriterOptions, WriterResources, WriterStatus,
+    ListedObject, Manifest, ReadProgress, SharedWriterStatus, WriterError, WriterHandle, WriterOptions,
+    WriterResources,
 };
 use laredo_core::{
     Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, ScopedMark,
     StateError, TableState, Transaction, Tuple, TupleBuf, Xid,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -238,7 +239,7 @@ pub(crate) async fn begin(
         stager: ArtifactStager::new(staging),
         wall: Box::new(SystemTime::now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(WriterStatus::default()),
+        status: SharedWriterStatus::default(),
     };
     let (writer, start) = ArchiveWriter::open(options, resources).await?;
     let (updates, told) = mpsc::unbounded_channel();

@@ -11,10 +11,8 @@ impl Feed for SubscriptionFeed {
     async fn next(&mut self) -> FeedUpdate {
         match self.0.next().await {
             SubscriptionEvent::Restart { reason, shared_until } => FeedUpdate::Restart { reason, shared_until },
-            SubscriptionEvent::State { table, position, source } => {
-                FeedUpdate::State { table, position, source: source.map(Into::into) }
-            }
-            SubscriptionEvent::Resumed { source, .. } => FeedUpdate::Resumed { source: source.map(Into::into) },
+            SubscriptionEvent::State { table, position, source } => FeedUpdate::State { table, position, source },
+            SubscriptionEvent::Resumed { source, .. } => FeedUpdate::Resumed { source },
             SubscriptionEvent::Transaction(transaction) => FeedUpdate::Transaction(transaction),
             SubscriptionEvent::Current { at, position, checksum } => FeedUpdate::Current { at, position, checksum },
             SubscriptionEvent::Ended { reason } => FeedUpdate::Ended { reason },
@@ -26,7 +24,7 @@ impl Feed for SubscriptionFeed {
     }
 
     fn mark(&self) -> Option<ScopedMark> {
-        self.0.mark().map(Into::into)
+        self.0.mark()
     }
 
     fn start_over(&mut self, error: StateError) {
@@ -43,6 +41,6 @@ impl Feed for SubscriptionFeed {
 pub(super) fn resume_point(start: FeedStart) -> ResumePoint {
     let FeedStart { schema, position, source, definition, mark } = start;
     let mut point = ResumePoint::new(schema, position);
-    (point.source, point.definition, point.mark) = (source.map(Into::into), definition, mark.map(Into::into));
+    (point.source, point.definition, point.mark) = (source, definition, mark);
     point
 }

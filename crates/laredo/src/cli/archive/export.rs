@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, WriterError, WriterHandle,
-    WriterOptions, WriterResources, WriterStatus, WrittenArtifact,
+    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, SharedWriterStatus,
+    WriterError, WriterHandle, WriterOptions, WriterResources, WrittenArtifact,
 };
 use laredo_client::Subscription;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, ScopedMark, StateError};
@@ -106,7 +106,7 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
         stager: ArtifactStager::new(staging),
         wall: Box::new(now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(WriterStatus::default()),
+        status: SharedWriterStatus::default(),
     };
     let writer_id = format!("{WRITER}:{}:{:016x}", std::process::id(), random());
     let (formats, diff_interval) = (args.formats.clone(), Duration::from_secs(3600));

@@ -56,7 +56,7 @@ pub(in super::super) async fn compare_with_server(
     let rebuilt =
         with_progress_bar("reading", bytes, &progress, archive.rebuild(ArchivePoint::Latest, &progress)).await?;
     let RebuiltTable { table: rows, boundary, .. } = rebuilt;
-    let mark = boundary.mark.map(Into::into);
+    let mark = boundary.mark;
     let Some(boundary) = boundary.position else {
         return Err(CliError::Compare("the archive does not record the position of its newest state".to_owned()));
     };
