@@ -3,9 +3,7 @@
 use std::future::Future;
 use std::time::Instant;
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError, TableState, Transaction};
-
-use crate::manifest::{PositionMark, SourceId};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, ScopedMark, SourceIdentity, StateError, TableState, Transaction};
 
 /// A source of a table's changes in whole transactions. Each is delivered exactly once, in the
 /// order of the commits, across all connections.
@@ -19,7 +17,7 @@ pub trait Feed: Send {
 
     /// Returns the newest commit at or before the position of all delivered updates, if it is
     /// known.
-    fn mark(&self) -> Option<PositionMark>;
+    fn mark(&self) -> Option<ScopedMark>;
 
     /// Requests all rows again, because the delivered changes do not fit the state.
     fn start_over(&mut self, error: StateError);
@@ -50,13 +48,13 @@ pub enum FeedUpdate {
         /// The position of the rows.
         position: Lsn,
         /// The database and history that this position, and those that follow, belong to.
-        source: Option<SourceId>,
+        source: Option<SourceIdentity>,
     },
     /// The stream has resumed from the position with which it was started. The following updates
     /// are from this database.
     Resumed {
         /// The database and history, as in [`FeedUpdate::State`].
-        source: Option<SourceId>,
+        source: Option<SourceIdentity>,
     },
     /// The changes of one commit.
     Transaction(Transaction),

@@ -42,7 +42,7 @@ pub use format::{ArchivedChange, ArtifactReader, FormatError};
 pub use layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME, UnknownFormat};
 pub use manifest::{
     ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError,
-    ManifestViolation, PositionMark, SealedLink, SourceId, TimelineSwitch, WriterId,
+    ManifestViolation, SealedLink, WriterId,
 };
 #[cfg(feature = "writer")]
 pub use net_changes::{NetChange, NetChangeError, NetChangeSet};
@@ -53,6 +53,7 @@ pub use reader::{
 pub use rebase::{ChainProgress, RebaseDecision, RebaseReason, RebaseThresholds};
 #[cfg(feature = "writer")]
 pub use writer::{
-    ArchiveWriter, DestinationStatus, FeedStart, GRACE_PERIOD, MANIFEST_EPOCHS, SnapshotRequestError, WriterError,
-    WriterHandle, WriterOptions, WriterPhase, WriterResources, WriterStatus, WrittenArtifact,
+    ArchiveWriter, DestinationStatus, FeedStart, GRACE_PERIOD, MANIFEST_EPOCHS, SharedWriterStatus,
+    SnapshotRequestError, WriterError, WriterHandle, WriterOptions, WriterPhase, WriterResources, WriterStatus,
+    WrittenArtifact,
 };

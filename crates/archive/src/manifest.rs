@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, ScopedMark, SourceIdentity};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::layout::{ArtifactFormat, ArtifactKind, artifact_name};
@@ -22,7 +22,6 @@ use columns::SchemaEntry;
 pub(crate) use columns::untyped;
 pub(crate) use histories::LocateError;
 pub use histories::{ArchivedHistory, EpochHistory};
-pub use marks::PositionMark;
 pub use rules::ManifestViolation;
 pub use sealed::SealedLink;
 pub(crate) use sealed::SealedManifest;
@@ -64,7 +63,7 @@ pub struct Manifest {
     /// The database and history that the positions belong to; `None` if the writer does not know
     /// them (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<SourceId>,
+    pub source: Option<SourceIdentity>,
     /// The definition version of the rows at head, with which the next writer resumes; `None` if
     /// the writer does not know it (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,29 +84,6 @@ pub struct WriterId {
     pub id: String,
     /// The fencing number. Each writer that starts takes the next one.
     pub fence: u64,
-}
-
-/// A database and its timelines. Positions of different ones cannot be compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceId {
-    /// PostgreSQL's `system_identifier`.
-    pub system_identifier: String,
-    /// The database's name.
-    pub database: String,
-    /// The timeline of the database's WAL.
-    pub timeline: u32,
-    /// The points where earlier timelines ended, oldest first.
-    pub history: Vec<TimelineSwitch>,
-}
-
-/// The point where a timeline ended and the next one began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimelineSwitch {
-    /// The timeline that ended.
-    pub timeline: u32,
-    /// The position where the timeline ended.
-    #[serde(with = "exactly")]
-    pub position: Lsn,
 }
 
 /// A snapshot or a diff. Fields marked "laredo only" are not known to other writers.
@@ -137,8 +113,8 @@ pub struct Artifact {
     pub checksum: Option<Checksum>,
     /// The newest commit at or before `to_position`; `None` if the writer did not know it (laredo
     /// only).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<PositionMark>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "marks")]
+    pub mark: Option<ScopedMark>,
     /// The history that the positions of a snapshot's epoch belong to (laredo only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Box<EpochHistory>>,
@@ -474,21 +450,6 @@ fn is_zero(count: &u64) -> bool {
 /// Deserializes a list. Other writers may write an empty list as `null`.
 fn null_as_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
-}
-
-/// A serialized position that is never missing.
-mod exactly {
-    use laredo_core::Lsn;
-    use serde::de::{Deserialize as _, Deserializer, Error as _};
-    use serde::ser::Serializer;
-
-    pub(super) fn serialize<S: Serializer>(position: &Lsn, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(position)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
 }
 
 /// Checksums, serialized as 32 hexadecimal digits.

@@ -12,12 +12,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use laredo_core::{Checksum, Lsn, Schema, TableState};
+use laredo_core::{Checksum, Lsn, Schema, ScopedMark, TableState};
 
 use crate::destination::{DestinationError, DestinationReader};
 use crate::format::FormatError;
 use crate::layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME};
-use crate::manifest::{Artifact, LocateError, Manifest, ManifestError, ManifestViolation, PositionMark, untyped};
+use crate::manifest::{Artifact, LocateError, Manifest, ManifestError, ManifestViolation, untyped};
 use apply::{ArchivedDiff, fill};
 use checked_table::CheckedTable;
 use object::{ObjectEntries, read_object};
@@ -62,7 +62,7 @@ pub struct ArchiveBoundary {
     /// The history that the position belongs to.
     pub history: u64,
     /// The newest commit at or before the position, if the archive names it.
-    pub mark: Option<PositionMark>,
+    pub mark: Option<ScopedMark>,
 }
 
 /// A rebuilt table.

@@ -23,15 +23,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, StateError};
-use tokio::sync::{mpsc, oneshot, watch};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, RetryDelays, Schema, ScopedMark, SourceIdentity, StateError};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::{ArtifactStager, Destination, DestinationError};
 use crate::events::ArtifactEvent;
 use crate::feed::{Feed, FeedUpdate};
 use crate::layout::{ArtifactFormat, ArtifactKind};
-use crate::manifest::{Artifact, ManifestError, PositionMark, SourceId, WriterId};
+use crate::manifest::{Artifact, ManifestError, WriterId};
 use crate::reader::{Archive, ArchivePoint, ReadProgress};
 use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
 use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion, WriterRows};
@@ -41,7 +41,7 @@ use ledger::ManifestLedger;
 use report::WriterReport;
 use tasks::{WriterTaskResult, WriterTasks};
 
-pub use status::{DestinationStatus, WriterPhase, WriterStatus, WrittenArtifact};
+pub use status::{DestinationStatus, SharedWriterStatus, WriterPhase, WriterStatus, WrittenArtifact};
 
 /// The longest time between two checks of whether an artifact is due.
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -107,8 +107,8 @@ pub struct WriterResources {
     pub wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     /// Publishes the event about a new artifact. The function must not block.
     pub publish: Box<dyn Fn(ArtifactEvent) + Send + Sync>,
-    /// The channel for the writer's status, from its opening on.
-    pub status: watch::Sender<WriterStatus>,
+    /// The place for the writer's status, from its opening on.
+    pub status: SharedWriterStatus,
 }
 
 /// An error that ends a writer or prevents its start.
@@ -187,11 +187,11 @@ pub struct FeedStart {
     /// The position of the archive's head.
     pub position: Lsn,
     /// The database and history that the position belongs to, if known.
-    pub source: Option<SourceId>,
+    pub source: Option<SourceIdentity>,
     /// The definition version of the rows; unknown in an archive of an earlier laredo version.
     pub definition: DefinitionVersion,
     /// The newest commit at or before the head; unknown in an archive of an earlier laredo version.
-    pub mark: Option<PositionMark>,
+    pub mark: Option<ScopedMark>,
 }
 
 /// The writer of one table's archive.
@@ -231,7 +231,7 @@ pub enum SnapshotRequestError {
 #[derive(Clone, Debug)]
 pub struct WriterHandle {
     ask: mpsc::UnboundedSender<SnapshotReplySender>,
-    status: watch::Receiver<WriterStatus>,
+    status: SharedWriterStatus,
 }
 
 impl WriterHandle {
@@ -248,7 +248,7 @@ impl WriterHandle {
     /// Returns the current status of the writer.
     #[must_use]
     pub fn status(&self) -> WriterStatus {
-        self.status.borrow().clone()
+        self.status.current()
     }
 }
 
@@ -303,7 +303,7 @@ impl ArchiveWriter {
     /// Returns a handle for requests to this writer.
     #[must_use]
     pub fn handle(&self) -> WriterHandle {
-        WriterHandle { ask: self.ask.clone(), status: self.report.subscribe() }
+        WriterHandle { ask: self.ask.clone(), status: self.report.status().clone() }
     }
 
     /// Runs the writer until `stop` is cancelled, and then writes the changes that it has

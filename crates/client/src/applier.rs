@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, Transaction};
-use laredo_proto::replication::CommitMark;
+use laredo_core::{Checksum, CommitTime, IndexSpec, Lsn, ScopedMark, Transaction};
 use tokio::sync::mpsc;
 
 use crate::changes::{ChangeHub, CommittedTransaction, RowChange, difference};
@@ -267,7 +266,7 @@ impl ReplicaApplier {
 
     /// Notes that no more changes happened up to `position`, where the server's rows have this
     /// checksum.
-    fn note_current(&mut self, position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum>) {
+    fn note_current(&mut self, position: Lsn, at: Instant, mark: Option<ScopedMark>, checksum: Option<Checksum>) {
         if position > self.receiver.resume().position {
             let nothing =
                 Transaction { position, span_from: None, committed_at: CommitTime::default(), changes: Vec::new() };

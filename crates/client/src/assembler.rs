@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use laredo_core::{
-    Change, Checksum, ChecksumError, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, Sequence, StateError,
-    TableState, Transaction,
+    Change, Checksum, ChecksumError, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, ScopedMark, Sequence,
+    StateError, TableState, Transaction, Xid,
 };
 use laredo_proto::batch::{BatchEntries, BatchError, BatchHeader, EntryAction};
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{
-    CommitMark, Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
+    Heartbeat, RowBatch, RowEncoding, SnapshotBegin, SnapshotEnd, SyncHandshake, SyncMode, SyncResponse,
 };
 use laredo_proto::schema::{self, SchemaError};
 use prost_types::Timestamp;
@@ -30,7 +30,7 @@ pub(crate) enum AssemblerEvent {
         table: Box<TableState>,
         position: Lsn,
         sequence: Sequence,
-        mark: Option<CommitMark>,
+        mark: Option<ScopedMark>,
         definition: DefinitionVersion,
         /// The checksum of the rows from the sender, the server or the local snapshot.
         checksum: Option<Checksum>,
@@ -39,7 +39,7 @@ pub(crate) enum AssemblerEvent {
     Transaction {
         transaction: Transaction,
         sequence: Sequence,
-        mark: Option<CommitMark>,
+        mark: Option<ScopedMark>,
         definition: DefinitionVersion,
     },
     /// A transaction that the table already has. If `definition` is known, it is the table's.
@@ -48,12 +48,33 @@ pub(crate) enum AssemblerEvent {
     Heartbeat {
         server_time: Option<Timestamp>,
         position: Option<Lsn>,
-        mark: Option<CommitMark>,
+        mark: Option<ScopedMark>,
         /// The server's checksum of the rows at the position.
         checksum: Option<Checksum>,
         /// The server's request for the checksum of the client's own rows at the position.
         check: Option<Vec<u8>>,
     },
+}
+
+/// The way in which a stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamMode {
+    /// The server sends all rows, and then changes.
+    FullSnapshot,
+    /// The server sends only changes of the rows that the client has.
+    Delta,
+}
+
+impl StreamMode {
+    /// Returns the mode of a handshake, or `None` if it is not one of a replication stream.
+    pub(crate) fn from_wire(mode: SyncMode) -> Option<StreamMode> {
+        match mode {
+            SyncMode::FullSnapshot => Some(StreamMode::FullSnapshot),
+            SyncMode::Delta | SyncMode::DeltaFromSnapshot => Some(StreamMode::Delta),
+            SyncMode::Unspecified | SyncMode::ReplayArchive => None,
+        }
+    }
 }
 
 /// A violation of the protocol by a server.
@@ -220,21 +241,19 @@ impl StreamAssembler {
         let encoding = handshake.encoding.take();
         let encoding = encoding.filter(|e| e.format() == RowEncoding::PostgresBinary);
         let schema = encoding.and_then(|e| e.schema).ok_or(StreamAssemblyError::Encoding)?;
-        self.phase = match (handshake.mode(), state) {
-            (SyncMode::FullSnapshot, _) => AssemblerPhase::Promised(new_schema(schema)?),
+        self.phase = match (StreamMode::from_wire(handshake.mode()), state) {
+            (Some(StreamMode::FullSnapshot), _) => AssemblerPhase::Promised(new_schema(schema)?),
             // The rows that follow are of the handshake's schema. If the client's schema differs,
             // servers disagree on when the definition changed. The same bytes would then be read as
             // other columns.
-            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, Some((ours, position))) => {
+            (Some(StreamMode::Delta), Some((ours, position))) => {
                 if *new_schema(schema)? != **ours {
                     return Err(StreamAssemblyError::Schema(position));
                 }
                 AssemblerPhase::Live(LiveStream::new(ours.clone(), position))
             }
-            (SyncMode::Delta | SyncMode::DeltaFromSnapshot, None) => {
-                return unexpected("changes only", "a snapshot");
-            }
-            _ => return unexpected("an unknown mode", "a snapshot or changes"),
+            (Some(StreamMode::Delta), None) => return unexpected("changes only", "a snapshot"),
+            (None, _) => return unexpected("an unknown mode", "a snapshot or changes"),
         };
         Ok(AssemblerEvent::Opened(Box::new(handshake)))
     }
@@ -271,7 +290,7 @@ impl StreamAssembler {
             table: Box::new(table),
             position,
             sequence,
-            mark: end.mark,
+            mark: end.mark.map(Into::into),
             definition,
             checksum,
         })
@@ -365,7 +384,7 @@ impl LiveStream {
                 changes: std::mem::take(&mut self.pending),
             },
             sequence: header.last_sequence,
-            mark: mark_of(batch),
+            mark: mark_of(&header),
             definition: std::mem::take(&mut self.definition),
         })
     }
@@ -395,15 +414,14 @@ fn heartbeat_event(heartbeat: &Heartbeat) -> Result<AssemblerEvent, ProtocolErro
         check: Some(heartbeat.check.clone()).filter(|check| !check.is_empty()),
         server_time: *server_time,
         position: parse_position(position)?,
-        mark: *mark,
+        mark: mark.map(Into::into),
         checksum: Checksum::from_wire(checksum)?,
     })
 }
 
 /// Returns the mark of the commit that a batch ends, or `None` if the batch represents a span.
-fn mark_of(batch: &RowBatch) -> Option<CommitMark> {
-    let mark = CommitMark { end: batch.position, xid: batch.xid, committed_at_us: batch.committed_at_us, scope: 0 };
-    (batch.xid != 0).then_some(mark)
+fn mark_of(header: &BatchHeader) -> Option<ScopedMark> {
+    (header.xid != Xid(0)).then(|| ScopedMark { commit: header.mark(), scope: 0 })
 }
 
 fn parse_position(text: &str) -> Result<Option<Lsn>, LsnError> {

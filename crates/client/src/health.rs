@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use laredo_core::{Lsn, TableName};
-use laredo_proto::replication::{SyncHandshake, SyncMode};
+use laredo_proto::replication::SyncHandshake;
 use tokio::sync::watch;
 
+use crate::assembler::StreamMode;
 use crate::status::{ReplicaError, ReplicaStatus, StatusReceiver};
 
 /// A clock that never goes back.
@@ -47,11 +48,12 @@ impl SessionHealth {
 
     /// Notes that a stream is open.
     pub(crate) fn opened(&self, handshake: &SyncHandshake) {
+        let mode = StreamMode::from_wire(handshake.mode());
         self.status.send_modify(|status| {
             status.connected = true;
             status.connects += 1;
-            status.full_snapshots += u64::from(handshake.mode() == SyncMode::FullSnapshot);
-            status.mode = Some(handshake.mode());
+            status.full_snapshots += u64::from(mode == Some(StreamMode::FullSnapshot));
+            status.mode = mode;
             status.reason.clone_from(&handshake.reason);
             status.error = None;
         });

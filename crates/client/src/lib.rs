@@ -39,6 +39,7 @@
 
 mod applier;
 mod assembler;
+mod cell;
 mod changes;
 mod comparison;
 mod connect;
@@ -65,15 +66,18 @@ mod tls;
 mod view;
 mod view_holders;
 
-pub use assembler::ProtocolError;
+pub use assembler::{ProtocolError, StreamMode};
+pub use cell::FromCell;
 pub use changes::{CommittedTransaction, LagError, ListenerHandle, RowChange, Transactions};
 pub use connect::StartError;
-pub use key::{KeyError, KeyValue, KeyValues, Sql};
+#[cfg(feature = "postgres-types")]
+pub use key::Sql;
+pub use key::{KeyError, KeyValue, KeyValues};
 pub use laredo_core::{
-    Cell, Change, Checksum, Column, CommitTime, DefinitionVersion, Lsn, Schema, StateError, TableName, TableState,
-    Transaction,
+    Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, ScopedMark, SourceIdentity,
+    StateError, TableName, TableState, TimelineSwitch, Transaction, Xid,
 };
-pub use laredo_proto::replication::{CommitMark, SourceIdentity, SyncMode, TimelineSwitch};
+#[cfg(feature = "postgres-types")]
 pub use postgres_types;
 pub use predicate::{ColumnPredicate, PredicateValue};
 pub use replica::{Replica, ReplicaBuilder, Unique};

@@ -140,7 +140,7 @@ impl LocalSnapshotFile {
         };
         let sequence = (sequence != Sequence::default()).then_some(sequence);
         let SyncHandshake { instance_id, source, definition, .. } = *handshake;
-        let definition = DefinitionVersion(definition);
+        let (source, definition) = (source.map(Into::into), DefinitionVersion(definition));
         let (mark, contents_differed) = (newest, false);
         let resume = ResumeState { instance_id, sequence, position, source, mark, definition, contents_differed };
         Ok(ResumableTable { table, resume, at_head })
@@ -185,7 +185,7 @@ impl LocalSnapshotFile {
                     schema: Some(schema::to_wire(of)),
                 }),
                 instance_id: instance_id.clone(),
-                source: source.clone(),
+                source: source.clone().map(Into::into),
                 definition: definition.0,
                 ..SyncHandshake::default()
             }),
@@ -208,7 +208,7 @@ impl LocalSnapshotFile {
             batch.finish(&BatchHeader::default(), &mut bytes);
         }
         let source_position = position.to_string();
-        let (rows_sent, mark, checksum) = (count, *mark, checksum.to_bytes().to_vec());
+        let (rows_sent, mark, checksum) = (count, mark.map(Into::into), checksum.to_bytes().to_vec());
         let end = SnapshotEnd { sequence, rows_sent, source_position, checksum, mark, ..SnapshotEnd::default() };
         push_message(&mut bytes, WireMessage::SnapshotEnd(end));
         let server_time = at_head.map(Into::into);

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use laredo_core::{Cell, Column, Schema, Tuple};
-use postgres_types::FromSql;
 
+use crate::cell::FromCell;
 use crate::layout::RowLayout;
 
 /// A row of a table, with its schema. It is cheap to clone, and stays unchanged when the table
@@ -100,12 +100,11 @@ impl Row {
         RowRef::new(&self.tuple, &self.layout)
     }
 
-    /// Returns a column's value as the requested Rust type: any type with a `FromSql` of
-    /// `postgres-types`.
+    /// Returns a column's value as the requested Rust type.
     ///
     /// # Errors
     /// When there is no such column, or its value cannot be read as that Rust type.
-    pub fn get<'a, T: FromSql<'a>>(&'a self, column: impl ColumnIndex) -> Result<T, CellError> {
+    pub fn get<'a, T: FromCell<'a>>(&'a self, column: impl ColumnIndex) -> Result<T, CellError> {
         self.as_ref().get(column)
     }
 
@@ -147,9 +146,9 @@ impl<'a> RowRef<'a> {
     ///
     /// # Errors
     /// When there is no such column, or its value cannot be read as that Rust type.
-    pub fn get<T: FromSql<'a>>(self, column: impl ColumnIndex) -> Result<T, CellError> {
+    pub fn get<T: FromCell<'a>>(self, column: impl ColumnIndex) -> Result<T, CellError> {
         let found = column.find(self.layout.schema());
-        let Some((index, types)) = found.and_then(|i| Some((i, self.layout.column(i)?))) else {
+        let Some((index, ty)) = found.and_then(|i| Some((i, self.layout.column(i)?))) else {
             return Err(CellError::NoColumn { column: column.to_string() });
         };
         let names = || {
@@ -157,13 +156,11 @@ impl<'a> RowRef<'a> {
             column.map(|c| (c.name.clone(), c.type_name.clone())).unwrap_or_default()
         };
         let rust = std::any::type_name::<T>();
-        let accepted = [&types.declared, &types.plain].into_iter().find(|ty| T::accepts(ty));
-        let Some(accepted) = accepted else {
+        let Some(read) = T::from_cell(ty, self.tuple.as_ref().cell(index).value()) else {
             let (column, postgres) = names();
             return Err(CellError::Type { column, postgres, rust });
         };
-        let cell = self.tuple.as_ref().cell(index).value();
-        T::from_sql_nullable(accepted, cell).map_err(|source| {
+        read.map_err(|source| {
             let (column, postgres) = names();
             CellError::Value { column, postgres, rust, source }
         })

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use laredo_core::{Checksum, Lsn, StateError, TableName};
-use laredo_proto::replication::SyncMode;
 use tokio::sync::watch;
 
-use crate::assembler::ProtocolError;
+use crate::assembler::{ProtocolError, StreamMode};
 
 /// The status of a replica or a subscription. For a subscription, the fields describe the events
 /// that it has returned instead of the replica's table.
@@ -19,7 +18,7 @@ pub struct ReplicaStatus {
     /// It never becomes false again.
     pub ready: bool,
     /// The mode in which the newest stream began; `None` before the first stream.
-    pub mode: Option<SyncMode>,
+    pub mode: Option<StreamMode>,
     /// The server's reason for this mode.
     pub reason: String,
     /// The number of streams that were opened.

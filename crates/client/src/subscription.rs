@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use laredo_core::{Checksum, DefinitionVersion, Lsn, Schema, StateError, TableName, TableState, Transaction};
-use laredo_proto::replication::{CommitMark, SourceIdentity};
+use laredo_core::{
+    Checksum, DefinitionVersion, Lsn, Schema, ScopedMark, SourceIdentity, StateError, TableName, TableState,
+    Transaction,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -59,7 +61,7 @@ pub struct ResumePoint {
     pub definition: DefinitionVersion,
     /// The newest commit at or before the position, from [`Subscription::mark`]. A server of the
     /// same database uses it to detect a position of another history.
-    pub mark: Option<CommitMark>,
+    pub mark: Option<ScopedMark>,
 }
 
 impl ResumePoint {
@@ -187,7 +189,7 @@ impl Subscription {
     /// Returns the newest known commit at or before the position of the last returned event. Store
     /// it together with the position, for [`ResumePoint::mark`].
     #[must_use]
-    pub fn mark(&self) -> Option<CommitMark> {
+    pub fn mark(&self) -> Option<ScopedMark> {
         self.receiver.resume().mark
     }
 

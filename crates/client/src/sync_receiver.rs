@@ -10,12 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use laredo_core::{
-    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, Sequence, TableName, TableState,
-    Transaction,
+    Change, Checksum, CommitTime, DefinitionVersion, IndexSpec, Lsn, Schema, ScopedMark, Sequence, SourceIdentity,
+    TableName, TableState, Transaction,
 };
-use laredo_proto::replication::{
-    CommitMark, ReportChecksumRequest, SourceIdentity, SyncHandshake, SyncResponse, sync_response,
-};
+use laredo_proto::replication::{ReportChecksumRequest, SyncHandshake, SyncResponse, sync_response};
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -53,7 +51,7 @@ pub(crate) struct ResumeState {
     pub(crate) source: Option<SourceIdentity>,
     /// The newest known commit at or before the position. It distinguishes histories of one
     /// database.
-    pub(crate) mark: Option<CommitMark>,
+    pub(crate) mark: Option<ScopedMark>,
     /// The definition version of the rows.
     pub(crate) definition: DefinitionVersion,
     /// True if all rows are requested because the current ones have the wrong checksum.
@@ -85,7 +83,7 @@ pub(crate) enum ReceiverEvent {
     /// Everything up to this position has arrived, which was all that the server had at this
     /// moment. [`SyncReceiver::advance_position`] must be called. If the server's checksum of the
     /// rows at the position is present, [`SyncReceiver::compare`] must be called too.
-    Current { position: Lsn, at: Instant, mark: Option<CommitMark>, checksum: Option<Checksum> },
+    Current { position: Lsn, at: Instant, mark: Option<ScopedMark>, checksum: Option<Checksum> },
     /// The stream was given up. If `starts_over` is true, the table is unusable too.
     GivenUp { starts_over: bool },
 }
@@ -94,7 +92,7 @@ pub(crate) enum ReceiverEvent {
 /// the position was sent.
 struct SentPosition {
     position: Lsn,
-    mark: Option<CommitMark>,
+    mark: Option<ScopedMark>,
     checksum: Option<Checksum>,
 }
 
@@ -110,7 +108,7 @@ struct PendingChecksumRequest {
 pub(crate) struct ResumeUpdate {
     position: Lsn,
     sequence: Sequence,
-    mark: Option<CommitMark>,
+    mark: Option<ScopedMark>,
     /// The table's new schema, if the transaction changed it.
     schema: Option<Arc<Schema>>,
     /// The table's new definition version, or unknown if the transaction did not change it.
@@ -246,7 +244,7 @@ impl SyncReceiver {
 
     /// Notes that no change to the table is missing up to this position. `mark` is the newest known
     /// commit of any table at or before it.
-    pub(crate) fn advance_position(&mut self, position: Lsn, mark: Option<CommitMark>) {
+    pub(crate) fn advance_position(&mut self, position: Lsn, mark: Option<ScopedMark>) {
         let known = (self.resume.position, self.resume.mark);
         (self.resume.position, self.resume.mark) = newer_position(known, (position, mark));
         self.shown = self.shown.max(position);
@@ -419,7 +417,7 @@ impl SyncReceiver {
     /// When the server has not reached the position that was shown.
     fn goal_position(&self, handshake: &SyncHandshake) -> Result<Lsn, ReplicaError> {
         let (ours, theirs) = (self.shown, Lsn(handshake.server_current_position));
-        if handshake.another_history || handshake.source != self.resume.source {
+        if handshake.another_history || source_of(handshake) != self.resume.source {
             // Another database or history may never reach the position that was shown.
             return Ok(ours.min(theirs));
         }
@@ -435,7 +433,7 @@ impl SyncReceiver {
             self.resume.instance_id.clone_from(&handshake.instance_id);
             self.resume.sequence = None;
         }
-        self.resume.source.clone_from(&handshake.source);
+        self.resume.source = source_of(handshake);
         self.resume.definition = DefinitionVersion(handshake.definition);
     }
 
@@ -473,7 +471,7 @@ impl SyncReceiver {
         transaction: Transaction,
         sequence: Sequence,
         definition: DefinitionVersion,
-        mark: Option<CommitMark>,
+        mark: Option<ScopedMark>,
     ) {
         if let Some(incoming) = &mut self.incoming {
             incoming.reached(sequence, definition);
@@ -527,6 +525,11 @@ impl SyncReceiver {
         // Sending fails only while the session is being stopped.
         let _ = self.feedback.send(SessionFeedback::Fault(error));
     }
+}
+
+/// Returns the database that a stream's positions belong to, if the server names it.
+fn source_of(handshake: &SyncHandshake) -> Option<SourceIdentity> {
+    handshake.source.clone().map(SourceIdentity::from)
 }
 
 /// Returns the bytes that a waiting message counts for.

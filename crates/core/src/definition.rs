@@ -3,9 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Serialize, Serializer};
-
 /// The version of a table's definition, which is the same on every server that follows the
 /// database.
 ///
@@ -47,15 +44,17 @@ impl FromStr for DefinitionVersion {
     }
 }
 
-impl Serialize for DefinitionVersion {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+#[cfg(feature = "serde")]
+impl serde::Serialize for DefinitionVersion {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for DefinitionVersion {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<DefinitionVersion, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for DefinitionVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<DefinitionVersion, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -68,8 +67,11 @@ mod tests {
         for number in [0, 1, 0xfedc_ba98_7654_3210, u64::MAX] {
             let version = DefinitionVersion(number);
             assert_eq!(version.to_string().parse(), Ok(version));
-            let json = serde_json::to_string(&version).unwrap();
-            assert_eq!(serde_json::from_str::<DefinitionVersion>(&json).unwrap(), version);
+            #[cfg(feature = "serde")]
+            {
+                let json = serde_json::to_string(&version).unwrap();
+                assert_eq!(serde_json::from_str::<DefinitionVersion>(&json).unwrap(), version);
+            }
         }
         for text in ["", "1", "0x00000000000001", "+000000000000001", "00000000000000001", "000000000000000g"] {
             assert!(text.parse::<DefinitionVersion>().is_err(), "{text}");

@@ -47,6 +47,20 @@ impl FromStr for Lsn {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for Lsn {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Lsn {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// The number of an entry in one journal. Sequences strictly increase, and mean nothing in any
 /// other journal.
 ///
@@ -150,6 +164,24 @@ impl CommitMark {
     #[must_use]
     pub fn known(self) -> Option<CommitMark> {
         (self.end > Lsn::ZERO && self.xid > Xid(0)).then_some(self)
+    }
+}
+
+/// The newest commit at or before a position, as a server names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScopedMark {
+    /// The commit.
+    pub commit: CommitMark,
+    /// The set of tables whose newest commit this is: the server's hash of the names of all tables
+    /// that it follows. Zero for a commit of the position's own table, which every server knows.
+    pub scope: u64,
+}
+
+impl ScopedMark {
+    /// Returns the mark if it names a commit at or before a position.
+    #[must_use]
+    pub fn known_at(self, position: Lsn) -> Option<ScopedMark> {
+        self.commit.known().filter(|commit| commit.end <= position).map(|_| self)
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::key::KeyColumns;
 use crate::tuple::{Cell, TupleBuf, TupleRef};
 
@@ -14,7 +12,8 @@ pub type Oid = u32;
 const MONEY: Oid = 790;
 
 /// A replicated column.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Column {
     /// The column's name, as the catalog spells it.
     pub name: String,
@@ -31,8 +30,9 @@ pub struct Column {
 }
 
 /// The structure of a type. Archives contain these variants by their names in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum TypeKind {
     /// A base type: built-in, or of an extension.
     Base,
@@ -56,7 +56,8 @@ pub enum TypeKind {
 }
 
 /// A type that a column uses, directly or inside another type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TypeDef {
     /// The type's name, without its schema.
     pub name: String,

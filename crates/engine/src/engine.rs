@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, TableName};
+use laredo_core::{CommitTime, Lsn, SourceIdentity, TableName};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::durable::DurablePosition;
 use crate::history::{SourceHistory, WalEndQuery};
 use crate::retention::WalRetention;
-use crate::source::{Source, SourceError, SourceIdentity, SourceState, SourceStateReporter, SourceStatus, TableIndex};
+use crate::source::{Source, SourceError, SourceState, SourceStateReporter, SourceStatus, TableIndex};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 

@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Lsn, ScopedMark, SourceIdentity, TableName};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use crate::source::{SourceClock, SourceError, SourceIdentity};
+use crate::source::{SourceClock, SourceError};
 
 /// The number of commits that a source remembers. They take up to 3 MiB.
 const MARKS_MAX: usize = 1 << 16;
@@ -150,11 +150,11 @@ impl SourceHistory {
         self.scope
     }
 
-    /// Returns the verdict of the remembered commits on a mark. `scope` is the scope of the server
-    /// that sent the mark, or zero for a commit of one of the tables.
+    /// Returns the verdict of the remembered commits on a mark.
     #[must_use]
-    pub fn judge(&self, mark: CommitMark, scope: u64) -> MarkVerdict {
-        self.log.lock().judge(mark, scope == 0 || scope == self.scope)
+    pub fn judge(&self, mark: ScopedMark) -> MarkVerdict {
+        let ScopedMark { commit, scope } = mark;
+        self.log.lock().judge(commit, scope == 0 || scope == self.scope)
     }
 
     /// Remembers that the positions of a journal belong to another history.
@@ -232,40 +232,9 @@ fn scope_of(tables: &[TableName]) -> u64 {
     hash.max(1)
 }
 
-/// A mark as clients and servers exchange it, with the scope of the server that sent it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScopedMark {
-    /// The commit.
-    pub mark: CommitMark,
-    /// The scope of the server that named the commit; zero for a commit of the table.
-    pub scope: u64,
-}
-
-impl ScopedMark {
-    /// Returns the mark if it names a commit at or before a position.
-    #[must_use]
-    pub fn known_at(self, position: Lsn) -> Option<ScopedMark> {
-        self.mark.known().filter(|mark| mark.end <= position).map(|_| self)
-    }
-}
-
-impl From<laredo_proto::replication::CommitMark> for ScopedMark {
-    fn from(wire: laredo_proto::replication::CommitMark) -> ScopedMark {
-        let committed_at = laredo_core::CommitTime::from_unix_us(wire.committed_at_us);
-        ScopedMark { mark: CommitMark { end: Lsn(wire.end), xid: Xid(wire.xid), committed_at }, scope: wire.scope }
-    }
-}
-
-impl From<ScopedMark> for laredo_proto::replication::CommitMark {
-    fn from(ScopedMark { mark, scope }: ScopedMark) -> laredo_proto::replication::CommitMark {
-        let (end, xid, committed_at_us) = (mark.end.0, mark.xid.0, mark.committed_at.unix_us());
-        laredo_proto::replication::CommitMark { end, xid, committed_at_us, scope }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use laredo_core::CommitTime;
+    use laredo_core::Xid;
 
     use super::*;
 

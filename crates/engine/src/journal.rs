@@ -370,7 +370,7 @@ impl Journal {
         call: impl FnOnce(&resolve::ResumeFacts<'_>, &dyn Fn(Lsn) -> resolve::PositionFloor, &resolve::CommitLookup) -> T,
     ) -> T {
         // Files are read after the lock is released: the writer must not wait for them.
-        let marked = request.mark.mark.end;
+        let marked = request.mark.commit.end;
         let (inner, head, floor, commit) = {
             let inner = self.contents();
             let head = self.head();

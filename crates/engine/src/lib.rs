@@ -27,7 +27,7 @@ mod verify;
 pub use clock::Clock;
 pub use durable::DurablePosition;
 pub use engine::{Engine, EngineHandle};
-pub use history::{MarkVerdict, ScopedMark, SourceHistory};
+pub use history::{MarkVerdict, SourceHistory};
 pub use pipeline::{HashKey, PipelineError, PipelineOptions, ShortHashKey, Transform, ValueMask};
 pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
 pub use source::{Fork, ForkReceipt, ForkReceiptCollector};

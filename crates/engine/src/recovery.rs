@@ -13,7 +13,7 @@ use crate::base::{Base, BaseError};
 use crate::head::{Head, InstanceId};
 use crate::journal::JournalBeginning;
 use crate::segment::{Segment, frames};
-use crate::source::{Fork, KnownTable, SourceIdentity};
+use crate::source::{Fork, KnownTable, SourceServer};
 use crate::store::{
     BASE, ForkLog, JOURNAL, JournalAppender, JournalFolder, JournalManifest, RowDefinition, StoreError, note_beginning,
     read_error,
@@ -30,7 +30,7 @@ use replay::{JournalNames, JournalReplay};
 /// The table and settings that a folder is opened for.
 pub(crate) struct RestoreContext<'a> {
     pub(crate) table: &'a TableName,
-    pub(crate) source: &'a SourceIdentity,
+    pub(crate) source: &'a SourceServer,
     /// The name of the journal in this run.
     pub(crate) instance: &'a InstanceId,
     pub(crate) now: CommitTime,
@@ -123,7 +123,11 @@ fn check_history(
         if !manifest.is_of_database(about.source) {
             return error(why);
         }
-        let fork = Fork { common: about.source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
+        let fork = Fork {
+            common: about.source.identity.left_at(manifest.timeline()).unwrap_or_default(),
+            abandoned: position,
+            is_certain: true,
+        };
         // The contents are set aside even if the fork cannot be noted: none of them is served.
         if let Err(error) = ForkLog::note(store.folder(), &fork, &why) {
             tracing::error!(table = %about.table, %error, "the fork of the database's history cannot be noted");

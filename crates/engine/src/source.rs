@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Key, Lsn, Schema, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Key, Lsn, Schema, SourceIdentity, TableName, Xid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,7 +32,7 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// All problems at once, each as a sentence that says how to fix it; or the process that holds
     /// the slot.
-    fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceIdentity, SourceError>> + Send;
+    fn prepare(&self, tables: &[TableRequest]) -> impl Future<Output = Result<SourceServer, SourceError>> + Send;
 
     /// Resumes the tables from the state that an earlier run has left: their positions, and the
     /// definitions that they were copied under.
@@ -203,38 +203,16 @@ pub enum ResumeDecision {
     Copy(String),
 }
 
-/// The identity of a database and of its history.
+/// The server of a source's database, as the source found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceIdentity {
-    /// The cluster's system identifier.
-    pub system_identifier: String,
-    /// The name of the database.
-    pub database: String,
-    /// The timeline that the database writes.
-    pub timeline: u32,
-    /// The earlier timelines, oldest first, each with the position at which it was left.
-    pub history: Vec<(u32, Lsn)>,
+pub struct SourceServer {
+    /// The identity of the database.
+    pub identity: SourceIdentity,
     /// The end of the WAL when the identity was read.
     pub written: Lsn,
     /// The time at which the server was started; empty if it is unknown. The storage of a running
     /// server cannot be restored.
-    pub server_started: String,
-}
-
-impl SourceIdentity {
-    /// Returns true if this is the named database of that cluster, whatever has happened to its
-    /// history.
-    #[must_use]
-    pub fn is_database(&self, system_identifier: &str, database: &str) -> bool {
-        self.system_identifier == system_identifier && self.database == database
-    }
-
-    /// Returns the position at which an earlier timeline was left; zero if the timeline is not part
-    /// of this database's history.
-    #[must_use]
-    pub fn left_at(&self, timeline: u32) -> Lsn {
-        self.history.iter().find(|(of, _)| *of == timeline).map_or(Lsn::ZERO, |(_, at)| *at)
-    }
+    pub started: String,
 }
 
 /// An event of a stream. Events are in order.
@@ -290,8 +268,8 @@ pub enum SourceEvent {
     /// was promoted without the newest commits. Every table notes the fork on disk, gives the
     /// receipt back, and begins again with a copy.
     Forked {
-        /// The present identity of the database.
-        identity: SourceIdentity,
+        /// The server, with the present identity of the database.
+        server: SourceServer,
         /// The point where the histories parted.
         fork: Fork,
         /// The reason, for the log.
@@ -301,8 +279,8 @@ pub enum SourceEvent {
     },
     /// The database now writes another timeline, which contains everything that was sent.
     Promoted {
-        /// The present identity of the database.
-        identity: SourceIdentity,
+        /// The server, with the present identity of the database.
+        server: SourceServer,
     },
 }
 

@@ -11,7 +11,7 @@ use crate::durable::DurablePosition;
 use crate::journal::JournalWriter;
 use crate::recovery::RestoredJournal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotInfo};
-use crate::source::{CopyEvent, Fork, ResumeDecision, SourceIdentity, TablePartEvent};
+use crate::source::{CopyEvent, Fork, ResumeDecision, SourceServer, TablePartEvent};
 use crate::status::{CommitXids, TablePhase, TableStatus};
 use crate::store::StoreError;
 use crate::verify::{VerifyReport, VerifySchedule};
@@ -84,8 +84,8 @@ pub(crate) struct Table {
 /// A fork that could not be noted on disk.
 #[derive(Debug)]
 struct UnnotedFork {
-    /// The present identity of the database; `None` if the history may still be the same.
-    identity: Option<SourceIdentity>,
+    /// The server with the present identity; `None` if the history may still be the same.
+    server: Option<SourceServer>,
     fork: Fork,
     reason: String,
 }
@@ -103,16 +103,11 @@ pub(crate) enum FollowUpAction {
 }
 
 impl Table {
-    pub(crate) fn new(
-        options: TableOptions,
-        clock: Clock,
-        shared: SharedTableState,
-        identity: SourceIdentity,
-    ) -> Table {
+    pub(crate) fn new(options: TableOptions, clock: Clock, shared: SharedTableState, server: SourceServer) -> Table {
         let SharedTableState { status, commits, journal, snapshots } = shared;
         let options = Arc::new(options);
         Table {
-            storage: TableStorage::new(options.clone(), identity, journal, snapshots),
+            storage: TableStorage::new(options.clone(), server, journal, snapshots),
             options,
             clock,
             lifecycle: TableLifecycle::new(),
@@ -296,12 +291,12 @@ impl Table {
     /// When the fork cannot be noted.
     pub(crate) fn on_forked(
         &mut self,
-        identity: SourceIdentity,
+        server: SourceServer,
         fork: &Fork,
         reason: &str,
     ) -> Result<FollowUpAction, TableError> {
-        self.note_or_owe_fork(Some(&identity), fork, reason)?;
-        let (forks, is_failed) = (self.storage.count_fork(identity), self.storage.store_failure().is_some());
+        self.note_or_owe_fork(Some(&server), fork, reason)?;
+        let (forks, is_failed) = (self.storage.count_fork(server), self.storage.store_failure().is_some());
         self.status.lock().begin_history(forks, is_failed);
         // Transactions of another history will never be visible in this one.
         self.recent = RecentTransactions::default();
@@ -325,27 +320,22 @@ impl Table {
     ///
     /// # Errors
     /// When the timeline cannot be noted on disk.
-    pub(crate) fn on_promoted(&mut self, identity: SourceIdentity) -> Result<FollowUpAction, TableError> {
-        self.storage.note_promotion(identity)?;
+    pub(crate) fn on_promoted(&mut self, server: SourceServer) -> Result<FollowUpAction, TableError> {
+        self.storage.note_promotion(server)?;
         Ok(FollowUpAction::Nothing)
     }
 
     /// Notes a fork on disk, or remembers that it has to be noted before the table is followed
     /// again.
-    fn note_or_owe_fork(
-        &mut self,
-        identity: Option<&SourceIdentity>,
-        fork: &Fork,
-        reason: &str,
-    ) -> Result<(), TableError> {
+    fn note_or_owe_fork(&mut self, server: Option<&SourceServer>, fork: &Fork, reason: &str) -> Result<(), TableError> {
         // Each later fork is of the history that an earlier one has left.
         let noted = self.note_due_forks().and_then(|_| {
             self.storage.open_missing_folders(&self.clock)?;
             self.storage.note_fork(fork, reason)
         });
         if noted.is_err() {
-            let (identity, fork, reason) = (identity.cloned(), fork.clone(), reason.to_owned());
-            self.forks_due.push(UnnotedFork { identity, fork, reason });
+            let (server, fork, reason) = (server.cloned(), fork.clone(), reason.to_owned());
+            self.forks_due.push(UnnotedFork { server, fork, reason });
         }
         noted
     }
@@ -355,9 +345,9 @@ impl Table {
     fn note_due_forks(&mut self) -> Result<Option<FollowUpAction>, TableError> {
         let mut action = None;
         let mut due = std::mem::take(&mut self.forks_due).into_iter();
-        while let Some(UnnotedFork { identity, fork, reason }) = due.next() {
-            let noted = match identity {
-                Some(identity) => self.on_forked(identity, &fork, &reason),
+        while let Some(UnnotedFork { server, fork, reason }) = due.next() {
+            let noted = match server {
+                Some(server) => self.on_forked(server, &fork, &reason),
                 None => self.on_restarted(&reason, Some(&fork)),
             };
             // A fork that still cannot be noted is due again, before those after it.

@@ -1,7 +1,7 @@
-//! The identity of the database: its system identifier, timeline and history.
+//! The server of the database, with the database's system identifier, timeline and history.
 
-use laredo_core::Lsn;
-use laredo_engine::source::SourceIdentity;
+use laredo_core::{SourceIdentity, TimelineSwitch};
+use laredo_engine::source::SourceServer;
 
 use crate::options::{ConnectionOptions, SessionWork};
 use crate::transport::{ReplicationConnection, TextRow, TransportError};
@@ -9,13 +9,13 @@ use crate::transport::{ReplicationConnection, TextRow, TransportError};
 /// The SQLSTATE `undefined_file`: a file is missing.
 const UNDEFINED_FILE: &str = "58P01";
 
-/// Reads the identity through a new walsender. This also shows that a walsender is available.
-pub(crate) async fn read_identity(options: &ConnectionOptions) -> Result<SourceIdentity, TransportError> {
-    read_identity_on(&mut ReplicationConnection::connect(&options.for_work(SessionWork::Check)).await?).await
+/// Reads the server's identity through a new walsender. This also shows that a walsender is available.
+pub(crate) async fn read_server(options: &ConnectionOptions) -> Result<SourceServer, TransportError> {
+    read_server_on(&mut ReplicationConnection::connect(&options.for_work(SessionWork::Check)).await?).await
 }
 
-/// Reads the identity on a walsender connection.
-pub(crate) async fn read_identity_on(connection: &mut ReplicationConnection) -> Result<SourceIdentity, TransportError> {
+/// Reads the server's identity on a walsender connection.
+pub(crate) async fn read_server_on(connection: &mut ReplicationConnection) -> Result<SourceServer, TransportError> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let field = |column: usize| text(&rows, column).ok_or_else(|| unexpected(&rows));
     let timeline: u32 = field(1)?.parse().map_err(|_| unexpected(&rows))?;
@@ -23,15 +23,16 @@ pub(crate) async fn read_identity_on(connection: &mut ReplicationConnection) -> 
     let written = field(2)?.parse().map_err(|_| unexpected(&rows))?;
     let (system_identifier, database) = (field(0)?.to_owned(), field(3)?.to_owned());
     let started = connection.simple_query("SELECT pg_postmaster_start_time()").await?;
-    let server_started = text(&started, 0).ok_or_else(|| unexpected(&started))?.to_owned();
-    Ok(SourceIdentity { system_identifier, database, timeline, history, written, server_started })
+    let started = text(&started, 0).ok_or_else(|| unexpected(&started))?.to_owned();
+    let identity = SourceIdentity { system_identifier, database, timeline, history };
+    Ok(SourceServer { identity, written, started })
 }
 
-/// Returns the earlier timelines of `timeline` and the position where each was left, oldest first.
+/// Returns the ends of the earlier timelines of `timeline`, oldest first.
 pub(crate) async fn history(
     connection: &mut ReplicationConnection,
     timeline: u32,
-) -> Result<Vec<(u32, Lsn)>, TransportError> {
+) -> Result<Vec<TimelineSwitch>, TransportError> {
     // The first timeline has no history file.
     if timeline <= 1 {
         return Ok(Vec::new());
@@ -61,12 +62,12 @@ fn unexpected(rows: &[TextRow]) -> TransportError {
 }
 
 /// Parses lines of a timeline, the position where it was left, and a reason.
-fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
+fn parse_history(text: &str) -> Vec<TimelineSwitch> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     lines
         .filter_map(|line| {
             let mut words = line.split_whitespace();
-            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+            Some(TimelineSwitch { timeline: words.next()?.parse().ok()?, position: words.next()?.parse().ok()? })
         })
         .collect()
 }
@@ -74,10 +75,12 @@ fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use laredo_core::Lsn;
 
     #[test]
     fn a_history_is_read_as_postgres_writes_it() {
         let text = "1\t0/4000148\tno recovery target specified\n\n# a comment\n2\t0/50000A0\tbefore 2000-01-01\n";
-        assert_eq!(parse_history(text), [(1, Lsn(0x400_0148)), (2, Lsn(0x500_00A0))]);
+        let switch = |timeline, position| TimelineSwitch { timeline, position: Lsn(position) };
+        assert_eq!(parse_history(text), [switch(1, 0x400_0148), switch(2, 0x500_00A0)]);
     }
 }

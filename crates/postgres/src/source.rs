@@ -8,7 +8,7 @@ use laredo_core::{Lsn, Schema};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
     AcknowledgedPosition, CopyEvent, DefinitionReads, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceClock,
-    SourceError, SourceEvent, SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder,
+    SourceError, SourceEvent, SourceServer, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder,
     TableRequest,
 };
 use parking_lot::Mutex;
@@ -52,8 +52,8 @@ struct PreparedRun {
     from: Option<Lsn>,
     /// The tables that the earlier run kept.
     kept: Vec<KeptTable>,
-    /// The identity of the database at the start.
-    identity: Option<SourceIdentity>,
+    /// The server of the database at the start.
+    server: Option<SourceServer>,
 }
 
 impl PostgresSource {
@@ -82,7 +82,7 @@ impl PostgresSource {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         let schemas = validate::check(&mut connection, &self.options, tables).await?;
         // A pooler may accept SQL but no replication connection.
-        identity::read_identity(&self.options.connection).await?;
+        identity::read_server(&self.options.connection).await?;
         Ok(schemas)
     }
 
@@ -137,7 +137,7 @@ fn find(tables: &[SourceTable], index: TableIndex) -> Result<&SourceTable, Sourc
 }
 
 impl Source for PostgresSource {
-    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceServer, SourceError> {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         // This check comes first. A standby server must not report problems with objects that the
         // active server uses.
@@ -149,13 +149,13 @@ impl Source for PostgresSource {
             false => validate::prepare(&mut connection, &self.options, tables).await?,
         }
         slot_monitor::read_clock(&mut connection, self.signals.clock()).await?;
-        let identity = identity::read_identity(&self.options.connection).await?;
+        let server = identity::read_server(&self.options.connection).await?;
         let indexed = tables.iter().enumerate();
         let followed = indexed.map(|(index, request)| SourceTable::new(TableIndex(index), request.clone()));
         let tables = Some(followed.collect());
-        *self.run.lock() = PreparedRun { tables, identity: Some(identity.clone()), ..PreparedRun::default() };
+        *self.run.lock() = PreparedRun { tables, server: Some(server.clone()), ..PreparedRun::default() };
         self.signals.begin_run();
-        Ok(identity)
+        Ok(server)
     }
 
     async fn resume(&self, known: &[Option<KnownTable>]) -> Result<Vec<ResumeDecision>, SourceError> {
@@ -209,9 +209,9 @@ impl Source for PostgresSource {
         reporter: SourceStateReporter,
     ) -> Result<(), SourceError> {
         let tables = self.tables()?;
-        let (from, kept, identity) = {
+        let (from, kept, server) = {
             let run = self.run.lock();
-            (run.from, run.kept.clone(), run.identity.clone())
+            (run.from, run.kept.clone(), run.server.clone())
         };
         let options = StreamOptions {
             connection: self.options.connection.clone(),
@@ -224,7 +224,7 @@ impl Source for PostgresSource {
             seed: self.options.seed,
             from,
             kept,
-            identity,
+            server,
             ddl: self.options.ddl,
         };
         tokio::select! {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
 use laredo_engine::source::{
-    AcknowledgedPosition, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter,
+    AcknowledgedPosition, SourceError, SourceEvent, SourceServer, SourceState, SourceStateReporter,
 };
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{Fork, ForkReceipt};
@@ -95,8 +95,8 @@ pub struct StreamOptions {
     pub from: Option<Lsn>,
     /// The state that an earlier run has kept of each table that is followed from there on.
     pub kept: Vec<KeptTable>,
-    /// The identity of the database at the start. `None` to accept what the first connection finds.
-    pub identity: Option<SourceIdentity>,
+    /// The server of the database at the start. `None` to accept what the first connection finds.
+    pub server: Option<SourceServer>,
     /// The way in which changes of definitions are noticed.
     pub ddl: DdlWatch,
 }
@@ -288,7 +288,7 @@ impl ReplicationStream<'_> {
             self.checking = None;
             self.signals.withdraw_check();
         }
-        self.queue.extend(session.promoted.map(|identity| StreamQueueItem::Event(SourceEvent::Promoted { identity })));
+        self.queue.extend(session.promoted.map(|server| StreamQueueItem::Event(SourceEvent::Promoted { server })));
         self.queue
             .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));
         self.floor = session.floor;
@@ -318,7 +318,7 @@ impl ReplicationStream<'_> {
         self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
         let (noted, receipts) = ForkReceipt::new();
         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Forked {
-            identity: start.identity(),
+            server: start.server(),
             fork,
             reason,
             noted,

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod frame;
+mod identity;
 pub mod schema;
 
 /// The package `laredo.replication.v1`.

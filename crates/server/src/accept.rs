@@ -288,10 +288,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_client_that_vanishes_is_noticed_by_tcp() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare);
+        let mut acceptor = ConnectionAcceptor::new(listener.into(), DescriptorBudget::Spare);
         let (client, accepted) = tokio::join!(TcpStream::connect(address), acceptor.accept());
+        let Either::Left(accepted) = accepted.stream else { panic!("a connection over TCP") };
         let socket = SockRef::from(&accepted);
         assert!(socket.keepalive().unwrap() && accepted.nodelay().unwrap() && client.is_ok());
         let silence = socket.tcp_keepalive_time().unwrap()

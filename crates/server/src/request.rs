@@ -1,10 +1,8 @@
 //! Parsing of requests. It has no side effects, and treats its input as hostile.
 
-use laredo_core::{DefinitionVersion, Lsn, Sequence};
-use laredo_engine::ScopedMark;
+use laredo_core::{DefinitionVersion, Lsn, ScopedMark, Sequence, SourceIdentity};
 use laredo_engine::journal::ResumeRequest;
-use laredo_engine::source::SourceIdentity;
-use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
+use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, field_predicate};
 use laredo_values::{MatchCondition, Predicate, Value};
 use prost_types::value::Kind;
 use tonic::Status;
@@ -77,7 +75,7 @@ impl SessionRequest {
             snapshot_id,
             position,
             mark: request.mark.map(ScopedMark::from).unwrap_or_default(),
-            source: request.source.map(identity_from_wire),
+            source: request.source.map(SourceIdentity::from),
             definition: DefinitionVersion(request.definition),
             whole_transactions: encoding == RowEncoding::PostgresBinary,
             // The server's own knowledge is filled in when the stream begins.
@@ -177,28 +175,6 @@ pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
             Value::Object(object.fields.into_iter().map(field).collect::<Option<_>>()?)
         }
     })
-}
-
-fn identity_from_wire(source: wire::SourceIdentity) -> SourceIdentity {
-    SourceIdentity {
-        system_identifier: source.system_identifier,
-        database: source.database,
-        timeline: source.timeline,
-        history: source.history.iter().map(|s| (s.timeline, Lsn(s.switched_at))).collect(),
-        // Only a source itself knows the other fields, and clients are not asked for them.
-        ..SourceIdentity::default()
-    }
-}
-
-/// Converts a source's identity to the form that clients receive.
-pub(crate) fn identity_to_wire(source: &SourceIdentity) -> wire::SourceIdentity {
-    let switch = |(timeline, at): &(u32, Lsn)| wire::TimelineSwitch { timeline: *timeline, switched_at: at.0 };
-    wire::SourceIdentity {
-        system_identifier: source.system_identifier.clone(),
-        database: source.database.clone(),
-        timeline: source.timeline,
-        history: source.history.iter().map(switch).collect(),
-    }
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ impl Session {
         let unnoticed_until = Instant::now() + waits.min(DEFINITION_WAIT);
         loop {
             request.own_source = history.identity();
-            request.verdict = history.judge(request.mark.mark, request.mark.scope);
+            request.verdict = history.judge(request.mark);
             request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             let (resolution, shared_position) = resolve(journal, &request).await?;
             match resolution {

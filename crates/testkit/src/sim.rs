@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use laredo_core::{Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, TupleBuf, TupleRef, Xid};
+use laredo_core::{
+    Cell, Column, CommitMark, CommitTime, KeyColumns, Lsn, Schema, SourceIdentity, TupleBuf, TupleRef, Xid,
+};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
     AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceCommit, SourceError,
-    SourceEvent, SourceIdentity, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent,
-    TablePartOrder, TableRequest, TransactionSnapshot,
+    SourceEvent, SourceServer, SourceState, SourceStateReporter, TableIndex, TablePart, TablePartEvent, TablePartOrder,
+    TableRequest, TransactionSnapshot,
 };
 use laredo_engine::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 use laredo_engine::{Fork, ForkReceipt};
@@ -543,24 +545,19 @@ impl SimDatabase {
     /// receiver was dropped.
     async fn send_fork(&self, events: &mpsc::Sender<SourceEvent>) -> bool {
         let (noted, receipts) = ForkReceipt::new();
-        let (identity, fork) = (self.identity(), self.state.borrow().fork.clone());
+        let (server, fork) = (self.server(), self.state.borrow().fork.clone());
         // Acknowledged positions of the other history are void.
         self.from.store(0, Ordering::Relaxed);
-        let event = SourceEvent::Forked { identity, fork, reason: "it was put back".to_owned(), noted };
+        let event = SourceEvent::Forked { server, fork, reason: "it was put back".to_owned(), noted };
         let is_taken = events.send(event).await.is_ok();
         receipts.wait_for_all().await;
         is_taken
     }
 
-    fn identity(&self) -> SourceIdentity {
-        SourceIdentity {
-            system_identifier: "simulated".to_owned(),
-            database: "sim".to_owned(),
-            timeline: 1,
-            history: Vec::new(),
-            written: self.end(),
-            server_started: String::new(),
-        }
+    fn server(&self) -> SourceServer {
+        let (system_identifier, database) = ("simulated".to_owned(), "sim".to_owned());
+        let identity = SourceIdentity { system_identifier, database, timeline: 1, history: Vec::new() };
+        SourceServer { identity, written: self.end(), started: String::new() }
     }
 
     /// Asks at intervals what may be forgotten.
@@ -575,7 +572,7 @@ impl SimDatabase {
 
 #[expect(clippy::panic, reason = "a fault that tests ask for")]
 impl Source for SimDatabase {
-    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
+    async fn prepare(&self, tables: &[TableRequest]) -> Result<SourceServer, SourceError> {
         match self.failure(&[SimFault::PanicAtStart, SimFault::Refused, SimFault::Held]) {
             None => {}
             Some(SimFault::Refused) => return Err(SourceError::Definite(vec!["fix it".to_owned()])),
@@ -585,7 +582,7 @@ impl Source for SimDatabase {
         if tables.len() > self.state.borrow().tables {
             return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
         }
-        Ok(self.identity())
+        Ok(self.server())
     }
 
     fn retry_delay(&self, _: u32) -> Option<Duration> {

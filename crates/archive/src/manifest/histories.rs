@@ -11,10 +11,10 @@ mod tests;
 
 use std::ops::{Range, RangeInclusive};
 
-use laredo_core::{CommitMark, Lsn};
+use laredo_core::{CommitMark, Lsn, ScopedMark, SourceIdentity};
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, ArtifactKind, Manifest, PositionMark, SourceId};
+use super::{Artifact, ArtifactKind, Manifest};
 
 /// The history that an epoch's positions belong to, as its writer knew it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct EpochHistory {
     pub shared_until: Option<Lsn>,
     /// The database, and its timeline when the epoch began; `None` if the writer did not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<SourceId>,
+    pub source: Option<SourceIdentity>,
 }
 
 /// The consecutive epochs of one history.
@@ -46,7 +46,7 @@ pub struct ArchivedHistory {
     /// has no bound.
     pub valid_until: Lsn,
     /// The database, with the timeline of the newest epoch, if they are known.
-    pub source: Option<SourceId>,
+    pub source: Option<SourceIdentity>,
 }
 
 /// The reason why no artifact has the requested state.
@@ -209,7 +209,7 @@ impl Manifest {
         epoch: u64,
         to: Lsn,
         shared_until: Lsn,
-        source: Option<SourceId>,
+        source: Option<SourceIdentity>,
     ) -> EpochHistory {
         let histories = self.histories();
         let head = self.head_position;
@@ -253,8 +253,8 @@ impl Manifest {
     }
 
     fn check_history(&self, history: &ArchivedHistory, fault: &mut impl FnMut(usize, String)) {
-        let (mut before, mut mark): (Option<&Artifact>, Option<PositionMark>) = (None, None);
-        let mut source: Option<&SourceId> = None;
+        let (mut before, mut mark): (Option<&Artifact>, Option<ScopedMark>) = (None, None);
+        let mut source: Option<&SourceIdentity> = None;
         for (number, artifact) in
             self.artifacts.iter().enumerate().take(history.artifacts.end).skip(history.artifacts.start)
         {
@@ -283,7 +283,7 @@ impl Manifest {
                 );
             }
             if let Some(newer) = artifact.mark {
-                let is_wrong = mark.is_some_and(|older: PositionMark| is_contradicted(older.commit, newer.commit));
+                let is_wrong = mark.is_some_and(|older: ScopedMark| is_contradicted(older.commit, newer.commit));
                 if is_wrong || artifact.to_position.is_some_and(|to| newer.commit.end > to) {
                     fault(
                         number,
@@ -300,11 +300,4 @@ impl Manifest {
 /// and one end belongs to one commit.
 fn is_contradicted(older: CommitMark, newer: CommitMark) -> bool {
     newer.end < older.end || (newer.end == older.end && newer != older)
-}
-
-impl SourceId {
-    /// Returns true if both are the same database of the same cluster, on any timeline.
-    pub(crate) fn is_same_database(&self, other: &SourceId) -> bool {
-        (&self.system_identifier, &self.database) == (&other.system_identifier, &other.database)
-    }
 }

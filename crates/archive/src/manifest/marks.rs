@@ -1,26 +1,15 @@
-//! The commit marks in a manifest.
+//! Commit marks in the form that a manifest has.
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Xid};
+use laredo_core::{CommitMark, CommitTime, Lsn, ScopedMark, Xid};
 use prost_types::Timestamp;
+use serde::de::{Deserializer, Error as _};
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 const MICROS: i64 = 1_000_000;
 
-/// The newest commit at or before a position, as the server named it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "MarkText", into = "MarkText")]
-pub struct PositionMark {
-    /// The mark of the commit.
-    pub commit: CommitMark,
-    /// A server's hash of the names of the tables whose newest commit this is; zero for a commit of
-    /// the archive's own table.
-    pub scope: u64,
-}
-
-/// A mark in the form that a manifest has.
 #[derive(Serialize, Deserialize)]
 struct MarkText {
-    #[serde(with = "super::exactly")]
     end: Lsn,
     xid: u64,
     committed_at: String,
@@ -28,8 +17,18 @@ struct MarkText {
     scope: Option<String>,
 }
 
-impl From<PositionMark> for MarkText {
-    fn from(PositionMark { commit: CommitMark { end, xid, committed_at }, scope }: PositionMark) -> MarkText {
+pub(super) fn serialize<S: Serializer>(mark: &Option<ScopedMark>, to: S) -> Result<S::Ok, S::Error> {
+    mark.map(MarkText::from).serialize(to)
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ScopedMark>, D::Error> {
+    let text = Option::<MarkText>::deserialize(from)?;
+    text.map(ScopedMark::try_from).transpose().map_err(D::Error::custom)
+}
+
+impl From<ScopedMark> for MarkText {
+    fn from(mark: ScopedMark) -> MarkText {
+        let ScopedMark { commit: CommitMark { end, xid, committed_at }, scope } = mark;
         let micros = committed_at.unix_us();
         let nanos = i32::try_from(micros.rem_euclid(MICROS) * 1000).unwrap_or_default();
         let committed_at = Timestamp { seconds: micros.div_euclid(MICROS), nanos }.to_string();
@@ -37,14 +36,14 @@ impl From<PositionMark> for MarkText {
     }
 }
 
-impl TryFrom<MarkText> for PositionMark {
+impl TryFrom<MarkText> for ScopedMark {
     type Error = String;
 
-    fn try_from(MarkText { end, xid, committed_at, scope }: MarkText) -> Result<PositionMark, String> {
+    fn try_from(MarkText { end, xid, committed_at, scope }: MarkText) -> Result<ScopedMark, String> {
         let time: Timestamp = committed_at.parse().map_err(|error| format!("{committed_at}: {error}"))?;
         let committed_at = CommitTime::from_unix_us(time.seconds * MICROS + i64::from(time.nanos / 1000));
         let scope = scope.map(|scope| u64::from_str_radix(&scope, 16).map_err(|error| format!("{scope}: {error}")));
         let commit = CommitMark { end, xid: Xid(xid), committed_at };
-        Ok(PositionMark { commit, scope: scope.transpose()?.unwrap_or_default() })
+        Ok(ScopedMark { commit, scope: scope.transpose()?.unwrap_or_default() })
     }
 }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Change, Checksum, DefinitionVersion, Lsn, Schema, StateError, TableState, Transaction};
+use laredo_core::{
+    Change, Checksum, DefinitionVersion, Lsn, Schema, ScopedMark, SourceIdentity, StateError, TableState, Transaction,
+};
 use laredo_values::ArchivedChecksums;
 
 use super::ArtifactPlan;
 use super::job::ArtifactJob;
-use crate::manifest::{PositionMark, SourceId};
 use crate::net_changes::{NetChangeError, NetChangeSet};
 use crate::reader::RebuiltTable;
 
@@ -18,7 +19,7 @@ pub(crate) struct RowsVersion {
     /// The definition version of the rows.
     pub(crate) definition: DefinitionVersion,
     /// The newest commit at or before the position.
-    pub(crate) mark: Option<PositionMark>,
+    pub(crate) mark: Option<ScopedMark>,
 }
 
 /// The rows that a writer has.
@@ -39,7 +40,7 @@ pub(crate) struct BufferedState {
     position: Lsn,
     /// The relation of `table` to the archive.
     archived: ArchivedRows,
-    source: Option<SourceId>,
+    source: Option<SourceIdentity>,
     /// The version of the rows at `reached`.
     version: RowsVersion,
     /// The newest position up to which the history of the archive's head and that of these rows are
@@ -146,7 +147,7 @@ impl BufferedState {
     pub(crate) fn new(
         table: TableState,
         position: Lsn,
-        source: Option<SourceId>,
+        source: Option<SourceIdentity>,
         version: RowsVersion,
         shared_until: Lsn,
         least: Option<Lsn>,
@@ -171,7 +172,7 @@ impl BufferedState {
     pub(crate) fn archived(
         rebuilt: RebuiltTable,
         position: Lsn,
-        source: Option<SourceId>,
+        source: Option<SourceIdentity>,
         version: RowsVersion,
     ) -> BufferedState {
         let RebuiltTable { table, checksum, .. } = rebuilt;
@@ -199,7 +200,7 @@ impl BufferedState {
         self.is_exact.then_some(self.checksum)
     }
 
-    pub(crate) fn source(&self) -> Option<&SourceId> {
+    pub(crate) fn source(&self) -> Option<&SourceIdentity> {
         self.source.as_ref()
     }
 
@@ -207,7 +208,7 @@ impl BufferedState {
         self.version.definition
     }
 
-    pub(crate) fn mark(&self) -> Option<PositionMark> {
+    pub(crate) fn mark(&self) -> Option<ScopedMark> {
         self.version.mark
     }
 
@@ -242,7 +243,7 @@ impl BufferedState {
         self.behind.is_none()
     }
 
-    pub(crate) fn set_source(&mut self, source: Option<SourceId>, definition: DefinitionVersion) {
+    pub(crate) fn set_source(&mut self, source: Option<SourceIdentity>, definition: DefinitionVersion) {
         (self.source, self.version.definition) = (source, definition);
     }
 

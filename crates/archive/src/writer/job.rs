@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{Checksum, Lsn, TableState};
+use laredo_core::{Checksum, Lsn, SourceIdentity, TableState};
 use laredo_values::ArchivedChecksums;
 
 use super::buffered_state::RowsVersion;
@@ -14,7 +14,7 @@ use crate::encode::{self, EncodedArtifact};
 use crate::events::ArtifactEvent;
 use crate::format::FormatError;
 use crate::layout::{ArtifactKind, MANIFEST_NAME};
-use crate::manifest::{Artifact, ArtifactObject, Manifest, SourceId};
+use crate::manifest::{Artifact, ArtifactObject, Manifest};
 use crate::net_changes::NetChangeSet;
 use crate::writer::ArtifactPlan;
 
@@ -29,7 +29,7 @@ pub(crate) struct ArtifactJob {
     pub(crate) checksum: Checksum,
     /// The checksum that the manifest has for `before`, if that is archived.
     pub(crate) archived: Checksum,
-    pub(crate) source: Option<SourceId>,
+    pub(crate) source: Option<SourceIdentity>,
     /// The version of the rows at `to`.
     pub(crate) version: RowsVersion,
     /// The newest position up to which the history of the archive's head and that of the rows are

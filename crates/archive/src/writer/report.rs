@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use laredo_values::HexCells;
-use tokio::sync::watch;
 
-use super::status::{DestinationStatus, WriterStatus};
+use super::status::{DestinationStatus, SharedWriterStatus, WriterStatus};
 use crate::destination::{Destination, DestinationError};
 
 /// The size in bytes from which a manifest takes longer to write than most diffs.
@@ -15,32 +14,26 @@ const MANIFEST_BYTES_LARGE: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct WriterReport {
     table: Arc<str>,
-    status: watch::Sender<WriterStatus>,
+    status: SharedWriterStatus,
 }
 
 impl WriterReport {
-    pub(crate) fn new(
-        table: &str,
-        status: watch::Sender<WriterStatus>,
-        destinations: &[Arc<dyn Destination>],
-    ) -> WriterReport {
+    pub(crate) fn new(table: &str, status: SharedWriterStatus, destinations: &[Arc<dyn Destination>]) -> WriterReport {
         let named = |destination: &Arc<dyn Destination>| DestinationStatus {
             name: destination.name().to_owned(),
             ..DestinationStatus::default()
         };
-        status.send_replace(WriterStatus {
-            destinations: destinations.iter().map(named).collect(),
-            ..WriterStatus::default()
-        });
+        let destinations = destinations.iter().map(named).collect();
+        status.update(|status| *status = WriterStatus { destinations, ..WriterStatus::default() });
         WriterReport { table: table.into(), status }
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<WriterStatus> {
-        self.status.subscribe()
+    pub(crate) fn status(&self) -> &SharedWriterStatus {
+        &self.status
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut WriterStatus)) {
-        self.status.send_modify(change);
+        self.status.update(change);
     }
 
     /// Reports an error after which the operation is retried.
@@ -83,7 +76,7 @@ impl WriterReport {
 
     /// Reports the size in bytes of the manifest that was published.
     pub(crate) fn manifest_bytes(&self, bytes: u64) {
-        let before = self.status.borrow().manifest_bytes;
+        let before = self.status.update(|status| std::mem::replace(&mut status.manifest_bytes, bytes));
         if before < MANIFEST_BYTES_LARGE && bytes >= MANIFEST_BYTES_LARGE {
             tracing::warn!(
                 table = %self.table, bytes,
@@ -91,7 +84,6 @@ impl WriterReport {
                  lower snapshot.max_diffs or snapshot.min_interval, or lengthen diff.interval"
             );
         }
-        self.update(|status| status.manifest_bytes = bytes);
     }
 
     pub(crate) fn conflict(&self) {

@@ -1,8 +1,10 @@
 //! The status of a writer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use laredo_core::{Checksum, Lsn};
+use parking_lot::Mutex;
 
 use crate::layout::ArtifactKind;
 use crate::rebase::ChainProgress;
@@ -42,6 +44,23 @@ pub struct WriterStatus {
     pub hex_cells: u64,
     /// The destinations, in their order.
     pub destinations: Vec<DestinationStatus>,
+}
+
+/// The place where a writer keeps its status. Clones share the status, so a program can read it
+/// before [`ArchiveWriter::open`](crate::ArchiveWriter::open) returns.
+#[derive(Clone, Debug, Default)]
+pub struct SharedWriterStatus(Arc<Mutex<WriterStatus>>);
+
+impl SharedWriterStatus {
+    /// Returns the current status.
+    #[must_use]
+    pub fn current(&self) -> WriterStatus {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut WriterStatus) -> T) -> T {
+        change(&mut self.0.lock())
+    }
 }
 
 /// The phases of a writer.

@@ -2,6 +2,7 @@
 //! returned, and nothing panics. Archives written by other programs are also tested.
 
 mod damaged;
+mod example;
 mod foreign_archives;
 mod foreign_encodings;
 mod manifests;

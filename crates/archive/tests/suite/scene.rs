@@ -11,14 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use laredo_archive::{
     Archive, ArchivePoint, ArchiveWriter, ArtifactStager, Destination, Feed, FeedStart, FeedUpdate, FolderDestination,
-    ListedObject, Manifest, PositionMark, ReadProgress, WriterError, WriterHandle, WriterOptions, WriterResources,
-    WriterStatus,
+    ListedObject, Manifest, ReadProgress, SharedWriterStatus, WriterError, WriterHandle, WriterOptions,
+    WriterResources,
 };
 use laredo_core::{
-    Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, StateError,
-    TableState, Transaction, Tuple, TupleBuf, Xid,
+    Cell, Change, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, ScopedMark,
+    StateError, TableState, Transaction, Tuple, TupleBuf, Xid,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ impl TestTableHistory {
     }
 
     /// Returns the mark of the newest commit.
-    pub(crate) fn mark(&self) -> PositionMark {
+    pub(crate) fn mark(&self) -> ScopedMark {
         mark(self.position, CommitTime(self.number))
     }
 
@@ -137,8 +137,8 @@ impl TestTableHistory {
     }
 }
 
-fn mark(end: Lsn, committed_at: CommitTime) -> PositionMark {
-    PositionMark { commit: CommitMark { end, xid: Xid(end.0), committed_at }, scope: 0 }
+fn mark(end: Lsn, committed_at: CommitTime) -> ScopedMark {
+    ScopedMark { commit: CommitMark { end, xid: Xid(end.0), committed_at }, scope: 0 }
 }
 
 /// Returns the update that announces all rows again. Up to `shared_until`, the old and the new
@@ -154,7 +154,7 @@ pub(crate) fn sorted(table: &TableState) -> Vec<Tuple> {
 }
 
 struct ChannelFeed {
-    mark: Arc<Mutex<Option<PositionMark>>>,
+    mark: Arc<Mutex<Option<ScopedMark>>>,
     definition: Arc<AtomicU64>,
     updates: mpsc::UnboundedReceiver<FeedUpdate>,
     restarts: mpsc::UnboundedSender<StateError>,
@@ -178,7 +178,7 @@ impl Feed for ChannelFeed {
         DefinitionVersion(self.definition.load(Ordering::SeqCst))
     }
 
-    fn mark(&self) -> Option<PositionMark> {
+    fn mark(&self) -> Option<ScopedMark> {
         *self.mark.lock().unwrap()
     }
 
@@ -198,7 +198,7 @@ impl Feed for ChannelFeed {
 pub(crate) struct RunningArchiveWriter {
     /// The newest commit that the feed reports: that of the rows that it sends, or else of the
     /// newest transaction.
-    pub(crate) mark: Arc<Mutex<Option<PositionMark>>>,
+    pub(crate) mark: Arc<Mutex<Option<ScopedMark>>>,
     /// The definition version that the feed reports.
     pub(crate) definition: Arc<AtomicU64>,
     pub(crate) updates: mpsc::UnboundedSender<FeedUpdate>,
@@ -239,7 +239,7 @@ pub(crate) async fn begin(
         stager: ArtifactStager::new(staging),
         wall: Box::new(SystemTime::now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(WriterStatus::default()),
+        status: SharedWriterStatus::default(),
     };
     let (writer, start) = ArchiveWriter::open(options, resources).await?;
     let (updates, told) = mpsc::unbounded_channel();

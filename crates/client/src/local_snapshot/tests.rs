@@ -1,8 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, Checksum, Column, DefinitionVersion, KeyColumns, Lsn, Schema, TupleBuf};
-use laredo_proto::replication::{CommitMark, SourceIdentity};
+use laredo_core::{
+    Cell, Checksum, Column, CommitMark, CommitTime, DefinitionVersion, KeyColumns, Lsn, Schema, ScopedMark,
+    SourceIdentity, TupleBuf, Xid,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -39,7 +41,10 @@ fn saved(rows: Vec<Tuple>) -> ResumableTable<LocalSnapshotRows> {
             position: Lsn(0x300),
             sequence: Some(Sequence(7)),
             instance_id: "one".to_owned(),
-            mark: Some(CommitMark { end: 5, xid: 7, committed_at_us: 9, scope: 3 }),
+            mark: Some(ScopedMark {
+                commit: CommitMark { end: Lsn(5), xid: Xid(7), committed_at: CommitTime::from_unix_us(9) },
+                scope: 3,
+            }),
             source: Some(SourceIdentity { database: "app".to_owned(), ..SourceIdentity::default() }),
             definition: DefinitionVersion(9),
             ..ResumeState::default()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 use futures_util::StreamExt;
 use laredo_client::{
-    CellError, ColumnPredicate, GrpcCode, KeyError, LagError, NotReady, Replica, ReplicaError, Row, Unique,
+    CellError, ColumnPredicate, GrpcCode, KeyError, LagError, NotReady, Replica, ReplicaError, Row, StreamMode, Unique,
 };
 use laredo_core::{Cell, Change, Lsn, Sequence};
 use laredo_proto::replication::{GoAway, SyncMode, sync_response};
@@ -46,7 +46,7 @@ async fn rows_are_found_and_typed() {
     drop(view);
 
     let status = replica.status();
-    assert_eq!((status.mode, status.rows), (Some(SyncMode::FullSnapshot), 3));
+    assert_eq!((status.mode, status.rows), (Some(StreamMode::FullSnapshot), 3));
     assert_eq!(status.reason, "the script says so");
     assert_eq!(server.requests.lock().unwrap()[0].filters.len(), 1);
 }
@@ -310,7 +310,7 @@ async fn a_farewell_moves_the_replica_to_the_next_stream() {
     let replica = server.replica().start().unwrap();
     let mut status = replica.watch_status();
     let status = status.wait_for(|s| s.connects == 2).await.unwrap();
-    assert_eq!(status.mode, Some(SyncMode::Delta));
+    assert_eq!(status.mode, Some(StreamMode::Delta));
     assert_eq!(server.requests.lock().unwrap()[1].last_known_source_position, "0/200");
 }
 

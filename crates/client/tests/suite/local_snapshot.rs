@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::*;
-use laredo_client::{ColumnPredicate, Lsn, ReplicaBuilder, SyncMode};
+use laredo_client::{ColumnPredicate, Lsn, ReplicaBuilder, StreamMode};
 use laredo_proto::replication::SyncRequest;
 use laredo_testkit::eventually;
 use tempfile::TempDir;
@@ -61,7 +61,7 @@ async fn a_restart_continues_by_position_on_another_server() {
     later().answer(&request).into_iter().for_each(|message| granted.send(message).unwrap());
     replica.ready(LONG).await.unwrap();
     let status = replica.status();
-    assert_eq!((status.mode, status.connects, status.resyncs), (Some(SyncMode::Delta), 1, 0));
+    assert_eq!((status.mode, status.connects, status.resyncs), (Some(StreamMode::Delta), 1, 0));
     let view = replica.view();
     assert_eq!(rows_in(&view), later().states()[&later().head()]);
     check_indexes(&view);
@@ -96,7 +96,7 @@ async fn a_served_state_is_gone_on_from() {
     let replica = with_file(server.replica(), &folder).serve_local_snapshot().start().unwrap();
     replica.ready(LONG).await.unwrap();
     assert_eq!(rows_in(&replica.view()), later().states()[&later().head()]);
-    assert_eq!((replica.status().mode, replica.status().resyncs), (Some(SyncMode::Delta), 0));
+    assert_eq!((replica.status().mode, replica.status().resyncs), (Some(StreamMode::Delta), 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_process_that_is_killed_has_what_was_saved_from_time_to_time() {
     let next = ScriptedServer::start(|_, request| Ok(then_hang(later().answer(&request)))).await;
     let restarted = with_file(next.replica(), &copy).start().unwrap();
     restarted.ready(LONG).await.unwrap();
-    assert_eq!(restarted.status().mode, Some(SyncMode::Delta));
+    assert_eq!(restarted.status().mode, Some(StreamMode::Delta));
     assert_eq!(rows_in(&restarted.view()), later().states()[&later().head()]);
 }
 
@@ -122,7 +122,7 @@ async fn rows_of_other_filters_are_not_gone_on_from() {
     let server = ScriptedServer::start(|_, request| Ok(then_hang(journal().answer(&request)))).await;
     let replica = with_file(server.replica(), &folder).filter(ColumnPredicate::equals("group", "x")).start().unwrap();
     replica.ready(LONG).await.unwrap();
-    assert_eq!(replica.status().mode, Some(SyncMode::FullSnapshot));
+    assert_eq!(replica.status().mode, Some(StreamMode::FullSnapshot));
     assert_eq!(server.requests.lock().unwrap()[0].last_known_source_position, "");
     assert!(folder.path().join("cache.unusable").exists());
 }

@@ -150,28 +150,28 @@ impl EventDispatcher<'_> {
                 self.history.forget_commits();
                 self.send_to_all(|| TableEvent::Restarted(reason.clone(), fork.clone())).await;
             }
-            SourceEvent::Forked { identity, fork, reason, noted } => {
+            SourceEvent::Forked { server, fork, reason, noted } => {
                 tracing::error!(%reason, common = %fork.common, "the database's history has forked: every table is copied again");
                 self.history.forget_commits();
                 self.history.forget_written().await;
-                self.history.set_identity(identity.clone());
+                self.history.set_identity(server.identity.clone());
                 // Positions may be lower from here on. A table must not mistake an old position for
                 // progress after the fork.
                 (self.reached, self.current_at) = (Lsn::ZERO, None);
                 self.forks += 1;
                 self.send_progress();
-                let identity = Box::new(identity);
-                self.send_to_all(|| TableEvent::Forked(identity.clone(), fork.clone(), reason.clone(), noted.clone()))
+                let server = Box::new(server);
+                self.send_to_all(|| TableEvent::Forked(server.clone(), fork.clone(), reason.clone(), noted.clone()))
                     .await;
             }
-            SourceEvent::Promoted { identity } => {
+            SourceEvent::Promoted { server } => {
                 tracing::warn!(
-                    timeline = identity.timeline,
+                    timeline = server.identity.timeline,
                     "the database writes another timeline, which has all that was sent"
                 );
-                self.history.set_identity(identity.clone());
-                let identity = Box::new(identity);
-                self.send_to_all(|| TableEvent::Promoted(identity.clone())).await;
+                self.history.set_identity(server.identity.clone());
+                let server = Box::new(server);
+                self.send_to_all(|| TableEvent::Promoted(server.clone())).await;
             }
         }
     }
@@ -215,10 +215,10 @@ mod tests {
     use std::future::ready;
     use std::sync::Arc;
 
-    use laredo_core::{Cell, TupleBuf, Xid};
+    use laredo_core::{Cell, SourceIdentity, TupleBuf, Xid};
 
     use super::*;
-    use crate::source::{SourceClock, SourceIdentity, TableIndex};
+    use crate::source::{SourceClock, TableIndex};
     use crate::spool::{RawChange, SpoolOptions, SpoolWriter};
 
     fn commit(end: u64, table: usize, bytes: usize) -> SourceEvent {

@@ -6,7 +6,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
 use crate::clock::Clock;
-use crate::source::{SourceError, SourceIdentity};
+use crate::source::{SourceError, SourceServer};
 use crate::store::StoreError;
 use crate::table::{TableError, TableFolders, TableOptions, open_table_folders};
 
@@ -25,7 +25,7 @@ const DELAY: Duration = Duration::from_secs(1);
 /// their journals end, once there are some.
 pub(super) async fn open_folders(
     tables: &[TableOptions],
-    source: &SourceIdentity,
+    source: &SourceServer,
     clock: &Clock,
 ) -> Result<Vec<Result<TableFolders, TableError>>, SourceError> {
     let mut opening = Vec::new();
@@ -54,7 +54,7 @@ pub(super) async fn open_folders(
 /// Opens the folders of a table. Tries again if the error may pass soon.
 async fn open(
     options: TableOptions,
-    source: SourceIdentity,
+    source: SourceServer,
     clock: Clock,
 ) -> Result<Result<TableFolders, StoreError>, JoinError> {
     let mut attempt = 1;

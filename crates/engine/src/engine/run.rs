@@ -19,7 +19,7 @@ use super::{EngineHandle, ResetOrder};
 use crate::clock::Clock;
 use crate::journal::{InstanceId, Journal};
 use crate::source::{
-    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceIdentity, SourceState, TableIndex,
+    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceServer, SourceState, TableIndex,
     TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
@@ -127,13 +127,13 @@ impl<S: Source> EngineCore<S> {
     async fn open(&self) -> Result<EngineRun<S>, SourceError> {
         let tables: Vec<TableOptions> = self.tables.iter().map(EngineTable::options).collect();
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
-        let identity = self.source.prepare(&requests).await?;
-        let opened = open_folders(&tables, &identity, &self.clock).await?;
+        let server = self.source.prepare(&requests).await?;
+        let opened = open_folders(&tables, &server, &self.clock).await?;
         let left = |opened: &Result<TableFolders, _>| opened.as_ref().ok()?.left.as_ref().map(SavedTable::known);
         let known: Vec<_> = opened.iter().map(left).collect();
         let resumes = self.source.resume(&known).await?;
         let history = &self.handle.history;
-        history.set_identity(identity.clone());
+        history.set_identity(server.identity.clone());
         history.forget_commits();
         history.forget_written().await;
         self.handle.acknowledgement.begin_again();
@@ -142,7 +142,7 @@ impl<S: Source> EngineCore<S> {
         }
         let mut run = EngineRun { workers: Vec::new(), outlets: Vec::new() };
         for (slot, ((options, opened), resume)) in self.tables.iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
-            self.add_table(&mut run, slot, options, &identity, opened, resume);
+            self.add_table(&mut run, slot, options, &server, opened, resume);
         }
         Ok(run)
     }
@@ -152,7 +152,7 @@ impl<S: Source> EngineCore<S> {
         run: &mut EngineRun<S>,
         slot: &EngineTable,
         options: TableOptions,
-        identity: &SourceIdentity,
+        server: &SourceServer,
         opened: Result<TableFolders, TableError>,
         resume: ResumeDecision,
     ) {
@@ -166,10 +166,10 @@ impl<S: Source> EngineCore<S> {
             journal: slot.journal.clone(),
             snapshots: snapshots.clone(),
         };
-        let written = identity.written;
+        let written = server.written;
         let (own, history) = (self.clock.clone(), self.handle.history.clone());
         let clock: Clock = Arc::new(move || history.source_time(own()));
-        let mut table = Table::new(options, clock, shared, identity.clone());
+        let mut table = Table::new(options, clock, shared, server.clone());
         let begun = opened.and_then(|opened| match table.use_folders(opened) {
             Some(SavedTable::Journal(restored)) => table.restore(*restored, resume, written),
             Some(SavedTable::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),

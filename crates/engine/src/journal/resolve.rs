@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use laredo_core::{CommitMark, DefinitionVersion, Lsn, Sequence};
+use laredo_core::{CommitMark, DefinitionVersion, Lsn, ScopedMark, Sequence, SourceIdentity};
 
 use super::PredecessorJournal;
 use super::definitions::{self, DefinitionHistory};
 use super::gaps::SequenceGaps;
 use crate::head::{EarlierInstance, Head, InstanceId, TransactionBoundary};
-use crate::history::{MarkVerdict, ScopedMark};
+use crate::history::MarkVerdict;
 use crate::segment::Segment;
-use crate::source::SourceIdentity;
 
 /// A client's statement of what it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -221,8 +220,7 @@ fn check_history(
     floor: &impl Fn(Lsn) -> PositionFloor,
 ) -> Result<(), &'static str> {
     let ours = &request.own_source;
-    let is_elsewhere = |theirs: &SourceIdentity| !ours.is_database(&theirs.system_identifier, &theirs.database);
-    if request.source.as_ref().is_some_and(is_elsewhere) {
+    if request.source.as_ref().is_some_and(|theirs| !ours.is_same_database(theirs)) {
         return Err("source position of another database");
     }
     match judge_mark(request, facts, position, floor) {
@@ -241,7 +239,7 @@ fn check_history(
     let named = [&request.instance, &request.snapshot_id].into_iter().find_map(|id| InstanceId::timeline_of(id));
     match request.source.as_ref().map(|theirs| theirs.timeline).or(named) {
         Some(theirs) => check_timeline(ours, theirs, position)?,
-        None if ours.history.last().is_some_and(|(_, left)| position > *left) => {
+        None if ours.history.last().is_some_and(|switch| position > switch.position) => {
             return Err("source position beyond a fork, of an unknown timeline");
         }
         None => {}
@@ -271,9 +269,9 @@ fn check_timeline(ours: &SourceIdentity, theirs: u32, position: Lsn) -> Result<(
         return Ok(());
     }
     match ours.left_at(theirs) {
-        Lsn::ZERO => Err("source position of a timeline that this server's history lacks"),
-        left if position <= left => Ok(()),
-        _ => Err("source position beyond the fork of its timeline"),
+        None => Err("source position of a timeline that this server's history lacks"),
+        Some(left) if position <= left => Ok(()),
+        Some(_) => Err("source position beyond the fork of its timeline"),
     }
 }
 
@@ -285,7 +283,7 @@ fn judge_mark(
     position: Lsn,
     floor: &impl Fn(Lsn) -> PositionFloor,
 ) -> MarkVerdict {
-    let Some(ScopedMark { mark, scope }) = request.mark.known_at(position) else { return MarkVerdict::Unknown };
+    let Some(ScopedMark { commit: mark, scope }) = request.mark.known_at(position) else { return MarkVerdict::Unknown };
     let kept = |position: Lsn| match (position <= facts.head.position).then(|| floor(position)) {
         Some(PositionFloor::Commit(_, kept)) => kept.and_then(CommitMark::known),
         Some(PositionFloor::InsideSpan | PositionFloor::Pruned) | None => None,
@@ -372,18 +370,12 @@ impl CommitLookup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use laredo_core::TimelineSwitch;
 
     fn identity(timeline: u32) -> SourceIdentity {
-        let history = [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect();
-        let (system_identifier, database) = ("s".to_owned(), "d".to_owned());
-        SourceIdentity {
-            system_identifier,
-            database,
-            timeline,
-            history,
-            written: Lsn(5000),
-            server_started: String::new(),
-        }
+        let switch = |(timeline, end)| TimelineSwitch { timeline, position: Lsn(end) };
+        let history = [(1, 100), (2, 200)].map(switch).into_iter().filter(|left| left.timeline < timeline).collect();
+        SourceIdentity { system_identifier: "s".to_owned(), database: "d".to_owned(), timeline, history }
     }
 
     fn resolve_position(ours: SourceIdentity, theirs: Option<SourceIdentity>, position: u64) -> ResumeOutcome {
@@ -444,7 +436,7 @@ mod tests {
             ("j", none, 150, Some(identity(1)), false, "beyond the fork of its timeline"),
         ];
         for (instance, mark, position, source, expected, what) in table {
-            let (mark, position) = (ScopedMark { mark, scope: 0 }, Lsn(position));
+            let (mark, position) = (ScopedMark { commit: mark, scope: 0 }, Lsn(position));
             let (instance, own_source) = (instance.to_owned(), Arc::new(identity(3)));
             let request = ResumeRequest { instance, mark, source, own_source, ..ResumeRequest::default() };
             let request = ResumeRequest { position: Some(position), ..request };
@@ -491,7 +483,7 @@ mod tests {
         change: impl Fn(&mut ResumeFacts<'_>, &mut ResumeRequest),
     ) -> ResumeOutcome {
         let gaps = SequenceGaps::default();
-        let (mut facts, mark) = (facts(&gaps, &[]), ScopedMark { mark: marked, scope });
+        let (mut facts, mark) = (facts(&gaps, &[]), ScopedMark { commit: marked, scope });
         let (position, own_source) = (Some(Lsn(position)), Arc::new(identity(1)));
         let mut request = ResumeRequest { position, mark, own_source, ..ResumeRequest::default() };
         change(&mut facts, &mut request);
@@ -596,7 +588,7 @@ mod tests {
                 instance: instance.to_owned(),
                 sequence: Sequence(sequence),
                 position: position.map(Lsn),
-                mark: ScopedMark { mark: marked, scope: 0 },
+                mark: ScopedMark { commit: marked, scope: 0 },
                 own_source: Arc::new(identity(1)),
                 whole_transactions,
                 ..ResumeRequest::default()

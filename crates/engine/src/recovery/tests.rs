@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{CanaryFault, CommitMark, CommitTime, Lsn, Sequence, TableName, TableState};
+use laredo_core::{CanaryFault, CommitMark, CommitTime, Lsn, Sequence, SourceIdentity, TableName, TableState};
 use laredo_testkit::SimDatabase;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -32,14 +32,9 @@ fn table() -> TableName {
     TableName::new("public", "t")
 }
 
-fn source() -> SourceIdentity {
-    SourceIdentity {
-        system_identifier: "s".to_owned(),
-        timeline: 1,
-        written: Lsn(1 << 40),
-        server_started: String::new(),
-        ..SourceIdentity::default()
-    }
+fn source() -> SourceServer {
+    let identity = SourceIdentity { system_identifier: "s".to_owned(), timeline: 1, ..SourceIdentity::default() };
+    SourceServer { identity, written: Lsn(1 << 40), started: String::new() }
 }
 
 fn with_about<T>(work: impl FnOnce(&RestoreContext<'_>) -> T) -> T {
@@ -330,7 +325,7 @@ fn a_folder_has_one_server() {
 fn what_is_of_another_table_format_or_past_is_not_taken() {
     let folder = folder();
     small(folder.path());
-    let ask = |table: &TableName, source: &SourceIdentity| {
+    let ask = |table: &TableName, source: &SourceServer| {
         let store = Arc::new(JournalFolder::open(folder.path(), BYTES_MAX).unwrap());
         let instance = &InstanceId("j".to_owned());
         restore(
@@ -342,9 +337,10 @@ fn what_is_of_another_table_format_or_past_is_not_taken() {
     };
     let other = TableName::new("public", "u");
     assert!(ask(&other, &source()).to_string().contains("holds the data of table public.t, not of public.u"));
-    let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
+    let mut elsewhere = source();
+    elsewhere.identity.system_identifier = "other".to_owned();
     assert!(matches!(ask(&table(), &elsewhere), StoreError::History { .. }));
-    let earlier = SourceIdentity { written: Lsn(501), ..source() };
+    let earlier = SourceServer { written: Lsn(501), ..source() };
     assert!(ask(&table(), &earlier).to_string().contains("restored to an earlier state"));
     let manifest = folder.path().join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();

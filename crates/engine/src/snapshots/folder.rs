@@ -23,7 +23,7 @@ use crate::descriptors::with_reserve;
 use crate::durable::{DurablePosition, FsyncProof, sync};
 use crate::journal::{BaseMergeInput, Journal};
 use crate::recovery::rows_of;
-use crate::source::{Fork, SourceIdentity};
+use crate::source::{Fork, SourceServer};
 use crate::store::{ForkLog, JournalManifest, LockedFolder, StoreError, io_error};
 
 /// The number of bytes written at once.
@@ -37,7 +37,7 @@ pub struct SnapshotFolder {
     /// The folder for temporary files.
     temporary: PathBuf,
     table: TableName,
-    source: Mutex<SourceIdentity>,
+    source: Mutex<SourceServer>,
     /// The forks of the database's history that were noted in this folder.
     forks: Mutex<ForkLog>,
     clock: Clock,
@@ -64,7 +64,7 @@ impl SnapshotFolder {
         options: SnapshotOptions,
         temporary: PathBuf,
         table: TableName,
-        source: SourceIdentity,
+        source: SourceServer,
         clock: Clock,
     ) -> Result<SnapshotFolder, StoreError> {
         let folder = LockedFolder::open(&options.folder)?;
@@ -219,7 +219,11 @@ impl SnapshotFolder {
         self.forks.lock().check(manifest.forks(), position)?;
         let source = self.source.lock().clone();
         manifest.is_past_of(&source, position).inspect_err(|why| {
-            let fork = Fork { common: source.left_at(manifest.timeline()), abandoned: position, is_certain: true };
+            let fork = Fork {
+                common: source.identity.left_at(manifest.timeline()).unwrap_or_default(),
+                abandoned: position,
+                is_certain: true,
+            };
             let is_noted = self.forks.lock().abandoned() >= position;
             let is_fork = manifest.is_of_database(&source) && !is_noted;
             if is_fork && let Err(error) = self.note_fork(&fork, why) {
@@ -243,8 +247,8 @@ impl SnapshotFolder {
         Ok(())
     }
 
-    /// Sets the identity of the source after the database's timeline has changed.
-    pub(crate) fn identify(&self, source: SourceIdentity) {
+    /// Sets the server of the source after the database's timeline has changed.
+    pub(crate) fn identify(&self, source: SourceServer) {
         *self.source.lock() = source;
     }
 

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, TableName};
+use laredo_core::{CommitMark, CommitTime, Lsn, SourceIdentity, TableName};
 use laredo_testkit::SimDatabase;
 use tempfile::TempDir;
 
 use super::*;
 use crate::journal::tests::{self, begin, commit, delete, insert};
 use crate::journal::{Journal, JournalWriter};
-use crate::source::SourceIdentity;
+use crate::source::SourceServer;
 
 type SnapshotRowTexts = BTreeMap<i64, String>;
 
@@ -26,18 +26,13 @@ fn folder() -> TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-fn source() -> SourceIdentity {
-    SourceIdentity {
-        system_identifier: "s".to_owned(),
-        database: "d".to_owned(),
-        timeline: 1,
-        history: Vec::new(),
-        written: Lsn(1 << 40),
-        server_started: String::new(),
-    }
+fn source() -> SourceServer {
+    let (system_identifier, database) = ("s".to_owned(), "d".to_owned());
+    let identity = SourceIdentity { system_identifier, database, timeline: 1, history: Vec::new() };
+    SourceServer { identity, written: Lsn(1 << 40), started: String::new() }
 }
 
-fn opened_as(folder: &Path, format: SnapshotFormat, table: &str, source: SourceIdentity) -> SnapshotFolder {
+fn opened_as(folder: &Path, format: SnapshotFormat, table: &str, source: SourceServer) -> SnapshotFolder {
     let options = SnapshotOptions {
         folder: folder.to_owned(),
         format,
@@ -165,8 +160,9 @@ fn what_is_of_another_table_or_history_is_left_where_it_is() {
     for format in FORMATS {
         let folder = folder();
         let info = opened(folder.path(), format).write(&some_journal().0, None).unwrap();
-        let elsewhere = SourceIdentity { system_identifier: "other".to_owned(), ..source() };
-        let restored = SourceIdentity { written: Lsn(info.position.0 - 1), ..source() };
+        let mut elsewhere = source();
+        elsewhere.identity.system_identifier = "other".to_owned();
+        let restored = SourceServer { written: Lsn(info.position.0 - 1), ..source() };
         let is_refused = |table: &str, source| {
             let snapshots = opened_as(folder.path(), format, table, source);
             assert_eq!((snapshots.list(), snapshots.status().errors), (Vec::new(), 1));

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use laredo_core::{Lsn, Sequence, TableName};
+use laredo_core::{Lsn, Sequence, SourceIdentity, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::append::JournalAppender;
@@ -13,7 +13,7 @@ use super::forks::ForkLog;
 use super::format::VERSION;
 use super::journal_folder::JournalFolder;
 use crate::head::{EarlierInstance, InstanceId};
-use crate::source::SourceIdentity;
+use crate::source::SourceServer;
 
 const NAME: &str = "manifest.json";
 
@@ -57,12 +57,7 @@ struct ManifestInstance {
 const EARLIER_MAX: usize = 64;
 
 impl JournalManifest {
-    pub(crate) fn new(
-        instance: &InstanceId,
-        table: &TableName,
-        source: &SourceIdentity,
-        forks: u64,
-    ) -> JournalManifest {
+    pub(crate) fn new(instance: &InstanceId, table: &TableName, source: &SourceServer, forks: u64) -> JournalManifest {
         JournalManifest {
             format: VERSION,
             forks,
@@ -72,10 +67,10 @@ impl JournalManifest {
             instance: instance.0.clone(),
             schema: table.schema.clone(),
             table: table.table.clone(),
-            system_identifier: source.system_identifier.clone(),
-            database: source.database.clone(),
-            timeline: source.timeline,
-            server_started: source.server_started.clone(),
+            system_identifier: source.identity.system_identifier.clone(),
+            database: source.identity.database.clone(),
+            timeline: source.identity.timeline,
+            server_started: source.started.clone(),
         }
     }
 
@@ -116,7 +111,7 @@ impl JournalManifest {
     ///
     /// The earlier names stay valid up to the contents of the files now: `last` is the last entry,
     /// and nothing before `pruned` is kept.
-    pub(crate) fn open_as(&mut self, instance: &InstanceId, source: &SourceIdentity, pruned: Sequence, last: Sequence) {
+    pub(crate) fn open_as(&mut self, instance: &InstanceId, source: &SourceServer, pruned: Sequence, last: Sequence) {
         let before = match self.opened_as.as_str() {
             "" => self.instance.clone(),
             name => name.to_owned(),
@@ -128,8 +123,8 @@ impl JournalManifest {
         let surplus = self.earlier.len().saturating_sub(EARLIER_MAX);
         self.earlier.drain(..surplus);
         self.opened_as.clone_from(&instance.0);
-        self.timeline = source.timeline;
-        self.server_started.clone_from(&source.server_started);
+        self.timeline = source.identity.timeline;
+        self.server_started.clone_from(&source.started);
     }
 
     /// Returns the names that earlier runs had for the journal.
@@ -153,8 +148,8 @@ impl JournalManifest {
 
     /// Returns true if the manifest was written during the current run of PostgreSQL, which implies
     /// the same history.
-    pub(crate) fn is_of_server(&self, source: &SourceIdentity) -> bool {
-        !self.server_started.is_empty() && self.server_started == source.server_started
+    pub(crate) fn is_of_server(&self, source: &SourceServer) -> bool {
+        !self.server_started.is_empty() && self.server_started == source.started
     }
 
     /// Returns the timeline that the manifest was written on.
@@ -163,8 +158,8 @@ impl JournalManifest {
     }
 
     /// Updates the timeline to the one that the database writes now.
-    pub(crate) fn promote(&mut self, source: &SourceIdentity) {
-        self.timeline = source.timeline;
+    pub(crate) fn promote(&mut self, source: &SourceServer) {
+        self.timeline = source.identity.timeline;
     }
 
     pub(crate) fn table(&self) -> TableName {
@@ -173,24 +168,24 @@ impl JournalManifest {
 
     /// Returns true if the manifest was written on the same database, even if that database's
     /// history has forked.
-    pub(crate) fn is_of_database(&self, source: &SourceIdentity) -> bool {
-        source.is_database(&self.system_identifier, &self.database)
+    pub(crate) fn is_of_database(&self, source: &SourceServer) -> bool {
+        let SourceIdentity { system_identifier, database, .. } = &source.identity;
+        (&self.system_identifier, &self.database) == (system_identifier, database)
     }
 
     /// Checks that contents up to `position` are part of the source's history.
     ///
     /// # Errors
     /// The reason if they are not.
-    pub(crate) fn is_past_of(&self, source: &SourceIdentity, position: Lsn) -> Result<(), String> {
+    pub(crate) fn is_past_of(&self, source: &SourceServer, position: Lsn) -> Result<(), String> {
         if !self.is_of_database(source) {
             return Err(format!(
                 "it is of database {} of cluster {}, and this is {} of {}",
-                self.database, self.system_identifier, source.database, source.system_identifier
+                self.database, self.system_identifier, source.identity.database, source.identity.system_identifier
             ));
         }
-        if self.timeline != source.timeline {
-            let left = source.history.iter().find(|(timeline, _)| *timeline == self.timeline).map(|(_, at)| *at);
-            return match left {
+        if self.timeline != source.identity.timeline {
+            return match source.identity.left_at(self.timeline) {
                 Some(at) if position <= at => Ok(()),
                 Some(at) => Err(format!(
                     "it ends at {position}, and the database left that timeline ({}) at {at}: it was promoted or restored",
@@ -232,7 +227,7 @@ pub(crate) fn claim(
     store: &JournalFolder,
     instance: &InstanceId,
     table: &TableName,
-    source: &SourceIdentity,
+    source: &SourceServer,
 ) -> Result<JournalManifest, StoreError> {
     let mut owner = store.owner();
     *owner = Some(instance.clone());
@@ -258,22 +253,27 @@ pub(crate) fn note_beginning(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use laredo_core::TimelineSwitch;
 
     #[test]
     fn only_a_past_that_the_source_shares_is_gone_on_with() {
-        let source = |timeline, written| SourceIdentity {
-            system_identifier: "s".to_owned(),
-            database: "d".to_owned(),
-            timeline,
-            history: [(1, Lsn(100)), (2, Lsn(200))].into_iter().filter(|(left, _)| *left < timeline).collect(),
+        let switch = |(timeline, end)| TimelineSwitch { timeline, position: Lsn(end) };
+        let source = |timeline, written| SourceServer {
+            identity: SourceIdentity {
+                system_identifier: "s".to_owned(),
+                database: "d".to_owned(),
+                timeline,
+                history: [(1, 100), (2, 200)].map(switch).into_iter().filter(|left| left.timeline < timeline).collect(),
+            },
             written: Lsn(written),
-            server_started: String::new(),
+            started: String::new(),
         };
         let kept = |timeline| {
             JournalManifest::new(&InstanceId("j".to_owned()), &TableName::new("public", "t"), &source(timeline, 0), 0)
         };
-        let elsewhere = SourceIdentity { system_identifier: "t".to_owned(), ..source(1, 500) };
-        let other = SourceIdentity { database: "e".to_owned(), ..source(1, 500) };
+        let (mut elsewhere, mut other) = (source(1, 500), source(1, 500));
+        elsewhere.identity.system_identifier = "t".to_owned();
+        other.identity.database = "e".to_owned();
         let cases = [
             (kept(1), source(1, 500), 400, None),
             (kept(1), source(1, 399), 400, Some("WAL ends at 0/18F")),

@@ -8,7 +8,7 @@ use super::options::TableOptions;
 use crate::clock::Clock;
 use crate::recovery::{self, RestoreContext, RestoredJournal};
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
-use crate::source::{KnownTable, SourceIdentity};
+use crate::source::{KnownTable, SourceServer};
 use crate::store::{ForkLog, JournalFolder, StoreError};
 
 /// The opened folders of a table, and what was in them.
@@ -58,14 +58,14 @@ impl SavedTable {
 /// those of another table, or in a format that this version does not know.
 pub(crate) fn open_table_folders(
     options: &TableOptions,
-    source: &SourceIdentity,
+    source: &SourceServer,
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
     // The snapshots come first: a journal is restored with all its rows, and in vain if they fail.
     let snapshots = open_snapshots(options, source, clock)?;
     let (mut store, mut left) = (None, None);
     if let Some(folder) = &options.store {
-        let instance = options.instance.on_timeline(source.timeline, 0);
+        let instance = options.instance.on_timeline(source.identity.timeline, 0);
         let (now, bytes_max) = (clock.as_ref()(), options.journal.bytes_max);
         let (table, pipeline) = (&options.request.name, &*options.pipeline.description());
         let context = RestoreContext { table, source, instance: &instance, now, bytes_max, pipeline };
@@ -82,7 +82,7 @@ pub(crate) fn open_table_folders(
 /// Opens the folders of a table whose journal is replaced, whatever it holds. Blocks.
 pub(super) fn open_without_restoring(
     options: &TableOptions,
-    source: &SourceIdentity,
+    source: &SourceServer,
     clock: &Clock,
 ) -> Result<TableFolders, StoreError> {
     let snapshots = open_snapshots(options, source, clock)?;
@@ -92,7 +92,7 @@ pub(super) fn open_without_restoring(
 
 fn open_snapshots(
     options: &TableOptions,
-    source: &SourceIdentity,
+    source: &SourceServer,
     clock: &Clock,
 ) -> Result<Option<Arc<SnapshotFolder>>, StoreError> {
     let Some(wanted) = options.snapshots.clone() else { return Ok(None) };

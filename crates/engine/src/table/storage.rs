@@ -18,7 +18,7 @@ use crate::journal::{Journal, JournalBeginning, PredecessorJournal};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::recovery::RestoredJournal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
-use crate::source::{Fork, SourceIdentity};
+use crate::source::{Fork, SourceServer};
 use crate::store::{
     self, AppenderState, ForkLog, JournalAppender, JournalFolder, JournalManifest, RowDefinition, SKIPPED, StoreStatus,
 };
@@ -27,8 +27,8 @@ use crate::store::{
 #[derive(Debug)]
 pub(super) struct TableStorage {
     options: Arc<TableOptions>,
-    /// The identity of the source, which a new journal in the store is labeled with.
-    identity: SourceIdentity,
+    /// The server of the source, which a new journal in the store is labeled with.
+    server: SourceServer,
     journal: watch::Sender<Option<Journal>>,
     bases: BaseLocation,
     /// The snapshots, which the table shares with its handles.
@@ -47,12 +47,12 @@ pub(super) struct TableStorage {
 impl TableStorage {
     pub(super) fn new(
         options: Arc<TableOptions>,
-        identity: SourceIdentity,
+        server: SourceServer,
         journal: watch::Sender<Option<Journal>>,
         snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
     ) -> TableStorage {
         TableStorage {
-            identity,
+            server,
             journal,
             bases: BaseLocation { folder: options.folder.clone(), store: None },
             snapshots,
@@ -83,7 +83,7 @@ impl TableStorage {
         let lacks_store = self.options.store.is_some() && self.bases.store.is_none();
         let lacks_snapshots = self.options.snapshots.is_some() && self.snapshots.borrow().is_none();
         if lacks_store || lacks_snapshots {
-            let opened = open_without_restoring(&self.options, &self.identity, clock)?;
+            let opened = open_without_restoring(&self.options, &self.server, clock)?;
             drop(self.use_folders(opened));
         }
         Ok(())
@@ -119,11 +119,11 @@ impl TableStorage {
         Ok(())
     }
 
-    /// Counts a fork after which a new journal begins, and returns the number of forks. The source
-    /// has this identity since.
-    pub(super) fn count_fork(&mut self, identity: SourceIdentity) -> u64 {
+    /// Counts a fork after which a new journal begins, and returns the number of forks. `server` has
+    /// the identity since then.
+    pub(super) fn count_fork(&mut self, server: SourceServer) -> u64 {
         self.forks += 1;
-        self.identify(identity);
+        self.identify(server);
         self.forks
     }
 
@@ -141,27 +141,27 @@ impl TableStorage {
     ///
     /// # Errors
     /// When the timeline cannot be noted on disk.
-    pub(super) fn note_promotion(&mut self, identity: SourceIdentity) -> Result<(), TableError> {
+    pub(super) fn note_promotion(&mut self, server: SourceServer) -> Result<(), TableError> {
         if let Some((store, _)) = &self.bases.store
             && let Some(mut manifest) = JournalManifest::read(store)?
         {
-            manifest.promote(&identity);
+            manifest.promote(&server);
             manifest.write(store)?;
         }
-        self.identify(identity);
+        self.identify(server);
         Ok(())
     }
 
-    fn identify(&mut self, identity: SourceIdentity) {
+    fn identify(&mut self, server: SourceServer) {
         if let Some(snapshots) = self.snapshots() {
-            snapshots.identify(identity.clone());
+            snapshots.identify(server.clone());
         }
-        self.identity = identity;
+        self.server = server;
     }
 
     /// Returns the name of a journal that begins now.
     fn instance(&self) -> InstanceId {
-        self.options.instance.on_timeline(self.identity.timeline, self.forks)
+        self.options.instance.on_timeline(self.server.identity.timeline, self.forks)
     }
 
     /// Opens the journal that an earlier run has left, with its rows.
@@ -279,7 +279,7 @@ impl TableStorage {
         // The folder is claimed before the base has a name: a folder with a base must have an
         // owner.
         let name = &self.options.request.name;
-        let claim = |(store, _): &(Arc<JournalFolder>, _)| store::claim(store, &instance, name, &self.identity);
+        let claim = |(store, _): &(Arc<JournalFolder>, _)| store::claim(store, &instance, name, &self.server);
         let manifest = self.bases.store.as_ref().map(claim).transpose()?;
         let shown = done.pipeline.checksums_of(&done.state);
         let is_compared = self.options.pipeline.is_repeatable();

@@ -41,7 +41,7 @@ fn options() -> TableOptions {
 fn table(options: TableOptions) -> (Table, watch::Receiver<Option<Journal>>) {
     let shared = SharedTableState::default();
     let (clock, journal): (Clock, _) = (Arc::new(|| CommitTime(0)), shared.journal.subscribe());
-    (Table::new(options, clock, shared, SourceIdentity::default()), journal)
+    (Table::new(options, clock, shared, SourceServer::default()), journal)
 }
 
 /// Returns a schema with `id` int8 (the key), and with columns of these names and types.
@@ -290,8 +290,8 @@ fn a_copy_after_a_failure_has_to_see_what_was_held() {
 struct UnchangingSource(Arc<Schema>);
 
 impl crate::source::Source for UnchangingSource {
-    async fn prepare(&self, _: &[TableRequest]) -> Result<crate::source::SourceIdentity, SourceError> {
-        Ok(crate::source::SourceIdentity::default())
+    async fn prepare(&self, _: &[TableRequest]) -> Result<crate::source::SourceServer, SourceError> {
+        Ok(crate::source::SourceServer::default())
     }
 
     async fn resume(
@@ -417,7 +417,7 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     let schema = schema(&[("body", 25)]);
     let (mut table, journal) = live(options(), &schema, &[row(1, b"one")]);
     let fork = Fork { common: Lsn(4), abandoned: Lsn(100), is_certain: true };
-    table.on_forked(SourceIdentity::default(), &fork, "its storage was put back").unwrap();
+    table.on_forked(SourceServer::default(), &fork, "its storage was put back").unwrap();
     table.stop(&TableError::Source("it is not published".to_owned()), None);
     assert_eq!(table.on_moved(owed("it can be followed again")).unwrap(), FollowUpAction::Copy);
     // The new history is behind the old one.

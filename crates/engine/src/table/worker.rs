@@ -16,7 +16,7 @@ use super::verifier::TableVerifier;
 use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{
-    CopyEvent, Fork, ForkReceipt, SnapshotCheck, Source, SourceError, SourceIdentity, TableIndex, TransactionSnapshot,
+    CopyEvent, Fork, ForkReceipt, SnapshotCheck, Source, SourceError, SourceServer, TableIndex, TransactionSnapshot,
 };
 use crate::status::{CopySession, ReloadCommand, ReloadError, TableCommand, TableStatus};
 use crate::store::{StoreError, StoreStatus};
@@ -44,8 +44,8 @@ pub(crate) enum TableEvent {
     Redefined(Redefinition),
     /// A gap: commits may be missing. The fork is set if the history may be another one.
     Restarted(String, Option<Fork>),
-    Forked(Box<SourceIdentity>, Fork, String, ForkReceipt),
-    Promoted(Box<SourceIdentity>),
+    Forked(Box<SourceServer>, Fork, String, ForkReceipt),
+    Promoted(Box<SourceServer>),
 }
 
 /// An event, and the room that it takes in the table's queue until it is handled.
@@ -371,13 +371,13 @@ impl<S: Source> TableWorker<S> {
                 run_aside(heavy, || self.table.on_redefined(redefinition))
             }
             TableEvent::Restarted(reason, fork) => self.table.on_restarted(&reason, fork.as_ref()),
-            TableEvent::Forked(identity, fork, reason, noted) => {
+            TableEvent::Forked(server, fork, reason, noted) => {
                 self.forks += 1;
-                let action = run_aside(true, || self.table.on_forked(*identity, &fork, &reason));
+                let action = run_aside(true, || self.table.on_forked(*server, &fork, &reason));
                 noted.give_back();
                 action
             }
-            TableEvent::Promoted(identity) => run_aside(true, || self.table.on_promoted(*identity)),
+            TableEvent::Promoted(server) => run_aside(true, || self.table.on_promoted(*server)),
             TableEvent::Broken(error) => Err(TableError::Source(error)),
         }
     }

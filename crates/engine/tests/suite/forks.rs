@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Sequence};
+use laredo_core::{CommitMark, CommitTime, Lsn, ScopedMark, Sequence};
 use laredo_engine::journal::{InstanceId, ResumeOutcome, ResumeRequest};
-use laredo_engine::{Engine, EngineHandle, ScopedMark, SnapshotFormat, SnapshotOptions, TableOptions};
+use laredo_engine::{Engine, EngineHandle, SnapshotFormat, SnapshotOptions, TableOptions};
 use laredo_testkit::{RunningEngine, SimChange, SimDatabase, eventually, sim_table, stopped_clock, wait_until_reached};
 
 use crate::support::{JournalTestReader, PATIENCE, commit, copy_files, start};
@@ -59,8 +59,8 @@ fn request(handle: &EngineHandle, reader: &JournalTestReader, mark: CommitMark) 
     let history = handle.tables()[0].history();
     ResumeRequest {
         position: Some(reader.position),
-        mark: ScopedMark { mark, scope: 0 },
-        verdict: history.judge(mark, 0),
+        mark: ScopedMark { commit: mark, scope: 0 },
+        verdict: history.judge(ScopedMark { commit: mark, scope: 0 }),
         own_source: history.identity(),
         whole_transactions: true,
         ..ResumeRequest::default()

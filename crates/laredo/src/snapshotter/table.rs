@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, EventPublisher, SinkCounts, WriterHandle, WriterOptions,
-    WriterResources, WriterStatus,
+    ArchiveWriter, ArtifactStager, Destination, EventPublisher, SharedWriterStatus, SinkCounts, WriterHandle,
+    WriterOptions, WriterResources, WriterStatus,
 };
 use laredo_client::StatusReceiver;
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub(super) struct SnapshotterTable {
     pub(super) config: Arc<ArchivedTableConfig>,
     state: Arc<Mutex<ArchiveTaskState>>,
     /// The writer's status, which is current from the opening of the archive.
-    status: watch::Sender<WriterStatus>,
+    status: SharedWriterStatus,
 }
 
 /// The state of a table's task.
@@ -65,7 +65,7 @@ impl ArchiveTaskHandles {
 
 impl SnapshotterTable {
     pub(super) fn new(config: ArchivedTableConfig) -> SnapshotterTable {
-        let status = watch::Sender::new(WriterStatus::default());
+        let status = SharedWriterStatus::default();
         SnapshotterTable { config: Arc::new(config), state: Arc::new(Mutex::new(ArchiveTaskState::Opening)), status }
     }
 
@@ -77,7 +77,7 @@ impl SnapshotterTable {
     /// Returns the writer's status. While the archive is being opened, the status holds the last
     /// error.
     pub(super) fn status(&self) -> WriterStatus {
-        self.status.borrow().clone()
+        self.status.current()
     }
 
     pub(super) fn state(&self) -> ArchiveTaskState {

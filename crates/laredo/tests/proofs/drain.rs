@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use laredo_client::{Replica, SyncMode};
+use laredo_client::{Replica, StreamMode};
 use laredo_testkit::FaultProxy;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::workload::{TABLES, Workload, WorkloadOptions};
@@ -87,7 +87,7 @@ async fn a_process_that_starts_again_continues_from_its_local_snapshot_on_anothe
         let replicas: Vec<Replica> = (0..TABLES.len()).map(|table| start(table, round % 2)).collect();
         for replica in &replicas {
             replica.ready(PATIENCE).await.unwrap();
-            let mode = if round == 0 { SyncMode::FullSnapshot } else { SyncMode::Delta };
+            let mode = if round == 0 { StreamMode::FullSnapshot } else { StreamMode::Delta };
             assert_eq!(replica.status().mode, Some(mode), "round {round}: {:?}", replica.status());
         }
         let paused = workload.pause().await;

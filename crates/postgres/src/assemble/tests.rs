@@ -73,7 +73,7 @@ fn event_text(event: SourceEvent) -> String {
         SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),
         SourceEvent::Restarted { reason, .. } => format!("restarted: {reason}"),
         SourceEvent::Forked { reason, .. } => format!("forked: {reason}"),
-        SourceEvent::Promoted { identity } => format!("promoted to {}", identity.timeline),
+        SourceEvent::Promoted { server } => format!("promoted to {}", server.identity.timeline),
     }
 }
 

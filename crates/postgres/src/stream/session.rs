@@ -3,7 +3,7 @@
 use laredo_core::{Lsn, Xid};
 
 use laredo_engine::Fork;
-use laredo_engine::source::SourceIdentity;
+use laredo_engine::source::SourceServer;
 
 use crate::history_proof::HistoryProof;
 use crate::transport::{ReplicationReader, ReplicationWriter};
@@ -25,7 +25,7 @@ pub(super) struct ReplicationSession {
     /// Set with `restarted` if nothing proves that the history is still the one that was followed.
     pub(super) unproven: Option<Fork>,
     /// Set if the database now writes another timeline and contains everything that was sent.
-    pub(super) promoted: Option<SourceIdentity>,
+    pub(super) promoted: Option<SourceServer>,
     /// True if PostgreSQL was restarted since the last session.
     pub(super) is_server_restarted: bool,
     /// True for the first session of the run, and after a fork or a restart of the stream. Earlier

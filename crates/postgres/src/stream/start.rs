@@ -1,8 +1,8 @@
 //! Starting a stream: finding or creating the slot, and choosing the position to begin at.
 
-use laredo_core::{Lsn, Xid};
+use laredo_core::{Lsn, SourceIdentity, Xid};
 use laredo_engine::Fork;
-use laredo_engine::source::SourceIdentity;
+use laredo_engine::source::SourceServer;
 
 use super::StreamOptions;
 use super::error::StreamError;
@@ -24,11 +24,11 @@ pub(super) struct StreamStarter<'a> {
     resume: Option<Lsn>,
     /// True if this run has had a slot.
     has_slot: bool,
-    /// The identity of the database at the last check.
-    identity: Option<SourceIdentity>,
+    /// The server of the database at the last check.
+    server: Option<SourceServer>,
     /// The new identity, if the database has changed its timeline, contains everything that was
     /// sent, and this was not reported yet.
-    promoted: Option<SourceIdentity>,
+    promoted: Option<SourceServer>,
     /// The start time of the server that is known to have everything that was sent.
     proven_with: Option<String>,
     /// The start time of the server of the current session.
@@ -94,7 +94,7 @@ impl<'a> StreamStarter<'a> {
             options,
             resume,
             has_slot: false,
-            identity: options.identity.clone(),
+            server: options.server.clone(),
             promoted: None,
             proven_with: None,
             started: String::new(),
@@ -144,9 +144,9 @@ impl<'a> StreamStarter<'a> {
         }
     }
 
-    /// Returns the identity of the database at the last check.
-    pub(super) fn identity(&self) -> SourceIdentity {
-        self.identity.clone().unwrap_or_default()
+    /// Returns the server of the database at the last check.
+    pub(super) fn server(&self) -> SourceServer {
+        self.server.clone().unwrap_or_default()
     }
 
     /// Returns the highest position that was reported.
@@ -264,7 +264,7 @@ impl<'a> StreamStarter<'a> {
         let started = field(&asked, 1, "pg_postmaster_start_time")?;
         let rows = connection.simple_query(WHAT).await?;
         let cluster: String = field(&rows, 0, WHAT)?;
-        if let Some(SourceIdentity { system_identifier: known, .. }) = &self.identity
+        if let Some(SourceIdentity { system_identifier: known, .. }) = self.server.as_ref().map(|known| &known.identity)
             && *known != cluster
         {
             return Err(StreamError::Definite(format!(
@@ -288,21 +288,21 @@ impl<'a> StreamStarter<'a> {
         found: &ObservedServer,
     ) -> Result<(), StreamError> {
         let reported = self.reported();
-        let Some(identity) = &mut self.identity else {
-            self.identity = Some(identity::read_identity_on(connection).await?);
+        let Some(server) = &mut self.server else {
+            self.server = Some(identity::read_server_on(connection).await?);
             return Ok(());
         };
-        let timeline = identity.timeline;
+        let timeline = server.identity.timeline;
         let is_promoted = found.timeline != timeline;
         if is_promoted {
-            identity.history = identity::history(connection, found.timeline).await?;
+            server.identity.history = identity::history(connection, found.timeline).await?;
         }
-        (identity.timeline, identity.written) = (found.timeline, found.wal_end);
-        identity.server_started.clone_from(&found.started);
-        let left = identity.history.iter().find(|(of, _)| *of == timeline).map(|(_, at)| *at);
+        (server.identity.timeline, server.written) = (found.timeline, found.wal_end);
+        server.started.clone_from(&found.started);
+        let left = server.identity.left_at(timeline);
         match another_history(found, reported, timeline, left) {
             Some(what) => return Err(StreamError::Forked { what, common: left.unwrap_or_default() }),
-            None if is_promoted => self.promoted = Some(identity.clone()),
+            None if is_promoted => self.promoted = Some(server.clone()),
             None => {}
         }
         Ok(())
@@ -604,7 +604,7 @@ mod tests {
             ddl: DdlWatch::Poll,
             from: None,
             kept: Vec::new(),
-            identity: None,
+            server: None,
         };
         let mut start = StreamStarter::new(&options);
         let server = |code: &str| {

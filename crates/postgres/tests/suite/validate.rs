@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::TableName;
-use laredo_engine::source::{Source, SourceError, SourceIdentity, TableRequest};
+use laredo_engine::source::{Source, SourceError, SourceServer, TableRequest};
 use laredo_engine::spool::SpoolOptions;
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
@@ -31,7 +31,7 @@ fn request(name: &str, key_fields: &[&str]) -> TableRequest {
     }
 }
 
-async fn prepare(options: &PostgresOptions, tables: &[TableRequest]) -> Result<SourceIdentity, Vec<String>> {
+async fn prepare(options: &PostgresOptions, tables: &[TableRequest]) -> Result<SourceServer, Vec<String>> {
     let source = PostgresSource::new(options.clone());
     source.prepare(tables).await.map_err(|error| match error {
         SourceError::Definite(problems) => problems,
@@ -62,7 +62,7 @@ async fn a_good_configuration_gets_its_publication() {
            CREATE TABLE child () INHERITS (a);"#,
     );
     let tables = [request("public.a", &[]), request("public.p", &[])];
-    let identity = prepare(&options, &tables).await.unwrap();
+    let identity = prepare(&options, &tables).await.unwrap().identity;
     assert_eq!((identity.database.as_str(), identity.timeline), ("postgres", 1));
     let system = cluster.psql("SELECT system_identifier FROM pg_control_system()").unwrap();
     assert_eq!(identity.system_identifier, system);

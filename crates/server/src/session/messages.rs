@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema};
-use laredo_engine::ScopedMark;
+use laredo_core::{Checksum, CommitMark, CommitTime, Lsn, Schema, ScopedMark, SourceIdentity};
 use laredo_engine::base::Base;
 use laredo_engine::journal::{Head, Journal};
 use laredo_proto::replication as wire;
@@ -19,7 +18,6 @@ use tonic::Status;
 use super::outlet::SessionOutlet;
 use super::{SessionRequest, SessionStart};
 use crate::refusal;
-use crate::request::identity_to_wire;
 use crate::roster::{CheckId, RosterMembership};
 use crate::table::ServedTable;
 use crate::view::{PositionMarker, ViewError, marker, timestamp};
@@ -59,7 +57,7 @@ impl MessageContext<'_> {
                 .is_binary()
                 .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(self.columns)) });
             handshake.instance_id = ask.scope.name_instance(self.journal.instance()).0;
-            handshake.source = Some(identity_to_wire(&self.table.handle().history().identity()));
+            handshake.source = Some(SourceIdentity::clone(&self.table.handle().history().identity()).into());
             handshake.another_history = start.is_another_history;
             handshake.shared_position = start.shared_position.0;
             handshake.reason = start.reason.to_owned();
@@ -165,7 +163,7 @@ impl MessageContext<'_> {
     /// extensions.
     fn mark(&self, mark: CommitMark) -> Option<wire::CommitMark> {
         let scope = self.table.handle().history().scope();
-        mark.known().filter(|_| self.ask.is_ours).map(|mark| ScopedMark { mark, scope }.into())
+        mark.known().filter(|_| self.ask.is_ours).map(|commit| ScopedMark { commit, scope }.into())
     }
 
     /// Returns the text of a position for clients that know the extensions. It is empty for others.

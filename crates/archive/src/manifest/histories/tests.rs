@@ -322,7 +322,7 @@ fn epochs_without_a_history_are_distinguished_by_their_positions() {
 fn another_database_is_another_history_whatever_is_said() {
     let source = |system_identifier: &str, timeline| {
         let (system_identifier, database) = (system_identifier.to_owned(), "db".to_owned());
-        Some(SourceId { system_identifier, database, timeline, history: Vec::new() })
+        Some(SourceIdentity { system_identifier, database, timeline, history: Vec::new() })
     };
     let mut manifest = forked(20);
     manifest.artifacts[4].history.as_mut().unwrap().source = source("7", 1);
@@ -340,7 +340,7 @@ fn what_contradicts_itself_is_found() {
     };
     let mark = |end, xid| {
         let commit = CommitMark { end: Lsn(end), xid: laredo_core::Xid(xid), committed_at: Default::default() };
-        Some(PositionMark { commit, scope: 0 })
+        Some(ScopedMark { commit, scope: 0 })
     };
     let said = |id| Some(Box::new(EpochHistory { id, shared_until: None, source: None }));
     assert_eq!(faults(&|_| {}), [""; 0]);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use laredo_archive::{
     Archive, ArchivePoint, ArchiveReadError, ArtifactKind, FeedUpdate, ReadProgress, RebaseThresholds,
-    SnapshotRequestError, SourceId, WriterPhase,
+    SnapshotRequestError, WriterPhase,
 };
-use laredo_core::{Change, DefinitionVersion, Lsn, StateError, Transaction};
+use laredo_core::{Change, DefinitionVersion, Lsn, SourceIdentity, StateError, Transaction};
 
 use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, local, options, restart, row, schema};
 
@@ -298,7 +298,7 @@ async fn show_older_rows_once_they_are_as_new(commit: impl FnOnce(&mut TestTable
     let folder = tempfile::tempdir().unwrap();
     let inner = local(&folder.path().join("archive"));
     let mut history = TestTableHistory::new();
-    let source = Some(SourceId { system_identifier: "7".to_owned(), ..SourceId::default() });
+    let source = Some(SourceIdentity { system_identifier: "7".to_owned(), ..SourceIdentity::default() });
     let rows = |history: &TestTableHistory| FeedUpdate::State {
         table: Box::new(history.table.clone()),
         position: history.position,

@@ -80,6 +80,7 @@ fn to_json(archive: &Archive) -> Value {
         let objects = artifact.known_formats().filter_map(|format| artifact.object(format));
         let history = histories.iter().find(|history| history.artifacts.contains(&number));
         let after = history.and_then(abandoned_after);
+        let stated = serde_json::to_value(artifact).unwrap_or_default();
         json!({
             "kind": artifact.kind,
             "epoch": artifact.epoch,
@@ -87,7 +88,7 @@ fn to_json(archive: &Archive) -> Value {
             "is_abandoned": after.is_some_and(|after| artifact.to_position.is_none_or(|to| to > after)),
             "from_position": artifact.from_position.map(|from| from.to_string()),
             "to_position": artifact.to_position.map(|to| to.to_string()),
-            "mark": artifact.mark,
+            "mark": stated["mark"],
             "created_at": artifact.created_at,
             "entries": count(artifact),
             "objects": objects.collect::<Vec<_>>(),

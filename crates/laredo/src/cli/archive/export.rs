@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use laredo_archive::{
-    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, PositionMark, WriterError,
-    WriterHandle, WriterOptions, WriterResources, WriterStatus, WrittenArtifact,
+    ArchiveWriter, ArtifactStager, Destination, Feed, FeedUpdate, MANIFEST_NAME, Manifest, SharedWriterStatus,
+    WriterError, WriterHandle, WriterOptions, WriterResources, WrittenArtifact,
 };
 use laredo_client::Subscription;
-use laredo_core::{Checksum, DefinitionVersion, Lsn, StateError};
+use laredo_core::{Checksum, DefinitionVersion, Lsn, ScopedMark, StateError};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::SqlConnection;
 use laredo_server::ServerListeners;
@@ -106,7 +106,7 @@ async fn write_snapshot(args: &ExportArgs, url: String) -> Result<WrittenArtifac
         destinations,
         wall: Box::new(now),
         publish: Box::new(|_| {}),
-        status: watch::Sender::new(WriterStatus::default()),
+        status: SharedWriterStatus::default(),
     };
     let writer_id = format!("{WRITER}:{}:{:016x}", std::process::id(), random());
     let (formats, diff_interval) = (args.formats.clone(), Duration::from_secs(3600));
@@ -190,7 +190,7 @@ impl Feed for ExportFeed {
         self.rest.definition()
     }
 
-    fn mark(&self) -> Option<PositionMark> {
+    fn mark(&self) -> Option<ScopedMark> {
         self.rest.mark()
     }
 

@@ -13,7 +13,6 @@ use super::progress::with_progress_bar;
 use super::state_diff::differences;
 use crate::cli::connect::{TlsArgs, TlsFileContents};
 use crate::cli::error::CliError;
-use crate::snapshotter::feed::wire_mark;
 
 /// An archive that is compared with a server.
 #[derive(Debug, clap::Args)]
@@ -57,7 +56,7 @@ pub(in super::super) async fn compare_with_server(
     let rebuilt =
         with_progress_bar("reading", bytes, &progress, archive.rebuild(ArchivePoint::Latest, &progress)).await?;
     let RebuiltTable { table: rows, boundary, .. } = rebuilt;
-    let mark = boundary.mark.map(wire_mark);
+    let mark = boundary.mark;
     let Some(boundary) = boundary.position else {
         return Err(CliError::Compare("the archive does not record the position of its newest state".to_owned()));
     };

@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use access::{
-    AccessConfig, AuditConfig, EndpointAccess, ExpiryTime, AccessIdentityConfig, LimitsConfig, ObserverConfig, OperatorConfig,
-    ReaderConfig, TokenConfig,
+    AccessConfig, AccessIdentityConfig, AuditConfig, EndpointAccess, ExpiryTime, LimitsConfig, ObserverConfig,
+    OperatorConfig, ReaderConfig, TokenConfig,
 };
 pub(crate) use access::{RuleText, rule_text};
 pub use endpoints::{GrpcConfig, HealthConfig};

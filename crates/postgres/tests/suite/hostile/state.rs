@@ -14,7 +14,7 @@ use laredo_engine::journal::{Journal, frames};
 use laredo_engine::retention::WalRetention;
 use laredo_engine::source::{
     AcknowledgedPosition, CopyEvent, KnownTable, ResumeDecision, SnapshotCheck, Source, SourceError, SourceEvent,
-    SourceIdentity, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest, TransactionSnapshot,
+    SourceServer, SourceStateReporter, TableIndex, TablePartEvent, TablePartOrder, TableRequest, TransactionSnapshot,
 };
 use laredo_engine::spool::{RawChange, RelationShape, Spool, SpoolEntry};
 use laredo_engine::{TableHandle, TablePhase};
@@ -263,8 +263,8 @@ struct PlayedSource {
 }
 
 impl Source for PlayedSource {
-    async fn prepare(&self, _: &[TableRequest]) -> Result<SourceIdentity, SourceError> {
-        Ok(SourceIdentity::default())
+    async fn prepare(&self, _: &[TableRequest]) -> Result<SourceServer, SourceError> {
+        Ok(SourceServer::default())
     }
 
     async fn resume(&self, tables: &[Option<KnownTable>]) -> Result<Vec<ResumeDecision>, SourceError> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{Cell, CommitMark, Lsn, TupleRef};
+use laredo_core::{Cell, CommitMark, Lsn, SourceIdentity, TupleRef};
 use laredo_engine::Fork;
-use laredo_engine::source::{SourceError, SourceEvent, SourceIdentity, SourceState, SourceStateReporter};
+use laredo_engine::source::{SourceError, SourceEvent, SourceState, SourceStateReporter};
 use laredo_engine::spool::{RawChange, Spool, SpoolEntry, SpoolOptions};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::ddl::DdlWatch;
@@ -59,7 +59,7 @@ pub(crate) fn options(url: &str, slot: SlotMode) -> StreamOptions {
         ddl: DdlWatch::Poll,
         from: None,
         kept: Vec::new(),
-        identity: None,
+        server: None,
     }
 }
 
@@ -186,10 +186,10 @@ impl StreamFollower {
     pub(crate) async fn forked(&mut self) -> (SourceIdentity, Fork, String) {
         loop {
             match self.next().await {
-                SourceEvent::Forked { identity, fork, reason, noted } => {
+                SourceEvent::Forked { server, fork, reason, noted } => {
                     self.acknowledged.send_replace(Lsn::ZERO);
                     drop(noted);
-                    return (identity, fork, reason);
+                    return (server.identity, fork, reason);
                 }
                 SourceEvent::Progress(_) => {}
                 other => panic!("{other:?}"),
@@ -202,7 +202,7 @@ impl StreamFollower {
     pub(crate) async fn promoted(&mut self) -> SourceIdentity {
         loop {
             match self.next().await {
-                SourceEvent::Promoted { identity } => return identity,
+                SourceEvent::Promoted { server } => return server.identity,
                 SourceEvent::Progress(_) => {}
                 other => panic!("{other:?}"),
             }

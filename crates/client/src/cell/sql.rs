@@ -1,0 +1,125 @@
+//! The types of columns and the decoders of `postgres-types`.
+
+use std::collections::HashMap;
+
+use laredo_core::{Oid, Schema, TypeKind};
+use postgres_types::{Field, FromSql, Kind, Type};
+
+use super::{CellConversionError, CellType, DEPTH_MAX, FromCell};
+
+/// A column's type, as declared and with domains replaced by their base types. Most Rust types do
+/// not accept domains, but a Rust type that was made for a domain needs to see it.
+#[derive(Debug)]
+pub(super) struct SqlTypes {
+    declared: Type,
+    plain: Type,
+}
+
+impl SqlTypes {
+    pub(super) fn plain(&self) -> &Type {
+        &self.plain
+    }
+}
+
+impl<'a, T: FromSql<'a>> FromCell<'a> for T {
+    fn from_cell(ty: &CellType, cell: Option<&'a [u8]>) -> Option<Result<T, CellConversionError>> {
+        let SqlTypes { declared, plain } = &ty.sql;
+        let accepted = [declared, plain].into_iter().find(|ty| T::accepts(ty))?;
+        Some(T::from_sql_nullable(accepted, cell))
+    }
+}
+
+/// Builds the types of a schema's columns. Each type is built once.
+pub(super) struct SqlTypeBuilder<'a> {
+    declared: NestedTypeBuilder<'a>,
+    plain: NestedTypeBuilder<'a>,
+}
+
+impl<'a> SqlTypeBuilder<'a> {
+    pub(super) fn new(schema: &'a Schema) -> SqlTypeBuilder<'a> {
+        let builder = |plain| NestedTypeBuilder { schema, known: HashMap::new(), plain };
+        SqlTypeBuilder { declared: builder(false), plain: builder(true) }
+    }
+
+    pub(super) fn build(&mut self, oid: Oid) -> SqlTypes {
+        SqlTypes { declared: self.declared.get(oid, DEPTH_MAX), plain: self.plain.get(oid, DEPTH_MAX) }
+    }
+}
+
+struct NestedTypeBuilder<'a> {
+    schema: &'a Schema,
+    /// The types that are built. `None` while a type is being built, so that a type that contains
+    /// itself ends there.
+    known: HashMap<Oid, Option<Type>>,
+    plain: bool,
+}
+
+impl NestedTypeBuilder<'_> {
+    fn get(&mut self, oid: Oid, depth: usize) -> Type {
+        if let Some(built_in) = Type::from_oid(oid) {
+            return built_in;
+        }
+        match self.known.get(&oid) {
+            Some(Some(known)) => return known.clone(),
+            Some(None) => return self.opaque(oid),
+            None if depth == 0 => return self.opaque(oid),
+            None => self.known.insert(oid, None),
+        };
+        let built = self.build(oid, depth - 1);
+        self.known.insert(oid, Some(built.clone()));
+        built
+    }
+
+    fn build(&mut self, oid: Oid, depth: usize) -> Type {
+        let schema = self.schema;
+        let Some(def) = schema.type_def(oid) else {
+            return self.opaque(oid);
+        };
+        let kind = match &def.kind {
+            TypeKind::Base | TypeKind::Money(_) | TypeKind::Ascii => Kind::Simple,
+            TypeKind::Enum(labels) => Kind::Enum(labels.clone()),
+            TypeKind::Domain(base) if self.plain => return self.get(*base, depth),
+            TypeKind::Domain(base) => Kind::Domain(self.get(*base, depth)),
+            TypeKind::Array(element) => Kind::Array(self.get(*element, depth)),
+            TypeKind::Range(subtype) => Kind::Range(self.get(*subtype, depth)),
+            TypeKind::Multirange(range) => Kind::Multirange(self.get(*range, depth)),
+            TypeKind::Composite(fields) => {
+                let field = |(name, oid): &(String, Oid)| Field::new(name.clone(), self.get(*oid, depth));
+                Kind::Composite(fields.iter().map(field).collect())
+            }
+        };
+        Type::new(def.name.clone(), oid, kind, String::new())
+    }
+
+    fn opaque(&self, oid: Oid) -> Type {
+        let name = self.schema.type_def(oid).map_or_else(|| format!("type {oid}"), |def| def.name.clone());
+        Type::new(name, oid, Kind::Simple, String::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::cell_type;
+    use super::*;
+
+    #[test]
+    fn domains_are_seen_and_seen_through() {
+        let types = [(90_001, "a", TypeKind::Array(90_002)), (90_002, "d", TypeKind::Domain(25))];
+        let SqlTypes { declared, plain } = cell_type(90_001, &types).sql;
+        assert_eq!(*plain.kind(), Kind::Array(Type::TEXT));
+        let Kind::Array(element) = declared.kind() else { panic!("{declared:?}") };
+        assert_eq!(*element.kind(), Kind::Domain(Type::TEXT));
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_ends() {
+        let fields = vec![("a".to_owned(), 90_002), ("b".to_owned(), 90_001)];
+        cell_type(90_001, &[(90_001, "c", TypeKind::Composite(fields)), (90_002, "a", TypeKind::Array(90_001))]);
+    }
+
+    #[test]
+    fn a_hostile_chain_of_types_ends() {
+        let chain: Vec<_> = (0..100_000).map(|i| (90_000 + i, "d", TypeKind::Domain(90_001 + i))).collect();
+        cell_type(90_000, &chain);
+    }
+}
