@@ -123,7 +123,7 @@ fn the_command_line_takes_passwords_from_where_psql_does() {
     for (url, environment, problem) in [
         (url.clone(), vec![("PGPASSWORD", "geheim")], ""),
         (url.clone(), vec![("PGPASSWORD", "falsch")], other_password),
-        (url.clone(), vec![("PGPASSWORD", ""), ("PGPASSFILE", &right)], ""),
+        (url.clone(), vec![("PGPASSWORD", ""), ("PGPASSFILE", right.as_str())], ""),
         (url.clone(), vec![("PGPASSFILE", right.as_str())], ""),
         (url.clone(), vec![("PGPASSFILE", open.as_str())], no_password),
         (url.clone(), vec![("PGPASSFILE", "/nowhere")], no_password),

@@ -186,7 +186,7 @@ impl CertificateCase {
         for (mode, root, expected) in [
             ("require", None, Accepted),
             ("verify-ca", Some(root.as_path()), if matches!(verdict, OtherName(_)) { Accepted } else { verdict }),
-            ("verify-full", Some(&root), verdict),
+            ("verify-full", Some(root.as_path()), verdict),
         ] {
             let connection = self.connection(host, mode, root);
             let psql = self.psql(&connection);
