@@ -37,8 +37,8 @@ pub enum KeyError {
 /// A value in a key.
 ///
 /// Integers fit every integer column whose range includes them. A text also fits an enum and a
-/// `uuid`. With the feature `postgres-types`, any other type with a `ToSql` is passed in `Sql`. Only
-/// this crate can implement the trait.
+/// `uuid`. With the feature `postgres-types`, any other type with a `ToSql` is passed in `Sql`.
+/// Only this crate can implement the trait.
 ///
 /// Keys are compared by their bytes. So a `numeric` must have the scale that it was stored with,
 /// and a `char(n)` its padding.

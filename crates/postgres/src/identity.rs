@@ -9,7 +9,8 @@ use crate::transport::{ReplicationConnection, TextRow, TransportError};
 /// The SQLSTATE `undefined_file`: a file is missing.
 const UNDEFINED_FILE: &str = "58P01";
 
-/// Reads the server's identity through a new walsender. This also shows that a walsender is available.
+/// Reads the server's identity through a new walsender. This also shows that a walsender is
+/// available.
 pub(crate) async fn read_server(options: &ConnectionOptions) -> Result<SourceServer, TransportError> {
     read_server_on(&mut ReplicationConnection::connect(&options.for_work(SessionWork::Check)).await?).await
 }

@@ -119,8 +119,8 @@ impl TableStorage {
         Ok(())
     }
 
-    /// Counts a fork after which a new journal begins, and returns the number of forks. `server` has
-    /// the identity since then.
+    /// Counts a fork after which a new journal begins, and returns the number of forks. From then
+    /// on, the source is on `server`.
     pub(super) fn count_fork(&mut self, server: SourceServer) -> u64 {
         self.forks += 1;
         self.identify(server);
