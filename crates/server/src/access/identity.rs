@@ -30,7 +30,8 @@ impl Identity {
     pub(crate) fn has_claim(&self, path: &str, text: &str) -> bool {
         let is_text = |claim: &Json| match claim {
             Json::String(claim) => claim == text,
-            Json::Number(_) | Json::Bool(_) => claim.to_string() == text,
+            Json::Number(number) => number.to_string() == text,
+            Json::Bool(claim) => claim.to_string() == text,
             Json::Null | Json::Array(_) | Json::Object(_) => false,
         };
         match self.claim(path) {
