@@ -111,8 +111,8 @@ impl ServerState {
     /// Returns the table with this name, and the part of it that a caller may read.
     ///
     /// # Errors
-    /// As [`ServerState::table`]. Returns PERMISSION_DENIED for a table that the caller may not read,
-    /// whether it exists or not.
+    /// As [`ServerState::table`]. Returns PERMISSION_DENIED for a table that the caller may not
+    /// read, even if there is none.
     pub(crate) fn readable_table(
         &self,
         caller: &Caller,

@@ -13,6 +13,12 @@ pub(crate) fn check(schema: &ConfigSchema, root: &ConfigNode, problems: &mut Vec
     SchemaChecker { schema, problems }.block(root, schema.root, &KeyPath::default());
 }
 
+/// Returns true for the values of grants' conditions, in which `${claims.NAME}` is a claim of the
+/// caller and not a substitution.
+fn may_have_claims(path: &KeyPath) -> bool {
+    path.to_string().starts_with("access.readers")
+}
+
 /// Returns true if a text seems to contain a substitution. HOCON keeps it as text, which is never
 /// intended.
 fn has_placeholder(text: &str) -> bool {
@@ -71,7 +77,7 @@ impl SchemaChecker<'_> {
             },
             SettingKind::Scalar if node.scalar().is_some() => {}
             kind => match LeafValue::read(node, kind) {
-                Ok(LeafValue::Text(text)) if has_placeholder(&text) => self.problems.push(
+                Ok(LeafValue::Text(text)) if has_placeholder(&text) && !may_have_claims(path) => self.problems.push(
                     ConfigProblem::new(&node.place, path, "has ${…} inside quotes, where it is not replaced")
                         .help("end the quotes before it: \"postgresql://laredo:\"${PG_PASSWORD}\"@db/app\""),
                 ),

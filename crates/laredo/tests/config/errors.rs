@@ -652,7 +652,7 @@ fn access_names_what_exists_and_what_can_be_granted() {
         (
             &ok,
             "observers = [{ identities = [aa] }]",
-            "access.observers[0].identities[0]: access.identities has no \"aa\" (did you mean a?)",
+            "access.observers[0].identities[0]: access.identities has no \"aa\" (there are a)",
         ),
         (
             &ok,

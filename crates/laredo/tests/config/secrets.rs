@@ -26,7 +26,7 @@ fn the_effective_configuration_masks_both_forms_of_connection() {
         assert_eq!(config.sources["pg"].connection.expose(), connection);
     }
     let command = "password_command = [\"print\", \"hunter2\", \"--token=hunter2\"]";
-    let config = load(&text("postgresql://u@h/d").replace("type =", &format!("{command}, type ="))).expect("valid");
+    let config = load(&text("postgresql://u@h/d").replacen("type =", &format!("{command}, type ="), 1)).expect("valid");
     let hocon = config.to_hocon();
     assert!(hocon.contains("password_command = [\"print\", \"****\", \"****\"]\n"), "{hocon}");
     assert!(!hocon.contains(PASSWORD) && !format!("{config:?}").contains(PASSWORD));

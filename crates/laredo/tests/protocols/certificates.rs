@@ -16,20 +16,20 @@ use super::support::snapshotter::{SnapshotterProcess, table as archived};
 use super::{cluster, item};
 
 /// An authority, and the files of the certificate that it has issued last.
-struct CertificateFolder {
+struct PortCertificateFolder {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
 }
 
-impl CertificateFolder {
-    fn new() -> CertificateFolder {
+impl PortCertificateFolder {
+    fn new() -> PortCertificateFolder {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
-        let certificates = CertificateFolder { issuer, folder };
+        let certificates = PortCertificateFolder { issuer, folder };
         certificates.renew(None);
         certificates
     }
@@ -78,7 +78,7 @@ fn lines(server: &ServerProcess, text: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_replaced_under_an_open_stream() {
-    let (cluster, files) = (cluster(), CertificateFolder::new());
+    let (cluster, files) = (cluster(), PortCertificateFolder::new());
     let config = ServerProcessConfig::new(cluster.url("postgres"), [item()]);
     let mut server = ServerProcessConfig { extra: format!("grpc.tls {}", files.block(false)), ..config }.start().await;
     // The tools of the end speak plain text.
@@ -122,7 +122,7 @@ async fn a_certificate_is_replaced_under_an_open_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_port_has_tls_and_probes_follow() {
-    let (cluster, files) = (cluster(), CertificateFolder::new());
+    let (cluster, files) = (cluster(), PortCertificateFolder::new());
     let extra =
         format!("grpc.tls {0}\nhealth.tls {1}\nobservability.metrics.tls {0}", files.block(false), files.block(true));
     let config = ServerProcessConfig { extra, ..ServerProcessConfig::new(cluster.url("postgres"), [item()]) };
@@ -155,7 +155,7 @@ async fn every_port_has_tls_and_probes_follow() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
 }
 
-fn curl(files: &CertificateFolder, arguments: &[&str]) -> (bool, String) {
+fn curl(files: &PortCertificateFolder, arguments: &[&str]) -> (bool, String) {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "30", "--fail", "--cacert"]).arg(files.path("ca.pem"));
     let output = curl.args(arguments).output().unwrap();
@@ -165,7 +165,7 @@ fn curl(files: &CertificateFolder, arguments: &[&str]) -> (bool, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_silent_sockets_do_not_delay_a_client() {
-    let (cluster, files) = (cluster(), CertificateFolder::new());
+    let (cluster, files) = (cluster(), PortCertificateFolder::new());
     let extra = format!("grpc.tls {}", files.block(false));
     let config = ServerProcessConfig { extra, ..ServerProcessConfig::new(cluster.url("postgres"), [item()]) };
     let mut server = config.start().await;
@@ -187,7 +187,7 @@ async fn three_hundred_silent_sockets_do_not_delay_a_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_snapshotter_has_tls_refuses_pages_and_survives_a_hangup() {
-    let (cluster, files, folder) = (cluster(), CertificateFolder::new(), tempfile::tempdir().unwrap());
+    let (cluster, files, folder) = (cluster(), PortCertificateFolder::new(), tempfile::tempdir().unwrap());
     let server = ServerProcessConfig::new(cluster.url("postgres"), [item()]).start().await;
     let table = archived(&server.url(), &item(), folder.path(), &json!({}));
     let plain = SnapshotterProcess::launch(std::slice::from_ref(&table), &json!({}), &[]);

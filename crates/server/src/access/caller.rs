@@ -89,8 +89,8 @@ impl Caller {
     /// Returns the part of a table that the caller may read.
     ///
     /// # Errors
-    /// PERMISSION_DENIED if the caller may read nothing of the table. The error is the same if there
-    /// is no such table.
+    /// PERMISSION_DENIED if the caller may read nothing of the table. The error is the same if
+    /// there is no such table.
     pub(crate) fn scope(&self, table: &TableName) -> Result<RowScope, Status> {
         match &self.rights {
             CallerRights::Unlimited => Ok(RowScope::default()),

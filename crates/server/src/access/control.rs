@@ -132,8 +132,8 @@ impl AccessControl {
     /// Checks that a caller may call the rpc at a path.
     ///
     /// # Errors
-    /// UNAUTHENTICATED if the caller's identity is unknown, PERMISSION_DENIED if no grant covers the
-    /// call, and UNIMPLEMENTED if there is no such rpc.
+    /// UNAUTHENTICATED if the caller's identity is unknown, PERMISSION_DENIED if no grant covers
+    /// the call, and UNIMPLEMENTED if there is no such rpc.
     pub(crate) fn admit(
         self: &Arc<Self>,
         path: &str,

@@ -104,7 +104,7 @@ config_block! {
         pub claims: Vec<(String, String)> = claims("none"),
         /// The tables, as `SCHEMA.TABLE`. A `*` matches any characters.
         pub tables: Vec<String> = texts("tables", SettingKind::List(&TABLES), "").must_be_given(),
-        /// The conditions on rows, as [filters](#filters). All must hold. The value
+        /// The conditions on rows, as [filters](#filters-and-transforms). All must hold. The value
         /// `"${claims.NAME}"`, in quotes, is that claim of the identity.
         pub rows: Vec<FilterConfig> = list("rows"),
         /// The columns that are left out.
