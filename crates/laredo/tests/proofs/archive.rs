@@ -6,7 +6,6 @@ mod forks;
 mod history;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -193,10 +192,13 @@ async fn rebuilt_after(folder: &Path, count: usize) -> (Lsn, BTreeMap<Vec<u8>, T
     let last = artifacts.last().unwrap().clone();
     (manifest["epoch"], manifest["head_position"]) = (last["epoch"].clone(), last["to_position"].clone());
     std::fs::write(then.path().join("manifest.json"), manifest.to_string()).unwrap();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name().to_string_lossy().starts_with("epoch=") {
-            symlink(entry.path(), then.path().join(entry.file_name())).unwrap();
+    for epoch in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if epoch.file_name().to_string_lossy().starts_with("epoch=") {
+            let copy = then.path().join(epoch.file_name());
+            std::fs::create_dir(&copy).unwrap();
+            for object in std::fs::read_dir(epoch.path()).unwrap().map(Result::unwrap) {
+                std::fs::hard_link(object.path(), copy.join(object.file_name())).unwrap();
+            }
         }
     }
     let rebuilt = open(then.path()).await.rebuild(ArchivePoint::Latest, &ReadProgress::default()).await.unwrap();
