@@ -93,7 +93,7 @@ mod tests {
             (r"#db.example:5432:app:al\:ice:geheim", None),
             (r"db.example:5433:app:al\:ice:geheim", None),
             (r"DB.EXAMPLE:5432:app:al\:ice:geheim", None),
-            (r"db.exampl*:5432:app:al\:ice:geheim", None),
+            (r"db.ex*:5432:app:al\:ice:geheim", None),
             (r"db.example:5432:app:al", None),
             (r"db.example:5432:app:al:ice:geheim", None),
             (r"\*:*:*:*:geheim", None),
