@@ -111,6 +111,23 @@ pub(crate) fn too_many_clients(name: &TableName, clients_max: usize) -> Status {
     ))
 }
 
+pub(crate) fn too_many_watches(watches_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "this server has the maximum of {watches_max} streams of status changes (WatchStatus); end one of them, or try later"
+    ))
+}
+
+pub(crate) fn too_many_snapshot_orders(orders_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "the maximum of {orders_max} requests to write or to check snapshots run now; try again when one of them has ended"
+    ))
+}
+
+/// Returns the error for a list of names that is longer than the list of all tables.
+pub(crate) fn too_many_names(field: &str, names: usize, tables: usize) -> Status {
+    malformed(field, format!("it has {names} names, and this server has {tables} tables; name each table once"))
+}
+
 pub(crate) fn too_far_behind(behind_max: u64, policy: BufferPolicy) -> Status {
     let what = match policy {
         BufferPolicy::DropDisconnect => "",

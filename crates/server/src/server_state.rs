@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotFolder};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -18,6 +18,10 @@ use crate::table::ServedTable;
 
 /// The maximum number of parts of stored snapshots that are read and projected concurrently.
 const FETCHES: usize = 4;
+/// The maximum number of streams of status changes.
+pub(crate) const STATUS_WATCHES_MAX: usize = 32;
+/// The maximum number of requests to write or to check whole snapshots that run concurrently.
+pub(crate) const SNAPSHOT_ORDERS_MAX: usize = 4;
 
 /// A table, and its snapshots.
 pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
@@ -32,6 +36,8 @@ pub(crate) struct ServerState {
     admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
     fetches: Arc<Semaphore>,
+    status_watches: Arc<Semaphore>,
+    snapshot_orders: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
     drain: CancellationToken,
     /// Cancelled to end every stream.
@@ -59,6 +65,8 @@ impl ServerState {
             http,
             admission,
             fetches,
+            status_watches: Arc::new(Semaphore::new(STATUS_WATCHES_MAX)),
+            snapshot_orders: Arc::new(Semaphore::new(SNAPSHOT_ORDERS_MAX)),
             drain,
             stop,
             began,
@@ -74,6 +82,23 @@ impl ServerState {
     /// Returns the permits for reading parts of stored snapshots.
     pub(crate) fn fetch_permits(&self) -> Arc<Semaphore> {
         self.fetches.clone()
+    }
+
+    /// Takes the permit for a stream of status changes.
+    ///
+    /// # Errors
+    /// Returns an error if there are [`STATUS_WATCHES_MAX`] of them.
+    pub(crate) fn status_watch_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
+    }
+
+    /// Takes the permit for a request to write or to check whole snapshots.
+    ///
+    /// # Errors
+    /// Returns an error if [`SNAPSHOT_ORDERS_MAX`] of them run.
+    pub(crate) fn snapshot_order_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.snapshot_orders.clone().try_acquire_owned();
+        permit.map_err(|_| refusal::too_many_snapshot_orders(SNAPSHOT_ORDERS_MAX))
     }
 
     /// Ends every stream.

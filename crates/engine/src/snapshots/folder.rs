@@ -275,7 +275,8 @@ impl SnapshotFolder {
         tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
     }
 
-    /// Writes a snapshot of everything that is visible in the table's journal.
+    /// Writes a snapshot of everything that is visible in the table's journal. If the newest
+    /// snapshot has all of that and the same metadata, that one is returned.
     ///
     /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
     /// entries is used.
@@ -287,7 +288,7 @@ impl SnapshotFolder {
         journal: Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        self.change_folder(move |snapshots| snapshots.write(&journal, user_meta)).await
+        self.change_folder(move |snapshots| snapshots.write_requested(&journal, user_meta)).await
     }
 
     /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
@@ -353,10 +354,32 @@ impl SnapshotFolder {
 
     /// Writes a snapshot, unless the newest one has the same entries and position.
     pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
+        if self.newest_at_head(journal).is_some() { Ok(()) } else { self.write(journal, None).map(drop) }
+    }
+
+    /// Writes a snapshot on request, unless the newest one would be the same. Requests in a loop
+    /// must not write an unchanged table again and again.
+    pub(super) fn write_requested(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let is_same = |newest: &SnapshotInfo| user_meta.is_none() || user_meta == newest.user_meta;
+        match self.newest_at_head(journal).filter(|newest| is_same(newest) && newest.path.is_file()) {
+            Some(newest) => Ok(newest),
+            None => self.write(journal, user_meta),
+        }
+    }
+
+    /// Returns the newest snapshot if it has the entries and the position of the journal's head.
+    fn newest_at_head(&self, journal: &Journal) -> Option<SnapshotInfo> {
         let head = journal.head();
         let id = journal.instance().snapshot_id(head.sequence);
-        let is_known = self.newest().is_some_and(|newest| newest.id == id && newest.position == head.position);
-        if is_known { Ok(()) } else { self.write(journal, None).map(drop) }
+        // A journal whose history was abandoned has no use for a snapshot of it.
+        if journal.is_parted() {
+            return None;
+        }
+        self.newest().filter(|newest| newest.id == id && newest.position == head.position)
     }
 
     /// Writes a snapshot of everything that is visible.

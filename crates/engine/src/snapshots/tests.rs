@@ -227,6 +227,27 @@ fn one_of_the_same_entries_takes_the_place_of_the_other_and_old_ones_go() {
 }
 
 #[test]
+fn a_request_writes_nothing_if_the_newest_snapshot_would_be_the_same() {
+    let folder = folder();
+    let (journal, mut writer) = some_journal();
+    let snapshots = opened(folder.path(), SnapshotFormat::Jsonl);
+    let (one, other) = (Some(serde_json::json!({ "n": 1 })), Some(serde_json::json!({ "n": 2 })));
+    let first = snapshots.write_requested(&journal, one.clone()).unwrap();
+    for meta in [None, one.clone()] {
+        assert_eq!(snapshots.write_requested(&journal, meta).unwrap(), first);
+    }
+    assert_eq!(snapshots.status().writes, 1);
+    // Other metadata, a missing file and a change each need a new file.
+    let second = snapshots.write_requested(&journal, other.clone()).unwrap();
+    assert_eq!((second.id.as_str(), &second.user_meta, snapshots.status().writes), (first.id.as_str(), &other, 2));
+    fs::remove_file(&second.path).unwrap();
+    assert!(snapshots.write_requested(&journal, None).unwrap().path.is_file());
+    commit(&mut writer, |writer| insert(writer, 3, "three"));
+    assert_ne!(snapshots.write_requested(&journal, None).unwrap().id, first.id);
+    assert_eq!(snapshots.status().writes, 4);
+}
+
+#[test]
 fn what_a_server_that_ended_was_doing_is_cleared_up() {
     let folder = folder();
     let (journal, mut writer) = some_journal();

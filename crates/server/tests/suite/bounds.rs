@@ -1,0 +1,103 @@
+//! Requests that ask for more than they may: each is refused, with the limit in the message.
+
+use std::time::Duration;
+
+use crate::support::{LONG, SimServer, clock, serve_with, start_engine, within};
+use laredo_engine::{Engine, SnapshotFormat, SnapshotOptions};
+use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
+use laredo_proto::oam::{CreateSnapshotRequest, WatchStatusRequest};
+use laredo_testkit::SimChange::Insert;
+use laredo_testkit::{SimDatabase, eventually, sim_table};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+async fn oam(server: &SimServer) -> LaredoOamServiceClient<Channel> {
+    LaredoOamServiceClient::new(server.channel().await)
+}
+
+fn repeated(name: &str, times: usize) -> Vec<String> {
+    vec![name.to_owned(); times]
+}
+
+fn is_refused<T>(answer: Result<T, Status>, code: Code, words: &str) {
+    let status = answer.map(drop).unwrap_err();
+    assert!(status.code() == code && status.message().contains(words), "{status:?}: {words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_names_each_table_once() {
+    let database = SimDatabase::new(2);
+    let server = serve_with(&database, "a", 2, |_| {}).await;
+    server.ready().await;
+    let mut client = oam(&server).await;
+    for (tables, pipeline_ids, field) in [
+        (repeated("public.t0", 3), Vec::new(), "`tables`"),
+        (Vec::new(), repeated("sim/public.t0", 1000), "`pipeline_ids`"),
+    ] {
+        let request = WatchStatusRequest { tables, pipeline_ids };
+        let answer = client.watch_status(request).await;
+        is_refused(answer, Code::InvalidArgument, field);
+    }
+    // The same table by both of its names, twice each, is reported once.
+    let request = WatchStatusRequest {
+        tables: repeated("public.t0", 2),
+        pipeline_ids: vec!["sim/public.t0".to_owned(), "sim/public.t1".to_owned()],
+    };
+    let mut changes = client.watch_status(request).await.unwrap().into_inner();
+    let mut named = Vec::new();
+    while named.len() < 3 {
+        let change = within(changes.message(), "a state").await.unwrap().unwrap();
+        named.push(format!("{:?}", change.event));
+    }
+    let times = |table: &str| named.iter().filter(|event| event.contains(table)).count();
+    assert_eq!((times("public.t0"), times("public.t1")), (1, 1), "{named:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_status_changes_are_limited_and_one_that_ends_makes_room() {
+    let server = serve_with(&SimDatabase::new(1), "a", 1, |_| {}).await;
+    server.ready().await;
+    let mut client = oam(&server).await;
+    let mut watches = Vec::new();
+    for _ in 0..32 {
+        watches.push(client.watch_status(WatchStatusRequest::default()).await.unwrap());
+    }
+    let one_more = client.watch_status(WatchStatusRequest::default()).await;
+    is_refused(one_more, Code::ResourceExhausted, "maximum of 32 streams");
+    watches.pop();
+    let has_room = async || oam(&server).await.watch_status(WatchStatusRequest::default()).await.is_ok();
+    eventually(LONG, has_room).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_asked_for_once_for_each_table() {
+    let (database, folder) = (SimDatabase::new(2), tempfile::tempdir().unwrap());
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tables = ["t0", "t1"].map(|name| {
+        let (folder, interval) = (folder.path().join(name), Duration::from_secs(3600));
+        let format = SnapshotFormat::Native;
+        let snapshots = Some(SnapshotOptions { folder, format, interval, keep_count: 10, age_max: None });
+        laredo_engine::TableOptions { snapshots, ..sim_table(name) }
+    });
+    let server = start_engine(Engine::prepare(database.clone(), tables.into(), clock()).await.unwrap(), |_| {}).await;
+    server.ready().await;
+    let folders = server.engine.tables().iter().map(|table| table.snapshots().unwrap());
+    let folders: Vec<_> = folders.collect();
+    eventually(LONG, async || folders.iter().all(|folder| folder.newest().is_some())).await.unwrap();
+    let mut client = oam(&server).await;
+    let ask = |times| CreateSnapshotRequest { tables: repeated("public.t0", times), user_meta: None };
+    let too_many = client.create_snapshot(ask(3)).await;
+    is_refused(too_many, Code::InvalidArgument, "`tables` is malformed: it has 3 names, and this server has 2 tables");
+    let id = folders[0].newest().unwrap().id;
+    for times in [1, 2, 2, 1] {
+        let answer = client.create_snapshot(ask(times)).await.unwrap().into_inner();
+        assert_eq!(answer.snapshot_id, id, "nothing has changed, so the newest one is the answer");
+    }
+    let end = database.commit(0, vec![Insert(2, "b".to_owned())]);
+    let mut head = server.engine.tables()[0].journal().unwrap().watch_head();
+    within(head.wait_for(|head| head.position >= end), "the head").await.unwrap();
+    let answer = client.create_snapshot(ask(2)).await.unwrap().into_inner();
+    assert_ne!(answer.snapshot_id, id);
+    assert!(!answer.snapshot_id.contains(','), "one for the table: {}", answer.snapshot_id);
+    assert_eq!(folders[0].status().writes, 2);
+}
