@@ -52,6 +52,14 @@ pub(crate) fn malformed(field: &str, problem: impl std::fmt::Display) -> Status 
     Status::invalid_argument(format!("`{field}` is malformed: {problem}"))
 }
 
+/// Returns the error for filters that would cost the server too much.
+pub(crate) fn too_costly_filters(found: &str, limit: &str) -> Status {
+    malformed(
+        "filters",
+        format!("it has {found}; the limit is {limit}; request fewer, or filter the rows in the client"),
+    )
+}
+
 pub(crate) fn filter(error: &FilterError) -> Status {
     malformed(&format!("filters[{}]", error.index), error)
 }

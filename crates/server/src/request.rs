@@ -1,15 +1,19 @@
 //! Parsing of requests. It has no side effects, and treats its input as hostile.
 
+use std::sync::Arc;
+
 use laredo_core::{DefinitionVersion, Lsn, Sequence};
 use laredo_engine::ScopedMark;
 use laredo_engine::journal::ResumeRequest;
 use laredo_engine::source::SourceIdentity;
-use laredo_proto::replication::{self as wire, FieldPredicate, RowEncoding, SyncRequest, field_predicate};
-use laredo_values::{MatchCondition, Predicate, Value};
+use laredo_proto::replication::{self as wire, RowEncoding, SyncRequest};
+use laredo_values::{Predicate, Value};
 use prost_types::value::Kind;
 use tonic::Status;
 
 use crate::refusal;
+
+mod filters;
 
 /// The maximum length of names in requests, in bytes.
 const CLIENT_ID_MAX: usize = 1024;
@@ -19,7 +23,8 @@ const CLIENT_ID_MAX: usize = 1024;
 pub(crate) struct SessionRequest {
     pub(crate) client_id: String,
     pub(crate) encoding: RowEncoding,
-    pub(crate) predicates: Vec<Predicate>,
+    /// The filter. The streams with the same filter share one copy of it.
+    pub(crate) predicates: Arc<[Predicate]>,
     /// The client's position. The server's own source is filled in later.
     pub(crate) resume: ResumeRequest,
     /// True if the client knows laredo's protocol extensions.
@@ -50,8 +55,7 @@ impl SessionRequest {
         };
         let is_ours = !request.accept.is_empty() || !request.instance_id.is_empty() || request.source.is_some();
         let encoding = encoding(&request.accept)?;
-        let predicates = request.filters.into_iter().enumerate();
-        let predicates: Vec<_> = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        let predicates = filters::predicates(request.filters)?;
         let resume = ResumeRequest {
             instance: request.instance_id,
             sequence: Sequence::from_wire(request.last_known_sequence),
@@ -107,25 +111,6 @@ fn encoding(accept: &[i32]) -> Result<RowEncoding, Status> {
     known.ok_or_else(|| refusal::malformed("accept", "it names no row encoding that this server can send"))
 }
 
-fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> {
-    let name = |part: &str| format!("filters[{index}].{part}");
-    if filter.field.is_empty() {
-        return Err(refusal::required(&name("field")));
-    }
-    let test = match filter.r#match {
-        None => return Err(refusal::required(&name("match"))),
-        Some(field_predicate::Match::Prefix(prefix)) => MatchCondition::Prefix(prefix),
-        Some(field_predicate::Match::Equals(operand)) => {
-            MatchCondition::Equals(value(operand).ok_or_else(|| refusal::required(&name("equals")))?)
-        }
-        Some(field_predicate::Match::In(list)) => {
-            let values = list.values.into_iter().map(value).collect::<Option<_>>();
-            MatchCondition::In(values.ok_or_else(|| refusal::malformed(&name("in"), "one of its values is empty"))?)
-        }
-    };
-    Ok(Predicate { field: filter.field, test })
-}
-
 /// Converts a value. Returns `None` for one without a kind, which is an error in protobuf.
 pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
     Some(match value.kind? {
@@ -165,6 +150,8 @@ pub(crate) fn identity_to_wire(source: &SourceIdentity) -> wire::SourceIdentity 
 
 #[cfg(test)]
 mod tests {
+    use laredo_proto::replication::{FieldPredicate, field_predicate};
+
     use super::*;
 
     fn refused(request: SyncRequest) -> String {

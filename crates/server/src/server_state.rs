@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotFolder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -40,6 +41,8 @@ pub(crate) struct ServerState {
     snapshot_orders: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
     drain: CancellationToken,
+    /// The permits for projections on threads of their own.
+    projections: Arc<Semaphore>,
     /// Cancelled to end every stream.
     stop: CancellationToken,
     /// The time when the server began.
@@ -71,6 +74,7 @@ impl ServerState {
             stop,
             began,
             started: AtomicBool::new(false),
+            projections: Arc::new(Semaphore::new(cores())),
         }
     }
 
@@ -90,6 +94,37 @@ impl ServerState {
     /// Returns an error if there are [`STATUS_WATCHES_MAX`] of them.
     pub(crate) fn status_watch_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
+    /// Projects a part of a stream on another thread. Streams take turns, and only as many parts are
+    /// projected at once as there are cores. So any number of streams with costly filters does not
+    /// keep the threads of the others from running.
+    ///
+    /// # Errors
+    /// Returns an error if the work panics.
+    pub(crate) async fn project<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let permits = self.projections.clone();
+        // A task of its own waits for the permit. A stream that is not read is not polled, and must
+        // not keep a permit from others. The task ends with the stream, but not in the middle of
+        // the work, which has the permit until then.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let permit = permits.acquire_owned().await;
+            let project = move || {
+                let projected = work();
+                drop(permit);
+                projected
+            };
+            spawn_blocking(project).await
+        });
+        match task.join_next().await {
+            Some(Ok(Ok(projected))) => Ok(projected),
+            Some(Ok(Err(error)) | Err(error)) => Err(Status::internal(format!("projecting rows: {error}"))),
+            None => Err(refusal::stopping()),
+        }
+    }
+
     }
 
     /// Takes the permit for a request to write or to check whole snapshots.
@@ -235,4 +270,8 @@ impl ServerState {
     pub(crate) fn sweep(&self, now: Instant) {
         self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

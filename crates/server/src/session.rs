@@ -109,11 +109,12 @@ impl Session {
         }
     }
 
-    async fn serve_from(self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
+    async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
         let view = self.table.views().get(self.ask.encoding, &self.ask.predicates);
         if let Some(view) = &view {
             view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
+            self.ask.predicates = view.predicates().clone();
         }
         let Session { shared, table, ask, seat } = self;
         self::log(&table, &ask, &start);

@@ -51,7 +51,7 @@ struct ViewUsage {
 #[derive(Debug)]
 pub(crate) struct JournalView {
     encoding: RowEncoding,
-    predicates: Vec<Predicate>,
+    predicates: Arc<[Predicate]>,
     /// The filter for the schema that was used last.
     bound: Mutex<Option<(Arc<Schema>, Arc<Filter>)>>,
     cache: Mutex<ProjectionCache>,
@@ -136,7 +136,7 @@ impl JournalViews {
 
     /// Returns the view of an encoding and a filter. Returns `None` if the journal's own frames
     /// serve unchanged.
-    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &[Predicate]) -> Option<Arc<JournalView>> {
+    pub(crate) fn get(&self, encoding: RowEncoding, predicates: &Arc<[Predicate]>) -> Option<Arc<JournalView>> {
         if encoding == RowEncoding::PostgresBinary && predicates.is_empty() {
             return None;
         }
@@ -148,7 +148,7 @@ impl JournalViews {
         views.retain(|_, view| view.strong_count() > 0);
         let view = Arc::new(JournalView {
             encoding,
-            predicates: predicates.to_vec(),
+            predicates: predicates.clone(),
             bound: Mutex::new(None),
             cache: Mutex::new(ProjectionCache::default()),
             usage: self.usage.clone(),
@@ -178,6 +178,11 @@ impl JournalViews {
 impl JournalView {
     pub(crate) fn is_filtered(&self) -> bool {
         !self.predicates.is_empty()
+    }
+
+    /// Returns the view's copy of its predicates.
+    pub(crate) fn predicates(&self) -> &Arc<[Predicate]> {
+        &self.predicates
     }
 
     /// Returns the filter for rows of a schema, or `None` if there are no predicates.

@@ -101,8 +101,13 @@ impl SnapshotSender<'_> {
         while let Some(from) = at {
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
             let read = BaseProjection { base, view: self.view.clone() };
-            let part = spawn_blocking(move || read.part(from)).await;
-            let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
+            let part = if read.view.is_some() {
+                self.shared.project(move || read.part(from)).await
+            } else {
+                let part = spawn_blocking(move || read.part(from)).await;
+                part.map_err(|error| Status::internal(format!("reading the snapshot: {error}")))
+            };
+            let part = part??;
             rows += part.rows;
             at = part.next;
             // Reading the part may have taken so long that the permit was taken back.

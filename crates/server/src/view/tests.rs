@@ -62,7 +62,7 @@ fn write(writer: &mut JournalWriter) {
 
 fn walk(journal: &Journal, encoding: RowEncoding, filter: Option<(&str, &str)>, after: u64) -> Vec<u8> {
     let test = |value: &str| MatchCondition::Equals(Value::String(value.to_owned()));
-    let predicates: Vec<_> =
+    let predicates: Arc<[_]> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
     let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates).unwrap();
     let mut walk = ViewCursor::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::{LONG, SimServer, clock, serve_with, start_engine, within};
+use crate::support::http::{SYNC, frame, http1};
+use crate::support::{LONG, SimServer, clock, prefix, request, serve_with, start_engine, within};
 use laredo_engine::{Engine, SnapshotFormat, SnapshotOptions};
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::{CreateSnapshotRequest, WatchStatusRequest};
+use laredo_proto::replication::{RowEncoding, SyncRequest};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::{SimDatabase, eventually, sim_table};
 use tonic::transport::Channel;
@@ -100,4 +102,29 @@ async fn a_snapshot_is_asked_for_once_for_each_table() {
     assert_ne!(answer.snapshot_id, id);
     assert!(!answer.snapshot_id.contains(','), "one for the table: {}", answer.snapshot_id);
     assert_eq!(folders[0].status().writes, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_beyond_a_limit_is_refused_in_every_protocol() {
+    let database = SimDatabase::new(1);
+    let server = serve_with(&database, "a", 1, |_| {}).await;
+    server.ready().await;
+    let filtered =
+        |text: &str, count| SyncRequest { filters: vec![prefix(text); count], ..request(RowEncoding::PostgresBinary) };
+    let mut client = server.client().await;
+    for (asked, words) in [
+        (filtered("", 33), "33 predicates; the limit is 32"),
+        (filtered(&"x".repeat(3000), 30), "bytes; the limit is 65536"),
+        (filtered("", 50_000), "it is larger than"),
+        (filtered(&"x".repeat(200_000), 1), "it is larger than"),
+    ] {
+        is_refused(client.sync(asked).await, Code::InvalidArgument, words);
+    }
+    let predicates = vec![serde_json::json!({ "field": "body", "prefix": "" }); 20_000];
+    let body = serde_json::json!({ "schema": "public", "table": "t0", "filters": predicates }).to_string();
+    let headers = [("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")];
+    let mut reply = http1(server.grpc, "POST", SYNC, &headers, &frame(body.as_bytes())).await;
+    let said = String::from_utf8(reply.bytes().await).unwrap();
+    assert!(said.contains("invalid_argument") && said.contains("it is larger than"), "{said}");
+    assert!(client.sync(filtered("", 32)).await.is_ok());
 }
