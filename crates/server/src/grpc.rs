@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+use crate::peer::PeerNetwork;
 use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
@@ -79,21 +80,22 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
+    let peer = PeerNetwork::of(request.extensions());
     let OpeningRequest { request, acknowledgements } =
         receive::opening(request.into_body(), shared.waits.request).await?;
-    let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request)?, acknowledgements }));
+    let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request, peer)?, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
 
-fn open(shared: Arc<ServerState>, request: SyncRequest) -> Result<SessionStream, Status> {
+fn open(shared: Arc<ServerState>, request: SyncRequest, peer: PeerNetwork) -> Result<SessionStream, Status> {
     let table = shared.table(&request.schema, &request.table)?.clone();
     if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
     let ask = SessionRequest::new(request)?;
     let seat = table.take_seat()?;
-    let session = Session { shared, table, ask, seat };
+    let session = Session { shared, table, ask, seat, peer };
     Ok(session.into_stream())
 }
 

@@ -14,6 +14,7 @@ mod oam;
 mod options;
 mod origins;
 mod problems;
+mod peer;
 mod protocols;
 mod query;
 mod receive;

@@ -154,6 +154,13 @@ pub(crate) fn stalled(stalled: Duration) -> Status {
     ))
 }
 
+pub(crate) fn slow(speed_min: u64) -> Status {
+    let kib = speed_min / 1024;
+    Status::resource_exhausted(format!(
+        "too far behind: the snapshot was read at less than {kib} KiB a second; reconnect over a faster connection"
+    ))
+}
+
 pub(crate) fn costly() -> Status {
     Status::resource_exhausted(
         "too far behind: the snapshot was read so slowly that the journal grew beyond twice its limits \

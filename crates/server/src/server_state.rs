@@ -268,7 +268,8 @@ impl ServerState {
 
     /// Cuts clients that hold resources for too long.
     pub(crate) fn sweep(&self, now: Instant) {
-        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
+        let others_wait = self.admission.has_waiting();
+        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled, others_wait));
     }
 }
 

@@ -15,7 +15,8 @@ use laredo_proto::replication::{RowEncoding, SyncMode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
-use crate::lease::{ClientLease, ClientSeat};
+use crate::lease::{ClientLease, ClientSeat, PermitShare};
+use crate::peer::PeerNetwork;
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
@@ -43,6 +44,7 @@ pub(crate) struct Session {
     pub(crate) table: Arc<ServedTable>,
     pub(crate) ask: SessionRequest,
     pub(crate) seat: ClientSeat,
+    pub(crate) peer: PeerNetwork,
 }
 
 /// The place where a stream begins.
@@ -116,7 +118,7 @@ impl Session {
             view.filter(&start.schema).map_err(|error| refusal::filter(&error))?;
             self.ask.predicates = view.predicates().clone();
         }
-        let Session { shared, table, ask, seat } = self;
+        let Session { shared, table, ask, seat, peer } = self;
         self::log(&table, &ask, &start);
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
@@ -124,7 +126,8 @@ impl Session {
             policy: table.buffer().policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(ClientLease::new(reader, seat, table.buffer()));
+        let share = PermitShare { peer, table: table.name().clone() };
+        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer()));
         table.watch(&lease);
         let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let membership = table.roster().join(&ask);

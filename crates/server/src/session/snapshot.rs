@@ -99,6 +99,8 @@ impl SnapshotSender<'_> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
+            // A client that waits for its next turn does not hold a part of the base meanwhile.
+            self.wait_for_permit(outlet).await?;
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
             let read = BaseProjection { base, view: self.view.clone() };
             let part = if read.view.is_some() {
@@ -118,13 +120,17 @@ impl SnapshotSender<'_> {
                     self.send_heartbeat(outlet).await?;
                 }
             }
+            if !part.bytes.is_empty() {
+                outlet.lease().note_offered(part.bytes.len());
+            }
             outlet.send(part.bytes).await?;
         }
         outlet.lease().return_permit();
         Ok(rows)
     }
 
-    /// Waits for a snapshot permit, and sends heartbeats meanwhile.
+    /// Waits for a snapshot permit, also if the client's turn is over and others wait. Sends
+    /// heartbeats meanwhile.
     async fn wait_for_permit(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
         // A permit that was not used in time has been taken back, and must be requested again.
