@@ -139,7 +139,7 @@ pub(crate) fn too_many_names(field: &str, names: usize, tables: usize) -> Status
 pub(crate) fn too_far_behind(behind_max: u64, policy: BufferPolicy) -> Status {
     let what = match policy {
         BufferPolicy::DropDisconnect => "",
-        BufferPolicy::SlowDown => ", and slowing down the source for it did not help in time",
+        BufferPolicy::SlowDown => ", and the source was slowed down for clients as long as it may be",
     };
     Status::resource_exhausted(format!(
         "too far behind: more than {behind_max} entries (`client_buffer.max_size`){what}; reconnect to continue where this \
