@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use tokio::sync::watch;
 
-use crate::config::server::{LogLevel, LogType, LoggingConfig};
+use crate::config::server::LoggingConfig;
 use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
 mod descriptors;
 mod healthcheck;
 mod listen;
+mod log;
 mod random;
 mod stop;
 
@@ -19,6 +20,7 @@ pub(crate) use arguments::{ConfigArguments, ProgramCommand};
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use listen::bind;
+pub(crate) use log::dropped_log_lines;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
 
@@ -89,7 +91,15 @@ pub(crate) fn run(
     logging: &LoggingConfig,
     work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), ProgramFailure>,
 ) -> ExitCode {
-    log_to_stderr(logging);
+    let log = match log::log_to_stderr(logging) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("error: cannot start the thread that writes the log: {error}; raise the limit of threads");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Dropped last, after the runtime, so that no line is missing.
+    let log_end = log.end();
     descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -98,9 +108,10 @@ pub(crate) fn run(
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(async { work(stop::stop_signal()?).await }) {
+    match runtime.block_on(async { work(stop::stop_signal(log)?).await }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProgramFailure::Misconfigured(problems)) => {
+            drop(log_end);
             problems.iter().for_each(|problem| eprintln!("error: {problem}"));
             ExitCode::from(MISCONFIGURED)
         }
@@ -108,20 +119,5 @@ pub(crate) fn run(
             tracing::error!(error = format!("{error:#}"), "{program} has failed");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn log_to_stderr(logging: &LoggingConfig) {
-    let level = match logging.level {
-        LogLevel::Trace => tracing::Level::TRACE,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Error => tracing::Level::ERROR,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    match logging.log_type {
-        LogType::Structured => log.json().flatten_event(true).init(),
-        LogType::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
     }
 }

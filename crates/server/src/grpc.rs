@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+use crate::log_limits::ClientEvent;
 use crate::peer::PeerNetwork;
 use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
@@ -83,7 +84,8 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
     let peer = PeerNetwork::of(request.extensions());
     let OpeningRequest { request, acknowledgements } =
         receive::opening(request.into_body(), shared.waits.request).await?;
-    let mut response = Response::new(Body::new(SyncBody { stream: open(shared, request, peer)?, acknowledgements }));
+    let stream = open(shared.clone(), request, peer)?;
+    let mut response = Response::new(Body::new(SyncBody { shared, peer, stream, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
@@ -101,6 +103,8 @@ fn open(shared: Arc<ServerState>, request: SyncRequest, peer: PeerNetwork) -> Re
 
 /// A stream as an HTTP/2 body. The final status goes into the trailers.
 struct SyncBody {
+    shared: Arc<ServerState>,
+    peer: PeerNetwork,
     stream: SessionStream,
     acknowledgements: Option<AcknowledgementReader<Body>>,
 }
@@ -110,7 +114,13 @@ impl SyncBody {
         if let Some(acknowledgements) = &mut self.acknowledgements
             && let Poll::Ready(status) = acknowledgements.poll(cx)
         {
-            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended because of a malformed message from its client");
+            let peer = self.peer;
+            if self.shared.log_limits.allows(ClientEvent::MalformedMessage, peer) {
+                tracing::info!(
+                    %peer, code = ?status.code(), reason = status.message(),
+                    "stream ended because of a malformed message from its client"
+                );
+            }
             self.acknowledgements = None;
             self.stream.end();
             return Poll::Ready(Some(SessionStreamItem::End(status)));

@@ -50,9 +50,11 @@ impl Server {
     /// Returns a server that is not running yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
-        let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock } = options;
+        let ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock, dropped_log_lines } = options;
         let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
-        Server { shared: Arc::new(ServerState::new(sources, tables, clock, waits, http)), tls, allowed_origins }
+        let mut state = ServerState::new(sources, tables, clock, waits, http);
+        state.dropped_log_lines = dropped_log_lines;
+        Server { shared: Arc::new(state), tls, allowed_origins }
     }
 
     /// Returns a server without TLS, and with the default paths and time limits.
@@ -66,6 +68,7 @@ impl Server {
             http: crate::HttpOptions::default(),
             waits: crate::ServerTimeLimits::default(),
             clock,
+            dropped_log_lines: || 0,
         })
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::lease::SnapshotAdmission;
+use crate::log_limits::LogLimits;
 use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
 use crate::refusal;
 use crate::table::ServedTable;
@@ -33,16 +34,19 @@ pub(crate) struct ServerState {
     pub(crate) clock: Clock,
     pub(crate) waits: ServerTimeLimits,
     pub(crate) http: HttpOptions,
+    /// Returns the number of log lines that the program dropped.
+    pub(crate) dropped_log_lines: fn() -> u64,
+    pub(crate) log_limits: LogLimits,
     /// The queue of clients that wait for a snapshot permit.
     admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
     fetches: Arc<Semaphore>,
+    /// The permits for projections on threads of their own.
+    projections: Arc<Semaphore>,
     status_watches: Arc<Semaphore>,
     snapshot_orders: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
     drain: CancellationToken,
-    /// The permits for projections on threads of their own.
-    projections: Arc<Semaphore>,
     /// Cancelled to end every stream.
     stop: CancellationToken,
     /// The time when the server began.
@@ -66,15 +70,17 @@ impl ServerState {
             clock,
             waits,
             http,
+            dropped_log_lines: || 0,
+            log_limits: LogLimits::default(),
             admission,
             fetches,
+            projections: Arc::new(Semaphore::new(cores())),
             status_watches: Arc::new(Semaphore::new(STATUS_WATCHES_MAX)),
             snapshot_orders: Arc::new(Semaphore::new(SNAPSHOT_ORDERS_MAX)),
             drain,
             stop,
             began,
             started: AtomicBool::new(false),
-            projections: Arc::new(Semaphore::new(cores())),
         }
     }
 
@@ -88,12 +94,6 @@ impl ServerState {
         self.fetches.clone()
     }
 
-    /// Takes the permit for a stream of status changes.
-    ///
-    /// # Errors
-    /// Returns an error if there are [`STATUS_WATCHES_MAX`] of them.
-    pub(crate) fn status_watch_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
     /// Projects a part of a stream on another thread. Streams take turns, and only as many parts are
     /// projected at once as there are cores. So any number of streams with costly filters does not
     /// keep the threads of the others from running.
@@ -125,6 +125,12 @@ impl ServerState {
         }
     }
 
+    /// Takes the permit for a stream of status changes.
+    ///
+    /// # Errors
+    /// Returns an error if there are [`STATUS_WATCHES_MAX`] of them.
+    pub(crate) fn status_watch_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
     }
 
     /// Takes the permit for a request to write or to check whole snapshots.
@@ -266,8 +272,9 @@ impl ServerState {
         self.tables.iter().map(|table| table.clients()).sum()
     }
 
-    /// Cuts clients that hold resources for too long.
+    /// Cuts clients that hold resources for too long, and reports log lines that were left out.
     pub(crate) fn sweep(&self, now: Instant) {
+        self.log_limits.report(now);
         let others_wait = self.admission.has_waiting();
         self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled, others_wait));
     }

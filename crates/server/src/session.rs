@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
 use crate::lease::{ClientLease, ClientSeat, PermitShare};
+use crate::log_limits::{ClientEvent, shown_name};
 use crate::peer::PeerNetwork;
 use crate::refusal;
 use crate::request::SessionRequest;
@@ -84,7 +85,8 @@ impl Session {
     }
 
     async fn run(self, slot: outlet::FrameSlot) -> Status {
-        let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
+        let (shared, table, peer) = (self.shared.clone(), self.table.clone(), self.peer);
+        let client_id = shown_name(&self.ask.client_id).to_owned();
         let status = tokio::select! {
             biased;
             () = shared.streams_ended() => refusal::stopping(),
@@ -93,7 +95,11 @@ impl Session {
                 Err(status) => status,
             },
         };
-        tracing::info!(table = %table.name(), client_id, code = ?status.code(), reason = status.message(), "stream ended");
+        if shared.log_limits.allows(ClientEvent::StreamEnded, peer) {
+            tracing::info!(
+                table = %table.name(), client_id, %peer, code = ?status.code(), reason = status.message(), "stream ended"
+            );
+        }
         status
     }
 
@@ -119,7 +125,10 @@ impl Session {
             self.ask.predicates = view.predicates().clone();
         }
         let Session { shared, table, ask, seat, peer } = self;
-        self::log(&table, &ask, &start);
+        count_start(&table, &start);
+        if shared.log_limits.allows(ClientEvent::StreamBegins, peer) {
+            self::log(&table, &ask, peer, &start);
+        }
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
             behind_max: table.buffer().behind_max,
@@ -179,8 +188,13 @@ impl Session {
     /// Decides where the stream begins, and waits if the client is ahead of the server.
     async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
         if self.ask.contents_differed {
-            let (table, client_id) = (self.table.name(), &self.ask.client_id);
-            tracing::error!(%table, client_id, "a client's rows differed from the checksum; the client is sent all rows again");
+            let (table, client_id, peer) = (self.table.name(), shown_name(&self.ask.client_id), self.peer);
+            if self.shared.log_limits.allows(ClientEvent::ContentsDiffered, peer) {
+                tracing::error!(
+                    %table, client_id, %peer,
+                    "a client's rows differed from the checksum; the client is sent all rows again"
+                );
+            }
             return Ok(self.full(journal, CONTENTS_DIFFERED));
         }
         let history = self.table.handle().history();
@@ -305,16 +319,17 @@ fn own_id(instance: &InstanceId, theirs: &str, after: Sequence, definition: Defi
     instance.snapshot_id_under(instance.issued_sequence(theirs).unwrap_or(after), definition)
 }
 
-fn log(table: &ServedTable, ask: &SessionRequest, start: &SessionStart) {
-    let (client_id, reason) = (&ask.client_id, start.reason);
-    let mode = if start.mode == SyncMode::Delta {
-        table.counters().count_delta();
-        "changes"
-    } else {
-        table.counters().count_snapshot(reason);
-        "snapshot"
-    };
-    tracing::info!(table = %table.name(), client_id, mode, reason, position = %start.position, "stream begins");
+fn count_start(table: &ServedTable, start: &SessionStart) {
+    match start.mode == SyncMode::Delta {
+        true => table.counters().count_delta(),
+        false => table.counters().count_snapshot(start.reason),
+    }
+}
+
+fn log(table: &ServedTable, ask: &SessionRequest, peer: PeerNetwork, start: &SessionStart) {
+    let (client_id, reason) = (shown_name(&ask.client_id), start.reason);
+    let mode = if start.mode == SyncMode::Delta { "changes" } else { "snapshot" };
+    tracing::info!(table = %table.name(), client_id, %peer, mode, reason, position = %start.position, "stream begins");
 }
 
 impl SessionStart {

@@ -4,9 +4,11 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::log::ProcessLog;
+
 /// Returns a flag that becomes true when SIGTERM or SIGINT arrives. A second signal ends the
 /// process at once.
-pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
     let (sender, stop) = watch::channel(false);
@@ -22,6 +24,7 @@ pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
             _ = interrupt.recv() => {}
         }
         tracing::warn!("second signal: ending at once");
+        log.flush();
         std::process::exit(1);
     });
     Ok(stop)

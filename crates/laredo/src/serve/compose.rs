@@ -19,7 +19,7 @@ use super::prepare::{prepare, unprepared};
 use super::{listen, options, temporary_folder};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, reserve_descriptors, wait_for_flag};
+use crate::program::{ProgramFailure, dropped_log_lines, reserve_descriptors, wait_for_flag};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -94,7 +94,7 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock };
+    let options = ServerOptions { sources, tables, tls, allowed_origins, http, waits, clock, dropped_log_lines };
     run(engines, Server::new(options), listeners, mode, stop).await
 }
 

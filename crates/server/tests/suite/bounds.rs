@@ -128,3 +128,16 @@ async fn a_filter_beyond_a_limit_is_refused_in_every_protocol() {
     assert!(said.contains("invalid_argument") && said.contains("it is larger than"), "{said}");
     assert!(client.sync(filtered("", 32)).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_log_lines_are_counted_by_reason() {
+    let server = serve_with(&SimDatabase::new(1), "a", 1, |_| {}).await;
+    let dropped = async |reason| server.metric(&format!("laredo_log_lines_dropped_total{{reason=\"{reason}\"}}")).await;
+    assert_eq!((dropped("not_written").await, dropped("client_limit").await), (7.0, 0.0));
+    // Each stream causes a line when it begins.
+    for _ in 0..400 {
+        let mut stream = server.sync(request(RowEncoding::Struct)).await;
+        within(stream.message(), "a message").await.unwrap();
+    }
+    eventually(LONG, async || dropped("client_limit").await >= 10.0).await.unwrap();
+}

@@ -90,7 +90,9 @@ pub(crate) async fn start_engine(engine: Engine<impl Source>, change: impl FnOnc
     let source =
         ServedSource { id: "sim".to_owned(), kind: "simulated".to_owned(), resumes: false, engine: handle.clone() };
     let (sources, allowed_origins) = (vec![source], Vec::new());
-    let mut options = ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock: clock() };
+    let dropped_log_lines = || 7_u64;
+    let mut options =
+        ServerOptions { sources, tables, tls: None, allowed_origins, http, waits, clock: clock(), dropped_log_lines };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);
     let (grpc_address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());

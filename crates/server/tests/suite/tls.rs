@@ -92,7 +92,9 @@ async fn a_broken_certificate_is_an_error_at_once() {
     let tls = ServerTlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: None };
     let clock: laredo_engine::Clock = std::sync::Arc::new(|| laredo_core::CommitTime(0));
     let (sources, tables, allowed_origins, http, waits) = Default::default();
-    let options = ServerOptions { sources, tables, tls: Some(tls), allowed_origins, http, waits, clock };
+    let dropped_log_lines = || 0_u64;
+    let options =
+        ServerOptions { sources, tables, tls: Some(tls), allowed_origins, http, waits, clock, dropped_log_lines };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listeners = ServerListeners { grpc: vec![listener], ..ServerListeners::default() };
     let served = Server::new(options).serve(listeners, std::future::pending()).await;

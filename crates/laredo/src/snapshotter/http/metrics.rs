@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::super::table::{ArchiveTaskHandles, ArchiveTaskState, SnapshotterTable};
 use super::report::seconds_behind;
+use crate::program::dropped_log_lines;
 
 /// The program's metrics and their recorder.
 pub(super) struct SnapshotterMetrics {
@@ -28,6 +29,7 @@ impl SnapshotterMetrics {
     pub(super) fn render(&self, tables: &[SnapshotterTable]) -> String {
         with_local_recorder(&self.recorder, || {
             tables.iter().for_each(read_table);
+            counter!("snapshotter_log_lines_dropped_total").absolute(dropped_log_lines());
             self.process.collect();
         });
         self.handle.render()
@@ -93,6 +95,7 @@ fn float(number: u64) -> f64 {
 }
 
 fn describe() {
+    describe_counter!("snapshotter_log_lines_dropped_total", "Log lines that were not written in time, or at all");
     describe_gauge!("snapshotter_epoch", "The newest base's epoch; 0 before the first");
     describe_gauge!("snapshotter_buffer_depth", "Keys that were changed since the archive's head");
     describe_gauge!("snapshotter_chain_diffs", "Diffs since the newest base");
