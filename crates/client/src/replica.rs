@@ -239,7 +239,8 @@ impl ReplicaBuilder {
     }
 
     /// Keeps only rows for which this predicate holds. With several filters, a row must satisfy all
-    /// of them.
+    /// of them. The server refuses more than 32 filters, and more than 1,000 values or 64 KiB in
+    /// all.
     pub fn filter(mut self, predicate: ColumnPredicate) -> ReplicaBuilder {
         self.filters.push(predicate);
         self

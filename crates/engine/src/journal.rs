@@ -115,6 +115,8 @@ pub struct JournalInfo {
     /// The number of bases since the journal was opened, including the first. Each is encoded once,
     /// independent of the number of readers.
     pub bases: u64,
+    /// The time for which the source has waited for slow readers since the journal was opened.
+    pub slowed_down: Duration,
 }
 
 /// The parts from which the next base is merged.
@@ -311,6 +313,7 @@ impl Journal {
             encoded_entries: inner.encoded_entries,
             base_rows: inner.base.rows(),
             bases: inner.bases,
+            slowed_down: self.shared.readers.slowed_down(),
         }
     }
 

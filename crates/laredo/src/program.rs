@@ -24,7 +24,8 @@ pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
 pub(crate) use listen::{allowed_hosts, bind, log_port};
-use logging::log_to_stderr;
+use logging::begin_logging;
+pub(crate) use logging::dropped_log_lines;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
 pub(crate) use temporary_folder::temporary_folder;
@@ -97,10 +98,16 @@ pub(crate) fn run(
     (logging, audit): (&LoggingConfig, &AuditConfig),
     work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), ProgramFailure>,
 ) -> ExitCode {
-    if let Err(problem) = log_to_stderr(logging, audit) {
-        eprintln!("error: {problem}");
-        return ExitCode::from(MISCONFIGURED);
-    }
+    let log = match begin_logging(logging, audit) {
+        Ok(log) => log,
+        Err(ProgramFailure::Misconfigured(problems)) => return misconfigured(&problems),
+        Err(ProgramFailure::Failed(error)) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Dropped last, after the runtime, so that no line is missing.
+    let log_end = log.end();
     descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -109,15 +116,21 @@ pub(crate) fn run(
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(async { work(stop::stop_signal()?).await }) {
+    match runtime.block_on(async { work(stop::stop_signal(log)?).await }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProgramFailure::Misconfigured(problems)) => {
-            problems.iter().for_each(|problem| eprintln!("error: {problem}"));
-            ExitCode::from(MISCONFIGURED)
+            drop(log_end);
+            misconfigured(&problems)
         }
         Err(ProgramFailure::Failed(error)) => {
             tracing::error!(error = format!("{error:#}"), "{program} has failed");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints problems that the operator must fix, and returns the exit code for them.
+fn misconfigured(problems: &[String]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    ExitCode::from(MISCONFIGURED)
 }

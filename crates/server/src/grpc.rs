@@ -17,6 +17,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use crate::access::{Caller, admitted};
+use crate::log_limits::ClientEvent;
 use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
@@ -85,8 +86,8 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
     let caller = admitted(request.extensions())?;
     let OpeningRequest { request, acknowledgements } =
         receive::opening(request.into_body(), shared.waits.request).await?;
-    let stream = open(shared, caller, request)?;
-    let mut response = Response::new(Body::new(SyncBody { stream, acknowledgements }));
+    let stream = open(shared.clone(), caller.clone(), request)?;
+    let mut response = Response::new(Body::new(SyncBody { shared, caller, stream, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
@@ -106,6 +107,8 @@ fn open(shared: Arc<ServerState>, caller: Caller, request: SyncRequest) -> Resul
 
 /// A stream as an HTTP/2 body. The final status goes into the trailers.
 struct SyncBody {
+    shared: Arc<ServerState>,
+    caller: Caller,
     stream: SessionStream,
     acknowledgements: Option<AcknowledgementReader<Body>>,
 }
@@ -115,7 +118,13 @@ impl SyncBody {
         if let Some(acknowledgements) = &mut self.acknowledgements
             && let Poll::Ready(status) = acknowledgements.poll(cx)
         {
-            tracing::info!(code = ?status.code(), reason = status.message(), "stream ended because of a malformed message from its client");
+            if self.shared.log_limits.allows(ClientEvent::MalformedMessage, self.caller.group()) {
+                let (identity, peer) = (self.caller.identity_name(), self.caller.peer_text());
+                tracing::info!(
+                    identity, peer, code = ?status.code(), reason = status.message(),
+                    "stream ended because of a malformed message from its client"
+                );
+            }
             self.acknowledgements = None;
             self.stream.end();
             return Poll::Ready(Some(SessionStreamItem::End(status)));

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +15,13 @@ use tokio_util::either::Either;
 
 use crate::accept::{AcceptedConnection, ConnectionAcceptor, PrefacedConnection};
 use crate::listener::PortStream;
-use crate::peer::{PeerAddress, PeerInfo};
+use crate::peer::{PeerInfo, PeerNetwork};
 
 /// The time limit of a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The maximum number of concurrent handshakes of one peer address on one port. A further one ends
 /// the oldest.
 const PEER_HANDSHAKES_MAX: usize = 512;
-/// The bits of an IPv6 address that identify a network. A host can use all addresses of its own.
-const NETWORK_BITS: u32 = 64;
 
 /// The bytes of a connection, with or without TLS.
 pub(crate) type ServerStream = Either<PortStream, TlsStream<PortStream>>;
@@ -80,28 +77,17 @@ async fn with_tls(accepted: AcceptedConnection, tls: &TlsAcceptor) -> Option<Rea
     Some(PrefacedConnection::new(Either::Right(connection), peer, slot))
 }
 
-/// Returns the part of an address that identifies a peer.
-fn network(peer: PeerAddress) -> Option<IpAddr> {
-    match peer {
-        PeerAddress::Tcp(address) => Some(match address.ip().to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> NETWORK_BITS << NETWORK_BITS).into()),
-        }),
-        PeerAddress::Unix => None,
-    }
-}
-
 /// The handshakes of a port that have not ended.
 #[derive(Default)]
 struct HandshakeTasks {
-    tasks: JoinSet<(Option<IpAddr>, Option<ReadyConnection>)>,
+    tasks: JoinSet<(PeerNetwork, Option<ReadyConnection>)>,
     /// The tasks of each peer, the oldest first.
-    by_peer: HashMap<Option<IpAddr>, VecDeque<AbortHandle>>,
+    by_peer: HashMap<PeerNetwork, VecDeque<AbortHandle>>,
 }
 
 impl HandshakeTasks {
     fn begin(&mut self, accepted: AcceptedConnection, tls: TlsAcceptor) {
-        let peer = network(accepted.peer);
+        let peer = PeerNetwork::from(accepted.peer);
         let handshakes = self.by_peer.entry(peer).or_default();
         if handshakes.len() >= PEER_HANDSHAKES_MAX
             && let Some(oldest) = handshakes.pop_front()
@@ -126,19 +112,5 @@ impl HandshakeTasks {
                 return ready;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_is_its_network() {
-        let of = |text: &str| network(PeerAddress::Tcp(text.parse().unwrap())).unwrap().to_string();
-        assert_eq!(of("10.0.0.1:5"), "10.0.0.1");
-        assert_eq!(of("[::ffff:10.0.0.1]:5"), "10.0.0.1");
-        assert_eq!(of("[2001:db8:1:2:3:4:5:6]:5"), "2001:db8:1:2::");
-        assert_eq!(of("[2001:db8:1:3:3:4:5:6]:5"), "2001:db8:1:3::");
     }
 }

@@ -16,7 +16,7 @@ use crate::refusal;
 mod admission;
 mod seats;
 
-pub(crate) use admission::SnapshotAdmission;
+pub(crate) use admission::{PermitShare, SnapshotAdmission};
 pub(crate) use seats::{ClientSeat, ClientSeats};
 
 use admission::SnapshotPermit;
@@ -24,12 +24,24 @@ use admission::SnapshotPermit;
 /// The time after which a client that reads nothing of its snapshot gives its permit to the next
 /// client. It queues again when it continues to read.
 const UNUSED: Duration = Duration::from_secs(1);
+/// The same time while other clients wait for a permit.
+const UNUSED_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(250);
+/// The time for which a client has its permit while others wait. At the speed of a local network
+/// that is some hundred megabytes; a slow client gets little, and no longer.
+const TURN: Duration = Duration::from_secs(1);
+/// The minimum speed in bytes per second at which a client takes its snapshot. The base and the
+/// journal after it are kept for such a client.
+const SPEED_MIN: u64 = 16 << 10;
+/// The size in bytes that a part of a snapshot counts at least. A part is also small because a
+/// filter lets little of it through.
+const PART_BYTES_MIN: u64 = 4 << 10;
 
 /// The resources of one client, which can be released at any time.
 pub(crate) struct ClientLease {
     state: Mutex<LeaseState>,
     /// Notified when a snapshot permit was granted.
     permit_granted: Notify,
+    share: PermitShare,
     buffer: BufferOptions,
 }
 
@@ -47,6 +59,17 @@ struct LeasedResources {
     pin: Option<PinnedBase>,
     permit: PermitState,
     progressed_at: Instant,
+    /// The part of the snapshot that the client has not taken yet: since when, and its size.
+    offered: Option<(Instant, u64)>,
+    speed: SnapshotSpeed,
+}
+
+/// The speed at which a client takes its snapshot: the bytes taken, and the time for which parts
+/// were ready for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct SnapshotSpeed {
+    time: Duration,
+    bytes: u64,
 }
 
 /// The permit to be sent a snapshot.
@@ -54,7 +77,8 @@ enum PermitState {
     /// The client has no permit, and is not queued for one.
     NotRequested,
     Queued,
-    Granted(SnapshotPermit),
+    /// The permit, and the time when it was granted.
+    Granted(SnapshotPermit, Instant),
 }
 
 /// The reason why a client was cut.
@@ -62,6 +86,8 @@ enum PermitState {
 enum DisconnectReason {
     Behind,
     Stalled,
+    /// The client took its snapshot more slowly than [`SPEED_MIN`].
+    Slow,
     /// The journal was kept for the client, far beyond its limits.
     Costly,
     /// Another journal has replaced the one that the client reads.
@@ -69,10 +95,22 @@ enum DisconnectReason {
 }
 
 impl ClientLease {
-    pub(crate) fn new(reader: JournalReader, seat: ClientSeat, buffer: BufferOptions) -> ClientLease {
+    pub(crate) fn new(
+        reader: JournalReader,
+        seat: ClientSeat,
+        share: PermitShare,
+        buffer: BufferOptions,
+    ) -> ClientLease {
         let (permit, progressed_at) = (PermitState::NotRequested, Instant::now());
-        let resources = LeasedResources { reader, _seat: seat, pin: None, permit, progressed_at };
-        ClientLease { state: Mutex::new(LeaseState::Active(resources)), permit_granted: Notify::new(), buffer }
+        let (offered, speed) = (None, SnapshotSpeed::default());
+        let resources = LeasedResources { reader, _seat: seat, pin: None, permit, progressed_at, offered, speed };
+        let state = Mutex::new(LeaseState::Active(resources));
+        ClientLease { state, permit_granted: Notify::new(), share, buffer }
+    }
+
+    /// Returns the client's group and table.
+    fn share(&self) -> &PermitShare {
+        &self.share
     }
 
     /// Stores the pin of the base that the client is sent from now on.
@@ -92,12 +130,23 @@ impl ClientLease {
     pub(crate) fn note_room(&self) {
         if let LeaseState::Active(resources) = &mut *self.state.lock() {
             resources.progressed_at = Instant::now();
+            if let Some((since, bytes)) = resources.offered.take() {
+                resources.speed.time += resources.progressed_at.saturating_duration_since(since);
+                resources.speed.bytes += bytes.max(PART_BYTES_MIN);
+            }
+        }
+    }
+
+    /// Notes that a part of the snapshot, of so many bytes, is ready for the client to take.
+    pub(crate) fn note_offered(&self, bytes: usize) {
+        if let LeaseState::Active(resources) = &mut *self.state.lock() {
+            resources.offered = Some((Instant::now(), bytes as u64));
         }
     }
 
     /// Grants the client a permit to be sent its snapshot.
     fn grant_permit(&self, permit: SnapshotPermit) {
-        let granted = PermitState::Granted(permit);
+        let granted = PermitState::Granted(permit, Instant::now());
         let unused = match &mut *self.state.lock() {
             LeaseState::Active(resources) => {
                 resources.progressed_at = Instant::now();
@@ -113,7 +162,7 @@ impl ClientLease {
     /// Returns true if the client still has its permit.
     fn has_permit(&self) -> bool {
         match &*self.state.lock() {
-            LeaseState::Active(resources) => matches!(resources.permit, PermitState::Granted(_)),
+            LeaseState::Active(resources) => matches!(resources.permit, PermitState::Granted(..)),
             LeaseState::Ended(_) => false,
         }
     }
@@ -133,7 +182,21 @@ impl ClientLease {
                 resources.permit = PermitState::Queued;
                 true
             }
-            PermitState::Queued | PermitState::Granted(_) => false,
+            PermitState::Queued | PermitState::Granted(..) => false,
+        }
+    }
+
+    /// Takes the permit of a client whose turn is over. The client is then queued.
+    fn end_turn(&self) -> Option<SnapshotPermit> {
+        let mut state = self.state.lock();
+        let LeaseState::Active(resources) = &mut *state else { return None };
+        match &resources.permit {
+            PermitState::Granted(_, since) if since.elapsed() >= TURN => {
+                let permit = resources.take_permit();
+                resources.permit = PermitState::Queued;
+                permit
+            }
+            PermitState::NotRequested | PermitState::Queued | PermitState::Granted(..) => None,
         }
     }
 
@@ -189,17 +252,21 @@ impl ClientLease {
         Err(match reason {
             DisconnectReason::Behind => refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy),
             DisconnectReason::Stalled => refusal::stalled(stalled),
+            DisconnectReason::Slow => refusal::slow(SPEED_MIN),
             DisconnectReason::Costly => refusal::costly(),
             DisconnectReason::Abandoned => refusal::journal_replaced(),
         })
     }
 
     /// Releases the resources of a client that is too far behind, that reads nothing of its
-    /// snapshot, or whose journal was replaced. Returns true if the client still holds resources.
-    pub(crate) fn sweep(&self, now: Instant, stalled: Duration) -> bool {
+    /// snapshot or too little, or whose journal was replaced. A client that takes nothing of its
+    /// snapshot gives back its permit, sooner if `others_wait`. Returns true if the client still
+    /// holds resources.
+    pub(crate) fn sweep(&self, now: Instant, stalled: Duration, others_wait: bool) -> bool {
         let (unused, reason) = match &mut *self.state.lock() {
             LeaseState::Active(resources) => {
-                let unused = resources.idle_time(now) > UNUSED;
+                let unused = resources.idle_time(now) > UNUSED
+                    || (others_wait && resources.offered_time(now) > UNUSED_WHILE_OTHERS_WAIT);
                 let unused = if unused { resources.take_permit() } else { None };
                 (unused, resources.disconnect_reason(now, stalled))
             }
@@ -244,7 +311,7 @@ impl LeasedResources {
     /// Takes back the permit, if the client has one.
     fn take_permit(&mut self) -> Option<SnapshotPermit> {
         match std::mem::replace(&mut self.permit, PermitState::NotRequested) {
-            PermitState::Granted(permit) => Some(permit),
+            PermitState::Granted(permit, _) => Some(permit),
             unchanged @ (PermitState::NotRequested | PermitState::Queued) => {
                 self.permit = unchanged;
                 None
@@ -257,14 +324,31 @@ impl LeasedResources {
         now.saturating_duration_since(self.progressed_at)
     }
 
+    /// Returns the time for which a part of the snapshot has been ready for the client.
+    fn offered_time(&self, now: Instant) -> Duration {
+        self.offered.map_or(Duration::ZERO, |(since, _)| now.saturating_duration_since(since))
+    }
+
+    /// Returns true if the client was too slow for `time` in which parts were ready for it. Then
+    /// begins another measurement.
+    fn is_too_slow(&mut self, time: Duration) -> bool {
+        if self.speed.time < time {
+            return false;
+        }
+        let SnapshotSpeed { time, bytes } = std::mem::take(&mut self.speed);
+        bytes < SPEED_MIN * time.as_secs()
+    }
+
     /// Returns the reason to cut the client, if there is one.
-    fn disconnect_reason(&self, now: Instant, stalled: Duration) -> Option<DisconnectReason> {
+    fn disconnect_reason(&mut self, now: Instant, stalled: Duration) -> Option<DisconnectReason> {
         if self.reader.is_abandoned() {
             Some(DisconnectReason::Abandoned)
         } else if self.reader.is_cut() {
             Some(DisconnectReason::Behind)
         } else if self.pin.is_some() && self.idle_time(now) > stalled {
             Some(DisconnectReason::Stalled)
+        } else if self.is_too_slow(stalled) && self.pin.is_some() {
+            Some(DisconnectReason::Slow)
         } else {
             None
         }

@@ -14,6 +14,7 @@ mod hosts;
 mod http;
 mod lease;
 mod listener;
+mod log_limits;
 mod oam;
 mod options;
 mod order_rule;

@@ -6,11 +6,13 @@ mod status;
 mod status_watch;
 mod verify;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::BoxStream;
+use laredo_core::TableName;
 use laredo_engine::journal::Journal;
 use laredo_proto::oam::laredo_oam_service_server::{LaredoOamService, LaredoOamServiceServer};
 use laredo_proto::oam::*;
@@ -295,8 +297,7 @@ impl OamService {
             tables.retain(|table| table.source_id() == request.source);
         }
         if !request.table.is_empty() {
-            let name: laredo_core::TableName =
-                request.table.parse().map_err(|error| refusal::malformed("table", error))?;
+            let name: TableName = request.table.parse().map_err(|error| refusal::malformed("table", error))?;
             let chosen = self.shared.table(&name.schema, &name.table)?;
             tables.retain(|table| Arc::ptr_eq(table, chosen));
         }
@@ -326,6 +327,42 @@ impl OamService {
             target_config: None,
         }
     }
+}
+
+/// Returns the tables that a list in a request names, each once.
+///
+/// # Errors
+/// Returns an error if a name is malformed or unknown, or if there are more names than tables.
+fn named_tables<'a>(
+    shared: &'a ServerState,
+    field: &str,
+    names: &[String],
+) -> Result<Vec<&'a Arc<ServedTable>>, Status> {
+    distinct(shared, field, names, |name| {
+        let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
+        shared.table(&name.schema, &name.table)
+    })
+}
+
+/// Returns the tables that `find` finds by the names, each once. The number of names is checked
+/// first, so that a request costs no more than one that names every table.
+fn distinct<'a>(
+    shared: &'a ServerState,
+    field: &str,
+    names: &[String],
+    find: impl Fn(&str) -> Result<&'a Arc<ServedTable>, Status>,
+) -> Result<Vec<&'a Arc<ServedTable>>, Status> {
+    if names.len() > shared.tables.len() {
+        return Err(refusal::too_many_names(field, names.len(), shared.tables.len()));
+    }
+    let (mut seen, mut tables) = (HashSet::new(), Vec::new());
+    for name in names {
+        let table = find(name)?;
+        if seen.insert(Arc::as_ptr(table)) {
+            tables.push(table);
+        }
+    }
+    Ok(tables)
 }
 
 fn pipeline<'a>(shared: &'a ServerState, id: &str) -> Result<&'a Arc<ServedTable>, Status> {

@@ -35,6 +35,9 @@ pub struct ServerOptions {
     pub waits: ServerTimeLimits,
     /// The clock that gives the time of day.
     pub clock: Clock,
+    /// Returns the number of log lines that the program has dropped since its start, for the
+    /// metrics.
+    pub dropped_log_lines: fn() -> u64,
 }
 
 /// A source of tables.

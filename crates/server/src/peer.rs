@@ -1,7 +1,7 @@
 //! The peers of connections.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -37,6 +37,63 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// The network of a peer, whose connections count as those of one machine. Addresses of IPv6 count
+/// by their first 64 bits, because a single machine may use all that begin with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum PeerNetwork {
+    #[default]
+    Unknown,
+    /// The processes of this machine that have connected to Unix sockets.
+    Unix,
+    /// An address of IPv4, or a network of 64 bits in IPv6.
+    Internet(IpAddr),
+}
+
+impl From<PeerAddress> for PeerNetwork {
+    fn from(address: PeerAddress) -> PeerNetwork {
+        match address {
+            PeerAddress::Tcp(address) => PeerNetwork::Internet(match address.ip().to_canonical() {
+                IpAddr::V4(address) => address.into(),
+                IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            }),
+            PeerAddress::Unix => PeerNetwork::Unix,
+        }
+    }
+}
+
+impl fmt::Display for PeerNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerNetwork::Unknown => f.write_str("unknown"),
+            PeerNetwork::Unix => PeerAddress::Unix.fmt(f),
+            PeerNetwork::Internet(IpAddr::V4(address)) => address.fmt(f),
+            PeerNetwork::Internet(IpAddr::V6(address)) => write!(f, "{address}/64"),
+        }
+    }
+}
+
+/// The clients that share limits: those of an identity, or those without one from a network.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ClientGroup {
+    Identity(Arc<str>),
+    Network(PeerNetwork),
+}
+
+impl Default for ClientGroup {
+    fn default() -> ClientGroup {
+        ClientGroup::Network(PeerNetwork::default())
+    }
+}
+
+impl fmt::Display for ClientGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientGroup::Identity(name) => f.write_str(name),
+            ClientGroup::Network(network) => network.fmt(f),
+        }
+    }
+}
+
 /// The properties of a connection's peer. Each request has them as an extension.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerInfo {
@@ -64,5 +121,18 @@ mod tests {
             assert!(!peer.is_local(), "{peer}");
         }
         assert_eq!(tcp("[::ffff:10.0.0.1]:7").to_string(), "10.0.0.1:7");
+    }
+
+    #[test]
+    fn addresses_of_one_machine_are_one_network() {
+        let network = |text: &str| PeerNetwork::from(PeerAddress::Tcp(text.parse().unwrap()));
+        assert_eq!(network("10.0.0.1:1"), network("[::ffff:10.0.0.1]:2"));
+        assert_ne!(network("10.0.0.1:1"), network("10.0.0.2:1"));
+        assert_eq!(network("[2001:db8::1]:1"), network("[2001:db8::ffff:1:2:3]:1"));
+        assert_ne!(network("[2001:db8::1]:1"), network("[2001:db8:0:1::1]:1"));
+        assert_eq!(network("[2001:db8:1:2:3:4:5:6]:5").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(network("[::ffff:10.0.0.1]:1").to_string(), "10.0.0.1");
+        assert_eq!(PeerNetwork::from(PeerAddress::Unix).to_string(), "a Unix socket");
+        assert_eq!(PeerNetwork::default().to_string(), "unknown");
     }
 }

@@ -23,6 +23,9 @@ pub(crate) use acknowledgements::AcknowledgementReader;
 
 /// The maximum size of a request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// The maximum size in bytes of a request for a stream. Its filters are the largest part, and their
+/// limit is half of this. Decoding takes many times the memory, so it must not be larger.
+const OPENING_BYTES_MAX: usize = 128 * 1024;
 /// The maximum size in bytes of all requests that are being received. One connection can have
 /// hundreds of them.
 const ARRIVING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -51,7 +54,7 @@ impl ArrivingBytes {
         let frame = frame.map_err(|e| refusal::malformed("request", format!("its body broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { return Ok(true) };
         if self.bytes.len() + data.len() > bytes_max {
-            return Err(refusal::malformed("request", format!("it is larger than {REQUEST_BYTES_MAX} bytes")));
+            return Err(refusal::malformed("request", format!("it is larger than {bytes_max} bytes")));
         }
         let length = u32::try_from(data.len()).map_err(|_| refusal::busy_with_requests())?;
         let more = ARRIVING.try_acquire_many(length).map_err(|_| refusal::busy_with_requests())?;
@@ -101,7 +104,7 @@ where
                 return Ok(OpeningRequest { request, acknowledgements });
             }
         }
-        if !arriving.append_frame(&mut body, PREFIX_LENGTH + REQUEST_BYTES_MAX).await? {
+        if !arriving.append_frame(&mut body, PREFIX_LENGTH + OPENING_BYTES_MAX).await? {
             break;
         }
     }
@@ -114,7 +117,7 @@ where
 fn first_message(bytes: &[u8]) -> Result<Option<&[u8]>, Status> {
     let Some(length) = frame::length(bytes) else { return Ok(None) };
     check_flags(bytes.first().copied().unwrap_or_default())?;
-    Ok(bytes.get(PREFIX_LENGTH..PREFIX_LENGTH + length.min(REQUEST_BYTES_MAX)).filter(|first| first.len() == length))
+    Ok(bytes.get(PREFIX_LENGTH..PREFIX_LENGTH + length.min(OPENING_BYTES_MAX)).filter(|first| first.len() == length))
 }
 
 /// Returns the request inside a first message of version 0.4: `{1: SyncStart}`. A SyncRequest has

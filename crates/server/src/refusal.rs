@@ -70,6 +70,14 @@ pub(crate) fn malformed(field: &str, problem: impl std::fmt::Display) -> Status 
     Status::invalid_argument(format!("`{field}` is malformed: {problem}"))
 }
 
+/// Returns the error for filters that would cost the server too much.
+pub(crate) fn too_costly_filters(found: &str, limit: &str) -> Status {
+    malformed(
+        "filters",
+        format!("it has {found}; the limit is {limit}; request fewer, or filter the rows in the client"),
+    )
+}
+
 pub(crate) fn filter(error: &FilterError) -> Status {
     malformed(&format!("filters[{}]", error.index), error)
 }
@@ -157,10 +165,27 @@ pub(crate) fn too_many_clients(name: &TableName, clients_max: usize) -> Status {
     ))
 }
 
+pub(crate) fn too_many_watches(watches_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "this server has the maximum of {watches_max} streams of status changes (WatchStatus); end one of them, or try later"
+    ))
+}
+
+pub(crate) fn too_many_snapshot_orders(orders_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "the maximum of {orders_max} requests to write or to check snapshots run now; try again when one of them has ended"
+    ))
+}
+
+/// Returns the error for a list of names that is longer than the list of all tables.
+pub(crate) fn too_many_names(field: &str, names: usize, tables: usize) -> Status {
+    malformed(field, format!("it has {names} names, and this server has {tables} tables; name each table once"))
+}
+
 pub(crate) fn too_far_behind(behind_max: u64, policy: BufferPolicy) -> Status {
     let what = match policy {
         BufferPolicy::DropDisconnect => "",
-        BufferPolicy::SlowDown => ", and slowing down the source for it did not help in time",
+        BufferPolicy::SlowDown => ", and the source was slowed down for clients as long as it may be",
     };
     Status::resource_exhausted(format!(
         "too far behind: more than {behind_max} entries (`client_buffer.max_size`){what}; reconnect to continue where this \
@@ -172,6 +197,13 @@ pub(crate) fn stalled(stalled: Duration) -> Status {
     let seconds = stalled.as_secs_f64();
     Status::resource_exhausted(format!(
         "too far behind: the snapshot was not read for {seconds} s; reconnect for a newer one"
+    ))
+}
+
+pub(crate) fn slow(speed_min: u64) -> Status {
+    let kib = speed_min / 1024;
+    Status::resource_exhausted(format!(
+        "too far behind: the snapshot was read at less than {kib} KiB a second; reconnect over a faster connection"
     ))
 }
 

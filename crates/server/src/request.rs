@@ -1,14 +1,18 @@
 //! Parsing of requests. It has no side effects, and treats its input as hostile.
 
+use std::sync::Arc;
+
 use laredo_core::{DefinitionVersion, Lsn, ScopedMark, Sequence, SourceIdentity};
 use laredo_engine::journal::ResumeRequest;
-use laredo_proto::replication::{FieldPredicate, RowEncoding, SyncRequest, field_predicate};
-use laredo_values::{MatchCondition, Predicate, Value};
+use laredo_proto::replication::{RowEncoding, SyncRequest};
+use laredo_values::{Predicate, Value};
 use prost_types::value::Kind;
 use tonic::Status;
 
 use crate::access::{RowScope, split_fingerprint};
 use crate::refusal;
+
+mod filters;
 
 /// The maximum length of names in requests, in bytes.
 const CLIENT_ID_MAX: usize = 1024;
@@ -18,8 +22,9 @@ const CLIENT_ID_MAX: usize = 1024;
 pub(crate) struct SessionRequest {
     pub(crate) client_id: String,
     pub(crate) encoding: RowEncoding,
-    /// The client's own conditions, and after them those of its grant.
-    pub(crate) predicates: Vec<Predicate>,
+    /// The client's own conditions, and after them those of its grant. Once the stream begins, it
+    /// shares one copy with the streams of the same filter, whose order may differ.
+    pub(crate) predicates: Arc<[Predicate]>,
     /// The number of the client's own conditions.
     pub(crate) own_predicates: usize,
     /// The part of the table that the client may read.
@@ -57,8 +62,8 @@ impl SessionRequest {
         };
         let is_ours = !request.accept.is_empty() || !request.instance_id.is_empty() || request.source.is_some();
         let encoding = encoding(&request.accept)?;
-        let predicates = request.filters.into_iter().enumerate();
-        let mut predicates: Vec<_> = predicates.map(|(i, filter)| predicate(i, filter)).collect::<Result<_, _>>()?;
+        // The limits are for the client's own conditions. Those of its grant are the operator's.
+        let mut predicates = filters::predicates(request.filters)?;
         if let Some(column) = scope.find_hidden(predicates.iter().map(|predicate| predicate.field.as_str())) {
             // The condition would reveal the values.
             return Err(refusal::hidden_column(column));
@@ -89,7 +94,7 @@ impl SessionRequest {
         Ok(SessionRequest {
             client_id: request.client_id,
             encoding,
-            predicates,
+            predicates: predicates.into(),
             own_predicates,
             scope,
             continues_scope,
@@ -143,25 +148,6 @@ fn encoding(accept: &[i32]) -> Result<RowEncoding, Status> {
     known.ok_or_else(|| refusal::malformed("accept", "it names no row encoding that this server can send"))
 }
 
-fn predicate(index: usize, filter: FieldPredicate) -> Result<Predicate, Status> {
-    let name = |part: &str| format!("filters[{index}].{part}");
-    if filter.field.is_empty() {
-        return Err(refusal::required(&name("field")));
-    }
-    let test = match filter.r#match {
-        None => return Err(refusal::required(&name("match"))),
-        Some(field_predicate::Match::Prefix(prefix)) => MatchCondition::Prefix(prefix),
-        Some(field_predicate::Match::Equals(operand)) => {
-            MatchCondition::Equals(value(operand).ok_or_else(|| refusal::required(&name("equals")))?)
-        }
-        Some(field_predicate::Match::In(list)) => {
-            let values = list.values.into_iter().map(value).collect::<Option<_>>();
-            MatchCondition::In(values.ok_or_else(|| refusal::malformed(&name("in"), "one of its values is empty"))?)
-        }
-    };
-    Ok(Predicate { field: filter.field, test })
-}
-
 /// Converts a value. Returns `None` for one without a kind, which is an error in protobuf.
 pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
     Some(match value.kind? {
@@ -179,6 +165,9 @@ pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use laredo_proto::replication::{FieldPredicate, field_predicate};
+    use laredo_values::MatchCondition;
+
     use super::*;
 
     fn refused(request: SyncRequest) -> String {

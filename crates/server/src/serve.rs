@@ -71,12 +71,14 @@ impl Server {
             http,
             waits,
             clock,
+            dropped_log_lines,
         } = options;
         let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
         let control = access.map(|access| Arc::new(AccessControl::new(access, clock.clone())));
         let gate = AccessGate::new(control);
-        let shared = Arc::new(ServerState::new(sources, tables, clock, waits, http, gate));
-        Server { shared, connections_max, allowed_origins, allowed_hosts }
+        let mut state = ServerState::new(sources, tables, clock, waits, http, gate);
+        state.dropped_log_lines = dropped_log_lines;
+        Server { shared: Arc::new(state), connections_max, allowed_origins, allowed_hosts }
     }
 
     /// Returns a server with the default paths and time limits.
@@ -92,6 +94,7 @@ impl Server {
             http: crate::HttpOptions::default(),
             waits: crate::ServerTimeLimits::default(),
             clock,
+            dropped_log_lines: || 0,
         })
     }
 

@@ -6,19 +6,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotFolder};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::access::{AccessGate, Caller, RowScope};
 use crate::lease::SnapshotAdmission;
+use crate::log_limits::LogLimits;
 use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
 use crate::refusal;
 use crate::table::ServedTable;
 
 /// The maximum number of parts of stored snapshots that are read and projected concurrently.
 const FETCHES: usize = 4;
+/// The maximum number of streams of status changes.
+pub(crate) const STATUS_WATCHES_MAX: usize = 32;
+/// The maximum number of requests to write or to check whole snapshots that run concurrently.
+pub(crate) const SNAPSHOT_ORDERS_MAX: usize = 4;
 
 /// A table, and its snapshots.
 pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
@@ -38,10 +44,17 @@ pub(crate) struct ServerState {
     pub(crate) http: HttpOptions,
     /// The check of every request's caller.
     pub(crate) gate: AccessGate,
+    /// Returns the number of log lines that the program dropped.
+    pub(crate) dropped_log_lines: fn() -> u64,
+    pub(crate) log_limits: LogLimits,
     /// The queue of clients that wait for a snapshot permit.
     admission: Arc<SnapshotAdmission>,
     /// The permits for fetching stored snapshots, whose rows are projected for each client.
     fetches: Arc<Semaphore>,
+    /// The permits for projections on threads of their own.
+    projections: Arc<Semaphore>,
+    status_watches: Arc<Semaphore>,
+    snapshot_orders: Arc<Semaphore>,
     /// Cancelled when the server is about to stop, and is therefore no longer ready.
     drain: CancellationToken,
     /// Cancelled to end every stream.
@@ -69,8 +82,13 @@ impl ServerState {
             waits,
             http,
             gate,
+            dropped_log_lines: || 0,
+            log_limits: LogLimits::default(),
             admission,
             fetches,
+            projections: Arc::new(Semaphore::new(cores())),
+            status_watches: Arc::new(Semaphore::new(STATUS_WATCHES_MAX)),
+            snapshot_orders: Arc::new(Semaphore::new(SNAPSHOT_ORDERS_MAX)),
             drain,
             stop,
             began,
@@ -86,6 +104,54 @@ impl ServerState {
     /// Returns the permits for reading parts of stored snapshots.
     pub(crate) fn fetch_permits(&self) -> Arc<Semaphore> {
         self.fetches.clone()
+    }
+
+    /// Projects a part of a stream on another thread. Streams take turns, and only as many parts are
+    /// projected at once as there are cores. So any number of streams with costly filters does not
+    /// keep the threads of the others from running.
+    ///
+    /// # Errors
+    /// Returns an error if the work panics.
+    pub(crate) async fn project<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let permits = self.projections.clone();
+        // A task of its own waits for the permit. A stream that is not read is not polled, and must
+        // not keep a permit from others. The task ends with the stream, but not in the middle of
+        // the work, which has the permit until then.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let permit = permits.acquire_owned().await;
+            let project = move || {
+                let projected = work();
+                drop(permit);
+                projected
+            };
+            spawn_blocking(project).await
+        });
+        match task.join_next().await {
+            Some(Ok(Ok(projected))) => Ok(projected),
+            Some(Ok(Err(error)) | Err(error)) => Err(Status::internal(format!("projecting rows: {error}"))),
+            None => Err(refusal::stopping()),
+        }
+    }
+
+    /// Takes the permit for a stream of status changes.
+    ///
+    /// # Errors
+    /// Returns an error if there are [`STATUS_WATCHES_MAX`] of them.
+    pub(crate) fn status_watch_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
+    }
+
+    /// Takes the permit for a request to write or to check whole snapshots.
+    ///
+    /// # Errors
+    /// Returns an error if [`SNAPSHOT_ORDERS_MAX`] of them run.
+    pub(crate) fn snapshot_order_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.snapshot_orders.clone().try_acquire_owned();
+        permit.map_err(|_| refusal::too_many_snapshot_orders(SNAPSHOT_ORDERS_MAX))
     }
 
     /// Ends every stream.
@@ -250,9 +316,11 @@ impl ServerState {
         self.tables.iter().map(|table| table.clients()).sum()
     }
 
-    /// Cuts clients that hold resources for too long.
+    /// Cuts clients that hold resources for too long, and reports log lines that were left out.
     pub(crate) fn sweep(&self, now: Instant) {
-        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled));
+        self.log_limits.report(now);
+        let others_wait = self.admission.has_waiting();
+        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled, others_wait));
     }
 }
 
@@ -263,4 +331,8 @@ fn check_named(schema: &str, table: &str) -> Result<(), Status> {
         (_, "") => Err(refusal::required("table")),
         _ => Ok(()),
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
 use crate::access::Caller;
-use crate::lease::{ClientLease, ClientSeat};
+use crate::lease::{ClientLease, ClientSeat, PermitShare};
+use crate::log_limits::{ClientEvent, shown_name};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
@@ -86,8 +87,8 @@ impl Session {
     }
 
     async fn run(self, slot: outlet::FrameSlot) -> Status {
-        let (shared, table, client_id) = (self.shared.clone(), self.table.clone(), self.ask.client_id.clone());
-        let caller = self.caller.clone();
+        let (shared, table, caller) = (self.shared.clone(), self.table.clone(), self.caller.clone());
+        let client_id = shown_name(&self.ask.client_id).to_owned();
         let status = tokio::select! {
             biased;
             () = shared.streams_ended() => refusal::stopping(),
@@ -96,9 +97,11 @@ impl Session {
                 Err(status) => status,
             },
         };
-        let (identity, peer) = (caller.identity_name(), caller.peer_text());
-        let (code, reason) = (status.code(), status.message());
-        tracing::info!(table = %table.name(), client_id, identity, peer, ?code, reason, "stream ended");
+        if shared.log_limits.allows(ClientEvent::StreamEnded, caller.group()) {
+            let (identity, peer) = (caller.identity_name(), caller.peer_text());
+            let (code, reason) = (status.code(), status.message());
+            tracing::info!(table = %table.name(), client_id, identity, peer, ?code, reason, "stream ended");
+        }
         status
     }
 
@@ -116,15 +119,21 @@ impl Session {
         }
     }
 
-    async fn serve_from(self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
+    async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
         let SessionRequest { encoding, predicates, scope, own_predicates, .. } = &self.ask;
         let view = self.table.views().get(*encoding, predicates, &scope.hidden_columns);
         let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
         let selection = selection.map_err(|error| refusal::view(&error, *own_predicates))?;
         let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
+        if let Some(view) = &view {
+            self.ask.predicates = view.predicates().clone();
+        }
         let Session { shared, table, caller, ask, seat } = self;
-        self::log(&table, &caller, &ask, &start);
+        count_start(&table, &start);
+        if shared.log_limits.allows(ClientEvent::StreamBegins, caller.group()) {
+            self::log(&table, &caller, &ask, &start);
+        }
         let options = ReaderOptions {
             client_id: ask.client_id.clone(),
             owner: caller.identity_name().to_owned(),
@@ -132,7 +141,8 @@ impl Session {
             policy: table.buffer().policy,
         };
         let reader = journal.register(options, start.after);
-        let lease = Arc::new(ClientLease::new(reader, seat, table.buffer()));
+        let share = PermitShare { group: caller.group(), table: table.name().clone() };
+        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer()));
         table.watch(&lease);
         let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let membership = table.roster().join(&ask);
@@ -188,8 +198,14 @@ impl Session {
             return Ok(self.full(journal, ANOTHER_SCOPE));
         }
         if self.ask.contents_differed {
-            let (table, client_id) = (self.table.name(), &self.ask.client_id);
-            tracing::error!(%table, client_id, "a client's rows differed from the checksum; the client is sent all rows again");
+            if self.shared.log_limits.allows(ClientEvent::ContentsDiffered, self.caller.group()) {
+                let (table, client_id) = (self.table.name(), shown_name(&self.ask.client_id));
+                let (identity, peer) = (self.caller.identity_name(), self.caller.peer_text());
+                tracing::error!(
+                    %table, client_id, identity, peer,
+                    "a client's rows differed from the checksum; the client is sent all rows again"
+                );
+            }
             return Ok(self.full(journal, CONTENTS_DIFFERED));
         }
         let history = self.table.handle().history();
@@ -312,16 +328,17 @@ async fn delta(
     }))
 }
 
+fn count_start(table: &ServedTable, start: &SessionStart) {
+    match start.mode == SyncMode::Delta {
+        true => table.counters().count_delta(),
+        false => table.counters().count_snapshot(start.reason),
+    }
+}
+
 fn log(table: &ServedTable, caller: &Caller, ask: &SessionRequest, start: &SessionStart) {
-    let (client_id, reason) = (&ask.client_id, start.reason);
+    let (client_id, reason) = (shown_name(&ask.client_id), start.reason);
     let (identity, peer) = (caller.identity_name(), caller.peer_text());
-    let mode = if start.mode == SyncMode::Delta {
-        table.counters().count_delta();
-        "changes"
-    } else {
-        table.counters().count_snapshot(reason);
-        "snapshot"
-    };
+    let mode = if start.mode == SyncMode::Delta { "changes" } else { "snapshot" };
     let (table, position) = (table.name(), start.position);
     tracing::info!(%table, client_id, identity, peer, mode, reason, %position, "stream begins");
 }

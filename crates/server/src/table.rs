@@ -198,9 +198,10 @@ impl ServedTable {
         self.leases.lock().push(Arc::downgrade(lease));
     }
 
-    /// Cuts clients that are too far behind, that read nothing of their snapshot, or whose pins
-    /// keep the journal beyond its limits.
-    pub(crate) fn sweep(&self, now: Instant, stalled: Duration) {
+    /// Cuts clients that are too far behind, that read nothing of their snapshot or too little, or
+    /// whose pins keep the journal beyond its limits. `others_wait` is true if clients wait for a
+    /// snapshot permit.
+    pub(crate) fn sweep(&self, now: Instant, stalled: Duration, others_wait: bool) {
         let mut leases = self.leases.lock();
         let journal = self.handle().journal();
         while let Some(pinned) = journal.as_ref().and_then(Journal::overdue_pin) {
@@ -210,7 +211,7 @@ impl ServedTable {
             }
         }
         leases.retain(|lease| match lease.upgrade() {
-            Some(lease) => lease.sweep(now, stalled),
+            Some(lease) => lease.sweep(now, stalled, others_wait),
             None => false,
         });
     }

@@ -53,7 +53,7 @@ struct ViewUsage {
 #[derive(Debug)]
 pub(crate) struct JournalView {
     encoding: RowEncoding,
-    predicates: Vec<Predicate>,
+    predicates: Arc<[Predicate]>,
     hidden_columns: Vec<String>,
     /// The selection for the schema that was used last.
     bound: Mutex<Option<Arc<RowSelection>>>,
@@ -147,7 +147,7 @@ impl JournalViews {
     pub(crate) fn get(
         &self,
         encoding: RowEncoding,
-        predicates: &[Predicate],
+        predicates: &Arc<[Predicate]>,
         hidden_columns: &[String],
     ) -> Option<Arc<JournalView>> {
         if encoding == RowEncoding::PostgresBinary && predicates.is_empty() && hidden_columns.is_empty() {
@@ -161,7 +161,7 @@ impl JournalViews {
         views.retain(|_, view| view.strong_count() > 0);
         let view = Arc::new(JournalView {
             encoding,
-            predicates: predicates.to_vec(),
+            predicates: predicates.clone(),
             hidden_columns: hidden_columns.to_vec(),
             bound: Mutex::new(None),
             cache: Mutex::new(ProjectionCache::default()),
@@ -192,6 +192,11 @@ impl JournalViews {
 impl JournalView {
     pub(crate) fn is_filtered(&self) -> bool {
         !self.predicates.is_empty()
+    }
+
+    /// Returns the view's copy of its predicates.
+    pub(crate) fn predicates(&self) -> &Arc<[Predicate]> {
+        &self.predicates
     }
 
     /// Returns the selection from rows of a schema.

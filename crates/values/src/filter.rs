@@ -96,7 +96,8 @@ pub struct Pattern(Regex);
 /// Predicates that must all hold, bound to the rows of one schema.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// The column numbers and tests.
+    /// The column numbers and tests. A column has at most one test of each kind, except for
+    /// patterns of text.
     tests: Vec<(usize, ColumnTest)>,
     /// True if a predicate names a column that does not exist.
     is_impossible: bool,
@@ -124,18 +125,21 @@ impl Filter {
     /// Returns an error if a value is not a value of its column's type, or a condition has no
     /// meaning for the type.
     pub fn bind(predicates: &[Predicate], schema: &Schema) -> Result<Filter, FilterError> {
-        let mut tests = Vec::with_capacity(predicates.len());
+        let (mut tests, mut is_impossible) = (Vec::new(), false);
         for (index, predicate) in predicates.iter().enumerate() {
-            let Some(column) = schema.position_of(&predicate.field) else { continue };
+            let Some(column) = schema.position_of(&predicate.field) else {
+                is_impossible = true;
+                continue;
+            };
             let test = ColumnTest::new(schema, column, &predicate.test).map_err(|problem| FilterError {
                 index,
                 column: predicate.field.clone(),
                 type_name: schema.columns()[column].type_name.clone(),
                 problem,
             })?;
-            tests.push((column, test));
+            add_test(&mut tests, column, test);
         }
-        Ok(Filter { is_impossible: tests.len() < predicates.len(), tests, schema: schema.clone() })
+        Ok(Filter { tests, is_impossible, schema: schema.clone() })
     }
 
     /// Returns true if there are no predicates, so that every row matches.
@@ -166,6 +170,16 @@ impl Filter {
             (true, false) => VisibleEffect::Delete,
         }
     }
+}
+
+/// Adds the test of a column to those of all columns. If possible, it is joined with an earlier
+/// test of its column.
+fn add_test(tests: &mut Vec<(usize, ColumnTest)>, column: usize, test: ColumnTest) {
+    let mut rest = Some(test);
+    for (_, earlier) in tests.iter_mut().filter(|(other, _)| *other == column) {
+        rest = rest.and_then(|test| earlier.narrow(test));
+    }
+    tests.extend(rest.map(|test| (column, test)));
 }
 
 impl Pattern {

@@ -17,13 +17,18 @@ mod tests;
 
 /// The maximum time for which a reader may slow the source down before it is cut.
 const SLOW_DOWN_MAX: Duration = Duration::from_secs(30);
+/// The part of the time for which the readers of a journal may slow the source down: one in so many
+/// seconds. A reader that is cut may come back at once, so a bound for each reader is not enough.
+const SLOW_DOWN_SHARE: u32 = 4;
 
 /// The treatment of a live reader that falls too far behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BufferPolicy {
     /// The reader is cut at once. The client can reconnect and resume where it was.
     DropDisconnect,
-    /// The source waits for the reader for at most 30 s. Then the reader is cut.
+    /// The source waits for the reader for at most 30 s. Then the reader is cut. All readers of a
+    /// journal together may have the source wait for a quarter of the time, apart from the first 30
+    /// s. Beyond that, a reader is cut at once.
     SlowDown,
 }
 
@@ -83,6 +88,39 @@ pub(super) struct ReaderRegistry {
     behind_min: AtomicU64,
     /// Larger transactions that a live reader has not taken yet and that the journal still keeps.
     large: Mutex<VecDeque<LargeTransaction>>,
+    slow_down: Mutex<SlowDownBudget>,
+}
+
+/// The time for which the source may still wait for readers. It grows while the source does not
+/// wait, up to [`SLOW_DOWN_MAX`].
+#[derive(Debug)]
+struct SlowDownBudget {
+    available: Duration,
+    /// The time at which `available` was right.
+    at: Instant,
+    /// True if the source has waited since then.
+    is_waiting: bool,
+    /// The time for which the source has waited in all.
+    waited: Duration,
+}
+
+impl SlowDownBudget {
+    fn new(now: Instant) -> SlowDownBudget {
+        SlowDownBudget { available: SLOW_DOWN_MAX, at: now, is_waiting: false, waited: Duration::ZERO }
+    }
+
+    /// Returns the time that is left, after the time since the last call was counted.
+    fn settle(&mut self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.at);
+        self.at = now;
+        if self.is_waiting {
+            self.waited += passed;
+            self.available = self.available.saturating_sub(passed);
+        } else {
+            self.available = (self.available + passed / SLOW_DOWN_SHARE).min(SLOW_DOWN_MAX);
+        }
+        self.available
+    }
 }
 
 /// The entries of one transaction: those after `before`, up to `last`.
@@ -149,6 +187,7 @@ impl Default for ReaderRegistry {
             next: AtomicU64::new(0),
             behind_min: AtomicU64::new(u64::MAX),
             large: Mutex::default(),
+            slow_down: Mutex::new(SlowDownBudget::new(Instant::now())),
         }
     }
 }
@@ -202,6 +241,11 @@ impl ReaderRegistry {
         }
     }
 
+    /// Returns the time for which the source has waited for readers so far.
+    pub(super) fn slowed_down(&self) -> Duration {
+        self.slow_down.lock().waited
+    }
+
     /// Cuts live readers that are too far behind `head`. Returns the wait for a slow reader, if
     /// any. `pruned` is the newest entry that the journal no longer keeps.
     ///
@@ -214,6 +258,8 @@ impl ReaderRegistry {
         gaps: &SequenceGaps,
         now: Instant,
     ) -> Option<SlowReaderWait> {
+        let mut budget = self.slow_down.lock();
+        let available = budget.settle(now);
         let list = self.list.lock();
         let mut large = self.large.lock();
         forget_transactions(&mut large, pruned);
@@ -235,7 +281,7 @@ impl ReaderRegistry {
             }
             let until = match entry.options.policy {
                 BufferPolicy::DropDisconnect => now,
-                BufferPolicy::SlowDown => since + SLOW_DOWN_MAX,
+                BufferPolicy::SlowDown => (since + SLOW_DOWN_MAX).min(now + available),
             };
             if until <= now {
                 entry.cut.store(true, Ordering::Release);
@@ -247,6 +293,7 @@ impl ReaderRegistry {
             }
         }
         forget_transactions(&mut large, slowest);
+        budget.is_waiting = patience.is_some();
         patience
     }
 }

@@ -1,10 +1,10 @@
 //! The folder of a table's snapshots: they are written, listed, read and removed here.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use laredo_core::{CommitTime, Lsn, TableName};
@@ -45,8 +45,14 @@ pub struct SnapshotFolder {
     known: Mutex<Vec<SnapshotInfo>>,
     /// The lock for changes of the folder's contents.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// The bases of snapshots that are being read, by ID. Reading a snapshot of JSON makes a
+    /// temporary copy of the table, which all its readers share. The lock is held while a snapshot
+    /// is opened, so that one copy is made at a time.
+    opened: Arc<tokio::sync::Mutex<OpenBases>>,
     status: watch::Sender<SnapshotStatus>,
 }
+
+type OpenBases = HashMap<String, Weak<Base>>;
 
 impl std::fmt::Debug for SnapshotFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -70,8 +76,9 @@ impl SnapshotFolder {
         let folder = LockedFolder::open(&options.folder)?;
         let (known, changing, status) = (Mutex::default(), Arc::default(), watch::Sender::default());
         let (forks, source) = (Mutex::new(ForkLog::read(&folder)?), Mutex::new(source));
+        let opened = Arc::default();
         let snapshots =
-            SnapshotFolder { folder, options, temporary, table, source, forks, clock, known, changing, status };
+            SnapshotFolder { folder, options, temporary, table, source, forks, clock, known, changing, opened, status };
         let mut found = Vec::new();
         for path in snapshots.folder.list()? {
             let Some(format) = format_of(&path) else { continue };
@@ -136,9 +143,17 @@ impl SnapshotFolder {
         self.status.borrow().clone()
     }
 
-    /// Returns the rows of a snapshot.
-    fn base(&self, id: &str) -> Result<Arc<Base>, SnapshotError> {
-        self.read_listed(id, |info| self.open_base(info).map(Arc::new))
+    /// Returns the rows of a snapshot. Its present readers share them.
+    fn base(&self, id: &str, opened: &mut OpenBases) -> Result<Arc<Base>, SnapshotError> {
+        self.read_listed(id, |info| {
+            opened.retain(|_, base| base.strong_count() > 0);
+            if let Some(base) = opened.get(&info.id).and_then(Weak::upgrade) {
+                return Ok(base);
+            }
+            let base = Arc::new(self.open_base(info)?);
+            opened.insert(info.id.clone(), Arc::downgrade(&base));
+            Ok(base)
+        })
     }
 
     /// Reads a whole snapshot to verify it.
@@ -305,7 +320,8 @@ impl SnapshotFolder {
         tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
     }
 
-    /// Writes a snapshot of everything that is visible in the table's journal.
+    /// Writes a snapshot of everything that is visible in the table's journal. If the newest
+    /// snapshot has all of that and the same metadata, that one is returned.
     ///
     /// `user_meta` is stored with it. Without it, the metadata of an earlier snapshot of the same
     /// entries is used.
@@ -317,7 +333,7 @@ impl SnapshotFolder {
         journal: Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
-        self.change_folder(move |snapshots| snapshots.write(&journal, user_meta)).await
+        self.change_folder(move |snapshots| snapshots.write_requested(&journal, user_meta)).await
     }
 
     /// Returns the rows of a snapshot, to be read frame by frame. They are verified when they are
@@ -326,8 +342,9 @@ impl SnapshotFolder {
     /// # Errors
     /// When there is no such snapshot, or it cannot be read, or is damaged.
     pub async fn fetch(self: &Arc<Self>, id: String) -> Result<Arc<Base>, SnapshotError> {
-        let snapshots = self.clone();
-        blocking(move || snapshots.base(&id)).await
+        // A call that has begun is completed even if the caller is dropped, so the lock goes along.
+        let (snapshots, mut opened) = (self.clone(), self.opened.clone().lock_owned().await);
+        blocking(move || snapshots.base(&id, &mut opened)).await
     }
 
     /// Reads a whole snapshot to verify it, and returns its properties.
@@ -383,10 +400,32 @@ impl SnapshotFolder {
 
     /// Writes a snapshot, unless the newest one has the same entries and position.
     pub(super) fn write_if_moved(&self, journal: &Journal) -> Result<(), SnapshotError> {
+        if self.newest_at_head(journal).is_some() { Ok(()) } else { self.write(journal, None).map(drop) }
+    }
+
+    /// Writes a snapshot on request, unless the newest one would be the same. Requests in a loop
+    /// must not write an unchanged table again and again.
+    pub(super) fn write_requested(
+        &self,
+        journal: &Journal,
+        user_meta: Option<serde_json::Value>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        let is_same = |newest: &SnapshotInfo| user_meta.is_none() || user_meta == newest.user_meta;
+        match self.newest_at_head(journal).filter(|newest| is_same(newest) && newest.path.is_file()) {
+            Some(newest) => Ok(newest),
+            None => self.write(journal, user_meta),
+        }
+    }
+
+    /// Returns the newest snapshot if it has the entries and the position of the journal's head.
+    fn newest_at_head(&self, journal: &Journal) -> Option<SnapshotInfo> {
         let head = journal.head();
         let id = journal.instance().snapshot_id(head.sequence);
-        let is_known = self.newest().is_some_and(|newest| newest.id == id && newest.position == head.position);
-        if is_known { Ok(()) } else { self.write(journal, None).map(drop) }
+        // A journal whose history was abandoned has no use for a snapshot of it.
+        if journal.is_parted() {
+            return None;
+        }
+        self.newest().filter(|newest| newest.id == id && newest.position == head.position)
     }
 
     /// Writes a snapshot of everything that is visible.

@@ -222,6 +222,60 @@ fn one_of_the_same_entries_takes_the_place_of_the_other_and_old_ones_go() {
     assert_eq!((snapshots.list(), files(folder.path())), (vec![list[0].clone()], vec![list[0].path.clone()]));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn all_readers_of_a_snapshot_share_one_copy_of_it() {
+    for format in FORMATS {
+        let folder = folder();
+        let (journal, mut writer) = some_journal();
+        let snapshots = Arc::new(opened(folder.path(), format));
+        let info = snapshots.write(&journal, None).unwrap();
+        let fetch = |id: &str| {
+            tokio::spawn({
+                let (snapshots, id) = (snapshots.clone(), id.to_owned());
+                async move { snapshots.fetch(id).await }
+            })
+        };
+        let mut bases = Vec::new();
+        for call in (0..20).map(|_| fetch(&info.id)).collect::<Vec<_>>() {
+            bases.push(call.await.unwrap().unwrap());
+        }
+        assert!(bases.iter().all(|base| Arc::ptr_eq(base, &bases[0])), "{format:?}");
+        commit(&mut writer, |writer| insert(writer, 3, "three"));
+        let other = snapshots.write(&journal, None).unwrap();
+        let newer = fetch(&other.id).await.unwrap().unwrap();
+        assert_eq!((bases[0].rows(), newer.rows()), (1, 2), "{format:?}");
+        // When the last reader has gone, so has the copy.
+        let unused = Arc::downgrade(&bases[0]);
+        bases.clear();
+        assert!(unused.upgrade().is_none(), "{format:?}");
+        // A call whose caller has left holds nothing up.
+        fetch(&info.id).abort();
+        assert_eq!(fetch(&info.id).await.unwrap().unwrap().rows(), 1, "{format:?}");
+        assert!(matches!(fetch("nothing").await.unwrap(), Err(SnapshotError::Unknown(_))));
+    }
+}
+
+#[test]
+fn a_request_writes_nothing_if_the_newest_snapshot_would_be_the_same() {
+    let folder = folder();
+    let (journal, mut writer) = some_journal();
+    let snapshots = opened(folder.path(), SnapshotFormat::Jsonl);
+    let (one, other) = (Some(serde_json::json!({ "n": 1 })), Some(serde_json::json!({ "n": 2 })));
+    let first = snapshots.write_requested(&journal, one.clone()).unwrap();
+    for meta in [None, one.clone()] {
+        assert_eq!(snapshots.write_requested(&journal, meta).unwrap(), first);
+    }
+    assert_eq!(snapshots.status().writes, 1);
+    // Other metadata, a missing file and a change each need a new file.
+    let second = snapshots.write_requested(&journal, other.clone()).unwrap();
+    assert_eq!((second.id.as_str(), &second.user_meta, snapshots.status().writes), (first.id.as_str(), &other, 2));
+    fs::remove_file(&second.path).unwrap();
+    assert!(snapshots.write_requested(&journal, None).unwrap().path.is_file());
+    commit(&mut writer, |writer| insert(writer, 3, "three"));
+    assert_ne!(snapshots.write_requested(&journal, None).unwrap().id, first.id);
+    assert_eq!(snapshots.status().writes, 4);
+}
+
 #[test]
 fn what_a_server_that_ended_was_doing_is_cleared_up() {
     let folder = folder();

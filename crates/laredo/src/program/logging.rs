@@ -1,11 +1,15 @@
-//! The log on standard error, and the audit.
+//! The log on standard error, and the audit. Threads of their own write both.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use tracing::Level;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -13,20 +17,63 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::ProgramFailure;
 use crate::config::server::{AuditConfig, LogLevel, LogType, LoggingConfig};
+
+mod line_writer;
+
+pub(crate) use line_writer::dropped_log_lines;
+use line_writer::{LineWriter, LossReports};
 
 /// The target of the audit's events.
 const AUDIT: &str = "audit";
 /// The mode of the audit's file. It names callers and their addresses.
 const AUDIT_MODE: u32 = 0o600;
+/// The maximum time for which the end of the process waits for its last lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Begins to log on standard error. The audit is logged at every level, or appended to its file.
+/// The log of this process, and its audit.
+#[derive(Clone)]
+pub(super) struct ProcessLog {
+    log: LineWriter,
+    /// `None` if the audit is a part of the log.
+    audit: Option<LineWriter>,
+}
+
+/// The end of the process's log, at which the last lines are written.
+pub(super) struct LogEnd(ProcessLog);
+
+impl Drop for LogEnd {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl ProcessLog {
+    /// Returns a value that flushes the log when it is dropped.
+    pub(super) fn end(&self) -> LogEnd {
+        LogEnd(self.clone())
+    }
+
+    /// Waits until all lines are written, but no longer than [`FLUSH_MAX`].
+    pub(super) fn flush(&self) {
+        let began_at = Instant::now();
+        // The audit first, because the log reports its missing lines.
+        if let Some(audit) = &self.audit {
+            audit.flush(began_at + FLUSH_MAX / 2);
+        }
+        self.log.flush(began_at + FLUSH_MAX);
+    }
+}
+
+/// Begins to log on standard error, panics as well. The audit is logged at every level, or appended
+/// to its file.
 ///
 /// # Errors
-/// A sentence if the audit's file cannot be opened.
-pub(super) fn log_to_stderr(logging: &LoggingConfig, audit: &AuditConfig) -> Result<(), String> {
+/// Returns an error if the audit's file cannot be opened, or a thread cannot be started.
+pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Result<ProcessLog, ProgramFailure> {
     let level = match logging.level {
         LogLevel::Trace => Level::TRACE,
         LogLevel::Debug => Level::DEBUG,
@@ -34,26 +81,87 @@ pub(super) fn log_to_stderr(logging: &LoggingConfig, audit: &AuditConfig) -> Res
         LogLevel::Warn => Level::WARN,
         LogLevel::Error => Level::ERROR,
     };
-    let audited = if audit.file.is_some() { LevelFilter::OFF } else { LevelFilter::INFO };
+    let audit = audit.file.as_deref().map(write_audit).transpose()?;
+    let audited = if audit.is_some() { LevelFilter::OFF } else { LevelFilter::INFO };
     let targets = Targets::new().with_default(level).with_target(AUDIT, audited);
-    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let log: BoxedLayer = match logging.log_type {
-        LogType::Structured => log.json().flatten_event(true).with_filter(targets).boxed(),
-        LogType::Text => log.with_ansi(io::stderr().is_terminal()).with_filter(targets).boxed(),
+    let log = write_log()?;
+    let shown = tracing_subscriber::fmt::layer().with_writer(log.clone());
+    let shown: BoxedLayer = match logging.log_type {
+        LogType::Structured => shown.json().flatten_event(true).with_filter(targets).boxed(),
+        LogType::Text => shown.with_ansi(io::stderr().is_terminal()).with_filter(targets).boxed(),
     };
-    let mut layers = vec![log];
-    if let Some(path) = &audit.file {
-        let file = open_audit(path).map_err(|error| {
-            let path = path.display();
-            format!("access.audit.file: cannot append to {path}: {error}; name a file that laredo may write")
-        })?;
-        let audit = tracing_subscriber::fmt::layer().with_writer(Mutex::new(file)).json().flatten_event(true);
-        layers.push(audit.with_filter(Targets::new().with_target(AUDIT, LevelFilter::INFO)).boxed());
+    let mut layers = vec![shown];
+    if let Some(audit) = &audit {
+        let shown = tracing_subscriber::fmt::layer().with_writer(audit.clone()).json().flatten_event(true);
+        layers.push(shown.with_filter(Targets::new().with_target(AUDIT, LevelFilter::INFO)).boxed());
     }
     tracing_subscriber::registry().with(layers).init();
-    Ok(())
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(ProcessLog { log, audit })
+}
+
+/// Starts to write the log to stderr.
+fn write_log() -> anyhow::Result<LineWriter> {
+    let reports = LossReports {
+        // An error, so that it is shown at every level.
+        dropped: |lines: u64| {
+            tracing::error!(
+                lines,
+                "log lines were dropped, because the log was not written or read as fast as they came"
+            );
+        },
+        // There is no place to report that the log cannot be written, other than the metric.
+        failed: |_: &io::Error, _: u64| {},
+    };
+    start("log", io::stderr(), reports)
+}
+
+/// Starts to append the audit to its file. The log reports lines that are missing in it.
+fn write_audit(path: &Path) -> Result<LineWriter, ProgramFailure> {
+    let file = open_audit(path).map_err(|error| {
+        let path = path.display();
+        ProgramFailure::Misconfigured(vec![format!(
+            "access.audit.file: cannot append to {path}: {error}; name a file that laredo may write"
+        )])
+    })?;
+    let file_path = path.to_owned();
+    let reports = LossReports {
+        dropped: |lines: u64| {
+            tracing::error!(
+                lines,
+                "audit lines were dropped, because their file (`access.audit.file`) was not written as fast as they came"
+            );
+        },
+        failed: move |error: &io::Error, lines: u64| {
+            let path = file_path.display();
+            tracing::error!(
+                lines, %error, %path,
+                "audit lines were dropped, because their file (`access.audit.file`) cannot be written; make room for it"
+            );
+        },
+    };
+    Ok(start("audit", file, reports)?)
+}
+
+fn start(
+    name: &str,
+    out: impl io::Write + Send + 'static,
+    reports: LossReports<impl Fn(u64) + Send + 'static, impl Fn(&io::Error, u64) + Send + 'static>,
+) -> anyhow::Result<LineWriter> {
+    LineWriter::start(name, out, reports)
+        .with_context(|| format!("cannot start the thread that writes the {name}; raise the limit of threads"))
 }
 
 fn open_audit(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(AUDIT_MODE).open(path)
+}
+
+/// Logs a panic. The default hook would write to stderr on the thread that panicked.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let reason = panic.payload_as_str().unwrap_or("no reason was given");
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let current = thread::current();
+    tracing::error!(place, thread = current.name(), backtrace, "a thread panicked: {reason}");
 }

@@ -4,9 +4,11 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::logging::ProcessLog;
+
 /// Returns a flag that becomes true when SIGTERM or SIGINT arrives. A second signal ends the
 /// process at once. SIGHUP does not end the process: it asks for the files of TLS to be read again.
-pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
@@ -28,6 +30,7 @@ pub(super) fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
             _ = interrupt.recv() => {}
         }
         tracing::warn!("second signal: ending at once");
+        log.flush();
         std::process::exit(1);
     });
     Ok(stop)

@@ -19,7 +19,9 @@ use super::prepare::{prepare, unprepared};
 use super::{access, listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
-use crate::program::{ProgramFailure, allowed_hosts, now, reserve_descriptors, temporary_folder, wait_for_flag};
+use crate::program::{
+    ProgramFailure, allowed_hosts, dropped_log_lines, now, reserve_descriptors, temporary_folder, wait_for_flag,
+};
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
@@ -104,8 +106,18 @@ pub(crate) async fn serve_at(
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
     let (access, connections_max) = (access::access(config), config.grpc.max_connections as usize);
-    let options =
-        ServerOptions { sources, tables, connections_max, allowed_origins, allowed_hosts, access, http, waits, clock };
+    let options = ServerOptions {
+        sources,
+        tables,
+        connections_max,
+        allowed_origins,
+        allowed_hosts,
+        access,
+        http,
+        waits,
+        clock,
+        dropped_log_lines,
+    };
     run(engines, Server::new(options), listeners, mode, stop).await
 }
 

@@ -1,10 +1,10 @@
-//! A huge transaction and a client that has stopped reading. Memory stays within its bound, and
-//! other clients continue.
+//! A huge transaction and a client that has stopped reading, and clients with costly filters.
+//! Memory stays within its bound, and other clients continue.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use laredo_client::Replica;
+use laredo_client::{ColumnPredicate, Replica};
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions, FaultProxy, eventually, is_full};
 use tokio_postgres::Client;
@@ -77,6 +77,74 @@ async fn memory_is_bounded_and_neighbors_continue() {
     for replica in [stalled, reading, live] {
         replica.stop().await;
     }
+}
+
+/// The number of clients with the most costly filters that are allowed.
+const COSTLY: u16 = 12;
+
+/// Returns the predicates of a client, which are different for each. Together they have the most
+/// predicates and values, and every row passes all of them.
+fn costly_filters(client: u16) -> Vec<ColumnPredicate> {
+    // One list of numbers has a number of the client's own. All others have the table's numbers.
+    let numbers = |number: u16| {
+        let own = i64::from(1000 + client);
+        ColumnPredicate::any_of(["c", "d"][usize::from(number % 2)], (0..48).chain([own]))
+    };
+    let prefixes = (0..12).map(|_| ColumnPredicate::prefix("g", ""));
+    (0..20).map(numbers).chain(prefixes).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn costly_filters_cost_their_neighbors_no_latency() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster
+        .psql(
+            "CREATE TABLE wide (id int PRIMARY KEY, c numeric, d numeric, g text, h text);
+             INSERT INTO wide SELECT i, i % 48, i % 48, 'g', repeat('h', 200) FROM generate_series(1, 5000) i;
+             CREATE TABLE small (id int PRIMARY KEY, n int); INSERT INTO small VALUES (1, 0)",
+        )
+        .unwrap();
+    let (wide, small) = (TableName::new("public", "wide"), TableName::new("public", "small"));
+    let server = ServerProcessConfig::new(cluster.url("postgres"), [wide.clone(), small.clone()]).start().await;
+    let live = Replica::builder(server.url(), small).start().unwrap();
+    live.ready(PATIENCE).await.unwrap();
+    // Some transactions are filtered in place, others on threads of their own.
+    let writer = cluster.connect().await.unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writing = tokio::spawn(async move {
+        for number in 1_u64.. {
+            if *stopped.borrow() {
+                return;
+            }
+            let rows = if number.is_multiple_of(2) { 20 } else { 2000 };
+            writer.batch_execute(&format!("UPDATE wide SET h = h WHERE id <= {rows}")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut neighbor = NeighborProbe { sql: cluster.connect().await.unwrap(), live: &live, n: 0 };
+    let before = neighbor.median_lag().await;
+    let filtered = |client| {
+        let builder = Replica::builder(server.url(), wide.clone());
+        costly_filters(client)
+            .into_iter()
+            .fold(builder, |builder, predicate| builder.filter(predicate))
+            .start()
+            .unwrap()
+    };
+    let costly: Vec<Replica> = (0..COSTLY).map(filtered).collect();
+    for replica in &costly {
+        replica.ready(PATIENCE).await.unwrap();
+        assert_eq!(replica.view().len(), 5000, "every row passes");
+    }
+    let together = neighbor.median_lag().await;
+    assert!(together < before.max(NOISE) * 10, "a commit is seen after {before:?}, and then after {together:?}");
+    stop.send_replace(true);
+    writing.await.unwrap();
+    for replica in costly {
+        assert_eq!(replica.status().connects, 1, "{:?}", replica.status());
+        replica.stop().await;
+    }
+    live.stop().await;
 }
 
 /// A session that writes to the small table, and a client that reads it.

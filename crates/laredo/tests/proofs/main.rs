@@ -37,6 +37,7 @@ mod states;
 mod subscription;
 mod table_isolation;
 mod two_servers;
+mod unread_log;
 mod values;
 mod verify;
 mod verify_clients;

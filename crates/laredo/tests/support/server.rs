@@ -42,6 +42,8 @@ pub struct ServerProcessConfig {
     pub arguments: Vec<String>,
     /// More environment variables, for the first process only.
     pub environment: Vec<(&'static str, String)>,
+    /// A named pipe that gets the log of the first process, which then waits for its reader.
+    pub log_pipe: Option<PathBuf>,
 }
 
 impl ServerProcessConfig {
@@ -58,6 +60,7 @@ impl ServerProcessConfig {
             extra: String::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            log_pipe: None,
         }
     }
 
@@ -128,6 +131,9 @@ impl ServerProcessConfig {
         std::fs::write(&file, self.to_hocon(&ports)).unwrap();
         let arguments = self.arguments.clone();
         let mut command = command(&file, &arguments);
+        if let Some(pipe) = &self.log_pipe {
+            command = with_log_pipe(&command, pipe);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = ChildProcess::spawn(command).unwrap();
         ServerProcess { process, ports, archives: Vec::new(), ends_verified: true, file, arguments, _dir: dir }
@@ -138,6 +144,13 @@ fn command(file: &PathBuf, arguments: &[String]) -> Command {
     let mut command = clean_command(env!("CARGO_BIN_EXE_laredo-server"));
     command.arg("--config").arg(file).args(arguments).env("NO_COLOR", "1");
     command
+}
+
+/// Returns the command with its log in a named pipe.
+fn with_log_pipe(command: &Command, pipe: &Path) -> Command {
+    let mut shell = clean_command("sh");
+    shell.args(["-c", "exec \"$@\" 2> \"$0\""]).arg(pipe).arg(command.get_program()).args(command.get_args());
+    shell
 }
 
 /// The ports of a server, on 127.0.0.1.

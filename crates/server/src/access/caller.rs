@@ -13,7 +13,7 @@ use super::control::AccessControl;
 use super::grant::RowScope;
 use super::identity::Identity;
 use super::limits::{IdentityUsage, StreamPermit};
-use crate::peer::{PeerAddress, PeerInfo};
+use crate::peer::{ClientGroup, PeerAddress, PeerInfo};
 
 /// The maximum length, in characters, of the description of a request in the audit.
 const DESCRIPTION_MAX: usize = 500;
@@ -70,6 +70,15 @@ impl Caller {
     /// Returns the address that the caller called from, for logs; empty if it is unknown.
     pub(crate) fn peer_text(&self) -> String {
         self.peer.map_or_else(String::new, |peer| peer.to_string())
+    }
+
+    /// Returns the group with which the caller shares limits: its identity, or its network.
+    pub(crate) fn group(&self) -> ClientGroup {
+        match (self.identity(), self.peer) {
+            (Some(identity), _) => ClientGroup::Identity(identity.name.as_str().into()),
+            (None, Some(peer)) => ClientGroup::Network(peer.into()),
+            (None, None) => ClientGroup::default(),
+        }
     }
 
     /// Returns true if the server has access rules.

@@ -82,6 +82,12 @@ const SERVER_METRICS: &[MetricDefinition<ServerState>] = &[
         count(server.admission().usage().waiting)
     }),
     gauge("laredo_ports_waiting", "Ports on which connections wait for a file descriptor.", |_| count(waiting_ports())),
+    labeled_counter(
+        "laredo_log_lines_dropped_total",
+        "reason",
+        "Log lines that are missing: the log was not written in time, or one client caused too many.",
+        |server| vec![("not_written", (server.dropped_log_lines)()), ("client_limit", server.log_limits.left_out())],
+    ),
     gauge("process_resident_memory_bytes", "Resident memory of this process.", |_| {
         number(resident_bytes().unwrap_or(0))
     }),

@@ -28,8 +28,12 @@ pub(super) async fn create(
     let user_meta = request.user_meta.map(meta_to_json).transpose()?;
     let tables: Vec<TableSnapshotStore<'_>> = match request.tables.as_slice() {
         [] => shared.snapshot_stores()?,
-        names => names.iter().map(|name| store_of(shared, "tables", name)).collect::<Result<_, _>>()?,
+        names => {
+            let named = super::named_tables(shared, "tables", names)?.into_iter();
+            named.map(|table| Ok((table, table.snapshot_folder()?))).collect::<Result<_, Status>>()?
+        }
     };
+    let _permit = shared.snapshot_order_permit()?;
     let (mut ids, mut lines) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
@@ -60,6 +64,7 @@ pub(super) fn list(shared: &ServerState, request: &ListSnapshotsRequest) -> Resu
 /// Reads the whole snapshot, so that the answer is true of every byte.
 pub(super) async fn inspect(shared: &ServerState, id: String) -> Result<InspectSnapshotResponse, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
+    let _permit = shared.snapshot_order_permit()?;
     let found = snapshots.verify(id).await.map_err(|error| refusal::snapshot(&error))?;
     Ok(InspectSnapshotResponse { info: Some(info(&table, &found)) })
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use laredo_core::TableName;
 use laredo_engine::retention::{WalRetention, WalStatus};
 use laredo_engine::source::SourceState;
 use laredo_proto::oam::watch_status_response::Event;
@@ -13,6 +12,8 @@ use laredo_proto::oam::{
     PipelineState, PipelineStateChangeEvent, ServiceState, ServiceStateChange, SourceStateChange, WatchStatusRequest,
     WatchStatusResponse,
 };
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::Status;
 
@@ -35,6 +36,7 @@ struct StatusWatch {
     ticks: Interval,
     /// True if there were rows in the last round, so that there may be more.
     has_more: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Streams the present states, then each change of them, and each change of a row of the tables.
@@ -44,12 +46,13 @@ pub(super) fn watch(
     shared: Arc<ServerState>,
     request: &WatchStatusRequest,
 ) -> Result<BoxStream<'static, Result<WatchStatusResponse, Status>>, Status> {
+    let permit = shared.status_watch_permit()?;
     let chosen = chosen(&shared, request)?.into_iter();
     let pipelines = chosen.map(|table| (RowChangeCursor::new(table), PipelineState::Unspecified)).collect();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (service, sources) = (ServiceState::Unspecified, BTreeMap::new());
-    let watch = StatusWatch { shared, service, pipelines, sources, ticks, has_more: false };
+    let watch = StatusWatch { shared, service, pipelines, sources, ticks, has_more: false, _permit: permit };
     let rounds = stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         let ended = watch.shared.streams_ended();
@@ -70,15 +73,14 @@ fn chosen(shared: &ServerState, request: &WatchStatusRequest) -> Result<Vec<Arc<
     if request.tables.is_empty() && request.pipeline_ids.is_empty() {
         return Ok(shared.tables.clone());
     }
-    let mut chosen = Vec::new();
-    for name in &request.tables {
-        let name: TableName = name.parse().map_err(|error| refusal::malformed("tables", error))?;
-        chosen.push(shared.table(&name.schema, &name.table)?.clone());
+    let mut chosen = super::named_tables(shared, "tables", &request.tables)?;
+    let pipelines = super::distinct(shared, "pipeline_ids", &request.pipeline_ids, |id| super::pipeline(shared, id))?;
+    for table in pipelines {
+        if !chosen.iter().any(|known| Arc::ptr_eq(known, table)) {
+            chosen.push(table);
+        }
     }
-    for id in &request.pipeline_ids {
-        chosen.push(super::pipeline(shared, id)?.clone());
-    }
-    Ok(chosen)
+    Ok(chosen.into_iter().cloned().collect())
 }
 
 impl StatusWatch {
@@ -88,7 +90,7 @@ impl StatusWatch {
             self.ticks.tick().await;
         }
         self.has_more = false;
-        let mut events = self.states();
+        let mut events = self.states().await;
         for (rows, _) in &mut self.pipelines {
             let changes = rows.next().await?;
             self.has_more |= !changes.is_empty();
@@ -98,7 +100,8 @@ impl StatusWatch {
         Ok(events.into_iter().map(|event| WatchStatusResponse { timestamp: Some(at), event: Some(event) }).collect())
     }
 
-    fn states(&mut self) -> Vec<Event> {
+    /// Returns the changes of states. A server may have many tables, so other tasks run in between.
+    async fn states(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let service = status::service_state(&self.shared);
         if service != self.service {
@@ -106,6 +109,7 @@ impl StatusWatch {
             events.push(Event::ServiceStateChange(ServiceStateChange { old_state, new_state: service.into() }));
         }
         for (rows, known) in &mut self.pipelines {
+            consume_budget().await;
             let state = status::state_of(&self.shared, rows.table());
             if state != *known {
                 let old_state = std::mem::replace(known, state).into();

@@ -18,7 +18,7 @@ pub(super) const INLINE_BYTES: usize = 16 * 1024;
 ///
 /// # Errors
 /// Returns an error if the text is not JSON, or not such a message.
-pub(super) fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
+fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
     let read = DynamicMessage::deserialize_with_options(message.clone(), &mut reader, &options)
@@ -27,6 +27,30 @@ pub(super) fn to_proto(json: &[u8], message: &MessageDescriptor) -> Result<Vec<u
         refusal::malformed("request", format!("it is not the JSON of a {}: {error}", message.name()))
     })?;
     Ok(read.encode_to_vec())
+}
+
+/// Converts a request's JSON to a message's bytes. Large texts are converted on another thread.
+///
+/// # Errors
+/// Returns the errors of [`to_proto`].
+pub(super) async fn request(json: Bytes, message: &MessageDescriptor) -> Result<Vec<u8>, Status> {
+    let descriptor = message.clone();
+    convert(json, move |json| to_proto(json, &descriptor)).await
+}
+
+/// Runs a conversion of a message. A large message is converted on another thread.
+///
+/// # Errors
+/// Returns the error of the conversion.
+pub(super) async fn convert<T: Send + 'static>(
+    message: Bytes,
+    conversion: impl FnOnce(&[u8]) -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    if message.len() <= INLINE_BYTES {
+        return conversion(&message);
+    }
+    let converted = spawn_blocking(move || conversion(&message)).await;
+    converted.map_err(|error| Status::internal(format!("converting a message: {error}")))?
 }
 
 /// Converts an answer's message to JSON.
@@ -49,10 +73,6 @@ pub(super) fn from_proto(bytes: &[u8], message: &MessageDescriptor) -> Result<Ve
 /// # Errors
 /// Returns the errors of [`from_proto`].
 pub(super) async fn answer(bytes: Bytes, message: &MessageDescriptor) -> Result<Bytes, Status> {
-    if bytes.len() <= INLINE_BYTES {
-        return from_proto(&bytes, message).map(Bytes::from);
-    }
-    let message = message.clone();
-    let written = spawn_blocking(move || from_proto(&bytes, &message)).await;
-    written.map_err(|error| Status::internal(format!("writing JSON: {error}")))?.map(Bytes::from)
+    let descriptor = message.clone();
+    convert(bytes, move |bytes| from_proto(bytes, &descriptor)).await.map(Bytes::from)
 }

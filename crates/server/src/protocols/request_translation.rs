@@ -68,13 +68,13 @@ pub(super) async fn to_grpc(
     }
     let body = match protocol {
         TranslatedProtocol::ConnectUnary(MessageCodec::Proto) => {
-            framed(&checked(receive::read_whole_body(body, time_max).await?, method)?)
+            framed(&checked(receive::read_whole_body(body, time_max).await?, method).await?)
         }
         TranslatedProtocol::ConnectUnary(MessageCodec::Json) => {
-            framed(&json::to_proto(&receive::read_whole_body(body, time_max).await?, &method.input)?)
+            framed(&json::request(receive::read_whole_body(body, time_max).await?, &method.input).await?)
         }
         TranslatedProtocol::ConnectStream(MessageCodec::Json) => {
-            framed(&json::to_proto(&receive::one_message(body, time_max).await?, &method.input)?)
+            framed(&json::request(receive::one_message(body, time_max).await?, &method.input).await?)
         }
         TranslatedProtocol::GrpcWeb(BodyEncoding::Base64) => {
             let text = receive::read_whole_body(body, time_max).await?;
@@ -115,11 +115,13 @@ fn check(headers: &HeaderMap) -> Result<(), Status> {
 
 /// Checks that a message can be decoded. Otherwise the service would report the client's error as
 /// its own.
-fn checked(message: Bytes, method: &RpcMethod) -> Result<Bytes, Status> {
-    match DynamicMessage::decode(method.input.clone(), message.clone()) {
-        Ok(_) => Ok(message),
-        Err(error) => Err(refusal::malformed(method.input.name(), error)),
-    }
+async fn checked(message: Bytes, method: &RpcMethod) -> Result<Bytes, Status> {
+    let input = method.input.clone();
+    let check = move |message: &[u8]| match DynamicMessage::decode(input.clone(), message) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refusal::malformed(input.name(), error)),
+    };
+    json::convert(message.clone(), check).await.map(|()| message)
 }
 
 fn framed(message: &[u8]) -> Body {

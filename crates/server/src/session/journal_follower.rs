@@ -9,7 +9,7 @@ use bytes::Bytes;
 use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Sequence};
 use laredo_engine::Clock;
 use laredo_engine::journal::{Head, JournalCursor, JournalPiece};
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
@@ -39,6 +39,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct JournalFollower<'a> {
     greeting: &'a MessageContext<'a>,
+    shared: &'a ServerState,
     clock: Clock,
     cursor: JournalCursor,
     /// `None` while another thread uses it, and if the journal's own frames are sent.
@@ -67,7 +68,7 @@ struct ObservedHead {
 impl<'a> JournalFollower<'a> {
     pub(super) fn new(
         greeting: &'a MessageContext<'a>,
-        shared: &ServerState,
+        shared: &'a ServerState,
         view: Option<Arc<JournalView>>,
         mode: EntryMode,
         outlet: SessionOutlet,
@@ -76,6 +77,7 @@ impl<'a> JournalFollower<'a> {
         let walk = view.map(|view| ViewCursor::new(view, start.schema.clone(), start.after, mode));
         JournalFollower {
             greeting,
+            shared,
             clock: shared.clock.clone(),
             cursor: greeting.journal.cursor(start.after),
             walk,
@@ -270,8 +272,7 @@ impl<'a> JournalFollower<'a> {
             self.walk = Some(walk);
             chunk
         } else {
-            let task = spawn_blocking(move || (walk.next_chunk(), walk)).await;
-            let (chunk, walk) = task.map_err(|e| Status::internal(format!("projecting changes: {e}")))?;
+            let (chunk, walk) = self.shared.project(move || (walk.next_chunk(), walk)).await?;
             self.walk = Some(walk);
             chunk
         };

@@ -113,11 +113,18 @@ impl SnapshotSender<'_> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
+            // A client that waits for its next turn does not hold a part of the base meanwhile.
+            self.wait_for_permit(outlet).await?;
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
             let own_predicates = self.greeting.ask.own_predicates;
             let read = BaseProjection { base, view: self.view.clone(), own_predicates };
-            let part = spawn_blocking(move || read.part(from)).await;
-            let part = part.map_err(|e| Status::internal(format!("reading the snapshot: {e}")))??;
+            let part = if read.view.is_some() {
+                self.shared.project(move || read.part(from)).await
+            } else {
+                let part = spawn_blocking(move || read.part(from)).await;
+                part.map_err(|error| Status::internal(format!("reading the snapshot: {error}")))
+            };
+            let part = part??;
             rows += part.rows;
             at = part.next;
             // Reading the part may have taken so long that the permit was taken back.
@@ -129,6 +136,9 @@ impl SnapshotSender<'_> {
                 }
             }
             let bytes = part.bytes.len();
+            if bytes > 0 {
+                outlet.lease().note_offered(bytes);
+            }
             outlet.send(part.bytes).await?;
             self.pace(outlet, bytes).await?;
         }
@@ -153,7 +163,8 @@ impl SnapshotSender<'_> {
         Ok(())
     }
 
-    /// Waits for a snapshot permit, and sends heartbeats meanwhile.
+    /// Waits for a snapshot permit, also if the client's turn is over and others wait. Sends
+    /// heartbeats meanwhile.
     async fn wait_for_permit(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let lease = outlet.lease().clone();
         // A permit that was not used in time has been taken back, and must be requested again.

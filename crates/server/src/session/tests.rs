@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::{Session, SessionStream, SessionStreamItem};
 use crate::access::{AccessGate, Caller, RowScope};
+use crate::peer::{PeerAddress, PeerInfo};
 use crate::request::SessionRequest;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
@@ -26,6 +27,7 @@ use crate::{HttpOptions, ServedTableOptions, ServerTimeLimits};
 mod checks;
 mod definitions;
 mod newcomers;
+mod turns;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -80,10 +82,14 @@ impl IdleServer {
     }
 
     fn ask(&self, request: SyncRequest) -> SessionStream {
-        let table = self.table().clone();
+        self.ask_from(None, 0, request)
+    }
+
+    fn ask_from(&self, peer: Option<&PeerInfo>, table: usize, request: SyncRequest) -> SessionStream {
+        let table = self.shared.tables[table].clone();
         let session = Session {
             shared: self.shared.clone(),
-            caller: Caller::unlimited(None),
+            caller: Caller::unlimited(peer),
             ask: SessionRequest::new(request, RowScope::default()).unwrap(),
             seat: table.take_seat().unwrap(),
             table,
@@ -124,7 +130,11 @@ impl IdleServer {
 
 async fn pull(stream: &mut SessionStream) -> Vec<Message> {
     let pulled = poll_fn(|cx| stream.poll_next(cx)).await.unwrap();
-    let SessionStreamItem::Frames(mut bytes) = pulled else { panic!("{pulled:?}") };
+    let SessionStreamItem::Frames(bytes) = pulled else { panic!("{pulled:?}") };
+    messages(bytes)
+}
+
+fn messages(mut bytes: bytes::Bytes) -> Vec<Message> {
     let mut messages = Vec::new();
     while let Some(length) = laredo_proto::frame::length(&bytes) {
         let message = bytes.split_to(PREFIX_LENGTH + length).split_off(PREFIX_LENGTH);
@@ -452,8 +462,8 @@ async fn so_many_are_sent_a_snapshot_at_once_and_the_others_stand_in_line() {
     // goes to the first client in the queue.
     drop(streams.swap_remove(3));
     assert!(begins(&pull(&mut streams[16]).await));
-    while !matches!(pull(&mut streams[0]).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
-    while !is_silent(&mut streams[0]).await {}
+    while !matches!(pull(&mut streams[16]).await.as_slice(), [Message::SnapshotEnd(_), ..]) {}
+    while !is_silent(&mut streams[16]).await {}
     assert_eq!(admission(&quiet).1, 2);
     assert_eq!(admission(&quiet).0, (16, 16), "never more");
 }

@@ -73,7 +73,7 @@ fn walk_without(
 ) -> Vec<u8> {
     let hidden: Vec<String> = hidden.iter().map(|column| (*column).to_owned()).collect();
     let test = |value: &str| MatchCondition::Equals(Value::String(value.to_owned()));
-    let predicates: Vec<_> =
+    let predicates: Arc<[_]> =
         filter.iter().map(|(field, value)| Predicate { field: (*field).to_owned(), test: test(value) }).collect();
     let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &predicates, &hidden).unwrap();
     let mut walk = ViewCursor::new(view, journal.schema(), Sequence(after), EntryMode::Ordinary);
@@ -163,8 +163,8 @@ fn a_hidden_column_is_in_no_row_and_no_schema_and_may_select_rows() {
 #[test]
 fn a_hidden_column_that_is_part_of_the_key_is_refused() {
     let hidden = ["a".to_owned()];
-    let view =
-        JournalViews::new(TableName::new("public", "t"), 1 << 20).get(RowEncoding::Struct, &[], &hidden).unwrap();
+    let views = JournalViews::new(TableName::new("public", "t"), 1 << 20);
+    let view = views.get(RowEncoding::Struct, &Arc::default(), &hidden).unwrap();
     let error = view.selection(&schema(&["a", "b"])).unwrap_err();
     assert_eq!(error, super::ViewError::HiddenKey("a".to_owned()));
     assert!(view.selection(&schema(&["c", "b"])).is_ok(), "a column of that name is not in every schema");
@@ -173,10 +173,10 @@ fn a_hidden_column_that_is_part_of_the_key_is_refused() {
 #[test]
 fn clients_share_a_view_only_if_they_receive_the_same_columns() {
     let views = JournalViews::new(TableName::new("public", "t"), 1 << 20);
-    let hidden = ["b".to_owned()];
-    let of = |hidden: &[String]| views.get(RowEncoding::Struct, &[], hidden).unwrap();
+    let (hidden, no_filter) = (["b".to_owned()], Arc::default());
+    let of = |hidden: &[String]| views.get(RowEncoding::Struct, &no_filter, hidden).unwrap();
     let (whole, part) = (of(&[]), of(&hidden));
     assert!(Arc::ptr_eq(&whole, &of(&[])) && Arc::ptr_eq(&part, &of(&hidden)) && !Arc::ptr_eq(&whole, &part));
-    assert!(views.get(RowEncoding::PostgresBinary, &[], &[]).is_none());
-    assert!(views.get(RowEncoding::PostgresBinary, &[], &hidden).is_some());
+    assert!(views.get(RowEncoding::PostgresBinary, &no_filter, &[]).is_none());
+    assert!(views.get(RowEncoding::PostgresBinary, &no_filter, &hidden).is_some());
 }

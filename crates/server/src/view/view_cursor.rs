@@ -94,9 +94,10 @@ impl ViewCursor {
         self.after = piece.after;
     }
 
-    /// Returns the number of bytes that have not been processed.
+    /// Returns the number of bytes that have not been processed, of new rows or of old ones. A
+    /// delete is small, but its old row may be large.
     pub(crate) fn remaining(&self) -> usize {
-        self.run.len()
+        self.run.len().max(self.olds.len())
     }
 
     pub(crate) fn reached(&self) -> Option<TransactionEnd> {

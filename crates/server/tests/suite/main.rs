@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
 
+mod bounds;
 mod clients;
 mod filters;
 mod malformed_calls;

@@ -124,6 +124,7 @@ async fn start_engine_with(
         http,
         waits,
         clock: clock(),
+        dropped_log_lines: || 7,
     };
     change(&mut options);
     let (grpc, fanout, http) = (listen().await, listen().await, listen().await);

@@ -37,8 +37,8 @@ pub(super) enum ColumnTest {
     AsciiCaselessPrefix(ComparableBytes),
     /// A pattern for a cell that is text.
     TextPattern(Pattern),
-    /// A pattern for a cell that is projected as text.
-    Pattern(Pattern),
+    /// Patterns for a cell that is projected as text, which is done once for all of them.
+    Patterns(Vec<Pattern>),
 }
 
 impl ColumnTest {
@@ -70,18 +70,75 @@ impl ColumnTest {
             ColumnTest::CaselessPrefix(prefix) => {
                 std::str::from_utf8(cell).is_ok_and(|text| caseless(text).starts_with(prefix))
             }
-            ColumnTest::AsciiCaselessPrefix(prefix) => {
-                cell.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
-            }
+            ColumnTest::AsciiCaselessPrefix(prefix) => starts_with_ascii_caseless(cell, prefix),
             ColumnTest::TextPattern(pattern) => std::str::from_utf8(cell).is_ok_and(|text| pattern.is_found_in(text)),
-            ColumnTest::Pattern(pattern) => match project_cell(schema, column, Cell::Value(cell)) {
-                Ok(Value::String(text)) => pattern.is_found_in(&text),
+            ColumnTest::Patterns(patterns) => match project_cell(schema, column, Cell::Value(cell)) {
+                Ok(Value::String(text)) => patterns.iter().all(|pattern| pattern.is_found_in(&text)),
                 Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_)) | Err(_) => {
                     false
                 }
             },
         }
     }
+}
+
+impl ColumnTest {
+    /// Narrows this test to the cells that also pass `other`, a test of the same column. Returns
+    /// `other` if the two cannot be one test.
+    ///
+    /// A column therefore has at most one test of each kind, and a row costs the same for any
+    /// number of predicates: each cell is read, and brought into its canonical form, once.
+    pub(super) fn narrow(&mut self, other: ColumnTest) -> Option<ColumnTest> {
+        match (&mut *self, other) {
+            (ColumnTest::Bytes(none), _) if none.is_empty() => {}
+            (ColumnTest::Bytes(any), ColumnTest::Bytes(others)) => any.retain(|cell| others.contains(cell)),
+            (ColumnTest::Canonical { any, .. }, ColumnTest::Canonical { any: others, .. }) => {
+                any.retain(|form| others.contains(form));
+            }
+            (ColumnTest::Float { any, with_nan }, ColumnTest::Float { any: others, with_nan: other_nan }) => {
+                any.retain(|value| others.contains(value));
+                *with_nan &= other_nan;
+            }
+            (ColumnTest::Prefix(prefix), ColumnTest::Prefix(longer)) if longer.starts_with(prefix) => *prefix = longer,
+            (ColumnTest::Prefix(prefix), ColumnTest::Prefix(shorter)) => {
+                if !prefix.starts_with(&shorter) {
+                    *self = ColumnTest::nothing();
+                }
+            }
+            (ColumnTest::CaselessPrefix(prefix), ColumnTest::CaselessPrefix(longer))
+                if longer.starts_with(prefix.as_str()) =>
+            {
+                *prefix = longer;
+            }
+            (ColumnTest::CaselessPrefix(prefix), ColumnTest::CaselessPrefix(shorter)) => {
+                if !prefix.starts_with(&shorter) {
+                    *self = ColumnTest::nothing();
+                }
+            }
+            (ColumnTest::AsciiCaselessPrefix(prefix), ColumnTest::AsciiCaselessPrefix(longer))
+                if starts_with_ascii_caseless(&longer, prefix) =>
+            {
+                *prefix = longer;
+            }
+            (ColumnTest::AsciiCaselessPrefix(prefix), ColumnTest::AsciiCaselessPrefix(shorter)) => {
+                if !starts_with_ascii_caseless(prefix, &shorter) {
+                    *self = ColumnTest::nothing();
+                }
+            }
+            (ColumnTest::Patterns(patterns), ColumnTest::Patterns(others)) => patterns.extend(others),
+            (_, other) => return Some(other),
+        }
+        None
+    }
+
+    /// Returns the test that no cell passes.
+    fn nothing() -> ColumnTest {
+        ColumnTest::Bytes(HashSet::new())
+    }
+}
+
+fn starts_with_ascii_caseless(cell: &[u8], prefix: &[u8]) -> bool {
+    cell.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
 }
 
 /// Returns the test of SQL's `LIKE 'prefix%'`, for types that are text.
@@ -108,8 +165,8 @@ fn pattern_of(shape: &TypeShape<'_>, pattern: &Pattern) -> Result<ColumnTest, Fi
         TypeShape::Base(BaseType::Text(
             TextType::Plain | TextType::Padded | TextType::Incomparable | TextType::Label,
         )) => Ok(ColumnTest::TextPattern(pattern.clone())),
-        TypeShape::Base(base) if base.is_always_text() => Ok(ColumnTest::Pattern(pattern.clone())),
-        TypeShape::Range(_) | TypeShape::Multirange(_) => Ok(ColumnTest::Pattern(pattern.clone())),
+        TypeShape::Base(base) if base.is_always_text() => Ok(ColumnTest::Patterns(vec![pattern.clone()])),
+        TypeShape::Range(_) | TypeShape::Multirange(_) => Ok(ColumnTest::Patterns(vec![pattern.clone()])),
         TypeShape::Base(_) | TypeShape::Array(_) | TypeShape::Composite(_) => Err(FilterProblem::NotText),
     }
 }

@@ -232,6 +232,26 @@ fn all_predicates_must_hold_and_rows_move_in_and_out() {
     }
 }
 
+/// Returns the tests that remain of predicates on the column of a type.
+fn tests_of(oid: Oid, tests: &[MatchCondition]) -> usize {
+    let predicates: Vec<_> = tests.iter().map(|test| on("c", test.clone())).collect();
+    Filter::bind(&predicates, &schema(oid, false)).unwrap().tests.len()
+}
+
+#[test]
+fn any_number_of_predicates_on_a_column_is_one_test_of_each_kind() {
+    let numbers = |n: u32| MatchCondition::In((0..n).map(|n| Value::Number(n.into())).collect());
+    for builtin in [Type::INT4, Type::NUMERIC, Type::FLOAT8] {
+        let many: Vec<_> = (1..50).map(numbers).collect();
+        assert_eq!(tests_of(builtin.oid(), &many), 1, "{builtin}");
+    }
+    let prefixes: Vec<_> = ["", "a", "ab", "abc", "b"].map(|text| MatchCondition::Prefix(text.into())).into();
+    assert_eq!(tests_of(Type::TEXT.oid(), &[prefixes.clone(), prefixes].concat()), 1);
+    assert_eq!(tests_of(Type::DATE.oid(), &[pattern("-01"), pattern("-02"), pattern("-01")]), 1);
+    let both = [MatchCondition::Equals(string("ab")), MatchCondition::Prefix("a".into())];
+    assert_eq!(tests_of(Type::TEXT.oid(), &[both.clone(), both].concat()), 2, "an equality and a prefix");
+}
+
 #[test]
 fn equal_filters_have_equal_keys() {
     let key = |predicates: &[Predicate]| FilterKey::of(predicates);
@@ -259,7 +279,51 @@ fn numbers_that_json_lacks_and_null_have_keys_of_their_own() {
     assert_eq!(different.len(), keys.len(), "{keys:?}");
 }
 
+/// Values of small types, so that predicates often agree.
+fn conditions() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+    proptest::collection::vec(("[abAB]{0,3}", proptest::collection::vec(0_u8..4, 0..4)), 1..6)
+}
+
 proptest! {
+    /// Joined tests let the same cells through as the predicates one by one.
+    #[test]
+    fn joined_tests_are_all_of_their_predicates(conditions in conditions(), text in "[abAB]{0,4}", number in 0_i16..4) {
+        const CITEXT: Oid = 16_401;
+        let numbers = |few: &[u8]| {
+            let nan = few.contains(&3).then(|| string("NaN"));
+            few.iter().map(|n| Value::Number((*n).into())).chain(nan).collect::<Vec<_>>()
+        };
+        let whole = |few: &[u8]| few.iter().map(|n| Value::Number((*n).into())).collect::<Vec<_>>();
+        let float = if number == 3 { f64::NAN } else { number.into() };
+        let texts = |few: &[u8]| few.iter().map(|n| string(["", "a", "ab", "AB"][usize::from(*n)])).collect::<Vec<_>>();
+        for (oid, kind, cell) in [
+            (Type::TEXT.oid(), TypeKind::Base, text.clone().into_bytes()),
+            (CITEXT, TypeKind::Base, text.clone().into_bytes()),
+            (CITEXT, TypeKind::Ascii, text.clone().into_bytes()),
+            (Type::INT2.oid(), TypeKind::Base, number.to_be_bytes().to_vec()),
+            (Type::FLOAT8.oid(), TypeKind::Base, float.to_be_bytes().to_vec()),
+            (Type::NUMERIC.oid(), TypeKind::Base, numeric(number.unsigned_abs(), 0)),
+        ] {
+            let columns = schema(oid, false).columns().to_vec();
+            let citext = TypeDef { name: "citext".into(), kind };
+            let schema = Schema::new(columns, KeyColumns::new([0]), BTreeMap::from([(CITEXT, citext)]));
+            let is_text = [Type::TEXT.oid(), CITEXT].contains(&oid);
+            let predicates: Vec<_> = conditions.iter().enumerate().map(|(i, (prefix, few))| {
+                on("c", match (is_text, i % 2) {
+                    (true, 0) => MatchCondition::Prefix(prefix.clone()),
+                    (true, _) => MatchCondition::In(texts(few)),
+                    (false, _) if oid == Type::INT2.oid() => MatchCondition::In(whole(few)),
+                    (false, _) => MatchCondition::In(numbers(few)),
+                })
+            }).collect();
+            let matches = |predicates: &[Predicate]| {
+                Filter::bind(predicates, &schema).unwrap().matches(row(&cell).as_ref())
+            };
+            let each = predicates.iter().all(|predicate| matches(std::slice::from_ref(predicate)));
+            prop_assert_eq!(matches(&predicates), each, "{:?} {:?}", oid, predicates);
+        }
+    }
+
     #[test]
     fn names_and_values_cannot_be_confused(a: (String, String), b: (String, String)) {
         let key = |(field, value): &(String, String)| FilterKey::of(&[on(field, MatchCondition::Equals(string(value)))]);

@@ -93,6 +93,50 @@ async fn a_reader_that_catches_up_sets_the_source_going_at_once() {
     assert!(!one.is_cut() && !other.is_cut());
 }
 
+/// Lets the source wait for a reader that takes nothing, until the reader is cut. Returns the time.
+async fn wait_for_stalled_reader(
+    journal: &crate::journal::Journal,
+    writer: &mut crate::journal::JournalWriter,
+) -> Duration {
+    let reader = live(journal, 1, BufferPolicy::SlowDown);
+    for id in 0..3 {
+        commit(writer, |writer| insert(writer, id, "x"));
+    }
+    let began = Instant::now();
+    while let Some(patience) = writer.enforce_buffer_policies() {
+        patience.wait().await;
+    }
+    assert!(reader.is_cut());
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_come_back_slow_the_source_down_for_a_quarter_of_the_time() {
+    let (journal, mut writer) = journal(options());
+    let began = Instant::now();
+    let mut held = wait_for_stalled_reader(&journal, &mut writer).await;
+    assert_eq!(held, SLOW_DOWN_MAX);
+    for pause in [0, 0, 4, 40, 0, 120, 1200].map(Duration::from_secs) {
+        assert!(writer.enforce_buffer_policies().is_none());
+        tokio::time::advance(pause).await;
+        let waited = wait_for_stalled_reader(&journal, &mut writer).await;
+        assert_eq!(waited, (pause / SLOW_DOWN_SHARE).min(SLOW_DOWN_MAX), "after {pause:?}");
+        held += waited;
+        let shared = (began.elapsed() - held) / SLOW_DOWN_SHARE;
+        assert!(held <= SLOW_DOWN_MAX + shared, "{held:?} of {:?}", began.elapsed());
+    }
+    assert_eq!(journal.info().slowed_down, held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_slow_readers_at_once_slow_the_source_down_no_longer_than_one() {
+    let (journal, mut writer) = journal(options());
+    let other = live(&journal, 1, BufferPolicy::SlowDown);
+    assert_eq!(wait_for_stalled_reader(&journal, &mut writer).await, SLOW_DOWN_MAX);
+    assert!(other.is_cut());
+    assert_eq!(journal.info().slowed_down, SLOW_DOWN_MAX);
+}
+
 #[test]
 fn a_move_during_the_writers_look_is_never_missed() {
     const ROUNDS: i64 = 2000;

@@ -74,7 +74,7 @@ config_block! {
         pub max_entries: u64 = key("max_size", AT_LEAST_ONE, || 50_000),
         /// The consequence of exceeding the limit. `drop_disconnect` disconnects the client, which
         /// resumes. `slow_down` reads the source no faster than the slowest client for up to 30 s,
-        /// and then disconnects that client.
+        /// and then disconnects that client. It does so for a quarter of the time at most.
         pub policy: BufferPolicyConfig = key("policy", BufferPolicyConfig::KIND, || BufferPolicyConfig::DropDisconnect),
     }
 }

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::super::table::{ArchiveTaskHandles, ArchiveTaskState, SnapshotterTable};
 use super::report::seconds_behind;
+use crate::program::dropped_log_lines;
 
 /// The program's metrics and their recorder.
 pub(super) struct SnapshotterMetrics {
@@ -34,6 +35,7 @@ impl SnapshotterMetrics {
                 let name = [("file", certificate.name().to_owned())];
                 gauge!("laredo_tls_certificate_not_after_seconds", &name).set(seconds(certificate.not_after()));
             }
+            counter!("snapshotter_log_lines_dropped_total").absolute(dropped_log_lines());
             self.process.collect();
         });
         self.handle.render()
@@ -108,6 +110,7 @@ fn describe() {
         "laredo_tls_certificate_not_after_seconds",
         "Time when the certificate of the port expires, in seconds since 1970"
     );
+    describe_counter!("snapshotter_log_lines_dropped_total", "Log lines that were not written in time, or at all");
     describe_gauge!("snapshotter_epoch", "The newest base's epoch; 0 before the first");
     describe_gauge!("snapshotter_buffer_depth", "Keys that were changed since the archive's head");
     describe_gauge!("snapshotter_chain_diffs", "Diffs since the newest base");

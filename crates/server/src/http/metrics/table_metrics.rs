@@ -149,6 +149,9 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     counter("laredo_journal_syncs_total", "Times that the journal's files were synced to disk.", |sample| {
         sample.store(|store| store.syncs)
     }),
+    counter("laredo_slow_down_ms_total", "Milliseconds for which the source waited for slow clients.", |sample| {
+        sample.journal(|journal| u64::try_from(journal.slowed_down.as_millis()).unwrap_or(u64::MAX))
+    }),
     counter("laredo_encoded_entries_total", "Entries encoded: each once for all clients.", |sample| {
         sample.journal(|journal| journal.encoded_entries)
     }),
