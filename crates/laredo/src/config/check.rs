@@ -4,7 +4,7 @@
 use super::diagnostics::ConfigProblem;
 use super::leaf::{LeafValue, expected, is_number, one_of};
 use super::schema::{BlockSchema, BlockVariant, ConfigSchema, SettingKind, TAG, VariantSchema};
-use super::secret::mask_text;
+use super::secret::{is_secret_name, mask_text};
 use super::suggestions::nearest;
 use super::tree::{ConfigNode, ConfigValue, KeyPath};
 
@@ -187,6 +187,7 @@ impl SchemaChecker<'_> {
     fn mismatch(&mut self, node: &ConfigNode, kind: &SettingKind, path: &KeyPath) {
         let found = match kind {
             SettingKind::Secret | SettingKind::Connection | SettingKind::List(SettingKind::Secret) => String::new(),
+            _ if path.last_key().is_some_and(is_secret_name) => String::new(),
             _ => format!(", found {}", mask_text(&node.describe())),
         };
         let found = match (kind, node.scalar()) {

@@ -71,9 +71,10 @@ pub(crate) fn mask_text(text: &str) -> String {
 }
 
 /// Returns true if a key's name, or a misspelling of it, suggests that its value is secret.
-fn is_secret_name(key: &str) -> bool {
+pub(super) fn is_secret_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["passw", "secret", "token", "connection", "dsn"].iter().any(|part| key.contains(part))
+    // A token may have been written where its hash belongs.
+    ["passw", "secret", "token", "connection", "dsn", "sha256"].iter().any(|part| key.contains(part))
         || strsim::damerau_levenshtein(&key, "connection") <= 3
         || strsim::damerau_levenshtein(&key, "password") <= 2
         || strsim::damerau_levenshtein(&key, "token") <= 1

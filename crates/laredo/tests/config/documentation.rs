@@ -153,7 +153,7 @@ fn check_keys(reference: &str, keys: &[String], by_type: &[&str]) {
     assert!(missing.is_empty(), "not in docs/configuration.md: {missing:#?}");
 
     // Rows are keys, the blocks and lists above them, and the types of blocks that have several.
-    let is_above = |key: &str, row: &str| key.contains(&format!(".{row}."));
+    let is_above = |key: &str, row: &str| key.contains(&format!(".{row}.")) || key.starts_with(&format!("{row}."));
     let types = ["local", "s3", "sns", "sqs", "kinesis"];
     let invented: Vec<_> = documented
         .iter()
