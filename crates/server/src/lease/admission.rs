@@ -19,8 +19,8 @@ const PERMITS: usize = 16;
 ///
 /// The next permit goes to the client whose group has the fewest permits, then to the one whose
 /// table has, then to the one that has waited longest. So any number of clients of one machine or
-/// identity, or of one table, does not keep the others from loading. While clients wait, a permit is a turn of
-/// [`TURN`](super::TURN): the client then goes to the end of the queue.
+/// identity, or of one table, does not keep the others from loading. While clients wait, a permit
+/// is a turn of [`TURN`](super::TURN): the client then goes to the end of the queue.
 ///
 /// A permit is held by a client's lease, from which the sweep takes it back if the client reads
 /// nothing. A stream that is not read is not polled, so it could neither use the permit nor return

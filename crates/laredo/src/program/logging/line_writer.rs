@@ -19,8 +19,8 @@ const QUEUE_BYTES_MAX: usize = 4 << 20;
 /// The number of lines that were dropped since the start.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the number of lines of the log and the audit that were dropped since the start of the process, because they
-/// could not be written in time or at all.
+/// Returns the number of lines of the log and the audit that were dropped since the start of the
+/// process, because they could not be written in time or at all.
 pub(crate) fn dropped_log_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
