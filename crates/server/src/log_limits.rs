@@ -102,7 +102,9 @@ impl LogLimits {
             limit.lines < BURST
         });
         for (event, group, lines) in reports {
-            tracing::warn!(event, client = %group, lines, "log lines were left out, because a client causes too many of them");
+            tracing::warn!(
+                event, client = %group, lines, "log lines were left out, because a client causes too many of them"
+            );
         }
     }
 

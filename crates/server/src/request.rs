@@ -253,6 +253,9 @@ mod tests {
             answers_checks: true,
             ..SyncRequest::default()
         };
+        let granted = RowScope { predicates: vec![of_tenant("a").predicates[0].clone(); 40], ..of_tenant("a") };
+        let request = SessionRequest::new(SyncRequest::default(), granted).unwrap();
+        assert_eq!(request.predicates.len(), 40, "the limits of a filter are for the client's own conditions");
         let only_hidden = RowScope { predicates: Vec::new(), ..of_tenant("a") };
         for scope in [of_tenant("a"), only_hidden] {
             let request = SessionRequest::new(checked.clone(), scope).unwrap();

@@ -251,7 +251,7 @@ async fn a_snapshotter_stages_artifacts_where_temp_dir_says() {
     }
     for (table, keys) in [(in_folder(), json!({})), (in_bucket(), json!({ "temp_dir": memory.path() }))] {
         let runs = SnapshotterProcess::launch(&[table], &keys, &none);
-        runs.process.wait_for_line("serving the HTTP API").await.unwrap();
+        runs.process.wait_for_line("listening").await.unwrap();
         runs.status().await;
         let warns = runs.process.output().iter().any(|line| line.contains("temporary files are in memory"));
         assert_eq!(warns, keys["temp_dir"].is_string());

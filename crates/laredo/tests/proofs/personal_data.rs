@@ -168,7 +168,7 @@ impl MaskedPeople {
         config.environment.push(("LAREDO_TEST_CANARY", canary.to_string_lossy().into_owned()));
         let mut server = config.start().await;
         let address = format!("127.0.0.1:{}", server.ports.grpc);
-        let formats = ["jsonl", "protobuf", "parquet"];
+        let formats = ["jsonl", "protobuf"];
         let keys = json!({
             "key_prefix": "people/",
             "diff": { "interval": "200ms" },
@@ -236,7 +236,7 @@ impl MaskedPeople {
     /// Checks every file of the server, the snapshotter and the client, and the logs.
     fn check_files(&self) {
         let found = files(self.folder.path());
-        for wanted in [".journal", ".base", ".jsonl", ".pb", ".parquet", "manifest.json", "local"] {
+        for wanted in [".journal", ".base", ".jsonl", ".pb", "manifest.json", "local"] {
             assert!(found.iter().any(|path| path.to_string_lossy().ends_with(wanted)), "{wanted}: {found:?}");
         }
         for path in found {

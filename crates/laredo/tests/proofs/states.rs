@@ -56,8 +56,9 @@ pub(super) fn two_sources(cluster: &Cluster, connection: &str) -> ServerProcessC
     config.extra = format!(
         "sources {{ good {{ type = postgresql, connection = \"{}\", slot_mode = stateful, slot_name = states_a
             publication {{ name = states_a, create = true }} }} }}
-         tables += {{ source = good, schema = public, table = a, targets = [{{ type = replication-fanout }}] }}",
-        cluster.url("postgres")
+         tables += {{ source = good, schema = public, table = a, targets = [{{ type = replication-fanout, grpc {{ port = {} }} }}] }}",
+        cluster.url("postgres"),
+        free_port().unwrap(),
     );
     config
 }

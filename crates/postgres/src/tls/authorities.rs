@@ -65,7 +65,24 @@ impl TrustedAuthorities {
                 None,
             )
             .map_err(refused)?;
+        if !self.allows_length(&path) {
+            return Err(self.refusal(certificate, &webpki::Error::PathLenConstraintViolated));
+        }
         Ok(if restricts_names(&path) { NamesAllowed::Alternative } else { NamesAllowed::All })
+    }
+
+    /// Returns true unless the trusted certificate allows fewer authorities below it. webpki looks
+    /// at this limit in all certificates but the trusted one.
+    fn allows_length(&self, path: &VerifiedPath<'_>) -> bool {
+        let (anchor, below) = (path.anchor(), path.intermediate_certificates().count());
+        let mut limits = self.certificates.iter().filter_map(|der| {
+            let (_, trusted) = X509Certificate::from_der(der).ok()?;
+            let is_anchor = trusted.subject().as_raw().ends_with(&anchor.subject)
+                && trusted.public_key().raw.ends_with(&anchor.subject_public_key_info);
+            let constraints = trusted.basic_constraints().ok().flatten();
+            is_anchor.then(|| constraints.and_then(|constraints| constraints.value.path_len_constraint))
+        });
+        limits.any(|limit| limit.is_none_or(|max| usize::try_from(max).is_ok_and(|max| below <= max)))
     }
 
     fn refusal(&self, certificate: &X509Certificate<'_>, error: &webpki::Error) -> CertificateRefusal {

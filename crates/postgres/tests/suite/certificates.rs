@@ -373,8 +373,8 @@ async fn a_common_name_does_not_go_around_a_restriction_of_names() {
     case.install("server", &[]);
     let connection = case.connection("localhost", "verify-full", Some(&case.folder.path("root.crt")));
     let refused = SqlConnection::connect(&ConnectionOptions::parse(&connection).unwrap()).await.unwrap_err();
+    // psql accepts it: OpenSSL compares a common name without a dot with no restriction.
     assert!(refused.to_string().contains("only as its common name"), "{refused}");
-    case.psql(&connection).unwrap_err();
     case.folder.issue("root", &CertificateWish::new("server", RSA, None));
     case.install("server", &[]);
     let refused = SqlConnection::connect(&ConnectionOptions::parse(&connection).unwrap()).await.unwrap_err();

@@ -217,7 +217,12 @@ async fn operators_look_after_snapshots() {
 async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     let (database, folder) = (SimDatabase::new(1), tempfile::tempdir().unwrap());
     database.commit(0, vec![Insert(1, "stays".to_owned()), Insert(2, "goes".to_owned())]);
-    let first = serve(&database, folder.path(), SnapshotFormat::Native).await;
+    let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
+    // Filtered rows cannot be followed from, so the table is copied at each start.
+    let test = laredo_values::MatchCondition::Prefix(String::new());
+    table.pipeline.filters = vec![laredo_values::Predicate { field: "body".to_owned(), test }];
+    let first = start(database.clone(), vec![table.clone()], |_| {}).await;
+    first.ready().await;
     let id = create(&first, &database).await;
     let newest = first.engine.tables()[0].snapshots().unwrap().newest().unwrap();
     drop(first);
@@ -233,10 +238,6 @@ async fn a_snapshot_is_restored_where_nothing_newer_is_served() {
     assert!(another.end() > newest.position);
     another.hold_copies();
     another.redefine("another");
-    let mut table = kept("t0", folder.path(), SnapshotFormat::Native);
-    // Filtered rows cannot be followed from, so the table is copied.
-    let test = laredo_values::MatchCondition::Prefix(String::new());
-    table.pipeline.filters = vec![laredo_values::Predicate { field: "body".to_owned(), test }];
     let server = start(another.clone(), vec![table], |_| {}).await;
     let restore = RestoreSnapshotRequest { snapshot_id: id, confirm: true, skip_meta_check: false };
     let restored = oam(&server).await.restore_snapshot(restore).await.unwrap().into_inner();

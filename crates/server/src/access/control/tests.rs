@@ -100,6 +100,27 @@ fn paths() -> Vec<String> {
 }
 
 #[test]
+fn callers_share_limits_by_identity_and_the_others_by_network() {
+    let rules = Rules::new(options());
+    let peer = |text: &str| PeerInfo {
+        address: PeerAddress::Tcp(text.parse().unwrap()),
+        has_tls: false,
+        certificates: Arc::new([]),
+    };
+    let identified = |number: u8, from: &str| {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&bearer_of(number)).unwrap())]);
+        let path = "/laredo.replication.v1.LaredoReplicationService/Sync";
+        rules.control.admit(path, &headers, Some(&peer(from))).unwrap().group()
+    };
+    assert_eq!(identified(1, "10.0.0.1:1"), identified(1, "10.0.0.2:1"), "one identity, two addresses");
+    assert_ne!(identified(1, "10.0.0.1:1"), identified(5, "10.0.0.1:1"), "two identities behind one address");
+    let unlimited = |from: &str| Caller::unlimited(Some(&peer(from))).group();
+    assert_eq!(unlimited("10.0.0.1:1"), unlimited("10.0.0.1:2"));
+    assert_ne!(unlimited("10.0.0.1:1"), unlimited("10.0.0.2:1"));
+    assert_ne!(unlimited("10.0.0.1:1"), identified(1, "10.0.0.1:1"));
+}
+
+#[test]
 fn no_rpc_is_open_to_a_caller_that_is_not_known() {
     let rules = Rules::new(options());
     let (wrong, basic) = (bearer_of(9), format!("Basic {}", token(1).expose()));

@@ -11,7 +11,11 @@ async fn large_table() -> IdleServer {
     let server = IdleServer::new().await;
     let rows = (0..PARTS).map(|id| SimChange::Insert(id, "x".repeat(300_000))).collect();
     let end = server.database.commit(0, rows);
-    server.journal().watch_head().wait_for(|head| head.position >= end).await.unwrap();
+    let journal = server.journal();
+    journal.watch_head().wait_for(|head| head.position >= end).await.unwrap();
+    // A base of these rows is made after they are visible.
+    journal.fresh_base().await;
+    assert_eq!(journal.base().sequence(), journal.head().sequence);
     server
 }
 
