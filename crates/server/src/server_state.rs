@@ -107,8 +107,8 @@ impl ServerState {
     }
 
     /// Projects a part of a stream on another thread. Streams take turns, and only as many parts
-    /// are projected at once as there are cores. So any number of streams with costly filters does not
-    /// keep the threads of the others from running.
+    /// are projected at once as there are cores. So any number of streams with costly filters
+    /// does not keep the threads of the others from running.
     ///
     /// # Errors
     /// Returns an error if the work panics.
