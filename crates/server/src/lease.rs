@@ -46,7 +46,7 @@ pub(crate) struct ClientLease {
 }
 
 enum LeaseState {
-    Active(LeasedResources),
+    Active(Box<LeasedResources>),
     /// All resources were released, and nothing more is sent under this lease.
     Ended(DisconnectReason),
 }
@@ -104,7 +104,7 @@ impl ClientLease {
         let (permit, progressed_at) = (PermitState::NotRequested, Instant::now());
         let (offered, speed) = (None, SnapshotSpeed::default());
         let resources = LeasedResources { reader, _seat: seat, pin: None, permit, progressed_at, offered, speed };
-        let state = Mutex::new(LeaseState::Active(resources));
+        let state = Mutex::new(LeaseState::Active(Box::new(resources)));
         ClientLease { state, permit_granted: Notify::new(), share, buffer }
     }
 
