@@ -2,6 +2,7 @@
 //! file, not in a report. The hashes are those that PostgreSQL computes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -178,7 +179,8 @@ impl MaskedPeople {
         let snapshotter = SnapshotterProcess::launch(&blocks, &json!({}), &[]);
         snapshotter.ready().await;
         server.has_archive(&people(), &path("archive/people"));
-        let replica = Replica::builder(server.url(), people()).local_snapshot_path(path("local")).seed(1);
+        let replica = Replica::builder(server.url(), people()).local_snapshot_path(path("local"));
+        let replica = replica.local_snapshot_interval(Duration::from_millis(200)).seed(1);
         let replica = replica.start().unwrap();
         replica.ready(PATIENCE).await.unwrap();
         MaskedPeople { server, cluster, sql, folder, canary, replica, snapshotter }
@@ -234,12 +236,12 @@ impl MaskedPeople {
     }
 
     /// Checks every file of the server, the snapshotter and the client, and the logs.
-    fn check_files(&self) {
-        let found = files(self.folder.path());
+    async fn check_files(&self) {
         for wanted in [".journal", ".base", ".jsonl", ".pb", "manifest.json", "local"] {
-            assert!(found.iter().any(|path| path.to_string_lossy().ends_with(wanted)), "{wanted}: {found:?}");
+            let exists = async || files(self.folder.path()).iter().any(|path| path.to_string_lossy().ends_with(wanted));
+            eventually(PATIENCE, exists).await.expect(wanted);
         }
-        for path in found {
+        for path in files(self.folder.path()) {
             // Files are replaced and removed meanwhile.
             let Ok(bytes) = std::fs::read(&path) else { continue };
             assert!(!has_clear_text(&bytes), "{}", path.display());
@@ -297,10 +299,10 @@ async fn hidden_values_leave_in_no_form() {
         scene.read_stream(SyncRequest { accept, ..SyncRequest::default() }).await;
     }
     scene.fetch_snapshot().await;
-    scene.check_files();
+    scene.check_files().await;
     scene.server.restart().await;
     scene.write("UPDATE people SET visits = visits + 1, essay = essay || '.' WHERE login LIKE '%-1%'").await;
-    scene.check_files();
+    scene.check_files().await;
     rotate_key(&mut scene).await;
 }
 
@@ -315,6 +317,6 @@ async fn rotate_key(scene: &mut MaskedPeople) {
     scene.settle().await;
     assert_eq!(scene.replica.status().resyncs, resyncs + 1);
     eventually(PATIENCE, async || epoch() > before).await.unwrap();
-    scene.check_files();
+    scene.check_files().await;
     scene.snapshotter.stop().await;
 }
