@@ -780,8 +780,8 @@ impl Table {
         let report = Arc::new(report);
         verification_log::log_report(self.name(), &report);
         self.status.lock().verify.count_pass(report.clone());
-        // Readers, bases and files may have the right rows while the state has not, so the difference
-        // to the state is not what they lack.
+        // Readers, bases and files may have the right rows while the state has not, so the
+        // difference to the state is not what they lack.
         if let Some(served) = self.lifecycle.served_mut().filter(|_| report.heals) {
             served.origin = RowOrigin::Nothing;
         }

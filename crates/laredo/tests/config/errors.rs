@@ -353,6 +353,10 @@ fn what_only_makes_sense_together_is_checked_together() {
     ] {
         refused(&with(source, table, target), &[&format!("laredo.conf:{expected}")]);
     }
+}
+
+#[test]
+fn tables_ports_and_paths_are_each_taken_once() {
     refused(
         &format!(
             "{MINIMAL}\ntables += {{ source = pg, schema = public, table = t, targets = [{{ type = replication-fanout }}] }}"
