@@ -94,7 +94,8 @@ impl DestinationUri {
         &self,
         options: &DestinationOptions,
     ) -> Result<Arc<dyn DestinationReader>, DestinationError> {
-        Ok(self.connect(options).await?)
+        let reader: Arc<dyn DestinationReader> = self.connect(options).await?;
+        Ok(reader)
     }
 
     async fn connect(&self, options: &DestinationOptions) -> Result<Arc<dyn BuiltDestination>, DestinationError> {
