@@ -170,3 +170,10 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Err(error) => Err(format!("it is not a file of certificates ({error})")),
     }
 }
+
+/// Returns an acceptor of connections with HTTP/1.1 alone.
+pub(crate) fn without_http2(acceptor: &TlsAcceptor) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(acceptor.config());
+    config.alpn_protocols.retain(|protocol| protocol != b"h2");
+    TlsAcceptor::from(Arc::new(config))
+}

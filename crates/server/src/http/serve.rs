@@ -23,6 +23,7 @@ use crate::accept::{AcceptedConnection, ConnectionAcceptor, DescriptorBudget};
 use crate::handshake::make_ready;
 use crate::hosts::{self, AllowedHosts};
 use crate::listener::PortListener;
+use crate::tls::without_http2;
 
 /// The maximum number of connections of one port, if no descriptors are reserved.
 const CONNECTIONS_MAX: usize = 64;
@@ -51,10 +52,11 @@ pub async fn serve_http(
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     let (open, _) = watch::channel(());
     loop {
-        let connection = tokio::select! {
+        let mut connection = tokio::select! {
             () = closing.cancelled() => break,
             connection = acceptor.accept() => connection,
         };
+        connection.tls = connection.tls.map(|tls| without_http2(&tls));
         connections.retain(|connection| !connection.is_finished());
         if connections.len() >= connections_max()
             && let Some(oldest) = connections.pop_front()
