@@ -177,14 +177,3 @@ fn large_manifest(at: String) -> DestinationError {
     let reason = format!("it has more than {MANIFEST_BYTES_MAX} bytes; let its writer drop old epochs");
     DestinationError::Unsuitable { at, reason }
 }
-
-/// Returns the bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}

@@ -81,37 +81,31 @@ pub fn order_names() -> impl Iterator<Item = &'static str> {
     orders.flat_map(|(_, _, methods)| methods.iter().copied())
 }
 
+/// Returns the paths of all rpcs of all services that a server may offer.
+#[cfg(test)]
+pub(crate) fn described_paths() -> std::collections::BTreeSet<String> {
+    let mut pool = prost_reflect::DescriptorPool::new();
+    for set in [
+        laredo_proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    ] {
+        pool.decode_file_descriptor_set(set).unwrap();
+    }
+    let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    methods.map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name())).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use prost_reflect::DescriptorPool;
-
     use super::*;
-
-    /// Returns the full names of the rpcs of all services that a server may offer.
-    fn described() -> BTreeSet<String> {
-        let mut pool = DescriptorPool::new();
-        for set in [
-            laredo_proto::FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        ] {
-            pool.decode_file_descriptor_set(set).unwrap();
-        }
-        let services: Vec<_> = pool.services().collect();
-        let methods = services.iter().flat_map(|service| {
-            service.methods().map(|method| format!("{}/{}", service.full_name(), method.name())).collect::<Vec<_>>()
-        });
-        methods.collect()
-    }
 
     #[test]
     fn every_rpc_has_exactly_one_effect() {
         let ruled =
-            RULES.iter().flat_map(|(service, _, methods)| methods.iter().map(move |m| format!("{service}/{m}")));
+            RULES.iter().flat_map(|(service, _, methods)| methods.iter().map(move |m| format!("/{service}/{m}")));
         let ruled: Vec<String> = ruled.collect();
-        let described = described();
+        let described = described_paths();
         let missing: Vec<_> = described.iter().filter(|rpc| !ruled.contains(rpc)).collect();
         assert!(missing.is_empty(), "enter these rpcs in RULES: {missing:?}");
         let unknown: Vec<_> = ruled.iter().filter(|rpc| !described.contains(*rpc)).collect();

@@ -84,4 +84,5 @@ pub use json_rows::JsonRows;
 pub use lenient::{HexCells, show_row};
 pub use nested::NestedForm;
 pub use problem::{CellProblem, ValueMismatch};
+pub use text_form::hex;
 pub use value::Value;

@@ -14,7 +14,8 @@ pub(crate) fn parse_number<T: FromStr>(input: &str) -> Result<T, ValueMismatch> 
 }
 
 /// Returns bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| hex_digits(*byte)).map(char::from).collect()
 }
 

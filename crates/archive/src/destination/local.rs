@@ -14,9 +14,11 @@ use futures::future::BoxFuture;
 use ring::digest::SHA256;
 
 #[cfg(feature = "writer")]
+use laredo_values::hex;
+
 use super::private_folder::PrivateFolder;
 use super::{
-    DestinationError, DestinationReader, InvalidKeyPrefix, ManifestTag, VersionedManifest, check_key_prefix, hex,
+    DestinationError, DestinationReader, InvalidKeyPrefix, ManifestTag, VersionedManifest, check_key_prefix,
     large_manifest,
 };
 use crate::layout::{MANIFEST_BYTES_MAX, MANIFEST_NAME};

@@ -7,12 +7,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use laredo_values::hex;
 use ring::digest::{Context, SHA256};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::Destination;
 use super::direct::DirectFile;
 use super::private_folder::PrivateFolder;
-use super::{Destination, hex};
 use crate::layout::ArtifactFormat;
 
 /// The local storage for artifacts that are not finished. Clones share it.

@@ -15,8 +15,8 @@ pub use self::sns::SnsSink;
 pub use self::sqs::SqsSink;
 use super::{ArtifactEvent, SinkError};
 use crate::aws::AwsCredentials;
-use crate::destination::hex;
 use crate::layout::ArtifactKind;
+use laredo_values::hex;
 
 /// The location of a sink, in addition to its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use laredo_core::Schema;
 use ring::digest::{Context, SHA256};
 
 use super::{Archive, ArchiveReadError};
-use crate::destination::hex;
 use crate::format::{ArtifactReader, FormatError};
 use crate::layout::{ArtifactFormat, ArtifactKind};
 use crate::manifest::{Artifact, ArtifactObject};
+use laredo_values::hex;
 
 /// The number of bytes read so far. Clones share the counter.
 #[derive(Clone, Debug, Default)]

@@ -5,10 +5,10 @@ use std::io::Read;
 use ring::digest::{SHA256, digest};
 
 use super::ArchiveReadError;
-use crate::destination::hex;
 use crate::destination::{DestinationError, DestinationReader};
 use crate::layout::{MANIFEST_BYTES_MAX, MANIFEST_NAME};
 use crate::manifest::{Manifest, SealedLink, SealedManifest};
+use laredo_values::hex;
 
 /// Reads the sealed manifest of a link and checks its bytes.
 ///

@@ -1,11 +1,11 @@
 //! The replacement of values by a keyed hash or by a mask, so that readers never receive them.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::Arc;
 
 use laredo_core::{Column, Oid, Schema, TypeDef, TypeKind};
-use laredo_values::{ColumnText, UnprintableType};
+use laredo_values::{ColumnText, UnprintableType, hex};
 use ring::hmac;
 
 /// The OID of the type `text`.
@@ -171,11 +171,4 @@ pub(super) fn replaced_column(column: Column) -> Column {
 /// Returns the definition of the type `text`.
 pub(super) fn text_type() -> TypeDef {
     TypeDef { name: "text".to_owned(), kind: TypeKind::Base }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

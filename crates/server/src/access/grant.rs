@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use laredo_core::TableName;
 use laredo_engine::journal::InstanceId;
-use laredo_values::{FilterKey, MatchCondition, Predicate, Value};
+use laredo_values::{FilterKey, MatchCondition, Predicate, Value, hex};
 use serde_json::Value as Json;
 
 use super::identity::Identity;
@@ -203,7 +203,7 @@ impl RowScope {
         let hidden = Json::from(self.hidden_columns.clone());
         let text = format!("{}{hidden}", FilterKey::of(&self.predicates).as_str());
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest.as_ref()[..FINGERPRINT_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest.as_ref()[..FINGERPRINT_BYTES])
     }
 
     /// Returns the name of a journal for clients of this scope. They send it back when they resume.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use laredo_values::hex;
 use subtle::ConstantTimeEq;
 
 /// The beginning of every token. Scanners for leaked secrets find tokens by it.
@@ -37,7 +38,7 @@ impl AccessToken {
     /// Returns the token of random bytes. They must come from the operating system.
     #[must_use]
     pub fn from_random(bytes: [u8; BYTES]) -> AccessToken {
-        AccessToken(format!("{PREFIX}{}", Hex(&bytes)))
+        AccessToken(format!("{PREFIX}{}", hex(&bytes)))
     }
 
     /// Returns the text, which the owner sends.
@@ -95,22 +96,13 @@ impl FromStr for TokenHash {
 
 impl fmt::Display for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Hex(&self.0).fmt(f)
+        f.write_str(&hex(&self.0))
     }
 }
 
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenHash({self})")
-    }
-}
-
-/// Bytes that are written as hexadecimal digits.
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

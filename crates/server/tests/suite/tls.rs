@@ -32,6 +32,14 @@ impl ServerTlsAuthority {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
+
+    /// Returns the options of a server for `localhost`. `asks_clients` requires a certificate of
+    /// this authority from them.
+    fn server_options(&self, asks_clients: bool) -> ServerTlsOptions {
+        let (certificate, key) = self.issue("localhost");
+        let client_ca = asks_clients.then(|| self.issuer.pem().into_bytes());
+        ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca }
+    }
 }
 
 async fn connect(server: &SimServer, tls: ClientTlsConfig) -> Result<GrpcTestClient, tonic::transport::Error> {
@@ -42,13 +50,7 @@ async fn connect(server: &SimServer, tls: ClientTlsConfig) -> Result<GrpcTestCli
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_show_their_certificate() {
     let authority = ServerTlsAuthority::new();
-    let (certificate, key) = authority.issue("localhost");
-    let ca = authority.issuer.pem();
-    let tls = ServerTlsOptions {
-        certificate: certificate.into_bytes(),
-        key: key.into_bytes(),
-        client_ca: Some(ca.clone().into_bytes()),
-    };
+    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     let server = serve_with_tls(&database, ServerTls::new("server", &tls).unwrap()).await;
@@ -69,8 +71,7 @@ async fn clients_show_their_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_is_served_in_either_http() {
     let authority = ServerTlsAuthority::new();
-    let (certificate, key) = authority.issue("localhost");
-    let tls = ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None };
+    let tls = authority.server_options(false);
     let server = serve_with_tls(&SimDatabase::new(1), ServerTls::new("server", &tls).unwrap()).await;
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
@@ -102,10 +103,7 @@ fn every_broken_file_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_for_new_connections_and_a_broken_one_changes_nothing() {
     let [old, new] = [ServerTlsAuthority::new(), ServerTlsAuthority::new()];
-    let files = |authority: &ServerTlsAuthority| {
-        let (certificate, key) = authority.issue("localhost");
-        ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca: None }
-    };
+    let files = |authority: &ServerTlsAuthority| authority.server_options(false);
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     let tls = ServerTls::new("server", &files(&old)).unwrap();
@@ -134,13 +132,7 @@ async fn a_new_certificate_is_for_new_connections_and_a_broken_one_changes_nothi
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
     let authority = ServerTlsAuthority::new();
-    let (certificate, key) = authority.issue("localhost");
-    let ca = authority.issuer.pem();
-    let tls = ServerTlsOptions {
-        certificate: certificate.into_bytes(),
-        key: key.into_bytes(),
-        client_ca: Some(ca.clone().into_bytes()),
-    };
+    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
     let subjects = GrantSubjects { identities: vec!["mesh".to_owned()], ..GrantSubjects::default() };
     let tables = vec!["public.*".parse().unwrap()];
     let access = AccessOptions {

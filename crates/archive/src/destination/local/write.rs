@@ -5,13 +5,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
 use futures::future::BoxFuture;
+use laredo_values::hex;
 use ring::digest::{Context, SHA256};
 
 use super::{DestinationFolder, FolderDestination, failed, regular_file, tag};
 use crate::destination::staging::archive_file_in;
-use crate::destination::{
-    ArtifactStager, Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact, hex,
-};
+use crate::destination::{ArtifactStager, Destination, DestinationError, ListedObject, ManifestTag, StagedArtifact};
 use crate::layout::MANIFEST_NAME;
 
 /// The subfolder for everything but the manifest and artifacts: the lock, and files without their

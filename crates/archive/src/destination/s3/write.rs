@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
+use laredo_values::hex;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
@@ -14,9 +15,7 @@ use ring::digest::{Context, SHA256};
 use super::error_response::{S3ErrorResponse, S3Operation};
 use super::multipart::create_in_parts;
 use super::{S3Destination, probe};
-use crate::destination::{
-    Destination, DestinationError, DestinationReader, ListedObject, ManifestTag, StagedArtifact, hex,
-};
+use crate::destination::{Destination, DestinationError, DestinationReader, ListedObject, ManifestTag, StagedArtifact};
 use crate::layout::MANIFEST_NAME;
 
 /// The maximum size in bytes of an object that is sent in one request. Larger objects are sent in

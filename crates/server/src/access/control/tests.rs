@@ -1,6 +1,5 @@
 use http::HeaderValue;
 use parking_lot::Mutex;
-use prost_reflect::DescriptorPool;
 use tonic::Code;
 
 use super::*;
@@ -52,17 +51,17 @@ fn options() -> AccessOptions {
     }
 }
 
-struct Rules {
+struct RuledServer {
     control: Arc<AccessControl>,
     now: Arc<Mutex<i64>>,
 }
 
-impl Rules {
-    fn new(options: AccessOptions) -> Rules {
+impl RuledServer {
+    fn new(options: AccessOptions) -> RuledServer {
         let now = Arc::new(Mutex::new(0));
         let clock_now = now.clone();
         let clock: Clock = Arc::new(move || CommitTime(*clock_now.lock()));
-        Rules { control: Arc::new(AccessControl::new(options, clock)), now }
+        RuledServer { control: Arc::new(AccessControl::new(options, clock)), now }
     }
 
     fn code(&self, path: &str, authorization: &[&str]) -> Code {
@@ -82,26 +81,9 @@ fn bearer_of(number: u8) -> String {
     format!("Bearer {}", token(number).expose())
 }
 
-/// Returns the paths of all rpcs of all services.
-fn paths() -> Vec<String> {
-    let mut pool = DescriptorPool::new();
-    for set in [
-        laredo_proto::FILE_DESCRIPTOR_SET,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-    ] {
-        pool.decode_file_descriptor_set(set).unwrap();
-    }
-    let services: Vec<_> = pool.services().collect();
-    let methods = services.iter().flat_map(|service| {
-        service.methods().map(|method| format!("/{}/{}", service.full_name(), method.name())).collect::<Vec<_>>()
-    });
-    methods.collect()
-}
-
 #[test]
 fn callers_share_limits_by_identity_and_the_others_by_network() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     let peer = |text: &str| PeerInfo {
         address: PeerAddress::Tcp(text.parse().unwrap()),
         has_tls: false,
@@ -122,11 +104,11 @@ fn callers_share_limits_by_identity_and_the_others_by_network() {
 
 #[test]
 fn no_rpc_is_open_to_a_caller_that_is_not_known() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     let (wrong, basic) = (bearer_of(9), format!("Basic {}", token(1).expose()));
     let twice = [bearer_of(1), bearer_of(1)];
     *rules.now.lock() = 100;
-    let paths = paths();
+    let paths = rpc_rules::described_paths();
     assert!(paths.len() > 35, "{paths:?}");
     for path in &paths {
         for authorization in [
@@ -148,8 +130,8 @@ fn no_rpc_is_open_to_a_caller_that_is_not_known() {
 
 #[test]
 fn each_role_may_call_its_own_rpcs_and_no_others() {
-    let rules = Rules::new(options());
-    for path in &paths() {
+    let rules = RuledServer::new(options());
+    for path in &rpc_rules::described_paths() {
         let effect = rpc_rules::find_effect(path);
         let (is_replication, is_health) = (path.starts_with(REPLICATION), path.starts_with(HEALTH));
         let is_reflection = path.starts_with(REFLECTION);
@@ -166,7 +148,7 @@ fn each_role_may_call_its_own_rpcs_and_no_others() {
 
 #[test]
 fn a_path_that_is_no_rpc_is_refused_to_everyone() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     for path in ["/", "", "/laredo.replication.v1.LaredoReplicationService/x/Sync", "/laredo.v1.Other/GetStatus"] {
         assert_eq!(rules.code(path, &[]), Code::Unauthenticated, "{path}");
         for number in 1..=4 {
@@ -177,20 +159,20 @@ fn a_path_that_is_no_rpc_is_refused_to_everyone() {
 
 #[test]
 fn a_token_is_valid_until_its_time() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     let sync = format!("{REPLICATION}Sync");
     for (now, code) in [(0, Code::Ok), (99, Code::Ok), (100, Code::Unauthenticated)] {
         *rules.now.lock() = now;
         assert_eq!(rules.code(&sync, &[&bearer_of(5)]), code, "{now}");
     }
-    let revoked = Rules::new(AccessOptions { identities: vec![identity("visitor", 6, None)], ..options() });
+    let revoked = RuledServer::new(AccessOptions { identities: vec![identity("visitor", 6, None)], ..options() });
     assert_eq!(revoked.code(&sync, &[&bearer_of(5)]), Code::Unauthenticated, "its hash is no longer configured");
     assert_eq!(revoked.code(&sync, &[&bearer_of(6)]), Code::Ok, "the identity has another token");
 }
 
 #[test]
 fn the_scheme_may_have_any_case() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     let sync = format!("{REPLICATION}Sync");
     for scheme in ["Bearer", "bearer", "BEARER"] {
         assert_eq!(rules.code(&sync, &[&format!("{scheme} {}", token(1).expose())]), Code::Ok, "{scheme}");
@@ -201,7 +183,7 @@ fn the_scheme_may_have_any_case() {
 
 #[test]
 fn an_open_health_needs_no_identity_and_shows_no_state() {
-    let rules = Rules::new(AccessOptions { health_is_open: true, ..options() });
+    let rules = RuledServer::new(AccessOptions { health_is_open: true, ..options() });
     let caller = rules.admit(&format!("{HEALTH}Check"), &[]).unwrap();
     assert!(!caller.is_observer() && caller.scope(&TableName::new("public", "t")).is_err());
     assert_eq!(rules.code("/laredo.v1.LaredoOAMService/CheckReady", &[]), Code::Unauthenticated);
@@ -221,7 +203,7 @@ fn an_open_health_needs_no_identity_and_shows_no_state() {
 
 #[test]
 fn a_caller_reads_the_tables_of_its_grant() {
-    let rules = Rules::new(options());
+    let rules = RuledServer::new(options());
     let caller = rules.admit(&format!("{REPLICATION}Sync"), &[&bearer_of(1)]).unwrap();
     assert_eq!(caller.identity_name(), "reader");
     assert!(caller.scope(&TableName::new("public", "t")).unwrap().is_whole());
