@@ -13,9 +13,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use ring::digest::SHA256;
 
-#[cfg(feature = "writer")]
 use laredo_values::hex;
 
+#[cfg(feature = "writer")]
 use super::private_folder::PrivateFolder;
 use super::{
     DestinationError, DestinationReader, InvalidKeyPrefix, ManifestTag, VersionedManifest, check_key_prefix,
