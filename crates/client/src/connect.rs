@@ -1,6 +1,7 @@
 //! The settings of a connection to a server, common to replicas and subscriptions.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use laredo_core::TableName;
 use laredo_proto::replication::FieldPredicate;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tonic::transport::Endpoint;
+use tonic::transport::{Endpoint, Uri};
 
 use crate::health::{MonotonicClock, SessionHealth};
 use crate::session::{ClientSession, ClientSessionOptions};
@@ -35,6 +36,7 @@ pub(crate) struct ConnectSettings {
     #[cfg(feature = "tls")]
     pub(crate) tls: crate::tls::TlsCertificates,
     pub(crate) token: Option<String>,
+    pub(crate) allows_plaintext_token: bool,
     pub(crate) message_bytes_max: usize,
     pub(crate) pending_bytes_max: u32,
     pub(crate) now: MonotonicClock,
@@ -78,6 +80,15 @@ pub enum StartError {
     /// The token cannot be sent in a header.
     #[error("cannot send the token in a header: a character is not allowed; use ASCII without spaces")]
     Token,
+    /// The token would cross a network without TLS.
+    #[error(
+        "would send the token in plain text to `{server}`, where everyone on the network path can read it; use an \
+         https:// address, or allow_plaintext_token() if the path is protected in another way"
+    )]
+    PlaintextToken {
+        /// The address as given.
+        server: String,
+    },
     /// The caller is not inside a tokio runtime.
     #[error("cannot start the client outside of a tokio runtime; call start() inside one")]
     NoRuntime,
@@ -98,6 +109,7 @@ impl ConnectSettings {
             #[cfg(feature = "tls")]
             tls: Default::default(),
             token: None,
+            allows_plaintext_token: false,
             message_bytes_max: MESSAGE_BYTES_MAX,
             pending_bytes_max: PENDING_BYTES_MAX,
             now: Box::new(Instant::now),
@@ -108,11 +120,14 @@ impl ConnectSettings {
     /// Prepares a session, without running it.
     ///
     /// # Errors
-    /// When the server address or the token is invalid, or when the caller is not inside a tokio
-    /// runtime.
+    /// When the server address or the token is invalid, when the token would cross a network in
+    /// plain text, or when the caller is not inside a tokio runtime.
     pub(crate) fn prepare_session(self, filters: Vec<FieldPredicate>) -> Result<PreparedSession, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let endpoint = self.endpoint()?;
+        if self.token.is_some() && !self.allows_plaintext_token && is_plaintext_over_network(endpoint.uri()) {
+            return Err(StartError::PlaintextToken { server: self.server });
+        }
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let authorization = authorization.transpose().map_err(|_| StartError::Token)?;
         let health = Arc::new(SessionHealth::new(self.table.clone(), self.now));
@@ -181,6 +196,14 @@ impl ConnectSettings {
     }
 }
 
+/// Returns true if what is sent to this address can be read by other machines.
+fn is_plaintext_over_network(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_loopback = address.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback());
+    server.scheme_str() == Some("http") && !is_loopback
+}
+
 /// Defines the setters of [`ConnectSettings`] on a builder that has them in its field `connect`.
 macro_rules! connect_setters {
     ($builder:ty) => {
@@ -229,10 +252,18 @@ macro_rules! connect_setters {
             }
 
             /// Sets a token that is sent with each request as `authorization: Bearer …`, for
-            /// servers or proxies that require one. Without TLS, everyone on the network path can
-            /// read it.
+            /// servers or proxies that require one. With an `http://` address that is not loopback
+            /// the client does not start, unless
+            /// [`allow_plaintext_token`](Self::allow_plaintext_token) is called.
             pub fn token(mut self, token: impl Into<String>) -> Self {
                 self.connect.token = Some(token.into());
+                self
+            }
+
+            /// Allows the token to be sent without TLS. Everyone on the network path can read it,
+            /// so the path must be protected in another way, for example by a service mesh.
+            pub fn allow_plaintext_token(mut self) -> Self {
+                self.connect.allows_plaintext_token = true;
                 self
             }
 
@@ -274,3 +305,26 @@ macro_rules! connect_setters {
 }
 
 pub(crate) use connect_setters;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_crosses_no_network_in_plain_text() {
+        for (server, is_readable) in [
+            ("http://127.0.0.1:4002", false),
+            ("http://127.8.9.1:4002", false),
+            ("http://[::1]:4002", false),
+            ("http://LocalHost:4002", false),
+            ("https://laredo.example.com", false),
+            ("http://laredo:4002", true),
+            ("http://10.0.0.5:4002", true),
+            ("http://[fd00::1]:4002", true),
+            ("http://localhost.example.com", true),
+            ("http://0.0.0.0:4002", true),
+        ] {
+            assert_eq!(is_plaintext_over_network(&server.parse().unwrap()), is_readable, "{server}");
+        }
+    }
+}

@@ -193,3 +193,15 @@ fn without_a_runtime_it_is_not_started() {
     let started = Subscription::builder("http://127.0.0.1:1", table()).start();
     assert!(matches!(started, Err(StartError::NoRuntime)), "{started:?}");
 }
+
+#[tokio::test]
+async fn a_token_is_not_sent_in_plain_text_to_another_machine() {
+    let builder = || Subscription::builder("http://192.0.2.1:4002", table()).token("secret");
+    let started = builder().start();
+    assert!(
+        matches!(&started, Err(StartError::PlaintextToken { server }) if server.contains("192.0.2.1")),
+        "{started:?}"
+    );
+    assert!(!started.unwrap_err().to_string().contains("secret"));
+    let _reconnects = builder().allow_plaintext_token().start().unwrap();
+}

@@ -28,8 +28,8 @@ pub(super) struct TlsArgs {
     /// The key (PEM) of our own certificate.
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
-    /// The token that proves who we are. Other users of this machine can read arguments, but not
-    /// the variable LAREDO_TOKEN.
+    /// The token that proves who we are. Without https:// the network can read it. Other users of
+    /// this machine can read arguments, but not the variable LAREDO_TOKEN.
     #[arg(long, value_name = "TOKEN", env = "LAREDO_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }

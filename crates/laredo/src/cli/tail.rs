@@ -51,7 +51,7 @@ fn start_replica(args: &TailArgs) -> Result<Replica, CliError> {
         }
     }
     if let Some(token) = args.server.tls.token() {
-        builder = builder.token(token);
+        builder = builder.token(token).allow_plaintext_token();
     }
     Ok(builder.client_id(format!("laredo-tail-{}", std::process::id())).start()?)
 }

@@ -16,7 +16,8 @@ pub(super) fn subscription(source: &SnapshotterSourceConfig) -> anyhow::Result<S
     let table = TableName::new(&source.schema, &source.table);
     let mut subscription = Subscription::builder(&source.server, table).client_id(&source.client_id);
     if let Some(token) = &source.token {
-        subscription = subscription.token(token.expose());
+        // The configuration warns of a plain connection.
+        subscription = subscription.token(token.expose()).allow_plaintext_token();
     }
     if let Some(tls) = &source.tls {
         if let Some(path) = &tls.ca_path {

@@ -63,7 +63,7 @@ pub(in super::super) async fn compare_with_server(
     let subscription = || -> Result<SubscriptionBuilder, CliError> {
         let mut builder = Subscription::builder(&args.server, table.clone());
         if let Some(token) = tls.token() {
-            builder = builder.token(token);
+            builder = builder.token(token).allow_plaintext_token();
         }
         if let Some(TlsFileContents { ca_pem, identity_pem }) = tls.read(&args.server)? {
             builder = ca_pem.into_iter().fold(builder, |builder, pem| builder.ca_pem(pem));
