@@ -1,6 +1,7 @@
 //! The configuration and the programs of laredo.
 
 pub mod cli;
+mod command_files;
 pub mod config;
 mod program;
 pub mod serve;

@@ -1,6 +1,6 @@
 //! Parts that the long-running programs `laredo-server` and `laredo-snapshotter` share.
 
-use std::io::IsTerminal;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use tokio::sync::watch;
@@ -62,15 +62,24 @@ pub(crate) enum ProgramTask<C> {
 
 /// Handles the arguments and commands that all programs share, and loads the configuration.
 pub(crate) fn begin<C>(
-    program: &str,
+    program: clap::Command,
     arguments: &ConfigArguments,
     command: Option<ProgramCommand>,
     load: impl FnOnce(ConfigLoader) -> Result<C, ConfigReport>,
     show: impl FnOnce(&C) -> String,
 ) -> ProgramTask<C> {
-    if command == Some(ProgramCommand::Version) {
-        println!("{program} {}", env!("CARGO_PKG_VERSION"));
-        return ProgramTask::Done(ExitCode::SUCCESS);
+    match &command {
+        Some(ProgramCommand::Version) => {
+            println!("{} {}", program.get_name(), env!("CARGO_PKG_VERSION"));
+            return ProgramTask::Done(ExitCode::SUCCESS);
+        }
+        Some(ProgramCommand::Completions(completions)) => {
+            return written("standard output", &completions.print(program));
+        }
+        Some(ProgramCommand::Man(manual)) => {
+            return written(&manual.folder.display().to_string(), &manual.write(program));
+        }
+        Some(ProgramCommand::Config | ProgramCommand::Validate | ProgramCommand::Healthcheck) | None => {}
     }
     let config = match load(arguments.loader()) {
         Ok(config) => config,
@@ -87,7 +96,22 @@ pub(crate) fn begin<C>(
         Some(ProgramCommand::Validate) => ProgramTask::Checked(config),
         None if arguments.check => ProgramTask::Checked(config),
         Some(ProgramCommand::Healthcheck) => ProgramTask::Healthcheck(config),
-        Some(ProgramCommand::Version) | None => ProgramTask::Run(config),
+        Some(ProgramCommand::Version | ProgramCommand::Completions(_) | ProgramCommand::Man(_)) | None => {
+            ProgramTask::Run(config)
+        }
+    }
+}
+
+/// Returns the end of a command that only writes to a place, and reports its error.
+fn written<C>(place: &str, result: &io::Result<()>) -> ProgramTask<C> {
+    match result {
+        Ok(()) => ProgramTask::Done(ExitCode::SUCCESS),
+        // The reader closed the output because it needs no more.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ProgramTask::Done(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("error: cannot write to {place}: {error}");
+            ProgramTask::Done(ExitCode::FAILURE)
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 use crate::config::{ConfigLoader, ServerConfig};
 use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
 
@@ -33,7 +35,7 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
         }
         ServerConfig::load(&loader)
     };
-    match begin(PROGRAM, &config, command, load, ServerConfig::to_hocon) {
+    match begin(ServerArguments::command(), &config, command, load, ServerConfig::to_hocon) {
         ProgramTask::Done(code) => code,
         ProgramTask::Checked(config) => {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));

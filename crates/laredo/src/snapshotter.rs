@@ -3,6 +3,8 @@
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::snapshotter::HttpConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
@@ -33,7 +35,7 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
         }
         SnapshotterConfig::load(&loader)
     };
-    match begin(PROGRAM, &config, command, load, SnapshotterConfig::to_hocon) {
+    match begin(SnapshotterArguments::command(), &config, command, load, SnapshotterConfig::to_hocon) {
         ProgramTask::Done(code) => code,
         ProgramTask::Checked(config) => {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));

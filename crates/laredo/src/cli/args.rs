@@ -7,6 +7,7 @@ use laredo_core::TableName;
 
 use super::archive::{ArchiveCommand, ArchiveCompareArgs};
 use super::connect::TlsArgs;
+use crate::command_files::{CompletionsArguments, ManualArguments};
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
                           1  `status`, `ready`: not ready; a command that the server did not accept\n  2  an error; standard error has the message";
@@ -90,6 +91,12 @@ pub(super) enum LaredoCommand {
     /// Make a token for a caller of a server, or print the hash of one.
     #[command(subcommand, after_help = EXIT_CODES)]
     Token(TokenCommand),
+    /// Print the completions of this program for a shell.
+    #[command(after_help = EXIT_CODES)]
+    Completions(CompletionsArguments),
+    /// Write the pages of the manual, for this program and its commands, to a folder.
+    #[command(after_help = EXIT_CODES)]
+    Man(ManualArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,14 @@ pub enum CliError {
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
+    /// The folder for the pages of the manual cannot be written.
+    #[error("cannot write to {}: {reason}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's error.
+        reason: io::Error,
+    },
     /// The certificates cannot be read.
     #[error("cannot read the certificates in {}: {reason}; {option} expects a PEM file", file.display())]
     Certificates {

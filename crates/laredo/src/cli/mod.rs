@@ -22,7 +22,7 @@ mod verify;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
 
 use args::{LaredoArgs, LaredoCommand};
@@ -66,6 +66,13 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
         LaredoCommand::Archive(command) => archive::run(command).await,
         LaredoCommand::Ddl(command) => ddl::run(command).await,
         LaredoCommand::Token(command) => token::run(command),
+        LaredoCommand::Completions(args) => {
+            args.print(LaredoArgs::command()).map(|()| ExitCode::SUCCESS).map_err(CliError::Output)
+        }
+        LaredoCommand::Man(args) => {
+            let written = args.write(LaredoArgs::command()).map(|()| ExitCode::SUCCESS);
+            written.map_err(|reason| CliError::Folder { folder: args.folder, reason })
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::command_files::{CompletionsArguments, ManualArguments};
 use crate::config::ConfigLoader;
 
 /// The place of the configuration.
@@ -27,7 +28,7 @@ pub(crate) struct ConfigArguments {
 }
 
 /// Commands other than running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum ProgramCommand {
     /// Check the configuration and exit, as `--check` does.
     Validate,
@@ -36,6 +37,10 @@ pub(crate) enum ProgramCommand {
     /// Check whether the program that runs on this machine with this configuration is ready: exit
     /// code 0 if it is.
     Healthcheck,
+    /// Print the completions of this program for a shell.
+    Completions(CompletionsArguments),
+    /// Write the pages of the manual, for this program and its commands, to a folder.
+    Man(ManualArguments),
     /// Print the version.
     Version,
 }

@@ -74,6 +74,37 @@ fn programs_print_their_version_and_usage() {
 }
 
 #[test]
+fn all_three_write_completions_and_pages_of_the_manual() {
+    for (name, path, page) in [
+        ("laredo", env!("CARGO_BIN_EXE_laredo"), "laredo-archive-verify.1"),
+        ("laredo-server", env!("CARGO_BIN_EXE_laredo-server"), "laredo-server-healthcheck.1"),
+        ("laredo-snapshotter", env!("CARGO_BIN_EXE_laredo-snapshotter"), "laredo-snapshotter-config.1"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let (code, script, said) = output_texts(clean_command(path).args(["completions", shell]).output().unwrap());
+            assert_eq!((code, said.as_str()), (Some(0), ""), "{name} {shell}");
+            assert!(script.contains(name) && script.contains("completions"), "{name} {shell}:\n{script}");
+        }
+        // The script is one that a shell can read.
+        let (_, script, _) = output_texts(clean_command(path).args(["completions", "bash"]).output().unwrap());
+        let file = folder.path().join("completions.bash");
+        std::fs::write(&file, script).unwrap();
+        assert!(Command::new("bash").arg("-n").arg(&file).status().unwrap().success(), "{name}");
+        let pages = folder.path().join("man1");
+        let written = clean_command(path).arg("man").arg(&pages).output().unwrap();
+        assert_eq!(output_texts(written), (Some(0), String::new(), String::new()));
+        for page in [format!("{name}.1"), page.to_owned()] {
+            let text = std::fs::read_to_string(pages.join(&page)).expect(&page);
+            assert!(text.contains(".SH SYNOPSIS"), "{page}:\n{text}");
+        }
+        let refused = clean_command(path).arg("man").arg(&file).output().unwrap();
+        let (code, _, said) = output_texts(refused);
+        assert!(code != Some(0) && said.contains("completions.bash"), "{code:?} {said}");
+    }
+}
+
+#[test]
 fn they_check_a_configuration_and_exit() {
     for program in &PROGRAMS {
         for asked in ["--check", "validate"] {
