@@ -25,6 +25,8 @@ pub(super) struct ServerMetrics {
     certificates: Vec<ServerTls>,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// CPU, memory, descriptors and start time of the process.
+    process: metrics_process::Collector,
 }
 
 /// The definition of a metric, with the function that reads its values from a sample.
@@ -88,8 +90,8 @@ const SERVER_METRICS: &[MetricDefinition<ServerState>] = &[
         "Log lines that are missing: the log was not written in time, or one client caused too many.",
         |server| vec![("not_written", (server.dropped_log_lines)()), ("client_limit", server.log_limits.left_out())],
     ),
-    gauge("process_resident_memory_bytes", "Resident memory of this process.", |_| {
-        number(resident_bytes().unwrap_or(0))
+    labeled_gauge("laredo_build_info", "version", "1 for the version of laredo-server.", |_| {
+        vec![(env!("CARGO_PKG_VERSION"), 1.0)]
     }),
 ];
 
@@ -103,14 +105,15 @@ const CERTIFICATE_METRICS: &[MetricDefinition<ServerTls>] = &[gauge(
 impl ServerMetrics {
     pub(super) fn new(shared: Arc<ServerState>, certificates: Vec<ServerTls>) -> ServerMetrics {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
+        let (handle, process) = (recorder.handle(), metrics_process::Collector::default());
         metrics::with_local_recorder(&recorder, || {
             SERVER_METRICS.iter().for_each(MetricDefinition::describe);
             CERTIFICATE_METRICS.iter().for_each(MetricDefinition::describe);
             TABLE_METRICS.iter().for_each(MetricDefinition::describe);
             SOURCE_METRICS.iter().for_each(MetricDefinition::describe);
+            process.describe();
         });
-        ServerMetrics { shared, certificates, recorder, handle }
+        ServerMetrics { shared, certificates, recorder, handle, process }
     }
 
     pub(super) fn render(&self) -> String {
@@ -129,6 +132,7 @@ impl ServerMetrics {
                 let (sample, labels) = (SourceSample::new(source, now), [("source", source.id.clone())]);
                 SOURCE_METRICS.iter().for_each(|metric| metric.record(&sample, &labels));
             }
+            self.process.collect();
         });
         self.handle.render()
     }
@@ -194,12 +198,4 @@ fn count(count: usize) -> Option<f64> {
 /// Returns 1 for the state that a label names, and 0 for the other states.
 fn one_of<const N: usize>(names: [&'static str; N], is_current: impl Fn(&str) -> bool) -> Vec<(&'static str, f64)> {
     names.into_iter().map(|name| (name, float(is_current(name).into()))).collect()
-}
-
-/// Returns the resident memory in bytes, or `None` without /proc.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }

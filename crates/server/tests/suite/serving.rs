@@ -127,6 +127,10 @@ async fn status_and_metrics_show_the_connected_clients() {
     assert_eq!(server.metric(snapshots).await, 1.0);
     assert!(server.metric(&format!("laredo_sent_bytes_total{labels}")).await > 100.0);
     assert!(server.metric("process_resident_memory_bytes").await > 1e6);
+    assert!(server.metric("process_open_fds").await >= 3.0);
+    assert!(server.metric("process_start_time_seconds").await > 1e9);
+    let build = format!("laredo_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(server.metric(&build).await, 1.0);
 }
 
 /// Returns a client with small windows, so that the server soon waits for its reads.

@@ -35,6 +35,7 @@ impl SnapshotterMetrics {
                 let name = [("file", certificate.name().to_owned())];
                 gauge!("laredo_tls_certificate_not_after_seconds", &name).set(seconds(certificate.not_after()));
             }
+            gauge!("laredo_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
             counter!("snapshotter_log_lines_dropped_total").absolute(dropped_log_lines());
             self.process.collect();
         });
@@ -110,6 +111,7 @@ fn describe() {
         "laredo_tls_certificate_not_after_seconds",
         "Time when the certificate of the port expires, in seconds since 1970"
     );
+    describe_gauge!("laredo_build_info", "1 for the version of laredo-snapshotter");
     describe_counter!("snapshotter_log_lines_dropped_total", "Log lines that were not written in time, or at all");
     describe_gauge!("snapshotter_epoch", "The newest base's epoch; 0 before the first");
     describe_gauge!("snapshotter_buffer_depth", "Keys that were changed since the archive's head");
