@@ -32,7 +32,7 @@ pub(crate) use temporary_folder::temporary_folder;
 pub(crate) use tls_files::PortCertificates;
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
-const MISCONFIGURED: u8 = 2;
+pub(crate) const MISCONFIGURED: u8 = 2;
 
 /// The reason why a program ended early.
 pub(crate) enum ProgramFailure {
@@ -154,7 +154,7 @@ pub(crate) fn run(
 }
 
 /// Prints problems that the operator must fix, and returns the exit code for them.
-fn misconfigured(problems: &[String]) -> ExitCode {
+pub(crate) fn misconfigured(problems: &[String]) -> ExitCode {
     problems.iter().for_each(|problem| eprintln!("error: {problem}"));
     ExitCode::from(MISCONFIGURED)
 }

@@ -10,12 +10,14 @@ use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_unt
 
 mod access;
 mod arguments;
+mod check;
 mod compose;
 mod listen;
 mod options;
 mod prepare;
 
 pub use arguments::ServerArguments;
+use check::check_sources;
 use compose::serve;
 pub(crate) use compose::{StartMode, serve_at};
 
@@ -24,7 +26,7 @@ const PROGRAM: &str = "laredo-server";
 /// Runs the program and returns its exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
 #[must_use]
 pub fn run(arguments: ServerArguments) -> ExitCode {
-    let ServerArguments { config, health_port, log_level, drain_grace, strict, command } = arguments;
+    let ServerArguments { config, health_port, log_level, drain_grace, strict, connect, command } = arguments;
     let mode = if strict { StartMode::Strict } else { StartMode::Lenient };
     let load = |mut loader: ConfigLoader| {
         if let Some(port) = health_port {
@@ -39,7 +41,7 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
         ProgramTask::Done(code) => code,
         ProgramTask::Checked(config) => {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-            ExitCode::SUCCESS
+            if connect { check_sources(&config) } else { ExitCode::SUCCESS }
         }
         ProgramTask::Healthcheck(ServerConfig { health, .. }) => {
             let port = HealthPort { address: &health.address, port: health.http_port, tls: health.tls.as_ref() };

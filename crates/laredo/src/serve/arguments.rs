@@ -31,6 +31,10 @@ pub struct ServerArguments {
     /// again while the others are served.
     #[arg(long)]
     pub(super) strict: bool,
+    /// With --check: also ask each database, once, if it and its tables can be followed. Nothing is
+    /// changed there.
+    #[arg(long, requires = "check")]
+    pub(super) connect: bool,
     #[command(subcommand)]
     pub(super) command: Option<ProgramCommand>,
 }

@@ -22,10 +22,10 @@ use crate::config::ServerConfig;
 use crate::program::ProgramFailure;
 
 /// A source and its tables, as the configuration describes them.
-struct SourcePlan<'a> {
-    name: &'a str,
+pub(super) struct SourcePlan<'a> {
+    pub(super) name: &'a str,
     source: PostgresOptions,
-    tables: Vec<TableOptions>,
+    pub(super) tables: Vec<TableOptions>,
 }
 
 /// A reason why a source is not ready.
@@ -52,13 +52,8 @@ pub(super) async fn prepare(
     if !malformed.is_empty() {
         broken.cancel();
     }
-    let checked = join_all(plans.iter().map(|plan| {
-        let requests: Vec<TableRequest> = plan.tables.iter().map(|table| table.request.clone()).collect();
-        plan.retry_until_reached(waiting, &broken, async move || {
-            let schemas = PostgresSource::new(plan.source.clone()).check(&requests).await?;
-            plan.check_pipelines(&schemas)
-        })
-    }));
+    let checked =
+        join_all(plans.iter().map(|plan| plan.retry_until_reached(waiting, &broken, async || plan.check().await)));
     collect(&plans, checked.await, malformed)?;
     let prepared = join_all(plans.iter().map(|plan| {
         plan.retry_until_reached(waiting, &broken, async move || {
@@ -91,7 +86,12 @@ pub(super) fn unprepared(
     Ok(plans.into_iter().map(engine).collect())
 }
 
-fn plans<'a>(config: &'a ServerConfig, folder: &Path, random: &mut StdRng) -> (Vec<SourcePlan<'a>>, Vec<String>) {
+/// Returns the sources of a configuration, and the problems of those that no plan can be made of.
+pub(super) fn plans<'a>(
+    config: &'a ServerConfig,
+    folder: &Path,
+    random: &mut StdRng,
+) -> (Vec<SourcePlan<'a>>, Vec<String>) {
     let (mut plans, mut malformed) = (Vec::new(), Vec::new());
     for (name, source) in &config.sources {
         let tables = config.tables.iter().filter(|table| table.source == *name);
@@ -136,6 +136,16 @@ fn collect<T>(
 }
 
 impl SourcePlan<'_> {
+    /// Asks the database if the source and its tables can be followed. Changes nothing there.
+    ///
+    /// # Errors
+    /// Each problem, or the reason why the source cannot be asked.
+    pub(super) async fn check(&self) -> Result<(), SourceError> {
+        let requests: Vec<TableRequest> = self.tables.iter().map(|table| table.request.clone()).collect();
+        let schemas = PostgresSource::new(self.source.clone()).check(&requests).await?;
+        self.check_pipelines(&schemas)
+    }
+
     /// Checks the filters and transforms of each table.
     fn check_pipelines(&self, schemas: &[Arc<Schema>]) -> Result<(), SourceError> {
         let checked = self.tables.iter().zip(schemas).map(|(table, schema)| (table, table.pipeline.check(schema)));

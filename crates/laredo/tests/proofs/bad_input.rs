@@ -89,6 +89,32 @@ async fn what_a_table_lacks_is_said_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn a_check_that_connects_finds_the_same_and_changes_nothing() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql("CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE keyless (a int)").unwrap();
+    let url = cluster.url("postgres");
+    let check = ["--check", "--connect"];
+    let expected = "source db can be followed; tables: 1";
+    let (code, said) = run(&config(&url, "good", true), &check).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(expected), "{said}");
+    // One source of two is not reached: the other one is reported, too.
+    let second = "sources { away { type = postgresql, connection = \"postgresql://u@127.0.0.1:1/d\" } }
+        tables += { source = away, schema = public, table = t, targets = [{ type = replication-fanout, grpc { port = 0 } }] }";
+    let (code, said) = run(&format!("{}\n{second}", config(&url, "good", true)), &check).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(expected) && said.contains("error: source away: "), "{said}");
+    let (code, said) = run(&format!("{}\n{second}", config(&url, "keyless", true)), &check).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("public.keyless has no primary key") && said.contains("source away: "), "{said}");
+    let (code, said) = run(&config(&url, "keyless", true), &["--check"]).await;
+    assert_eq!(code, Some(0), "only --connect asks the database: {said}");
+    let left =
+        cluster.psql("SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots)");
+    assert_eq!(left.unwrap(), "0", "nothing is changed");
+}
+
+#[tokio::test]
 async fn rights_that_are_missing_are_said_with_the_grant() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     let create = "
