@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::process::Command;
+use std::sync::Arc;
 
 use laredo_client::Replica;
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
+use parking_lot::Mutex;
 
 use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
@@ -53,14 +55,24 @@ async fn a_log_that_nothing_reads_stops_no_commit_and_says_later_what_it_lacks()
     assert!(failures.is_empty(), "{failures:?}");
     replica.stop().await;
 
-    let reading = tokio::task::spawn_blocking(move || {
-        BufReader::new(log).split(b'\n').map(|line| String::from_utf8_lossy(&line.unwrap()).into_owned()).collect()
+    let read: Arc<Mutex<Vec<String>>> = Arc::default();
+    let reading = tokio::task::spawn_blocking({
+        let read = read.clone();
+        move || {
+            let lines =
+                BufReader::new(log).split(b'\n').map(|line| String::from_utf8_lossy(&line.unwrap()).into_owned());
+            lines.for_each(|line| read.lock().push(line));
+        }
     });
+    // Until the log says what it lacks, there is no room for further lines.
+    let is_report = |line: &String| line.contains("log lines were dropped");
+    let says_so = async || read.lock().iter().any(is_report);
+    eventually(PATIENCE, says_so).await.expect("the log says that lines are missing");
     server.process.terminate();
     assert_eq!(server.process.wait(PATIENCE).await.unwrap().code(), Some(0));
-    let lines: Vec<String> = reading.await.unwrap();
-    let report = lines.iter().position(|line| line.contains("log lines were dropped"));
-    let report = report.expect("the log says that lines are missing");
+    reading.await.unwrap();
+    let lines = read.lock();
+    let report = lines.iter().position(is_report).unwrap();
     assert!(lines[report].contains("\"lines\":"), "and how many: {}", lines[report]);
     assert!(lines[report..].iter().any(|line| line.contains("SIGTERM")), "the last lines are there");
 }
