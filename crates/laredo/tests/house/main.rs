@@ -1,6 +1,7 @@
 //! The project's rules that a compiler does not check. They concern dependencies between crates,
 //! the lengths of files, links, and references to paths outside of the project.
 
+mod deploy;
 mod modules;
 mod names;
 mod style;
