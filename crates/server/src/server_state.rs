@@ -320,7 +320,7 @@ impl ServerState {
     pub(crate) fn sweep(&self, now: Instant) {
         self.log_limits.report(now);
         let others_wait = self.admission.has_waiting();
-        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled, others_wait));
+        self.tables.iter().for_each(|table| table.sweep(now, &self.waits, others_wait));
     }
 }
 

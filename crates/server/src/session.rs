@@ -20,6 +20,7 @@ use crate::lease::{ClientLease, ClientSeat, PermitShare};
 use crate::log_limits::{ClientEvent, shown_name};
 use crate::refusal;
 use crate::request::SessionRequest;
+use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 use crate::view::{EntryMode, PositionMarker};
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) caller: Caller,
     pub(crate) ask: SessionRequest,
     pub(crate) seat: ClientSeat,
+    /// The task that sends the stream.
+    pub(crate) task: ResponseTask,
 }
 
 /// The place where a stream begins.
@@ -129,7 +132,7 @@ impl Session {
         if let Some(view) = &view {
             self.ask.predicates = view.predicates().clone();
         }
-        let Session { shared, table, caller, ask, seat } = self;
+        let Session { shared, table, caller, ask, seat, task } = self;
         count_start(&table, &start);
         if shared.log_limits.allows(ClientEvent::StreamBegins, caller.group()) {
             self::log(&table, &caller, &ask, &start);
@@ -142,7 +145,7 @@ impl Session {
         };
         let reader = journal.register(options, start.after);
         let share = PermitShare { group: caller.group(), table: table.name().clone() };
-        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer()));
+        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer(), task));
         table.watch(&lease);
         let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let membership = table.roster().join(&ask);

@@ -160,7 +160,7 @@ fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Opt
     Some(ServedTableOptions {
         handle,
         source_id: table.source.clone(),
-        clients_max: table.fanout.grpc.max_clients.map(|max| max as usize),
+        clients_max: table.fanout.grpc.max_clients as usize,
         buffer: options::buffer(&table.fanout),
         heartbeat_interval: table.fanout.heartbeat_interval,
         projection_bytes_max: PROJECTION_BYTES_MAX,
@@ -180,9 +180,6 @@ fn log_inactive_settings(config: &ServerConfig) {
         }
         if fanout.archive.is_some() {
             tracing::warn!(table = name, "archive: this version does not read archives");
-        }
-        if fanout.grpc.max_clients.is_none() {
-            tracing::info!(table = name, "clients without limit; set max_clients to limit them");
         }
     }
 }

@@ -24,7 +24,7 @@ fn the_fan_out_page_loads_as_printed() {
     let fanout = &config.tables[0].fanout;
     assert_eq!(fanout.journal.max_entries, 1_000_000);
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
-    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, Some(500)));
+    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, 500));
     assert_eq!(fanout.client_buffer.max_entries, 50_000);
     assert_eq!(fanout.client_buffer.policy, BufferPolicyConfig::DropDisconnect);
     let snapshot = fanout.snapshot.as_ref().expect("the page has one");
@@ -95,7 +95,7 @@ fn defaults_are_filled_in() {
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
     assert_eq!(fanout.journal.memory_max_bytes, 256 << 20);
     assert_eq!(fanout.journal.store, JournalStoreConfig::Memory);
-    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, None));
+    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, 5000));
     assert_eq!(fanout.heartbeat_interval, Duration::from_secs(5));
     assert_eq!((&fanout.snapshot, &fanout.archive), (&None, &None));
     assert!(config.tables[0].key_fields.is_empty());
@@ -128,11 +128,11 @@ fn both_spellings_of_ports_and_limits_load() {
         )
     };
     for (target, rest, port, max_clients) in [
-        ("grpc { port = 5002, max_clients = 7 }", "", 5002, Some(7)),
-        ("max_clients = 7", "fanout { grpc { port = 5002 } }", 5002, Some(7)),
-        ("max_clients = 7, grpc { max_clients = 7 }", "", 4002, Some(7)),
-        ("grpc { port = 5003 }", "fanout { grpc { port = 5002 } }", 5003, None),
-        ("max_clients = null", "", 4002, None),
+        ("grpc { port = 5002, max_clients = 7 }", "", 5002, 7),
+        ("max_clients = 7", "fanout { grpc { port = 5002 } }", 5002, 7),
+        ("max_clients = 7, grpc { max_clients = 7 }", "", 4002, 7),
+        ("grpc { port = 5003 }", "fanout { grpc { port = 5002 } }", 5003, 5000),
+        ("max_clients = null", "", 4002, 5000),
     ] {
         let config = load(&text(target, rest)).expect(target);
         let grpc = &config.tables[0].fanout.grpc;
