@@ -173,7 +173,8 @@ pub(crate) fn too_many_watches(watches_max: usize) -> Status {
 
 pub(crate) fn too_many_snapshot_orders(orders_max: usize) -> Status {
     Status::resource_exhausted(format!(
-        "the maximum of {orders_max} requests to write or to check snapshots run now; try again when one of them has ended"
+        "the maximum of {orders_max} requests to write, check, restore or delete snapshots run now; try again when one of \
+         them has ended"
     ))
 }
 
