@@ -146,8 +146,8 @@ impl ServerState {
         self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
     }
 
-    /// Runs a request to write, check, restore or delete whole snapshots. The work is completed even
-    /// if its client leaves, and counts until then.
+    /// Runs a request to write, check, restore or delete whole snapshots. The work is completed,
+    /// and counts, even if its client leaves.
     ///
     /// # Errors
     /// Returns an error if [`SNAPSHOT_ORDERS_MAX`] of them run, or the work fails.

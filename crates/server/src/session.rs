@@ -124,14 +124,14 @@ impl Session {
 
     async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
-        let SessionRequest { encoding, predicates, scope, own_predicates, .. } = &self.ask;
-        let view = self.table.views().get(*encoding, predicates, &scope.hidden_columns);
-        let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
-        let selection = selection.map_err(|error| refusal::view(&error, *own_predicates))?;
-        let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
+        let SessionRequest { encoding, predicates, scope, .. } = &self.ask;
+        let view = self.table.views().get(*encoding, predicates, &scope.columns);
         if let Some(view) = &view {
-            self.ask.predicates = view.predicates().clone();
+            self.ask.share_conditions(view.predicates());
         }
+        let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
+        let selection = selection.map_err(|error| refusal::view(&error, &self.ask.origins))?;
+        let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
         let Session { shared, table, caller, ask, seat, task } = self;
         count_start(&table, &start);
         if shared.log_limits.allows(ClientEvent::StreamBegins, caller.group()) {

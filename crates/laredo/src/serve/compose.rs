@@ -68,6 +68,7 @@ pub(crate) async fn serve_at(
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
     let allowed_hosts = allowed_hosts(&config.allowed_hosts);
+    let access = access::access(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -105,7 +106,7 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let (access, connections_max) = (access::access(config), config.grpc.max_connections as usize);
+    let connections_max = config.grpc.max_connections as usize;
     let options = ServerOptions {
         sources,
         tables,

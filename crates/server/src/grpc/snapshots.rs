@@ -21,7 +21,7 @@ use crate::refusal;
 use crate::response_task::ResponseTask;
 use crate::server_state::{ReadableSnapshot, ServerState};
 use crate::table::ServedTable;
-use crate::view::{RowSelection, ViewError, row_struct, timestamp};
+use crate::view::{ConditionOrigins, RowSelection, ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all. `counts` is true if the caller
 /// may know the numbers of rows and bytes; they are 0 otherwise.
@@ -71,8 +71,8 @@ pub(super) async fn fetch(
     let info = find(&snapshots, &id)?;
     let base = snapshots.fetch(id).await.map_err(|error| refusal::snapshot(&error))?;
     // All conditions are those of the grant.
-    let selection = RowSelection::bind(&scope.predicates, &scope.hidden_columns, base.schema());
-    let selection = Arc::new(selection.map_err(|error| refusal::view(&error, 0))?);
+    let selection = RowSelection::bind(&scope.predicates, &scope.columns, base.schema());
+    let selection = Arc::new(selection.map_err(|error| refusal::view(&error, &ConditionOrigins::default()))?);
     let download = Arc::new(SnapshotDownload::new(task));
     table.watch_download(&download);
     let next = SnapshotFetchStage::Begin;

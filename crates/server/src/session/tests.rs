@@ -10,8 +10,11 @@ use laredo_engine::journal::{Journal, JournalOptions, ReaderState};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{Heartbeat, RowEncoding, SyncMode, SyncRequest, SyncResponse};
+use laredo_proto::replication::{
+    FieldPredicate, Heartbeat, RowEncoding, SyncMode, SyncRequest, SyncResponse, field_predicate,
+};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use laredo_values::{MatchCondition, Predicate, Value};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -333,6 +336,36 @@ async fn a_client_that_was_cut_and_takes_nothing_has_its_stream_reset() {
     quiet.shared.sweep(Instant::now());
     tokio::task::yield_now().await;
     assert_eq!(read.try_recv(), Err(TryRecvError::Empty), "it is not the server that ends this one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_names_the_side_that_set_the_condition_whatever_the_order_of_the_shared_ones() {
+    let equals = |field: &str, text: &str| FieldPredicate {
+        field: field.to_owned(),
+        r#match: Some(field_predicate::Match::Equals(text.into())),
+    };
+    let predicate = |field: &str, text: &str| Predicate {
+        field: field.to_owned(),
+        test: MatchCondition::Equals(Value::String(text.to_owned())),
+    };
+    let (fits, misfits) = (("body", "x"), ("id", "no number"));
+    for order in [[fits, misfits], [misfits, fits]] {
+        let quiet = IdleServer::new().await;
+        let shared: Arc<[_]> = order.iter().map(|(field, text)| predicate(field, text)).collect();
+        let rules = crate::view::ColumnRules::default();
+        let _view = quiet.table().views().get(RowEncoding::Struct, &shared, &rules).unwrap();
+        for (own, granted, code) in [(misfits, fits, Code::InvalidArgument), (fits, misfits, Code::PermissionDenied)] {
+            let request = SyncRequest { filters: vec![equals(own.0, own.1)], ..SyncRequest::default() };
+            let scope =
+                RowScope { predicates: vec![predicate(granted.0, granted.1)], is_ruled: true, ..RowScope::default() };
+            let ask = SessionRequest::new(request, scope).unwrap();
+            let session = Session { ask, ..quiet.session(None, 0, SyncRequest::default()) };
+            let status = end_of(&mut session.into_stream()).await;
+            assert_eq!(status.code(), code, "{order:?}: {status}");
+            assert_eq!(status.message().contains("`filters[0]`"), code == Code::InvalidArgument, "{status}");
+            assert!(status.message().contains("column `id`"), "{status}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
