@@ -28,7 +28,10 @@ pub use clock::Clock;
 pub use durable::DurablePosition;
 pub use engine::{Engine, EngineHandle};
 pub use history::{MarkVerdict, SourceHistory};
-pub use pipeline::{HashKey, PipelineError, PipelineOptions, ShortHashKey, Transform, ValueMask};
+pub use pipeline::{
+    CellReplacement, HashKey, PipelineError, PipelineOptions, ReplacedColumn, ShortHashKey, Transform, ValueMask,
+    with_replaced_columns,
+};
 pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
 pub use source::{Fork, ForkReceipt, ForkReceiptCollector};
 pub use status::{CopyProgress, CopySession, ReloadError, TableHandle, TablePhase, TableStatus};

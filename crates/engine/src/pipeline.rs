@@ -14,8 +14,7 @@ mod masking;
 #[cfg(test)]
 mod tests;
 
-use masking::{CellReplacement, ReplacedColumn};
-pub use masking::{HashKey, ShortHashKey, ValueMask};
+pub use masking::{CellReplacement, HashKey, ReplacedColumn, ShortHashKey, ValueMask, with_replaced_columns};
 
 /// A step that changes columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,18 +222,20 @@ impl Pipeline {
         if options.transforms.is_empty() {
             return Ok(Pipeline { source: source.clone(), form, out: state.clone(), state, filter, columns: None });
         }
-        let (mut from, mut columns, mut types) = (Vec::new(), Vec::new(), source.types().clone());
-        for unbound in out {
+        let (mut from, mut columns, mut replaced) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, unbound) in out.into_iter().enumerate() {
             let (bound, column) = unbound.bind(&state)?;
-            if bound.replaced.is_some() {
-                types.entry(masking::TEXT_OID).or_insert_with(masking::text_type);
-            }
+            replaced.extend(bound.replaced.is_some().then_some(number));
             from.push(bound);
             columns.push(column);
         }
         let key = source.key().columns().iter().filter_map(|k| from.iter().position(|f| f.from == *k));
         let key = KeyColumns::new(key.collect::<Vec<_>>());
-        let out = Arc::new(Schema::new(columns, key, types));
+        let mut out = Schema::new(columns, key, source.types().clone());
+        if !replaced.is_empty() {
+            out = with_replaced_columns(&out, &replaced);
+        }
+        let out = Arc::new(out);
         Ok(Pipeline { source: source.clone(), form, state, out, filter, columns: Some(from) })
     }
 
@@ -373,7 +374,7 @@ impl UnboundColumn {
         let Some(replacement) = replacement else { return Ok((OutColumn { from, replaced: None }, column)) };
         let step = replacement.step();
         match replacement.bind(state, from) {
-            Ok(replaced) => Ok((OutColumn { from, replaced: Some(replaced) }, masking::replaced_column(column))),
+            Ok(replaced) => Ok((OutColumn { from, replaced: Some(replaced) }, column)),
             Err(problem) => {
                 let (column, type_name) = (column.name, column.type_name);
                 Err(PipelineError::Unprintable { step, column, type_name, problem })

@@ -21,6 +21,7 @@ use crate::log_limits::ClientEvent;
 use crate::receive::{self, AcknowledgementReader, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
+use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::session::{Session, SessionStream, SessionStreamItem};
 
@@ -84,15 +85,21 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
         return Ok(response);
     }
     let caller = admitted(request.extensions())?;
+    let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
     let OpeningRequest { request, acknowledgements } =
         receive::opening(request.into_body(), shared.waits.request).await?;
-    let stream = open(shared.clone(), caller.clone(), request)?;
+    let stream = open(shared.clone(), caller.clone(), request, task)?;
     let mut response = Response::new(Body::new(SyncBody { shared, caller, stream, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     Ok(response)
 }
 
-fn open(shared: Arc<ServerState>, caller: Caller, request: SyncRequest) -> Result<SessionStream, Status> {
+fn open(
+    shared: Arc<ServerState>,
+    caller: Caller,
+    request: SyncRequest,
+    task: ResponseTask,
+) -> Result<SessionStream, Status> {
     let (table, scope) = shared.readable_table(&caller, &request.schema, &request.table)?;
     let table = table.clone();
     if table.drain().has_begun() {
@@ -101,7 +108,7 @@ fn open(shared: Arc<ServerState>, caller: Caller, request: SyncRequest) -> Resul
     let ask = SessionRequest::new(request, scope)?;
     let permit = caller.begin_stream()?;
     let seat = table.take_seat()?.with_permit(permit);
-    let session = Session { shared, table, caller, ask, seat };
+    let session = Session { shared, table, caller, ask, seat, task };
     Ok(session.into_stream())
 }
 

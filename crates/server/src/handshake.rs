@@ -2,7 +2,6 @@
 //! other client.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,16 +30,16 @@ pub(crate) type ReadyConnection = PrefacedConnection<ServerStream>;
 
 /// Returns the connections of a port once they are ready for requests. A connection whose handshake
 /// fails is dropped.
-pub(crate) fn ready_connections(acceptor: ConnectionAcceptor) -> impl Stream<Item = io::Result<ReadyConnection>> {
+pub(crate) fn ready_connections(acceptor: ConnectionAcceptor) -> impl Stream<Item = ReadyConnection> {
     stream::unfold((acceptor, HandshakeTasks::default()), |(mut acceptor, mut handshakes)| async move {
         loop {
             let mut accepted = tokio::select! {
                 accepted = acceptor.accept() => accepted,
-                Some(ready) = handshakes.next() => return Some((Ok(ready), (acceptor, handshakes))),
+                Some(ready) = handshakes.next() => return Some((ready, (acceptor, handshakes))),
             };
             match accepted.tls.take() {
                 Some(tls) => handshakes.begin(accepted, tls),
-                None => return Some((Ok(without_tls(accepted)), (acceptor, handshakes))),
+                None => return Some((without_tls(accepted), (acceptor, handshakes))),
             }
         }
     })

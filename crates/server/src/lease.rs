@@ -10,13 +10,16 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::options::BufferOptions;
+use crate::options::{BufferOptions, ServerTimeLimits};
 use crate::refusal;
+use crate::response_task::ResponseTask;
 
 mod admission;
+mod download;
 mod seats;
 
 pub(crate) use admission::{PermitShare, SnapshotAdmission};
+pub(crate) use download::SnapshotDownload;
 pub(crate) use seats::{ClientSeat, ClientSeats};
 
 use admission::SnapshotPermit;
@@ -43,12 +46,15 @@ pub(crate) struct ClientLease {
     permit_granted: Notify,
     share: PermitShare,
     buffer: BufferOptions,
+    /// The task that sends the stream.
+    task: ResponseTask,
 }
 
 enum LeaseState {
     Active(Box<LeasedResources>),
-    /// All resources were released, and nothing more is sent under this lease.
-    Ended(DisconnectReason),
+    /// All resources were released, and nothing more is sent under this lease. The time is that of
+    /// the end.
+    Ended(DisconnectReason, Instant),
 }
 
 struct LeasedResources {
@@ -100,12 +106,13 @@ impl ClientLease {
         seat: ClientSeat,
         share: PermitShare,
         buffer: BufferOptions,
+        task: ResponseTask,
     ) -> ClientLease {
         let (permit, progressed_at) = (PermitState::NotRequested, Instant::now());
         let (offered, speed) = (None, SnapshotSpeed::default());
         let resources = LeasedResources { reader, _seat: seat, pin: None, permit, progressed_at, offered, speed };
         let state = Mutex::new(LeaseState::Active(Box::new(resources)));
-        ClientLease { state, permit_granted: Notify::new(), share, buffer }
+        ClientLease { state, permit_granted: Notify::new(), share, buffer, task }
     }
 
     /// Returns the client's group and table.
@@ -121,7 +128,7 @@ impl ClientLease {
                 resources.progressed_at = Instant::now();
                 resources.pin.replace(pin)
             }
-            LeaseState::Ended(_) => Some(pin),
+            LeaseState::Ended(..) => Some(pin),
         };
         drop(unused);
     }
@@ -152,7 +159,7 @@ impl ClientLease {
                 resources.progressed_at = Instant::now();
                 std::mem::replace(&mut resources.permit, granted)
             }
-            LeaseState::Ended(_) => granted,
+            LeaseState::Ended(..) => granted,
         };
         // A permit is dropped without the lock, because it goes to the next client.
         drop(unused);
@@ -163,7 +170,7 @@ impl ClientLease {
     fn has_permit(&self) -> bool {
         match &*self.state.lock() {
             LeaseState::Active(resources) => matches!(resources.permit, PermitState::Granted(..)),
-            LeaseState::Ended(_) => false,
+            LeaseState::Ended(..) => false,
         }
     }
 
@@ -203,7 +210,7 @@ impl ClientLease {
     fn has_ended(&self) -> bool {
         match &*self.state.lock() {
             LeaseState::Active(_) => false,
-            LeaseState::Ended(_) => true,
+            LeaseState::Ended(..) => true,
         }
     }
 
@@ -211,7 +218,7 @@ impl ClientLease {
     pub(crate) fn return_permit(&self) {
         let returned = match &mut *self.state.lock() {
             LeaseState::Active(resources) => resources.take_permit(),
-            LeaseState::Ended(_) => None,
+            LeaseState::Ended(..) => None,
         };
         drop(returned);
     }
@@ -247,7 +254,7 @@ impl ClientLease {
         let reason = match &*self.state.lock() {
             LeaseState::Active(resources) if resources.reader.is_cut() => DisconnectReason::Behind,
             LeaseState::Active(_) => return Ok(()),
-            LeaseState::Ended(reason) => *reason,
+            LeaseState::Ended(reason, _) => *reason,
         };
         Err(match reason {
             DisconnectReason::Behind => refusal::too_far_behind(self.buffer.behind_max, self.buffer.policy),
@@ -260,33 +267,39 @@ impl ClientLease {
 
     /// Releases the resources of a client that is too far behind, that reads nothing of its
     /// snapshot or too little, or whose journal was replaced. A client that takes nothing of its
-    /// snapshot gives back its permit, sooner if `others_wait`. Returns true if the client still
-    /// holds resources.
-    pub(crate) fn sweep(&self, now: Instant, stalled: Duration, others_wait: bool) -> bool {
+    /// snapshot gives back its permit, sooner if `others_wait`.
+    ///
+    /// The stream of a client that was cut keeps what waits to be sent. If the client has not taken
+    /// that in [`ServerTimeLimits::stop`], the stream is reset. Returns true if the lease must be
+    /// swept again.
+    pub(crate) fn sweep(&self, now: Instant, waits: &ServerTimeLimits, others_wait: bool) -> bool {
         let (unused, reason) = match &mut *self.state.lock() {
             LeaseState::Active(resources) => {
                 let unused = resources.idle_time(now) > UNUSED
                     || (others_wait && resources.offered_time(now) > UNUSED_WHILE_OTHERS_WAIT);
                 let unused = if unused { resources.take_permit() } else { None };
-                (unused, resources.disconnect_reason(now, stalled))
+                (unused, resources.disconnect_reason(now, waits.stalled))
             }
-            LeaseState::Ended(_) => return false,
+            LeaseState::Ended(_, ended_at) => {
+                let waits_for_client = now.saturating_duration_since(*ended_at) < waits.stop;
+                if !waits_for_client {
+                    self.task.abort();
+                }
+                return waits_for_client;
+            }
         };
         drop(unused);
-        match reason {
-            Some(reason) => {
-                self.cut(reason);
-                false
-            }
-            None => true,
+        if let Some(reason) = reason {
+            self.cut(reason);
         }
+        true
     }
 
     /// Cuts the client if it is being sent the base of this sequence. Returns true if it was.
     pub(crate) fn release_base(&self, pinned: Sequence) -> bool {
         let is_sent = match &*self.state.lock() {
             LeaseState::Active(resources) => resources.pin.as_ref().is_some_and(|pin| pin.base().sequence() == pinned),
-            LeaseState::Ended(_) => false,
+            LeaseState::Ended(..) => false,
         };
         if is_sent {
             self.cut(DisconnectReason::Costly);
@@ -295,12 +308,12 @@ impl ClientLease {
     }
 
     /// Releases all resources at once. A client that reads nothing is not polled, and would hold
-    /// them until its connection ends. The first reason stays.
+    /// them until its stream is reset. The first reason stays.
     fn cut(&self, reason: DisconnectReason) {
         let mut state = self.state.lock();
         let released = match &*state {
-            LeaseState::Active(_) => Some(std::mem::replace(&mut *state, LeaseState::Ended(reason))),
-            LeaseState::Ended(_) => None,
+            LeaseState::Active(_) => Some(std::mem::replace(&mut *state, LeaseState::Ended(reason, Instant::now()))),
+            LeaseState::Ended(..) => None,
         };
         drop(state);
         drop(released);

@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+mod connections;
 mod drain;
 mod grpc;
 mod handshake;
@@ -26,6 +27,7 @@ mod query;
 mod receive;
 mod refusal;
 mod request;
+mod response_task;
 mod roster;
 mod rpc_rules;
 mod serve;
@@ -44,8 +46,8 @@ pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
-    BufferOptions, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions, ServerListeners,
-    ServerOptions, ServerTimeLimits,
+    BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions,
+    ServerListeners, ServerOptions, ServerTimeLimits,
 };
 pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;

@@ -78,8 +78,8 @@ pub struct ServedTableOptions {
     pub handle: TableHandle,
     /// The name of the table's source, as in [`ServedSource::id`].
     pub source_id: String,
-    /// The maximum number of concurrent streams; `None` for no limit.
-    pub clients_max: Option<usize>,
+    /// The maximum number of concurrent streams.
+    pub clients_max: usize,
     /// The limit on how far a live client may fall behind.
     pub buffer: BufferOptions,
     /// The time without other messages after which a heartbeat is sent.
@@ -119,15 +119,16 @@ pub struct ServerTimeLimits {
     /// The time that a client waits for the server to reach the client's position, or for a table
     /// to become ready.
     pub ready: Duration,
-    /// The time after which a client that reads nothing of its snapshot is cut. The journal is kept
-    /// for such a client.
+    /// The time after which a client that reads nothing of its snapshot is cut, and a download that
+    /// is not read ends. The journal is kept for such a client.
     pub stalled: Duration,
     /// The time within which a request must arrive.
     pub request: Duration,
     /// The time for which existing streams continue after the server was asked to stop. No new
     /// streams begin meanwhile.
     pub drain: Duration,
-    /// The time that the server waits for clients to receive the final status when it stops.
+    /// The time in which a client can receive the final status, when the server stops or the client
+    /// was cut. The stream of a client that was cut is then reset.
     pub stop: Duration,
     /// The time within which clients must answer a request for the checksum of their rows.
     pub answer: Duration,
@@ -163,11 +164,8 @@ impl ServerListeners {
 /// An error that keeps a server from serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A failure of the gRPC server.
-    #[error("serving gRPC: {0}")]
-    Grpc(#[source] tonic::transport::Error),
-    /// A failure of the HTTP server.
-    #[error("serving HTTP: {0}")]
+    /// A failure of a port.
+    #[error("serving: {0}")]
     Http(#[source] std::io::Error),
     /// Built-in service descriptions that cannot be read.
     #[error("reading the service descriptions: {0}")]
@@ -176,6 +174,13 @@ pub enum ServeError {
 
 /// The default of [`ServerOptions::connections_max`].
 pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// The default of [`ServedTableOptions::clients_max`].
+///
+/// It is half of [`CONNECTIONS_MAX`], so that the clients of one table do not keep those of other
+/// tables out. It also bounds the memory of clients that read nothing: each may hold two parts of a
+/// snapshot, of a megabyte each, until it is cut.
+pub const CLIENTS_MAX: u32 = 5000;
 
 impl Default for BufferOptions {
     fn default() -> BufferOptions {
@@ -209,13 +214,14 @@ impl Default for ServerTimeLimits {
 }
 
 impl ServedTableOptions {
-    /// Returns the default options for a table: no limits, and a heartbeat every 5 s.
+    /// Returns the default options for a table: [`CLIENTS_MAX`] clients, no limit on how far they
+    /// may fall behind, and a heartbeat every 5 s.
     #[must_use]
     pub fn new(handle: TableHandle) -> ServedTableOptions {
         ServedTableOptions {
             handle,
             source_id: String::new(),
-            clients_max: None,
+            clients_max: CLIENTS_MAX as usize,
             buffer: BufferOptions::default(),
             heartbeat_interval: Duration::from_secs(5),
             projection_bytes_max: 64 * 1024 * 1024,

@@ -7,11 +7,11 @@ use laredo_core::{Lsn, TableName};
 use laredo_engine::journal::{BufferPolicy, CursorError};
 use laredo_engine::source::SourceError;
 use laredo_engine::{SnapshotError, TableHandle, TablePhase, VerifyError};
-use laredo_values::FilterError;
+use laredo_values::{FilterError, UnprintableType};
 use tonic::Status;
 
 use crate::order_rule::OrderRefusal;
-use crate::view::ViewError;
+use crate::view::{ConditionOrigins, ViewError};
 
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping; reconnect to continue where this stream ends")
@@ -78,15 +78,11 @@ pub(crate) fn too_costly_filters(found: &str, limit: &str) -> Status {
     )
 }
 
-pub(crate) fn filter(error: &FilterError) -> Status {
-    malformed(&format!("filters[{}]", error.index), error)
-}
-
-/// Returns the error for conditions that do not fit the table. The first `own` of them are the
-/// client's, and the others are its grant's.
-pub(crate) fn filter_or_grant(error: &FilterError, own: usize) -> Status {
-    if error.index < own {
-        return filter(error);
+/// Returns the error for a condition that does not fit the table. `own_index` is its index in the
+/// client's request; `None` if it is a condition of the client's grant.
+pub(crate) fn filter(error: &FilterError, own_index: Option<usize>) -> Status {
+    if let Some(index) = own_index {
+        return malformed(&format!("filters[{index}]"), error);
     }
     Status::permission_denied(format!(
         "the client's grant has a condition on column `{}` that does not fit the table; the operator corrects it in \
@@ -108,11 +104,33 @@ pub(crate) fn hidden_key(column: &str) -> Status {
     ))
 }
 
+pub(crate) fn masked_column(column: &str) -> Status {
+    Status::permission_denied(format!(
+        "`filters`: the client's grant masks column `{column}`; filter by another column"
+    ))
+}
+
+pub(crate) fn masked_key(column: &str) -> Status {
+    Status::permission_denied(format!(
+        "the client's grant masks column `{column}`, which is part of the key; readers could not tell rows apart, so \
+         the operator removes it from `mask` in `access.readers`"
+    ))
+}
+
+pub(crate) fn unprintable_column(column: &str, type_name: &str, problem: UnprintableType) -> Status {
+    Status::permission_denied(format!(
+        "the client's grant masks column `{column}` of type {type_name}, and {problem}; the operator hides it, or masks \
+         it with a fixed value, in `access.readers`"
+    ))
+}
+
 /// Returns the error for a stream whose next frame cannot be projected.
-pub(crate) fn view(error: &ViewError, own_predicates: usize) -> Status {
+pub(crate) fn view(error: &ViewError, origins: &ConditionOrigins) -> Status {
     match error {
-        ViewError::Filter(error) => filter_or_grant(error, own_predicates),
+        ViewError::Filter(error) => filter(error, origins.own_index(error.index)),
         ViewError::HiddenKey(column) => hidden_key(column),
+        ViewError::MaskedKey(column) => masked_key(column),
+        ViewError::Unprintable { column, type_name, problem } => unprintable_column(column, type_name, *problem),
         ViewError::Project(_) | ViewError::Batch(_) | ViewError::Schema(_) | ViewError::OldRow | ViewError::Frame => {
             Status::internal(error.to_string())
         }
@@ -173,7 +191,8 @@ pub(crate) fn too_many_watches(watches_max: usize) -> Status {
 
 pub(crate) fn too_many_snapshot_orders(orders_max: usize) -> Status {
     Status::resource_exhausted(format!(
-        "the maximum of {orders_max} requests to write or to check snapshots run now; try again when one of them has ended"
+        "the maximum of {orders_max} requests to write, check, restore or delete snapshots run now; try again when one of \
+         them has ended"
     ))
 }
 

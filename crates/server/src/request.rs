@@ -11,6 +11,7 @@ use tonic::Status;
 
 use crate::access::{RowScope, split_fingerprint};
 use crate::refusal;
+use crate::view::ConditionOrigins;
 
 mod filters;
 
@@ -25,8 +26,8 @@ pub(crate) struct SessionRequest {
     /// The client's own conditions, and after them those of its grant. Once the stream begins, it
     /// shares one copy with the streams of the same filter, whose order may differ.
     pub(crate) predicates: Arc<[Predicate]>,
-    /// The number of the client's own conditions.
-    pub(crate) own_predicates: usize,
+    /// The origins of the conditions.
+    pub(crate) origins: ConditionOrigins,
     /// The part of the table that the client may read.
     pub(crate) scope: RowScope,
     /// True if the client's rows, if it has any, were selected by this scope.
@@ -64,11 +65,16 @@ impl SessionRequest {
         let encoding = encoding(&request.accept)?;
         // The limits are for the client's own conditions. Those of its grant are the operator's.
         let mut predicates = filters::predicates(request.filters)?;
-        if let Some(column) = scope.find_hidden(predicates.iter().map(|predicate| predicate.field.as_str())) {
+        for Predicate { field, .. } in &predicates {
             // The condition would reveal the values.
-            return Err(refusal::hidden_column(column));
+            if scope.columns.hides(field) {
+                return Err(refusal::hidden_column(field));
+            }
+            if scope.columns.mask_of(field).is_some() {
+                return Err(refusal::masked_column(field));
+            }
         }
-        let own_predicates = predicates.len();
+        let origins = ConditionOrigins::new(predicates.len(), scope.predicates.len());
         predicates.extend(scope.predicates.iter().cloned());
         let (instance, instance_scope) = split_fingerprint(&request.instance_id);
         let (snapshot_id, snapshot_scope) = split_fingerprint(&request.last_snapshot_id);
@@ -95,7 +101,7 @@ impl SessionRequest {
             client_id: request.client_id,
             encoding,
             predicates: predicates.into(),
-            own_predicates,
+            origins,
             scope,
             continues_scope,
             resume,
@@ -104,6 +110,12 @@ impl SessionRequest {
             contents_differed,
             answers_checks: request.answers_checks,
         })
+    }
+
+    /// Replaces the conditions by the copy that all streams of the same filter share.
+    pub(crate) fn share_conditions(&mut self, shared: &Arc<[Predicate]>) {
+        self.origins = self.origins.in_order_of(&self.predicates, shared);
+        self.predicates = shared.clone();
     }
 
     /// Returns the reason why this client's rows cannot be compared with the server's on request,
@@ -165,10 +177,12 @@ pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use laredo_engine::{CellReplacement, ValueMask};
     use laredo_proto::replication::{FieldPredicate, field_predicate};
     use laredo_values::MatchCondition;
 
     use super::*;
+    use crate::view::ColumnRules;
 
     fn refused(request: SyncRequest) -> String {
         let status = SessionRequest::new(request, RowScope::default()).unwrap_err();
@@ -228,12 +242,16 @@ mod tests {
         assert!(whole(SyncRequest { instance_id, ..SyncRequest::default() }).is_ours);
     }
 
-    /// Returns the scope of one tenant, without one column.
+    fn mask(text: &str) -> CellReplacement {
+        CellReplacement::Mask(ValueMask::Fixed(text.to_owned()))
+    }
+
+    /// Returns the scope of one tenant, without one column and with a mask of another.
     fn of_tenant(tenant: &str) -> RowScope {
         let test = MatchCondition::Equals(Value::String(tenant.to_owned()));
         RowScope {
             predicates: vec![Predicate { field: "tenant_id".to_owned(), test }],
-            hidden_columns: vec!["secret".to_owned()],
+            columns: ColumnRules::new(vec!["secret".to_owned()], vec![("phone".to_owned(), mask("***"))]),
             is_ruled: true,
         }
     }
@@ -243,9 +261,12 @@ mod tests {
         let equals = Some(field_predicate::Match::Prefix("x".to_owned()));
         let request = SessionRequest::new(filter("name", equals.clone()), of_tenant("a")).unwrap();
         let fields: Vec<&str> = request.predicates.iter().map(|predicate| predicate.field.as_str()).collect();
-        assert_eq!((fields.as_slice(), request.own_predicates), (["name", "tenant_id"].as_slice(), 1));
-        let refused = SessionRequest::new(filter("secret", equals.clone()), of_tenant("a")).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+        assert_eq!(fields, ["name", "tenant_id"]);
+        for (column, reason) in [("secret", "leaves out column `secret`"), ("phone", "masks column `phone`")] {
+            let refused = SessionRequest::new(filter(column, equals.clone()), of_tenant("a")).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+            assert!(refused.message().contains(reason), "{refused}");
+        }
         assert!(SessionRequest::new(filter("tenant_id", equals), of_tenant("a")).is_ok(), "it is not hidden");
         let checked = SyncRequest {
             accept: vec![RowEncoding::PostgresBinary.into()],
@@ -256,8 +277,10 @@ mod tests {
         let granted = RowScope { predicates: vec![of_tenant("a").predicates[0].clone(); 40], ..of_tenant("a") };
         let request = SessionRequest::new(SyncRequest::default(), granted).unwrap();
         assert_eq!(request.predicates.len(), 40, "the limits of a filter are for the client's own conditions");
-        let only_hidden = RowScope { predicates: Vec::new(), ..of_tenant("a") };
-        for scope in [of_tenant("a"), only_hidden] {
+        let only_columns = RowScope { predicates: Vec::new(), ..of_tenant("a") };
+        let masked = ColumnRules::new(Vec::new(), vec![("phone".to_owned(), mask("***"))]);
+        let only_masked = RowScope { columns: masked, ..only_columns.clone() };
+        for scope in [of_tenant("a"), only_columns, only_masked] {
             let request = SessionRequest::new(checked.clone(), scope).unwrap();
             assert!(!request.wants_checksums && request.comparison_obstacle().unwrap().contains("grant"));
         }
@@ -267,7 +290,12 @@ mod tests {
     fn only_rows_of_the_same_scope_are_continued() {
         let journal = laredo_engine::journal::InstanceId("abc.1".to_owned());
         let ruled = RowScope { is_ruled: true, ..RowScope::default() };
-        let scopes = [RowScope::default(), ruled, of_tenant("a"), of_tenant("b")];
+        let masked = |text: &str| RowScope {
+            columns: ColumnRules::new(Vec::new(), vec![("phone".to_owned(), mask(text))]),
+            ..RowScope { is_ruled: true, ..RowScope::default() }
+        };
+        let scopes =
+            [RowScope::default(), ruled, of_tenant("a"), of_tenant("b"), masked("***"), masked("another mask")];
         for (i, held) in scopes.iter().enumerate() {
             for (j, now) in scopes.iter().enumerate() {
                 let instance_id = held.name_instance(&journal).0;
@@ -292,7 +320,7 @@ mod tests {
         assert!(!SessionRequest::new(mixed, of_tenant("a")).unwrap().continues_scope);
         let unnamed = SyncRequest { last_known_source_position: "0/1".to_owned(), ..SyncRequest::default() };
         let continues = |scope: &RowScope| SessionRequest::new(unnamed.clone(), scope.clone()).unwrap().continues_scope;
-        assert_eq!(scopes.each_ref().map(continues), [true, false, false, false]);
+        assert_eq!(scopes.each_ref().map(continues), [true, false, false, false, false, false]);
         let fresh = scopes.iter().map(|scope| SessionRequest::new(SyncRequest::default(), scope.clone()).unwrap());
         assert!(fresh.into_iter().all(|request| request.continues_scope), "a client without rows begins as ever");
     }

@@ -10,14 +10,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
 use tower::util::option_layer;
 
 use crate::accept::{ConnectionAcceptor, DescriptorBudget};
 use crate::access::{AccessControl, AccessGate};
+use crate::connections::serve_connections;
 use crate::grpc::ReplicationService;
-use crate::handshake::ready_connections;
 use crate::hosts::AllowedHosts;
 use crate::http::serve_http;
 use crate::oam;
@@ -28,22 +30,6 @@ use crate::query;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 
-/// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
-/// sum of the two.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// The receive window in bytes. Requests are small, but a client may request many tables at once.
-const WINDOW_BYTES: u32 = 1024 * 1024;
-const FRAME_BYTES_MAX: u32 = 1024 * 1024;
-/// The maximum number of concurrent streams of one connection. A client that follows more tables
-/// opens more connections.
-const STREAMS_MAX: u32 = 256;
-/// The number of streams that a connection may make the server reset by errors of the protocol,
-/// before it is closed. Without a limit, a client can make the server work for streams that never
-/// count.
-const ERROR_RESETS_MAX: usize = 1024;
-/// The maximum size of a request's headers in bytes.
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// The interval at which health is updated and clients are checked for resources held too long.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval at which a stopping server checks if its clients have left.
@@ -105,7 +91,7 @@ impl Server {
     /// after [`ServerTimeLimits::stop`](crate::ServerTimeLimits::stop).
     ///
     /// # Errors
-    /// Returns an error if a listener fails.
+    /// Returns an error if the task of a port panics.
     pub async fn serve(
         self,
         listeners: ServerListeners,
@@ -121,21 +107,19 @@ impl Server {
         let mut tasks = JoinSet::new();
         let grpc = listeners.grpc.into_iter().map(|listener| (listener, true));
         for (listener, has_oam) in grpc.chain(listeners.fanout.into_iter().map(|listener| (listener, false))) {
-            let router = transport()
+            let mut routes = Routes::new(ReplicationService::new(shared.clone()))
+                .add_service(health.clone())
+                .add_service(reflection()?);
+            if has_oam {
+                routes = routes.add_service(oam::service(shared.clone())).add_service(query::service());
+            }
+            let service = ServiceBuilder::new()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
                 .layer(shared.gate.layer())
-                .add_service(ReplicationService::new(shared.clone()))
-                .add_optional_service(has_oam.then(|| oam::service(shared.clone())))
-                .add_optional_service(has_oam.then(query::service))
-                .add_service(health.clone())
-                .add_service(reflection()?);
+                .service(routes.prepare());
             let acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).with_limit(connections_max);
-            let closed = closing.clone().cancelled_owned();
-            tasks.spawn(async move {
-                let served = router.serve_with_incoming_shutdown(ready_connections(acceptor), closed);
-                served.await.map_err(ServeError::Grpc)
-            });
+            tasks.spawn(serve_connections(acceptor, service, closing.clone()));
         }
         let http = [
             listeners.health.map(|listener| (listener, crate::http::router(&shared, &certificates))),
@@ -143,10 +127,7 @@ impl Server {
         ];
         for (listener, router) in http.into_iter().flatten() {
             let serving = serve_http(listener, router, allowed_hosts.clone(), closing.clone());
-            tasks.spawn(async move {
-                serving.await;
-                Ok(())
-            });
+            tasks.spawn(serving);
         }
         let last = async {
             stop.await;
@@ -157,7 +138,7 @@ impl Server {
         let ended = tokio::select! {
             () = last => Ok(()),
             () = watch(&shared, &reporter) => Ok(()),
-            Some(ended) = tasks.join_next() => flatten(ended),
+            Some(ended) = tasks.join_next() => joined(ended),
         };
         shared.leave(Instant::now());
         shared.end_streams();
@@ -177,31 +158,16 @@ async fn all_gone(shared: &ServerState) {
     }
 }
 
-async fn join_all(tasks: &mut JoinSet<Result<(), ServeError>>) -> Result<(), ServeError> {
+async fn join_all(tasks: &mut JoinSet<()>) -> Result<(), ServeError> {
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        outcome = outcome.and(flatten(ended));
+        outcome = outcome.and(joined(ended));
     }
     outcome
 }
 
-fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Result<(), ServeError> {
-    ended.unwrap_or_else(|error| Err(ServeError::Http(std::io::Error::other(error))))
-}
-
-/// Returns a builder for HTTP/2 and HTTP/1.1. The first bytes of each connection show which one it
-/// uses.
-fn transport() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .accept_http1(true)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
+fn joined(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServeError> {
+    ended.map_err(|error| ServeError::Http(std::io::Error::other(error)))
 }
 
 /// The descriptions of the services that are served.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_core::{CommitTime, TableName};
-use laredo_engine::{Clock, SnapshotFolder};
+use laredo_engine::{Clock, SnapshotError, SnapshotFolder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
@@ -23,7 +23,8 @@ use crate::table::ServedTable;
 const FETCHES: usize = 4;
 /// The maximum number of streams of status changes.
 pub(crate) const STATUS_WATCHES_MAX: usize = 32;
-/// The maximum number of requests to write or to check whole snapshots that run concurrently.
+/// The maximum number of requests to write, check, restore or delete whole snapshots that run
+/// concurrently.
 pub(crate) const SNAPSHOT_ORDERS_MAX: usize = 4;
 
 /// A table, and its snapshots.
@@ -145,13 +146,24 @@ impl ServerState {
         self.status_watches.clone().try_acquire_owned().map_err(|_| refusal::too_many_watches(STATUS_WATCHES_MAX))
     }
 
-    /// Takes the permit for a request to write or to check whole snapshots.
+    /// Runs a request to write, check, restore or delete whole snapshots. The work is completed,
+    /// and counts, even if its client leaves.
     ///
     /// # Errors
-    /// Returns an error if [`SNAPSHOT_ORDERS_MAX`] of them run.
-    pub(crate) fn snapshot_order_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+    /// Returns an error if [`SNAPSHOT_ORDERS_MAX`] of them run, or the work fails.
+    pub(crate) async fn run_snapshot_order<T: Send + 'static>(
+        &self,
+        order: impl Future<Output = Result<T, SnapshotError>> + Send + 'static,
+    ) -> Result<T, Status> {
         let permit = self.snapshot_orders.clone().try_acquire_owned();
-        permit.map_err(|_| refusal::too_many_snapshot_orders(SNAPSHOT_ORDERS_MAX))
+        let permit = permit.map_err(|_| refusal::too_many_snapshot_orders(SNAPSHOT_ORDERS_MAX))?;
+        let run = tokio::spawn(async move {
+            let done = order.await;
+            drop(permit);
+            done
+        });
+        let done = run.await.map_err(|error| Status::internal(format!("a request for snapshots: {error}")))?;
+        done.map_err(|error| refusal::snapshot(&error))
     }
 
     /// Ends every stream.
@@ -320,7 +332,7 @@ impl ServerState {
     pub(crate) fn sweep(&self, now: Instant) {
         self.log_limits.report(now);
         let others_wait = self.admission.has_waiting();
-        self.tables.iter().for_each(|table| table.sweep(now, self.waits.stalled, others_wait));
+        self.tables.iter().for_each(|table| table.sweep(now, &self.waits, others_wait));
     }
 }
 
@@ -335,4 +347,37 @@ fn check_named(schema: &str, table: &str) -> Result<(), Status> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_for_snapshots_counts_until_its_work_is_done_even_if_its_client_leaves() {
+        let (clock, waits): (Clock, _) = (Arc::new(|| CommitTime(0)), ServerTimeLimits::default());
+        let gate = AccessGate::new(None);
+        let state = ServerState::new(Vec::new(), Vec::new(), clock, waits, HttpOptions::default(), gate);
+        let (done, _) = watch::channel(false);
+        for _ in 0..SNAPSHOT_ORDERS_MAX {
+            let mut is_done = done.subscribe();
+            let order = state.run_snapshot_order(async move {
+                is_done.wait_for(|is_done| *is_done).await.unwrap();
+                Ok(())
+            });
+            assert!(timeout(std::time::Duration::from_secs(1), order).await.is_err(), "the client leaves");
+        }
+        let refused = state.run_snapshot_order(async { Ok(()) }).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("maximum of 4"), "{refused}");
+        done.send_replace(true);
+        done.closed().await;
+        tokio::task::yield_now().await;
+        assert!(state.run_snapshot_order(async { Ok(7) }).await.is_ok_and(|seven| seven == 7));
+        let failed = state.run_snapshot_order::<()>(async { Err(SnapshotError::Unknown("a".to_owned())) }).await;
+        assert_eq!(failed.unwrap_err().code(), tonic::Code::NotFound);
+    }
 }

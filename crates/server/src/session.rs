@@ -20,6 +20,7 @@ use crate::lease::{ClientLease, ClientSeat, PermitShare};
 use crate::log_limits::{ClientEvent, shown_name};
 use crate::refusal;
 use crate::request::SessionRequest;
+use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 use crate::view::{EntryMode, PositionMarker};
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) caller: Caller,
     pub(crate) ask: SessionRequest,
     pub(crate) seat: ClientSeat,
+    /// The task that sends the stream.
+    pub(crate) task: ResponseTask,
 }
 
 /// The place where a stream begins.
@@ -121,15 +124,15 @@ impl Session {
 
     async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
-        let SessionRequest { encoding, predicates, scope, own_predicates, .. } = &self.ask;
-        let view = self.table.views().get(*encoding, predicates, &scope.hidden_columns);
-        let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
-        let selection = selection.map_err(|error| refusal::view(&error, *own_predicates))?;
-        let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
+        let SessionRequest { encoding, predicates, scope, .. } = &self.ask;
+        let view = self.table.views().get(*encoding, predicates, &scope.columns);
         if let Some(view) = &view {
-            self.ask.predicates = view.predicates().clone();
+            self.ask.share_conditions(view.predicates());
         }
-        let Session { shared, table, caller, ask, seat } = self;
+        let selection = view.as_ref().map(|view| view.selection(&start.schema)).transpose();
+        let selection = selection.map_err(|error| refusal::view(&error, &self.ask.origins))?;
+        let columns = selection.as_ref().map_or(&start.schema, |selection| selection.schema()).clone();
+        let Session { shared, table, caller, ask, seat, task } = self;
         count_start(&table, &start);
         if shared.log_limits.allows(ClientEvent::StreamBegins, caller.group()) {
             self::log(&table, &caller, &ask, &start);
@@ -142,7 +145,7 @@ impl Session {
         };
         let reader = journal.register(options, start.after);
         let share = PermitShare { group: caller.group(), table: table.name().clone() };
-        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer()));
+        let lease = Arc::new(ClientLease::new(reader, seat, share, table.buffer(), task));
         table.watch(&lease);
         let mut outlet = SessionOutlet::new(slot, table.clone(), lease, shared.waits.stalled);
         let membership = table.roster().join(&ask);

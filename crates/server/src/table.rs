@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::drain::TableDrain;
-use crate::lease::{ClientLease, ClientSeat, ClientSeats};
-use crate::options::{BufferOptions, ServedTableOptions};
+use crate::lease::{ClientLease, ClientSeat, ClientSeats, SnapshotDownload};
+use crate::options::{BufferOptions, ServedTableOptions, ServerTimeLimits};
 use crate::refusal;
 use crate::roster::StreamRoster;
 use crate::view::JournalViews;
@@ -33,6 +33,7 @@ pub(crate) struct ServedTable {
     roster: Arc<StreamRoster>,
     seats: ClientSeats,
     leases: Mutex<Vec<Weak<ClientLease>>>,
+    downloads: Mutex<Vec<Weak<SnapshotDownload>>>,
 }
 
 /// Counters of events since the start.
@@ -67,6 +68,7 @@ impl ServedTable {
             counters: TableCounters::default(),
             drain: TableDrain::new(),
             leases: Mutex::new(Vec::new()),
+            downloads: Mutex::new(Vec::new()),
         }
     }
 
@@ -198,10 +200,16 @@ impl ServedTable {
         self.leases.lock().push(Arc::downgrade(lease));
     }
 
+    /// Includes a download in later sweeps.
+    pub(crate) fn watch_download(&self, download: &Arc<SnapshotDownload>) {
+        self.downloads.lock().push(Arc::downgrade(download));
+    }
+
     /// Cuts clients that are too far behind, that read nothing of their snapshot or too little, or
-    /// whose pins keep the journal beyond its limits. `others_wait` is true if clients wait for a
-    /// snapshot permit.
-    pub(crate) fn sweep(&self, now: Instant, stalled: Duration, others_wait: bool) {
+    /// whose pins keep the journal beyond its limits. Resets the streams of those that were cut and
+    /// still read nothing, and ends downloads that are not read. `others_wait` is true if clients
+    /// wait for a snapshot permit.
+    pub(crate) fn sweep(&self, now: Instant, waits: &ServerTimeLimits, others_wait: bool) {
         let mut leases = self.leases.lock();
         let journal = self.handle().journal();
         while let Some(pinned) = journal.as_ref().and_then(Journal::overdue_pin) {
@@ -211,9 +219,13 @@ impl ServedTable {
             }
         }
         leases.retain(|lease| match lease.upgrade() {
-            Some(lease) => lease.sweep(now, stalled, others_wait),
+            Some(lease) => lease.sweep(now, waits, others_wait),
             None => false,
         });
+        let is_watched = |download: &Weak<SnapshotDownload>| {
+            download.upgrade().is_some_and(|download| download.sweep(now, waits.stalled))
+        };
+        self.downloads.lock().retain(is_watched);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Views of a journal. Clients with the same encoding, filter and columns share one view. A
 //! projection that is made for one client is cached for the others.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use laredo_core::{Schema, Sequence, TableName};
@@ -11,11 +11,13 @@ use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchError;
 use laredo_proto::replication::RowEncoding;
 use laredo_proto::schema::SchemaError;
-use laredo_values::{FilterError, FilterKey, HexCells, Predicate, ProjectError};
+use laredo_values::{FilterError, FilterKey, HexCells, Predicate, ProjectError, UnprintableType};
 use parking_lot::Mutex;
 
 mod binary;
 mod changes;
+mod condition_origins;
+mod projection_cache;
 mod selection;
 mod structs;
 #[cfg(test)]
@@ -23,11 +25,13 @@ mod tests;
 mod view_cursor;
 
 pub(crate) use binary::empty_batch;
-pub(crate) use selection::RowSelection;
+pub(crate) use condition_origins::ConditionOrigins;
+pub(crate) use selection::{ColumnRules, RowSelection};
 pub(crate) use structs::{PositionMarker, marker, row_struct, timestamp, to_wire};
 pub(crate) use view_cursor::{ProjectedChunk, TransactionEnd, ViewCursor};
 
 use changes::FrameChanges;
+use projection_cache::{CacheBudget, ProjectionCache};
 
 /// The views of a table that are in use.
 #[derive(Debug)]
@@ -36,28 +40,27 @@ pub(crate) struct JournalViews {
     usage: Arc<ViewUsage>,
 }
 
-type ViewKey = (RowEncoding, FilterKey, Vec<String>);
+type ViewKey = (RowEncoding, FilterKey, ColumnRules);
 
 /// The usage of all views of a table together.
 #[derive(Debug)]
 struct ViewUsage {
     table: TableName,
-    bytes: AtomicU64,
-    bytes_max: u64,
+    budget: Arc<CacheBudget>,
     struct_entries: AtomicU64,
     filtered_entries: AtomicU64,
     hex_cells: HexCells,
 }
 
-/// A view: one encoding, one filter, and the columns that it leaves out.
+/// A view: one encoding, one filter, and the columns that it leaves out or masks.
 #[derive(Debug)]
 pub(crate) struct JournalView {
     encoding: RowEncoding,
     predicates: Arc<[Predicate]>,
-    hidden_columns: Vec<String>,
+    rules: ColumnRules,
     /// The selection for the schema that was used last.
     bound: Mutex<Option<Arc<RowSelection>>>,
-    cache: Mutex<ProjectionCache>,
+    cache: ProjectionCache,
     usage: Arc<ViewUsage>,
 }
 
@@ -82,15 +85,6 @@ pub(crate) enum EntryMode {
     Snapshot,
 }
 
-#[derive(Debug, Default)]
-struct ProjectionCache {
-    slots: HashMap<FrameCacheKey, ProjectionSlot>,
-    /// Oldest first. Clients move forward, so the oldest projections are needed least.
-    order: VecDeque<(FrameCacheKey, u64)>,
-}
-
-type ProjectionSlot = Arc<OnceLock<Result<ProjectedFrame, ViewError>>>;
-
 /// A frame as projected by a view.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProjectedFrame {
@@ -112,6 +106,19 @@ pub(crate) enum ViewError {
     /// A column of the key is hidden from the reader.
     #[error("column `{0}` of the key is left out")]
     HiddenKey(String),
+    /// A column of the key is masked for the reader.
+    #[error("column `{0}` of the key is masked")]
+    MaskedKey(String),
+    /// The mask of a column depends on the text of its values, which is unknown.
+    #[error("column `{column}` of type {type_name} is masked, and {problem}")]
+    Unprintable {
+        /// The column's name.
+        column: String,
+        /// The name of the column's type.
+        type_name: String,
+        /// The cause.
+        problem: UnprintableType,
+    },
     #[error("projecting a row: {0}")]
     Project(#[from] ProjectError),
     #[error("reading the journal: {0}")]
@@ -126,15 +133,11 @@ pub(crate) enum ViewError {
     TooLarge,
 }
 
-/// The estimated overhead of one cached projection, in addition to its bytes.
-const SLOT_BYTES: u64 = 256;
-
 impl JournalViews {
     pub(crate) fn new(table: TableName, bytes_max: u64) -> JournalViews {
         let usage = ViewUsage {
             table,
-            bytes: AtomicU64::new(0),
-            bytes_max,
+            budget: Arc::new(CacheBudget::new(bytes_max)),
             struct_entries: AtomicU64::new(0),
             filtered_entries: AtomicU64::new(0),
             hex_cells: HexCells::default(),
@@ -142,18 +145,18 @@ impl JournalViews {
         JournalViews { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
 
-    /// Returns the view of an encoding and a filter, without some columns. Returns `None` if the
-    /// journal's own frames serve unchanged. `hidden_columns` must be sorted.
+    /// Returns the view of an encoding, a filter and column rules. Returns `None` if the journal's
+    /// own frames serve unchanged.
     pub(crate) fn get(
         &self,
         encoding: RowEncoding,
         predicates: &Arc<[Predicate]>,
-        hidden_columns: &[String],
+        rules: &ColumnRules,
     ) -> Option<Arc<JournalView>> {
-        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() && hidden_columns.is_empty() {
+        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() && rules.is_empty() {
             return None;
         }
-        let key = (encoding, FilterKey::of(predicates), hidden_columns.to_vec());
+        let key = (encoding, FilterKey::of(predicates), rules.clone());
         let mut views = self.views.lock();
         if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
             return Some(view);
@@ -162,9 +165,9 @@ impl JournalViews {
         let view = Arc::new(JournalView {
             encoding,
             predicates: predicates.clone(),
-            hidden_columns: hidden_columns.to_vec(),
+            rules: rules.clone(),
             bound: Mutex::new(None),
-            cache: Mutex::new(ProjectionCache::default()),
+            cache: ProjectionCache::new(self.usage.budget.clone()),
             usage: self.usage.clone(),
         });
         views.insert(key, Arc::downgrade(&view));
@@ -185,7 +188,7 @@ impl JournalViews {
 
     /// Returns the size in bytes of the cached projections.
     pub(crate) fn bytes(&self) -> u64 {
-        self.usage.bytes.load(Ordering::Relaxed)
+        self.usage.budget.bytes()
     }
 }
 
@@ -202,13 +205,14 @@ impl JournalView {
     /// Returns the selection from rows of a schema.
     ///
     /// # Errors
-    /// Returns an error if a predicate has no meaning for its column, or the key is hidden.
+    /// Returns an error if a predicate has no meaning for its column, if a column of the key is
+    /// hidden or masked, or if a mask does not fit its column.
     pub(crate) fn selection(&self, schema: &Arc<Schema>) -> Result<Arc<RowSelection>, ViewError> {
         let mut bound = self.bound.lock();
         if let Some(known) = bound.as_ref().filter(|known| known.is_of(schema)) {
             return Ok(known.clone());
         }
-        let selection = Arc::new(RowSelection::bind(&self.predicates, &self.hidden_columns, schema)?);
+        let selection = Arc::new(RowSelection::bind(&self.predicates, &self.rules, schema)?);
         *bound = Some(selection.clone());
         Ok(selection)
     }
@@ -223,7 +227,7 @@ impl JournalView {
         place: FrameCacheKey,
         schema: &Arc<Schema>,
     ) -> Result<ProjectedFrame, ViewError> {
-        self.shared(place, || {
+        self.cache.get_or_make(place, || {
             self.count(u64::from(frame.batch.count));
             let selection = self.selection(schema)?;
             match self.encoding {
@@ -244,8 +248,8 @@ impl JournalView {
         };
         let last = changes.frame.header.last_sequence;
         match (changes.is_known_in_part(), changes.mode) {
-            (false, EntryMode::Ordinary) => self.shared(FrameCacheKey::Journal(last), make),
-            (false, EntryMode::Snapshot) => self.shared(FrameCacheKey::Snapshot(last), make),
+            (false, EntryMode::Ordinary) => self.cache.get_or_make(FrameCacheKey::Journal(last), make),
+            (false, EntryMode::Snapshot) => self.cache.get_or_make(FrameCacheKey::Snapshot(last), make),
             (true, _) | (_, EntryMode::Repeat) => make(),
         }
     }
@@ -267,43 +271,5 @@ impl JournalView {
             tracing::warn!(table = %self.usage.table, %error, "values that do not fit their type are sent in hex");
         }
         shown
-    }
-
-    /// Returns the cached projection, or makes it with `make`. Concurrent callers for the same
-    /// place wait for the first one.
-    fn shared(
-        &self,
-        place: FrameCacheKey,
-        make: impl FnOnce() -> Result<ProjectedFrame, ViewError>,
-    ) -> Result<ProjectedFrame, ViewError> {
-        let slot = self.cache.lock().slots.entry(place).or_default().clone();
-        let mut is_new = false;
-        let projected = slot.get_or_init(|| {
-            is_new = true;
-            make()
-        });
-        if is_new {
-            let bytes = SLOT_BYTES + projected.as_ref().map_or(0, |p| p.bytes.len() as u64);
-            self.keep(place, bytes);
-        }
-        projected.clone()
-    }
-
-    fn keep(&self, place: FrameCacheKey, bytes: u64) {
-        let mut cache = self.cache.lock();
-        cache.order.push_back((place, bytes));
-        let mut used = self.usage.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        while used > self.usage.bytes_max {
-            let Some((oldest, bytes)) = cache.order.pop_front() else { return };
-            cache.slots.remove(&oldest);
-            used = self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
-        }
-    }
-}
-
-impl Drop for JournalView {
-    fn drop(&mut self) {
-        let bytes = self.cache.get_mut().order.iter().map(|(_, bytes)| bytes).sum();
-        self.usage.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use laredo_core::{Column, Oid, Schema, TypeDef, TypeKind};
@@ -9,7 +10,7 @@ use laredo_values::{ColumnText, UnprintableType, hex};
 use ring::hmac;
 
 /// The OID of the type `text`.
-pub(super) const TEXT_OID: Oid = 25;
+const TEXT_OID: Oid = 25;
 
 /// The secret key of a hash.
 ///
@@ -48,7 +49,7 @@ impl HashKey {
     }
 
     /// Returns the HMAC-SHA-256 of a text in lower-case hex.
-    fn hash(&self, text: &[u8]) -> String {
+    fn sign(&self, text: &[u8]) -> String {
         hex(hmac::sign(&self.key, text).as_ref())
     }
 }
@@ -67,8 +68,14 @@ impl PartialEq for HashKey {
 
 impl Eq for HashKey {}
 
+impl Hash for HashKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.fingerprint.hash(state);
+    }
+}
+
 /// The replacement of a value by a mask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ValueMask {
     /// A fixed text.
     Fixed(String),
@@ -99,10 +106,12 @@ impl ValueMask {
     }
 }
 
-/// The replacement of a column's values.
-#[derive(Clone, Debug)]
-pub(super) enum CellReplacement {
+/// The replacement of a column's values. NULL is never replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CellReplacement {
+    /// A keyed hash of the value's text.
     Hash(HashKey),
+    /// A mask.
     Mask(ValueMask),
 }
 
@@ -124,51 +133,58 @@ impl CellReplacement {
         }
     }
 
-    /// Binds the replacement to a column of a schema.
+    /// Binds the replacement to a column of a schema, by the column's number from 0.
     ///
     /// # Errors
     /// When the replacement depends on the text of the values, and that is unknown for their type.
-    pub(super) fn bind(self, schema: &Arc<Schema>, column: usize) -> Result<ReplacedColumn, UnprintableType> {
-        Ok(match self {
-            CellReplacement::Mask(ValueMask::Fixed(value)) => ReplacedColumn::Fixed(value),
+    pub fn bind(self, schema: &Arc<Schema>, column: usize) -> Result<ReplacedColumn, UnprintableType> {
+        Ok(ReplacedColumn(match self {
+            CellReplacement::Mask(ValueMask::Fixed(value)) => BoundReplacement::Fixed(value),
             CellReplacement::Hash(_) | CellReplacement::Mask(ValueMask::Partial { .. }) => {
-                ReplacedColumn::Computed(ColumnText::new(schema, column)?, self)
+                BoundReplacement::Computed(ColumnText::new(schema, column)?, self)
             }
-        })
+        }))
     }
 }
 
 /// A replacement that is bound to a column.
 #[derive(Clone, Debug)]
-pub(super) enum ReplacedColumn {
+pub struct ReplacedColumn(BoundReplacement);
+
+#[derive(Clone, Debug)]
+enum BoundReplacement {
     Fixed(String),
     Computed(ColumnText, CellReplacement),
 }
 
 impl ReplacedColumn {
-    /// Returns the text that readers receive instead of a cell. NULL is not replaced.
-    pub(super) fn replace(&self, cell: &[u8]) -> Cow<'_, str> {
-        match self {
-            ReplacedColumn::Fixed(value) => Cow::Borrowed(value),
-            ReplacedColumn::Computed(text, CellReplacement::Hash(key)) => Cow::Owned(key.hash(&text.of(cell))),
-            ReplacedColumn::Computed(text, CellReplacement::Mask(mask)) => Cow::Owned(mask.apply(&text.of(cell))),
+    /// Returns the text that readers receive instead of a cell that is not NULL.
+    #[must_use]
+    pub fn replace(&self, cell: &[u8]) -> Cow<'_, str> {
+        match &self.0 {
+            BoundReplacement::Fixed(value) => Cow::Borrowed(value),
+            BoundReplacement::Computed(text, CellReplacement::Hash(key)) => Cow::Owned(key.sign(&text.of(cell))),
+            BoundReplacement::Computed(text, CellReplacement::Mask(mask)) => Cow::Owned(mask.apply(&text.of(cell))),
         }
     }
 }
 
-/// Returns the column that readers receive instead of one whose values are replaced.
-pub(super) fn replaced_column(column: Column) -> Column {
-    Column {
-        name: column.name,
-        type_oid: TEXT_OID,
-        type_modifier: -1,
-        type_name: "text".to_owned(),
-        not_null: column.not_null,
-        is_text: false,
-    }
-}
-
-/// Returns the definition of the type `text`.
-pub(super) fn text_type() -> TypeDef {
-    TypeDef { name: "text".to_owned(), kind: TypeKind::Base }
+/// Returns the schema that readers receive if the values of some columns, by their numbers, are
+/// replaced: those columns are of the type `text`.
+#[must_use]
+pub fn with_replaced_columns(schema: &Schema, columns: &[usize]) -> Schema {
+    let shown = |(number, column): (usize, &Column)| match columns.contains(&number) {
+        true => Column {
+            name: column.name.clone(),
+            type_oid: TEXT_OID,
+            type_modifier: -1,
+            type_name: "text".to_owned(),
+            not_null: column.not_null,
+            is_text: false,
+        },
+        false => column.clone(),
+    };
+    let mut types = schema.types().clone();
+    types.entry(TEXT_OID).or_insert_with(|| TypeDef { name: "text".to_owned(), kind: TypeKind::Base });
+    Schema::new(schema.columns().iter().enumerate().map(shown).collect(), schema.key().clone(), types)
 }

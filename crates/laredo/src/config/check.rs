@@ -10,13 +10,7 @@ use super::tree::{ConfigNode, ConfigValue, KeyPath};
 
 /// Adds every violation of the schema in a tree to `problems`.
 pub(crate) fn check(schema: &ConfigSchema, root: &ConfigNode, problems: &mut Vec<ConfigProblem>) {
-    SchemaChecker { schema, problems }.block(root, schema.root, &KeyPath::default());
-}
-
-/// Returns true for the values of grants' conditions, in which `${claims.NAME}` is a claim of the
-/// caller and not a substitution.
-fn may_have_claims(path: &KeyPath) -> bool {
-    path.to_string().starts_with("access.readers")
+    SchemaChecker { schema, problems, has_claims: false }.block(root, schema.root, &KeyPath::default());
 }
 
 /// Returns true if a text seems to contain a substitution. HOCON keeps it as text, which is never
@@ -43,6 +37,8 @@ fn pattern_error(text: &str) -> String {
 struct SchemaChecker<'a> {
     schema: &'a ConfigSchema,
     problems: &'a mut Vec<ConfigProblem>,
+    /// True inside a key whose texts may be claims, which are no substitutions.
+    has_claims: bool,
 }
 
 impl SchemaChecker<'_> {
@@ -77,7 +73,7 @@ impl SchemaChecker<'_> {
             },
             SettingKind::Scalar if node.scalar().is_some() => {}
             kind => match LeafValue::read(node, kind) {
-                Ok(LeafValue::Text(text)) if has_placeholder(&text) && !may_have_claims(path) => self.problems.push(
+                Ok(LeafValue::Text(text)) if has_placeholder(&text) && !self.has_claims => self.problems.push(
                     ConfigProblem::new(&node.place, path, "has ${…} inside quotes, where it is not replaced")
                         .help("end the quotes before it: \"postgresql://laredo:\"${PG_PASSWORD}\"@db/app\""),
                 ),
@@ -98,7 +94,12 @@ impl SchemaChecker<'_> {
         };
         for (name, value) in fields {
             match block.key(name) {
-                Some(key) => self.value(value, &key.kind, &path.key(name), node),
+                Some(key) => {
+                    let around = self.has_claims;
+                    self.has_claims |= key.has_claims;
+                    self.value(value, &key.kind, &path.key(name), node);
+                    self.has_claims = around;
+                }
                 None => self.unknown(name, value, block, path),
             }
         }

@@ -17,6 +17,7 @@ pub(crate) struct ConfigKey<T> {
     name: &'static str,
     kind: SettingKind,
     required: bool,
+    has_claims: bool,
     group: Option<&'static [FieldSchema]>,
     default: fn() -> T,
     default_text: &'static str,
@@ -184,13 +185,29 @@ pub(crate) const fn custom<T>(
     read: ReadFunction<T>,
     write: WriteFunction<T>,
 ) -> ConfigKey<T> {
-    ConfigKey { name, kind, required: false, group: None, default, default_text: "", doc: "", read, write }
+    ConfigKey {
+        name,
+        kind,
+        required: false,
+        has_claims: false,
+        group: None,
+        default,
+        default_text: "",
+        doc: "",
+        read,
+        write,
+    }
 }
 
 impl<T> ConfigKey<T> {
     /// Makes the key one that must be given.
     pub(crate) const fn must_be_given(self) -> Self {
         ConfigKey { required: true, ..self }
+    }
+
+    /// Allows claims of the caller, `"${claims.NAME}"`, in the texts of the value.
+    pub(crate) const fn with_claims(self) -> Self {
+        ConfigKey { has_claims: true, ..self }
     }
 
     /// Describes a default that is not a value, as Markdown.
@@ -211,6 +228,7 @@ impl<T> ConfigKey<T> {
                 name: self.name,
                 kind: self.kind,
                 required: self.required,
+                has_claims: self.has_claims,
                 default,
                 default_text: self.default_text,
                 doc: self.doc,

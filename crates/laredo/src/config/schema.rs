@@ -41,6 +41,8 @@ pub(crate) struct KeySchema {
     pub(crate) name: &'static str,
     pub(crate) kind: SettingKind,
     pub(crate) required: bool,
+    /// True if `"${claims.NAME}"` in the value's texts is a claim of the caller.
+    pub(crate) has_claims: bool,
     /// Returns the default as HOCON, or an empty text if the key has no default value.
     pub(crate) default: fn() -> String,
     /// A description of the default, as Markdown, for one that is not a value. Otherwise empty.
@@ -190,7 +192,7 @@ impl SettingKind {
 
 impl KeySchema {
     const fn without_default(name: &'static str, kind: SettingKind) -> KeySchema {
-        KeySchema { name, kind, required: false, default: String::new, default_text: "", doc: "" }
+        KeySchema { name, kind, required: false, has_claims: false, default: String::new, default_text: "", doc: "" }
     }
 
     pub(crate) const fn required(name: &'static str, kind: SettingKind) -> KeySchema {

@@ -5,15 +5,20 @@ use laredo_server::{
     ReaderGrant, RowRule, RowTest, TokenOptions,
 };
 
-use super::options::predicate;
+use super::options::{column_masks, predicate};
 use crate::config::ServerConfig;
 use crate::config::server::{
     AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, ReaderConfig, RuleText, rule_text,
 };
+use crate::program::ProgramFailure;
 
 /// Returns the rules; `None` without the block `access`.
-pub(super) fn access(config: &ServerConfig) -> Option<AccessOptions> {
-    config.access.as_ref().map(options)
+///
+/// # Errors
+/// Every key of a hash that cannot be read.
+pub(super) fn access(config: &ServerConfig) -> Result<Option<AccessOptions>, ProgramFailure> {
+    let access = config.access.as_ref().map(options).transpose();
+    access.map_err(ProgramFailure::Misconfigured)
 }
 
 /// Logs a warning if callers send their tokens in plain text.
@@ -27,9 +32,19 @@ pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
     }
 }
 
-fn options(access: &AccessConfig) -> AccessOptions {
+fn options(access: &AccessConfig) -> Result<AccessOptions, Vec<String>> {
+    let (mut readers, mut unreadable) = (Vec::new(), Vec::new());
+    for (number, grant) in access.readers.iter().enumerate() {
+        match reader(grant) {
+            Ok(grant) => readers.push(grant),
+            Err(error) => unreadable.push(format!("access.readers[{number}].mask: {error}")),
+        }
+    }
+    if !unreadable.is_empty() {
+        return Err(unreadable);
+    }
     let grants = AccessGrants {
-        readers: access.readers.iter().map(reader).collect(),
+        readers,
         operators: access
             .operators
             .iter()
@@ -40,12 +55,12 @@ fn options(access: &AccessConfig) -> AccessOptions {
             .collect(),
         observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
     };
-    AccessOptions {
+    Ok(AccessOptions {
         identities: access.identities.iter().map(|(name, config)| identity(name, config)).collect(),
         grants,
         health_is_open: access.health == EndpointAccess::Anyone,
         metrics_are_open: access.metrics == EndpointAccess::Anyone,
-    }
+    })
 }
 
 fn identity(name: &str, config: &AccessIdentityConfig) -> IdentityOptions {
@@ -70,14 +85,16 @@ fn subjects(identities: &[String], claims: &[(String, String)]) -> GrantSubjects
     GrantSubjects { identities: identities.to_vec(), claims: claims.iter().cloned().collect() }
 }
 
-fn reader(grant: &ReaderConfig) -> ReaderGrant {
-    ReaderGrant {
+fn reader(grant: &ReaderConfig) -> Result<ReaderGrant, String> {
+    let masked: Vec<_> = grant.mask.iter().map(column_masks).collect::<Result<_, _>>()?;
+    Ok(ReaderGrant {
         subjects: subjects(&grant.identities, &grant.claims),
         // The configuration accepts only valid patterns.
         tables: grant.tables.iter().filter_map(|pattern| pattern.parse().ok()).collect(),
         rows: grant.rows.iter().map(row_rule).collect(),
         hidden_columns: grant.hide.clone(),
-    }
+        masked_columns: masked.into_iter().flatten().collect(),
+    })
 }
 
 fn row_rule(filter: &FilterConfig) -> RowRule {
@@ -100,5 +117,37 @@ fn row_rule(filter: &FilterConfig) -> RowRule {
             let fixed = predicate(filter);
             RowRule { field: fixed.field, test: RowTest::Fixed(fixed.test) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use laredo_engine::{CellReplacement, ValueMask};
+
+    use super::*;
+    use crate::config::server::{ColumnMaskConfig, HashConfig, MaskConfig};
+
+    fn masking(mask: ColumnMaskConfig) -> ReaderConfig {
+        ReaderConfig { mask: vec![mask], ..ReaderConfig::default() }
+    }
+
+    #[test]
+    fn each_column_of_a_mask_has_the_replacement() {
+        let fields = vec!["card".to_owned(), "phone".to_owned()];
+        let mask = ColumnMaskConfig::Mask(MaskConfig { fields, keep_last: Some(4), ..MaskConfig::default() });
+        let grant = reader(&masking(mask)).unwrap();
+        let replacement = CellReplacement::Mask(ValueMask::Partial { keep_first: 0, keep_last: 4, with: '*' });
+        let expected = ["card", "phone"].map(|column| (column.to_owned(), replacement.clone()));
+        assert_eq!(grant.masked_columns, expected);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_reported_with_its_grant() {
+        let key_file = Some("/no/such/key".into());
+        let hash = HashConfig { fields: vec!["card".to_owned()], key_file, ..HashConfig::default() };
+        let readers = vec![ReaderConfig::default(), masking(ColumnMaskConfig::Hash(hash))];
+        let problems = options(&AccessConfig { readers, ..AccessConfig::default() }).err().unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("access.readers[1].mask: key_file /no/such/key: "), "{problems:?}");
     }
 }

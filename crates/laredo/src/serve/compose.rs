@@ -68,6 +68,7 @@ pub(crate) async fn serve_at(
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
     let allowed_hosts = allowed_hosts(&config.allowed_hosts);
+    let access = access::access(config)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -105,7 +106,7 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
-    let (access, connections_max) = (access::access(config), config.grpc.max_connections as usize);
+    let connections_max = config.grpc.max_connections as usize;
     let options = ServerOptions {
         sources,
         tables,
@@ -160,7 +161,7 @@ fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Opt
     Some(ServedTableOptions {
         handle,
         source_id: table.source.clone(),
-        clients_max: table.fanout.grpc.max_clients.map(|max| max as usize),
+        clients_max: table.fanout.grpc.max_clients as usize,
         buffer: options::buffer(&table.fanout),
         heartbeat_interval: table.fanout.heartbeat_interval,
         projection_bytes_max: PROJECTION_BYTES_MAX,
@@ -180,9 +181,6 @@ fn log_inactive_settings(config: &ServerConfig) {
         }
         if fanout.archive.is_some() {
             tracing::warn!(table = name, "archive: this version does not read archives");
-        }
-        if fanout.grpc.max_clients.is_none() {
-            tracing::info!(table = name, "clients without limit; set max_clients to limit them");
         }
     }
 }

@@ -8,8 +8,8 @@ use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{
-    HashKey, PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, Transform, ValueMask, VerifySchedule,
-    VerifyTerms,
+    CellReplacement, HashKey, PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, Transform, ValueMask,
+    VerifySchedule, VerifyTerms,
 };
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
@@ -187,27 +187,39 @@ fn transform(transform: &config::TransformConfig) -> Result<Transform, String> {
         config::TransformConfig::DropFields { fields } => Transform::DropFields(fields.clone()),
         config::TransformConfig::RenameFields { fields } => Transform::RenameFields(fields.clone()),
         config::TransformConfig::AddTimestamp { field } => Transform::AddTimestamp(field.clone()),
-        config::TransformConfig::Hash { fields, key, key_file } => {
-            Transform::Hash(fields.clone(), hash_key(key.as_ref(), key_file.as_deref())?)
-        }
-        config::TransformConfig::Mask { fields, value, keep_first, keep_last, with } => {
-            let mask = match value {
-                Some(value) => ValueMask::Fixed(value.clone()),
-                None => ValueMask::Partial {
-                    keep_first: keep_first.unwrap_or(0) as usize,
-                    keep_last: keep_last.unwrap_or(0) as usize,
-                    with: with.as_ref().and_then(|with| with.chars().next()).unwrap_or('*'),
-                },
-            };
-            Transform::Mask(fields.clone(), mask)
-        }
+        config::TransformConfig::Hash(hash) => Transform::Hash(hash.fields.clone(), hash_key(hash)?),
+        config::TransformConfig::Mask(mask) => Transform::Mask(mask.fields.clone(), value_mask(mask)),
     })
 }
 
+/// Returns the columns of a grant's mask, each with its replacement.
+///
+/// # Errors
+/// When the key of a hash cannot be read.
+pub(super) fn column_masks(mask: &config::ColumnMaskConfig) -> Result<Vec<(String, CellReplacement)>, String> {
+    let (fields, replacement) = match mask {
+        config::ColumnMaskConfig::Hash(hash) => (&hash.fields, CellReplacement::Hash(hash_key(hash)?)),
+        config::ColumnMaskConfig::Mask(mask) => (&mask.fields, CellReplacement::Mask(value_mask(mask))),
+    };
+    Ok(fields.iter().map(|field| (field.clone(), replacement.clone())).collect())
+}
+
+fn value_mask(mask: &config::MaskConfig) -> ValueMask {
+    match &mask.value {
+        Some(value) => ValueMask::Fixed(value.clone()),
+        None => ValueMask::Partial {
+            keep_first: mask.keep_first.unwrap_or(0) as usize,
+            keep_last: mask.keep_last.unwrap_or(0) as usize,
+            with: mask.with.as_ref().and_then(|with| with.chars().next()).unwrap_or('*'),
+        },
+    }
+}
+
 /// Returns the key of a hash. The configuration has checked that there is one.
-fn hash_key(key: Option<&ConfigSecret>, file: Option<&Path>) -> Result<HashKey, String> {
-    let Some(file) = file else {
-        return HashKey::new(key.map_or("", ConfigSecret::expose).as_bytes()).map_err(|error| error.to_string());
+fn hash_key(hash: &config::HashConfig) -> Result<HashKey, String> {
+    let Some(file) = &hash.key_file else {
+        let key = hash.key.as_ref().map_or("", ConfigSecret::expose);
+        return HashKey::new(key.as_bytes()).map_err(|error| error.to_string());
     };
     let error = |error: &dyn std::fmt::Display| format!("key_file {}: {error}", file.display());
     let mut bytes = std::fs::read(file).map_err(|cause| error(&cause))?;

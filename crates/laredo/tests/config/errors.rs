@@ -693,3 +693,55 @@ fn access_names_what_exists_and_what_can_be_granted() {
     assert!(!problems(&wrong).join("").contains("0123456789"), "a token is not printed: {:?}", problems(&wrong));
     assert!(load(&access(&ok, "")).is_ok(), "an identity may have no grants");
 }
+
+#[test]
+fn a_grant_masks_each_column_once_and_has_claims_in_its_conditions_alone() {
+    let hash = "00".repeat(32);
+    let grant = |keys: &str| {
+        format!(
+            "{MINIMAL}\naccess {{ identities {{ a {{ tokens = [{{ sha256 = \"{hash}\" }}] }} }}
+             readers = [{{ identities = [a], tables = [\"*\"], {keys} }}] }}"
+        )
+    };
+    for (keys, error) in [
+        (
+            "mask = [{ type = drop-fields, fields = [a] }]",
+            "mask[0].type: \"drop-fields\" is not a mask type of this version; expected hash or mask",
+        ),
+        ("mask = [{ type = mask, value = x }]", "mask[0].fields: is required"),
+        ("mask = [{ type = mask, fields = [a] }]", "mask[0].value: is required, unless keep_first, keep_last or with"),
+        ("mask = [{ type = hash, fields = [a] }]", "mask[0].key: is required, unless key_file is given"),
+        (
+            "mask = [{ type = hash, fields = [a], key = short }]",
+            "mask[0].key: the key has 5 bytes and needs at least 16",
+        ),
+        ("mask = [{ type = mask, fields = [a, b, a], value = x }]", "mask[0].fields: names a twice"),
+        (
+            "mask = [{ type = mask, fields = [a], value = x }, { type = mask, fields = [b, a], keep_last = 2 }]",
+            "mask[1].fields: names a, which an earlier mask replaces already",
+        ),
+        (
+            "hide = [a], mask = [{ type = mask, fields = [a], value = x }]",
+            "mask[0].fields: names a, which hide leaves out; remove it from one of them",
+        ),
+        ("hide = [\"${claims.a}\"]", "hide[0]: has ${…} inside quotes, where it is not replaced"),
+        (
+            "mask = [{ type = mask, fields = [a], value = \"${claims.a}\" }]",
+            "mask[0].value: has ${…} inside quotes, where it is not replaced",
+        ),
+        ("claims { a = \"${claims.a}\" }", "claims.a: has ${…} inside quotes, where it is not replaced"),
+    ] {
+        let found = problems(&grant(keys));
+        assert!(
+            found.iter().any(|problem| problem.contains(&format!("access.readers[0].{error}"))),
+            "{error}: {found:#?}"
+        );
+    }
+    let rows = "rows = [{ type = field-prefix, field = p, prefix = \"${claims.a}\" }]";
+    assert!(load(&grant(rows)).is_ok(), "a claim is the whole prefix");
+    let rows = "rows = [{ type = field-prefix, field = p, prefix = \"${claims.a}/\" }]";
+    assert!(problems(&grant(rows)).join("").contains("a claim is the whole value"));
+    let filters = "filters = [{ type = field-prefix, field = p, prefix = \"${claims.a}\" }]";
+    let filters = MINIMAL.replace("type = replication-fanout", &format!("type = replication-fanout, {filters}"));
+    assert!(problems(&filters).join("").contains("has ${…} inside quotes"), "a table's filter has no caller");
+}

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use laredo::config::server::{
-    ArchiveFormat, BufferPolicyConfig, DdlWatchConfig, FilterConfig, FilterValue, JournalStoreConfig, LogLevel,
-    LogType, SlotConfig, SnapshotSerializer, StoreConfig, TransformConfig,
+    ArchiveFormat, BufferPolicyConfig, ColumnMaskConfig, DdlWatchConfig, FilterConfig, FilterValue, HashConfig,
+    JournalStoreConfig, LogLevel, LogType, MaskConfig, SlotConfig, SnapshotSerializer, StoreConfig, TransformConfig,
 };
 use laredo::config::{ConfigSecret, ServerConfig};
 
@@ -24,7 +24,7 @@ fn the_fan_out_page_loads_as_printed() {
     let fanout = &config.tables[0].fanout;
     assert_eq!(fanout.journal.max_entries, 1_000_000);
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
-    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, Some(500)));
+    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, 500));
     assert_eq!(fanout.client_buffer.max_entries, 50_000);
     assert_eq!(fanout.client_buffer.policy, BufferPolicyConfig::DropDisconnect);
     let snapshot = fanout.snapshot.as_ref().expect("the page has one");
@@ -95,7 +95,7 @@ fn defaults_are_filled_in() {
     assert_eq!(fanout.journal.max_age, Duration::from_secs(24 * 3600));
     assert_eq!(fanout.journal.memory_max_bytes, 256 << 20);
     assert_eq!(fanout.journal.store, JournalStoreConfig::Memory);
-    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, None));
+    assert_eq!((fanout.grpc.port, fanout.grpc.max_clients), (4002, 5000));
     assert_eq!(fanout.heartbeat_interval, Duration::from_secs(5));
     assert_eq!((&fanout.snapshot, &fanout.archive), (&None, &None));
     assert!(config.tables[0].key_fields.is_empty());
@@ -128,11 +128,11 @@ fn both_spellings_of_ports_and_limits_load() {
         )
     };
     for (target, rest, port, max_clients) in [
-        ("grpc { port = 5002, max_clients = 7 }", "", 5002, Some(7)),
-        ("max_clients = 7", "fanout { grpc { port = 5002 } }", 5002, Some(7)),
-        ("max_clients = 7, grpc { max_clients = 7 }", "", 4002, Some(7)),
-        ("grpc { port = 5003 }", "fanout { grpc { port = 5002 } }", 5003, None),
-        ("max_clients = null", "", 4002, None),
+        ("grpc { port = 5002, max_clients = 7 }", "", 5002, 7),
+        ("max_clients = 7", "fanout { grpc { port = 5002 } }", 5002, 7),
+        ("max_clients = 7, grpc { max_clients = 7 }", "", 4002, 7),
+        ("grpc { port = 5003 }", "fanout { grpc { port = 5002 } }", 5003, 5000),
+        ("max_clients = null", "", 4002, 5000),
     ] {
         let config = load(&text(target, rest)).expect(target);
         let grpc = &config.tables[0].fanout.grpc;
@@ -239,23 +239,44 @@ fn hashes_and_masks_are_read() {
     )
     .expect("valid");
     let names = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>();
-    let (keep_first, with) = (None, None);
+    let mask = |field: &str| MaskConfig { fields: names(&[field]), ..MaskConfig::default() };
+    let key = Some(ConfigSecret::new("0123456789abcdef"));
     let expected = [
-        TransformConfig::Hash {
-            fields: names(&["email", "id"]),
-            key: Some(ConfigSecret::new("0123456789abcdef")),
-            key_file: None,
-        },
-        TransformConfig::Mask {
-            fields: names(&["name"]),
-            value: Some("***".to_owned()),
-            keep_first,
-            keep_last: None,
-            with: with.clone(),
-        },
-        TransformConfig::Mask { fields: names(&["phone"]), value: None, keep_first, keep_last: Some(4), with },
+        TransformConfig::Hash(HashConfig { fields: names(&["email", "id"]), key, key_file: None }),
+        TransformConfig::Mask(MaskConfig { value: Some("***".to_owned()), ..mask("name") }),
+        TransformConfig::Mask(MaskConfig { keep_last: Some(4), ..mask("phone") }),
     ];
     assert_eq!(config.tables[0].fanout.transforms, expected);
+}
+
+#[test]
+fn the_masks_of_a_grant_are_read() {
+    let config = load(
+        r#"sources { pg { type = pg, connection = "host=h user=u" } }
+        tables = [{ source = pg, schema = s, table = t, targets = [{ type = replication-fanout }] }]
+        access {
+            identities { a { tokens = [{ sha256 = 0d7a4f0b0d7a4f0b0d7a4f0b0d7a4f0b0d7a4f0b0d7a4f0b0d7a4f0b0d7a4f0b }] } }
+            readers = [{ identities = [a], tables = ["*"], hide = [notes], mask = [
+                { type = hash, fields = [email], key_file = "/run/secrets/key" }
+                { type = mask, fields = [name, phone], keep_first = 1, with = "x" }
+            ] }]
+        }"#,
+    )
+    .expect("valid");
+    let names = |fields: &[&str]| fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>();
+    let key_file = Some(PathBuf::from("/run/secrets/key"));
+    let (keep_first, with) = (Some(1), Some("x".to_owned()));
+    let expected = [
+        ColumnMaskConfig::Hash(HashConfig { fields: names(&["email"]), key: None, key_file }),
+        ColumnMaskConfig::Mask(MaskConfig {
+            fields: names(&["name", "phone"]),
+            keep_first,
+            with,
+            ..MaskConfig::default()
+        }),
+    ];
+    let grant = &config.access.as_ref().expect("there is access").readers[0];
+    assert_eq!((grant.mask.as_slice(), &grant.hide), (expected.as_slice(), &names(&["notes"])));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use laredo_proto::replication::{
 use laredo_server::{AccessToken, TokenHash};
 use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
 use prost::Message as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::metadata::AsciiMetadataValue;
@@ -33,10 +33,14 @@ fn orders() -> TableName {
 }
 
 const SCHEMA: &str = "
-    CREATE TABLE orders (id int PRIMARY KEY, tenant_id text NOT NULL, amount int NOT NULL, secret text NOT NULL);
+    CREATE TABLE orders (id int PRIMARY KEY, tenant_id text NOT NULL, amount int NOT NULL, secret text NOT NULL,
+        card bigint NOT NULL DEFAULT 4111222233334444);
     INSERT INTO orders SELECT n, CASE n % 3 WHEN 0 THEN 'acme' WHEN 1 THEN 'globex' ELSE 'other' END, n, 'hush ' || n
         FROM generate_series(1, 300) n;
     CREATE TABLE private (id int PRIMARY KEY); INSERT INTO private VALUES (1)";
+
+/// The text that tenants receive instead of the number of a card.
+const MASKED_CARD: &str = "************4444";
 
 fn cluster() -> Cluster {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
@@ -68,6 +72,7 @@ fn access() -> String {
             }}
             readers = [
                 {{ identities = [acme, globex, expired], tables = [public.orders], hide = [secret]
+                   mask = [{{ type = mask, fields = [card], keep_last = 4 }}]
                    rows = [{{ type = field-equals, field = tenant_id, value = \"${{claims.tenant}}\" }}] }}
                 {{ identities = [analyst], tables = [public.orders] }}
             ]
@@ -434,17 +439,19 @@ async fn two_tenants_see_only_their_own_rows_in_snapshot_stream_and_status() {
             for row in view.rows() {
                 assert_eq!(row.get::<String>("tenant_id").unwrap(), *tenant);
                 assert!(row.get::<String>("secret").is_err(), "the column is hidden");
+                assert_eq!(row.get::<String>("card").unwrap(), MASKED_CARD);
             }
-            let columns = ["id", "tenant_id", "amount"].map(str::to_owned);
+            let columns = ["id", "tenant_id", "amount", "card"].map(str::to_owned);
             assert_eq!(structs.columns_seen, columns.into());
             for row in structs.rows.values() {
-                assert_eq!(row["tenant_id"], *tenant, "{row}");
+                assert_eq!((&row["tenant_id"], &row["card"]), (&json!(tenant), &json!(MASKED_CARD)), "{row}");
             }
         }
     }
     let all: usize = cluster.psql("SELECT count(*) FROM orders").unwrap().trim().parse().unwrap();
     let sees_all = async || analyst.view().rows().count() == all;
     eventually(PATIENCE, sees_all).await.unwrap();
+    assert!(analyst.view().rows().all(|row| row.get::<i64>("card").unwrap() == 4_111_222_233_334_444));
     status_shows_only_own(&server, all).await;
     for (.., replica) in tenants {
         assert_eq!(replica.status().resyncs, 0);
@@ -497,6 +504,7 @@ async fn a_stored_snapshot_is_sent_to_a_tenant_without_the_rows_and_numbers_of_o
                 Chunk::Row(row) => {
                     let fields = row.row.unwrap().fields;
                     assert!(fields.contains_key("tenant_id") && !fields.contains_key("secret"), "{fields:?}");
+                    assert_eq!(fields["card"], MASKED_CARD.into());
                     let Some(prost_types::value::Kind::NumberValue(id)) = fields["id"].kind else {
                         panic!("{fields:?}")
                     };

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use laredo_core::TableName;
+use laredo_engine::CellReplacement;
 use laredo_engine::journal::InstanceId;
 use laredo_values::{FilterKey, MatchCondition, Predicate, Value, hex};
 use serde_json::Value as Json;
 
 use super::identity::Identity;
 use super::pattern::TablePattern;
+use crate::view::ColumnRules;
 
 /// The grants of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +46,9 @@ pub struct ReaderGrant {
     pub rows: Vec<RowRule>,
     /// The columns that are left out.
     pub hidden_columns: Vec<String>,
+    /// The columns whose values are replaced, each with the replacement. None may be part of the
+    /// key.
+    pub masked_columns: Vec<(String, CellReplacement)>,
 }
 
 /// A grant to give orders.
@@ -80,8 +85,8 @@ pub enum RowTest {
 pub(crate) struct RowScope {
     /// The conditions that the server adds to those of the client.
     pub(crate) predicates: Vec<Predicate>,
-    /// The columns that are left out, sorted.
-    pub(crate) hidden_columns: Vec<String>,
+    /// The columns that are left out or masked.
+    pub(crate) columns: ColumnRules,
     /// True if the server has access rules, so that other callers may have other scopes.
     pub(crate) is_ruled: bool,
 }
@@ -129,10 +134,8 @@ impl AccessGrants {
         };
         let grant = self.readers.iter().find(fits).ok_or(ScopeDenial::NoGrant)?;
         let predicates = grant.rows.iter().map(|rule| rule.predicate(identity)).collect::<Result<_, _>>()?;
-        let mut hidden_columns = grant.hidden_columns.clone();
-        hidden_columns.sort_unstable();
-        hidden_columns.dedup();
-        Ok(RowScope { predicates, hidden_columns, is_ruled: true })
+        let columns = ColumnRules::new(grant.hidden_columns.clone(), grant.masked_columns.clone());
+        Ok(RowScope { predicates, columns, is_ruled: true })
     }
 }
 
@@ -191,7 +194,7 @@ pub(crate) fn split_fingerprint(id: &str) -> (String, String) {
 impl RowScope {
     /// Returns true if the scope is the whole table.
     pub(crate) fn is_whole(&self) -> bool {
-        self.predicates.is_empty() && self.hidden_columns.is_empty()
+        self.predicates.is_empty() && self.columns.is_empty()
     }
 
     /// Returns a text that distinguishes the rows of this scope from those of others; empty for the
@@ -200,8 +203,13 @@ impl RowScope {
         if self.is_whole() {
             return String::new();
         }
-        let hidden = Json::from(self.hidden_columns.clone());
-        let text = format!("{}{hidden}", FilterKey::of(&self.predicates).as_str());
+        let hidden = Json::from(self.columns.hidden().to_vec());
+        let masked = match self.columns.masked() {
+            [] => String::new(),
+            // The key of a hash is written as its fingerprint.
+            masked => format!("{masked:?}"),
+        };
+        let text = format!("{}{hidden}{masked}", FilterKey::of(&self.predicates).as_str());
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         hex(&digest.as_ref()[..FINGERPRINT_BYTES])
     }
@@ -212,11 +220,6 @@ impl RowScope {
             "" => instance.clone(),
             fingerprint => InstanceId(format!("{}{FINGERPRINT_MARK}{fingerprint}", instance.0)),
         }
-    }
-
-    /// Returns the first of the columns that the scope leaves out.
-    pub(crate) fn find_hidden<'a>(&self, mut columns: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-        columns.find(|column| self.hidden_columns.iter().any(|hidden| hidden == column))
     }
 }
 

@@ -16,11 +16,12 @@ use tokio::task::spawn_blocking;
 use tonic::Status;
 
 use crate::access::Caller;
-use crate::lease::ClientSeat;
+use crate::lease::{ClientSeat, SnapshotDownload};
 use crate::refusal;
+use crate::response_task::ResponseTask;
 use crate::server_state::{ReadableSnapshot, ServerState};
 use crate::table::ServedTable;
-use crate::view::{RowSelection, ViewError, row_struct, timestamp};
+use crate::view::{ConditionOrigins, RowSelection, ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all. `counts` is true if the caller
 /// may know the numbers of rows and bytes; they are 0 otherwise.
@@ -59,6 +60,7 @@ pub(super) async fn fetch(
     shared: Arc<ServerState>,
     caller: &Caller,
     id: String,
+    task: ResponseTask,
 ) -> Result<SnapshotResponseStream, Status> {
     let ReadableSnapshot { table, snapshots, scope } = shared.readable_snapshot(caller, &id)?;
     if table.drain().has_begun() {
@@ -69,14 +71,19 @@ pub(super) async fn fetch(
     let info = find(&snapshots, &id)?;
     let base = snapshots.fetch(id).await.map_err(|error| refusal::snapshot(&error))?;
     // All conditions are those of the grant.
-    let selection = RowSelection::bind(&scope.predicates, &scope.hidden_columns, base.schema());
-    let selection = Arc::new(selection.map_err(|error| refusal::view(&error, 0))?);
+    let selection = RowSelection::bind(&scope.predicates, &scope.columns, base.schema());
+    let selection = Arc::new(selection.map_err(|error| refusal::view(&error, &ConditionOrigins::default()))?);
+    let download = Arc::new(SnapshotDownload::new(task));
+    table.watch_download(&download);
     let next = SnapshotFetchStage::Begin;
     let caller = caller.clone();
-    let fetch = SnapshotFetch { shared, table, caller, info, base, selection, next, rows: 0, _seat: seat };
+    let fetch = SnapshotFetch { shared, table, caller, info, base, selection, next, rows: 0, download, _seat: seat };
     let rounds = stream::unfold(Some(fetch), |fetch| async {
         let mut fetch = fetch?;
-        match fetch.round().await {
+        fetch.download.note_taken();
+        let round = fetch.round().await;
+        fetch.download.note_offered();
+        match round {
             Ok(answers) => {
                 let continues = !matches!(fetch.next, SnapshotFetchStage::Nothing);
                 Some((answers.into_iter().map(Ok).collect(), continues.then_some(fetch)))
@@ -101,6 +108,7 @@ struct SnapshotFetch {
     selection: Arc<RowSelection>,
     next: SnapshotFetchStage,
     rows: u64,
+    download: Arc<SnapshotDownload>,
     _seat: ClientSeat,
 }
 

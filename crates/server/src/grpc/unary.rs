@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::snapshots;
 use crate::access::{Caller, admitted};
 use crate::refusal;
+use crate::response_task::ResponseTask;
 use crate::roster::{CheckId, ChecksumReport};
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
@@ -114,7 +115,9 @@ impl LaredoReplicationService for UnaryMethods {
         request: Request<FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let caller = admitted(request.extensions())?;
-        snapshots::fetch(self.shared.clone(), &caller, request.into_inner().snapshot_id).await.map(Response::new)
+        let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
+        let id = request.into_inner().snapshot_id;
+        snapshots::fetch(self.shared.clone(), &caller, id, task).await.map(Response::new)
     }
 
     async fn get_replication_status(

@@ -19,9 +19,9 @@ pub(crate) struct ClientSeat {
 }
 
 impl ClientSeats {
-    /// Returns the seats of a table without clients; `None` is for no limit.
-    pub(crate) fn new(seats_max: Option<usize>) -> ClientSeats {
-        ClientSeats { taken: Arc::default(), seats_max: seats_max.unwrap_or(usize::MAX) }
+    /// Returns the seats of a table without clients.
+    pub(crate) fn new(seats_max: usize) -> ClientSeats {
+        ClientSeats { taken: Arc::default(), seats_max }
     }
 
     /// Returns the number of clients.

@@ -33,14 +33,23 @@ pub(super) async fn create(
             named.map(|table| Ok((table, table.snapshot_folder()?))).collect::<Result<_, Status>>()?
         }
     };
-    let _permit = shared.snapshot_order_permit()?;
-    let (mut ids, mut lines) = (Vec::new(), Vec::new());
+    let (mut names, mut writes) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
-        let taken =
-            snapshots.take_snapshot(journal, user_meta.clone()).await.map_err(|error| refusal::snapshot(&error))?;
+        names.push(table.name());
+        writes.push((snapshots, journal));
+    }
+    let order = async move {
+        let mut taken = Vec::new();
+        for (snapshots, journal) in writes {
+            taken.push(snapshots.take_snapshot(journal, user_meta.clone()).await?);
+        }
+        Ok(taken)
+    };
+    let (mut ids, mut lines) = (Vec::new(), Vec::new());
+    for (name, taken) in names.into_iter().zip(shared.run_snapshot_order(order).await?) {
         let SnapshotInfo { id, position, rows, .. } = taken;
-        lines.push(format!("{}: {id}, {rows} rows as of {position}", table.name()));
+        lines.push(format!("{name}: {id}, {rows} rows as of {position}"));
         ids.push(id);
     }
     Ok(CreateSnapshotResponse { accepted: true, snapshot_id: ids.join(","), message: lines.join("; ") })
@@ -64,8 +73,7 @@ pub(super) fn list(shared: &ServerState, request: &ListSnapshotsRequest) -> Resu
 /// Reads the whole snapshot, so that the answer is true of every byte.
 pub(super) async fn inspect(shared: &ServerState, id: String) -> Result<InspectSnapshotResponse, Status> {
     let (table, snapshots) = shared.snapshot_store(&id)?;
-    let _permit = shared.snapshot_order_permit()?;
-    let found = snapshots.verify(id).await.map_err(|error| refusal::snapshot(&error))?;
+    let found = shared.run_snapshot_order(async move { snapshots.verify(id).await }).await?;
     Ok(InspectSnapshotResponse { info: Some(info(&table, &found)) })
 }
 
@@ -78,7 +86,8 @@ pub(super) async fn restore(
     if !confirm {
         return Err(refusal::unconfirmed("serving rows that may be of any age until the table is copied"));
     }
-    let restored = table.handle().restore_snapshot(snapshot_id).await.map_err(|error| refusal::snapshot(&error))?;
+    let handle = table.handle().clone();
+    let restored = shared.run_snapshot_order(async move { handle.restore_snapshot(snapshot_id).await }).await?;
     let mut warnings =
         vec![format!("the rows are as of {}, until the copy of the table is complete", restored.position)];
     if skip_meta_check {
@@ -95,7 +104,7 @@ pub(super) async fn restore(
 
 pub(super) async fn delete(shared: &ServerState, id: String) -> Result<DeleteSnapshotResponse, Status> {
     let (_, snapshots) = shared.snapshot_store(&id)?;
-    snapshots.delete(id).await.map_err(|error| refusal::snapshot(&error))?;
+    shared.run_snapshot_order(async move { snapshots.delete(id).await }).await?;
     Ok(DeleteSnapshotResponse { deleted: true })
 }
 
@@ -109,10 +118,15 @@ pub(super) async fn prune(
         "" => shared.snapshot_stores()?,
         name => vec![store_of(shared, "table", name)?],
     };
-    let mut deleted: usize = 0;
-    for (_, snapshots) in tables {
-        deleted += snapshots.prune(keep).await.map_err(|error| refusal::snapshot(&error))?;
-    }
+    let folders: Vec<_> = tables.into_iter().map(|(_, snapshots)| snapshots).collect();
+    let order = async move {
+        let mut deleted: usize = 0;
+        for snapshots in folders {
+            deleted += snapshots.prune(keep).await?;
+        }
+        Ok(deleted)
+    };
+    let deleted = shared.run_snapshot_order(order).await?;
     Ok(PruneSnapshotsResponse { deleted_count: i32::try_from(deleted).unwrap_or(i32::MAX) })
 }
 

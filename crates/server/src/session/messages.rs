@@ -69,7 +69,7 @@ impl MessageContext<'_> {
 
     /// Returns the final status for rows that cannot be projected.
     pub(super) fn view_error(&self, error: &ViewError) -> Status {
-        refusal::view(error, self.ask.own_predicates)
+        refusal::view(error, &self.ask.origins)
     }
 
     /// Writes a notice that the rows of the snapshot have other columns than the handshake said.

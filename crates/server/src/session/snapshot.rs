@@ -18,7 +18,7 @@ use super::outlet::SessionOutlet;
 use crate::access::Caller;
 use crate::refusal;
 use crate::server_state::ServerState;
-use crate::view::{FrameCacheKey, JournalView};
+use crate::view::{ConditionOrigins, FrameCacheKey, JournalView};
 
 /// The time between two notes that a client whose snapshot is paced is not slow. It is shorter than
 /// any time after which a slow client is cut.
@@ -47,8 +47,8 @@ pub(super) struct SentBase {
 struct BaseProjection {
     base: Arc<Base>,
     view: Option<Arc<JournalView>>,
-    /// The number of the client's own conditions, for errors.
-    own_predicates: usize,
+    /// The origins of the client's conditions, for errors.
+    origins: ConditionOrigins,
 }
 
 /// A part of a base.
@@ -116,8 +116,8 @@ impl SnapshotSender<'_> {
             // A client that waits for its next turn does not hold a part of the base meanwhile.
             self.wait_for_permit(outlet).await?;
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
-            let own_predicates = self.greeting.ask.own_predicates;
-            let read = BaseProjection { base, view: self.view.clone(), own_predicates };
+            let origins = self.greeting.ask.origins.clone();
+            let read = BaseProjection { base, view: self.view.clone(), origins };
             let part = if read.view.is_some() {
                 self.shared.project(move || read.part(from)).await
             } else {
@@ -217,7 +217,7 @@ impl BaseProjection {
         };
         let place = FrameCacheKey::Base(self.base.sequence(), from);
         let projected = view.rows(&frame, place, self.base.schema());
-        let projected = projected.map_err(|error| refusal::view(&error, self.own_predicates))?;
+        let projected = projected.map_err(|error| refusal::view(&error, &self.origins))?;
         Ok(BasePart { bytes: projected.bytes, rows: projected.count, next: Some(next) })
     }
 }

@@ -10,9 +10,14 @@ use laredo_engine::journal::{Journal, JournalOptions, ReaderState};
 use laredo_engine::{Engine, EngineHandle};
 use laredo_proto::frame::PREFIX_LENGTH;
 use laredo_proto::replication::sync_response::Message;
-use laredo_proto::replication::{Heartbeat, RowEncoding, SyncMode, SyncRequest, SyncResponse};
+use laredo_proto::replication::{
+    FieldPredicate, Heartbeat, RowEncoding, SyncMode, SyncRequest, SyncResponse, field_predicate,
+};
 use laredo_testkit::{SimChange, SimDatabase, sim_table};
+use laredo_values::{MatchCondition, Predicate, Value};
 use prost::Message as _;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::{Instant, advance};
 use tonic::{Code, Status};
 
@@ -20,6 +25,7 @@ use super::{Session, SessionStream, SessionStreamItem};
 use crate::access::{AccessGate, Caller, RowScope};
 use crate::peer::{PeerAddress, PeerInfo};
 use crate::request::SessionRequest;
+use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 use crate::{HttpOptions, ServedTableOptions, ServerTimeLimits};
@@ -86,15 +92,19 @@ impl IdleServer {
     }
 
     fn ask_from(&self, peer: Option<&PeerInfo>, table: usize, request: SyncRequest) -> SessionStream {
+        self.session(peer, table, request).into_stream()
+    }
+
+    fn session(&self, peer: Option<&PeerInfo>, table: usize, request: SyncRequest) -> Session {
         let table = self.shared.tables[table].clone();
-        let session = Session {
+        Session {
             shared: self.shared.clone(),
             caller: Caller::unlimited(peer),
             ask: SessionRequest::new(request, RowScope::default()).unwrap(),
             seat: table.take_seat().unwrap(),
+            task: ResponseTask::default(),
             table,
-        };
-        session.into_stream()
+        }
     }
 
     fn table(&self) -> &Arc<ServedTable> {
@@ -215,7 +225,10 @@ async fn progress_is_reported_at_once_and_then_ten_times_a_second_at_most() {
 
 /// Returns a stream of Structs that has been sent everything.
 async fn live(quiet: &IdleServer) -> SessionStream {
-    let mut stream = quiet.stream(RowEncoding::Struct);
+    until_live(quiet.stream(RowEncoding::Struct)).await
+}
+
+async fn until_live(mut stream: SessionStream) -> SessionStream {
     while !matches!(pull(&mut stream).await.as_slice(), [Message::SnapshotEnd(_), Message::JournalEntry(_)]) {}
     while !is_silent(&mut stream).await {}
     stream
@@ -261,7 +274,7 @@ async fn a_client_that_is_cut_leaves_its_seat_even_if_it_is_not_polled() {
     let quiet = IdleServer::with(
         |_| {},
         |served| {
-            served.clients_max = Some(1);
+            served.clients_max = 1;
             served.buffer.behind_max = 1;
         },
     )
@@ -277,6 +290,82 @@ async fn a_client_that_is_cut_leaves_its_seat_even_if_it_is_not_polled() {
     assert!(quiet.table().take_seat().is_ok());
     assert_eq!(end_of(&mut stream).await.code(), Code::ResourceExhausted);
     assert_eq!(quiet.table().clients(), 0, "and leaves it once");
+}
+
+/// Returns a task that sends a response without an end, and a receiver that is notified of the
+/// task's end.
+async fn endless_task() -> (ResponseTask, oneshot::Receiver<()>) {
+    let (begun, begins) = oneshot::channel();
+    let (until_end, ended) = oneshot::channel();
+    ResponseTask::spawn(async move {
+        let _until_end: oneshot::Sender<()> = until_end;
+        begun.send(ResponseTask::current()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    (begins.await.unwrap(), ended)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_cut_and_takes_nothing_has_its_stream_reset() {
+    let quiet = IdleServer::with(|_| {}, |served| served.buffer.behind_max = 1).await;
+    let (mut streams, mut tasks) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (task, ended) = endless_task().await;
+        let session = Session { task, ..quiet.session(None, 0, SyncRequest::default()) };
+        streams.push(until_live(session.into_stream()).await);
+        tasks.push(ended);
+    }
+    quiet.rows(0..3).await;
+    eventually(|| {
+        quiet.shared.sweep(Instant::now());
+        quiet.table().clients() == 0
+    })
+    .await;
+    // One of them takes its final status in time.
+    let mut reading = streams.pop().unwrap();
+    assert_eq!(end_of(&mut reading).await.code(), Code::ResourceExhausted);
+    let wait = ServerTimeLimits::default().stop;
+    advance(wait - Duration::from_millis(1)).await;
+    quiet.shared.sweep(Instant::now());
+    tokio::task::yield_now().await;
+    assert!(tasks.iter_mut().all(|ended| ended.try_recv() == Err(TryRecvError::Empty)), "both still have time");
+    advance(Duration::from_millis(1)).await;
+    quiet.shared.sweep(Instant::now());
+    let mut read = tasks.pop().unwrap();
+    assert!(tasks.pop().unwrap().await.is_err(), "the task has ended");
+    quiet.shared.sweep(Instant::now());
+    tokio::task::yield_now().await;
+    assert_eq!(read.try_recv(), Err(TryRecvError::Empty), "it is not the server that ends this one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_names_the_side_that_set_the_condition_whatever_the_order_of_the_shared_ones() {
+    let equals = |field: &str, text: &str| FieldPredicate {
+        field: field.to_owned(),
+        r#match: Some(field_predicate::Match::Equals(text.into())),
+    };
+    let predicate = |field: &str, text: &str| Predicate {
+        field: field.to_owned(),
+        test: MatchCondition::Equals(Value::String(text.to_owned())),
+    };
+    let (fits, misfits) = (("body", "x"), ("id", "no number"));
+    for order in [[fits, misfits], [misfits, fits]] {
+        let quiet = IdleServer::new().await;
+        let shared: Arc<[_]> = order.iter().map(|(field, text)| predicate(field, text)).collect();
+        let rules = crate::view::ColumnRules::default();
+        let _view = quiet.table().views().get(RowEncoding::Struct, &shared, &rules).unwrap();
+        for (own, granted, code) in [(misfits, fits, Code::InvalidArgument), (fits, misfits, Code::PermissionDenied)] {
+            let request = SyncRequest { filters: vec![equals(own.0, own.1)], ..SyncRequest::default() };
+            let scope =
+                RowScope { predicates: vec![predicate(granted.0, granted.1)], is_ruled: true, ..RowScope::default() };
+            let ask = SessionRequest::new(request, scope).unwrap();
+            let session = Session { ask, ..quiet.session(None, 0, SyncRequest::default()) };
+            let status = end_of(&mut session.into_stream()).await;
+            assert_eq!(status.code(), code, "{order:?}: {status}");
+            assert_eq!(status.message().contains("`filters[0]`"), code == Code::InvalidArgument, "{status}");
+            assert!(status.message().contains("column `id`"), "{status}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

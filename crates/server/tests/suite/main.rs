@@ -6,6 +6,7 @@ mod bounds;
 mod clients;
 mod filters;
 mod malformed_calls;
+mod masks;
 mod newcomers;
 mod oam;
 mod open_requests;

@@ -279,7 +279,9 @@ async fn who_takes_nothing_over_http_1_is_not_read_ahead_for_and_is_cut() {
     let database = SimDatabase::new(1);
     // More than the sockets of both sides hold.
     database.commit(0, (0..400).map(|i| Insert(i, "x".repeat(100_000))).collect());
-    let impatient = |options: &mut ServerOptions| options.waits.stalled = Duration::from_millis(200);
+    let impatient = |options: &mut ServerOptions| {
+        (options.waits.stalled, options.waits.stop) = (Duration::from_millis(200), LONG);
+    };
     let server = serve_with(&database, "a", 1, impatient).await;
     server.ready().await;
     for (content_type, body) in

@@ -199,7 +199,7 @@ async fn each_mistake_has_its_code_and_its_name() {
 async fn a_table_has_only_so_many_clients() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
-    let server = serve_with(&database, "a", 1, |options| options.tables[0].clients_max = Some(2)).await;
+    let server = serve_with(&database, "a", 1, |options| options.tables[0].clients_max = 2).await;
     let mut streams = Vec::new();
     for _ in 0..2 {
         let mut stream = server.sync(request(RowEncoding::Struct)).await;

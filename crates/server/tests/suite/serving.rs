@@ -205,7 +205,9 @@ async fn a_slow_client_may_slow_the_source_down_and_no_client_is_cut() {
 async fn a_client_that_takes_nothing_of_its_snapshot_gives_the_journal_back() {
     let database = SimDatabase::new(1);
     database.commit(0, (0..40).map(|i| Insert(i, "x".repeat(100_000))).collect());
-    let change = |options: &mut ServerOptions| options.waits.stalled = Duration::from_millis(100);
+    let change = |options: &mut ServerOptions| {
+        (options.waits.stalled, options.waits.stop) = (Duration::from_millis(100), LONG);
+    };
     let server = serve_with(&database, "a", 1, change).await;
     server.ready().await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
@@ -218,6 +220,33 @@ async fn a_client_that_takes_nothing_of_its_snapshot_gives_the_journal_back() {
     let ended = end_of(&mut stream).await;
     assert_eq!(ended.code(), Code::ResourceExhausted);
     assert!(ended.message().contains("snapshot was not read"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nothing_reads_is_reset_and_the_others_of_its_connection_continue() {
+    let database = SimDatabase::new(1);
+    database.commit(0, (0..40).map(|i| Insert(i, "x".repeat(100_000))).collect());
+    let change = |options: &mut ServerOptions| {
+        (options.waits.stalled, options.waits.stop) = (Duration::from_millis(100), Duration::from_millis(100));
+        options.tables[0].heartbeat_interval = Duration::from_millis(100);
+    };
+    let server = serve_with(&database, "a", 1, change).await;
+    server.ready().await;
+    let endpoint = server.endpoint().initial_stream_window_size(65_535).initial_connection_window_size(16 << 20);
+    let mut client = GrpcTestClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(64 << 20);
+    let mut unread = client.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
+    let mut other = client.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
+    let mut replica = SimpleReplica::default();
+    replica.read_to(&mut other, database.end()).await;
+    // The server looks at its clients twice a second: the stream is cut, and then it is reset.
+    for _ in 0..40 {
+        replica.read(&mut other).await;
+    }
+    let ended = end_of(&mut unread).await;
+    assert_eq!(ended.code(), Code::Cancelled, "{ended}");
+    database.commit(0, vec![Insert(100, "y".to_owned())]);
+    replica.read_to(&mut other, database.end()).await;
+    assert_eq!(replica.rows.len(), 41);
 }
 
 #[tokio::test(flavor = "multi_thread")]

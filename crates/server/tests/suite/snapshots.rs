@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 
 const META: &str = "before the move";
 
-fn kept(name: &str, folder: &Path, format: SnapshotFormat) -> laredo_engine::TableOptions {
+pub(crate) fn kept(name: &str, folder: &Path, format: SnapshotFormat) -> laredo_engine::TableOptions {
     let (folder, interval) = (folder.join(name), Duration::from_secs(3600));
     let snapshots = Some(SnapshotOptions { folder, format, interval, keep_count: 10, age_max: None });
     laredo_engine::TableOptions { snapshots, ..sim_table(name) }

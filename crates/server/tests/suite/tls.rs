@@ -142,7 +142,13 @@ async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
             ..IdentityOptions::default()
         }],
         grants: AccessGrants {
-            readers: vec![ReaderGrant { subjects, tables, rows: Vec::new(), hidden_columns: Vec::new() }],
+            readers: vec![ReaderGrant {
+                subjects,
+                tables,
+                rows: Vec::new(),
+                hidden_columns: Vec::new(),
+                masked_columns: Vec::new(),
+            }],
             ..AccessGrants::default()
         },
         ..AccessOptions::default()

@@ -15,6 +15,7 @@ use super::super::reader::ConfigReader;
 use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
 use super::super::write::text;
 use super::filters::{FilterConfig, FilterValue};
+use super::transforms::{ColumnMaskConfig, check_masks};
 
 config_block! {
     /// The callers and their grants. Without this block everyone may do everything. With it,
@@ -106,9 +107,11 @@ config_block! {
         pub tables: Vec<String> = texts("tables", SettingKind::List(&TABLES), "").must_be_given(),
         /// The conditions on rows, as [filters](#filters-and-transforms). All must hold. The value
         /// `"${claims.NAME}"`, in quotes, is that claim of the identity.
-        pub rows: Vec<FilterConfig> = list("rows"),
+        pub rows: Vec<FilterConfig> = list("rows").with_claims(),
         /// The columns that are left out.
         pub hide: Vec<String> = texts("hide", SettingKind::List(&TEXT), "none"),
+        /// The columns whose values are replaced, as below. None may be part of the key.
+        pub mask: Vec<ColumnMaskConfig> = list("mask"),
     }
 }
 
@@ -276,6 +279,7 @@ impl AccessIdentityConfig {
 impl ReaderConfig {
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         check_grant(fields, reader, "tables");
+        check_masks(&self.mask, &self.hide, fields, reader);
         for (rule, fields) in self.rows.iter().zip(fields.items("rows")) {
             let (key, text) = match rule {
                 FilterConfig::FieldEquals { value: FilterValue::String(text), .. } => ("value", text.as_str()),

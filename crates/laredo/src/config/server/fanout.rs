@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laredo_server::ListenAddress;
+use laredo_server::{CLIENTS_MAX, ListenAddress};
 
 use super::super::declaration::{ConfigKey, block, config_block, config_choice, key, list, optional, optional_block};
 use super::super::fields::BlockFields;
@@ -47,8 +47,9 @@ config_block! {
         pub port: u16 = key("port", PORT, || FANOUT_PORT.default_value()).defaults_to("`fanout.grpc.port`"),
         /// The address of this port. Ours.
         pub address: ListenAddress = port::address().defaults_to("`fanout.grpc.address`"),
-        /// The maximum number of clients at once.
-        pub max_clients: Option<u32> = optional("max_clients", MAX_CLIENTS, "no limit"),
+        /// The maximum number of clients at once. The default is half of the connections that a
+        /// port accepts, so that the clients of one table do not keep others out.
+        pub max_clients: u32 = key("max_clients", MAX_CLIENTS, || CLIENTS_MAX),
     }
 }
 
@@ -62,7 +63,7 @@ pub(super) const FANOUT_ADDRESS: ConfigKey<ListenAddress> =
 
 /// The limit of `grpc.max_clients`, in the target itself.
 const TARGET_MAX_CLIENTS: ConfigKey<Option<u32>> =
-    optional("max_clients", MAX_CLIENTS, "no limit").doc("The same as `grpc.max_clients`.");
+    optional("max_clients", MAX_CLIENTS, "`grpc.max_clients`").doc("The same as `grpc.max_clients`.");
 
 const MAX_CLIENTS: SettingKind = SettingKind::Count { min: 1, max: u32::MAX as u64 };
 
@@ -114,12 +115,11 @@ impl FanoutConfig {
     /// be equal.
     fn merge_max_clients(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         let outer = TARGET_MAX_CLIENTS.read(fields, reader);
-        if let (Some(outer), Some(inner)) = (outer, self.grpc.max_clients)
-            && outer != inner
-        {
+        let (Some(outer), inner) = (outer, self.grpc.max_clients) else { return };
+        if fields.block("grpc").has("max_clients") && outer != inner {
             let message = format!("is {outer}, but grpc.max_clients is {inner}; write one of them");
             reader.report(fields, TARGET_MAX_CLIENTS.name(), message);
         }
-        self.grpc.max_clients = self.grpc.max_clients.or(outer);
+        self.grpc.max_clients = outer;
     }
 }

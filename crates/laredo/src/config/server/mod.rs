@@ -33,7 +33,7 @@ pub use source::{DdlConfig, DdlWatchConfig, PostgresSourceConfig, PublicationCon
 pub use source_password::SourcePasswordConfig;
 pub use store::StoreConfig;
 pub use table::ServedTableConfig;
-pub use transforms::TransformConfig;
+pub use transforms::{ColumnMaskConfig, HashConfig, MaskConfig, TransformConfig};
 pub use verify::VerifyConfig;
 
 use laredo_server::ListenAddress;

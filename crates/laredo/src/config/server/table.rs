@@ -76,7 +76,7 @@ impl ServedTableConfig {
         let transforms = &self.fanout.transforms;
         for field in &self.key_fields {
             let drops = |transform: &TransformConfig| matches!(transform, TransformConfig::DropFields { fields } if fields.contains(field));
-            let masks = |transform: &TransformConfig| matches!(transform, TransformConfig::Mask { fields, .. } if fields.contains(field));
+            let masks = |transform: &TransformConfig| matches!(transform, TransformConfig::Mask(mask) if mask.fields.contains(field));
             if transforms.iter().any(drops) {
                 reader.report(fields, "key_fields", format!("{field} is dropped by a transform; clients need the key"));
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use laredo_engine::HashKey;
 
-use super::super::declaration::{config_variants, custom, key, optional, texts};
+use super::super::declaration::{config_block, config_variants, custom, key, optional, texts};
 use super::super::fields::BlockFields;
 use super::super::reader::ConfigReader;
 use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
@@ -39,27 +39,47 @@ config_variants! {
             field: String = key("field", TEXT, || "committed_at".to_owned()),
         },
         /// Replaces values by [keyed hashes](#personal-data). Ours.
-        Hash["hash"] {
-            /// The columns, which may be those of the key.
-            fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
-            /// The key of the hash, at least 16 bytes. Secret.
-            key: Option<ConfigSecret> = optional("key", SettingKind::Secret, "`key_file`"),
-            /// The file that has the key. Line ends at its end do not count.
-            key_file: Option<PathBuf> = optional("key_file", TEXT, "`key`"),
-        },
+        Hash["hash"] (hash: HashConfig),
         /// Replaces values by [a mask](#personal-data). Ours.
-        Mask["mask"] {
-            /// The columns. None may be part of the key.
-            fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
-            /// A text that replaces each value.
-            value: Option<String> = optional("value", TEXT_OR_EMPTY, "a partial mask"),
-            /// The number of characters that are kept at the beginning.
-            keep_first: Option<u32> = optional("keep_first", KEPT, "0"),
-            /// The number of characters that are kept at the end.
-            keep_last: Option<u32> = optional("keep_last", KEPT, "0"),
-            /// The character that replaces each of the others.
-            with: Option<String> = optional("with", CHARACTER, "`*`"),
-        },
+        Mask["mask"] (mask: MaskConfig),
+    }
+}
+
+config_variants! {
+    /// The replacement of columns' values for the readers of a grant.
+    pub enum ColumnMaskConfig("mask type") {
+        /// Replaces values by [keyed hashes](#personal-data).
+        Hash["hash"] (hash: HashConfig),
+        /// Replaces values by [a mask](#personal-data).
+        Mask["mask"] (mask: MaskConfig),
+    }
+}
+
+config_block! {
+    /// Columns whose values are replaced by keyed hashes.
+    pub struct HashConfig [HashConfig::check] {
+        /// The columns. A transform may hash those of the key, and a grant may not.
+        pub fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
+        /// The key of the hash, at least 16 bytes. Secret.
+        pub key: Option<ConfigSecret> = optional("key", SettingKind::Secret, "`key_file`"),
+        /// The file that has the key. Line ends at its end do not count.
+        pub key_file: Option<PathBuf> = optional("key_file", TEXT, "`key`"),
+    }
+}
+
+config_block! {
+    /// Columns whose values are replaced by a mask.
+    pub struct MaskConfig [MaskConfig::check] {
+        /// The columns. None may be part of the key.
+        pub fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
+        /// A text that replaces each value.
+        pub value: Option<String> = optional("value", TEXT_OR_EMPTY, "a partial mask"),
+        /// The number of characters that are kept at the beginning.
+        pub keep_first: Option<u32> = optional("keep_first", KEPT, "0"),
+        /// The number of characters that are kept at the end.
+        pub keep_last: Option<u32> = optional("keep_last", KEPT, "0"),
+        /// The character that replaces each of the others.
+        pub with: Option<String> = optional("with", CHARACTER, "`*`"),
     }
 }
 
@@ -74,26 +94,84 @@ impl TransformConfig {
         match self {
             TransformConfig::DropFields { fields: names } => reader.check_repeated(fields, "fields", names),
             TransformConfig::RenameFields { fields: renamed } => check_renamed(renamed, fields, reader),
-            TransformConfig::AddTimestamp { .. } => {}
-            TransformConfig::Hash { fields: names, key, key_file } => {
-                reader.check_repeated(fields, "fields", names);
-                check_hash_key(key.as_ref(), key_file.is_some(), fields, reader);
-            }
-            TransformConfig::Mask { fields: names, value, .. } => {
-                reader.check_repeated(fields, "fields", names);
-                check_mask(value.is_some(), fields, reader);
-            }
+            // Their own blocks are checked.
+            TransformConfig::AddTimestamp { .. } | TransformConfig::Hash(_) | TransformConfig::Mask(_) => {}
         }
     }
 
     /// Returns the name of a transform that replaces values, and the columns; `None` for others.
     pub(super) fn replaced(&self) -> Option<(&'static str, &[String])> {
         match self {
-            TransformConfig::Hash { fields, .. } => Some(("hash", fields)),
-            TransformConfig::Mask { fields, .. } => Some(("mask", fields)),
+            TransformConfig::Hash(hash) => Some(("hash", &hash.fields)),
+            TransformConfig::Mask(mask) => Some(("mask", &mask.fields)),
             TransformConfig::DropFields { .. }
             | TransformConfig::RenameFields { .. }
             | TransformConfig::AddTimestamp { .. } => None,
+        }
+    }
+}
+
+impl HashConfig {
+    /// Checks that there is one key, and that it is long enough. The file is read at the start.
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        reader.check_repeated(fields, "fields", &self.fields);
+        let Some(key) = &self.key else {
+            if self.key_file.is_none() && !fields.has("key") {
+                reader.report(fields, "key", "is required, unless key_file is given");
+            }
+            return;
+        };
+        if self.key_file.is_some() {
+            reader.report(fields, "key_file", "is given, and so is key; write one of them");
+        }
+        if let Err(error) = HashKey::new(key.expose().as_bytes()) {
+            reader.report(fields, "key", error.to_string());
+        }
+    }
+}
+
+impl MaskConfig {
+    /// Checks that the mask is either fixed or partial.
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        reader.check_repeated(fields, "fields", &self.fields);
+        let (is_fixed, parts) = (self.value.is_some(), ["keep_first", "keep_last", "with"]);
+        if !is_fixed && !fields.has("value") && !parts.iter().any(|part| fields.has(part)) {
+            reader.report(fields, "value", "is required, unless keep_first, keep_last or with is given");
+        }
+        for part in parts.iter().filter(|part| is_fixed && fields.has(part)) {
+            reader.report(fields, part, "has no effect, because value replaces the whole value; remove one of them");
+        }
+    }
+}
+
+impl ColumnMaskConfig {
+    /// Returns the columns.
+    fn fields(&self) -> &[String] {
+        match self {
+            ColumnMaskConfig::Hash(hash) => &hash.fields,
+            ColumnMaskConfig::Mask(mask) => &mask.fields,
+        }
+    }
+}
+
+/// Reports columns of a grant that two masks would replace, or that are left out.
+pub(super) fn check_masks(
+    masks: &[ColumnMaskConfig],
+    hidden: &[String],
+    fields: &BlockFields,
+    reader: &mut ConfigReader,
+) {
+    for ((number, mask), block) in masks.iter().enumerate().zip(fields.items("mask")) {
+        for name in mask.fields() {
+            if hidden.contains(name) {
+                reader.report(
+                    &block,
+                    "fields",
+                    format!("names {name}, which hide leaves out; remove it from one of them"),
+                );
+            } else if masks[..number].iter().any(|earlier| earlier.fields().contains(name)) {
+                reader.report(&block, "fields", format!("names {name}, which an earlier mask replaces already"));
+            }
         }
     }
 }
@@ -104,33 +182,6 @@ fn check_renamed(renamed: &[(String, String)], fields: &BlockFields, reader: &mu
         if let Some((other, _)) = renamed[..i].iter().find(|(_, earlier)| earlier == new) {
             reader.report(fields, "fields", format!("{other} and {old} would both be named {new}"));
         }
-    }
-}
-
-/// Checks that a hash has one key, and that the key is long enough. The file is read at the start.
-fn check_hash_key(key: Option<&ConfigSecret>, has_file: bool, fields: &BlockFields, reader: &mut ConfigReader) {
-    let Some(key) = key else {
-        if !has_file && !fields.has("key") {
-            reader.report(fields, "key", "is required, unless key_file is given");
-        }
-        return;
-    };
-    if has_file {
-        reader.report(fields, "key_file", "is given, and so is key; write one of them");
-    }
-    if let Err(error) = HashKey::new(key.expose().as_bytes()) {
-        reader.report(fields, "key", error.to_string());
-    }
-}
-
-/// Checks that a mask is either fixed or partial.
-fn check_mask(is_fixed: bool, fields: &BlockFields, reader: &mut ConfigReader) {
-    let parts = ["keep_first", "keep_last", "with"];
-    if !is_fixed && !fields.has("value") && !parts.iter().any(|part| fields.has(part)) {
-        reader.report(fields, "value", "is required, unless keep_first, keep_last or with is given");
-    }
-    for part in parts.iter().filter(|part| is_fixed && fields.has(part)) {
-        reader.report(fields, part, "has no effect, because value replaces the whole value; remove one of them");
     }
 }
 

@@ -38,8 +38,15 @@ fn options() -> AccessOptions {
                     tables: tables.clone(),
                     rows: vec![],
                     hidden_columns: vec![],
+                    masked_columns: vec![],
                 },
-                ReaderGrant { subjects: subjects("visitor"), tables, rows: vec![], hidden_columns: vec![] },
+                ReaderGrant {
+                    subjects: subjects("visitor"),
+                    tables,
+                    rows: vec![],
+                    hidden_columns: vec![],
+                    masked_columns: vec![],
+                },
             ],
             operators: vec![OperatorGrant {
                 subjects: subjects("operator"),

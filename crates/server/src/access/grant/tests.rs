@@ -1,3 +1,4 @@
+use laredo_engine::{HashKey, ValueMask};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -15,11 +16,29 @@ fn identity(entry: &str, claims: Json) -> Identity {
 
 fn reader(names: &[&str], tables: &[&str], rows: Vec<RowRule>) -> ReaderGrant {
     let tables = tables.iter().map(|pattern| pattern.parse().unwrap()).collect();
-    ReaderGrant { subjects: subjects(names), tables, rows, hidden_columns: Vec::new() }
+    let (hidden_columns, masked_columns) = (Vec::new(), Vec::new());
+    ReaderGrant { subjects: subjects(names), tables, rows, hidden_columns, masked_columns }
 }
 
 fn of_tenant() -> RowRule {
     RowRule { field: "tenant_id".to_owned(), test: RowTest::EqualsClaim("tenant".to_owned()) }
+}
+
+fn hiding(columns: &[&str]) -> ColumnRules {
+    ColumnRules::new(columns.iter().map(|column| (*column).to_owned()).collect(), Vec::new())
+}
+
+fn masking(masked: &[(&str, CellReplacement)]) -> ColumnRules {
+    let masked = masked.iter().map(|(column, mask)| ((*column).to_owned(), mask.clone()));
+    ColumnRules::new(Vec::new(), masked.collect())
+}
+
+fn fixed(text: &str) -> CellReplacement {
+    CellReplacement::Mask(ValueMask::Fixed(text.to_owned()))
+}
+
+fn hash(key: &[u8]) -> CellReplacement {
+    CellReplacement::Hash(HashKey::new(key).unwrap())
 }
 
 fn orders() -> TableName {
@@ -117,7 +136,7 @@ fn a_fingerprint_is_of_the_rows_and_the_columns() {
             field: "tenant_id".to_owned(),
             test: MatchCondition::Equals(Value::String(tenant.to_owned())),
         }],
-        hidden_columns: hidden.iter().map(|column| (*column).to_owned()).collect(),
+        columns: hiding(hidden),
         is_ruled: true,
     };
     assert_eq!(RowScope::default().fingerprint(), "");
@@ -131,8 +150,46 @@ fn a_fingerprint_is_of_the_rows_and_the_columns() {
 }
 
 #[test]
+fn a_fingerprint_is_of_the_masks_too() {
+    let partial = |keep_last| CellReplacement::Mask(ValueMask::Partial { keep_first: 1, keep_last, with: '*' });
+    let (one_key, other_key) = (hash(b"0123456789abcdef"), hash(b"0123456789abcdeg"));
+    let columns = [
+        ColumnRules::default(),
+        hiding(&["mail"]),
+        masking(&[("mail", fixed("x"))]),
+        masking(&[("mail", fixed("y"))]),
+        masking(&[("phone", fixed("x"))]),
+        masking(&[("mail", partial(0))]),
+        masking(&[("mail", partial(1))]),
+        masking(&[("mail", one_key.clone())]),
+        masking(&[("mail", other_key)]),
+        masking(&[("mail", one_key.clone()), ("phone", fixed("x"))]),
+    ];
+    let fingerprint =
+        |columns: &ColumnRules| RowScope { columns: columns.clone(), ..RowScope::default() }.fingerprint();
+    let all: Vec<String> = columns.iter().map(fingerprint).collect();
+    for (i, one) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|other| other != one), "{all:?}");
+    }
+    let turned = masking(&[("phone", fixed("x")), ("mail", one_key)]);
+    assert_eq!(fingerprint(&turned), all[9], "the order does not count");
+    assert_eq!(all[7], "098e719beef8aa8b", "other servers compare it, so it must not change");
+    let masked = RowScope { columns: columns[2].clone(), ..RowScope::default() };
+    assert!(!masked.is_whole(), "a checksum would be of other rows");
+}
+
+#[test]
+fn the_first_mask_of_a_column_is_used_and_a_hidden_column_is_not_masked() {
+    let masked = vec![("b".to_owned(), fixed("1")), ("a".to_owned(), fixed("2")), ("b".to_owned(), fixed("3"))];
+    let rules = ColumnRules::new(vec!["a".to_owned(), "a".to_owned()], masked);
+    assert_eq!(rules.hidden(), ["a"]);
+    assert_eq!(rules.masked(), [("b".to_owned(), fixed("1"))]);
+    assert!(rules.hides("a") && rules.mask_of("a").is_none() && rules.mask_of("b").is_some());
+}
+
+#[test]
 fn the_fingerprint_travels_in_the_names_of_journals_and_snapshots() {
-    let scope = RowScope { hidden_columns: vec!["x".to_owned()], ..RowScope::default() };
+    let scope = RowScope { columns: hiding(&["x"]), ..RowScope::default() };
     let instance = InstanceId("abc.7".to_owned());
     assert_eq!(RowScope::default().name_instance(&instance), instance);
     let named = scope.name_instance(&instance);
@@ -205,7 +262,7 @@ proptest! {
                     fields(scope.predicates.iter().map(|p| p.field.clone()).collect()),
                     fields(grant.rows.iter().map(|rule| rule.field.clone()).collect())
                 );
-                prop_assert_eq!(scope.hidden_columns.len(), grant.hidden_columns.len());
+                prop_assert_eq!(scope.columns.hidden().len(), grant.hidden_columns.len());
                 prop_assert!(grants.reads(&identity));
             }
             (scope, grant) => prop_assert!(false, "{scope:?} by {grant:?}"),
