@@ -9,6 +9,7 @@ use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
+mod client_tls;
 mod clock;
 mod descriptors;
 mod healthcheck;
@@ -20,6 +21,7 @@ mod temporary_folder;
 mod tls_files;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
+pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
