@@ -31,7 +31,7 @@ pub(crate) use logging::dropped_log_lines;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
 pub(crate) use temporary_folder::temporary_folder;
-pub(crate) use tls_files::PortCertificates;
+pub(crate) use tls_files::{PortCertificates, READ_INTERVAL};
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 const MISCONFIGURED: u8 = 2;

@@ -9,6 +9,8 @@ use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_unt
 mod access;
 mod arguments;
 mod compose;
+mod jwt_keys;
+mod key_request;
 mod listen;
 mod options;
 mod prepare;
