@@ -9,6 +9,7 @@ use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::{ConfigLoader, ConfigReport};
 
 mod arguments;
+mod client_tls;
 mod clock;
 mod descriptors;
 mod healthcheck;
@@ -20,6 +21,7 @@ mod temporary_folder;
 mod tls_files;
 
 pub(crate) use arguments::{ConfigArguments, ProgramCommand};
+pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
@@ -29,7 +31,7 @@ pub(crate) use logging::dropped_log_lines;
 pub(crate) use random::random;
 pub(crate) use stop::wait_for_flag;
 pub(crate) use temporary_folder::temporary_folder;
-pub(crate) use tls_files::PortCertificates;
+pub(crate) use tls_files::{PortCertificates, READ_INTERVAL};
 
 /// The exit code for a configuration, or something that it names, that the operator must fix.
 pub(crate) const MISCONFIGURED: u8 = 2;

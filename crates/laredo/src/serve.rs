@@ -12,6 +12,8 @@ mod access;
 mod arguments;
 mod check;
 mod compose;
+mod jwt_keys;
+mod key_request;
 mod listen;
 mod options;
 mod prepare;

@@ -5,7 +5,7 @@
 //! and attaches a [`Caller`] to it. Services ask the caller which rows of a table it may read
 //! ([`RowScope`]), and refuse a request that has none.
 //!
-//! `grant` decides, as pure functions.
+//! `grant` decides, as pure functions. `jwt` verifies tokens that an identity provider has signed.
 
 mod audit;
 mod caller;
@@ -13,6 +13,7 @@ mod certificate;
 mod control;
 mod grant;
 mod identity;
+mod jwt;
 mod layer;
 mod limits;
 mod pattern;
@@ -20,6 +21,7 @@ mod token;
 
 pub use control::{AccessOptions, IdentityOptions, TokenOptions};
 pub use grant::{AccessGrants, GrantSubjects, OperatorGrant, ReaderGrant, RowRule, RowTest};
+pub use jwt::{JwtAlgorithm, JwtKeyFeed, JwtKeySet, JwtKeySetError, JwtKeys, JwtOptions};
 pub use limits::IdentityLimits;
 pub use pattern::{NamePattern, TablePattern, TablePatternError};
 pub use token::{AccessToken, TokenHash, TokenHashError};

@@ -67,12 +67,13 @@ enum Endpoint {
     Metrics,
 }
 
-/// Answers a caller that has no access with 401 or 403, and attaches any other to the request.
+/// Answers a caller that has no access with 401, 403 or 503, and attaches any other to the request.
 async fn check_caller(
     State((shared, endpoint)): State<(Arc<ServerState>, Endpoint)>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    shared.gate.await_key(request.headers()).await;
     let (path, peer) = (request.uri().path(), request.extensions().get::<PeerInfo>());
     match shared.gate.check_http(endpoint == Endpoint::Metrics, path, request.headers(), peer) {
         Ok(caller) => {
@@ -82,6 +83,9 @@ async fn check_caller(
         Err(refused) if refused.code() == Code::Unauthenticated => {
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
             (StatusCode::UNAUTHORIZED, challenge, format!("{}\n", refused.message())).into_response()
+        }
+        Err(refused) if refused.code() == Code::Unavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", refused.message())).into_response()
         }
         Err(refused) => (StatusCode::FORBIDDEN, format!("{}\n", refused.message())).into_response(),
     }

@@ -38,9 +38,9 @@ mod tls;
 mod view;
 
 pub use access::{
-    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern,
-    OperatorGrant, ReaderGrant, RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError,
-    TokenOptions,
+    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, JwtAlgorithm, JwtKeyFeed,
+    JwtKeySet, JwtKeySetError, JwtKeys, JwtOptions, NamePattern, OperatorGrant, ReaderGrant, RowRule, RowTest,
+    TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
 };
 pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, serve_http, serve_startup};

@@ -108,13 +108,12 @@ where
             shape: method.as_ref().map(|method| method.shape),
         };
         let choice = choose(asked);
-        // Nothing of the body is read before the caller was admitted.
-        let admitted = self.protocols.gate.check(&mut request);
+        let gate = self.protocols.gate.clone();
         let request_time_max = self.protocols.request_time_max;
         match choice {
             ProtocolChoice::Grpc => Box::pin(async move {
                 let request = async {
-                    admitted?;
+                    admit(&gate, &mut request).await?;
                     bounded(method, request, request_time_max).await
                 };
                 match request.await {
@@ -123,12 +122,18 @@ where
                 }
             }),
             ProtocolChoice::Other(protocol) => Box::pin(async move {
-                let request = (request, admitted);
-                Ok(speak(protocol, method, inner, request, request_time_max).await)
+                let admitted = admit(&gate, &mut request).await;
+                Ok(speak(protocol, method, inner, (request, admitted), request_time_max).await)
             }),
             ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(plain_refusals::response(refused)))),
         }
     }
+}
+
+/// Checks the caller of a request, before anything of its body is read.
+async fn admit(gate: &AccessGate, request: &mut Request<Body>) -> Result<(), Status> {
+    gate.await_key(request.headers()).await;
+    gate.check(request)
 }
 
 /// Reads the body of a request in gRPC, within the limits. A request that may stay open is passed

@@ -2,12 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use hyper_rustls::ConfigBuilderExt;
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -15,6 +13,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use super::error::{CliError, deepest};
+use crate::program::client_tls;
 
 /// The files of TLS, and the token that proves the caller's identity.
 #[derive(Debug, clap::Args)]
@@ -88,29 +87,12 @@ impl TlsFileContents {
     /// # Errors
     /// Returns an error if there are no certificates in a file, or in the system's store.
     pub(super) fn client_config(&self) -> io::Result<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let builder = match &self.ca_pem {
-            Some(pem) => builder.with_root_certificates(roots(pem)?),
-            None => builder.with_native_roots()?,
-        };
+        let builder = client_tls(self.ca_pem.as_deref())?;
         let Some((certificate, key)) = &self.identity_pem else { return Ok(builder.with_no_client_auth()) };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
         let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
         builder.with_client_auth_cert(chain.map_err(io::Error::other)?, key).map_err(io::Error::other)
     }
-}
-
-fn roots(pem: &[u8]) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-    }
-    if roots.is_empty() {
-        return Err(io::Error::other("there is no certificate in the file of --ca-file"));
-    }
-    Ok(roots)
 }
 
 fn pem(file: &Path, option: &'static str) -> Result<Vec<u8>, CliError> {

@@ -10,8 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::PortTlsConfig;
 
-/// The interval at which the files are read again.
-const READ_INTERVAL: Duration = Duration::from_secs(10);
+/// The interval at which files that may be replaced are read again.
+pub(crate) const READ_INTERVAL: Duration = Duration::from_secs(10);
 /// The time before the end of a certificate from which the program warns, and the interval of the
 /// warnings.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);

@@ -1,29 +1,35 @@
 //! The access rules of the server, from its configuration.
 
+use std::collections::BTreeMap;
+
 use laredo_server::{
-    AccessGrants, AccessOptions, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern, OperatorGrant,
-    ReaderGrant, RowRule, RowTest, TokenOptions,
+    AccessGrants, AccessOptions, GrantSubjects, IdentityLimits, IdentityOptions, JwtKeys, JwtOptions, NamePattern,
+    OperatorGrant, ReaderGrant, RowRule, RowTest, TokenOptions,
 };
 
+use super::jwt_keys::JwtKeySources;
 use super::options::{column_masks, predicate};
 use crate::config::ServerConfig;
 use crate::config::server::{
-    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, ReaderConfig, RuleText, rule_text,
+    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, JwtConfig, ReaderConfig, RuleText,
+    rule_text,
 };
 use crate::program::ProgramFailure;
 
-/// Returns the rules; `None` without the block `access`.
+/// Returns the rules; `None` without the block `access`. The keys of JWTs come from `sources`.
 ///
 /// # Errors
-/// Every key of a hash that cannot be read.
-pub(super) fn access(config: &ServerConfig) -> Result<Option<AccessOptions>, ProgramFailure> {
-    let access = config.access.as_ref().map(options).transpose();
-    access.map_err(ProgramFailure::Misconfigured)
+/// All files of keys that cannot be read, each a sentence.
+pub(super) fn access(config: &ServerConfig, sources: &JwtKeySources) -> Result<Option<AccessOptions>, ProgramFailure> {
+    let Some(access) = &config.access else { return Ok(None) };
+    let options = sources.replace(access).and_then(|keys| options(access, &keys));
+    options.map(Some).map_err(ProgramFailure::Misconfigured)
 }
 
 /// Logs a warning if callers send their tokens in plain text.
 pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
-    let has_tokens = config.access.iter().flat_map(|access| access.identities.values()).any(|i| !i.tokens.is_empty());
+    let mut identities = config.access.iter().flat_map(|access| access.identities.values());
+    let has_tokens = identities.any(|identity| !identity.tokens.is_empty() || identity.jwt.is_some());
     if has_tokens && config.grpc.tls.is_none() {
         tracing::warn!(
             "access: callers send their tokens in plain text, so anyone on the network can read them; set grpc.tls, or \
@@ -32,7 +38,7 @@ pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
     }
 }
 
-fn options(access: &AccessConfig) -> Result<AccessOptions, Vec<String>> {
+fn options(access: &AccessConfig, keys: &BTreeMap<String, JwtKeys>) -> Result<AccessOptions, Vec<String>> {
     let (mut readers, mut unreadable) = (Vec::new(), Vec::new());
     for (number, grant) in access.readers.iter().enumerate() {
         match reader(grant) {
@@ -55,15 +61,16 @@ fn options(access: &AccessConfig) -> Result<AccessOptions, Vec<String>> {
             .collect(),
         observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
     };
+    let identities = access.identities.iter().map(|(name, config)| identity(name, config, keys.get(name)));
     Ok(AccessOptions {
-        identities: access.identities.iter().map(|(name, config)| identity(name, config)).collect(),
+        identities: identities.collect(),
         grants,
         health_is_open: access.health == EndpointAccess::Anyone,
         metrics_are_open: access.metrics == EndpointAccess::Anyone,
     })
 }
 
-fn identity(name: &str, config: &AccessIdentityConfig) -> IdentityOptions {
+fn identity(name: &str, config: &AccessIdentityConfig, keys: Option<&JwtKeys>) -> IdentityOptions {
     let tokens = config.tokens.iter().map(|token| TokenOptions {
         hash: token.hash,
         expires_at: token.expires_at.as_ref().map(|expires_at| expires_at.at),
@@ -73,11 +80,24 @@ fn identity(name: &str, config: &AccessIdentityConfig) -> IdentityOptions {
         claims: config.claims.iter().cloned().collect(),
         tokens: tokens.collect(),
         certificates: config.certificates.iter().map(|pattern| NamePattern::new(pattern.as_str())).collect(),
+        jwt: config.jwt.as_ref().zip(keys).map(|(config, keys)| jwt(config, keys.clone())),
         limits: IdentityLimits {
             streams_max: config.limits.streams,
             new_streams_per_second: config.limits.new_streams,
             snapshot_bytes_per_second: config.limits.snapshot_rate,
         },
+    }
+}
+
+fn jwt(config: &JwtConfig, keys: JwtKeys) -> JwtOptions {
+    JwtOptions {
+        issuer: config.issuer.clone(),
+        audiences: config.audiences.clone(),
+        keys,
+        algorithms: config.accepted_algorithms(),
+        subjects: config.subjects.iter().map(|pattern| NamePattern::new(pattern.as_str())).collect(),
+        required_claims: config.required_claims.iter().cloned().collect(),
+        leeway: config.leeway,
     }
 }
 

@@ -15,6 +15,7 @@ use laredo_server::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::jwt_keys::JwtKeySources;
 use super::prepare::{prepare, unprepared};
 use super::{access, listen, options};
 use crate::config::ServerConfig;
@@ -68,7 +69,8 @@ pub(crate) async fn serve_at(
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
     let allowed_hosts = allowed_hosts(&config.allowed_hosts);
-    let access = access::access(config)?;
+    let (key_sources, key_reader) = JwtKeySources::new();
+    let access = access::access(config, &key_sources)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -119,7 +121,10 @@ pub(crate) async fn serve_at(
         clock,
         dropped_log_lines,
     };
-    run(engines, Server::new(options), listeners, mode, stop).await
+    tokio::select! {
+        ended = run(engines, Server::new(options), listeners, mode, stop) => ended,
+        failed = key_reader.keep_current() => failed.map_err(ProgramFailure::Failed),
+    }
 }
 
 async fn run(

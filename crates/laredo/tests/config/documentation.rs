@@ -123,6 +123,16 @@ fn every_example_of_the_reference_loads() {
 }
 
 #[test]
+fn the_example_of_jwts_loads() {
+    let page = include_str!("../../../../docs/security.md");
+    let examples: Vec<_> = blocks(page, "hocon").into_iter().filter(|example| example.contains("jwt {")).collect();
+    assert_eq!(examples.len(), 1);
+    let config = super::load(&format!("{}\n{}", super::MINIMAL, examples[0])).expect("the example is valid");
+    let identities = config.access.expect("it has rules").identities;
+    assert!(identities["pods"].jwt.is_some() && identities["people"].jwt.is_some(), "{identities:?}");
+}
+
+#[test]
 fn the_reference_has_every_key_and_no_other() {
     let [server, snapshotter] = parts();
     check_keys(&server, &ServerConfig::keys(), &["filters.", "transforms."]);

@@ -642,7 +642,7 @@ fn access_names_what_exists_and_what_can_be_granted() {
     let wrong = access("a { tokens = [{ sha256 = laredo_0123456789 }] }", "");
     for (identities, rest, error) in [
         ("", "", "access.identities: there is no identity, so every call would be refused; name at least one"),
-        ("a { }", "", "access.identities.a.tokens: nothing proves this identity; name a token, or a certificate"),
+        ("a { }", "", "access.identities.a.tokens: nothing proves this identity; name a token, a certificate, or JWTs"),
         (
             "a { tokens = [{ sha256 = laredo_0123456789 }] }",
             "",
@@ -744,4 +744,47 @@ fn a_grant_masks_each_column_once_and_has_claims_in_its_conditions_alone() {
     let filters = "filters = [{ type = field-prefix, field = p, prefix = \"${claims.a}\" }]";
     let filters = MINIMAL.replace("type = replication-fanout", &format!("type = replication-fanout, {filters}"));
     assert!(problems(&filters).join("").contains("has ${…} inside quotes"), "a table's filter has no caller");
+}
+
+#[test]
+fn jwts_have_an_issuer_an_audience_and_one_place_of_keys() {
+    let access = |jwt: &str| format!("{MINIMAL}\naccess {{ identities {{ a {{ jwt {{ {jwt} }} }} }} }}");
+    let right = "issuer = \"https://i.example\", audiences = [laredo]";
+    for (jwt, error) in [
+        ("audiences = [laredo]".to_owned(), "jwt.issuer: is required"),
+        ("issuer = \"https://i.example\"".to_owned(), "jwt.audiences: is required"),
+        (
+            "issuer = \"https://i.example\", audiences = []".to_owned(),
+            "jwt.audiences: is empty, so no JWT would be accepted",
+        ),
+        (format!("{right}, algorithms = [HS256]"), "jwt.algorithms[0]: expected RS256, RS384, RS512, PS256"),
+        (format!("{right}, algorithms = [none]"), "jwt.algorithms[0]: expected RS256, RS384, RS512, PS256"),
+        (format!("{right}, algorithms = []"), "jwt.algorithms: is empty, so no JWT would be accepted"),
+        (format!("{right}, subjects = []"), "jwt.subjects: is empty, so no JWT would be accepted"),
+        (
+            format!("{right}, jwks_url = \"http://i.example/keys\""),
+            "jwt.jwks_url: expected an address such as https://",
+        ),
+        (
+            format!("{right}, jwks_file = \"/k\", jwks_url = \"https://i.example/keys\""),
+            "jwt.jwks_url: is given as well as jwks_file; keep one of them",
+        ),
+        (
+            format!("{right}, jwks_file = \"/k\", ca_file = \"/ca\""),
+            "jwt.ca_file: has a meaning only without jwks_file",
+        ),
+        (
+            "issuer = kubernetes, audiences = [laredo]".to_owned(),
+            "jwt.issuer: is not an https:// address, so its keys cannot be found there; set jwks_url or jwks_file",
+        ),
+        (format!("{right}, leeway = 1h"), "jwt.leeway: expected"),
+    ] {
+        let found = problems(&access(&jwt));
+        let error = format!("access.identities.a.{error}");
+        let is_reported = |found: &String| found.split_once(": ").is_some_and(|(_, text)| text.starts_with(&error));
+        assert!(found.len() == 1 && is_reported(&found[0]), "{error}: {found:#?}");
+    }
+    let config = load(&access(right)).expect("keys are found by the issuer");
+    let jwt = config.access.expect("it has rules").identities["a"].jwt.clone().expect("it has JWTs");
+    assert_eq!((jwt.jwks_file, jwt.jwks_url, jwt.leeway), (None, None, std::time::Duration::from_secs(60)));
 }

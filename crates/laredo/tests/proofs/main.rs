@@ -23,6 +23,7 @@ mod equality;
 mod faults;
 mod histories;
 mod interleaving;
+mod jwt;
 mod limits;
 mod newcomers;
 mod passwords;

@@ -15,6 +15,7 @@ use super::caller::{Caller, CallerRights};
 use super::certificate;
 use super::grant::{AccessGrants, RowScope, ScopeDenial};
 use super::identity::Identity;
+use super::jwt::{self, JwtKeys, JwtOptions, JwtRefusal};
 use super::limits::{IdentityLimits, IdentityUsage, IdentityUsages};
 use super::pattern::NamePattern;
 use super::token::TokenHash;
@@ -47,7 +48,10 @@ pub struct IdentityOptions {
     pub tokens: Vec<TokenOptions>,
     /// The names in clients' certificates. Each of them proves the identity.
     pub certificates: Vec<NamePattern>,
-    /// The limits of each caller with this identity. All callers with one token share them.
+    /// The JWTs. Each of them proves the identity, and its claims are claims of the identity.
+    pub jwt: Option<JwtOptions>,
+    /// The limits of each caller with this identity. All callers with one token share them, and
+    /// so do all with one subject.
     pub limits: IdentityLimits,
 }
 
@@ -90,6 +94,7 @@ enum UnknownIdentity {
     Scheme,
     Token,
     Expired,
+    Jwt(JwtRefusal),
 }
 
 const REPLICATION: &str = "/laredo.replication.v1.LaredoReplicationService/";
@@ -132,8 +137,9 @@ impl AccessControl {
     /// Checks that a caller may call the rpc at a path.
     ///
     /// # Errors
-    /// UNAUTHENTICATED if the caller's identity is unknown, PERMISSION_DENIED if no grant covers
-    /// the call, and UNIMPLEMENTED if there is no such rpc.
+    /// UNAUTHENTICATED if the caller's identity is unknown, UNAVAILABLE if the keys of its JWT were
+    /// never read, PERMISSION_DENIED if no grant covers the call, and UNIMPLEMENTED if there is no
+    /// such rpc.
     pub(crate) fn admit(
         self: &Arc<Self>,
         path: &str,
@@ -196,7 +202,10 @@ impl AccessControl {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let identity = match (values.next(), values.next()) {
             (None, _) => self.of_certificate(peer).ok_or(UnknownIdentity::Missing)?,
-            (Some(value), None) => self.of_token(bearer(value.as_bytes()).ok_or(UnknownIdentity::Scheme)?)?,
+            (Some(value), None) => match bearer(value.as_bytes()).ok_or(UnknownIdentity::Scheme)? {
+                token if jwt::is_jwt(token) => self.of_jwt(token)?,
+                token => self.of_token(token)?,
+            },
             (Some(_), Some(_)) => return Err(UnknownIdentity::Repeated),
         };
         match identity.has_expired(self.now()) {
@@ -217,6 +226,41 @@ impl AccessControl {
             }
         }
         found.ok_or(UnknownIdentity::Token)
+    }
+
+    fn of_jwt(&self, token: &str) -> Result<Identity, UnknownIdentity> {
+        let verified = jwt::verify(token, self.jwt_entries(), self.now());
+        let (entry, verified) = verified.map_err(UnknownIdentity::Jwt)?;
+        let mut identity = entry.proven(&format!("{}/{}", entry.name, verified.subject));
+        // The operator's claims replace those of the token.
+        for (name, claim) in verified.claims {
+            identity.claims.entry(name).or_insert(claim);
+        }
+        Ok(Identity { expires_at: Some(verified.expires_at), ..identity })
+    }
+
+    /// Returns the identities that JWTs prove, with their rules.
+    fn jwt_entries(&self) -> impl Iterator<Item = (&IdentityOptions, &JwtOptions)> {
+        self.options.identities.iter().filter_map(|entry| Some((entry, entry.jwt.as_ref()?)))
+    }
+
+    /// Waits for the key of the caller's JWT, within a bound, if the key is not known yet.
+    pub(super) async fn await_key(&self, headers: &HeaderMap) {
+        let token = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        if let Some(token) = token.filter(|token| jwt::is_jwt(token)) {
+            jwt::await_key(token, self.jwt_entries().map(|(_, options)| options)).await;
+        }
+    }
+
+    /// Returns the keys of all issuers, each once.
+    pub(super) fn jwt_keys(&self) -> Vec<JwtKeys> {
+        let mut all: Vec<JwtKeys> = Vec::new();
+        for (_, options) in self.jwt_entries() {
+            if !all.contains(&options.keys) {
+                all.push(options.keys.clone());
+            }
+        }
+        all
     }
 
     fn of_certificate(&self, peer: Option<&PeerInfo>) -> Option<Identity> {
@@ -294,6 +338,7 @@ fn denied(name: &str, right: RequiredRight<'_>) -> Status {
 impl From<UnknownIdentity> for Status {
     fn from(unknown: UnknownIdentity) -> Status {
         Status::unauthenticated(match unknown {
+            UnknownIdentity::Jwt(refusal) => return refusal.into(),
             UnknownIdentity::Missing => {
                 "this server needs to know its callers; send `authorization: Bearer TOKEN`, or a certificate that it knows"
             }

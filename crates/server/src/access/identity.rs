@@ -28,22 +28,27 @@ impl Identity {
     /// Returns true if a claim is the text, or a list that contains it. Numbers and booleans are
     /// compared by their JSON.
     pub(crate) fn has_claim(&self, path: &str, text: &str) -> bool {
-        let is_text = |claim: &Json| match claim {
-            Json::String(claim) => claim == text,
-            Json::Number(number) => number.to_string() == text,
-            Json::Bool(claim) => claim.to_string() == text,
-            Json::Null | Json::Array(_) | Json::Object(_) => false,
-        };
-        match self.claim(path) {
-            Some(Json::Array(items)) => items.iter().any(is_text),
-            Some(claim) => is_text(claim),
-            None => false,
-        }
+        claims_have(&self.claims, path, text)
     }
 
     /// Returns true if the identity is no longer valid.
     pub(crate) fn has_expired(&self, now: CommitTime) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+}
+
+/// Returns true if a claim is the text, as [`Identity::has_claim`] compares them.
+pub(super) fn claims_have(claims: &Claims, path: &str, text: &str) -> bool {
+    let is_text = |claim: &Json| match claim {
+        Json::String(claim) => claim == text,
+        Json::Number(number) => number.to_string() == text,
+        Json::Bool(claim) => claim.to_string() == text,
+        Json::Null | Json::Array(_) | Json::Object(_) => false,
+    };
+    match find_claim(claims, path) {
+        Some(Json::Array(items)) => items.iter().any(is_text),
+        Some(claim) => is_text(claim),
+        None => false,
     }
 }
 

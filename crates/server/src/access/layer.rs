@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 use super::audit::AuditLog;
 use super::caller::Caller;
 use super::control::{AccessControl, CallRefusal};
+use super::jwt::JwtKeys;
 use crate::order_rule::{check_order, check_page};
 use crate::peer::PeerInfo;
 use crate::refusal;
@@ -34,11 +35,23 @@ impl AccessGate {
         AccessGate { control, audit: AuditLog::default() }
     }
 
+    /// Waits for the key of the caller's JWT, within a bound, if the key is not known yet.
+    pub(crate) async fn await_key(&self, headers: &HeaderMap) {
+        if let Some(control) = &self.control {
+            control.await_key(headers).await;
+        }
+    }
+
+    /// Returns the keys of all issuers of JWTs, each once.
+    pub(crate) fn jwt_keys(&self) -> Vec<JwtKeys> {
+        self.control.as_ref().map(|control| control.jwt_keys()).unwrap_or_default()
+    }
+
     /// Checks the caller of an rpc, and attaches it to the request. Without access rules, orders
     /// are only for callers on this machine.
     ///
     /// # Errors
-    /// UNAUTHENTICATED, PERMISSION_DENIED or UNIMPLEMENTED, with the reason.
+    /// UNAUTHENTICATED, UNAVAILABLE, PERMISSION_DENIED or UNIMPLEMENTED, with the reason.
     pub(crate) fn check(&self, request: &mut Request<Body>) -> Result<(), Status> {
         let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
         let peer = extensions.get::<PeerInfo>();
@@ -82,7 +95,7 @@ impl AccessGate {
     /// Checks the caller of an HTTP endpoint. Metrics and health have rules of their own.
     ///
     /// # Errors
-    /// UNAUTHENTICATED or PERMISSION_DENIED, with the reason.
+    /// UNAUTHENTICATED, UNAVAILABLE or PERMISSION_DENIED, with the reason.
     pub(crate) fn check_http(
         &self,
         is_metrics: bool,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::accept::waiting_ports;
+use crate::access::JwtKeys;
 use crate::server_state::ServerState;
 use crate::tls::ServerTls;
 
@@ -102,6 +103,14 @@ const CERTIFICATE_METRICS: &[MetricDefinition<ServerTls>] = &[gauge(
     |tls| Some(seconds(tls.not_after())),
 )];
 
+/// The metrics of the keys of each issuer of JWTs.
+const JWT_KEY_METRICS: &[MetricDefinition<JwtKeys>] = &[
+    gauge("laredo_jwt_keys", "Public keys that JWTs of an issuer are verified with.", |keys| count(keys.key_count())),
+    gauge("laredo_jwt_keys_failed", "1 if the last reading of an issuer's keys failed; older keys remain.", |keys| {
+        number(keys.has_failed().into())
+    }),
+];
+
 impl ServerMetrics {
     pub(super) fn new(shared: Arc<ServerState>, certificates: Vec<ServerTls>) -> ServerMetrics {
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -109,6 +118,7 @@ impl ServerMetrics {
         metrics::with_local_recorder(&recorder, || {
             SERVER_METRICS.iter().for_each(MetricDefinition::describe);
             CERTIFICATE_METRICS.iter().for_each(MetricDefinition::describe);
+            JWT_KEY_METRICS.iter().for_each(MetricDefinition::describe);
             TABLE_METRICS.iter().for_each(MetricDefinition::describe);
             SOURCE_METRICS.iter().for_each(MetricDefinition::describe);
             process.describe();
@@ -123,6 +133,10 @@ impl ServerMetrics {
             for certificate in &self.certificates {
                 let labels = [("file", certificate.name().to_owned())];
                 CERTIFICATE_METRICS.iter().for_each(|metric| metric.record(certificate, &labels));
+            }
+            for keys in self.shared.gate.jwt_keys() {
+                let labels = [("source", keys.source().to_owned())];
+                JWT_KEY_METRICS.iter().for_each(|metric| metric.record(&keys, &labels));
             }
             for table in &self.shared.tables {
                 let (sample, labels) = (TableSample::new(table, now), [("table", table.name().to_string())]);

@@ -7,7 +7,7 @@ use laredo_core::CommitTime;
 use laredo_server::{TablePattern, TokenHash};
 
 use super::super::declaration::{
-    ConfigKey, block, config_block, config_choice, custom, key, list, map, optional, texts,
+    ConfigKey, block, config_block, config_choice, custom, key, list, map, optional, optional_block, texts,
 };
 use super::super::fields::BlockFields;
 use super::super::leaf::{LeafSetting, LeafValue};
@@ -15,6 +15,7 @@ use super::super::reader::ConfigReader;
 use super::super::schema::{SettingKind, TEXT, TEXT_OR_EMPTY};
 use super::super::write::text;
 use super::filters::{FilterConfig, FilterValue};
+use super::jwt::JwtConfig;
 use super::transforms::{ColumnMaskConfig, check_masks};
 
 config_block! {
@@ -58,7 +59,8 @@ config_block! {
 }
 
 config_block! {
-    /// A caller that the server knows. Each of its tokens and certificates proves the identity.
+    /// A caller that the server knows. Each of its tokens, certificates and JWTs proves the
+    /// identity.
     pub struct AccessIdentityConfig [AccessIdentityConfig::check] {
         /// The static tokens.
         pub tokens: Vec<TokenConfig> = list("tokens"),
@@ -66,16 +68,18 @@ config_block! {
         /// part of a name, as in `spiffe://prod/ns/*/sa/reader` or `*.example.com`. They need
         /// `grpc.tls.client_ca_path`.
         pub certificates: Vec<String> = texts("certificates", SettingKind::List(&TEXT), "none"),
-        /// The claims of the identity, whose values grants may use.
-        pub claims: Vec<(String, String)> = claims("none"),
+        /// The JWTs of an identity provider ([JWTs](security.md#jwts)).
+        pub jwt: Option<JwtConfig> = optional_block("jwt").defaults_to("none"),
+        /// The claims of the identity, whose values grants may use. They replace claims of a JWT.
+        pub claims: Vec<(String, String)> = claims("claims", "none"),
         /// The limits of each caller with this identity.
         pub limits: LimitsConfig = block("limits"),
     }
 }
 
 config_block! {
-    /// The limits of a caller. All that use the same token are one caller, and each name in a
-    /// certificate is one.
+    /// The limits of a caller. All that use the same token are one caller. So is each name in a
+    /// certificate, and each subject of JWTs.
     pub struct LimitsConfig {
         /// The maximum number of concurrent streams (`Sync`, `FetchSnapshot`).
         pub streams: Option<u32> = optional("streams", COUNT, "no limit"),
@@ -102,7 +106,7 @@ config_block! {
         /// The identities that have the grant.
         pub identities: Vec<String> = identities(),
         /// The claims that the identity must have, all of them.
-        pub claims: Vec<(String, String)> = claims("none"),
+        pub claims: Vec<(String, String)> = claims("claims", "none"),
         /// The tables, as `SCHEMA.TABLE`. A `*` matches any characters.
         pub tables: Vec<String> = texts("tables", SettingKind::List(&TABLES), "").must_be_given(),
         /// The conditions on rows, as [filters](#filters-and-transforms). All must hold. The value
@@ -121,7 +125,7 @@ config_block! {
         /// The identities that have the grant.
         pub identities: Vec<String> = identities(),
         /// The claims that the identity must have, all of them.
-        pub claims: Vec<(String, String)> = claims("none"),
+        pub claims: Vec<(String, String)> = claims("claims", "none"),
         /// The orders, by the names of their rpcs, as in `[ReloadTable, PauseSync]`. `*` is for
         /// all.
         pub orders: Vec<String> = texts("orders", SettingKind::List(&ORDER), "").must_be_given(),
@@ -134,7 +138,7 @@ config_block! {
         /// The identities that have the grant.
         pub identities: Vec<String> = identities(),
         /// The claims that the identity must have, all of them.
-        pub claims: Vec<(String, String)> = claims("none"),
+        pub claims: Vec<(String, String)> = claims("claims", "none"),
     }
 }
 
@@ -168,15 +172,15 @@ const fn identities() -> ConfigKey<Vec<String>> {
 }
 
 /// Declares claims, as a block.
-const fn claims(default_text: &'static str) -> ConfigKey<Vec<(String, String)>> {
+pub(super) const fn claims(name: &'static str, default_text: &'static str) -> ConfigKey<Vec<(String, String)>> {
     custom::<Vec<(String, String)>>(
-        "claims",
+        name,
         SettingKind::Map(&TEXT_OR_EMPTY),
         Vec::new,
-        |_, fields, _| Some(fields.texts_by_name("claims")),
-        |claims, _, out| {
+        |key, fields, _| Some(fields.texts_by_name(key.name())),
+        |claims, key, out| {
             if !claims.is_empty() {
-                out.block("claims", |out| claims.iter().for_each(|(name, value)| out.put(name, text(value))));
+                out.block(key.name(), |out| claims.iter().for_each(|(name, value)| out.put(name, text(value))));
             }
         },
     )
@@ -270,8 +274,8 @@ impl AccessConfig {
 
 impl AccessIdentityConfig {
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
-        if fields.item_count("tokens") == 0 && fields.item_count("certificates") == 0 {
-            reader.report(fields, "tokens", "nothing proves this identity; name a token, or a certificate");
+        if fields.item_count("tokens") == 0 && fields.item_count("certificates") == 0 && !fields.has("jwt") {
+            reader.report(fields, "tokens", "nothing proves this identity; name a token, a certificate, or JWTs");
         }
     }
 }

@@ -1,9 +1,14 @@
+use std::time::Duration;
+
 use http::HeaderValue;
+use laredo_values::{MatchCondition, Value};
 use parking_lot::Mutex;
 use tonic::Code;
 
 use super::*;
-use crate::access::grant::{GrantSubjects, OperatorGrant, ReaderGrant};
+use crate::access::grant::{GrantSubjects, OperatorGrant, ReaderGrant, RowRule, RowTest};
+use crate::access::jwt::JwtAlgorithm;
+use crate::access::jwt::tests::{TestSigner, keys_of};
 use crate::access::token::AccessToken;
 
 fn token(number: u8) -> AccessToken {
@@ -217,4 +222,96 @@ fn a_caller_reads_the_tables_of_its_grant() {
     let denied = caller.scope(&TableName::new("private", "t")).unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
     assert!(denied.message().contains("reader") && denied.message().contains("private.t"), "{denied}");
+}
+
+/// Returns rules in which a JWT of the signer proves `tenant`, with the claims of the token and the
+/// claim `region` of the configuration.
+fn jwt_options(signer: &TestSigner) -> AccessOptions {
+    let jwt = JwtOptions {
+        issuer: "https://issuer.example".to_owned(),
+        audiences: vec!["laredo".to_owned()],
+        keys: keys_of(signer.key_set()),
+        algorithms: JwtAlgorithm::DEFAULT.to_vec(),
+        subjects: Vec::new(),
+        required_claims: BTreeMap::new(),
+        leeway: Duration::ZERO,
+    };
+    let tenant = IdentityOptions {
+        name: "tenant".to_owned(),
+        claims: [("region".to_owned(), "eu".to_owned())].into(),
+        jwt: Some(jwt),
+        limits: IdentityLimits { streams_max: Some(1), ..IdentityLimits::default() },
+        ..IdentityOptions::default()
+    };
+    let rule =
+        |field: &str, claim: &str| RowRule { field: field.to_owned(), test: RowTest::EqualsClaim(claim.to_owned()) };
+    let grant = ReaderGrant {
+        subjects: subjects("tenant"),
+        tables: vec!["public.*".parse().unwrap()],
+        rows: vec![rule("tenant_id", "app.tenants"), rule("region", "region")],
+        hidden_columns: vec![],
+    };
+    let mut options = options();
+    options.identities.push(tenant);
+    options.grants.readers.push(grant);
+    options
+}
+
+fn claims_of(subject: &str) -> serde_json::Value {
+    let exp = CommitTime(100).unix_us() / 1_000_000 + 1;
+    serde_json::json!({
+        "iss": "https://issuer.example", "aud": ["laredo"], "sub": subject, "exp": exp,
+        "app": { "tenants": ["acme", 7] }, "region": "us",
+    })
+}
+
+#[test]
+fn a_jwt_proves_an_identity_with_its_claims_until_it_expires() {
+    let signer = TestSigner::p256("a");
+    let rules = RuledServer::new(jwt_options(&signer));
+    let sync = format!("{REPLICATION}Sync");
+    let bearer = |subject: &str| format!("Bearer {}", signer.sign(&claims_of(subject)));
+    let caller = rules.admit(&sync, &[&bearer("auth0|7")]).unwrap();
+    assert_eq!(caller.identity_name(), "tenant/auth0|7");
+    let scope = caller.scope(&TableName::new("public", "t")).unwrap();
+    let texts = |texts: &[&str]| texts.iter().map(|text| Value::String((*text).to_owned())).collect::<Vec<_>>();
+    let tests: Vec<_> = scope.predicates.into_iter().map(|predicate| predicate.test).collect();
+    let of_configuration = MatchCondition::Equals(Value::String("eu".to_owned()));
+    assert_eq!(tests, [MatchCondition::In(texts(&["acme", "7"])), of_configuration]);
+    assert!(caller.expires());
+
+    let again = rules.admit(&sync, &[&bearer("auth0|7")]).unwrap();
+    let another = rules.admit(&sync, &[&bearer("auth0|8")]).unwrap();
+    let stream = caller.begin_stream().unwrap();
+    assert_eq!(again.begin_stream().unwrap_err().code(), Code::ResourceExhausted, "they have the same subject");
+    assert!(another.begin_stream().is_ok());
+    drop(stream);
+    assert!(again.begin_stream().is_ok());
+
+    assert_eq!(rules.code("/laredo.v1.LaredoOAMService/GetStatus", &[&bearer("a")]), Code::PermissionDenied);
+    *rules.now.lock() = 2_000_000;
+    let expired = rules.admit(&sync, &[&bearer("a")]).map(drop).unwrap_err();
+    assert_eq!(expired.status.code(), Code::Unauthenticated);
+    assert!(expired.status.message().contains("has expired"), "{}", expired.status);
+    assert!(expired.identity.is_none());
+}
+
+#[test]
+fn no_rpc_takes_a_jwt_that_is_not_right() {
+    let signer = TestSigner::p256("a");
+    let rules = RuledServer::new(jwt_options(&signer));
+    let mut other_audience = claims_of("a");
+    other_audience["aud"] = "other".into();
+    let tokens = [
+        "a.b.c".to_owned(),
+        signer.sign(&other_audience),
+        TestSigner::p256("a").sign(&claims_of("a")),
+        TestSigner::p256("b").sign(&claims_of("a")),
+    ];
+    for path in &rpc_rules::described_paths() {
+        for token in &tokens {
+            assert_eq!(rules.code(path, &[&format!("Bearer {token}")]), Code::Unauthenticated, "{path} {token}");
+        }
+    }
+    assert_eq!(rules.code(&format!("{REPLICATION}Sync"), &[&bearer_of(1)]), Code::Ok, "static tokens are as before");
 }
