@@ -19,7 +19,7 @@ mod stop;
 mod temporary_folder;
 mod tls_files;
 
-pub(crate) use arguments::{ConfigArguments, ProgramCommand};
+pub(crate) use arguments::{ConfigArguments, HealthcheckArguments, ProgramCommand};
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
@@ -53,7 +53,7 @@ pub(crate) enum ProgramTask<C> {
     /// No further task: the operator asked only for a check of the configuration.
     Checked(C),
     /// A health check of the program that runs with this configuration.
-    Healthcheck(C),
+    Healthcheck(C, HealthcheckArguments),
     /// A run with this configuration.
     Run(C),
     /// No further task: the program ends with this exit code.
@@ -86,7 +86,7 @@ pub(crate) fn begin<C>(
         }
         Some(ProgramCommand::Validate) => ProgramTask::Checked(config),
         None if arguments.check => ProgramTask::Checked(config),
-        Some(ProgramCommand::Healthcheck) => ProgramTask::Healthcheck(config),
+        Some(ProgramCommand::Healthcheck(probe)) => ProgramTask::Healthcheck(config, probe),
         Some(ProgramCommand::Version) | None => ProgramTask::Run(config),
     }
 }

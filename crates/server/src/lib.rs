@@ -36,7 +36,7 @@ mod tls;
 mod view;
 
 pub use access::{
-    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern,
+    AccessGrants, AccessOptions, AccessRules, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern,
     OperatorGrant, ReaderGrant, RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError,
     TokenOptions,
 };
@@ -51,4 +51,4 @@ pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;
 pub use rpc_rules::order_names;
 pub use serve::Server;
-pub use tls::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};
+pub use tls::{ClientCertificates, ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

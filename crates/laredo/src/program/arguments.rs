@@ -27,7 +27,7 @@ pub(crate) struct ConfigArguments {
 }
 
 /// Commands other than running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum ProgramCommand {
     /// Check the configuration and exit, as `--check` does.
     Validate,
@@ -35,14 +35,23 @@ pub(crate) enum ProgramCommand {
     Config,
     /// Check whether the program that runs on this machine with this configuration is ready: exit
     /// code 0 if it is.
-    Healthcheck,
+    Healthcheck(HealthcheckArguments),
     /// Print the version.
     Version,
 }
 
+/// The arguments of a health check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct HealthcheckArguments {
+    /// A file with the token of an observer, for a server whose health is not for everyone. The
+    /// variable LAREDO_TOKEN may hold the token instead.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
 impl ConfigArguments {
     /// Returns a loader of the layers that the arguments name, and of the process's environment.
-    pub(super) fn loader(&self) -> ConfigLoader {
+    pub(crate) fn loader(&self) -> ConfigLoader {
         let mut loader = ConfigLoader::from_process();
         if let Some(file) = &self.config {
             loader = loader.file(file);

@@ -1,5 +1,7 @@
 //! The access rules of the server, from its configuration.
 
+use std::path::Path;
+
 use laredo_server::{
     AccessGrants, AccessOptions, GrantSubjects, IdentityLimits, IdentityOptions, NamePattern, OperatorGrant,
     ReaderGrant, RowRule, RowTest, TokenOptions,
@@ -8,17 +10,53 @@ use laredo_server::{
 use super::options::predicate;
 use crate::config::ServerConfig;
 use crate::config::server::{
-    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, ReaderConfig, RuleText, rule_text,
+    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, ReaderConfig, RuleText, TokenConfig,
+    read_token_hashes, rule_text,
 };
 
-/// Returns the rules; `None` without the block `access`.
-pub(super) fn access(config: &ServerConfig) -> Option<AccessOptions> {
-    config.access.as_ref().map(options)
+/// Reads the rules, with the files that they name. Returns `None` without the block `access`.
+///
+/// # Errors
+/// Returns all problems of the files, each a sentence.
+pub(super) fn read_access(config: &ServerConfig) -> Result<Option<AccessOptions>, Vec<String>> {
+    let Some(access) = &config.access else { return Ok(None) };
+    let (mut problems, mut identities) = (Vec::new(), Vec::new());
+    for (name, config) in &access.identities {
+        match config.token_hashes_file.as_deref().map(|file| read_tokens(name, file)).transpose() {
+            Ok(tokens) => identities.push(identity(name, config, &tokens.unwrap_or_default())),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems.extend(shared_tokens(&identities));
+    if problems.is_empty() { Ok(Some(options(access, identities))) } else { Err(problems) }
+}
+
+fn read_tokens(name: &str, file: &Path) -> Result<Vec<TokenConfig>, String> {
+    let key = format!("access.identities.{name}.token_hashes_file");
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{key}: cannot read {}: {error}; name a file of hashes", file.display()))?;
+    read_token_hashes(&text).map_err(|(line, problem)| format!("{key}: {}:{line}: {problem}", file.display()))
+}
+
+/// Returns a problem for each token that proves two identities. Callers would be confused.
+fn shared_tokens(identities: &[IdentityOptions]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (index, one) in identities.iter().enumerate() {
+        for other in &identities[..index] {
+            let is_shared = |token: &TokenOptions| other.tokens.iter().any(|known| known.hash == token.hash);
+            if one.tokens.iter().any(is_shared) {
+                let (one, other) = (&one.name, &other.name);
+                problems.push(format!("access.identities: {other} and {one} have the same token; give each its own"));
+            }
+        }
+    }
+    problems
 }
 
 /// Logs a warning if callers send their tokens in plain text.
 pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
-    let has_tokens = config.access.iter().flat_map(|access| access.identities.values()).any(|i| !i.tokens.is_empty());
+    let mut identities = config.access.iter().flat_map(|access| access.identities.values());
+    let has_tokens = identities.any(|identity| !identity.tokens.is_empty() || identity.token_hashes_file.is_some());
     if has_tokens && config.grpc.tls.is_none() {
         tracing::warn!(
             "access: callers send their tokens in plain text, so anyone on the network can read them; set grpc.tls, or \
@@ -27,7 +65,7 @@ pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
     }
 }
 
-fn options(access: &AccessConfig) -> AccessOptions {
+fn options(access: &AccessConfig, identities: Vec<IdentityOptions>) -> AccessOptions {
     let grants = AccessGrants {
         readers: access.readers.iter().map(reader).collect(),
         operators: access
@@ -41,15 +79,15 @@ fn options(access: &AccessConfig) -> AccessOptions {
         observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
     };
     AccessOptions {
-        identities: access.identities.iter().map(|(name, config)| identity(name, config)).collect(),
+        identities,
         grants,
         health_is_open: access.health == EndpointAccess::Anyone,
         metrics_are_open: access.metrics == EndpointAccess::Anyone,
     }
 }
 
-fn identity(name: &str, config: &AccessIdentityConfig) -> IdentityOptions {
-    let tokens = config.tokens.iter().map(|token| TokenOptions {
+fn identity(name: &str, config: &AccessIdentityConfig, more_tokens: &[TokenConfig]) -> IdentityOptions {
+    let tokens = config.tokens.iter().chain(more_tokens).map(|token| TokenOptions {
         hash: token.hash,
         expires_at: token.expires_at.as_ref().map(|expires_at| expires_at.at),
     });

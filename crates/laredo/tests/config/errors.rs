@@ -693,3 +693,24 @@ fn access_names_what_exists_and_what_can_be_granted() {
     assert!(!problems(&wrong).join("").contains("0123456789"), "a token is not printed: {:?}", problems(&wrong));
     assert!(load(&access(&ok, "")).is_ok(), "an identity may have no grants");
 }
+
+#[test]
+fn optional_certificates_need_an_authority_and_access_rules() {
+    let access = format!("access {{ identities {{ a {{ tokens = [{{ sha256 = \"{}\" }}] }} }} }}", "00".repeat(32));
+    let tls = |keys: &str| format!("enabled = true, cert_path = c, key_path = k, {keys}");
+    let optional = "client_certificates = optional";
+    let both = format!("client_ca_path = ca, {optional}");
+    for port in ["grpc", "health", "observability.metrics"] {
+        let of = |keys: &str, access: &str| format!("{MINIMAL}\n{port}.tls {{ {} }}\n{access}", tls(keys));
+        assert!(load(&of(&both, &access)).is_ok(), "{port}");
+        assert!(load(&of("client_ca_path = ca, client_certificates = required", "")).is_ok(), "{port}");
+        for (keys, access, problem) in [
+            (&both[..], "", "without access rules, everyone would be let in without a certificate"),
+            (optional, &access, "no client is asked for a certificate; set client_ca_path"),
+        ] {
+            let found = problems(&of(keys, access));
+            let expected = format!("{port}.tls.client_certificates: {problem}");
+            assert!(found.len() == 1 && found[0].contains(&expected), "{expected}: {found:?}");
+        }
+    }
+}

@@ -1,10 +1,16 @@
-use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tonic::Code;
 
 use super::*;
 use crate::access::grant::{GrantSubjects, OperatorGrant, ReaderGrant};
+use crate::access::rules::{AccessRules, CallRefusal};
 use crate::access::token::AccessToken;
+use crate::peer::{PeerAddress, PeerInfo};
+use crate::rpc_rules::{HEALTH, REFLECTION, REPLICATION};
+
+mod replaced;
 
 fn token(number: u8) -> AccessToken {
     AccessToken::from_random([number; 32])
@@ -52,7 +58,7 @@ fn options() -> AccessOptions {
 }
 
 struct RuledServer {
-    control: Arc<AccessControl>,
+    rules: AccessRules,
     now: Arc<Mutex<i64>>,
 }
 
@@ -61,7 +67,7 @@ impl RuledServer {
         let now = Arc::new(Mutex::new(0));
         let clock_now = now.clone();
         let clock: Clock = Arc::new(move || CommitTime(*clock_now.lock()));
-        RuledServer { control: Arc::new(AccessControl::new(options, clock)), now }
+        RuledServer { rules: AccessRules::new(options, clock), now }
     }
 
     fn code(&self, path: &str, authorization: &[&str]) -> Code {
@@ -73,7 +79,7 @@ impl RuledServer {
         for value in authorization {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        self.control.admit(path, &headers, None)
+        self.rules.admit(path, &headers, None)
     }
 }
 
@@ -92,7 +98,7 @@ fn callers_share_limits_by_identity_and_the_others_by_network() {
     let identified = |number: u8, from: &str| {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&bearer_of(number)).unwrap())]);
         let path = "/laredo.replication.v1.LaredoReplicationService/Sync";
-        rules.control.admit(path, &headers, Some(&peer(from))).unwrap().group()
+        rules.rules.admit(path, &headers, Some(&peer(from))).unwrap().group()
     };
     assert_eq!(identified(1, "10.0.0.1:1"), identified(1, "10.0.0.2:1"), "one identity, two addresses");
     assert_ne!(identified(1, "10.0.0.1:1"), identified(5, "10.0.0.1:1"), "two identities behind one address");
@@ -133,8 +139,8 @@ fn each_role_may_call_its_own_rpcs_and_no_others() {
     let rules = RuledServer::new(options());
     for path in &rpc_rules::described_paths() {
         let effect = rpc_rules::find_effect(path);
-        let (is_replication, is_health) = (path.starts_with(REPLICATION), path.starts_with(HEALTH));
-        let is_reflection = path.starts_with(REFLECTION);
+        let is_of = |service: &str| path.starts_with(&format!("/{service}/"));
+        let (is_replication, is_health, is_reflection) = (is_of(REPLICATION), is_of(HEALTH), is_of(REFLECTION));
         let is_granted_order = ["/ReloadTable", "/PauseSync"].iter().any(|order| path.ends_with(order));
         let reads = effect == Some(RpcEffect::Reads) || is_replication || is_reflection;
         let observes = effect == Some(RpcEffect::Observes) || is_reflection || is_health;
@@ -160,7 +166,7 @@ fn a_path_that_is_no_rpc_is_refused_to_everyone() {
 #[test]
 fn a_token_is_valid_until_its_time() {
     let rules = RuledServer::new(options());
-    let sync = format!("{REPLICATION}Sync");
+    let sync = format!("/{REPLICATION}/Sync");
     for (now, code) in [(0, Code::Ok), (99, Code::Ok), (100, Code::Unauthenticated)] {
         *rules.now.lock() = now;
         assert_eq!(rules.code(&sync, &[&bearer_of(5)]), code, "{now}");
@@ -173,7 +179,7 @@ fn a_token_is_valid_until_its_time() {
 #[test]
 fn the_scheme_may_have_any_case() {
     let rules = RuledServer::new(options());
-    let sync = format!("{REPLICATION}Sync");
+    let sync = format!("/{REPLICATION}/Sync");
     for scheme in ["Bearer", "bearer", "BEARER"] {
         assert_eq!(rules.code(&sync, &[&format!("{scheme} {}", token(1).expose())]), Code::Ok, "{scheme}");
     }
@@ -184,11 +190,11 @@ fn the_scheme_may_have_any_case() {
 #[test]
 fn an_open_health_needs_no_identity_and_shows_no_state() {
     let rules = RuledServer::new(AccessOptions { health_is_open: true, ..options() });
-    let caller = rules.admit(&format!("{HEALTH}Check"), &[]).unwrap();
+    let caller = rules.admit(&format!("/{HEALTH}/Check"), &[]).unwrap();
     assert!(!caller.is_observer() && caller.scope(&TableName::new("public", "t")).is_err());
     assert_eq!(rules.code("/laredo.v1.LaredoOAMService/CheckReady", &[]), Code::Unauthenticated);
     let http = |is_metrics, headers: &HeaderMap| {
-        rules.control.admit_http(is_metrics, headers, None).map_err(|refused| refused.status.code())
+        rules.rules.admit_http(is_metrics, headers, None).map_err(|refused| refused.status.code())
     };
     let of = |number| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(&bearer_of(number)).unwrap())]);
     let none = HeaderMap::new();
@@ -204,7 +210,7 @@ fn an_open_health_needs_no_identity_and_shows_no_state() {
 #[test]
 fn a_caller_reads_the_tables_of_its_grant() {
     let rules = RuledServer::new(options());
-    let caller = rules.admit(&format!("{REPLICATION}Sync"), &[&bearer_of(1)]).unwrap();
+    let caller = rules.admit(&format!("/{REPLICATION}/Sync"), &[&bearer_of(1)]).unwrap();
     assert_eq!(caller.identity_name(), "reader");
     assert!(caller.scope(&TableName::new("public", "t")).unwrap().is_whole());
     let denied = caller.scope(&TableName::new("private", "t")).unwrap_err();
