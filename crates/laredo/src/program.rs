@@ -20,7 +20,7 @@ mod stop;
 mod temporary_folder;
 mod tls_files;
 
-pub(crate) use arguments::{ConfigArguments, ProgramCommand};
+pub(crate) use arguments::{ConfigArguments, HealthcheckArguments, ProgramCommand};
 pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
@@ -55,7 +55,7 @@ pub(crate) enum ProgramTask<C> {
     /// No further task: the operator asked only for a check of the configuration.
     Checked(C),
     /// A health check of the program that runs with this configuration.
-    Healthcheck(C),
+    Healthcheck(C, HealthcheckArguments),
     /// A run with this configuration.
     Run(C),
     /// No further task: the program ends with this exit code.
@@ -81,7 +81,7 @@ pub(crate) fn begin<C>(
         Some(ProgramCommand::Man(manual)) => {
             return written(&manual.folder.display().to_string(), &manual.write(program));
         }
-        Some(ProgramCommand::Config | ProgramCommand::Validate | ProgramCommand::Healthcheck) | None => {}
+        Some(ProgramCommand::Config | ProgramCommand::Validate | ProgramCommand::Healthcheck(_)) | None => {}
     }
     let config = match load(arguments.loader()) {
         Ok(config) => config,
@@ -97,7 +97,7 @@ pub(crate) fn begin<C>(
         }
         Some(ProgramCommand::Validate) => ProgramTask::Checked(config),
         None if arguments.check => ProgramTask::Checked(config),
-        Some(ProgramCommand::Healthcheck) => ProgramTask::Healthcheck(config),
+        Some(ProgramCommand::Healthcheck(probe)) => ProgramTask::Healthcheck(config, probe),
         Some(ProgramCommand::Version | ProgramCommand::Completions(_) | ProgramCommand::Man(_)) | None => {
             ProgramTask::Run(config)
         }

@@ -41,9 +41,9 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
             config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             ExitCode::SUCCESS
         }
-        ProgramTask::Healthcheck(config) => {
+        ProgramTask::Healthcheck(config, probe) => {
             let HttpConfig { address, port, tls, .. } = &config.http;
-            healthcheck(PROGRAM, HealthPort { address, port: *port, tls: tls.as_ref() }, READINESS_PATH)
+            healthcheck(PROGRAM, HealthPort { address, port: *port, tls: tls.as_ref() }, READINESS_PATH, &probe)
         }
         ProgramTask::Run(config) => {
             let logging = LoggingConfig { level: log_level, ..LoggingConfig::default() };

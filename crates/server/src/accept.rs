@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
@@ -59,7 +58,7 @@ pub(crate) struct AcceptedConnection {
     pub(crate) stream: PortStream,
     pub(crate) peer: PeerAddress,
     /// The TLS with which the connection must begin.
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<ServerTls>,
     /// The connection's part of the limit, until it is dropped.
     pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
@@ -105,7 +104,7 @@ impl ConnectionAcceptor {
                     if let Either::Left(connection) = &stream {
                         set_options(connection);
                     }
-                    let tls = self.listener.tls().map(ServerTls::acceptor);
+                    let tls = self.listener.tls().cloned();
                     return AcceptedConnection { stream, peer, tls, slot };
                 }
                 Err(error) if descriptors::is_exhausted(&error) => {

@@ -38,17 +38,18 @@ pub(crate) fn ready_connections(acceptor: ConnectionAcceptor) -> impl Stream<Ite
                 Some(ready) = handshakes.next() => return Some((ready, (acceptor, handshakes))),
             };
             match accepted.tls.take() {
-                Some(tls) => handshakes.begin(accepted, tls),
+                Some(tls) => handshakes.begin(accepted, tls.acceptor()),
                 None => return Some((without_tls(accepted), (acceptor, handshakes))),
             }
         }
     })
 }
 
-/// Makes a connection ready for requests. Returns `None` if its handshake fails or takes too long.
-pub(crate) async fn make_ready(mut accepted: AcceptedConnection) -> Option<ReadyConnection> {
+/// Makes a connection ready for requests over HTTP/1.1 alone. Returns `None` if its handshake fails
+/// or takes too long.
+pub(crate) async fn make_http1_ready(mut accepted: AcceptedConnection) -> Option<ReadyConnection> {
     match accepted.tls.take() {
-        Some(tls) => with_tls(accepted, &tls).await,
+        Some(tls) => with_tls(accepted, &tls.http1_acceptor()).await,
         None => Some(without_tls(accepted)),
     }
 }

@@ -38,9 +38,9 @@ mod tls;
 mod view;
 
 pub use access::{
-    AccessGrants, AccessOptions, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions, JwtAlgorithm, JwtKeyFeed,
-    JwtKeySet, JwtKeySetError, JwtKeys, JwtOptions, NamePattern, OperatorGrant, ReaderGrant, RowRule, RowTest,
-    TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
+    AccessGrants, AccessOptions, AccessRules, AccessToken, GrantSubjects, IdentityLimits, IdentityOptions,
+    JwtAlgorithm, JwtKeyFeed, JwtKeySet, JwtKeySetError, JwtKeys, JwtOptions, NamePattern, OperatorGrant, ReaderGrant,
+    RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
 };
 pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, serve_http, serve_startup};
@@ -53,4 +53,4 @@ pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;
 pub use rpc_rules::order_names;
 pub use serve::Server;
-pub use tls::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};
+pub use tls::{ClientCertificates, ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

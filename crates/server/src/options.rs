@@ -7,7 +7,7 @@ use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
 
-use crate::access::AccessOptions;
+use crate::access::AccessRules;
 use crate::hosts::AllowedHosts;
 use crate::listener::PortListener;
 use crate::tls::ServerTls;
@@ -28,7 +28,7 @@ pub struct ServerOptions {
     /// The names by which clients may call the ports in plain text.
     pub allowed_hosts: AllowedHosts,
     /// The callers and their grants; `None` if everyone may do everything.
-    pub access: Option<AccessOptions>,
+    pub access: Option<AccessRules>,
     /// The paths of the HTTP endpoints.
     pub http: HttpOptions,
     /// The time limits.

@@ -62,6 +62,23 @@ pub(crate) fn unknown_table(name: &TableName) -> Status {
     Status::not_found(format!("this server has no table {name}; request a table of its configuration"))
 }
 
+pub(crate) fn another_identity() -> Status {
+    Status::unavailable(
+        "the access rules were replaced, and the caller's token or certificate proves another identity now; reconnect",
+    )
+}
+
+pub(crate) fn closed_health() -> Status {
+    Status::unavailable("the access rules were replaced, and health is only for observers now; reconnect with a token")
+}
+
+pub(crate) fn another_grant(table: &TableName) -> Status {
+    Status::unavailable(format!(
+        "the access rules were replaced, and the caller's grant is for other rows or columns of table {table} now; \
+         reconnect to be sent those"
+    ))
+}
+
 pub(crate) fn required(field: &str) -> Status {
     Status::invalid_argument(format!("`{field}` is required and is empty"))
 }

@@ -12,11 +12,11 @@ pub(crate) enum RpcEffect {
     Observes,
 }
 
-const REPLICATION: &str = "laredo.replication.v1.LaredoReplicationService";
+pub(crate) const REPLICATION: &str = "laredo.replication.v1.LaredoReplicationService";
 const OAM: &str = "laredo.v1.LaredoOAMService";
 const QUERY: &str = "laredo.v1.LaredoQueryService";
-const HEALTH: &str = "grpc.health.v1.Health";
-const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+pub(crate) const HEALTH: &str = "grpc.health.v1.Health";
+pub(crate) const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 
 /// All rpcs of all services, by service and effect.
 const RULES: [(&str, RpcEffect, &[&str]); 8] = [
@@ -67,10 +67,15 @@ const RULES: [(&str, RpcEffect, &[&str]); 8] = [
     (REFLECTION, RpcEffect::Observes, &["ServerReflectionInfo"]),
 ];
 
+/// Splits the path of an rpc, `/package.Service/Method`, into the service and the method.
+pub(crate) fn split_path(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix('/')?.split_once('/')
+}
+
 /// Returns the effect of the rpc at a path, `/package.Service/Method`. Returns `None` for any other
 /// path. A caller must then refuse what it would refuse to an order.
 pub(crate) fn find_effect(path: &str) -> Option<RpcEffect> {
-    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let (service, method) = split_path(path)?;
     let rule = RULES.iter().find(|(of, _, methods)| *of == service && methods.contains(&method));
     rule.map(|(_, effect, _)| *effect)
 }

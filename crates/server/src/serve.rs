@@ -17,7 +17,7 @@ use tower::ServiceBuilder;
 use tower::util::option_layer;
 
 use crate::accept::{ConnectionAcceptor, DescriptorBudget};
-use crate::access::{AccessControl, AccessGate};
+use crate::access::AccessGate;
 use crate::connections::serve_connections;
 use crate::grpc::ReplicationService;
 use crate::hosts::AllowedHosts;
@@ -60,10 +60,8 @@ impl Server {
             dropped_log_lines,
         } = options;
         let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
-        let control = access.map(|access| Arc::new(AccessControl::new(access, clock.clone())));
-        let gate = AccessGate::new(control);
-        let mut state = ServerState::new(sources, tables, clock, waits, http, gate);
-        state.dropped_log_lines = dropped_log_lines;
+        let gate = AccessGate::new(access);
+        let state = ServerState::new(sources, tables, clock, waits, http, gate, dropped_log_lines);
         Server { shared: Arc::new(state), connections_max, allowed_origins, allowed_hosts }
     }
 

@@ -73,6 +73,7 @@ impl ServerState {
         waits: ServerTimeLimits,
         http: HttpOptions,
         gate: AccessGate,
+        dropped_log_lines: fn() -> u64,
     ) -> ServerState {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let (began, admission, fetches) = (clock(), Arc::default(), Arc::new(Semaphore::new(FETCHES)));
@@ -83,7 +84,7 @@ impl ServerState {
             waits,
             http,
             gate,
-            dropped_log_lines: || 0,
+            dropped_log_lines,
             log_limits: LogLimits::default(),
             admission,
             fetches,

@@ -13,7 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The protocols that a connection may use: HTTP/2, or HTTP/1.1 for clients without HTTP/2.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [b"h2", HTTP1];
+const HTTP1: &[u8] = b"http/1.1";
 
 /// A certificate and its key, in PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,9 +23,21 @@ pub struct ServerTlsOptions {
     pub certificate: Vec<u8>,
     /// The private key of the certificate.
     pub key: Vec<u8>,
-    /// The authority that clients' certificates must come from; `None` to require no client
+    /// The authority that clients' certificates must come from; `None` to request no client
     /// certificate.
     pub client_ca: Option<Vec<u8>>,
+    /// The clients that must show a certificate of `client_ca`.
+    pub client_certificates: ClientCertificates,
+}
+
+/// The clients of a port that must show a certificate, if the port has an authority for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// All clients.
+    #[default]
+    Required,
+    /// None. A certificate that a client shows must still be of the authority.
+    Optional,
 }
 
 /// A file that TLS is configured from.
@@ -53,6 +66,8 @@ struct ServerTlsState {
 
 struct LoadedTls {
     config: Arc<ServerConfig>,
+    /// The same for ports that speak HTTP/1.1 alone.
+    http1_config: Arc<ServerConfig>,
     not_after: i64,
 }
 
@@ -98,6 +113,11 @@ impl ServerTls {
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.0.loaded.load().config.clone())
     }
+
+    /// Returns the acceptor for the next connection of a port with HTTP/1.1 alone.
+    pub(crate) fn http1_acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.0.loaded.load().http1_config.clone())
+    }
 }
 
 impl ServerTlsOptions {
@@ -109,11 +129,16 @@ impl ServerTlsOptions {
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| keep(TlsFile::Key, format!("there is no private key in it ({error})")))
             .ok();
-        let verifier = self.client_ca.as_ref().map(|pem| verifier(pem)).transpose();
+        let verifier = self.client_ca.as_ref().map(|pem| verifier(pem, self.client_certificates)).transpose();
         let verifier = verifier.map_err(|problem| keep(TlsFile::ClientCa, problem)).ok().flatten();
         if let Some(((not_after, chain), key)) = chain.zip(key) {
             match paired(chain, key, verifier) {
-                Ok(config) if problems.is_empty() => return Ok(LoadedTls { config: Arc::new(config), not_after }),
+                Ok(config) if problems.is_empty() => {
+                    let mut http1_config = config.clone();
+                    http1_config.alpn_protocols = vec![HTTP1.to_vec()];
+                    let [config, http1_config] = [config, http1_config].map(Arc::new);
+                    return Ok(LoadedTls { config, http1_config, not_after });
+                }
                 Ok(_) => {}
                 Err(error) => {
                     problems.push((TlsFile::Key, format!("it cannot be used with the certificate ({error})")));
@@ -151,15 +176,19 @@ fn paired(
     Ok(config)
 }
 
-/// Returns a verifier that requires a client certificate of these authorities.
-fn verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, String> {
+/// Returns a verifier of client certificates, which must be of these authorities.
+fn verifier(pem: &[u8], demand: ClientCertificates) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {
         roots.add(authority).map_err(|error| format!("it is not the certificate of an authority ({error})"))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    verifier.map(|verifier| verifier as Arc<dyn ClientCertVerifier>).map_err(|error| error.to_string())
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match demand {
+        ClientCertificates::Required => builder,
+        ClientCertificates::Optional => builder.allow_unauthenticated(),
+    };
+    builder.build().map(|verifier| verifier as Arc<dyn ClientCertVerifier>).map_err(|error| error.to_string())
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -169,11 +198,4 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(chain) => Ok(chain),
         Err(error) => Err(format!("it is not a file of certificates ({error})")),
     }
-}
-
-/// Returns an acceptor of connections with HTTP/1.1 alone.
-pub(crate) fn without_http2(acceptor: &TlsAcceptor) -> TlsAcceptor {
-    let mut config = ServerConfig::clone(acceptor.config());
-    config.alpn_protocols.retain(|protocol| protocol != b"h2");
-    TlsAcceptor::from(Arc::new(config))
 }

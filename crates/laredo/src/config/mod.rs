@@ -41,7 +41,7 @@ mod write;
 pub use credentials::CredentialsConfig;
 pub use diagnostics::ConfigReport;
 pub use load::ConfigLoader;
-pub use port::PortTlsConfig;
+pub use port::{CertificateDemand, PortTlsConfig};
 pub use secret::{ConfigSecret, MASK};
 pub use server::ServerConfig;
 pub use snapshotter::SnapshotterConfig;

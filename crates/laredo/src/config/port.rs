@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use laredo_server::ListenAddress;
 
-use super::declaration::{ConfigBlock, ConfigKey, config_block, custom, key, optional};
+use super::declaration::{ConfigBlock, ConfigKey, config_block, config_choice, custom, key, optional};
 use super::fields::BlockFields;
 use super::leaf::{LeafSetting, LeafValue};
 use super::reader::ConfigReader;
@@ -65,8 +65,23 @@ config_block! {
         /// The authorities, PEM, whose client certificates the server requests and accepts.
         pub client_ca_path: Option<PathBuf> =
             optional("client_ca_path", TEXT_OR_EMPTY, "none: the server requests no certificates"),
+        /// The clients that must show a certificate of `client_ca_path`: all (`required`), or none,
+        /// because [`access`](security.md#who-may-do-what) knows them by tokens as well
+        /// (`optional`). Ours.
+        pub client_certificates: CertificateDemand =
+            key("client_certificates", CertificateDemand::KIND, || CertificateDemand::Required),
     }
     also [config_field!(TLS_ENABLED)]
+}
+
+config_choice! {
+    /// The clients that must show a certificate.
+    pub enum CertificateDemand {
+        /// All clients.
+        Required = "required",
+        /// None. A certificate that a client shows is checked all the same.
+        Optional = "optional",
+    }
 }
 
 impl PortTlsConfig {
@@ -75,6 +90,19 @@ impl PortTlsConfig {
             if path.as_os_str().is_empty() {
                 reader.report_at(fields, "enabled", key, "is required with enabled = true");
             }
+        }
+        if self.client_certificates == CertificateDemand::Optional && self.client_ca_path.is_none() {
+            let message = "no client is asked for a certificate; set client_ca_path, or remove this key";
+            reader.report(fields, "client_certificates", message);
+        }
+    }
+
+    /// Refuses optional certificates at a port whose callers have no other proof of who they are.
+    pub(super) fn refuse_optional(tls: Option<&PortTlsConfig>, fields: &BlockFields, reader: &mut ConfigReader) {
+        if tls.is_some_and(|tls| tls.client_certificates == CertificateDemand::Optional) {
+            let message = "without access rules, everyone would be let in without a certificate; write required, or \
+                           remove client_ca_path";
+            reader.report(fields, "client_certificates", message);
         }
     }
 }

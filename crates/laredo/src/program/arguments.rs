@@ -36,7 +36,7 @@ pub(crate) enum ProgramCommand {
     Config,
     /// Check whether the program that runs on this machine with this configuration is ready: exit
     /// code 0 if it is.
-    Healthcheck,
+    Healthcheck(HealthcheckArguments),
     /// Print the completions of this program for a shell.
     Completions(CompletionsArguments),
     /// Write the pages of the manual, for this program and its commands, to a folder.
@@ -45,9 +45,18 @@ pub(crate) enum ProgramCommand {
     Version,
 }
 
+/// The arguments of a health check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct HealthcheckArguments {
+    /// A file with the token of an observer, for a server whose health is not for everyone. The
+    /// variable LAREDO_TOKEN may hold the token instead.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
 impl ConfigArguments {
     /// Returns a loader of the layers that the arguments name, and of the process's environment.
-    pub(super) fn loader(&self) -> ConfigLoader {
+    pub(crate) fn loader(&self) -> ConfigLoader {
         let mut loader = ConfigLoader::from_process();
         if let Some(file) = &self.config {
             loader = loader.file(file);

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use super::logging::ProcessLog;
 
 /// Returns a flag that becomes true when SIGTERM or SIGINT arrives. A second signal ends the
-/// process at once. SIGHUP does not end the process: it asks for files to be read again.
+/// process at once. SIGHUP does not end the process: it asks for the files of TLS, of keys and of
+/// access rules to be read again.
 pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
@@ -15,7 +16,7 @@ pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<boo
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: the files of TLS and of keys are read again");
+            tracing::info!("SIGHUP: the files of TLS, of keys and of access rules are read again");
         }
     });
     tokio::spawn(async move {

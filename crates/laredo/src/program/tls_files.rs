@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use laredo_server::{ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};
+use laredo_server::{ClientCertificates, ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::config::PortTlsConfig;
+use crate::config::{CertificateDemand, PortTlsConfig};
 
 /// The interval at which files that may be replaced are read again.
 pub(crate) const READ_INTERVAL: Duration = Duration::from_secs(10);
@@ -129,7 +129,12 @@ fn read(block: &str, config: &PortTlsConfig) -> Result<ServerTlsOptions, Vec<Str
     let certificate = read("cert_path", &config.cert_path);
     let key = read("key_path", &config.key_path);
     let client_ca = config.client_ca_path.as_ref().map(|path| read("client_ca_path", path));
-    if problems.is_empty() { Ok(ServerTlsOptions { certificate, key, client_ca }) } else { Err(problems) }
+    let client_certificates = match config.client_certificates {
+        CertificateDemand::Required => ClientCertificates::Required,
+        CertificateDemand::Optional => ClientCertificates::Optional,
+    };
+    let options = ServerTlsOptions { certificate, key, client_ca, client_certificates };
+    if problems.is_empty() { Ok(options) } else { Err(problems) }
 }
 
 fn problem_texts(block: &str, config: &PortTlsConfig, problems: Vec<TlsFileProblem>) -> Vec<String> {

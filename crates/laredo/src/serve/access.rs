@@ -1,6 +1,6 @@
 //! The access rules of the server, from its configuration.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
 use laredo_server::{
     AccessGrants, AccessOptions, GrantSubjects, IdentityLimits, IdentityOptions, JwtKeys, JwtOptions, NamePattern,
@@ -11,25 +11,76 @@ use super::jwt_keys::JwtKeySources;
 use super::options::{column_masks, predicate};
 use crate::config::ServerConfig;
 use crate::config::server::{
-    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, JwtConfig, ReaderConfig, RuleText,
-    rule_text,
+    AccessConfig, AccessIdentityConfig, EndpointAccess, FilterConfig, FilterValue, JwtConfig, OperatorConfig,
+    ReaderConfig, RuleText, TokenConfig, read_token_hashes, rule_text,
 };
-use crate::program::ProgramFailure;
 
-/// Returns the rules; `None` without the block `access`. The keys of JWTs come from `sources`.
+/// Reads the rules, with the files that they name. Returns `None` without the block `access`. The
+/// keys of JWTs come from `sources`.
 ///
 /// # Errors
-/// All files of keys that cannot be read, each a sentence.
-pub(super) fn access(config: &ServerConfig, sources: &JwtKeySources) -> Result<Option<AccessOptions>, ProgramFailure> {
+/// Returns all problems of the files, each a sentence.
+pub(super) fn read_access(
+    config: &ServerConfig,
+    sources: &JwtKeySources,
+) -> Result<Option<AccessOptions>, Vec<String>> {
     let Some(access) = &config.access else { return Ok(None) };
-    let options = sources.replace(access).and_then(|keys| options(access, &keys));
-    options.map(Some).map_err(ProgramFailure::Misconfigured)
+    let (mut problems, mut identities) = (Vec::new(), Vec::new());
+    for (name, config) in &access.identities {
+        match config.token_hashes_file.as_deref().map(|file| read_tokens(name, file)).transpose() {
+            Ok(tokens) => identities.push(identity(name, config, &tokens.unwrap_or_default())),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems.extend(shared_tokens(&identities));
+    let grants = grants(access).unwrap_or_else(|unreadable| {
+        problems.extend(unreadable);
+        AccessGrants::default()
+    });
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // Last, because it changes the sources.
+    let keys = sources.replace(access)?;
+    for (identity, config) in identities.iter_mut().zip(access.identities.values()) {
+        identity.jwt =
+            config.jwt.as_ref().zip(keys.get(&identity.name)).map(|(config, keys)| jwt(config, keys.clone()));
+    }
+    Ok(Some(AccessOptions {
+        identities,
+        grants,
+        health_is_open: access.health == EndpointAccess::Anyone,
+        metrics_are_open: access.metrics == EndpointAccess::Anyone,
+    }))
+}
+
+fn read_tokens(name: &str, file: &Path) -> Result<Vec<TokenConfig>, String> {
+    let key = format!("access.identities.{name}.token_hashes_file");
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{key}: cannot read {}: {error}; name a file of hashes", file.display()))?;
+    read_token_hashes(&text).map_err(|(line, problem)| format!("{key}: {}:{line}: {problem}", file.display()))
+}
+
+/// Returns a problem for each token that proves two identities. Callers would be confused.
+fn shared_tokens(identities: &[IdentityOptions]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (index, one) in identities.iter().enumerate() {
+        for other in &identities[..index] {
+            let is_shared = |token: &TokenOptions| other.tokens.iter().any(|known| known.hash == token.hash);
+            if one.tokens.iter().any(is_shared) {
+                let (one, other) = (&one.name, &other.name);
+                problems.push(format!("access.identities: {other} and {one} have the same token; give each its own"));
+            }
+        }
+    }
+    problems
 }
 
 /// Logs a warning if callers send their tokens in plain text.
 pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
     let mut identities = config.access.iter().flat_map(|access| access.identities.values());
-    let has_tokens = identities.any(|identity| !identity.tokens.is_empty() || identity.jwt.is_some());
+    let has_tokens = identities
+        .any(|identity| !identity.tokens.is_empty() || identity.token_hashes_file.is_some() || identity.jwt.is_some());
     if has_tokens && config.grpc.tls.is_none() {
         tracing::warn!(
             "access: callers send their tokens in plain text, so anyone on the network can read them; set grpc.tls, or \
@@ -38,7 +89,11 @@ pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
     }
 }
 
-fn options(access: &AccessConfig, keys: &BTreeMap<String, JwtKeys>) -> Result<AccessOptions, Vec<String>> {
+/// Returns the grants.
+///
+/// # Errors
+/// Every key of a hash that cannot be read.
+fn grants(access: &AccessConfig) -> Result<AccessGrants, Vec<String>> {
     let (mut readers, mut unreadable) = (Vec::new(), Vec::new());
     for (number, grant) in access.readers.iter().enumerate() {
         match reader(grant) {
@@ -49,29 +104,20 @@ fn options(access: &AccessConfig, keys: &BTreeMap<String, JwtKeys>) -> Result<Ac
     if !unreadable.is_empty() {
         return Err(unreadable);
     }
-    let grants = AccessGrants {
-        readers,
-        operators: access
-            .operators
-            .iter()
-            .map(|grant| OperatorGrant {
-                subjects: subjects(&grant.identities, &grant.claims),
-                orders: grant.orders.clone(),
-            })
-            .collect(),
-        observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
+    let operator = |grant: &OperatorConfig| OperatorGrant {
+        subjects: subjects(&grant.identities, &grant.claims),
+        orders: grant.orders.clone(),
     };
-    let identities = access.identities.iter().map(|(name, config)| identity(name, config, keys.get(name)));
-    Ok(AccessOptions {
-        identities: identities.collect(),
-        grants,
-        health_is_open: access.health == EndpointAccess::Anyone,
-        metrics_are_open: access.metrics == EndpointAccess::Anyone,
+    Ok(AccessGrants {
+        readers,
+        operators: access.operators.iter().map(operator).collect(),
+        observers: access.observers.iter().map(|grant| subjects(&grant.identities, &grant.claims)).collect(),
     })
 }
 
-fn identity(name: &str, config: &AccessIdentityConfig, keys: Option<&JwtKeys>) -> IdentityOptions {
-    let tokens = config.tokens.iter().map(|token| TokenOptions {
+/// Returns an identity without the JWTs that prove it.
+fn identity(name: &str, config: &AccessIdentityConfig, more_tokens: &[TokenConfig]) -> IdentityOptions {
+    let tokens = config.tokens.iter().chain(more_tokens).map(|token| TokenOptions {
         hash: token.hash,
         expires_at: token.expires_at.as_ref().map(|expires_at| expires_at.at),
     });
@@ -80,7 +126,7 @@ fn identity(name: &str, config: &AccessIdentityConfig, keys: Option<&JwtKeys>) -
         claims: config.claims.iter().cloned().collect(),
         tokens: tokens.collect(),
         certificates: config.certificates.iter().map(|pattern| NamePattern::new(pattern.as_str())).collect(),
-        jwt: config.jwt.as_ref().zip(keys).map(|(config, keys)| jwt(config, keys.clone())),
+        jwt: None,
         limits: IdentityLimits {
             streams_max: config.limits.streams,
             new_streams_per_second: config.limits.new_streams,
@@ -166,7 +212,7 @@ mod tests {
         let key_file = Some("/no/such/key".into());
         let hash = HashConfig { fields: vec!["card".to_owned()], key_file, ..HashConfig::default() };
         let readers = vec![ReaderConfig::default(), masking(ColumnMaskConfig::Hash(hash))];
-        let problems = options(&AccessConfig { readers, ..AccessConfig::default() }).err().unwrap();
+        let problems = grants(&AccessConfig { readers, ..AccessConfig::default() }).err().unwrap();
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].starts_with("access.readers[1].mask: key_file /no/such/key: "), "{problems:?}");
     }

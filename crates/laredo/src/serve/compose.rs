@@ -9,12 +9,13 @@ use laredo_core::CommitTime;
 use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
-    AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
+    AccessRules, AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
     ServerTimeLimits,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::access_reload::{AccessReloader, ConfigReload};
 use super::jwt_keys::JwtKeySources;
 use super::prepare::{prepare, unprepared};
 use super::{access, listen, options};
@@ -40,37 +41,47 @@ pub(crate) enum StartMode {
 }
 
 /// Serves until `stop` is true, and then while clients are connected, but no longer than `drain`.
+/// Access rules are taken from `reload` while the server runs.
 pub(super) async fn serve(
     config: &ServerConfig,
-    mode: StartMode,
-    drain: Duration,
+    (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
+    reload: ConfigReload,
 ) -> Result<(), ProgramFailure> {
     reserve_descriptors();
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     log_inactive_settings(config);
     access::log_plain_text_tokens(config);
     let (tls, files) = listen::read_tls_files(config)?;
+    let (key_sources, key_reader) = JwtKeySources::new();
+    let options = access::read_access(config, &key_sources).map_err(ProgramFailure::Misconfigured)?;
+    let rules = options.clone().map(|options| AccessRules::new(options, system_clock()));
+    let reloader = AccessReloader::new(config.clone(), rules.clone().zip(options), reload, key_sources);
     let listeners = listen::bind_all(config, &tls).await?;
     tokio::select! {
-        ended = serve_at(config, listeners, (mode, drain), stop) => ended,
+        ended = serve_at(config, listeners, rules, (mode, drain), stop) => ended,
         failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
+        failed = reloader.keep_current() => failed.map_err(ProgramFailure::Failed),
+        failed = key_reader.keep_current() => failed.map_err(ProgramFailure::Failed),
     }
+}
+
+fn system_clock() -> Clock {
+    Arc::new(|| CommitTime::from(now()))
 }
 
 /// Serves as `serve` does, at ports that are bound already.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: ServerListeners,
+    access: Option<AccessRules>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
-    let clock: Clock = Arc::new(|| CommitTime::from(now()));
+    let clock = system_clock();
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
     let allowed_origins = listen::allowed_origins(config)?;
     let allowed_hosts = allowed_hosts(&config.allowed_hosts);
-    let (key_sources, key_reader) = JwtKeySources::new();
-    let access = access::access(config, &key_sources)?;
     let http = HttpOptions {
         liveness_path: config.health.liveness_path.clone(),
         readiness_path: config.health.readiness_path.clone(),
@@ -84,7 +95,7 @@ pub(crate) async fn serve_at(
             let (waiting_sender, waiting) = watch::channel(AwaitedSources::new());
             // The reasons name sources and their errors, which are not for callers that are not
             // known.
-            let waiting = if config.access.is_some() { watch::channel(AwaitedSources::new()).1 } else { waiting };
+            let waiting = if access.is_some() { watch::channel(AwaitedSources::new()).1 } else { waiting };
             // Meanwhile, the health endpoint reports the reasons for the wait. A stop takes effect
             // at any time.
             tokio::select! {
@@ -121,10 +132,7 @@ pub(crate) async fn serve_at(
         clock,
         dropped_log_lines,
     };
-    tokio::select! {
-        ended = run(engines, Server::new(options), listeners, mode, stop) => ended,
-        failed = key_reader.keep_current() => failed.map_err(ProgramFailure::Failed),
-    }
+    run(engines, Server::new(options), listeners, mode, stop).await
 }
 
 async fn run(

@@ -159,8 +159,10 @@ fn a_healthcheck_asks_whether_it_is_ready() {
         let port = listener.local_addr().expect("it is bound").port().to_string();
         let ask = || program.run(program.config, &["healthcheck", program.port.0, &port]);
         let (code, _, said) = std::thread::scope(|scope| {
-            scope.spawn(|| answer(&listener, "200 OK"));
-            ask()
+            let asked = scope.spawn(|| answer(&listener, "200 OK"));
+            let ended = ask();
+            assert_eq!(asked.join().expect("it asks"), None, "it has no token");
+            ended
         });
         assert_eq!(code, Some(0), "{said}");
         let (code, _, said) = std::thread::scope(|scope| {
@@ -174,13 +176,56 @@ fn a_healthcheck_asks_whether_it_is_ready() {
     }
 }
 
-/// Answers one request for readiness.
-fn answer(listener: &TcpListener, status: &str) {
+#[test]
+fn a_healthcheck_sends_the_token_of_a_variable_or_of_a_file() {
+    for program in &PROGRAMS {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port().to_string();
+        let (folder, _) = program.command(program.config);
+        let file = folder.path().join("token");
+        std::fs::write(&file, "laredo_of_the_file\n").expect("a file");
+        let ask = |with_file: bool, variable: &str, status: &str| {
+            let (_folder, mut command) = program.command(program.config);
+            command.args(["healthcheck", program.port.0, &port]).env("LAREDO_TOKEN", variable);
+            if with_file {
+                command.arg("--token-file").arg(&file);
+            }
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| answer(&listener, status));
+                let ended = output_texts(command.output().expect("it runs"));
+                (asked.join().expect("it asks"), ended)
+            })
+        };
+        for (with_file, variable, expected) in [
+            (false, "laredo_of_the_variable", Some("laredo_of_the_variable")),
+            (true, "laredo_of_the_variable", Some("laredo_of_the_file")),
+            (false, "", None),
+        ] {
+            let (token, ended) = ask(with_file, variable, "200 OK");
+            assert_eq!((token.as_deref(), ended.0), (expected, Some(0)), "{}", ended.2);
+        }
+        let (_, (code, _, said)) = ask(false, "", "401 Unauthorized");
+        assert_eq!(code, Some(1));
+        assert!(said.contains("LAREDO_TOKEN or --token-file"), "{said}");
+        // A text that would be another header is not sent.
+        for text in ["two words", "", "a\r\nHost: evil"] {
+            std::fs::write(&file, text).expect("a file");
+            let (_folder, mut command) = program.command(program.config);
+            command.args(["healthcheck", program.port.0, &port, "--token-file"]).arg(&file);
+            let (code, _, said) = output_texts(command.output().expect("it runs"));
+            assert!(code == Some(1) && said.contains("--token-file"), "{text:?}: {said}");
+        }
+    }
+}
+
+/// Answers one request for readiness, and returns its token.
+fn answer(listener: &TcpListener, status: &str) -> Option<String> {
     let (mut stream, _) = listener.accept().expect("it asks");
     let lines = BufReader::new(&stream).lines().map(|line| line.expect("it asks"));
     let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     assert_eq!(request[0], "GET /health/ready HTTP/1.1");
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("it reads");
+    request.iter().find_map(|line| line.strip_prefix("Authorization: Bearer ")).map(str::to_owned)
 }
 
 #[test]

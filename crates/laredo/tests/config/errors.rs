@@ -788,3 +788,24 @@ fn jwts_have_an_issuer_an_audience_and_one_place_of_keys() {
     let jwt = config.access.expect("it has rules").identities["a"].jwt.clone().expect("it has JWTs");
     assert_eq!((jwt.jwks_file, jwt.jwks_url, jwt.leeway), (None, None, std::time::Duration::from_secs(60)));
 }
+
+#[test]
+fn optional_certificates_need_an_authority_and_access_rules() {
+    let access = format!("access {{ identities {{ a {{ tokens = [{{ sha256 = \"{}\" }}] }} }} }}", "00".repeat(32));
+    let tls = |keys: &str| format!("enabled = true, cert_path = c, key_path = k, {keys}");
+    let optional = "client_certificates = optional";
+    let both = format!("client_ca_path = ca, {optional}");
+    for port in ["grpc", "health", "observability.metrics"] {
+        let of = |keys: &str, access: &str| format!("{MINIMAL}\n{port}.tls {{ {} }}\n{access}", tls(keys));
+        assert!(load(&of(&both, &access)).is_ok(), "{port}");
+        assert!(load(&of("client_ca_path = ca, client_certificates = required", "")).is_ok(), "{port}");
+        for (keys, access, problem) in [
+            (&both[..], "", "without access rules, everyone would be let in without a certificate"),
+            (optional, &access, "no client is asked for a certificate; set client_ca_path"),
+        ] {
+            let found = problems(&of(keys, access));
+            let expected = format!("{port}.tls.client_certificates: {problem}");
+            assert!(found.len() == 1 && found[0].contains(&expected), "{expected}: {found:?}");
+        }
+    }
+}

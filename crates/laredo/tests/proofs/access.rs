@@ -28,6 +28,8 @@ use tonic::{Code, Request, Status};
 
 use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
 
+mod reload;
+
 fn orders() -> TableName {
     TableName::new("public", "orders")
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use laredo_client::Replica;
+use laredo_server::AccessToken;
 use laredo_testkit::{clean_command, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
@@ -153,6 +154,81 @@ async fn every_port_has_tls_and_probes_follow() {
     let mut stranger = clean_command(env!("CARGO_BIN_EXE_laredo"));
     let output = stranger.args(["status", "--health", &metrics]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_and_an_optional_certificate_are_proofs_on_one_port() {
+    let (cluster, files, stranger) = (cluster(), PortCertificateFolder::new(), PortCertificateFolder::new());
+    let token = |number: u8| AccessToken::from_random([number; 32]);
+    let optional = files.block(true).replace(" }", ", client_certificates = optional }");
+    let extra = format!(
+        "grpc.tls {optional}\nhealth.tls {optional}\naccess {{
+            identities {{
+                mesh {{ certificates = [localhost] }}
+                service {{ tokens = [{{ sha256 = {} }}] }}
+                probe {{ tokens = [{{ sha256 = {} }}] }}
+            }}
+            readers = [{{ identities = [mesh, service], tables = [\"*\"] }}]
+            observers = [{{ identities = [probe] }}]
+            health = observers
+        }}",
+        token(1).hash(),
+        token(2).hash()
+    );
+    let config = ServerProcessConfig { extra, ..ServerProcessConfig::new(cluster.url("postgres"), [item()]) };
+    let mut server = config.launch();
+    server.ends_unverified();
+    let file = files.path("laredo.conf");
+    std::fs::write(&file, config.to_hocon(&server.ports)).unwrap();
+    let probe = |variable: &str, arguments: &[&str]| {
+        let mut probe = clean_command(env!("CARGO_BIN_EXE_laredo-server"));
+        probe.arg("--config").arg(&file).arg("healthcheck").args(arguments).env("LAREDO_TOKEN", variable);
+        let output = probe.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let is_healthy = async || probe(token(2).expose(), &[]).0;
+    assert!(eventually(PATIENCE, is_healthy).await.is_ok(), "{}", server.process.output().join("\n"));
+    let secret = files.path("token");
+    std::fs::write(&secret, format!("{}\n", token(2).expose())).unwrap();
+    assert_eq!(probe("", &["--token-file", secret.to_str().unwrap()]), (true, String::new()));
+    for (variable, code) in [("", "401"), (token(9).expose(), "401"), (token(1).expose(), "403")] {
+        let (is_ready, said) = probe(variable, &[]);
+        assert!(!is_ready && said.contains(&format!("not ready: HTTP/1.1 {code}")), "{said}");
+    }
+
+    let url = format!(
+        "https://localhost:{}/laredo.replication.v1.LaredoReplicationService/GetReplicationStatus",
+        server.ports.fanout
+    );
+    let header = |number: u8| format!("Authorization: Bearer {}", token(number).expose());
+    let ask = |own: Option<&PortCertificateFolder>, token: Option<u8>| {
+        let mut arguments = ["--header", "Content-Type: application/json", "--data"].map(str::to_owned).to_vec();
+        arguments.extend([r#"{"schema":"public","table":"item"}"#.to_owned(), url.clone()]);
+        if let Some(own) = own {
+            let of = |name: &str| own.path(name).display().to_string();
+            arguments.extend(["--cert".to_owned(), of("cert.pem"), "--key".to_owned(), of("key.pem")]);
+        }
+        arguments.extend(token.into_iter().flat_map(|number| ["--header".to_owned(), header(number)]));
+        curl(&files, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    for (what, own, token, is_served) in [
+        ("a token alone", None, Some(1), true),
+        ("a certificate alone", Some(&files), None, true),
+        ("both", Some(&files), Some(1), true),
+        ("neither", None, None, false),
+        ("a wrong token", None, Some(9), false),
+        ("a wrong token with a certificate", Some(&files), Some(9), false),
+        ("a token with the certificate of a stranger", Some(&stranger), Some(1), false),
+    ] {
+        let (served, text) = ask(own, token);
+        assert_eq!(served, is_served, "{what}: {text}");
+        let is_refused = !is_served && own.is_none_or(|own| own.path("") == files.path(""));
+        assert_eq!(text.contains("returned error: 401"), is_refused, "{what}: {text}");
+    }
+    let script = format!("openssl s_client -connect 127.0.0.1:{} </dev/null 2>/dev/null", server.ports.fanout);
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("Acceptable client certificate CA names"), "a certificate is requested: {text}");
 }
 
 fn curl(files: &PortCertificateFolder, arguments: &[&str]) -> (bool, String) {

@@ -210,11 +210,14 @@ impl ServerProcess {
         verify_server(self)
     }
 
-    /// Replaces a text in the configuration file, for the next start.
+    /// Replaces a text in the configuration file, for the next start, or for the next reading of
+    /// access rules. No reader sees half of the file.
     pub fn edit_config(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(&self.file).unwrap();
         assert!(text.contains(from), "{from} is not in {text}");
-        std::fs::write(&self.file, text.replace(from, to)).unwrap();
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, text.replace(from, to)).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
     }
 
     /// Starts the server again with the same configuration and ports, after killing it if it runs.

@@ -52,6 +52,15 @@ impl AuditLog {
         let result = refused.code();
         tracing::warn!(target: "audit", identity, peer, rpc, request, ?result, reason, unlogged, "refusal");
     }
+
+    /// Logs the end of a stream whose caller may not have it any more, unless there are too many
+    /// refusals.
+    pub(super) fn end(&self, caller: &Caller, rpc: &str, ended: &Status) {
+        let Some(unlogged) = self.0.lock().count(Instant::now()) else { return };
+        let (identity, peer, request) = (caller.identity_name(), address(caller.peer()), caller.description());
+        let (result, reason) = (ended.code(), ended.message());
+        tracing::warn!(target: "audit", identity, peer, rpc, request, ?result, reason, unlogged, "stream ended");
+    }
 }
 
 impl RefusalCount {

@@ -1,26 +1,25 @@
-//! The check of a caller, before anything of the request's body is read.
+//! The access rules of one time: the identity that a credential proves, and its rights.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
-use http::{Extensions, HeaderMap};
+use http::Extensions;
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::Clock;
+use rustls::pki_types::CertificateDer;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::caller::{Caller, CallerRights};
+use super::caller::Caller;
 use super::certificate;
+use super::credential::{CallerCredential, UnknownIdentity};
 use super::grant::{AccessGrants, RowScope, ScopeDenial};
 use super::identity::Identity;
-use super::jwt::{self, JwtKeys, JwtOptions, JwtRefusal};
+use super::jwt::{self, JwtKeys, JwtOptions};
 use super::limits::{IdentityLimits, IdentityUsage, IdentityUsages};
 use super::pattern::NamePattern;
 use super::token::TokenHash;
-use crate::peer::{PeerAddress, PeerInfo};
-use crate::refusal;
 use crate::rpc_rules::{self, RpcEffect};
 
 /// The identities that a server knows, and what they may do.
@@ -64,16 +63,17 @@ pub struct TokenOptions {
     pub expires_at: Option<CommitTime>,
 }
 
-/// The access rules of a running server.
-pub(crate) struct AccessControl {
+/// The access rules of a running server, at one time.
+pub(super) struct AccessControl {
     options: AccessOptions,
-    usages: IdentityUsages,
+    /// The usage of identities, which outlives the rules.
+    usages: Arc<IdentityUsages>,
     clock: Clock,
 }
 
 /// The rights that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequiredRight<'a> {
+pub(super) enum RequiredRight<'a> {
     /// A grant of rows. The service checks which ones.
     Rows,
     /// A grant of rows, or that of observers.
@@ -86,127 +86,75 @@ enum RequiredRight<'a> {
     Identity,
 }
 
-/// The reason why a caller's identity is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum UnknownIdentity {
-    Missing,
-    Repeated,
-    Scheme,
-    Token,
-    Expired,
-    Jwt(JwtRefusal),
-}
-
-const REPLICATION: &str = "/laredo.replication.v1.LaredoReplicationService/";
-const HEALTH: &str = "/grpc.health.v1.Health/";
-const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/";
-
 /// Returns the right that the rpc at a path needs. Returns `None` if there is no such rpc.
-fn required_right(path: &str) -> Option<RequiredRight<'_>> {
-    let effect = rpc_rules::find_effect(path)?;
-    Some(match effect {
-        _ if path.starts_with(HEALTH) => RequiredRight::Health,
-        _ if path.starts_with(REFLECTION) => RequiredRight::Identity,
-        RpcEffect::Reads => RequiredRight::Rows,
+pub(super) fn required_right(path: &str) -> Option<RequiredRight<'_>> {
+    let (service, method) = rpc_rules::split_path(path)?;
+    Some(match (service, rpc_rules::find_effect(path)?) {
+        (rpc_rules::HEALTH, _) => RequiredRight::Health,
+        (rpc_rules::REFLECTION, _) => RequiredRight::Identity,
+        (_, RpcEffect::Reads) => RequiredRight::Rows,
         // These report to a reader what it may read.
-        RpcEffect::Observes if path.starts_with(REPLICATION) => RequiredRight::RowsOrState,
-        RpcEffect::Observes => RequiredRight::State,
-        RpcEffect::Orders => RequiredRight::Order(path.rsplit('/').next().unwrap_or_default()),
+        (rpc_rules::REPLICATION, RpcEffect::Observes) => RequiredRight::RowsOrState,
+        (_, RpcEffect::Observes) => RequiredRight::State,
+        (_, RpcEffect::Orders) => RequiredRight::Order(method),
     })
 }
 
 impl AccessControl {
-    pub(crate) fn new(options: AccessOptions, clock: Clock) -> AccessControl {
-        AccessControl { options, usages: IdentityUsages::default(), clock }
+    pub(super) fn new(options: AccessOptions, clock: Clock) -> AccessControl {
+        AccessControl { options, usages: Arc::default(), clock }
+    }
+
+    /// Returns other rules, with the usage of identities so far.
+    pub(super) fn with_options(&self, options: AccessOptions) -> AccessControl {
+        AccessControl { options, usages: self.usages.clone(), clock: self.clock.clone() }
     }
 
     pub(super) fn grants(&self) -> &AccessGrants {
         &self.options.grants
     }
 
-    /// Returns the usage of an identity; `None` if it has no limits.
-    pub(super) fn usage(&self, identity: &Identity) -> Option<Arc<IdentityUsage>> {
+    pub(super) fn health_is_open(&self) -> bool {
+        self.options.health_is_open
+    }
+
+    pub(super) fn metrics_are_open(&self) -> bool {
+        self.options.metrics_are_open
+    }
+
+    /// Returns the limits of an identity, and its usage. Returns `None` if it has no limits.
+    pub(super) fn usage(&self, identity: &Identity) -> Option<(IdentityLimits, Arc<IdentityUsage>)> {
         let entry = self.options.identities.iter().find(|entry| entry.name == identity.entry)?;
-        self.usages.of(&identity.name, entry.limits, Instant::now())
+        let has_limits = entry.limits != IdentityLimits::default();
+        has_limits.then(|| (entry.limits, self.usages.of(&identity.name, Instant::now())))
     }
 
     pub(super) fn now(&self) -> CommitTime {
         (self.clock)()
     }
 
-    /// Checks that a caller may call the rpc at a path.
+    /// Checks that an identity has a right.
     ///
     /// # Errors
-    /// UNAUTHENTICATED if the caller's identity is unknown, UNAVAILABLE if the keys of its JWT were
-    /// never read, PERMISSION_DENIED if no grant covers the call, and UNIMPLEMENTED if there is no
-    /// such rpc.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        path: &str,
-        headers: &HeaderMap,
-        peer: Option<&PeerInfo>,
-    ) -> Result<Caller, CallRefusal> {
-        let right = required_right(path);
-        if right == Some(RequiredRight::Health) && self.options.health_is_open {
-            return Ok(Caller::new(peer, CallerRights::Anonymous));
-        }
-        let identity = self.identify(headers, peer).map_err(|unknown| CallRefusal::new(None, peer, unknown.into()))?;
-        let caller = Caller::new(peer, CallerRights::Identified(Arc::new(identity), self.clone()));
-        let Some(right) = right else {
-            return Err(CallRefusal::of(&caller, refusal::no_method(path)));
-        };
-        match self.allows(caller.identity(), right) {
-            true => Ok(caller),
-            false => Err(CallRefusal::of(&caller, denied(caller.identity_name(), right))),
-        }
-    }
-
-    /// Checks that a caller may read states, or metrics if `is_metrics`. Returns `None` for a
-    /// caller who is not known and may have the answer without details.
-    ///
-    /// # Errors
-    /// As [`AccessControl::admit`].
-    pub(crate) fn admit_http(
-        self: &Arc<Self>,
-        is_metrics: bool,
-        headers: &HeaderMap,
-        peer: Option<&PeerInfo>,
-    ) -> Result<Caller, CallRefusal> {
-        let is_open = if is_metrics { self.options.metrics_are_open } else { self.options.health_is_open };
-        let identity = match self.identify(headers, peer) {
-            Ok(identity) => identity,
-            Err(UnknownIdentity::Missing) if is_open => return Ok(Caller::new(peer, CallerRights::Anonymous)),
-            Err(unknown) => return Err(CallRefusal::new(None, peer, unknown.into())),
-        };
-        let caller = Caller::new(peer, CallerRights::Identified(Arc::new(identity), self.clone()));
-        match is_open || caller.is_observer() {
-            true => Ok(caller),
-            false => Err(CallRefusal::of(&caller, denied(caller.identity_name(), RequiredRight::State))),
-        }
-    }
-
-    fn allows(&self, identity: Option<&Identity>, right: RequiredRight<'_>) -> bool {
-        let (Some(identity), grants) = (identity, self.grants()) else { return false };
-        match right {
+    /// PERMISSION_DENIED with the grant that is missing.
+    pub(super) fn check_right(&self, identity: &Identity, right: RequiredRight<'_>) -> Result<(), Status> {
+        let grants = self.grants();
+        let is_granted = match right {
             RequiredRight::Rows => grants.reads(identity),
             RequiredRight::RowsOrState => grants.reads(identity) || grants.observes(identity),
             RequiredRight::Order(order) => grants.orders(identity, order),
             RequiredRight::State | RequiredRight::Health => grants.observes(identity),
             RequiredRight::Identity => true,
-        }
+        };
+        if is_granted { Ok(()) } else { Err(denied(&identity.name, right)) }
     }
 
-    /// Returns the caller's identity: that of the token, or without a token that of the
-    /// certificate. A wrong token is never ignored in favor of a certificate.
-    fn identify(&self, headers: &HeaderMap, peer: Option<&PeerInfo>) -> Result<Identity, UnknownIdentity> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let identity = match (values.next(), values.next()) {
-            (None, _) => self.of_certificate(peer).ok_or(UnknownIdentity::Missing)?,
-            (Some(value), None) => match bearer(value.as_bytes()).ok_or(UnknownIdentity::Scheme)? {
-                token if jwt::is_jwt(token) => self.of_jwt(token)?,
-                token => self.of_token(token)?,
-            },
-            (Some(_), Some(_)) => return Err(UnknownIdentity::Repeated),
+    /// Returns the identity that a credential proves now.
+    pub(super) fn identify(&self, credential: &CallerCredential) -> Result<Identity, UnknownIdentity> {
+        let identity = match credential {
+            CallerCredential::Token(hash) => self.of_token(hash).ok_or(UnknownIdentity::Token)?,
+            CallerCredential::Jwt(token) => self.of_jwt(token)?,
+            CallerCredential::Certificate(chain) => self.of_certificate(chain).ok_or(UnknownIdentity::Missing)?,
         };
         match identity.has_expired(self.now()) {
             true => Err(UnknownIdentity::Expired),
@@ -214,18 +162,17 @@ impl AccessControl {
         }
     }
 
-    fn of_token(&self, token: &str) -> Result<Identity, UnknownIdentity> {
-        let hash = TokenHash::of(token);
+    fn of_token(&self, hash: &TokenHash) -> Option<Identity> {
         // All tokens are compared, so that the time says nothing about the place of the right one.
         let mut found = None;
         for identity in &self.options.identities {
             for token in &identity.tokens {
-                if token.hash.is_same(&hash) {
+                if token.hash.is_same(hash) {
                     found = Some(Identity { expires_at: token.expires_at, ..identity.proven(&identity.name) });
                 }
             }
         }
-        found.ok_or(UnknownIdentity::Token)
+        found
     }
 
     fn of_jwt(&self, token: &str) -> Result<Identity, UnknownIdentity> {
@@ -244,12 +191,9 @@ impl AccessControl {
         self.options.identities.iter().filter_map(|entry| Some((entry, entry.jwt.as_ref()?)))
     }
 
-    /// Waits for the key of the caller's JWT, within a bound, if the key is not known yet.
-    pub(super) async fn await_key(&self, headers: &HeaderMap) {
-        let token = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        if let Some(token) = token.filter(|token| jwt::is_jwt(token)) {
-            jwt::await_key(token, self.jwt_entries().map(|(_, options)| options)).await;
-        }
+    /// Waits for the key of a JWT, within a bound, if the key is not known yet.
+    pub(super) async fn await_key(&self, token: &str) {
+        jwt::await_key(token, self.jwt_entries().map(|(_, options)| options)).await;
     }
 
     /// Returns the keys of all issuers, each once.
@@ -263,8 +207,8 @@ impl AccessControl {
         all
     }
 
-    fn of_certificate(&self, peer: Option<&PeerInfo>) -> Option<Identity> {
-        let der = peer?.certificates.first()?;
+    fn of_certificate(&self, chain: &[CertificateDer<'static>]) -> Option<Identity> {
+        let der = chain.first()?;
         self.options.identities.iter().find_map(|identity| {
             let name = identity.certificates.iter().find_map(|pattern| certificate::find_name(der, pattern))?;
             Some(identity.proven(&format!("{}/{name}", identity.name)))
@@ -298,32 +242,6 @@ impl IdentityOptions {
     }
 }
 
-/// A call that was refused before it reached a service.
-#[derive(Debug)]
-pub(crate) struct CallRefusal {
-    /// The caller's name, if it is known.
-    pub(crate) identity: Option<String>,
-    pub(crate) peer: Option<PeerAddress>,
-    pub(crate) status: Status,
-}
-
-impl CallRefusal {
-    pub(super) fn new(identity: Option<String>, peer: Option<&PeerInfo>, status: Status) -> CallRefusal {
-        CallRefusal { identity, peer: peer.map(|peer| peer.address), status }
-    }
-
-    pub(super) fn of(caller: &Caller, status: Status) -> CallRefusal {
-        CallRefusal { identity: Some(caller.identity_name().to_owned()), peer: caller.peer(), status }
-    }
-}
-
-/// Returns the token of an `authorization` header. The scheme may have any case.
-fn bearer(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
-}
-
 fn denied(name: &str, right: RequiredRight<'_>) -> Status {
     let (what, list) = match right {
         RequiredRight::Rows | RequiredRight::RowsOrState => ("read any table".to_owned(), "readers"),
@@ -333,21 +251,6 @@ fn denied(name: &str, right: RequiredRight<'_>) -> Status {
         }
     };
     Status::permission_denied(format!("no grant lets {name} {what}; the operator adds one to `access.{list}`"))
-}
-
-impl From<UnknownIdentity> for Status {
-    fn from(unknown: UnknownIdentity) -> Status {
-        Status::unauthenticated(match unknown {
-            UnknownIdentity::Jwt(refusal) => return refusal.into(),
-            UnknownIdentity::Missing => {
-                "this server needs to know its callers; send `authorization: Bearer TOKEN`, or a certificate that it knows"
-            }
-            UnknownIdentity::Repeated => "there is more than one `authorization` header; send one",
-            UnknownIdentity::Scheme => "the `authorization` header is not `Bearer TOKEN`; send a token in this form",
-            UnknownIdentity::Token => "the token is wrong or was revoked; ask the operator for a new one",
-            UnknownIdentity::Expired => "the token has expired; ask the operator for a new one",
-        })
-    }
 }
 
 /// Returns the caller that the check has admitted.

@@ -197,6 +197,12 @@ impl RowScope {
         self.predicates.is_empty() && self.columns.is_empty()
     }
 
+    /// Returns true if the two scopes select the same rows and columns.
+    pub(crate) fn selects_same(&self, other: &RowScope) -> bool {
+        let key = |scope: &RowScope| FilterKey::of(&scope.predicates);
+        self.columns == other.columns && key(self) == key(other)
+    }
+
     /// Returns a text that distinguishes the rows of this scope from those of others; empty for the
     /// whole table. It is the same on every server.
     pub(crate) fn fingerprint(&self) -> String {

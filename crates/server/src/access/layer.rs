@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,8 +14,8 @@ use tower::{Layer, Service};
 
 use super::audit::AuditLog;
 use super::caller::Caller;
-use super::control::{AccessControl, CallRefusal};
 use super::jwt::JwtKeys;
+use super::rules::{AccessRules, CallRefusal};
 use crate::order_rule::{check_order, check_page};
 use crate::peer::PeerInfo;
 use crate::refusal;
@@ -26,25 +25,25 @@ use crate::rpc_rules::{self, RpcEffect};
 #[derive(Clone)]
 pub(crate) struct AccessGate {
     /// `None` without access rules, so that everyone may do everything.
-    control: Option<Arc<AccessControl>>,
+    rules: Option<AccessRules>,
     audit: AuditLog,
 }
 
 impl AccessGate {
-    pub(crate) fn new(control: Option<Arc<AccessControl>>) -> AccessGate {
-        AccessGate { control, audit: AuditLog::default() }
+    pub(crate) fn new(rules: Option<AccessRules>) -> AccessGate {
+        AccessGate { rules, audit: AuditLog::default() }
     }
 
     /// Waits for the key of the caller's JWT, within a bound, if the key is not known yet.
     pub(crate) async fn await_key(&self, headers: &HeaderMap) {
-        if let Some(control) = &self.control {
-            control.await_key(headers).await;
+        if let Some(rules) = &self.rules {
+            rules.await_key(headers).await;
         }
     }
 
     /// Returns the keys of all issuers of JWTs, each once.
     pub(crate) fn jwt_keys(&self) -> Vec<JwtKeys> {
-        self.control.as_ref().map(|control| control.jwt_keys()).unwrap_or_default()
+        self.rules.as_ref().map(AccessRules::jwt_keys).unwrap_or_default()
     }
 
     /// Checks the caller of an rpc, and attaches it to the request. Without access rules, orders
@@ -56,14 +55,14 @@ impl AccessGate {
         let (path, headers, extensions) = (request.uri().path(), request.headers(), request.extensions());
         let peer = extensions.get::<PeerInfo>();
         let effect = rpc_rules::find_effect(path);
-        let admitted = match (&self.control, effect) {
+        let admitted = match (&self.rules, effect) {
             (None, None) => Err(CallRefusal::new(None, peer, refusal::no_method(path))),
             (None, Some(RpcEffect::Orders)) => match check_order(extensions, headers) {
                 Ok(()) => Ok(Caller::unlimited(peer)),
                 Err(refused) => Err(CallRefusal::new(None, peer, refusal::order(refused))),
             },
             (None, Some(RpcEffect::Reads | RpcEffect::Observes)) => Ok(Caller::unlimited(peer)),
-            (Some(control), _) => control.admit(path, headers, peer),
+            (Some(rules), _) => rules.admit(path, headers, peer),
         };
         // A web page gives no orders, not even for a known caller.
         let admitted = admitted.and_then(|caller| match effect {
@@ -103,8 +102,8 @@ impl AccessGate {
         headers: &HeaderMap,
         peer: Option<&PeerInfo>,
     ) -> Result<Caller, Status> {
-        let Some(control) = &self.control else { return Ok(Caller::unlimited(peer)) };
-        control.admit_http(is_metrics, headers, peer).map_err(|refused| self.log_refusal(path, refused))
+        let Some(rules) = &self.rules else { return Ok(Caller::unlimited(peer)) };
+        rules.admit_http(is_metrics, headers, peer).map_err(|refused| self.log_refusal(path, refused))
     }
 
     /// Returns the layer for the services behind the gate.
@@ -113,8 +112,8 @@ impl AccessGate {
     }
 }
 
-/// A layer that logs orders and the refusals of services, and ends a stream when its caller's
-/// identity is no longer valid.
+/// A layer that logs orders and the refusals of services, and ends a stream when its caller may not
+/// have it any more.
 #[derive(Clone)]
 pub(crate) struct AuditLayer(AuditLog);
 
@@ -163,40 +162,45 @@ where
                 }
                 _ => {}
             }
-            Ok(match caller.expires() {
-                true => response.map(|body| Body::new(ExpiringBody::new(body, caller))),
+            Ok(match caller.is_ruled() {
+                true => response.map(|body| Body::new(JudgedBody::new(body, caller, path, audit))),
                 false => response,
             })
         })
     }
 }
 
-/// The answer to a caller. It ends with UNAUTHENTICATED when the caller's identity is no longer
-/// valid.
-struct ExpiringBody {
+/// The answer to a caller. It ends with a status when the caller may not have it any more.
+///
+/// Each message is sent only if the caller may have it by the newest rules.
+struct JudgedBody {
     /// `None` after the end.
     inner: Option<Body>,
-    expired: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: Pin<Box<dyn Future<Output = Status> + Send>>,
 }
 
-impl ExpiringBody {
-    fn new(inner: Body, caller: Caller) -> ExpiringBody {
-        ExpiringBody { inner: Some(inner), expired: Box::pin(async move { caller.expired().await }) }
+impl JudgedBody {
+    fn new(inner: Body, caller: Caller, path: String, audit: AuditLog) -> JudgedBody {
+        let ended = async move {
+            let status = caller.clone().ended(&path).await;
+            audit.end(&caller, &path, &status);
+            status
+        };
+        JudgedBody { inner: Some(inner), ended: Box::pin(ended) }
     }
 }
 
-impl http_body::Body for ExpiringBody {
+impl http_body::Body for JudgedBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if this.expired.as_mut().poll(cx).is_ready() {
+        if let Poll::Ready(status) = this.ended.as_mut().poll(cx) {
             this.inner = None;
-            let ended = Status::unauthenticated("the caller's token has expired; reconnect with a new one");
             let mut trailers = HeaderMap::new();
-            return Poll::Ready(Some(ended.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
         }
         Pin::new(inner).poll_frame(cx)
     }

@@ -24,10 +24,9 @@ pub struct IdentityLimits {
 #[derive(Debug, Default)]
 pub(super) struct IdentityUsages(Mutex<HashMap<String, Arc<IdentityUsage>>>);
 
-/// The usage of one identity.
-#[derive(Debug)]
+/// The usage of one identity. Its limits may change, so each count is given the present ones.
+#[derive(Debug, Default)]
 pub(crate) struct IdentityUsage {
-    limits: IdentityLimits,
     state: Mutex<UsageState>,
 }
 
@@ -57,21 +56,18 @@ const REMEMBERED_MIN: usize = 1024;
 const BURST: Duration = Duration::from_secs(1);
 
 impl IdentityUsages {
-    /// Returns the usage of an identity; `None` if it has no limits.
-    pub(super) fn of(&self, name: &str, limits: IdentityLimits, now: Instant) -> Option<Arc<IdentityUsage>> {
-        if limits == IdentityLimits::default() {
-            return None;
-        }
+    /// Returns the usage of an identity.
+    pub(super) fn of(&self, name: &str, now: Instant) -> Arc<IdentityUsage> {
         let mut usages = self.0.lock();
         if let Some(usage) = usages.get(name) {
-            return Some(usage.clone());
+            return usage.clone();
         }
         if usages.len() >= REMEMBERED_MIN {
             usages.retain(|_, usage| Arc::strong_count(usage) > 1 || !usage.is_idle(now));
         }
-        let usage = Arc::new(IdentityUsage { limits, state: Mutex::default() });
+        let usage = Arc::<IdentityUsage>::default();
         usages.insert(name.to_owned(), usage.clone());
-        Some(usage)
+        usage
     }
 }
 
@@ -80,16 +76,21 @@ impl IdentityUsage {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the identity has too many streams, or began too many in a second.
-    pub(super) fn begin_stream(self: &Arc<Self>, name: &str, now: Instant) -> Result<StreamPermit, Status> {
+    pub(super) fn begin_stream(
+        self: &Arc<Self>,
+        limits: IdentityLimits,
+        name: &str,
+        now: Instant,
+    ) -> Result<StreamPermit, Status> {
         let mut state = self.state.lock();
-        if let Some(max) = self.limits.streams_max
+        if let Some(max) = limits.streams_max
             && state.streams >= max
         {
             return Err(Status::resource_exhausted(format!(
                 "{name} has the maximum of {max} streams (`limits.streams` of the identity); end one, or reconnect later"
             )));
         }
-        if let Some(rate) = self.limits.new_streams_per_second {
+        if let Some(rate) = limits.new_streams_per_second {
             let due = state.streams_due.unwrap_or(now).max(now) + BURST / rate.max(1);
             if due > now + BURST {
                 return Err(Status::resource_exhausted(format!(
@@ -105,8 +106,8 @@ impl IdentityUsage {
     }
 
     /// Counts bytes of a snapshot. Returns the time before which no more must be sent.
-    pub(super) fn count_snapshot_bytes(&self, bytes: usize, now: Instant) -> Option<Instant> {
-        let rate = self.limits.snapshot_bytes_per_second?;
+    pub(super) fn count_snapshot_bytes(&self, limits: IdentityLimits, bytes: usize, now: Instant) -> Option<Instant> {
+        let rate = limits.snapshot_bytes_per_second?;
         let time = Duration::from_nanos(u64::try_from(bytes as u128 * 1_000_000_000 / u128::from(rate.max(1))).ok()?);
         let mut state = self.state.lock();
         let due = state.bytes_due.unwrap_or(now).max(now).checked_add(time)?;
@@ -125,27 +126,33 @@ impl IdentityUsage {
 mod tests {
     use super::*;
 
-    fn usage(limits: IdentityLimits) -> Arc<IdentityUsage> {
-        IdentityUsages::default().of("a", limits, Instant::now()).unwrap()
+    fn usage() -> Arc<IdentityUsage> {
+        IdentityUsages::default().of("a", Instant::now())
     }
 
     #[test]
     fn streams_are_counted_until_they_end() {
-        let usage = usage(IdentityLimits { streams_max: Some(2), ..IdentityLimits::default() });
-        let now = Instant::now();
-        let one = usage.begin_stream("a", now).unwrap();
-        let _two = usage.begin_stream("a", now).unwrap();
-        let refused = usage.begin_stream("a", now).unwrap_err();
+        let limits = IdentityLimits { streams_max: Some(2), ..IdentityLimits::default() };
+        let (usage, now) = (usage(), Instant::now());
+        let one = usage.begin_stream(limits, "a", now).unwrap();
+        let _two = usage.begin_stream(limits, "a", now).unwrap();
+        let refused = usage.begin_stream(limits, "a", now).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        let higher = IdentityLimits { streams_max: Some(3), ..limits };
+        let _three = usage.begin_stream(higher, "a", now).expect("the limit was raised");
         drop(one);
-        usage.begin_stream("a", now).unwrap();
+        assert!(usage.begin_stream(limits, "a", now).is_err(), "two streams are left");
+        usage.begin_stream(higher, "a", now).unwrap();
     }
 
     #[test]
     fn streams_begin_at_a_limited_rate() {
-        let usage = usage(IdentityLimits { new_streams_per_second: Some(4), ..IdentityLimits::default() });
-        let begun = Instant::now();
-        let at = |ms: u64| usage.begin_stream("a", begun + Duration::from_millis(ms)).map(drop).map_err(|s| s.code());
+        let limits = IdentityLimits { new_streams_per_second: Some(4), ..IdentityLimits::default() };
+        let (usage, begun) = (usage(), Instant::now());
+        let at = |ms: u64| {
+            let stream = usage.begin_stream(limits, "a", begun + Duration::from_millis(ms));
+            stream.map(drop).map_err(|s| s.code())
+        };
         for _ in 0..4 {
             assert_eq!(at(0), Ok(()), "a second's number may begin at once");
         }
@@ -160,27 +167,27 @@ mod tests {
 
     #[test]
     fn bytes_are_due_at_an_even_pace() {
-        let usage = usage(IdentityLimits { snapshot_bytes_per_second: Some(1000), ..IdentityLimits::default() });
-        let begun = Instant::now();
-        let due = |bytes, ms| usage.count_snapshot_bytes(bytes, begun + Duration::from_millis(ms)).unwrap() - begun;
+        let limits = IdentityLimits { snapshot_bytes_per_second: Some(1000), ..IdentityLimits::default() };
+        let (usage, begun) = (usage(), Instant::now());
+        let due =
+            |bytes, ms| usage.count_snapshot_bytes(limits, bytes, begun + Duration::from_millis(ms)).unwrap() - begun;
         assert_eq!(due(500, 0), Duration::from_millis(500));
         assert_eq!(due(500, 100), Duration::from_secs(1), "streams of one identity share the rate");
         assert_eq!(due(100, 5000), Duration::from_millis(5100));
-        let unlimited = super::tests::usage(IdentityLimits { streams_max: Some(1), ..IdentityLimits::default() });
-        assert_eq!(unlimited.count_snapshot_bytes(500, begun), None);
+        let unlimited = IdentityLimits { streams_max: Some(1), ..IdentityLimits::default() };
+        assert_eq!(usage.count_snapshot_bytes(unlimited, 500, begun), None);
     }
 
     #[test]
-    fn identities_without_limits_are_not_counted_and_idle_ones_are_forgotten() {
+    fn idle_identities_are_forgotten() {
         let (usages, now) = (IdentityUsages::default(), Instant::now());
-        assert!(usages.of("a", IdentityLimits::default(), now).is_none());
         let limits = IdentityLimits { streams_max: Some(1), ..IdentityLimits::default() };
-        let busy = usages.of("busy", limits, now).unwrap().begin_stream("busy", now).unwrap();
+        let busy = usages.of("busy", now).begin_stream(limits, "busy", now).unwrap();
         for number in 0..2 * REMEMBERED_MIN {
-            usages.of(&number.to_string(), limits, now).unwrap();
+            usages.of(&number.to_string(), now);
         }
         assert!(usages.0.lock().len() <= REMEMBERED_MIN);
-        assert!(usages.of("busy", limits, now).unwrap().begin_stream("busy", now).is_err(), "it still has its stream");
+        assert!(usages.of("busy", now).begin_stream(limits, "busy", now).is_err(), "it still has its stream");
         drop(busy);
     }
 }

@@ -20,10 +20,9 @@ use tonic::transport::server::Connected;
 use tower::ServiceExt;
 
 use crate::accept::{AcceptedConnection, ConnectionAcceptor, DescriptorBudget};
-use crate::handshake::make_ready;
+use crate::handshake::make_http1_ready;
 use crate::hosts::{self, AllowedHosts};
 use crate::listener::PortListener;
-use crate::tls::without_http2;
 
 /// The maximum number of connections of one port, if no descriptors are reserved.
 const CONNECTIONS_MAX: usize = 64;
@@ -52,11 +51,10 @@ pub async fn serve_http(
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     let (open, _) = watch::channel(());
     loop {
-        let mut connection = tokio::select! {
+        let connection = tokio::select! {
             () = closing.cancelled() => break,
             connection = acceptor.accept() => connection,
         };
-        connection.tls = connection.tls.map(|tls| without_http2(&tls));
         connections.retain(|connection| !connection.is_finished());
         if connections.len() >= connections_max()
             && let Some(oldest) = connections.pop_front()
@@ -88,7 +86,7 @@ async fn serve_connection(
     hosts: AllowedHosts,
     closing: CancellationToken,
 ) {
-    let Some(connection) = make_ready(accepted).await else { return };
+    let Some(connection) = make_http1_ready(accepted).await else { return };
     let peer = connection.connect_info();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);

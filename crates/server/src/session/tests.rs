@@ -72,6 +72,7 @@ impl IdleServer {
             ServerTimeLimits::default(),
             HttpOptions::default(),
             AccessGate::new(None),
+            || 0,
         ));
         for table in handle.tables() {
             table.wait_journal().await.unwrap();

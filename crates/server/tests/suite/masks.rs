@@ -7,7 +7,7 @@ use laredo_proto::replication::{
     FetchSnapshotRequest, ListSnapshotsRequest, RowEncoding, SyncHandshake, SyncMode, SyncRequest,
 };
 use laredo_server::{
-    AccessGrants, AccessOptions, GrantSubjects, IdentityOptions, ReaderGrant, TokenHash, TokenOptions,
+    AccessGrants, AccessOptions, AccessRules, GrantSubjects, IdentityOptions, ReaderGrant, TokenHash, TokenOptions,
 };
 use laredo_testkit::SimChange::{Insert, Update};
 use laredo_testkit::{SimDatabase, eventually};
@@ -16,7 +16,7 @@ use tonic::{Code, Request};
 
 use crate::snapshots::kept;
 use crate::support::http::{HttpReply, ReplyFrames, SYNC, frame, http1};
-use crate::support::{LONG, SimServer, next, prefix, request, serve_with, start, within};
+use crate::support::{LONG, SimServer, clock, next, prefix, request, serve_with, start, within};
 
 /// The text that each value of the masked column contains.
 const SECRET: &str = "secret";
@@ -28,7 +28,7 @@ fn fixed(text: &str) -> CellReplacement {
 
 /// Returns rules under which the identity `partner` receives a mask instead of each body, and the
 /// identity `owner` receives every value. Their tokens are their names.
-fn access(mask: Option<CellReplacement>) -> AccessOptions {
+fn access(mask: Option<CellReplacement>) -> AccessRules {
     let identity = |name: &str| IdentityOptions {
         name: name.to_owned(),
         tokens: vec![TokenOptions { hash: TokenHash::of(name), expires_at: None }],
@@ -41,11 +41,12 @@ fn access(mask: Option<CellReplacement>) -> AccessOptions {
         hidden_columns: Vec::new(),
         masked_columns: mask.map(|mask| ("body".to_owned(), mask)).into_iter().collect(),
     };
-    AccessOptions {
+    let options = AccessOptions {
         identities: vec![identity("partner"), identity("owner")],
         grants: AccessGrants { readers: vec![grant("partner", mask), grant("owner", None)], ..AccessGrants::default() },
         ..AccessOptions::default()
-    }
+    };
+    AccessRules::new(options, clock())
 }
 
 fn asked_by<T>(name: &str, message: T) -> Request<T> {

@@ -1,10 +1,11 @@
 //! TLS. If an authority is configured, only clients with its certificates are served.
 
 use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with_tls, serve_with_tls_and};
+use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding};
 use laredo_server::{
-    AccessGrants, AccessOptions, GrantSubjects, IdentityOptions, NamePattern, ReaderGrant, ServerTls, ServerTlsOptions,
-    TlsFile,
+    AccessGrants, AccessOptions, AccessRules, AccessToken, ClientCertificates, GrantSubjects, IdentityOptions,
+    NamePattern, ReaderGrant, ServerTls, ServerTlsOptions, TlsFile, TokenOptions,
 };
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::SimDatabase;
@@ -38,7 +39,8 @@ impl ServerTlsAuthority {
     fn server_options(&self, asks_clients: bool) -> ServerTlsOptions {
         let (certificate, key) = self.issue("localhost");
         let client_ca = asks_clients.then(|| self.issuer.pem().into_bytes());
-        ServerTlsOptions { certificate: certificate.into_bytes(), key: key.into_bytes(), client_ca }
+        let [certificate, key] = [certificate, key].map(String::into_bytes);
+        ServerTlsOptions { certificate, key, client_ca, client_certificates: ClientCertificates::Required }
     }
 }
 
@@ -94,7 +96,9 @@ async fn curl_is_served_in_either_http() {
 
 #[test]
 fn every_broken_file_is_named() {
-    let tls = ServerTlsOptions { certificate: b"no".to_vec(), key: b"no".to_vec(), client_ca: Some(b"no".to_vec()) };
+    let [certificate, key, client_ca] = [(); 3].map(|()| b"no".to_vec());
+    let client_certificates = ClientCertificates::Required;
+    let tls = ServerTlsOptions { certificate, key, client_ca: Some(client_ca), client_certificates };
     let problems = ServerTls::new("server", &tls).unwrap_err();
     let files: Vec<TlsFile> = problems.iter().map(|(file, _)| *file).collect();
     assert_eq!(files, [TlsFile::Certificate, TlsFile::Key, TlsFile::ClientCa]);
@@ -129,15 +133,14 @@ async fn a_new_certificate_is_for_new_connections_and_a_broken_one_changes_nothi
     assert_eq!(replica.rows.len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
-    let authority = ServerTlsAuthority::new();
-    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
+/// Returns the rules for one reader, `mesh`, which is known by its certificate or by tokens.
+fn mesh_access(tokens: Vec<TokenOptions>) -> AccessOptions {
     let subjects = GrantSubjects { identities: vec!["mesh".to_owned()], ..GrantSubjects::default() };
     let tables = vec!["public.*".parse().unwrap()];
-    let access = AccessOptions {
+    AccessOptions {
         identities: vec![IdentityOptions {
             name: "mesh".to_owned(),
+            tokens,
             certificates: vec![NamePattern::new("*.reader.example")],
             ..IdentityOptions::default()
         }],
@@ -152,11 +155,94 @@ async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
             ..AccessGrants::default()
         },
         ..AccessOptions::default()
+    }
+}
+
+fn rules(options: AccessOptions) -> AccessRules {
+    AccessRules::new(options, crate::support::clock())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optional_certificate_is_checked_if_it_is_shown() {
+    let [authority, stranger] = [ServerTlsAuthority::new(), ServerTlsAuthority::new()];
+    let options =
+        ServerTlsOptions { client_certificates: ClientCertificates::Optional, ..authority.server_options(true) };
+    let token = AccessToken::from_random([7; 32]);
+    let access = mesh_access(vec![TokenOptions { hash: token.hash(), expires_at: None }]);
+    let tls = ServerTls::new("server", &options).unwrap();
+    let server = serve_with_tls_and(&SimDatabase::new(1), tls, |options| options.access = Some(rules(access))).await;
+    let ca = authority.issuer.pem();
+    let trusting = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+    let identity = |(certificate, key): (String, String)| Identity::from_pem(certificate, key);
+    let with_token = || {
+        let mut request = tonic::Request::new(request(RowEncoding::Struct));
+        request.metadata_mut().insert("authorization", format!("Bearer {}", token.expose()).parse().unwrap());
+        request
     };
+    let code = |answered: Result<tonic::Response<_>, tonic::Status>| answered.map(drop).map_err(|status| status.code());
+    let mut bare = connect(&server, trusting()).await.unwrap();
+    assert_eq!(code(bare.sync(request(RowEncoding::Struct)).await), Err(Code::Unauthenticated), "neither");
+    assert_eq!(code(bare.sync(with_token()).await), Ok(()), "a token alone");
+    let known = identity(authority.issue("web.reader.example"));
+    let mut known = connect(&server, trusting().identity(known)).await.unwrap();
+    assert_eq!(code(known.sync(request(RowEncoding::Struct)).await), Ok(()), "a certificate alone");
+    // A certificate that is shown may fail at once or with the first request, depending on TLS.
+    let unknown = identity(stranger.issue("web.reader.example"));
+    if let Ok(mut unknown) = connect(&server, trusting().identity(unknown)).await {
+        let refused = unknown.sync(with_token()).await.expect_err("another authority has signed the certificate");
+        assert_ne!(refused.code(), Code::Unauthenticated, "the handshake fails: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_judged_again_when_the_rules_are_replaced() {
+    let authority = ServerTlsAuthority::new();
+    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
+    let rules = rules(mesh_access(Vec::new()));
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
     let tls = ServerTls::new("server", &tls).unwrap();
-    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(access)).await;
+    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(rules.clone())).await;
+    let mut streams = Vec::new();
+    for name in ["web.reader.example", "app.reader.example"] {
+        let (certificate, key) = authority.issue(name);
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+        let mut client = connect(&server, tls.identity(Identity::from_pem(certificate, key))).await.unwrap();
+        let mut stream = client.sync(request(RowEncoding::Struct)).await.unwrap().into_inner();
+        let mut replica = SimpleReplica::default();
+        replica.read_to(&mut stream, database.end()).await;
+        streams.push((stream, replica));
+    }
+    let mut narrower = mesh_access(Vec::new());
+    narrower.identities[0].certificates = vec![NamePattern::new("app.reader.example")];
+    rules.replace(narrower);
+    database.commit(0, vec![Insert(2, "b".to_owned())]);
+    let (mut app, mut replica) = streams.pop().unwrap();
+    replica.read_to(&mut app, database.end()).await;
+    assert_eq!(replica.rows.len(), 2, "its name is still one of the patterns");
+    let (mut web, _) = streams.pop().unwrap();
+    let ended = loop {
+        match crate::support::within(web.message(), "the end of the stream").await {
+            Err(status) => break status,
+            Ok(message) => {
+                let message = message.expect("it ends with a status").message;
+                let is_row = matches!(&message, Some(Message::JournalEntry(entry)) if entry.new_values.is_some());
+                assert!(!is_row, "{message:?}");
+            }
+        }
+    };
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
+    let authority = ServerTlsAuthority::new();
+    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
+    let access = mesh_access(Vec::new());
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tls = ServerTls::new("server", &tls).unwrap();
+    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(rules(access))).await;
     for (name, code) in [
         ("web.reader.example", None),
         ("web.writer.example", Some(Code::Unauthenticated)),

@@ -82,7 +82,7 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact,
     let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
     let listeners = ServerListeners { grpc: vec![listener.into()], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
-    let mut server = pin!(serve_at(&config, listeners, (StartMode::Once, Duration::ZERO), stopped));
+    let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped));
     let exported = tokio::select! {
         exported = write_snapshot(args, url) => exported,
         ended = &mut server => return Err(CliError::Export(end_reason(ended))),

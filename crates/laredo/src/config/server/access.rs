@@ -64,6 +64,10 @@ config_block! {
     pub struct AccessIdentityConfig [AccessIdentityConfig::check] {
         /// The static tokens.
         pub tokens: Vec<TokenConfig> = list("tokens"),
+        /// A file of more tokens, such as a mounted secret. Each line has the SHA-256 of a token, and
+        /// after a space the time from which on it is no longer valid, if there is one. Empty lines
+        /// and lines that begin with `#` do not count.
+        pub token_hashes_file: Option<PathBuf> = optional("token_hashes_file", TEXT, "none"),
         /// The names in clients' certificates: URIs, DNS names or e-mail addresses. A `*` matches a
         /// part of a name, as in `spiffe://prod/ns/*/sa/reader` or `*.example.com`. They need
         /// `grpc.tls.client_ca_path`.
@@ -151,10 +155,10 @@ const HASH: SettingKind = SettingKind::Text {
     expected: "the SHA-256 of a token as 64 hexadecimal digits, which `laredo token new` prints with the token",
 };
 
-const TIME_OF_DAY: SettingKind = SettingKind::Text {
-    accepts: |text| ExpiryTime::parse(text).is_some(),
-    expected: "a time with its zone, such as 2030-01-31T00:00:00Z",
-};
+const TIME_OF_DAY: SettingKind =
+    SettingKind::Text { accepts: |text| ExpiryTime::parse(text).is_some(), expected: EXPECTED_TIME };
+
+const EXPECTED_TIME: &str = "a time with its zone, such as 2030-01-31T00:00:00Z";
 
 const TABLES: SettingKind = SettingKind::Text {
     accepts: |text| text.parse::<TablePattern>().is_ok(),
@@ -225,6 +229,28 @@ impl LeafSetting for TokenHash {
     }
 }
 
+/// Reads the text of a file of tokens.
+///
+/// # Errors
+/// Returns the number of the first line that is wrong, and the problem.
+pub(crate) fn read_token_hashes(text: &str) -> Result<Vec<TokenConfig>, (usize, String)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let tokens = lines.map(|(number, line)| {
+        let (hash, time) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let hash: TokenHash = hash.parse().map_err(|error| (number, format!("{error}")))?;
+        let expires_at = match time.trim() {
+            "" => None,
+            time => match ExpiryTime::parse(time) {
+                Some(expires_at) => Some(expires_at),
+                None => return Err((number, format!("after the hash: expected {EXPECTED_TIME}"))),
+            },
+        };
+        Ok(TokenConfig { hash, expires_at })
+    });
+    tokens.collect()
+}
+
 /// The value of a condition: a claim of the identity, or a value of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RuleText<'a> {
@@ -274,7 +300,8 @@ impl AccessConfig {
 
 impl AccessIdentityConfig {
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
-        if fields.item_count("tokens") == 0 && fields.item_count("certificates") == 0 && !fields.has("jwt") {
+        let has_tokens = fields.item_count("tokens") > 0 || self.token_hashes_file.is_some();
+        if !has_tokens && fields.item_count("certificates") == 0 && !fields.has("jwt") {
             reader.report(fields, "tokens", "nothing proves this identity; name a token, a certificate, or JWTs");
         }
     }
@@ -344,6 +371,25 @@ mod tests {
         }
         for wrong in ["${claims.}", "${claims.a}${claims.b}", "x${claims.a}", "${claims.a}x", "${tenant}", "${claims"] {
             assert_eq!(rule_text(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_tokens_has_a_hash_and_a_time_in_each_line() {
+        let (one, two) = (TokenHash::of("one"), TokenHash::of("two"));
+        let text = format!("# the second one is for the move\n\n{one}\r\n  {two}   2030-01-31T00:00:00Z \n");
+        let tokens = read_token_hashes(&text).unwrap();
+        assert_eq!(tokens.iter().map(|token| token.hash).collect::<Vec<_>>(), [one, two]);
+        assert_eq!(tokens[0].expires_at, None);
+        assert_eq!(tokens[1].expires_at, ExpiryTime::parse("2030-01-31T00:00:00Z"));
+        assert_eq!(read_token_hashes(""), Ok(Vec::new()));
+        for (text, line, problem) in [
+            (format!("{one}\nno hash"), 2, "64 hexadecimal digits"),
+            (format!("\n{one} tomorrow"), 2, "a time with its zone"),
+            (format!("laredo_{one}"), 1, "it is a token"),
+        ] {
+            let (number, found) = read_token_hashes(&text).unwrap_err();
+            assert!(number == line && found.contains(problem), "{text}: {number} {found}");
         }
     }
 

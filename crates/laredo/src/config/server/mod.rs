@@ -23,7 +23,7 @@ pub use access::{
     AccessConfig, AccessIdentityConfig, AuditConfig, EndpointAccess, ExpiryTime, LimitsConfig, ObserverConfig,
     OperatorConfig, ReaderConfig, TokenConfig,
 };
-pub(crate) use access::{RuleText, rule_text};
+pub(crate) use access::{RuleText, read_token_hashes, rule_text};
 pub use endpoints::{GrpcConfig, HealthConfig};
 pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig};
 pub use filters::{FilterConfig, FilterValue, PatternConfig};
@@ -46,7 +46,7 @@ use super::declaration::{ConfigBlock, block, config_block, config_field, map, op
 use super::diagnostics::{ConfigProblem, ConfigReport};
 use super::fields::BlockFields;
 use super::load::ConfigLoader;
-use super::port::HOST;
+use super::port::{HOST, PortTlsConfig};
 use super::reader::ConfigReader;
 use super::schema::{BlockSchema, ConfigSchema, FieldSchema, SettingKind, TEXT_OR_EMPTY};
 use super::tree::{ConfigNode, ConfigPlace, KeyPath};
@@ -189,8 +189,19 @@ impl ServerConfig {
         self.check_certificates(root, reader);
     }
 
-    /// Checks that clients are asked for their certificates if an identity needs one.
+    /// Checks that clients are asked for their certificates if an identity needs one, and that a
+    /// port demands them if no access rules do.
     fn check_certificates(&self, root: &BlockFields, reader: &mut ConfigReader) {
+        if self.access.is_none() {
+            let metrics = root.block("observability").block("metrics");
+            for (tls, fields) in [
+                (&self.grpc.tls, root.block("grpc")),
+                (&self.health.tls, root.block("health")),
+                (&self.observability.metrics.tls, metrics),
+            ] {
+                PortTlsConfig::refuse_optional(tls.as_ref(), &fields.block("tls"), reader);
+            }
+        }
         let has_authority = self.grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_path.is_some());
         if self.access.as_ref().is_some_and(AccessConfig::uses_certificates) && !has_authority {
             let message = "an identity has certificates, but the server asks clients for none; \

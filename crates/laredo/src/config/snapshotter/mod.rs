@@ -66,7 +66,7 @@ const TABLE: &BlockSchema = &BlockSchema { fields: ArchivedTableConfig::KIND.fie
 
 config_block! {
     /// The HTTP API.
-    pub struct HttpConfig {
+    pub struct HttpConfig [HttpConfig::check] {
         /// The port of the HTTP API: health, status, metrics, orders. `--http-port` sets it.
         pub port: u16 = key("port", PORT, || 8080),
         /// The address of this port. Ours.
@@ -99,6 +99,12 @@ static SCHEMA: ConfigSchema = ConfigSchema {
 
 const INSIDE: &str = "belongs inside snapshotter { … }; where it is meant for laredo-server, give each program files of \
                       its own (--config, --conf-dir)";
+
+impl HttpConfig {
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        PortTlsConfig::refuse_optional(self.tls.as_ref(), &fields.block("tls"), reader);
+    }
+}
 
 impl SnapshotterConfig {
     /// Loads, merges and checks the configuration.
