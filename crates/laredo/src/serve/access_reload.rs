@@ -1,5 +1,5 @@
-//! The access rules while the server runs: they are read again when the configuration changes, and on
-//! SIGHUP.
+//! The access rules while the server runs: they are read again when the configuration changes, and
+//! on SIGHUP.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub(super) struct AccessReloader {
 /// The configuration with the rules in it, or its problems.
 type ConfigReading = Result<(ServerConfig, Option<AccessOptions>), Vec<String>>;
 
-/// The settings that take effect at a start alone: everything without the rules, and the file of the
-/// audit.
+/// The settings that take effect at a start alone: everything without the rules, and the file of
+/// the audit.
 type StartSettings = (ServerConfig, Option<PathBuf>);
 
 impl AccessReloader {

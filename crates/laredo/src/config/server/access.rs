@@ -64,9 +64,9 @@ config_block! {
     pub struct AccessIdentityConfig [AccessIdentityConfig::check] {
         /// The static tokens.
         pub tokens: Vec<TokenConfig> = list("tokens"),
-        /// A file of more tokens, such as a mounted secret. Each line has the SHA-256 of a token, and
-        /// after a space the time from which on it is no longer valid, if there is one. Empty lines
-        /// and lines that begin with `#` do not count.
+        /// A file of more tokens, such as a mounted secret. Each line has the SHA-256 of a token,
+        /// and after a space the time from which on it is no longer valid, if there is one. Empty
+        /// lines and lines that begin with `#` do not count.
         pub token_hashes_file: Option<PathBuf> = optional("token_hashes_file", TEXT, "none"),
         /// The names in clients' certificates: URIs, DNS names or e-mail addresses. A `*` matches a
         /// part of a name, as in `spiffe://prod/ns/*/sa/reader` or `*.example.com`. They need
