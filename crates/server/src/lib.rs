@@ -8,6 +8,8 @@
 mod accept;
 mod access;
 mod drain;
+#[cfg(test)]
+mod fuzz_tests;
 mod grpc;
 mod handshake;
 mod hosts;

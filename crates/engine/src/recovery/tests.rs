@@ -17,6 +17,8 @@ use crate::journal::tests::{begin, delete, insert, options};
 use crate::journal::{BaseMergeInput, Journal, JournalWriter, ResumeOutcome, ResumeRequest};
 use crate::store::{AppenderState, BaseFooter, SKIPPED, claim, unsealed};
 
+mod fuzz_tests;
+
 /// The texts of rows by their IDs.
 type StoredRowTexts = BTreeMap<i64, String>;
 
