@@ -158,16 +158,14 @@ fn a_line_after_a_torn_one_is_whole_and_only_lost_lines_are_counted() {
     let log = LineWriter::start("log", disk, reports).unwrap();
     line(&log, "first");
     flush(&log);
-    *room.lock() = "second\nthi".len();
-    log.make_writer().write_all(b"second\n").unwrap();
-    flush(&log);
-    for text in ["third", "fourth"] {
+    *room.lock() = "second\nfour".len();
+    for text in ["second", "fourth", "fifth"] {
         line(&log, text);
         flush(&log);
     }
     *room.lock() = usize::MAX;
-    line(&log, "fifth");
+    line(&log, "last");
     flush(&log);
-    assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "first\nsecond\nthi\nfifth\n");
+    assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "first\nsecond\nfour\nlast\n");
     assert_eq!(*lost.lock(), [1, 1]);
 }
