@@ -243,8 +243,8 @@ impl FaultyMemory {
     }
 }
 
-/// The rows of a filtered replica are never compared, so it keeps the right ones and its stream. The
-/// others may load the table again, but only because their checksum differed from the server's.
+/// The rows of a filtered replica are never compared, so it keeps the right ones and its stream.
+/// The others may load the table again, but only because their checksum differed from the server's.
 #[cfg(debug_assertions)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healed_server_refuses_no_reader_whose_rows_were_right() {
