@@ -10,6 +10,8 @@ mod events;
 #[cfg(feature = "writer")]
 mod feed;
 mod format;
+#[cfg(all(test, feature = "writer"))]
+mod fuzz_tests;
 mod layout;
 mod manifest;
 #[cfg(feature = "writer")]

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// reserved in advance.
 const MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const PENDING_BYTES_MAX: u32 = 64 << 20;
-const ADDRESS_FORM: &str = "write an address like http://127.0.0.1:4002 or https://laredo:4002";
+const ADDRESS_FORM: &str =
+    "write an address like http://127.0.0.1:4002, https://laredo:4002 or unix:/run/laredo/laredo.sock";
 
 /// The settings that every builder has.
 pub(crate) struct ConnectSettings {
@@ -162,8 +164,14 @@ impl ConnectSettings {
 
     fn endpoint(&self) -> Result<Endpoint, StartError> {
         let wrong = |reason: String| StartError::Address { server: self.server.clone(), reason };
+        if let Some(path) = self.server.strip_prefix("unix:")
+            && !Path::new(path.strip_prefix("//").unwrap_or(path)).is_absolute()
+        {
+            return Err(wrong(format!("the path of the Unix socket is not absolute; {ADDRESS_FORM}")));
+        }
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|e| wrong(format!("{e}; {ADDRESS_FORM}")))?;
         let endpoint = match endpoint.uri().scheme_str() {
+            // The URI of a Unix socket has this scheme, too.
             Some("http") => endpoint,
             Some("https") => self.with_tls(endpoint).map_err(wrong)?,
             _ => return Err(wrong(ADDRESS_FORM.to_owned())),

@@ -46,6 +46,8 @@ mod connect;
 mod counting_channel;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz_tests;
 mod health;
 mod key;
 mod layout;

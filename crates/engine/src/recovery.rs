@@ -27,6 +27,9 @@ mod tests;
 
 use replay::{JournalNames, JournalReplay};
 
+/// The minimum size of a row in a base: the action and the length of its entry.
+const ROW_BYTES_MIN: u64 = 5;
+
 /// The table and settings that a folder is opened for.
 pub(crate) struct RestoreContext<'a> {
     pub(crate) table: &'a TableName,
@@ -242,7 +245,8 @@ fn check_files(store: &JournalFolder, manifest: &JournalManifest, base: &Path) -
 /// and the checksum of the base's rows.
 pub(crate) fn rows_of(base: &Base, segments: &VecDeque<Segment>, path: &Path) -> Result<TableState, StoreError> {
     let damaged = |what: String| StoreError::damaged(path, 0, what);
-    let capacity = usize::try_from(base.rows()).unwrap_or(0);
+    // The footer may state any number, and memory is reserved only for what fits in the file.
+    let capacity = usize::try_from(base.rows().min(base.bytes() / ROW_BYTES_MIN)).unwrap_or(0);
     let mut state =
         TableState::new(base.schema().clone(), &[], capacity).map_err(|error| damaged(error.to_string()))?;
     let loaded = base.for_each_row::<BaseError>(|row| {

@@ -17,6 +17,8 @@ mod catalog;
 mod copy;
 pub mod ddl;
 mod definition_watch;
+#[cfg(test)]
+mod fuzz_tests;
 mod history_proof;
 mod identity;
 mod inspect;

@@ -5,6 +5,9 @@ pub mod frame;
 mod identity;
 pub mod schema;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 /// The package `laredo.replication.v1`.
 #[allow(
     missing_docs,

@@ -9,6 +9,8 @@ mod accept;
 mod access;
 mod connections;
 mod drain;
+#[cfg(test)]
+mod fuzz_tests;
 mod grpc;
 mod handshake;
 mod hosts;

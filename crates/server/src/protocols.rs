@@ -24,6 +24,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 mod connect;
+#[cfg(test)]
+mod fuzz_tests;
 mod json;
 mod methods;
 mod plain_refusals;

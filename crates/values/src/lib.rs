@@ -65,6 +65,8 @@ mod equality;
 mod filter;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz_tests;
 mod json_rows;
 mod lenient;
 mod nested;

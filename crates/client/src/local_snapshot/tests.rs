@@ -9,6 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod fuzz_tests;
+
 fn schema() -> Arc<Schema> {
     let column = |name: &str, type_oid: u32, type_name: &str| Column {
         name: name.to_owned(),

@@ -15,7 +15,9 @@ use super::*;
 use crate::base::BaseWriter;
 use crate::journal::tests::{begin, delete, insert, options};
 use crate::journal::{BaseMergeInput, Journal, JournalWriter, ResumeOutcome, ResumeRequest};
-use crate::store::{AppenderState, SKIPPED, claim};
+use crate::store::{AppenderState, BaseFooter, SKIPPED, claim, unsealed};
+
+mod fuzz_tests;
 
 /// The texts of rows by their IDs.
 type StoredRowTexts = BTreeMap<i64, String>;
@@ -499,6 +501,23 @@ fn a_journal_with_rows_of_two_forms_is_put_aside() {
         writer.publish().unwrap();
         drop((journal, writer));
         assert_eq!(reopen(folder.path()).is_some(), is_whole, "{base_fields} {old} {new}");
+    }
+}
+
+#[test]
+fn a_base_that_states_more_rows_than_it_has_is_set_aside() {
+    let original = folder();
+    small(original.path());
+    let path = only_file(original.path(), "base");
+    let bytes = fs::read(&path).unwrap();
+    let (rest, length) = bytes.split_last_chunk::<8>().unwrap();
+    let (frames, footer) = rest.split_at(rest.len() - usize::try_from(u64::from_be_bytes(*length)).unwrap());
+    for rows in [1, 1 << 40, u64::MAX] {
+        let copy = copy_of(original.path());
+        let mut footer: BaseFooter = unsealed(footer).unwrap();
+        footer.rows = rows;
+        fs::write(copy.path().join(path.file_name().unwrap()), [frames, &footer.ending()].concat()).unwrap();
+        assert!(reopen(copy.path()).is_none(), "{rows} rows are stated");
     }
 }
 

@@ -16,6 +16,8 @@ use crate::journal::tests::{self, begin, commit, delete, insert};
 use crate::journal::{Journal, JournalWriter};
 use crate::source::SourceServer;
 
+mod fuzz_tests;
+
 type SnapshotRowTexts = BTreeMap<i64, String>;
 
 const FORMATS: [SnapshotFormat; 2] = [SnapshotFormat::Native, SnapshotFormat::Jsonl];

@@ -18,6 +18,8 @@ mod declaration;
 mod diagnostics;
 mod document;
 mod fields;
+#[cfg(test)]
+mod fuzz_tests;
 mod key_places;
 mod layers;
 mod leaf;

@@ -1,5 +1,6 @@
 //! The export of a table to an archive without a server.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use laredo_testkit::{ChildProcess, Cluster, ClusterOptions, clean_command, eventually};
@@ -174,5 +175,56 @@ async fn an_export_that_is_interrupted_leaves_nothing_behind() {
     let status = export.wait(PATIENCE).await.unwrap();
     assert_eq!(status.code(), Some(2), "{:?}", export.output());
     session.batch_execute("COMMIT").await.unwrap();
+    assert_clean(&cluster).await;
+}
+
+/// Returns the ends of the symbolic links that are the descriptors of a process.
+fn descriptors(pid: u32) -> Vec<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").flatten();
+    links.filter_map(|link| std::fs::read_link(link.path()).ok()?.into_os_string().into_string().ok()).collect()
+}
+
+/// Returns the fields of the lines of a table of sockets.
+fn sockets(pid: u32, table: &str) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    text.lines().skip(1).map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+/// The export has the rows in plain text while it waits. Here it waits for a lock of the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_user_can_read_an_export_that_runs() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster.psql(THINGS).unwrap();
+    let session = cluster.connect().await.unwrap();
+    session.batch_execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let (folder, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
+    command.args(["archive", "export"]).arg(folder.path().join("things")).env("TMPDIR", temporary.path());
+    command.args(["--postgres", &cluster.url("postgres"), "--table", "public.things"]);
+    let export = ChildProcess::spawn(command).unwrap();
+    let pid = export.id();
+    let owned = |table: &str| {
+        let descriptors = descriptors(pid);
+        let is_own = |inode: &String| descriptors.contains(&format!("socket:[{inode}]"));
+        sockets(pid, table).into_iter().filter(|socket| socket.iter().any(is_own)).collect::<Vec<_>>()
+    };
+    // A Unix socket with a path is one that a process listens at.
+    let listens = async || {
+        let paths = owned("unix").into_iter().filter_map(|socket| socket.get(7).cloned());
+        paths.collect::<Vec<_>>().iter().any(|path| path.starts_with(temporary.path().to_str().unwrap()))
+    };
+    eventually(PATIENCE, listens).await.expect("the export listens at a Unix socket");
+    for table in ["tcp", "tcp6"] {
+        // The state 0A is LISTEN.
+        let open: Vec<_> = owned(table).into_iter().filter(|socket| socket[3] == "0A").collect();
+        assert!(open.is_empty(), "the export listens at a port: {open:?}");
+    }
+    let folders: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().flatten().collect();
+    let socket_folder = folders.iter().find(|entry| entry.path().join("socket").exists()).expect("its folder");
+    assert_eq!(socket_folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    session.batch_execute("COMMIT").await.unwrap();
+    let status = export.wait(PATIENCE).await.unwrap();
+    assert!(status.success(), "{:?}", export.output());
+    assert!(!socket_folder.path().exists(), "the folder is removed");
     assert_clean(&cluster).await;
 }

@@ -24,7 +24,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 ];
 
 /// The crates for developers, which may use everything.
-const DEVELOPERS: &[&str] = &["laredo-devtools", "laredo-testkit"];
+const DEVELOPERS: &[&str] = &["laredo-devtools", "laredo-fuzz", "laredo-testkit"];
 
 /// Paths that exist on one machine only. They are written in pieces, or this file would be found.
 const OUTSIDE: &[&str] = &[concat!("/wo", "rk/"), concat!("../sha", "red")];

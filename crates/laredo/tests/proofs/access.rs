@@ -303,6 +303,50 @@ async fn orders_and_refusals_are_audited_with_who_and_from_where() {
     assert!(!output.contains(&token("operator")) && !output.contains(&token("wrong")), "no token is logged");
 }
 
+/// The server prefers an order without a line to an operator who cannot act on a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_that_cannot_be_written_refuses_no_order_and_is_an_error_in_the_log() {
+    let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+    let mut config = config(&cluster, folder.path());
+    config.extra = config.extra.replacen("access {", "access { audit { file = \"/dev/full\" }", 1);
+    // The errors are shown at every level.
+    config.arguments = vec!["--set".to_owned(), "observability.logging.level=error".to_owned()];
+    let mut server = config.start().await;
+    server.ends_unverified();
+    let reload =
+        ReloadTableRequest { schema: "public".into(), table: "orders".into(), ..ReloadTableRequest::default() };
+    oam(&server, "operator").await.reload_table(reload.clone()).await.unwrap();
+    let refused = oam(&server, "acme").await.reload_table(reload).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "a refusal stays one");
+    let lost = || -> u64 {
+        let lines = server.process.output().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        let is_error = |line: &Value| {
+            let said = line["message"].as_str().unwrap_or_default();
+            line["level"] == "ERROR" && said.starts_with("audit lines were dropped") && line["path"] == "/dev/full"
+        };
+        lines.filter(is_error).map(|line| line["lines"].as_u64().unwrap()).sum()
+    };
+    eventually(PATIENCE, async || lost() == 2).await.expect("the log says how many lines are missing");
+    let answer = metrics(&server, "observer").await;
+    let counted = answer.lines().find_map(|line| {
+        line.strip_prefix("laredo_log_lines_dropped_total{reason=\"not_written\"} ")?.parse::<u64>().ok()
+    });
+    assert_eq!(counted, Some(2), "{answer}");
+}
+
+/// Returns the metrics as they are served to a caller.
+async fn metrics(server: &ServerProcess, name: &str) -> String {
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        token(name)
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", server.ports.metrics)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 /// A reader of Structs: the rows by ID, with everything that its last stream said.
 #[derive(Default)]
 struct StructReader {

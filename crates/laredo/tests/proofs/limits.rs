@@ -12,7 +12,7 @@ use laredo_client::{Replica, ReplicaError};
 use laredo_core::TableName;
 use laredo_testkit::oracle::flushed;
 use laredo_testkit::{Cluster, ClusterOptions, eventually};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::json;
 
 use super::bad_input::run;
@@ -102,6 +102,66 @@ async fn connections_wait_for_descriptors_and_the_journal_continues() {
     let newcomer = replica(&server).await;
     assert_eq!(newcomer.view().len(), 1 + 4 * 899);
     server.process.wait_for_line("connections are accepted again").await.unwrap();
+}
+
+/// Returns the name of the newest journal file in a folder of journals.
+fn newest_journal(folder: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let names = entries.filter_map(|path| match path.is_dir() {
+        true => newest_journal(&path),
+        false => Some(path.file_name()?.to_str()?.to_owned()).filter(|name| name.ends_with(".journal")),
+    });
+    names.max()
+}
+
+/// A limit of 128 is that of a careless container, and 200 idle sockets on each port are a scanner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_few_descriptors_outlives_idle_sockets_on_every_port() {
+    const SOCKETS: usize = 200;
+    // The sockets are ones of this process, too.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum.map(|maximum| maximum.min(1 << 16)), ..limit })
+        .unwrap();
+    let (cluster, folder) = (cluster(), tempfile::tempdir().unwrap());
+    let journal = format!(
+        "journal {{ max_bytes = 1MiB, memory_max_bytes = 1MiB, store = local, store_config {{ path = \"{}\" }} }}",
+        folder.path().display()
+    );
+    let mut config = ServerProcessConfig::new(cluster.url("postgres"), [table()]).slot("few").target(&journal);
+    config.descriptors_max = Some(128);
+    let server = config.start().await;
+    server.process.wait_for_line("\"limit\":128").await.unwrap();
+    let follows = replica(&server).await;
+    let before = newest_journal(folder.path()).unwrap();
+
+    let ports = [server.ports.grpc, server.ports.fanout, server.ports.health, server.ports.metrics];
+    let idle: Vec<TcpStream> =
+        (0..SOCKETS * 4).map(|number| TcpStream::connect(("127.0.0.1", ports[number % 4])).unwrap()).collect();
+    server.process.wait_for_line("too many open files").await.unwrap();
+    let cpu_before = server.process.cpu_time().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = server.process.cpu_time().unwrap() - cpu_before;
+    assert!(used < Duration::from_secs(1), "it spins: {used:?} of 2 s");
+    let is_alive = async || server.get(server.ports.health, "/health/live").await.is_some_and(|(code, _)| code == 200);
+    eventually(PATIENCE, is_alive).await.expect("probes are answered meanwhile");
+    for round in 0..4 {
+        let sql = format!(
+            "INSERT INTO t SELECT {round} * 1000 + g, repeat(md5(g::text), 100) FROM generate_series(2, 900) g"
+        );
+        cluster.psql(&sql).unwrap();
+    }
+    eventually(PATIENCE, async || follows.view().len() == 1 + 4 * 899).await.expect("commits arrive meanwhile");
+    let is_rotated = async || newest_journal(folder.path()).is_some_and(|newest| newest > before);
+    eventually(PATIENCE, is_rotated).await.expect("the journal has a new file");
+
+    drop(idle);
+    server.process.wait_for_line("connections are accepted again").await.unwrap();
+    assert!(is_alive().await);
+    assert_eq!(server.get(server.ports.metrics, "/metrics").await.unwrap().0, 200);
+    cluster.psql("INSERT INTO t VALUES (-1, 'after')").unwrap();
+    eventually(PATIENCE, async || follows.view().len() == 2 + 4 * 899).await.expect("commits arrive after it");
+    assert_eq!(replica(&server).await.view().len(), 2 + 4 * 899);
+    assert_eq!(follows.status().connects, 1, "the stream was never cut");
 }
 
 /// Returns true if the server ends a connection on which only these bytes were sent.

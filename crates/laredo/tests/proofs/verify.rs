@@ -4,6 +4,10 @@
 use std::process::Output;
 
 use laredo_client::Replica;
+#[cfg(debug_assertions)]
+use laredo_client::{ColumnPredicate, ReplicaError};
+#[cfg(debug_assertions)]
+use laredo_core::Lsn;
 use laredo_core::TableName;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
 use laredo_testkit::{Cluster, ClusterOptions, clean_command, eventually};
@@ -12,6 +16,8 @@ use tokio_postgres::Client;
 
 use crate::support::compare::view_differences;
 use crate::support::server::{PATIENCE, ServerProcess, ServerProcessConfig};
+#[cfg(debug_assertions)]
+use crate::support::snapshotter::{self, SnapshotterProcess};
 
 struct CorruptibleServer {
     // Before the cluster: when the server is dropped, it is verified.
@@ -179,4 +185,115 @@ async fn an_archive_is_compared_with_the_server_at_one_position() {
     let missing = folder.path().join("missing").display().to_string();
     let output = setting.verify(&["--archive", &missing, "--server", &server]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// A server whose rows of one table go wrong in its memory alone: its journal, its base and its
+/// readers have the right ones.
+#[cfg(debug_assertions)]
+struct FaultyMemory {
+    // Before the cluster: when the server is dropped, it is verified.
+    server: ServerProcess,
+    _cluster: Cluster,
+    sql: Client,
+    table: TableName,
+    canary: std::path::PathBuf,
+    folder: tempfile::TempDir,
+}
+
+#[cfg(debug_assertions)]
+impl FaultyMemory {
+    async fn start() -> FaultyMemory {
+        let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+        let sql = cluster.connect().await.unwrap();
+        let schema = "CREATE TABLE t (id int PRIMARY KEY, n int, body text); CREATE TABLE ticks (id int PRIMARY KEY);
+            INSERT INTO t SELECT i, 0, 'row ' || i FROM generate_series(1, 500) i";
+        sql.batch_execute(schema).await.unwrap();
+        let (table, folder) = (TableName::new("public", "t"), tempfile::tempdir().unwrap());
+        let canary = folder.path().join("canary");
+        let tables = [table.clone(), TableName::new("public", "ticks")];
+        let mut config = ServerProcessConfig::new(cluster.url("postgres"), tables);
+        config.environment.push(("LAREDO_TEST_CANARY", canary.to_string_lossy().into_owned()));
+        let mut server = config.start().await;
+        server.has_archive(&table, &folder.path().join("archive/t"));
+        FaultyMemory { server, _cluster: cluster, sql, table, canary, folder }
+    }
+
+    /// Starts a replica. Only a stream without filters has checksums.
+    async fn replica(&self, is_filtered: bool) -> Replica {
+        let builder = Replica::builder(self.server.url(), self.table.clone());
+        let builder = if is_filtered { builder.filter(ColumnPredicate::prefix("body", "row ")) } else { builder };
+        let replica = builder.start().unwrap();
+        replica.ready(PATIENCE).await.unwrap();
+        replica
+    }
+
+    /// Makes a row wrong in the server's memory. A commit to another table is the occasion.
+    async fn plant(&self, fault: &str, tick: i32) {
+        std::fs::write(&self.canary, format!("public.t {fault}\n")).unwrap();
+        self.sql.execute("INSERT INTO ticks VALUES ($1)", &[&tick]).await.unwrap();
+        eventually(PATIENCE, async || !self.canary.exists()).await.expect("the fault is planted");
+    }
+
+    async fn is_right(&self, replica: &Replica) {
+        let equal = async || {
+            let oracle = rows_at_rest(&self.sql, &self.table, &["id"], "true").await.unwrap();
+            view_differences(&replica.view(), &oracle, &["id"]).is_empty()
+        };
+        eventually(PATIENCE, equal).await.expect("the replica has the rows of the table");
+    }
+}
+
+/// The rows of a filtered replica are never compared, so it keeps the right ones and its stream.
+/// The others may load the table again, but only because their checksum differed from the server's.
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healed_server_refuses_no_reader_whose_rows_were_right() {
+    let setting = FaultyMemory::start().await;
+    let archive = setting.folder.path().join("archive");
+    let keys = json!({ "key_prefix": "t/", "diff": { "interval": "200ms" } });
+    let archived = snapshotter::table(&setting.server.url(), &setting.table, &archive, &keys);
+    let snapshotter = SnapshotterProcess::launch(&[archived], &json!({}), &[]);
+    snapshotter.ready().await;
+    let (filtered, full) = (setting.replica(true).await, setting.replica(false).await);
+    for (tick, (fault, kind)) in
+        (1..).zip([("changed-cell", "different"), ("missing-row", "missing"), ("extra-row", "extra")])
+    {
+        setting.plant(fault, tick).await;
+        let mut command = clean_command(env!("CARGO_BIN_EXE_laredo"));
+        command.args(["verify", "public.t", "--json", "--oam", &setting.server.oam_url()]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let expected = (&json!(1), &json!(true), &json!(kind));
+        assert_eq!((&found["differing"], &found["heals"], &found["differences"][0]["kind"]), expected, "{found}");
+        // Every row changes, and some come and go: each of them must be there once.
+        let changes = format!(
+            "UPDATE t SET n = {tick}; DELETE FROM t WHERE id % 10 = {tick};
+             INSERT INTO t SELECT {tick} * 1000 + i, 0, 'row of ' || i FROM generate_series(1, 20) i"
+        );
+        setting.sql.batch_execute(&changes).await.unwrap();
+        setting.is_right(&filtered).await;
+        setting.is_right(&full).await;
+        let status = filtered.status();
+        assert_eq!((status.connects, status.full_snapshots, status.last_error), (1, 1, None), "{fault}");
+        let status = full.status();
+        assert!(
+            status.resyncs <= status.checksum_mismatches
+                && matches!(status.last_error, None | Some(ReplicaError::Contents { .. })),
+            "{fault}: {status:?}"
+        );
+        let position = flushed(&setting.sql).await.unwrap();
+        let is_archived = async || {
+            let reached = snapshotter.status().await[0]["position"].as_str().and_then(|text| text.parse::<Lsn>().ok());
+            reached.is_some_and(|reached| reached >= position)
+        };
+        eventually(PATIENCE, is_archived).await.expect(fault);
+    }
+    let log = snapshotter.process.output();
+    for refusal in ["already exists", "does not exist"] {
+        assert!(!log.iter().any(|line| line.contains(refusal)), "{}", log.join("\n"));
+    }
+    // The archive is compared with the server when the server is dropped.
+    snapshotter.stop().await;
+    filtered.stop().await;
+    full.stop().await;
 }

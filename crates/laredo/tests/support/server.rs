@@ -1,5 +1,6 @@
 //! A `laredo-server` process with a configuration file and ports of its own.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct ServerProcessConfig {
     pub environment: Vec<(&'static str, String)>,
     /// A named pipe that gets the log of the first process, which then waits for its reader.
     pub log_pipe: Option<PathBuf>,
+    /// The limit of open files of the first process.
+    pub descriptors_max: Option<u32>,
 }
 
 impl ServerProcessConfig {
@@ -61,6 +64,7 @@ impl ServerProcessConfig {
             arguments: Vec::new(),
             environment: Vec::new(),
             log_pipe: None,
+            descriptors_max: None,
         }
     }
 
@@ -132,7 +136,10 @@ impl ServerProcessConfig {
         let arguments = self.arguments.clone();
         let mut command = command(&file, &arguments);
         if let Some(pipe) = &self.log_pipe {
-            command = with_log_pipe(&command, pipe);
+            command = in_shell("exec \"$@\" 2> \"$0\"", pipe.as_os_str(), &command);
+        }
+        if let Some(max) = self.descriptors_max {
+            command = in_shell("ulimit -n \"$0\" && exec \"$@\"", max.to_string().as_ref(), &command);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = ChildProcess::spawn(command).unwrap();
@@ -146,10 +153,11 @@ fn command(file: &PathBuf, arguments: &[String]) -> Command {
     command
 }
 
-/// Returns the command with its log in a named pipe.
-fn with_log_pipe(command: &Command, pipe: &Path) -> Command {
+/// Returns the command inside a script of the shell, in which `$0` is the argument and `$@` the
+/// command.
+fn in_shell(script: &str, argument: &OsStr, command: &Command) -> Command {
     let mut shell = clean_command("sh");
-    shell.args(["-c", "exec \"$@\" 2> \"$0\""]).arg(pipe).arg(command.get_program()).args(command.get_args());
+    shell.args(["-c", script]).arg(argument).arg(command.get_program()).args(command.get_args());
     shell
 }
 

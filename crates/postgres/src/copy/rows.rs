@@ -174,6 +174,8 @@ fn row_length(bytes: &[u8], cells: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

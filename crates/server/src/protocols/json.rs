@@ -76,3 +76,6 @@ pub(super) async fn answer(bytes: Bytes, message: &MessageDescriptor) -> Result<
     let descriptor = message.clone();
     convert(bytes, move |bytes| from_proto(bytes, &descriptor)).await.map(Bytes::from)
 }
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -2,7 +2,8 @@
 //! process.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use laredo_client::Subscription;
 use laredo_core::{Checksum, DefinitionVersion, Lsn, ScopedMark, StateError};
 use laredo_postgres::ConnectionOptions;
 use laredo_postgres::transport::SqlConnection;
-use laredo_server::ServerListeners;
+use laredo_server::{ListenAddress, PortListener, ServerListeners};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -76,11 +77,11 @@ pub(super) async fn run(args: ExportArgs) -> Result<ExitCode, CliError> {
 }
 
 async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact, CliError> {
-    let failed = |error: &dyn std::fmt::Display| CliError::Export(error.to_string());
     let config = config(args, publication);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
-    let url = format!("http://{}", listener.local_addr().map_err(|error| failed(&error))?);
-    let listeners = ServerListeners { grpc: vec![listener.into()], fanout: Vec::new(), health: None, metrics: None };
+    // The folder is removed when the value is dropped, also when the export is interrupted.
+    let (_folder, address, listener) = private_listener().await?;
+    let url = address.to_string();
+    let listeners = ServerListeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
     let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped));
     let exported = tokio::select! {
@@ -91,6 +92,24 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact,
     // The slot was temporary, and disappeared with its connection.
     server.await.map_err(|failure| CliError::Export(end_reason(Err(failure))))?;
     exported
+}
+
+/// Listens at a Unix socket in a new folder that only this user may enter. The server has the rows
+/// in plain text, and a port would be open to every user of the machine.
+async fn private_listener() -> Result<(TempDir, ListenAddress, PortListener), CliError> {
+    let failed = |error: std::io::Error| {
+        let folder = std::env::temp_dir();
+        CliError::Export(format!(
+            "cannot make a socket in {}: {error}; set TMPDIR to a folder with a short path that this user may write to",
+            folder.display()
+        ))
+    };
+    let mut builder = tempfile::Builder::new();
+    let folder = builder.prefix("laredo-export-").permissions(Permissions::from_mode(0o700)).tempdir();
+    let folder = folder.map_err(failed)?;
+    let address = ListenAddress::Unix(folder.path().join("socket"));
+    let listener = PortListener::bind(&address, 0).await.map_err(failed)?;
+    Ok((folder, address, listener))
 }
 
 /// Writes one snapshot. Writes nothing, and takes over no archive, before all rows have arrived.

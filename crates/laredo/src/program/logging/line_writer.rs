@@ -109,16 +109,22 @@ impl LineQueue {
 
     fn write_lines(&self, mut out: impl Write, reports: &LossReports<impl Fn(u64), impl Fn(&io::Error, u64)>) {
         self.state.lock().writer = Some(thread::current().id());
-        let mut taken = Vec::new();
+        let (mut taken, mut is_torn) = (Vec::new(), false);
         loop {
             let (lines, dropped) = self.take(&mut taken);
             if dropped > 0 {
                 // The report comes after the lines that were queued before the dropped ones.
                 (reports.dropped)(dropped);
             }
-            if let Err(error) = out.write_all(&taken).and_then(|()| out.flush()) {
-                DROPPED.fetch_add(lines, Ordering::Relaxed);
-                (reports.failed)(&error, lines);
+            if let Err((error, written)) = write_counted(&mut out, &taken, is_torn) {
+                // The lines before the failure are whole.
+                let whole = taken[..written].iter().filter(|byte| **byte == b'\n').count() as u64;
+                let lost = lines.saturating_sub(whole).max(1);
+                is_torn = if written == 0 { is_torn } else { taken[written - 1] != b'\n' };
+                DROPPED.fetch_add(lost, Ordering::Relaxed);
+                (reports.failed)(&error, lost);
+            } else {
+                is_torn = false;
             }
             self.state.lock().is_writing = false;
             self.written.notify_all();
@@ -139,6 +145,26 @@ impl LineQueue {
         std::mem::swap(taken, &mut state.buffer);
         (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
     }
+}
+
+/// Writes bytes. After a torn line they begin on a line of their own.
+///
+/// # Errors
+/// Returns the error with the number of bytes that were written before it.
+fn write_counted(out: &mut impl Write, bytes: &[u8], is_torn: bool) -> Result<(), (io::Error, usize)> {
+    if is_torn {
+        out.write_all(b"\n").map_err(|error| (error, 0))?;
+    }
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((error, written)),
+        }
+    }
+    out.flush().map_err(|error| (error, written))
 }
 
 impl<'a> MakeWriter<'a> for LineWriter {

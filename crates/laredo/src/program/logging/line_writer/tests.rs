@@ -123,3 +123,49 @@ fn lines_that_cannot_be_written_are_counted_and_reported_and_later_ones_are_trie
     assert!(dropped_log_lines() >= before + 10);
     assert_eq!(*lost.lock(), [(io::ErrorKind::BrokenPipe, 1); 10]);
 }
+
+/// A disk that is full after some bytes, until there is room again.
+struct FullDisk {
+    written: Arc<Mutex<Vec<u8>>>,
+    room: Arc<Mutex<usize>>,
+}
+
+impl Write for FullDisk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut room = self.room.lock();
+        let taken = bytes.len().min(*room);
+        if taken == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *room -= taken;
+        self.written.lock().extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_line_after_a_torn_one_is_whole_and_only_lost_lines_are_counted() {
+    let (written, room) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::new(Mutex::new(usize::MAX)));
+    let lost = Arc::<Mutex<Vec<u64>>>::default();
+    let reported = lost.clone();
+    let reports =
+        LossReports { dropped: |_: u64| {}, failed: move |_: &io::Error, lines: u64| reported.lock().push(lines) };
+    let disk = FullDisk { written: written.clone(), room: room.clone() };
+    let log = LineWriter::start("log", disk, reports).unwrap();
+    line(&log, "first");
+    flush(&log);
+    *room.lock() = "second\nfour".len();
+    for text in ["second", "fourth", "fifth"] {
+        line(&log, text);
+        flush(&log);
+    }
+    *room.lock() = usize::MAX;
+    line(&log, "last");
+    flush(&log);
+    assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "first\nsecond\nfour\nlast\n");
+    assert_eq!(*lost.lock(), [1, 1]);
+}
