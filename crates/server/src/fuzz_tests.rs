@@ -16,7 +16,7 @@ mod sync_requests {
     use crate::access::RowScope;
     use crate::receive::opening;
     use crate::request::SessionRequest;
-    use crate::view::RowSelection;
+    use crate::view::{ColumnRules, RowSelection};
 
     const COLUMNS: [(&str, u32, &str); 6] = [
         ("id", 20, "bigint"),
@@ -99,7 +99,8 @@ mod sync_requests {
     fn any_request_is_refused_or_selects_rows_within_its_grant() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let (schema, row) = (schema(), row());
-        let hidden = RowScope { hidden_columns: vec!["name".to_owned()], is_ruled: true, ..RowScope::default() };
+        let columns = ColumnRules::new(vec!["name".to_owned()], Vec::new());
+        let hidden = RowScope { columns, is_ruled: true, ..RowScope::default() };
         FuzzTarget::new("sync_requests", seeds()).run(|input| {
             let body = Full::new(Bytes::copy_from_slice(input));
             let opened = runtime.block_on(opening(body, Duration::from_secs(10))).map_err(outcome)?;
@@ -109,9 +110,10 @@ mod sync_requests {
                 assert!(!granted.wants_checksums, "a part of a table has no checksum");
             }
             let request = SessionRequest::new(opened.request, RowScope::default()).map_err(outcome)?;
-            let selection = RowSelection::bind(&request.predicates, &[], &schema).map_err(outcome)?;
+            let selection =
+                RowSelection::bind(&request.predicates, &ColumnRules::default(), &schema).map_err(outcome)?;
             let is_old = opened.acknowledgements.is_some();
-            Ok(u64::from(selection.matches(row.as_ref())) + 2 * u64::from(is_old) + 4 * request.own_predicates as u64)
+            Ok(u64::from(selection.matches(row.as_ref())) + 2 * u64::from(is_old) + 4 * request.predicates.len() as u64)
         });
     }
 }

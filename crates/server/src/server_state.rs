@@ -361,7 +361,7 @@ mod tests {
     async fn a_request_for_snapshots_counts_until_its_work_is_done_even_if_its_client_leaves() {
         let (clock, waits): (Clock, _) = (Arc::new(|| CommitTime(0)), ServerTimeLimits::default());
         let gate = AccessGate::new(None);
-        let state = ServerState::new(Vec::new(), Vec::new(), clock, waits, HttpOptions::default(), gate);
+        let state = ServerState::new(Vec::new(), Vec::new(), clock, waits, HttpOptions::default(), gate, || 0);
         let (done, _) = watch::channel(false);
         for _ in 0..SNAPSHOT_ORDERS_MAX {
             let mut is_done = done.subscribe();

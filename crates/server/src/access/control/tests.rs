@@ -256,6 +256,7 @@ fn jwt_options(signer: &TestSigner) -> AccessOptions {
         tables: vec!["public.*".parse().unwrap()],
         rows: vec![rule("tenant_id", "app.tenants"), rule("region", "region")],
         hidden_columns: vec![],
+        masked_columns: vec![],
     };
     let mut options = options();
     options.identities.push(tenant);
