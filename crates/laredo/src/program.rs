@@ -134,6 +134,7 @@ pub(crate) fn run(
     };
     // Dropped last, after the runtime, so that no line is missing.
     let log_end = log.end();
+    tracing::info!(program, version = env!("CARGO_PKG_VERSION"), "starting");
     descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

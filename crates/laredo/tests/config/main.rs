@@ -1,5 +1,6 @@
 //! The programs' configurations: valid ones, refused ones, and the messages.
 
+mod access;
 mod arbitrary;
 mod documentation;
 mod errors;
