@@ -3,7 +3,7 @@
 //!
 //! A target is a test in a module `fuzz_tests`. `./dev fuzz` builds the crates with counters of
 //! their branches, which guide the mutations. `./dev test` runs the same targets in the ordinary
-//! build, guided only by the outcomes that they return. docs/adr/0019 has the reasons.
+//! build, guided only by the outcomes that they return. docs/adr/0020 has the reasons.
 
 mod allocations;
 mod corpus;
