@@ -58,12 +58,12 @@ pub(super) struct VerifiedJwt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum JwtRefusal {
     Length,
-    Malformed,
     Issuer,
     Algorithm,
     Signature,
     UnknownKey,
     NoKeys,
+    Malformed,
     NoExpiry,
     Expired,
     NotYetValid,

@@ -6,7 +6,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
-const REPLACED: &str = "the access rules were replaced";
+/// The log line, with its quotes: the reason for which streams end begins in the same way.
+const REPLACED: &str = "\"the access rules were replaced\"";
 
 fn hang_up(server: &ServerProcess) {
     kill_process(Pid::from_raw(server.process.id().cast_signed()).unwrap(), Signal::HUP).unwrap();
