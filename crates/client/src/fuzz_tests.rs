@@ -115,6 +115,7 @@ mod client_cells {
     const LTREE: u32 = 90_003;
     const PAIR: u32 = 90_004;
     const MOODS: u32 = 90_005;
+    const HSTORE: u32 = 90_006;
 
     fn layout(oid: u32) -> Arc<RowLayout> {
         let pair = vec![("x".to_owned(), 23), ("y".to_owned(), PAIR)];
@@ -122,6 +123,7 @@ mod client_cells {
             (MOOD, "mood", TypeKind::Enum(vec!["sad".to_owned()])),
             (DOMAIN, "number", TypeKind::Domain(23)),
             (LTREE, "ltree", TypeKind::Base),
+            (HSTORE, "hstore", TypeKind::Base),
             (PAIR, "pair", TypeKind::Composite(pair)),
             (MOODS, "_mood", TypeKind::Array(MOOD)),
         ];
@@ -145,7 +147,7 @@ mod client_cells {
     #[test]
     fn any_cell_is_read_or_refused_as_every_type() {
         let array = [&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1][..], &[0, 0, 0, 4, 0, 0, 0, 7]];
-        let seeds: [(u32, &[u8]); 12] = [
+        let seeds: [(u32, &[u8]); 13] = [
             (16, &[1]),
             (17, b"\xff\x00"),
             (20, &7_i64.to_be_bytes()),
@@ -158,6 +160,7 @@ mod client_cells {
             (DOMAIN, &7_i32.to_be_bytes()),
             (LTREE, b"\x01a.b"),
             (MOOD, b"sad"),
+            (HSTORE, &[0, 0, 0, 1, 0, 0, 0, 1, b'a', 0, 0, 0, 1, b'b']),
         ];
         let seeds = seeds.map(|(oid, bytes)| [&oid.to_be_bytes(), bytes].concat());
         FuzzTarget::new("client_cells", seeds.to_vec()).run(|input| {
@@ -177,6 +180,7 @@ mod client_cells {
     #[cfg(feature = "postgres-types")]
     fn reads_nested(row: &Row) -> bool {
         let lists = reads::<Vec<Option<i32>>>(row) || reads::<Vec<Option<String>>>(row);
+        let lists = lists || reads::<std::collections::HashMap<String, Option<String>>>(row);
         lists || reads::<std::time::SystemTime>(row) || reads::<std::net::IpAddr>(row)
     }
 

@@ -25,7 +25,41 @@ impl<'a, T: FromSql<'a>> FromCell<'a> for T {
     fn from_cell(ty: &CellType, cell: Option<&'a [u8]>) -> Option<Result<T, CellConversionError>> {
         let SqlTypes { declared, plain } = &ty.sql;
         let accepted = [declared, plain].into_iter().find(|ty| T::accepts(ty))?;
+        if cell.is_some_and(|cell| announces_too_much(accepted, cell)) {
+            return Some(Err("it announces more elements than its bytes can hold".into()));
+        }
         Some(T::from_sql_nullable(accepted, cell))
+    }
+}
+
+/// The bytes before the dimensions of an array, and those of each dimension.
+const ARRAY_HEAD_BYTES: usize = 12;
+const DIMENSION_BYTES: usize = 8;
+/// The bytes of the length of an array's element, and of an `hstore`'s key and value.
+const ELEMENT_BYTES_MIN: u64 = 4;
+const PAIR_BYTES_MIN: u64 = 8;
+
+/// Returns true if a cell announces more elements than fit in it. The decoders of arrays and of
+/// `hstore` reserve memory for all elements before they read the first.
+fn announces_too_much(ty: &Type, cell: &[u8]) -> bool {
+    let number = |at: usize| -> Option<u64> {
+        let bytes = cell.get(at..)?.first_chunk::<4>()?;
+        u64::try_from(i32::from_be_bytes(*bytes)).ok()
+    };
+    let array = || -> Option<bool> {
+        let dimensions = usize::try_from(number(0)?).ok().filter(|dimensions| *dimensions > 0)?;
+        let mut elements = 1_u64;
+        for dimension in 0..dimensions {
+            elements = elements.checked_mul(number(ARRAY_HEAD_BYTES + dimension * DIMENSION_BYTES)?)?;
+        }
+        let head = ARRAY_HEAD_BYTES + dimensions * DIMENSION_BYTES;
+        Some(elements > cell.len().saturating_sub(head) as u64 / ELEMENT_BYTES_MIN)
+    };
+    // The decoders refuse what has no number here before they reserve anything.
+    match ty.kind() {
+        Kind::Array(_) => array().unwrap_or(false),
+        _ if ty.name() == "hstore" => number(0).is_some_and(|pairs| pairs > cell.len() as u64 / PAIR_BYTES_MIN),
+        _ => false,
     }
 }
 
@@ -115,6 +149,25 @@ mod tests {
     fn a_type_that_contains_itself_ends() {
         let fields = vec![("a".to_owned(), 90_002), ("b".to_owned(), 90_001)];
         cell_type(90_001, &[(90_001, "c", TypeKind::Composite(fields)), (90_002, "a", TypeKind::Array(90_001))]);
+    }
+
+    /// The decoder would reserve 48 GiB for the array, which ends the process.
+    #[test]
+    fn elements_that_a_cell_announces_and_lacks_reserve_no_memory() {
+        let (array, hstore) = (cell_type(1009, &[]), cell_type(90_001, &[(90_001, "hstore", TypeKind::Base)]));
+        let cell = |count: i32, rest: &[u8]| {
+            let head = [[0, 0, 0, 1], [0; 4], [0, 0, 0, 25], count.to_be_bytes(), [0, 0, 0, 1]].concat();
+            [head.as_slice(), rest].concat()
+        };
+        let read = |bytes: &[u8]| Vec::<Option<String>>::from_cell(&array, Some(bytes)).expect("the type fits").ok();
+        assert_eq!(read(&cell(i32::MAX, &[])), None);
+        assert_eq!(read(&cell(2, &[0xff; 4])), None);
+        assert_eq!(read(&cell(2, &[0xff; 8])), Some(vec![None, None]));
+        assert_eq!(read(&[0; 12]), Some(Vec::new()), "an array without dimensions");
+        let read = |bytes: &[u8]| HashMap::<String, Option<String>>::from_cell(&hstore, Some(bytes))?.ok();
+        assert_eq!(read(&i32::MAX.to_be_bytes()), None);
+        let one = [[0, 0, 0, 1], [0, 0, 0, 1]].concat();
+        assert_eq!(read(&[one.as_slice(), b"a", &[0xff; 4]].concat()), Some(HashMap::from([("a".to_owned(), None)])));
     }
 
     #[test]

@@ -5,10 +5,9 @@ mod configuration {
 
     use super::super::{ConfigLoader, ServerConfig, SnapshotterConfig};
 
-    const SEEDS: [&[u8]; 6] = [
+    const SEEDS: [&[u8]; 5] = [
         include_bytes!("../../tests/fixtures/config/every-key.conf"),
         include_bytes!("../../tests/fixtures/config/server-full.conf"),
-        include_bytes!("../../tests/fixtures/config/fanout-page.conf"),
         include_bytes!("../../tests/fixtures/config/snapshotter-every-key.conf"),
         include_bytes!("../../tests/fixtures/config/snapshotter-tables.conf"),
         include_bytes!("../../tests/fixtures/config/snapshotter-minimal.conf"),
