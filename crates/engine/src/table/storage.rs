@@ -276,6 +276,8 @@ impl TableStorage {
         predecessor: Option<PredecessorJournal>,
     ) -> Result<PublishedTable, TableError> {
         let instance = self.instance();
+        // The server may have been promoted since the fork, while the copy was made.
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance.clone()));
         // The folder is claimed before the base has a name: a folder with a base must have an
         // owner.
         let name = &self.options.request.name;

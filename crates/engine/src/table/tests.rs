@@ -428,6 +428,34 @@ fn a_table_that_failed_after_a_fork_begins_a_new_journal_all_the_same() {
     assert_ne!(table.storage().watch_journal().borrow().as_ref().unwrap().instance(), journal.instance());
 }
 
+/// The promotion changes the name of the journal that the fork has announced.
+#[test]
+fn a_promotion_between_a_fork_and_its_copy_does_not_stop_a_kept_journal() {
+    let (kept, schema) = (tempfile::tempdir().unwrap(), schema(&[("body", 25)]));
+    let clock: Clock = Arc::new(|| CommitTime(0));
+    for forks in 1..=2 {
+        let store = Some(kept.path().join(forks.to_string()));
+        let (mut table, journal) = table(TableOptions { store, ..options() });
+        table.storage.open_missing_folders(&clock).unwrap();
+        copy(&mut table, &schema, below(10), &[row(1, b"one")]);
+        table.on_progress(Lsn(10), None, CommitMark::default()).unwrap();
+        let before = journal.borrow().clone().unwrap().instance().clone();
+        let fork = Fork { common: Lsn(4), abandoned: Lsn(100), is_certain: true };
+        for _ in 0..forks {
+            table.on_forked(SourceServer::default(), &fork, "its storage was put back").unwrap();
+        }
+        let mut promoted = SourceServer::default();
+        promoted.identity.timeline = 2;
+        table.on_promoted(promoted).unwrap();
+        copy(&mut table, &schema, below(5), &[row(3, b"new")]);
+        table.on_progress(Lsn(6), None, CommitMark::default()).unwrap();
+        assert_eq!(table.lifecycle.served().unwrap().state.len(), 1);
+        let after = journal.borrow().clone().unwrap();
+        assert_ne!(*after.instance(), before);
+        assert!(after.base().rows() == 1 && table.storage.store_failure().is_none());
+    }
+}
+
 /// Returns a possible fork, as the source reports it after a restart of PostgreSQL with the slot
 /// gone.
 fn possible_fork() -> Fork {
