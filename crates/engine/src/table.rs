@@ -306,12 +306,11 @@ impl Table {
             return Ok(FollowUpAction::Nothing);
         }
         tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
-        let mut last = None;
         if let Some(served) = self.lifecycle.served_mut() {
             served.writer.publish()?;
-            last = Some(served.writer.committed().sequence);
+            let last = served.writer.committed().sequence;
+            self.storage.begin_after(last);
         }
-        self.storage.begin_history(last);
         self.begin_copying(OngoingCopy::after_fork(), reason);
         Ok(FollowUpAction::Copy)
     }

@@ -119,22 +119,20 @@ impl TableStorage {
         Ok(())
     }
 
-    /// Counts a fork after which a new journal begins, and returns the number of forks. From then
-    /// on, the source is on `server`.
+    /// Counts a fork after which a new journal begins, and gives that journal a name of its own.
+    /// Returns the number of forks. From then on, the source is on `server`.
     pub(super) fn count_fork(&mut self, server: SourceServer) -> u64 {
         self.forks += 1;
         self.identify(server);
+        let instance = self.instance();
+        self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance));
         self.forks
     }
 
-    /// Gives the next journal a name of its own, and sequences after `last`, which the journal of
-    /// the abandoned history has reached.
-    pub(super) fn begin_history(&mut self, last: Option<Sequence>) {
-        if let Some(last) = last {
-            self.first_sequence = Sequence(last.0 + SKIPPED);
-        }
-        let instance = self.instance();
-        self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance));
+    /// Gives the next journal sequences after `last`, which the journal of the abandoned history
+    /// has reached.
+    pub(super) fn begin_after(&mut self, last: Sequence) {
+        self.first_sequence = Sequence(last.0 + SKIPPED);
     }
 
     /// Handles a new timeline of the database, which contains everything that was followed.
@@ -275,9 +273,9 @@ impl TableStorage {
         definition: RowDefinition,
         predecessor: Option<PredecessorJournal>,
     ) -> Result<PublishedTable, TableError> {
-        let instance = self.instance();
-        // The server may have been promoted since the fork, while the copy was made.
-        self.bases.store = self.bases.store.take().map(|(store, _)| (store, instance.clone()));
+        // A base of the copy may have been begun under the name, so a promotion does not change it.
+        let named = self.bases.store.as_ref().map(|(_, instance)| instance.clone());
+        let instance = named.unwrap_or_else(|| self.instance());
         // The folder is claimed before the base has a name: a folder with a base must have an
         // owner.
         let name = &self.options.request.name;
