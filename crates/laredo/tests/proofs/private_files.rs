@@ -92,7 +92,10 @@ async fn files_under_a_umask() {
     for private in ["deep/journal", "snapshots", "archive/t/.writing", "local/rows"] {
         let found = modes(&place(private));
         assert!(!found.is_empty(), "{private}");
-        for (path, mode) in found {
+        // An unfinished file of an archive has the mode of the finished one, in a private folder.
+        let is_inside =
+            |path: &String| path.split_once("/laredo-staging-").is_some_and(|(_, inner)| inner.contains('/'));
+        for (path, mode) in found.iter().filter(|(path, _)| !is_inside(path)) {
             assert_eq!(mode & 0o077, 0, "{path}: {mode:o}");
         }
     }
