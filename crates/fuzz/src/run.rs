@@ -97,10 +97,10 @@ impl FuzzTarget {
     /// # Panics
     /// If an input makes the target panic, or take too much memory or time. The message names the
     /// file with the input.
+    #[expect(clippy::panic, reason = "a test fails by a panic")]
     pub fn run(self, target: impl Fn(&[u8]) -> Result<u64, String>) {
         let folders = CorpusFolders::of(self.name);
         if let Err(why) = run_time().and_then(|time| self.run_in(&folders, time, &target)) {
-            // A test fails by a panic.
             std::panic::panic_any(why);
         }
     }
