@@ -22,6 +22,7 @@ use tower::{Service, ServiceExt};
 use crate::accept::ConnectionAcceptor;
 use crate::handshake::{ReadyConnection, ready_connections};
 use crate::response_task::{ResponseExecutor, ResponseTask};
+use crate::unread_request::UnreadRequest;
 
 /// The interval and the time limit of HTTP/2 pings. A peer that stops answering is gone after the
 /// sum of the two.
@@ -86,7 +87,8 @@ async fn serve_connection<S>(
 {
     let peer = connection.connect_info();
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let unread = UnreadRequest::default();
+        let mut request = request.map(|body| unread.watch(body));
         request.extensions_mut().insert(peer.clone());
         let service = service.clone();
         async move {
@@ -94,10 +96,11 @@ async fn serve_connection<S>(
             request.extensions_mut().insert(ResponseTask::current());
             let time_max = time_limit(request.headers());
             let answer = service.oneshot(request);
-            match time_max {
+            let answer = match time_max {
                 None => answer.await,
                 Some(time_max) => timeout(time_max, answer).await.unwrap_or_else(|_| Ok(late().into_http())),
-            }
+            };
+            answer.map(|response| response.map(|body| unread.delay_end(body)))
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), service));

@@ -37,6 +37,7 @@ mod server_state;
 mod session;
 mod table;
 mod tls;
+mod unread_request;
 mod view;
 
 pub use access::{

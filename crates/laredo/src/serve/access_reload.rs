@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use laredo_server::{AccessOptions, AccessRules};
@@ -13,9 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::access::read_access;
 use super::jwt_keys::JwtKeySources;
 use crate::config::{ConfigReport, ServerConfig};
-
-/// The interval at which the configuration is read again, if it has access rules.
-const READ_INTERVAL: Duration = Duration::from_secs(10);
+use crate::program::READ_INTERVAL;
 
 /// Loads the configuration in the same way as at the start.
 pub(super) type ConfigReload = Arc<dyn Fn() -> Result<ServerConfig, ConfigReport> + Send + Sync>;

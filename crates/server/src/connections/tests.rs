@@ -176,3 +176,70 @@ async fn a_call_that_is_not_answered_in_time_is_answered_so() {
     let answer = client.send_request(request).await.unwrap();
     assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), tonic::Code::DeadlineExceeded);
 }
+
+/// A server that refuses every request unread: with words, or in gRPC by headers alone.
+async fn refusing_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = tower_service(|request: Request<Body>| async move {
+        Ok(match request.uri().path() {
+            "/grpc" => Status::permission_denied("no").into_http(),
+            _ => Response::new(Body::new(http_body_util::Full::from("no"))),
+        })
+    });
+    let acceptor = ConnectionAcceptor::new(listener.into(), DescriptorBudget::Spare);
+    tokio::spawn(serve_connections(acceptor, service, CancellationToken::new()));
+    port
+}
+
+/// A refusal that a client has received, and the rest of its request.
+struct ReceivedRefusal {
+    answer: Response<Incoming>,
+    rest: tokio::sync::mpsc::Sender<Bytes>,
+    _client: http2::SendRequest<Body>,
+}
+
+async fn refused(path: &str) -> ReceivedRefusal {
+    let stream = TcpStream::connect(("127.0.0.1", refusing_server().await)).await.unwrap();
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (rest, parts) = tokio::sync::mpsc::channel(1);
+    let parts = tokio_stream::wrappers::ReceiverStream::new(parts).map(|part| Ok::<_, Status>(Frame::data(part)));
+    let body = Body::new(http_body_util::StreamBody::new(parts));
+    let request = Request::post(format!("http://127.0.0.1{path}")).body(body).unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    ReceivedRefusal { answer, rest, _client: client }
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_before_its_request_and_ends_after_it() {
+    let ReceivedRefusal { answer, rest, _client } = refused("/").await;
+    let mut body = answer.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "no");
+    timeout(Duration::from_millis(300), body.frame()).await.unwrap_err();
+    rest.send(Bytes::from("half")).await.unwrap();
+    timeout(Duration::from_millis(300), body.frame()).await.unwrap_err();
+    rest.send(Bytes::from("whole")).await.unwrap();
+    drop(rest);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn a_refusal_in_grpc_is_complete_with_its_headers() {
+    let ReceivedRefusal { answer, rest, _client } = refused("/grpc").await;
+    assert!(answer.body().is_end_stream());
+    assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), tonic::Code::PermissionDenied);
+    drop(rest);
+}
+
+#[tokio::test]
+async fn a_request_without_an_end_delays_no_refusal_for_long() {
+    // The time for which a response waits, and the number of bytes.
+    let ReceivedRefusal { answer, rest, _client } = refused("/").await;
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+    drop(rest);
+    let ReceivedRefusal { answer, rest, _client } = refused("/").await;
+    let sending = tokio::spawn(async move { while rest.send(Bytes::from(vec![0; 100_000])).await.is_ok() {} });
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+    sending.await.unwrap();
+}
