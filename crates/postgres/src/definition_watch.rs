@@ -162,8 +162,8 @@ impl DefinitionWatcher<'_> {
         match is_installed {
             true => tracing::info!("an event trigger writes changes of definitions into the stream"),
             false => tracing::warn!(
-                "the event trigger for ddl.watch = trigger is missing or disabled, and definitions are read every 10 s; as a superuser run \
-                 laredo ddl install --postgres URL, or the statements of laredo ddl install --print"
+                "the event trigger for ddl.watch = trigger is missing or disabled, and definitions are read every 10 s; as a superuser, or \
+                 the role that the provider has for event triggers, run laredo ddl install --postgres URL, or the statements of laredo ddl install --print"
             ),
         }
         self.context.signals.record_trigger(is_installed);

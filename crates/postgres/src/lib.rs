@@ -26,6 +26,7 @@ mod inspect;
 mod message_bytes;
 mod options;
 pub mod pgoutput;
+mod provider;
 mod publication;
 mod relation_identity;
 mod reset;

@@ -127,7 +127,7 @@ pub(crate) fn problems(
         )),
         (None, Some(sql)) if !may_create => problems.push(format!(
             "publication {name} does not exist, and this role may not create one in the database; grant it CREATE on \
-             the database, or as a superuser run {sql}"
+             the database, or as a superuser, or as the tables' owner with that right, run {sql}"
         )),
         (Some(publication), Some(sql)) if !publication.owned => problems
             .push(format!("publication {name} lacks tables and belongs to another role; as its owner run {sql}")),
@@ -139,7 +139,7 @@ pub(crate) fn problems(
                 .collect();
             if !foreign.is_empty() {
                 problems.push(format!(
-                    "only their owner may publish the tables {}; as a superuser run {sql}",
+                    "only their owner may publish the tables {}; as that owner or a superuser run {sql}",
                     foreign.join(", ")
                 ));
             }

@@ -9,6 +9,7 @@ use laredo_engine::source::{SourceError, TableRequest};
 use serde::Deserialize;
 
 use crate::catalog::{self, TableFacts, quoted};
+use crate::provider::{DatabaseProvider, PROVIDER_ROLE};
 use crate::publication::{self, Publication};
 use crate::relation_identity::ReplicaIdentity;
 use crate::slot::{self, ReplicationSlot};
@@ -200,11 +201,13 @@ struct ServerFacts {
     slots_max: u32,
     walsenders: u32,
     walsenders_max: u32,
+    provider: DatabaseProvider,
 }
 
 async fn server(connection: &mut SqlConnection) -> Result<ServerFacts, TransportError> {
     // On Amazon RDS the right to replicate is membership in a role.
-    let sql = "SELECT json_build_object(
+    let sql = format!(
+        "SELECT json_build_object(
         'database', current_database(),
         'encoding', current_setting('server_encoding'),
         'role', current_user,
@@ -216,8 +219,10 @@ async fn server(connection: &mut SqlConnection) -> Result<ServerFacts, Transport
         'slots', (SELECT count(*) FROM pg_replication_slots),
         'slots_max', current_setting('max_replication_slots')::int,
         'walsenders', (SELECT count(*) FROM pg_stat_replication),
-        'walsenders_max', current_setting('max_wal_senders')::int)";
-    let rows = connection.simple_query(sql).await?;
+        'walsenders_max', current_setting('max_wal_senders')::int,
+        'provider', {PROVIDER_ROLE})"
+    );
+    let rows = connection.simple_query(&sql).await?;
     let json = rows.into_iter().flatten().flatten().next().unwrap_or_default();
     serde_json::from_str(&json).map_err(|error| TransportError::Protocol(format!("{error} in {json}")))
 }
@@ -254,33 +259,32 @@ fn server_problems(server: &ServerFacts, has_slot: bool) -> Vec<String> {
     }
     if server.wal_level != "logical" {
         problems.push(format!(
-            "wal_level is {} and must be logical; run ALTER SYSTEM SET wal_level = logical and restart PostgreSQL",
-            server.wal_level
+            "wal_level is {} and must be logical; {}",
+            server.wal_level,
+            server.provider.logical_decoding()
         ));
     }
     if !server.may_replicate {
         problems.push(format!(
-            "role {role} may not replicate; as a superuser run ALTER ROLE {quoted} REPLICATION (on Amazon RDS: GRANT \
-             rds_replication TO {quoted})",
-            role = server.role,
-            quoted = quoted(&server.role)
+            "role {} may not replicate; {}",
+            server.role,
+            server.provider.replication_right(&server.role)
         ));
     }
     if !has_slot && server.slots >= server.slots_max {
         problems.push(format!(
             "all {max} replication slots are in use; drop one that is not needed (SELECT slot_name, active FROM \
-             pg_replication_slots), or run ALTER SYSTEM SET max_replication_slots = {more} and restart PostgreSQL",
+             pg_replication_slots), or {more}",
             max = server.slots_max,
-            more = server.slots_max + 5
+            more = server.provider.setting("max_replication_slots", server.slots_max + 5)
         ));
     }
     if server.walsenders >= server.walsenders_max {
         problems.push(format!(
             "all {max} walsenders are busy; end a replication connection that is not needed (SELECT pid, \
-             application_name FROM pg_stat_replication), or run ALTER SYSTEM SET max_wal_senders = {more} and restart \
-             PostgreSQL",
+             application_name FROM pg_stat_replication), or {more}",
             max = server.walsenders_max,
-            more = server.walsenders_max + 5
+            more = server.provider.setting("max_wal_senders", server.walsenders_max + 5)
         ));
     }
     problems
@@ -331,7 +335,7 @@ pub(crate) fn table_problems(
             "table {name} cannot be read by this role; as its owner run GRANT SELECT ON {table} TO {quoted_role}"
         ));
     } else if access.hides_rows {
-        problems.push(hides_rows(name, role));
+        problems.push(hides_rows(facts, name, role));
     }
     if definition.identity == ReplicaIdentity::Default && definition.key.is_none() && access.deferrable_key {
         problems.push(format!(
@@ -346,10 +350,12 @@ pub(crate) fn table_problems(
 }
 
 /// Returns the problem that row-level security would hide rows from a copy.
-pub(crate) fn hides_rows(name: &TableName, role: &str) -> String {
+fn hides_rows(facts: &TableFacts, name: &TableName, role: &str) -> String {
     format!(
-        "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {} BYPASSRLS",
-        quoted(role)
+        "table {name}: row-level security would hide rows from this role; as a superuser run ALTER ROLE {role} BYPASSRLS, \
+         or where no role may do that, as the table's owner run GRANT {owner} TO {role}",
+        role = quoted(role),
+        owner = quoted(&facts.access.owner)
     )
 }
 

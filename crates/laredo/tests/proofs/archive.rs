@@ -79,7 +79,9 @@ async fn every_boundary_is_the_table_as_it_was() {
             2 => assert_eq!(snapshotter.snapshot("").await.0, 200),
             _ => {}
         }
-        if round % 4 == 0 {
+        // PostgreSQL itself sometimes cannot decode a table that was rewritten (`could not map
+        // filenode`). Then every table is copied, and a writer that was ahead receives all rows.
+        if round % 4 == 0 && server.source_metric("laredo_slot_losses_total").await == Some(0) {
             continues(&snapshotter).await;
         }
     }

@@ -174,7 +174,7 @@ async fn rights_that_are_missing_are_named() {
         .unwrap();
     let problems = prepare(&limited, &tables).await.unwrap_err();
     let expected = "only their owner may publish the tables public.t (of postgres), s.t (of postgres), public.secret \
-                    (of postgres); as a superuser run CREATE PUBLICATION";
+                    (of postgres); as that owner or a superuser run CREATE PUBLICATION";
     assert!(problems[0].contains(expected), "{problems:#?}");
     let create = problems[0].split_once("superuser run ").unwrap().1;
     cluster.psql(create).unwrap();
@@ -282,6 +282,66 @@ async fn wal_level_is_checked() {
         found,
         "wal_level is replica and must be logical; run ALTER SYSTEM SET wal_level = logical and restart PostgreSQL"
     );
+}
+
+#[tokio::test]
+async fn a_provider_is_recognized_and_its_own_terms_are_used() {
+    let options_of = |cluster: &Cluster| {
+        let mut options = options(&cluster.url("postgres"));
+        options.connection.user = "follower".to_owned();
+        options
+    };
+    let replica = ClusterOptions::default().set("wal_level", "replica").set("max_replication_slots", "0");
+    let cluster = Cluster::start(replica).unwrap();
+    cluster
+        .psql("CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE follower LOGIN; GRANT SELECT ON t TO follower")
+        .unwrap();
+    for (role, decoding, right, slots) in [
+        (
+            "rds_superuser",
+            "set rds.logical_replication = 1 in the parameter group",
+            "as the master user run GRANT rds_replication TO \"follower\"",
+            "set max_replication_slots = 5 in the parameter group and restart the instance",
+        ),
+        (
+            "cloudsqlsuperuser",
+            "set the flag cloudsql.logical_decoding = on",
+            "as a member of cloudsqlsuperuser run ALTER ROLE \"follower\" REPLICATION",
+            "set the flag max_replication_slots = 5",
+        ),
+        (
+            "alloydbsuperuser",
+            "set the flag alloydb.logical_decoding = on",
+            "as a member of alloydbsuperuser run ALTER ROLE",
+            "set the flag max_replication_slots = 5",
+        ),
+        (
+            "azure_pg_admin",
+            "set the server parameter wal_level = logical",
+            "as the administrator run ALTER ROLE",
+            "set the server parameter max_replication_slots = 5",
+        ),
+        (
+            "neon_superuser",
+            "enable logical replication in the settings of the project",
+            "as a role of Neon's console run ALTER ROLE",
+            "set max_replication_slots = 5 as the provider's documentation says",
+        ),
+        (
+            "supabase_admin",
+            "set it as Supabase's documentation says",
+            "as the user postgres run ALTER ROLE",
+            "set max_replication_slots = 5 as the provider's documentation says",
+        ),
+    ] {
+        cluster.psql(&format!("CREATE ROLE {role}")).unwrap();
+        let problems = prepare(&options_of(&cluster), &[request("public.t", &[])]).await.unwrap_err().join("\n");
+        for expected in [decoding, right, slots] {
+            assert!(problems.contains(expected), "{role}: {problems}\nlacks\n{expected}");
+        }
+        assert!(!problems.contains("ALTER SYSTEM"), "{role}: {problems}");
+        cluster.psql(&format!("DROP ROLE {role}")).unwrap();
+    }
 }
 
 #[tokio::test]
