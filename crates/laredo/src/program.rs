@@ -21,7 +21,7 @@ mod stop;
 mod temporary_folder;
 mod tls_files;
 
-pub(crate) use arguments::{ConfigArguments, HealthcheckArguments, ProgramCommand};
+pub(crate) use arguments::{ConfigArguments, ConfigPlaceArguments, HealthcheckArguments, ProgramCommand};
 pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;

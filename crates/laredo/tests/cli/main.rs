@@ -7,6 +7,7 @@ mod support;
 mod programs;
 mod server;
 mod service_manager;
+mod source_drop;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
