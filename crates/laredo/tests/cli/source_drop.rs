@@ -211,8 +211,16 @@ fn a_publication_that_others_may_use_is_kept_unless_asked() {
 #[test]
 fn a_part_that_cannot_be_dropped_is_named() {
     let mut source = RetirableSource::new().with_remains();
-    source.cluster.psql("CREATE ROLE keeper LOGIN REPLICATION").unwrap();
+    source.cluster.psql("CREATE ROLE keeper LOGIN").unwrap();
     source.config.connection = source.config.connection.replace("postgres@", "keeper@");
+    let journal = source.folder_of("journal");
+    let (code, result, said) = source.retire(&["--yes"]);
+    assert!(code == Some(2) && !result.contains("dropped"), "{result}");
+    let left = format!("replication slot {SLOT}; publication {PUBLICATION}; journal {}", journal.display());
+    assert!(said.contains(&format!("cannot drop replication slot {SLOT}: ")) && said.contains(&left), "{said}");
+    assert_eq!((source.objects().as_str(), fs::read_dir(&journal).unwrap().count()), ("1|1", 2));
+
+    source.cluster.psql("ALTER ROLE keeper REPLICATION").unwrap();
     let (code, result, said) = source.retire(&["--yes"]);
     assert_eq!(code, Some(2), "{result}{said}");
     assert_line(&result, "dropped ", "replication slot");
