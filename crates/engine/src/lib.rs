@@ -35,6 +35,6 @@ pub use pipeline::{
 pub use snapshots::{SnapshotError, SnapshotFolder, SnapshotFormat, SnapshotInfo, SnapshotOptions, SnapshotStatus};
 pub use source::{Fork, ForkReceipt, ForkReceiptCollector};
 pub use status::{CopyProgress, CopySession, ReloadError, TableHandle, TablePhase, TableStatus};
-pub use store::{StoreError, StoreStatus};
+pub use store::{FolderKind, RetiredFolder, StoreError, StoreStatus};
 pub use table::{CopyCounts, TableOptions};
 pub use verify::{RowDifference, VerifyError, VerifyProgress, VerifyReport, VerifySchedule, VerifyStatus, VerifyTerms};

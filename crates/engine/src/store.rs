@@ -12,6 +12,7 @@ mod format;
 mod journal_folder;
 mod manifest;
 mod queue;
+mod retired_folder;
 mod sums;
 
 pub(crate) use append::{AppenderState, JournalAppender, JournalFile};
@@ -27,4 +28,5 @@ pub(crate) use format::{
 pub use journal_folder::StoreStatus;
 pub(crate) use journal_folder::{BASE, JOURNAL, JournalFolder};
 pub(crate) use manifest::{JournalManifest, check_format, claim, note_beginning};
+pub use retired_folder::{FolderKind, RetiredFolder};
 pub(crate) use sums::{MegabyteChecksums, SUMMED_BYTES};

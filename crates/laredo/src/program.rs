@@ -16,11 +16,12 @@ mod healthcheck;
 mod listen;
 mod logging;
 mod random;
+mod service_manager;
 mod stop;
 mod temporary_folder;
 mod tls_files;
 
-pub(crate) use arguments::{ConfigArguments, HealthcheckArguments, ProgramCommand};
+pub(crate) use arguments::{ConfigArguments, ConfigPlaceArguments, HealthcheckArguments, ProgramCommand};
 pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
@@ -29,6 +30,7 @@ pub(crate) use listen::{allowed_hosts, bind, log_port};
 use logging::begin_logging;
 pub(crate) use logging::dropped_log_lines;
 pub(crate) use random::random;
+pub(crate) use service_manager::report_ready;
 pub(crate) use stop::wait_for_flag;
 pub(crate) use temporary_folder::temporary_folder;
 pub(crate) use tls_files::{PortCertificates, READ_INTERVAL};
@@ -143,7 +145,16 @@ pub(crate) fn run(
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(async { work(stop::stop_signal(log)?).await }) {
+    let ended = runtime.block_on(async {
+        let stop = stop::stop_signal(log)?;
+        tokio::select! {
+            // The stop is reported before the work can end.
+            biased;
+            never = service_manager::report_state(stop.clone()) => match never {},
+            ended = work(stop) => ended,
+        }
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProgramFailure::Misconfigured(problems)) => {
             drop(log_end);

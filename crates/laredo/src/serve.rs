@@ -24,6 +24,7 @@ pub use arguments::ServerArguments;
 use check::check_sources;
 use compose::serve;
 pub(crate) use compose::{StartMode, serve_at};
+pub(crate) use options::{connection, slot, table_folders};
 
 const PROGRAM: &str = "laredo-server";
 

@@ -42,6 +42,13 @@ pub async fn remove(options: &ConnectionOptions) -> Result<(), TransportError> {
     SqlConnection::connect(options).await?.simple_query(REMOVE).await.map(drop)
 }
 
+/// Returns true if any part of the event trigger exists.
+pub(crate) async fn exists(connection: &mut SqlConnection) -> Result<bool, TransportError> {
+    let names = TRIGGERS.map(escape_literal).join(", ");
+    let sql = format!("SELECT FROM pg_event_trigger WHERE evtname IN ({names})");
+    Ok(!connection.simple_query(&sql).await?.is_empty())
+}
+
 /// Returns true if both parts of the event trigger exist and fire.
 pub(crate) async fn is_installed(connection: &mut SqlConnection) -> Result<bool, TransportError> {
     let names = TRIGGERS.map(escape_literal).join(", ");

@@ -10,7 +10,8 @@
 //! 3. `assemble`, `signals` and `stream` follow the slot.
 //! 4. `validate`, `resume`, `copy`, `inspect`, `reset`, `slot_monitor` and `definition_watch` do
 //!    the rest of a source's work, with the options of `source_options`.
-//! 5. `source` puts these together. `restore` is a tool of its own on the first two layers.
+//! 5. `source` puts these together. `restore` and `retire` are tools of their own on the first
+//!    two layers.
 
 pub mod assemble;
 mod catalog;
@@ -32,6 +33,7 @@ mod relation_identity;
 mod reset;
 mod restore;
 mod resume;
+mod retire;
 mod signals;
 mod slot;
 mod slot_monitor;
@@ -48,5 +50,6 @@ pub use options::{
 };
 pub use publication::PublicationOptions;
 pub use restore::{RestoreError, RestoreMode, TableRestore, TouchedTable};
+pub use retire::{DatabaseRemains, RetirablePublication, RetirableSlot, RetirementError, SourceRetirement};
 pub use source::PostgresSource;
 pub use source_options::{COPY_TIMEOUT, PostgresOptions};

@@ -95,27 +95,37 @@ pub(crate) async fn holder(connection: &mut SqlConnection, mode: &SlotMode) -> R
         return Ok(None);
     };
     let rows = connection.simple_query(&holder_query(name)).await?;
-    Ok(rows.first().and_then(|row| holder_of(row, name)).map(|(_, sentence)| sentence))
+    Ok(rows.first().and_then(holder_of).map(|(_, sentence)| sentence))
 }
 
-/// Returns the query for the process that streams from a slot, with its application and address if
-/// this role may see them.
+/// Returns the query for the process that streams from a slot.
 pub(crate) fn holder_query(name: &str) -> String {
-    format!(
-        "SELECT s.active_pid, coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(host(a.client_addr), 'a local socket')
-         FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
-         WHERE s.slot_name = {} AND s.active_pid IS NOT NULL",
-        escape_literal(name)
-    )
+    user_query(&format!("s.slot_name = {}", escape_literal(name)))
 }
 
 /// Parses an answer to [`holder_query`]: the process ID, and a sentence about the process.
-pub(crate) fn holder_of(row: &TextRow, name: &str) -> Option<(i32, String)> {
+pub(crate) fn holder_of(row: &TextRow) -> Option<(i32, String)> {
+    let (pid, sentence) = user_of(row)?;
+    Some((pid, format!("{sentence}; this server takes over when that connection ends")))
+}
+
+/// Returns the query for the processes that use a slot `s`, with their applications and addresses
+/// if this role may see them.
+pub(crate) fn user_query(condition: &str) -> String {
+    format!(
+        "SELECT s.active_pid, coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(host(a.client_addr), 'a local socket'),
+            s.slot_name
+         FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
+         WHERE {condition} AND s.active_pid IS NOT NULL"
+    )
+}
+
+/// Parses an answer to [`user_query`]: the process ID, and a sentence about the process.
+pub(crate) fn user_of(row: &TextRow) -> Option<(i32, String)> {
     let text = |column: usize| row.get(column)?.as_deref();
-    let (pid, application, address) = (text(0)?.parse().ok()?, text(1)?, text(2)?);
+    let (pid, application, address, slot) = (text(0)?.parse().ok()?, text(1)?, text(2)?, text(3)?);
     let sentence = format!(
-        "replication slot {name} is used by process {pid} of PostgreSQL (application {application}, from {address}); this \
-         server takes over when that connection ends"
+        "replication slot {slot} is used by process {pid} of PostgreSQL (application {application}, from {address})"
     );
     Some((pid, sentence))
 }

@@ -17,9 +17,9 @@ pub(crate) struct LockedFolder {
     _lock: File,
 }
 
-const TEMPORARY: &str = ".writing-";
-const ASIDE: &str = "set-aside";
-const LOCK: &str = "lock";
+pub(super) const TEMPORARY: &str = ".writing-";
+pub(super) const ASIDE: &str = "set-aside";
+pub(super) const LOCK: &str = "lock";
 /// The maximum number of bytes that are read from a lock file.
 const HOLDER_BYTES_MAX: u64 = 200;
 
@@ -163,7 +163,7 @@ fn note_holder(lock: &mut File) {
 }
 
 /// Returns the process that is named in the lock file.
-fn read_holder(lock: &mut File) -> String {
+pub(super) fn read_holder(lock: &mut File) -> String {
     let mut holder = String::new();
     // An older version writes no name. Bytes that are not text are ignored.
     let _ = lock.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);

@@ -15,7 +15,7 @@ use super::journal_folder::JournalFolder;
 use crate::head::{EarlierInstance, InstanceId};
 use crate::source::SourceServer;
 
-const NAME: &str = "manifest.json";
+pub(super) const NAME: &str = "manifest.json";
 
 /// The description of the journal in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

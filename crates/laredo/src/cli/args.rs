@@ -8,6 +8,7 @@ use laredo_core::TableName;
 use super::archive::{ArchiveCommand, ArchiveCompareArgs};
 use super::connect::TlsArgs;
 use crate::command_files::{CompletionsArguments, ManualArguments};
+use crate::program::ConfigPlaceArguments;
 
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
                           1  `status`, `ready`: not ready; a command that the server did not accept\n  2  an error; standard error has the message";
@@ -15,6 +16,9 @@ const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tai
 const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is equal to the database's\n  1  rows differ, or with --clients \
                                  a client did not answer\n  \
                                  2  the table could not be verified; standard error has the message";
+
+const DROP_EXIT_CODES: &str = "Exit codes:\n  0  dropped, or nothing was left\n  1  the answer was no, and nothing was dropped\n  \
+                               2  an error; standard error says what is left";
 
 /// Inspect and control laredo: live changes of a table, the state of a server and its clients,
 /// draining and reloading.
@@ -66,9 +70,9 @@ pub(super) enum LaredoCommand {
     /// Follow a source again, or all of them, after `pause`.
     #[command(after_help = EXIT_CODES)]
     Resume(SourceArgs),
-    /// Show the position of a source, or of each source.
+    /// Show the position of a source, or of each source; or retire one with `source drop`.
     #[command(after_help = EXIT_CODES)]
-    Source(SourceArgs),
+    Source(SourceCommandArgs),
     /// Print a table's columns.
     #[command(after_help = EXIT_CODES)]
     Schema(SchemaArgs),
@@ -228,6 +232,44 @@ pub(super) struct SourceArgs {
     pub(super) source: Option<String>,
     #[command(flatten)]
     pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct SourceCommandArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<SourceCommand>,
+    #[command(flatten)]
+    pub(super) position: SourceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SourceCommand {
+    /// Retire a source for good: drop its slot and its publication, and remove the folders of its
+    /// tables.
+    ///
+    /// It reads the configuration of the server, which must be stopped. It shows what it would drop
+    /// and asks before it does.
+    #[command(after_help = DROP_EXIT_CODES)]
+    Drop(SourceDropArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SourceDropArgs {
+    /// The source's name in the configuration; not needed if there is only one.
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: Option<String>,
+    #[command(flatten)]
+    pub(super) config: ConfigPlaceArguments,
+    /// Drop without asking.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Keep the publication.
+    #[arg(long, conflicts_with = "drop_publication")]
+    pub(super) keep_publication: bool,
+    /// Drop the publication even if laredo has not made it, or if others may read it.
+    #[arg(long)]
+    pub(super) drop_publication: bool,
 }
 
 #[derive(Debug, clap::Args)]

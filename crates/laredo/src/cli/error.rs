@@ -135,6 +135,12 @@ pub enum CliError {
              provider has for event triggers"
     )]
     Ddl(String),
+    /// The source cannot be retired. Nothing was changed.
+    #[error("nothing was dropped: {0}")]
+    NotRetired(String),
+    /// A part of the source could not be dropped.
+    #[error("not all was dropped; these are left: {0}; remove the causes, and run the command again")]
+    PartlyRetired(String),
     /// The rows could not be restored into a table.
     #[error("nothing was restored: {0}")]
     Restore(#[source] Box<RestoreError>),

@@ -13,6 +13,7 @@ mod error;
 mod fanout;
 mod oam;
 mod snapshot;
+mod source_drop;
 mod status;
 mod tail;
 mod text_table;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
 
-use args::{LaredoArgs, LaredoCommand};
+use args::{LaredoArgs, LaredoCommand, SourceCommand, SourceCommandArgs};
 pub use error::CliError;
 
 /// Runs the command that the process's arguments ask for.
@@ -58,7 +59,10 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
         LaredoCommand::ResetSource(args) => oam::reset_source(args).await,
         LaredoCommand::Pause(args) => oam::pause(args).await,
         LaredoCommand::Resume(args) => oam::resume(args).await,
-        LaredoCommand::Source(args) => oam::source(args).await,
+        LaredoCommand::Source(SourceCommandArgs { command: None, position }) => oam::source(position).await,
+        LaredoCommand::Source(SourceCommandArgs { command: Some(SourceCommand::Drop(args)), .. }) => {
+            source_drop::run(&args).await
+        }
         LaredoCommand::Schema(args) => oam::schema(args).await,
         LaredoCommand::Watch(args) => oam::watch(args, end_at_interrupt()).await,
         LaredoCommand::Ready(args) => oam::ready(args).await,

@@ -7,9 +7,19 @@ use clap::{Args, Subcommand};
 use crate::command_files::{CompletionsArguments, ManualArguments};
 use crate::config::ConfigLoader;
 
-/// The place of the configuration.
+/// The place of the configuration, and its check.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArguments {
+    #[command(flatten)]
+    place: ConfigPlaceArguments,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+/// The place of the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigPlaceArguments {
     /// The configuration file (HOCON).
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -22,9 +32,6 @@ pub(crate) struct ConfigArguments {
     /// Sets one key, by its whole path, over files and environment. May be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Check the configuration and exit.
-    #[arg(long)]
-    pub(super) check: bool,
 }
 
 /// Commands other than running.
@@ -55,6 +62,13 @@ pub(crate) struct HealthcheckArguments {
 }
 
 impl ConfigArguments {
+    /// Returns a loader of the layers that the arguments name, and of the process's environment.
+    pub(crate) fn loader(&self) -> ConfigLoader {
+        self.place.loader()
+    }
+}
+
+impl ConfigPlaceArguments {
     /// Returns a loader of the layers that the arguments name, and of the process's environment.
     pub(crate) fn loader(&self) -> ConfigLoader {
         let mut loader = ConfigLoader::from_process();

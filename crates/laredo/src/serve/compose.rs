@@ -22,12 +22,15 @@ use super::{access, listen, options};
 use crate::config::ServerConfig;
 use crate::config::server::{ServedTableConfig, SlotConfig};
 use crate::program::{
-    ProgramFailure, allowed_hosts, dropped_log_lines, now, reserve_descriptors, temporary_folder, wait_for_flag,
+    ProgramFailure, allowed_hosts, dropped_log_lines, now, report_ready, reserve_descriptors, temporary_folder,
+    wait_for_flag,
 };
 
 /// The maximum size, in bytes, of a table's projections that are kept for other clients who ask for
 /// the same rows.
 const PROJECTION_BYTES_MAX: u64 = 64 << 20;
+/// The status that the service manager shows of a running server.
+const READY: &str = "the ports are open; laredo status shows the tables";
 
 /// The consequence of a refused source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub(super) async fn serve(
     let reloader = AccessReloader::new(config.clone(), rules.clone().zip(options), reload, key_sources);
     let listeners = listen::bind_all(config, &tls).await?;
     tokio::select! {
-        ended = serve_at(config, listeners, rules, (mode, drain), stop) => ended,
+        ended = serve_at(config, listeners, rules, (mode, drain), stop, || report_ready(READY)) => ended,
         failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
         failed = reloader.keep_current() => failed.map_err(ProgramFailure::Failed),
         failed = key_reader.keep_current() => failed.map_err(ProgramFailure::Failed),
@@ -70,13 +73,15 @@ fn system_clock() -> Clock {
     Arc::new(|| CommitTime::from(now()))
 }
 
-/// Serves as `serve` does, at ports that are bound already.
+/// Serves as `serve` does, at ports that are bound already. Calls `ready` once the configuration is
+/// accepted, and everything that a start waits for is there. First copies are not.
 pub(crate) async fn serve_at(
     config: &ServerConfig,
     listeners: ServerListeners,
     access: Option<AccessRules>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
+    ready: impl FnOnce(),
 ) -> Result<(), ProgramFailure> {
     let clock = system_clock();
     let folder = temporary_folder("temp_dir", config.temp_dir.as_deref())?;
@@ -132,7 +137,9 @@ pub(crate) async fn serve_at(
         clock,
         dropped_log_lines,
     };
-    run(engines, Server::new(options), listeners, mode, stop).await
+    let server = Server::new(options);
+    ready();
+    run(engines, server, listeners, mode, stop).await
 }
 
 async fn run(

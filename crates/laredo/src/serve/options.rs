@@ -8,8 +8,8 @@ use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
 use laredo_engine::{
-    CellReplacement, HashKey, PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, Transform, ValueMask,
-    VerifySchedule, VerifyTerms,
+    CellReplacement, FolderKind, HashKey, PipelineOptions, SnapshotFormat, SnapshotOptions, TableOptions, Transform,
+    ValueMask, VerifySchedule, VerifyTerms,
 };
 use laredo_postgres::ddl::DdlWatch;
 use laredo_postgres::stream::{ReconnectOptions, SlotMode};
@@ -43,15 +43,9 @@ pub(super) fn postgres(
     folder: &Path,
     random: &mut StdRng,
 ) -> Result<PostgresOptions, ConnectionStringError> {
-    let slot = match &source.slot {
-        SlotConfig::Stateful { slot_name } => SlotMode::Stateful { name: slot_name.clone() },
-        SlotConfig::Ephemeral { slot_name } => {
-            SlotMode::Ephemeral { name_prefix: slot_name.clone().unwrap_or_else(|| slot_name_of(name)) }
-        }
-    };
     Ok(PostgresOptions {
         connection: connection(source)?,
-        slot,
+        slot: slot(name, source),
         publication: PublicationOptions { name: source.publication.name.clone(), create: source.publication.create },
         ddl: match source.ddl.watch {
             DdlWatchConfig::Poll => DdlWatch::Poll,
@@ -70,7 +64,21 @@ pub(super) fn postgres(
     })
 }
 
-fn connection(source: &PostgresSourceConfig) -> Result<ConnectionOptions, ConnectionStringError> {
+/// Returns the slot of the source with this name.
+pub(crate) fn slot(name: &str, source: &PostgresSourceConfig) -> SlotMode {
+    match &source.slot {
+        SlotConfig::Stateful { slot_name } => SlotMode::Stateful { name: slot_name.clone() },
+        SlotConfig::Ephemeral { slot_name } => {
+            SlotMode::Ephemeral { name_prefix: slot_name.clone().unwrap_or_else(|| slot_name_of(name)) }
+        }
+    }
+}
+
+/// Returns the options of a connection to the source's database.
+///
+/// # Errors
+/// A connection string that cannot be parsed.
+pub(crate) fn connection(source: &PostgresSourceConfig) -> Result<ConnectionOptions, ConnectionStringError> {
     let options = ConnectionOptions::parse(source.connection.expose())?;
     let password = match &source.password {
         SourcePasswordConfig::Connection => return Ok(options),
@@ -110,10 +118,7 @@ pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRn
         instance: InstanceId(format!("{:032x}", random.random::<u128>())),
         first_sequence: Sequence(random.random_range(1..FIRST_SEQUENCE_MAX)),
         folder: folder.to_owned(),
-        store: match &journal.store {
-            JournalStoreConfig::Durable(store) => own_folder(store, table),
-            JournalStoreConfig::Memory => None,
-        },
+        store: journal_folder(table),
         snapshots: table.fanout.snapshot.as_ref().and_then(|snapshot| snapshots(snapshot, table)),
         verify: verify(&table.verify),
     })
@@ -137,6 +142,20 @@ fn snapshots(snapshot: &SnapshotConfig, table: &ServedTableConfig) -> Option<Sna
         keep_count: snapshot.retention.keep_count,
         age_max: snapshot.retention.max_age,
     })
+}
+
+/// Returns the folders in which a table's durable data is: of its journal, and of its snapshots.
+pub(crate) fn table_folders(table: &ServedTableConfig) -> Vec<(FolderKind, PathBuf)> {
+    let journal = journal_folder(table).map(|folder| (FolderKind::Journal, folder));
+    let snapshot = table.fanout.snapshot.as_ref().and_then(|snapshot| own_folder(&snapshot.store, table));
+    journal.into_iter().chain(snapshot.map(|folder| (FolderKind::Snapshots, folder))).collect()
+}
+
+fn journal_folder(table: &ServedTableConfig) -> Option<PathBuf> {
+    match &table.fanout.journal.store {
+        JournalStoreConfig::Durable(store) => own_folder(store, table),
+        JournalStoreConfig::Memory => None,
+    }
 }
 
 /// Returns the table's own folder inside the folder of a store.

@@ -13,7 +13,8 @@ use super::http;
 use super::table::SnapshotterTable;
 use crate::config::SnapshotterConfig;
 use crate::program::{
-    PortCertificates, ProgramFailure, allowed_hosts, bind, log_port, random, temporary_folder, wait_for_flag,
+    PortCertificates, ProgramFailure, allowed_hosts, bind, log_port, random, report_ready, temporary_folder,
+    wait_for_flag,
 };
 
 /// Writes every table's archive until `stop` is true. A table that fails leaves the others running.
@@ -58,6 +59,7 @@ async fn write_archives(
     for table in &tables {
         tasks.spawn(table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone()));
     }
+    report_ready("the port is open; its /status shows the archives");
     let mut failed = 0;
     while let Some(ended) = tasks.join_next().await {
         // The task has logged the reason.

@@ -1,8 +1,13 @@
 //! The program `laredo`, run as an operator runs it against a server of the test, and the command
 //! lines of the other programs.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod programs;
 mod server;
+mod service_manager;
+mod source_drop;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -333,7 +333,7 @@ impl<'a> StreamStarter<'a> {
     /// the commits that it acknowledged are not lost.
     async fn check_holder(&self, connection: &mut ReplicationConnection, name: &str) -> Result<(), StreamError> {
         let rows = connection.simple_query(&slot::holder_query(name)).await?;
-        match rows.first().and_then(|row| slot::holder_of(row, name)) {
+        match rows.first().and_then(slot::holder_of) {
             None => Ok(()),
             Some((pid, _)) if Some(pid) == self.walsender => Err(StreamError::Lingering(pid)),
             Some((_, sentence)) => Err(StreamError::Held(sentence)),
