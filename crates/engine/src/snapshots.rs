@@ -17,7 +17,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use laredo_core::{CommitMark, CommitTime, Lsn, Sequence, TableState};
+use laredo_core::{CommitMark, CommitTime, DurationHistogram, Lsn, Sequence, TableState};
 use tokio::task::spawn_blocking;
 
 use crate::durable::DurablePosition;
@@ -98,6 +98,8 @@ pub struct SnapshotStatus {
     pub durable: DurablePosition,
     /// The number of snapshots written since the start.
     pub writes: u64,
+    /// The durations of those writes, each with its fsync.
+    pub write_times: DurationHistogram,
     /// The number of failures since the start: of writing, reading or removing a snapshot.
     pub errors: u64,
     /// The error of the last attempt to write a snapshot; `None` if it succeeded.

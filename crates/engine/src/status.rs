@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_core::{CommitTime, Lsn, TableName, Xid};
+use laredo_core::{CommitTime, DurationHistogram, Lsn, TableName, Xid};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -153,6 +153,12 @@ pub struct TableStatus {
     pub truncates: u64,
     /// Copies completed since the start.
     pub copies: u64,
+    /// The durations of those copies, from the lock on the table to the last change that the copy
+    /// lacked.
+    pub copy_times: DurationHistogram,
+    /// The times from a commit until its readers could see it, on the database's clock. Only the
+    /// newest commit of each burst counts, and none that a copy contains.
+    pub visible_times: DurationHistogram,
     /// Forks of the database's history that were noted since the start.
     pub forks: u64,
     /// The progress of the copy that is under way.
@@ -181,6 +187,8 @@ impl Default for TableStatus {
             deletes: 0,
             truncates: 0,
             copies: 0,
+            copy_times: DurationHistogram::default(),
+            visible_times: DurationHistogram::default(),
             forks: 0,
             copy: None,
             copy_session: None,

@@ -1,6 +1,7 @@
 //! A table: its state, its journal, and the copies that begin or repair it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
@@ -26,6 +27,7 @@ mod copy;
 mod displaced_rows;
 mod error;
 mod folders;
+mod follow_up;
 mod lifecycle;
 mod options;
 mod published;
@@ -46,6 +48,7 @@ use apply::ApplyError;
 use copy::{CopyStopReason, OngoingCopy};
 pub(crate) use error::TableError;
 pub(crate) use folders::{SavedTable, TableFolders, open_table_folders};
+pub(crate) use follow_up::FollowUpAction;
 use lifecycle::{LiveTable, TableLifecycle};
 pub(crate) use options::SharedTableState;
 pub use options::TableOptions;
@@ -88,18 +91,6 @@ struct UnnotedFork {
     server: Option<SourceServer>,
     fork: Fork,
     reason: String,
-}
-
-/// The action that a table needs after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FollowUpAction {
-    Nothing,
-    /// A copy. One that is under way is given up.
-    Copy,
-    /// A copy after a delay that grows each time, because the last copy could not be used.
-    CopyLater,
-    /// The next attempt at the copy that is owed.
-    Retry,
 }
 
 impl Table {
@@ -682,6 +673,7 @@ impl Table {
         let TableLifecycle::Copying { copy, served, owed } = &mut self.lifecycle else {
             return Ok(FollowUpAction::Nothing);
         };
+        let started_at = copy.progress().map_or_else(Instant::now, |progress| progress.started_at);
         let Some(done) = copy.complete() else {
             return Ok(FollowUpAction::Nothing);
         };
@@ -694,7 +686,7 @@ impl Table {
         counts.add_to(&mut self.status.lock());
         let owed = owed.take();
         self.current_at = (self.clock)();
-        self.report_copied(&completed);
+        self.report_copied(&completed, started_at);
         self.lifecycle = TableLifecycle::Live(LiveTable::new(completed));
         match owed {
             Some(owed) if owed.is_owed_after(&copied_under) => self.copy_again(&owed.reason),
@@ -702,13 +694,25 @@ impl Table {
         }
     }
 
-    fn report_copied(&self, served: &PublishedTable) {
+    fn report_copied(&self, served: &PublishedTable, started_at: Instant) {
         let mut status = self.status.lock();
         status.phase = TablePhase::Live;
         status.copies += 1;
         let (rows, position) = (served.rows(), served.position());
-        let seconds = status.copy.take().map_or(0.0, |copy| copy.started_at.elapsed().as_secs_f64());
+        let took = started_at.elapsed();
+        status.copy = None;
+        status.copy_times.observe(took);
+        let seconds = took.as_secs_f64();
         tracing::info!(table = %self.options.request.name, rows, %position, seconds, "table copied");
+    }
+
+    /// Counts the time that the newest commit took to become visible, once per burst of events.
+    pub(crate) fn note_visible(&mut self) {
+        if let Some(committed_at) = self.lifecycle.live_mut().and_then(LiveTable::take_newest_commit) {
+            let took_us = (self.clock)().0.saturating_sub(committed_at.0);
+            let took = Duration::from_micros(u64::try_from(took_us).unwrap_or(0));
+            self.status.lock().visible_times.observe(took);
+        }
     }
 
     /// Updates the status, once per burst of events.

@@ -19,6 +19,7 @@ mod subscription;
 mod table;
 
 pub use arguments::SnapshotterArguments;
+pub use http::metrics_reference;
 
 const PROGRAM: &str = "laredo-snapshotter";
 

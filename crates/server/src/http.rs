@@ -39,6 +39,7 @@ pub use serve::serve_http;
 pub use startup::{AwaitedSources, serve_startup};
 
 use metrics::ServerMetrics;
+pub use metrics::{CERTIFICATE_METRICS, metrics_reference};
 pub(crate) use report::not_served;
 
 /// Returns the router for health and metrics.
@@ -55,7 +56,7 @@ pub(crate) fn router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> R
 
 /// Returns the router for metrics alone.
 pub(crate) fn metrics_router(shared: &Arc<ServerState>, certificates: &[ServerTls]) -> Router {
-    let metrics = Arc::new(ServerMetrics::new(shared.clone(), certificates.to_vec()));
+    let metrics = Arc::new(ServerMetrics { shared: shared.clone(), certificates: certificates.to_vec() });
     let numbers = Router::new().route(&shared.http.metrics_path, get(numbers)).with_state(metrics);
     numbers.layer(from_fn_with_state((shared.clone(), Endpoint::Metrics), check_caller))
 }

@@ -18,6 +18,7 @@ mod http;
 mod lease;
 mod listener;
 mod log_limits;
+pub mod metrics_page;
 mod oam;
 mod options;
 mod order_rule;
@@ -46,7 +47,7 @@ pub use access::{
     RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
 };
 pub use hosts::AllowedHosts;
-pub use http::{AwaitedSources, serve_http, serve_startup};
+pub use http::{AwaitedSources, CERTIFICATE_METRICS, metrics_reference, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
     BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use laredo_core::{Checksum, Lsn, SourceIdentity, TableState};
 use laredo_values::ArchivedChecksums;
+use tokio::time::Instant;
 
 use super::buffered_state::RowsVersion;
 use super::ledger::{LedgerRetryPolicy, ManifestLedger, PutError};
@@ -66,7 +67,11 @@ impl ArtifactJob {
         tools: Arc<WriterContext>,
         report: WriterReport,
     ) -> ArtifactJobEnd {
+        let began_at = Instant::now();
         let result = self.write(&mut ledger, &tools, &report).await;
+        if let Ok(written) = &result {
+            report.wrote_artifact(written.kind, began_at.elapsed());
+        }
         ArtifactJobEnd { ledger, result }
     }
 

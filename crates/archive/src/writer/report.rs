@@ -1,11 +1,13 @@
 //! The report to which all parts of a writer contribute.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_values::HexCells;
 
 use super::status::{DestinationStatus, SharedWriterStatus, WriterStatus};
 use crate::destination::{Destination, DestinationError};
+use crate::layout::ArtifactKind;
 
 /// The size in bytes from which a manifest takes longer to write than most diffs.
 const MANIFEST_BYTES_LARGE: u64 = 1 << 20;
@@ -72,6 +74,14 @@ impl WriterReport {
             table = %self.table, cells = hex.count(), %error, "values that do not fit their type are written in hex"
         );
         self.update(|status| status.hex_cells += hex.count());
+    }
+
+    /// Reports the time that writing an artifact took.
+    pub(crate) fn wrote_artifact(&self, kind: ArtifactKind, took: Duration) {
+        self.update(|status| match kind {
+            ArtifactKind::Snapshot => status.snapshot_times.observe(took),
+            ArtifactKind::Diff => status.diff_times.observe(took),
+        });
     }
 
     /// Reports the size in bytes of the manifest that was published.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use laredo_core::{Checksum, Lsn};
+use laredo_core::{Checksum, DurationHistogram, Lsn};
 use parking_lot::Mutex;
 
 use crate::layout::ArtifactKind;
@@ -28,6 +28,11 @@ pub struct WriterStatus {
     pub last_snapshot: Option<WrittenArtifact>,
     /// The newest diff that this writer has written.
     pub last_diff: Option<WrittenArtifact>,
+    /// The durations of writing snapshots: encoding, storing at the destinations, and publishing in
+    /// the manifest.
+    pub snapshot_times: DurationHistogram,
+    /// The durations of writing diffs, in the same way.
+    pub diff_times: DurationHistogram,
     /// The newest error, if there ever was one.
     pub last_error: Option<String>,
     /// The time of that error. An error of an hour ago has most likely been resolved.

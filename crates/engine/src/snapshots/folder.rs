@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, IntoInnerError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
@@ -434,16 +434,26 @@ impl SnapshotFolder {
         journal: &Journal,
         user_meta: Option<serde_json::Value>,
     ) -> Result<SnapshotInfo, SnapshotError> {
+        let began_at = Instant::now();
         let written = self.write_now(journal, user_meta);
         match &written {
-            Ok(info) => tracing::info!(
-                table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
-                "snapshot written"
-            ),
+            Ok(info) => self.report_written(info, began_at.elapsed()),
             Err(SnapshotError::Forked) => {}
             Err(error) => self.failed(error),
         }
         written
+    }
+
+    fn report_written(&self, info: &SnapshotInfo, took: Duration) {
+        // The write itself has notified the watchers.
+        self.status.send_if_modified(|status| {
+            status.write_times.observe(took);
+            false
+        });
+        tracing::info!(
+            table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
+            "snapshot written"
+        );
     }
 
     /// Notes the reason why a snapshot could not be written.

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use laredo_core::{Lsn, Sequence};
+use laredo_core::{DurationHistogram, Lsn, Sequence};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -29,6 +29,8 @@ pub struct StoreStatus {
     pub sequence: Sequence,
     /// The number of fsyncs of journal files that the writing thread has completed.
     pub syncs: u64,
+    /// The durations of those fsyncs.
+    pub sync_times: DurationHistogram,
     /// The size of the journal's files in bytes.
     pub journal_bytes: u64,
     /// The reason why nothing can be written for now. Writes are repeated until they succeed.

@@ -308,13 +308,16 @@ impl ContiguousWrite<'_> {
     fn sync(mut self, store: &JournalFolder) -> io::Result<FsyncProof> {
         self.flush()?;
         let synced_before = self.file.synced.load(Ordering::Relaxed);
+        let began_at = Instant::now();
         let synced = sync(self.file.file())?;
+        let took = began_at.elapsed();
         if synced_before == 0 {
             store.folder().sync_names().map_err(StoreError::into_io)?;
         }
         self.file.synced.store(self.at, Ordering::Relaxed);
         store.update_status(|status| {
             status.syncs += 1;
+            status.sync_times.observe(took);
             status.journal_bytes += self.at.saturating_sub(synced_before);
         });
         Ok(synced)

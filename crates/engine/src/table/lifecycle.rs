@@ -38,6 +38,8 @@ pub(super) enum TableLifecycle {
 #[derive(Debug)]
 pub(super) struct LiveTable {
     pub(super) served: PublishedTable,
+    /// The time of the newest commit applied since the last [`LiveTable::take_newest_commit`].
+    newest_commit: Option<CommitTime>,
     copy_due: Option<DueCopy>,
     /// A definition that the rows will have once the stream reaches its position.
     definition_due: Option<Redefinition>,
@@ -138,12 +140,19 @@ impl TableLifecycle {
 
 impl LiveTable {
     pub(super) fn new(served: PublishedTable) -> LiveTable {
-        LiveTable { served, copy_due: None, definition_due: None, verification: None }
+        LiveTable { served, newest_commit: None, copy_due: None, definition_due: None, verification: None }
     }
 
     /// Applies a transaction, and writes it to the journal.
     pub(super) fn apply(&mut self, commit: &mut TableCommit) -> Result<TableChangeCounts, ApplyError> {
-        self.served.apply(commit, self.verification.as_deref_mut())
+        let counts = self.served.apply(commit, self.verification.as_deref_mut())?;
+        self.newest_commit = Some(commit.committed_at);
+        Ok(counts)
+    }
+
+    /// Returns the time of the newest commit that was applied since the last call.
+    pub(super) fn take_newest_commit(&mut self) -> Option<CommitTime> {
+        self.newest_commit.take()
     }
 
     /// Makes a copy due once the stream has reached a position.

@@ -387,6 +387,7 @@ impl<S: Source> TableWorker<S> {
         if let Some(Err(error)) = self.table.writer().map(|writer| writer.publish()) {
             self.stop(&error.into());
         }
+        self.table.note_visible();
         while let Some(patience) = self.table.writer().and_then(|writer| writer.enforce_buffer_policies()) {
             patience.wait().await;
         }

@@ -79,6 +79,7 @@ async fn only_what_is_on_disk_is_acknowledged_and_an_idle_table_does_not_hold_it
     for table in running.handle().tables() {
         let status = table.journal().unwrap().store_status().unwrap();
         assert!(status.durable.position() >= end && status.syncs > 0, "{status:?}");
+        assert_eq!(status.sync_times.count(), status.syncs);
     }
     running.end().await;
 }

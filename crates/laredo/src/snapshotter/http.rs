@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::metrics::SnapshotterMetrics;
+pub use self::metrics::metrics_reference;
+use self::metrics::render_metrics;
 use super::table::{self, SnapshotterTable};
 
 /// The tables that the HTTP API shows, and the state of its requests.
@@ -28,13 +29,13 @@ pub(super) struct SnapshotterApi {
     tables: Vec<SnapshotterTable>,
     /// A permit for each table: one request at a time waits for a snapshot.
     requests: HashMap<String, Semaphore>,
-    metrics: SnapshotterMetrics,
+    certificates: Vec<ServerTls>,
 }
 
 impl SnapshotterApi {
     pub(super) fn new(tables: Vec<SnapshotterTable>, certificates: Vec<ServerTls>) -> SnapshotterApi {
         let requests = tables.iter().map(|table| (table.name(), Semaphore::new(1))).collect();
-        SnapshotterApi { metrics: SnapshotterMetrics::new(certificates), requests, tables }
+        SnapshotterApi { certificates, requests, tables }
     }
 }
 
@@ -66,7 +67,8 @@ async fn ready(State(api): State<Arc<SnapshotterApi>>) -> Response {
 }
 
 async fn metrics(State(api): State<Arc<SnapshotterApi>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.metrics.render(&api.tables)).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render_metrics(&api.tables, &api.certificates))
+        .into_response()
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,5 @@
 //! The configuration reference agrees with the program: its examples load, and it has every key.
-//! The README's examples load and compile.
+//! The page of metrics has every metric. The README's examples load and compile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -44,6 +44,59 @@ fn every_table_of_the_reference_is_generated() {
         std::fs::write(REFERENCE, &generated).expect("the reference can be written");
     } else {
         assert!(page == generated, "docs/configuration.md is out of date; CONTRIBUTING.md says how it is written");
+    }
+}
+
+const METRICS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+
+/// The end of the generated tables of a program's metrics.
+const METRICS_END: &str = "<!-- end of metrics -->";
+
+#[test]
+fn every_table_of_metrics_is_generated() {
+    let page = std::fs::read_to_string(METRICS).expect("the page of metrics");
+    let mut generated = page.clone();
+    let programs = [
+        ("laredo-server", laredo_server::metrics_reference()),
+        ("laredo-snapshotter", laredo::snapshotter::metrics_reference()),
+    ];
+    for (program, tables) in programs {
+        let marker = format!("<!-- metrics: {program} -->");
+        let (before, rest) = generated.split_once(&marker).expect("the page names the program");
+        let (_, after) = rest.split_once(METRICS_END).expect("the tables end");
+        generated = format!("{before}{marker}\n\n{tables}\n{METRICS_END}{after}");
+    }
+    if std::env::var_os("LAREDO_WRITE_REFERENCE").is_some() {
+        std::fs::write(METRICS, &generated).expect("the page can be written");
+    } else {
+        assert!(page == generated, "docs/metrics.md is out of date; CONTRIBUTING.md says how it is written");
+    }
+}
+
+/// `promtool` checks only the metrics that a program shows at the time.
+#[test]
+fn every_metric_follows_the_conventions_of_prometheus() {
+    let page = std::fs::read_to_string(METRICS).expect("the page of metrics");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 80, "{}", rows.len());
+    let other_units = ["_ms", "_us", "milliseconds", "_minutes", "_kb", "_mb", "percent"];
+    for row in &rows {
+        let [_, name, kind, _, unit, help, _] = row[..] else { panic!("{row:?}") };
+        let name = name.trim_matches('`');
+        assert!(!other_units.iter().any(|unit| name.contains(unit)), "{name} has another unit");
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+        assert!(kind != "histogram" || unit == "seconds", "{name} is a histogram of {unit}");
+        assert!(name.trim_end_matches("_total").ends_with(unit), "{name} does not end with {unit}");
+        assert!(help.ends_with('.') && help.len() > 5, "{name} has no help: {help}");
+        let reserved = ["_count", "_sum", "_bucket"];
+        assert!(!reserved.iter().any(|suffix| name.ends_with(suffix)), "{name} has a name of a histogram's part");
+    }
+    for promised in ["epoch", "buffer_depth", "churn_records", "snapshot_age_seconds"] {
+        assert!(page.contains(&format!("| `snapshotter_{promised}` | gauge |")), "{promised} is promised to users");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Clients that were not written for laredo, against real processes: curl, and a browser (`./dev
-//! test --full`).
+//! Clients that were not written for laredo, against real processes: curl, Prometheus, and a
+//! browser (`./dev test --full`).
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,6 +8,7 @@ mod browser;
 mod certificates;
 mod curl;
 mod ports;
+mod prometheus;
 
 use laredo_core::TableName;
 use laredo_testkit::{Cluster, ClusterOptions};

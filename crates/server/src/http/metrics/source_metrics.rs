@@ -4,7 +4,8 @@ use laredo_core::CommitTime;
 use laredo_engine::retention::{ReplicationSlotState, WalRetention, WalStatus};
 use laredo_engine::source::SourceState;
 
-use super::{MetricDefinition, count, counter, float, gauge, labeled_gauge, one_of};
+use super::{count, one_of};
+use crate::metrics_page::{MetricDefinition, counter, float, gauge, labeled_gauge};
 use crate::options::ServedSource;
 
 /// A source at the time of a scrape.
@@ -32,9 +33,9 @@ pub(super) const SOURCE_METRICS: &[MetricDefinition<SourceSample>] = &[
         one_of(SourceState::NAMES, |name| name == state.name())
     }),
     gauge(
-        "laredo_source_lag_ms",
-        "Milliseconds since every table of the source was known to have all commits; NaN before the first copies.",
-        |sample| Some(sample.source.lag_ms(sample.now).map_or(f64::NAN, float)),
+        "laredo_source_lag_seconds",
+        "Time since every table of the source was known to have all commits; NaN before the first copies.",
+        |sample| Some(sample.source.lag_ms(sample.now).map_or(f64::NAN, |ms| float(ms) / 1000.0)),
     ),
     gauge("laredo_slot_lag_bytes", "Bytes of WAL that are not acknowledged to PostgreSQL.", |sample| {
         sample.slot(|slot| Some(float(slot.lag_bytes)))

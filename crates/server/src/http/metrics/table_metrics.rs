@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use laredo_core::CommitTime;
+use laredo_core::{CommitTime, Lsn};
 use laredo_engine::journal::JournalInfo;
 use laredo_engine::{SnapshotInfo, SnapshotStatus, StoreStatus, TablePhase, TableStatus};
 
-use super::{MetricDefinition, count, counter, float, gauge, labeled_counter, labeled_gauge, number, one_of};
+use super::{count, one_of};
 use crate::http::report::lag_ms;
+use crate::metrics_page::{
+    MetricDefinition, counter, flag, float, gauge, histogram, labeled_counter, labeled_gauge, number, time_counter,
+};
 use crate::problems::{ProblemKind, TableProblem};
 use crate::table::{DRAINED, ServedTable, TableCounts};
 
@@ -64,40 +67,56 @@ impl TableSample {
         self.snapshots.as_ref()?.list.first()
     }
 
+    /// Returns a value of the rows, or `None` while the table has none, not even an empty set.
+    fn rows<T>(&self, read: impl FnOnce(&TableStatus) -> T) -> Option<T> {
+        (self.status.position > Lsn::ZERO).then(|| read(&self.status))
+    }
+
     /// Returns the time on the database's clock.
     fn source_now(&self) -> CommitTime {
         self.table.handle().source_time(self.now)
     }
 }
 
-/// Returns the milliseconds since `then`, or zero if it is in the future.
-fn age_ms(now: CommitTime, then: CommitTime) -> f64 {
-    float(u64::try_from(now.0.saturating_sub(then.0)).unwrap_or(0) / 1000)
+/// Returns the seconds since `then`, or zero if it is in the future.
+fn age(now: CommitTime, then: CommitTime) -> f64 {
+    float(u64::try_from(now.0.saturating_sub(then.0)).unwrap_or(0)) / 1e6
 }
 
 pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     // The rows and their state.
-    gauge("laredo_rows", "Rows of the table.", |sample| number(sample.status.rows)),
-    gauge("laredo_row_bytes", "Bytes in the cells of the table's rows.", |sample| number(sample.status.row_bytes)),
+    gauge("laredo_rows", "Rows of the table.", |sample| sample.rows(|status| float(status.rows))),
+    gauge("laredo_row_bytes", "Bytes in the cells of the table's rows.", |sample| {
+        sample.rows(|status| float(status.row_bytes))
+    }),
     gauge("laredo_position_bytes", "WAL position up to which every commit is applied.", |sample| {
-        number(sample.status.position.0)
+        sample.rows(|status| float(status.position.0))
     }),
-    gauge("laredo_lag_ms", "Milliseconds since the table was last known to have all commits.", |sample| {
-        let lag_ms = lag_ms(&sample.status, sample.source_now());
-        number(lag_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0))
-    }),
+    gauge(
+        "laredo_lag_seconds",
+        "Time since the table was last known to have all commits; NaN before the first copy.",
+        |sample| {
+            let lag_ms = lag_ms(&sample.status, sample.source_now()).and_then(|ms| u64::try_from(ms).ok());
+            Some(lag_ms.map_or(f64::NAN, |ms| float(ms) / 1000.0))
+        },
+    ),
+    histogram(
+        "laredo_commit_visible_seconds",
+        "Time from a commit until clients could be sent it, for the newest commit of each burst; not for those in a copy.",
+        |sample| Some(sample.status.visible_times),
+    ),
     gauge(
         "laredo_table_ready",
         "1 if the table is served: it has not failed, is not drained, and its definition was verified recently.",
-        |sample| number(sample.table.is_ready(sample.now).into()),
+        |sample| flag(sample.table.is_ready(sample.now)),
     ),
     gauge(
-        "laredo_definition_verified_age_ms",
-        "Milliseconds since the table's definition was last read from the catalog; NaN before the first read.",
+        "laredo_definition_verified_age_seconds",
+        "Time since the table's definition was last read from the catalog; NaN before the first read.",
         // The value is not zero before the first read, because zero would mean that all is well.
         |sample| {
             let verified_age = sample.table.handle().definition().verified_age;
-            Some(verified_age.map_or(f64::NAN, |age| age.as_secs_f64() * 1000.0))
+            Some(verified_age.map_or(f64::NAN, |age| age.as_secs_f64()))
         },
     ),
     labeled_gauge("laredo_table_state", "state", "1 for the state of the table.", |sample| {
@@ -118,11 +137,16 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     gauge("laredo_held_bytes", "Bytes of transactions that are held while the table is copied.", |sample| {
         number(sample.status.held_bytes)
     }),
-    gauge("laredo_copy_rows", "Rows received so far by the running copy.", |sample| {
-        number(sample.status.copy.map_or(0, |copy| copy.rows))
+    gauge("laredo_copy_rows", "Rows received so far by the running copy; absent without one.", |sample| {
+        sample.status.copy.map(|copy| float(copy.rows))
     }),
-    gauge("laredo_copy_seconds", "Seconds for which the running copy has held its lock and its snapshot.", |sample| {
-        Some(sample.status.copy.map_or(0.0, |copy| copy.started_at.elapsed().as_secs_f64()))
+    gauge(
+        "laredo_copy_seconds",
+        "Time for which the running copy has held its lock and its snapshot; absent without one.",
+        |sample| sample.status.copy.map(|copy| copy.started_at.elapsed().as_secs_f64()),
+    ),
+    histogram("laredo_copy_duration_seconds", "Time that completed copies took, from the lock on.", |sample| {
+        Some(sample.status.copy_times)
     }),
     counter("laredo_copies_total", "Copies of the table completed.", |sample| Some(sample.status.copies)),
     // The journal and its bases.
@@ -144,13 +168,18 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     gauge(
         "laredo_durable_position_bytes",
         "WAL position up to which a restart needs nothing from PostgreSQL.",
-        |sample| sample.store(|store| float(store.durable.position().0)),
+        |sample| {
+            sample.store.as_ref().map(|store| store.durable.position().0).filter(|position| *position > 0).map(float)
+        },
     ),
     counter("laredo_journal_syncs_total", "Times that the journal's files were synced to disk.", |sample| {
         sample.store(|store| store.syncs)
     }),
-    counter("laredo_slow_down_ms_total", "Milliseconds for which the source waited for slow clients.", |sample| {
-        sample.journal(|journal| u64::try_from(journal.slowed_down.as_millis()).unwrap_or(u64::MAX))
+    histogram("laredo_journal_sync_seconds", "Time that an fsync of the journal's files took.", |sample| {
+        sample.store(|store| store.sync_times)
+    }),
+    time_counter("laredo_slow_down_seconds_total", "Time for which the source waited for slow clients.", |sample| {
+        sample.journal(|journal| journal.slowed_down)
     }),
     counter("laredo_encoded_entries_total", "Entries encoded: each once for all clients.", |sample| {
         sample.journal(|journal| journal.encoded_entries)
@@ -185,14 +214,17 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     gauge("laredo_stored_snapshot_bytes", "Bytes of the files of stored snapshots.", |sample| {
         sample.snapshots(|snapshots| float(snapshots.list.iter().map(|info| info.size_bytes).sum()))
     }),
-    gauge("laredo_stored_snapshot_age_ms", "Milliseconds since the newest stored snapshot was written.", |sample| {
-        sample.newest_snapshot().map(|newest| age_ms(sample.now, newest.taken_at))
+    gauge("laredo_stored_snapshot_age_seconds", "Time since the newest stored snapshot was written.", |sample| {
+        sample.newest_snapshot().map(|newest| age(sample.now, newest.taken_at))
     }),
     gauge("laredo_stored_snapshot_position_bytes", "WAL position of the newest stored snapshot.", |sample| {
         sample.newest_snapshot().map(|newest| float(newest.position.0))
     }),
     counter("laredo_stored_snapshot_writes_total", "Snapshots written into the store.", |sample| {
         sample.snapshots(|snapshots| snapshots.status.writes)
+    }),
+    histogram("laredo_stored_snapshot_write_seconds", "Time that writing a snapshot into the store took.", |sample| {
+        sample.snapshots(|snapshots| snapshots.status.write_times)
     }),
     counter("laredo_stored_snapshot_errors_total", "Snapshots that could not be written, read or removed.", |sample| {
         sample.snapshots(|snapshots| snapshots.status.errors)
@@ -208,9 +240,11 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     counter("laredo_verify_differences_total", "Rows that differed from the database.", |sample| {
         Some(sample.status.verify.differences)
     }),
-    gauge("laredo_verified_age_ms", "Milliseconds since the last complete comparison with the database.", |sample| {
-        sample.status.verify.last.as_ref().map(|last| age_ms(sample.source_now(), last.finished_at))
-    }),
+    gauge(
+        "laredo_verified_age_seconds",
+        "Time since the last complete comparison with the database; absent before the first.",
+        |sample| sample.status.verify.last.as_ref().map(|last| age(sample.source_now(), last.finished_at)),
+    ),
     // Clients.
     gauge("laredo_clients", "Open streams.", |sample| count(sample.table.clients())),
     counter("laredo_sent_bytes_total", "Bytes passed to connections.", |sample| Some(sample.counts.bytes_sent)),
