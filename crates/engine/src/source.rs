@@ -218,6 +218,13 @@ pub struct SourceServer {
 /// An event of a stream. Events are in order.
 #[derive(Debug)]
 pub enum SourceEvent {
+    /// The stream begins, or continues on another connection. Commits that a copy or a part has
+    /// seen on a server that was started at another time may not be in the stream. Its rows are
+    /// read again.
+    Connected {
+        /// The time at which the server was started, as in [`TransactionSnapshot`].
+        server_started: String,
+    },
     /// A transaction that changed at least one of the tables.
     Commit(SourceCommit),
     /// The position of the stream. Every commit that ends here or before has been sent, or changed
@@ -334,6 +341,9 @@ pub struct TransactionSnapshot {
     pub xmax: Xid,
     /// The transaction IDs between the two bounds that were still running, in ascending order.
     pub in_progress: Vec<Xid>,
+    /// The time at which the server was started, in the form of [`SourceServer::started`]. After a
+    /// restart, the server may have lost what the snapshot sees.
+    pub server_started: String,
 }
 
 impl TransactionSnapshot {

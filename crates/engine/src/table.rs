@@ -12,10 +12,10 @@ use crate::durable::DurablePosition;
 use crate::journal::JournalWriter;
 use crate::recovery::RestoredJournal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotInfo};
-use crate::source::{CopyEvent, Fork, ResumeDecision, SourceServer, TablePartEvent};
+use crate::source::{CopyEvent, Fork, ResumeDecision, SourceServer};
 use crate::status::{CommitXids, TablePhase, TableStatus};
 use crate::store::StoreError;
-use crate::verify::{VerifyReport, VerifySchedule};
+use crate::verify::VerifySchedule;
 
 mod apply;
 mod bases;
@@ -35,6 +35,7 @@ mod recent_transactions;
 mod recopy_diff;
 mod redefinition;
 mod row_diff;
+mod server_run;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -56,10 +57,10 @@ pub(crate) use published::TableCommit;
 use published::{PublishedTable, RowOrigin, TableChangeCounts};
 use recent_transactions::RecentTransactions;
 pub(crate) use redefinition::{OwedCopy, Redefinition};
+use server_run::ServerRun;
 use storage::TableStorage;
 pub use turns::CopyCounts;
 pub(crate) use turns::{CopyTurns, VerifyTurns};
-use verification::VerifyPartError;
 pub(crate) use worker::{QueuedTableEvent, StreamProgress, TableEvent, TableInbox, TableWorker};
 
 /// A table as a state machine: events in, journal out. It never waits.
@@ -70,6 +71,8 @@ pub(crate) struct Table {
     storage: TableStorage,
     /// The transactions that a copy's snapshot must see.
     recent: RecentTransactions,
+    /// The run of PostgreSQL that the stream comes from.
+    server_run: ServerRun,
     /// True from a fork of the history until a copy has begun the new journal. Until then the
     /// journal belongs to the abandoned history.
     is_forked: bool,
@@ -103,6 +106,7 @@ impl Table {
             clock,
             lifecycle: TableLifecycle::new(),
             recent: RecentTransactions::default(),
+            server_run: ServerRun::default(),
             is_forked: false,
             forks_due: Vec::new(),
             current_at: CommitTime::default(),
@@ -517,6 +521,11 @@ impl Table {
 
     /// Handles an event of a copy.
     pub(crate) fn on_copy(&mut self, event: CopyEvent) -> Result<FollowUpAction, TableError> {
+        if let CopyEvent::Begin { snapshot, .. } = &event
+            && let Err(reason) = self.server_run.check(snapshot)
+        {
+            return self.after_copying(Err(CopyStopReason::StartOver(reason)));
+        }
         let TableLifecycle::Copying { copy, served, .. } = &mut self.lifecycle else {
             return Ok(FollowUpAction::Nothing);
         };
@@ -764,34 +773,5 @@ impl Table {
     /// Returns the same as [`Table::live`], to be changed.
     fn live_mut(&mut self) -> Option<&mut LiveTable> {
         self.lifecycle.live_mut()
-    }
-
-    /// Handles an event of the part that the verification pass reads.
-    fn on_part(&mut self, event: TablePartEvent) -> Result<(), VerifyPartError> {
-        if let TablePartEvent::Begin { snapshot, .. } = &event {
-            self.recent.forget_below(snapshot.xmin);
-        }
-        self.live_mut().map_or(Ok(()), |live| live.on_part(event))
-    }
-
-    /// Ends the verification pass that is done, and begins a copy if the pass requires one.
-    fn end_verification(&mut self) -> Result<(Option<Arc<VerifyReport>>, FollowUpAction), TableError> {
-        let now = (self.clock)();
-        let Some(report) = self.live_mut().and_then(|live| live.end_verification(now)) else {
-            return Ok((None, FollowUpAction::Nothing));
-        };
-        let report = Arc::new(report);
-        verification_log::log_report(self.name(), &report);
-        self.status.lock().verify.count_pass(report.clone());
-        // Readers, bases and files may have the right rows while the state has not, so the
-        // difference to the state is not what they lack.
-        if let Some(served) = self.lifecycle.served_mut().filter(|_| report.heals) {
-            served.origin = RowOrigin::Nothing;
-        }
-        let action = match report.heals {
-            true => self.copy_again(&format!("verification found {} rows that differ", report.differing))?,
-            false => FollowUpAction::Nothing,
-        };
-        Ok((Some(report), action))
     }
 }

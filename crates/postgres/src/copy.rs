@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::catalog::{self, TableDefinition, TableFacts, TablePublication, quoted};
+use crate::identity::SERVER_STARTED;
 use crate::source_options::PostgresOptions;
 use crate::transport::{SqlConnection, TextRow, TransportError, for_transaction};
 use crate::{publication, validate};
@@ -256,7 +257,8 @@ pub(crate) async fn begin_snapshot(
             start = query;
             continue;
         }
-        let snapshot = parse_snapshot(&connection.simple_query("SELECT pg_current_snapshot()").await?)?;
+        let sql = format!("SELECT pg_current_snapshot(), {SERVER_STARTED}");
+        let snapshot = parse_snapshot(&connection.simple_query(&sql).await?)?;
         if admits(&snapshot) {
             return Ok(snapshot);
         }
@@ -296,19 +298,21 @@ fn only(kind: char) -> &'static str {
 }
 
 fn parse_snapshot(rows: &[TextRow]) -> Result<TransactionSnapshot, TransportError> {
-    let text = rows.first().and_then(|row| row.first()?.as_deref());
-    text.and_then(snapshot_of).ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
+    let fields = rows.first().and_then(|row| Some((row.first()?.as_deref()?, row.get(1)?.as_deref()?)));
+    fields
+        .and_then(|(text, started)| snapshot_of(text, started))
+        .ok_or_else(|| TransportError::Protocol(format!("{rows:?} is not a snapshot")))
 }
 
 /// Parses `xmin:xmax:id,id,…`.
-fn snapshot_of(text: &str) -> Option<TransactionSnapshot> {
+fn snapshot_of(text: &str, server_started: &str) -> Option<TransactionSnapshot> {
     let xid = |text: &str| text.parse().ok().map(Xid);
     let mut parts = text.split(':');
     let (xmin, xmax, list) = (xid(parts.next()?)?, xid(parts.next()?)?, parts.next()?);
     let running = list.split(',').filter(|id| !id.is_empty());
     let mut in_progress = running.map(xid).collect::<Option<Vec<_>>>()?;
     in_progress.sort_unstable();
-    Some(TransactionSnapshot { xmin, xmax, in_progress })
+    Some(TransactionSnapshot { xmin, xmax, in_progress, server_started: server_started.to_owned() })
 }
 
 /// Returns the statement that copies the published rows and columns of a table.
@@ -375,13 +379,13 @@ mod tests {
 
     #[test]
     fn snapshots_are_read_as_postgres_writes_them() {
-        let snapshot = snapshot_of("10:20:11,15").unwrap();
-        assert!(snapshot.sees(Xid(9)) && snapshot.sees(Xid(12)));
+        let snapshot = snapshot_of("10:20:11,15", "7").unwrap();
+        assert!(snapshot.sees(Xid(9)) && snapshot.sees(Xid(12)) && snapshot.server_started == "7");
         assert!(!snapshot.sees(Xid(15)) && !snapshot.sees(Xid(20)));
-        let wide = snapshot_of("8589934592:8589934592:").unwrap();
+        let wide = snapshot_of("8589934592:8589934592:", "7").unwrap();
         assert_eq!((wide.xmin, wide.in_progress), (Xid(1 << 33), vec![]));
         for text in ["", "1", "1:2", "a:2:", "1:2:x"] {
-            assert_eq!(snapshot_of(text), None, "{text}");
+            assert_eq!(snapshot_of(text, "7"), None, "{text}");
         }
     }
 }

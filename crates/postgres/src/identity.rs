@@ -6,6 +6,10 @@ use laredo_engine::source::SourceServer;
 use crate::options::{ConnectionOptions, SessionWork};
 use crate::transport::{ReplicationConnection, TextRow, TransportError};
 
+/// An SQL expression for the time at which the server was started, in microseconds since 1970. The
+/// settings of a session do not change its form.
+pub(crate) const SERVER_STARTED: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+
 /// The SQLSTATE `undefined_file`: a file is missing.
 const UNDEFINED_FILE: &str = "58P01";
 
@@ -23,7 +27,7 @@ pub(crate) async fn read_server_on(connection: &mut ReplicationConnection) -> Re
     let history = history(connection, timeline).await?;
     let written = field(2)?.parse().map_err(|_| unexpected(&rows))?;
     let (system_identifier, database) = (field(0)?.to_owned(), field(3)?.to_owned());
-    let started = connection.simple_query("SELECT pg_postmaster_start_time()").await?;
+    let started = connection.simple_query(&format!("SELECT {SERVER_STARTED}")).await?;
     let started = text(&started, 0).ok_or_else(|| unexpected(&started))?.to_owned();
     let identity = SourceIdentity { system_identifier, database, timeline, history };
     Ok(SourceServer { identity, written, started })

@@ -288,6 +288,8 @@ impl ReplicationStream<'_> {
             self.checking = None;
             self.signals.withdraw_check();
         }
+        let connected = SourceEvent::Connected { server_started: session.server_started };
+        self.queue.push_back(StreamQueueItem::Event(connected));
         self.queue.extend(session.promoted.map(|server| StreamQueueItem::Event(SourceEvent::Promoted { server })));
         self.queue
             .extend(session.restarted.map(|reason| StreamQueueItem::Event(SourceEvent::Restarted { reason, fork })));

@@ -444,7 +444,7 @@ impl SimDatabase {
                 let hidden: Vec<Xid> = state.log.iter().filter(|c| !c.visible).map(|c| Xid(c.xid)).collect();
                 let xmax = Xid(700 + state.log.len() as u64);
                 let xmin = hidden.first().copied().unwrap_or(xmax);
-                let snapshot = TransactionSnapshot { xmin, xmax, in_progress: hidden };
+                let snapshot = TransactionSnapshot { xmin, xmax, in_progress: hidden, server_started: String::new() };
                 if let Some(accepted) = accept(&state, &snapshot) {
                     let inserted = state.log.last().map_or(Lsn(1000), |commit| commit.end);
                     return Ok((snapshot, inserted, accepted));

@@ -121,6 +121,9 @@ struct EventDispatcher<'a> {
 impl EventDispatcher<'_> {
     async fn dispatch_event(&mut self, event: SourceEvent) {
         match event {
+            SourceEvent::Connected { server_started } => {
+                self.send_to_all(|| TableEvent::Connected(server_started.clone())).await;
+            }
             SourceEvent::Commit(commit) => {
                 let mark = commit.mark();
                 let SourceCommit { xid, end, committed_at, tables } = commit;

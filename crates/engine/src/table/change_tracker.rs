@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use laredo_core::{Key, KeyColumns, Tuple, TupleRef, Xid};
 
+use super::server_run::ServerRun;
 use crate::source::TransactionSnapshot;
 
 /// The maximum memory that the changes take, in bytes.
@@ -93,6 +94,13 @@ impl ChangeTracker {
         self.lose("the table was truncated while a part of it was read");
     }
 
+    /// Forgets what is tracked for a snapshot of another run of PostgreSQL.
+    pub(super) fn check_run(&mut self, run: &ServerRun) {
+        if let Some(Err(reason)) = self.snapshot.as_ref().map(|snapshot| run.check(snapshot)) {
+            self.lose(reason);
+        }
+    }
+
     fn lose(&mut self, reason: &'static str) {
         self.lost = Some(reason);
         self.keys = HashTable::new();
@@ -135,7 +143,7 @@ mod tests {
     fn snapshot(xmax: u64, hidden: &[u64]) -> TransactionSnapshot {
         let in_progress: Vec<Xid> = hidden.iter().copied().map(Xid).collect();
         let xmin = in_progress.first().copied().unwrap_or(Xid(xmax));
-        TransactionSnapshot { xmin, xmax: Xid(xmax), in_progress }
+        TransactionSnapshot { xmin, xmax: Xid(xmax), in_progress, server_started: String::new() }
     }
 
     #[test]

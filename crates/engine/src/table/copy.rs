@@ -312,6 +312,14 @@ impl OngoingCopy {
         }
     }
 
+    /// Returns the snapshot of the rows that arrive, or have all arrived.
+    pub(crate) fn snapshot(&self) -> Option<&TransactionSnapshot> {
+        match &self.stage {
+            CopyStage::Arriving(incoming) => Some(&incoming.snapshot),
+            CopyStage::Waiting | CopyStage::Holding => None,
+        }
+    }
+
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held.bytes()
     }

@@ -7,6 +7,7 @@ use super::apply::ApplyError;
 use super::copy::OngoingCopy;
 use super::published::{PublishedTable, RowOrigin, TableChangeCounts};
 use super::redefinition::{OwedCopy, Redefinition};
+use super::server_run::ServerRun;
 use super::verification::{Verification, VerifyPartError};
 use crate::source::{TablePart, TablePartEvent};
 use crate::verify::{VerifyReport, VerifyTerms};
@@ -214,6 +215,11 @@ impl LiveTable {
     /// Gives up the part that is being read.
     pub(super) fn drop_part(&mut self) {
         self.verification.iter_mut().for_each(|verification| verification.drop_part());
+    }
+
+    /// Has a part read again that was read in another run of PostgreSQL.
+    pub(super) fn check_part(&mut self, run: &ServerRun) {
+        self.verification.iter_mut().for_each(|verification| verification.check_part(run));
     }
 
     /// Handles an event of the part.

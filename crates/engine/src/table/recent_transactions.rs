@@ -55,6 +55,7 @@ mod tests {
             xmin: Xid(xmin),
             xmax: Xid(xmax),
             in_progress: in_progress.iter().copied().map(Xid).collect(),
+            server_started: String::new(),
         }
     }
 

@@ -6,11 +6,12 @@ use laredo_core::{Cell, Column, CommitMark, KeyColumns, Schema, Sequence, TableS
 use laredo_proto::batch::EntryAction;
 use tokio::sync::watch;
 
+use super::verification::VerifyPartError;
 use super::*;
 use crate::head::InstanceId;
 use crate::journal::{Journal, JournalOptions};
 use crate::pipeline::PipelineOptions;
-use crate::source::{ColumnValues, SourceError, TableRequest, TransactionSnapshot};
+use crate::source::{ColumnValues, SourceError, TablePartEvent, TableRequest, TransactionSnapshot};
 use crate::spool::{RawChange, RelationShape, SpoolOptions, SpoolWriter};
 
 mod definitions;
@@ -63,7 +64,7 @@ fn row(id: i64, body: &[u8]) -> TupleBuf {
 
 /// Returns a snapshot that sees every transaction ID below `xid`.
 fn below(xid: u64) -> TransactionSnapshot {
-    TransactionSnapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new() }
+    TransactionSnapshot { xmin: Xid(xid), xmax: Xid(xid), in_progress: Vec::new(), server_started: String::new() }
 }
 
 fn begin(schema: &Arc<Schema>, snapshot: TransactionSnapshot) -> CopyEvent {
@@ -402,7 +403,8 @@ fn copied_meanwhile(of: &[TupleBuf], is_streamed: bool, restarts: bool) -> (Tabl
     if restarts {
         table.on_restarted("slot lost", None).unwrap();
     }
-    let snapshot = TransactionSnapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)] };
+    let snapshot =
+        TransactionSnapshot { xmin: Xid(13), xmax: Xid(15), in_progress: vec![Xid(13)], server_started: String::new() };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(of)).unwrap();
     table.on_commit(commit(&schema, 13, 1024, [RawChange::Delete { old: old.as_ref() }])).unwrap();
@@ -456,6 +458,61 @@ fn a_promotion_between_a_fork_and_its_copy_does_not_stop_a_kept_journal() {
     }
 }
 
+/// Returns a snapshot of a run of PostgreSQL.
+fn in_run(started: &str, xid: u64) -> TransactionSnapshot {
+    TransactionSnapshot { server_started: started.to_owned(), ..below(xid) }
+}
+
+#[test]
+fn a_copy_is_used_only_with_a_stream_of_the_same_run_of_postgresql() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, journal) = table(options());
+    // Copies may begin before the stream has its first connection.
+    copy(&mut table, &schema, in_run("first", 10), &[row(1, b"seen")]);
+    assert_eq!(table.on_connected("first".to_owned()), FollowUpAction::Nothing);
+    assert_eq!(table.on_connected("second".to_owned()), FollowUpAction::Copy);
+    table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
+    assert!(journal.borrow().is_none(), "the rows that the first run showed may never have been kept");
+    // Events of the first run's copy that were on their way, and a copy that is ahead of the stream.
+    for started in ["first", "third"] {
+        let action = table.on_copy(begin(&schema, in_run(started, 10))).unwrap();
+        assert_eq!(action, FollowUpAction::CopyLater, "{started}");
+    }
+    copy(&mut table, &schema, in_run("second", 10), &[row(2, b"kept")]);
+    assert_eq!(table.on_connected("second".to_owned()), FollowUpAction::Nothing, "only the connection broke");
+    table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
+    assert_eq!(journal.borrow().as_ref().unwrap().base().rows(), 1);
+    let state = &table.lifecycle.served().unwrap().state;
+    assert!(state.rows().all(|kept| kept.as_ref().bytes() == row(2, b"kept").as_ref().bytes()));
+}
+
+#[test]
+fn a_part_of_a_verification_is_compared_only_in_the_run_in_which_it_was_read() {
+    let schema = schema(&[("body", 25)]);
+    let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
+    table.on_connected("first".to_owned());
+    let terms = crate::verify::VerifyTerms { bytes_per_second: None, heals: true };
+    table.live_mut().unwrap().begin_verification(&terms);
+    let part = |started: &str| TablePartEvent::Begin {
+        schema: schema.clone(),
+        snapshot: in_run(started, 20),
+        inserted: Lsn(20),
+        blocks: 1,
+    };
+    for (read_in, connected_to) in [("first", "second"), ("first", "second"), ("third", "second")] {
+        table.live_mut().unwrap().begin_part().unwrap();
+        let begun = table.on_part(part(read_in));
+        table.on_connected(connected_to.to_owned());
+        let lost = begun.and_then(|()| table.on_part(TablePartEvent::Rows(Vec::new())));
+        assert!(matches!(lost, Err(VerifyPartError::Retry(_))), "{read_in}, {connected_to}: {lost:?}");
+        table.live_mut().unwrap().drop_part();
+    }
+    table.live_mut().unwrap().begin_part().unwrap();
+    table.on_part(part("second")).unwrap();
+    table.on_connected("second".to_owned());
+    table.on_part(TablePartEvent::Rows(Vec::new())).unwrap();
+}
+
 /// Returns a possible fork, as the source reports it after a restart of PostgreSQL with the slot
 /// gone.
 fn possible_fork() -> Fork {
@@ -470,7 +527,8 @@ fn a_copy_does_not_wait_for_transactions_that_a_lost_history_had() {
         let (mut table, _journal) = live(options(), &schema, &[row(1, b"one")]);
         table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: new.as_ref() }])).unwrap();
         table.on_restarted("slot gone", fork.as_ref()).unwrap();
-        let earlier = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+        let earlier =
+            TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![], server_started: String::new() };
         assert_eq!(table.recent().admits(&earlier), is_admitted);
     }
 }
@@ -483,7 +541,8 @@ fn what_was_held_of_a_lost_history_is_not_put_on_the_next_copy() {
     let lost = row(2, b"lost");
     table.on_commit(commit(&schema, 12, 1024, [RawChange::Insert { new: lost.as_ref() }])).unwrap();
     table.on_restarted("slot gone", Some(&possible_fork())).unwrap();
-    let snapshot = TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![] };
+    let snapshot =
+        TransactionSnapshot { xmin: Xid(11), xmax: Xid(11), in_progress: vec![], server_started: String::new() };
     table.on_copy(begin(&schema, snapshot)).unwrap();
     table.on_copy(rows(&[row(1, b"one"), row(3, b"new")])).unwrap();
     table.on_copy(CopyEvent::End { inserted: Lsn(16), definition: String::new(), is_streamed: false }).unwrap();

@@ -17,6 +17,7 @@ use super::apply::ChangeEffect;
 use super::change_tracker::ChangeTracker;
 use super::copy::rows;
 use super::published::PublishedTable;
+use super::server_run::ServerRun;
 use crate::source::{TablePart, TablePartEvent};
 use crate::verify::{RowDifference, VerifyProgress, VerifyReport, VerifyTerms};
 
@@ -156,6 +157,11 @@ impl Verification {
     pub(crate) fn drop_part(&mut self) {
         self.part = None;
         self.part_bytes = (self.part_bytes / 4).max(1);
+    }
+
+    /// Has the part read again if it was read in another run of PostgreSQL.
+    pub(super) fn check_part(&mut self, run: &ServerRun) {
+        self.part.iter_mut().for_each(|part| part.tracker.check_run(run));
     }
 
     /// Notes a change of the state.

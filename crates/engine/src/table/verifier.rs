@@ -9,8 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::lifecycle::LiveTable;
+use super::published::RowOrigin;
 use super::verification::VerifyPartError;
-use super::{FollowUpAction, Table, TableError, VerifyTurns};
+use super::{FollowUpAction, Table, TableError, VerifyTurns, verification_log};
 use crate::source::{
     SnapshotCheck, Source, SourceError, TableIndex, TablePartEvent, TablePartOrder, TransactionSnapshot,
 };
@@ -258,6 +259,38 @@ impl<S: Source> TableVerifier<S> {
             // The receiver of the answer may have been dropped.
             let _ = answer.send(result);
         }
+    }
+}
+
+impl Table {
+    /// Handles an event of the part that the verification pass reads.
+    pub(super) fn on_part(&mut self, event: TablePartEvent) -> Result<(), VerifyPartError> {
+        if let TablePartEvent::Begin { snapshot, .. } = &event {
+            self.server_run.check(snapshot).map_err(|reason| VerifyPartError::Retry(reason.to_owned()))?;
+            self.recent.forget_below(snapshot.xmin);
+        }
+        self.live_mut().map_or(Ok(()), |live| live.on_part(event))
+    }
+
+    /// Ends the verification pass that is done, and begins a copy if the pass requires one.
+    fn end_verification(&mut self) -> Result<(Option<Arc<VerifyReport>>, FollowUpAction), TableError> {
+        let now = (self.clock)();
+        let Some(report) = self.live_mut().and_then(|live| live.end_verification(now)) else {
+            return Ok((None, FollowUpAction::Nothing));
+        };
+        let report = Arc::new(report);
+        verification_log::log_report(self.name(), &report);
+        self.status.lock().verify.count_pass(report.clone());
+        // Readers, bases and files may have the right rows while the state has not, so the
+        // difference to the state is not what they lack.
+        if let Some(served) = self.lifecycle.served_mut().filter(|_| report.heals) {
+            served.origin = RowOrigin::Nothing;
+        }
+        let action = match report.heals {
+            true => self.copy_again(&format!("verification found {} rows that differ", report.differing))?,
+            false => FollowUpAction::Nothing,
+        };
+        Ok((Some(report), action))
     }
 }
 

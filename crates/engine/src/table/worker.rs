@@ -38,6 +38,8 @@ const SETTLE_BYTES: u64 = 64 * 1024;
 /// An event of a stream for one table.
 #[derive(Debug)]
 pub(crate) enum TableEvent {
+    /// The stream has a new connection, to the server that was started at this time.
+    Connected(String),
     Commit(TableCommit),
     Moved(OwedCopy),
     Broken(String),
@@ -360,6 +362,7 @@ impl<S: Source> TableWorker<S> {
         self.taken += 1;
         self.unsettled += 1;
         match event {
+            TableEvent::Connected(server_started) => Ok(self.table.on_connected(server_started)),
             TableEvent::Commit(commit) => {
                 self.unsettled += commit.spool.bytes() / SETTLE_BYTES;
                 let heavy = self.table.is_copying() || commit.spool.bytes() > INLINE_BYTES;

@@ -173,6 +173,37 @@ async fn a_promotion_is_followed_and_heals_what_it_lost() {
     }
 }
 
+/// A copy may have seen commits that the stream has not sent yet. A history without them still has
+/// everything that was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_ahead_of_the_stream_is_made_again_after_a_restore() {
+    for keeps in [KeptServerData::Journal, KeptServerData::Snapshots, KeptServerData::Nothing] {
+        let mut scene = ForkingDatabase::start(keeps).await;
+        let copy = scene.cluster.copy_storage(StopMode::Fast).unwrap();
+        scene.clients_have_everything().await;
+        let sql = scene.cluster.connect().await.unwrap();
+        let stream = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'laredo_histories'";
+        let walsender: i32 = sql.query_one(stream, &[]).await.unwrap().get(0);
+        let stopped = std::process::Command::new("kill").args(["-STOP", &walsender.to_string()]).status().unwrap();
+        assert!(stopped.success());
+        sql.batch_execute("SELECT pg_logical_emit_message(true, 'test', 'in both')").await.unwrap();
+        let position = oracle::flushed(&sql).await.unwrap();
+        scene.write("lost", 2000, 1000);
+        scene.server.reload(&scene.table).await;
+        let rows: i64 = sql.query_one("SELECT count(*) FROM kept", &[]).await.unwrap().get(0);
+        let has_copied = async || {
+            let session = "SELECT FROM pg_stat_activity WHERE application_name = 'laredo copy'";
+            scene.server.metric("laredo_copy_rows", &scene.table).await == Some(rows.cast_unsigned())
+                && sql.query_opt(session, &[]).await.unwrap().is_none()
+        };
+        eventually(PATIENCE, has_copied).await.expect("the copy waits for the stream");
+        scene.cluster.restore_to(&copy, position, StopMode::Immediate).unwrap();
+        scene.write("new", 5000, 2_000_000);
+        scene.clients_have_everything().await;
+        assert_eq!(scene.forks().await, 0, "{keeps:?}: nothing that was sent is lost");
+    }
+}
+
 /// A server that starts after the fork does not know of it. It recognizes clients of the other
 /// history by their commit marks.
 #[tokio::test(flavor = "multi_thread")]

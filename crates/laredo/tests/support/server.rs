@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use laredo_core::{Lsn, TableName};
+use laredo_proto::oam::ReloadTableRequest;
+use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_testkit::{ChildProcess, clean_command, eventually, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -282,6 +284,15 @@ impl ServerProcess {
         let start = format!("{name}{{table=\"{table}\"}} ");
         let metrics = self.get(self.ports.metrics, "/metrics").await?.1;
         metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+    }
+
+    /// Orders a copy of a table.
+    pub async fn reload(&self, table: &TableName) {
+        let channel = tonic::transport::Channel::from_shared(self.oam_url()).unwrap().connect().await.unwrap();
+        let request =
+            ReloadTableRequest { schema: table.schema.clone(), table: table.table.clone(), ..Default::default() };
+        let answer = LaredoOamServiceClient::new(channel).reload_table(request).await.unwrap().into_inner();
+        assert!(answer.accepted, "{answer:?}");
     }
 
     /// Returns a metric of the source, or `None` if it does not exist yet.

@@ -67,6 +67,7 @@ fn event_text(event: SourceEvent) -> String {
             let tables: Vec<_> = tables.collect();
             format!("{} at {}: {}", commit.xid.0, commit.end, tables.join("; "))
         }
+        SourceEvent::Connected { server_started } => format!("connected to {server_started}"),
         SourceEvent::Progress(lsn) => format!("progress {lsn}"),
         SourceEvent::Moved { table, reason, .. } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),

@@ -12,6 +12,8 @@ use crate::transport::{ReplicationReader, ReplicationWriter};
 pub(super) struct ReplicationSession {
     pub(super) reader: ReplicationReader,
     pub(super) writer: ReplicationWriter,
+    /// The time at which the server was started.
+    pub(super) server_started: String,
     pub(super) slot: String,
     /// The position after which commits arrive that were not sent before.
     pub(super) resume: Lsn,

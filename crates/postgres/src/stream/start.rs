@@ -10,6 +10,7 @@ use super::session::ReplicationSession;
 use crate::catalog::quoted;
 use crate::ddl::DdlWatch;
 use crate::history_proof::{KeptTable, SentCommits, StreamBeginning};
+use crate::identity::SERVER_STARTED;
 use crate::options::SessionWork;
 use crate::signals::SourceSignals;
 use crate::slot::{self, SlotMode};
@@ -216,10 +217,11 @@ impl<'a> StreamStarter<'a> {
         let process_id = connection.process_id();
         let (reader, writer) = connection.start_replication(&sql).await?;
         self.walsender = Some(process_id);
-        self.started = found.started;
+        self.started.clone_from(&found.started);
         Ok(ReplicationSession {
             reader,
             writer,
+            server_started: found.started,
             slot: name,
             resume,
             proof: begins.proof,
@@ -256,12 +258,12 @@ impl<'a> StreamStarter<'a> {
         const WHAT: &str = "IDENTIFY_SYSTEM";
         // The recovery check comes first: a server that is promoted in the meantime would still
         // name the old timeline.
-        let asked = connection.simple_query("SELECT pg_is_in_recovery(), pg_postmaster_start_time()").await?;
+        let asked = connection.simple_query(&format!("SELECT pg_is_in_recovery(), {SERVER_STARTED}")).await?;
         let recovers: String = field(&asked, 0, "pg_is_in_recovery")?;
         if recovers == "t" {
             return Err(StreamError::Recovering);
         }
-        let started = field(&asked, 1, "pg_postmaster_start_time")?;
+        let started = field(&asked, 1, SERVER_STARTED)?;
         let rows = connection.simple_query(WHAT).await?;
         let cluster: String = field(&rows, 0, WHAT)?;
         if let Some(SourceIdentity { system_identifier: known, .. }) = self.server.as_ref().map(|known| &known.identity)

@@ -303,7 +303,8 @@ impl Source for PlayedSource {
         }
         // The copy's snapshot sees no transaction, so every streamed transaction is applied after
         // the copy.
-        let snapshot = TransactionSnapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new() };
+        let snapshot =
+            TransactionSnapshot { xmin: Xid(0), xmax: Xid(0), in_progress: Vec::new(), server_started: String::new() };
         let schema = self.schemas[table.0].clone();
         let begin = CopyEvent::Begin { schema, snapshot, rows_estimated: 0, bytes_estimated: 0 };
         for event in [begin, CopyEvent::End { inserted: BEGIN, definition: String::new(), is_streamed: false }] {
