@@ -180,9 +180,15 @@ impl<S: Source> ConformanceRun<S> {
         assert_eq!(ended, Ok(()));
     }
 
+    /// Returns the next event that is not a new connection.
     async fn next(&mut self) -> SourceEvent {
-        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
-        let event = event.expect("the stream continues");
+        let event = loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
+            match event.expect("the stream continues") {
+                SourceEvent::Connected { .. } => {}
+                event => break event,
+            }
+        };
         match &event {
             SourceEvent::Commit(commit) => {
                 assert!(commit.end > self.sent, "a commit at {} after {} was sent", commit.end, self.sent);

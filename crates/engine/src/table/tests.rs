@@ -473,7 +473,7 @@ fn a_copy_is_used_only_with_a_stream_of_the_same_run_of_postgresql() {
     assert_eq!(table.on_connected("second".to_owned()), FollowUpAction::Copy);
     table.on_progress(Lsn(20), None, CommitMark::default()).unwrap();
     assert!(journal.borrow().is_none(), "the rows that the first run showed may never have been kept");
-    // Events of the first run's copy that were on their way, and a copy that is ahead of the stream.
+    // Events of the first run's copy that were on their way, and a copy ahead of the stream.
     for started in ["first", "third"] {
         let action = table.on_copy(begin(&schema, in_run(started, 10))).unwrap();
         assert_eq!(action, FollowUpAction::CopyLater, "{started}");

@@ -246,8 +246,9 @@ async fn other_transforms_begin_another_journal_without_the_files_of_the_one_bef
         let name = InstanceId(format!("run{run}"));
         let snapshots = Some(snapshots(format));
         let options = TableOptions { pipeline, snapshots, instance: name, ..kept("t0", folder.path()) };
-        let engine = start(&database, vec![options]).await;
+        // Before the copy, which PostgreSQL places behind every earlier position.
         let end = commit(&database, 0, run as i64, &format!("clear text {run}"));
+        let engine = start(&database, vec![options]).await;
         let journal = engine.reached(0, end).await;
         for reader in &earlier {
             let by_name = ResumeRequest {

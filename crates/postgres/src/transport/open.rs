@@ -258,8 +258,8 @@ async fn log_in(
 }
 
 /// Explains the error of a pooler. A pooler refuses an unknown parameter with the code of a
-/// protocol violation, which PostgreSQL itself does not use at such a login. RDS Proxy says in words
-/// that it has no replication. Trying again would not help.
+/// protocol violation, which PostgreSQL itself does not use at such a login. RDS Proxy writes in
+/// its message that it has no replication. Trying again would not help.
 fn of_pooler(options: &ConnectionOptions, error: TransportError) -> TransportError {
     match error.server() {
         Some(server) if server.code == "08P01" || server.message.contains("RDS Proxy") => TransportError::Login {

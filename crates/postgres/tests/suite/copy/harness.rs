@@ -112,7 +112,12 @@ impl StreamingSource {
     }
 
     async fn next(&mut self) -> SourceEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").unwrap()
+        loop {
+            match tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").unwrap() {
+                SourceEvent::Connected { .. } => {}
+                event => return event,
+            }
+        }
     }
 
     /// Waits until the stream has reached `lsn`, and returns its position.

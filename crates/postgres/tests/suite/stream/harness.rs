@@ -108,11 +108,15 @@ impl StreamFollower {
         (StreamFollower { acknowledged, events, task, reporter }, signals)
     }
 
+    /// Returns the next event that is not a new connection.
     pub(crate) async fn next(&mut self) -> SourceEvent {
-        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
-        match event.expect("an event in time") {
-            Some(event) => event,
-            None => panic!("the stream ended: {:?}", (&mut self.task).await),
+        loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+            match event.expect("an event in time") {
+                Some(SourceEvent::Connected { .. }) => {}
+                Some(event) => return event,
+                None => panic!("the stream ended: {:?}", (&mut self.task).await),
+            }
         }
     }
 
