@@ -1,9 +1,9 @@
 //! The run of PostgreSQL that the stream comes from.
 //!
 //! The storage of a running server is not put back to an earlier state, and no other server takes
-//! its place. A new run may lack commits that an earlier run had. The stream proves that the new run
-//! contains everything that was sent. No proof covers what a copy, or a part of a verification, has
-//! seen beyond that. So their rows are used only with a stream of the same run.
+//! its place. A new run may lack commits that an earlier run had. The stream proves that the new
+//! run contains everything that was sent. No proof covers what a copy, or a part of a verification,
+//! has seen beyond that. So their rows are used only with a stream of the same run.
 
 use super::{FollowUpAction, Table, TableLifecycle};
 use crate::source::TransactionSnapshot;
