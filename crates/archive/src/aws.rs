@@ -5,5 +5,5 @@ mod http;
 mod profiles;
 
 pub(crate) use credentials_cache::{NoCredentials, ObjectStoreCredentials};
-pub(crate) use http::connector;
+pub(crate) use http::{AwsConnector, connector};
 pub use profiles::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileError, AwsProfileSet};

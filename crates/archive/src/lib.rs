@@ -43,8 +43,8 @@ pub use format::ArtifactWriter;
 pub use format::{ArchivedChange, ArtifactReader, FormatError};
 pub use layout::{ArtifactFormat, ArtifactKind, MANIFEST_NAME, UnknownFormat};
 pub use manifest::{
-    ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_VERSION, Manifest, ManifestError,
-    ManifestViolation, SealedLink, WriterId,
+    ArchivedHistory, Artifact, ArtifactObject, ColumnEntry, EpochHistory, MANIFEST_NUMBER_MAX, MANIFEST_VERSION,
+    Manifest, ManifestError, ManifestViolation, SealedLink, WriterId,
 };
 #[cfg(feature = "writer")]
 pub use net_changes::{NetChange, NetChangeError, NetChangeSet};

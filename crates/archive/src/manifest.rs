@@ -22,7 +22,9 @@ use columns::SchemaEntry;
 pub(crate) use columns::untyped;
 pub(crate) use histories::LocateError;
 pub use histories::{ArchivedHistory, EpochHistory};
-pub use rules::ManifestViolation;
+#[cfg(feature = "writer")]
+pub(crate) use rules::next_number;
+pub use rules::{MANIFEST_NUMBER_MAX, ManifestViolation};
 pub use sealed::SealedLink;
 pub(crate) use sealed::SealedManifest;
 use spelling::PositionSpelling;
@@ -261,6 +263,10 @@ impl Manifest {
     /// # Errors
     /// The first rule that the manifest breaks.
     pub fn check(&self) -> Result<(), ManifestViolation> {
+        rules::check_number("epoch", self.epoch)?;
+        rules::check_number("oldest_epoch", self.oldest_epoch.unwrap_or(0))?;
+        rules::check_number("writer's fence", self.writer.as_ref().map_or(0, |writer| writer.fence))?;
+        self.sealed.as_ref().map_or(Ok(()), SealedLink::check)?;
         let mut before: Option<&Artifact> = None;
         for artifact in &self.artifacts {
             rules::check_order(before, artifact)?;

@@ -379,7 +379,7 @@ impl Archive {
             position: last.to_position,
             created_at: last.created_at.clone(),
             artifacts: chain.len(),
-            bytes: chain.iter().filter_map(|artifact| Some(chosen(artifact)?.1)).sum(),
+            bytes: total(chain.iter().filter_map(|artifact| Some(chosen(artifact)?.1))),
             history: self.manifest.history_of(last.epoch),
             mark: last.mark,
         })
@@ -456,8 +456,8 @@ impl Archive {
     /// Returns the number of bytes that [`Archive::verify`] reads.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let of = |artifact: &Artifact| artifact.formats.values().map(|stored| stored.size_bytes).sum::<u64>();
-        self.manifest.artifacts.iter().map(of).sum()
+        let stored = self.manifest.artifacts.iter().flat_map(|artifact| artifact.formats.values());
+        total(stored.map(|stored| stored.size_bytes))
     }
 
     /// Returns true if the manifest names the columns of an epoch and their types.
@@ -565,6 +565,11 @@ impl Archive {
     fn manifest_uri(&self) -> String {
         self.destination.uri(MANIFEST_NAME)
     }
+}
+
+/// Returns the sum of sizes from a manifest, which may state any.
+fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// Returns the smallest of an artifact's known formats, with its size in bytes.

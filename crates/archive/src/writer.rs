@@ -31,7 +31,7 @@ use crate::destination::{ArtifactStager, Destination, DestinationError};
 use crate::events::ArtifactEvent;
 use crate::feed::{Feed, FeedUpdate};
 use crate::layout::{ArtifactFormat, ArtifactKind};
-use crate::manifest::{Artifact, ManifestError, WriterId};
+use crate::manifest::{Artifact, ManifestError, WriterId, next_number};
 use crate::reader::{Archive, ArchivePoint, ReadProgress};
 use crate::rebase::{RebaseDecision, RebaseReason, RebaseThresholds};
 use buffered_state::{AdvanceOutcome, BufferedState, RowsVersion, WriterRows};
@@ -430,13 +430,13 @@ impl ArchiveWriter {
             Ok(AdvanceOutcome::Gone { shared_until }) => self.rows = WriterRows::Awaited { shared_until },
             Err(error) => self.request_rows_again(error, feed),
         }
-        self.begin_due();
-        Ok(())
+        self.begin_due()
     }
 
-    fn begin_due(&mut self) {
+    fn begin_due(&mut self) -> Result<(), WriterError> {
         let Some(held) = self.rows.held().filter(|held| held.is_writable()) else {
-            return self.work.tidy(&self.tools, &self.report);
+            self.work.tidy(&self.tools, &self.report);
+            return Ok(());
         };
         let options = &self.tools.options;
         let progress = self.chain.progress(held.depth());
@@ -453,10 +453,12 @@ impl ArchiveWriter {
                 self.begin_job(ArtifactPlan::Diff { bytes_left: options.thresholds.diff_bytes_left(&progress) })
             }
             RebaseDecision::Base(reason) => {
+                let epoch_least = self.epoch_least.max(next_epoch(self.chain.epoch)?);
                 tracing::info!(table = %options.table, ?reason, "a new base is written");
-                self.begin_job(ArtifactPlan::Base { epoch_least: self.epoch_least.max(self.chain.epoch + 1) });
+                self.begin_job(ArtifactPlan::Base { epoch_least });
             }
         }
+        Ok(())
     }
 
     fn begin_job(&mut self, plan: ArtifactPlan) {
@@ -484,7 +486,7 @@ impl ArchiveWriter {
                 self.record_artifact(&written);
             }
             Err(ArtifactJobError::Occupied { epoch }) => {
-                self.epoch_least = epoch + 1;
+                self.epoch_least = next_epoch(epoch)?;
                 self.due = Some(RebaseReason::Occupied);
                 self.rows.held_mut().into_iter().for_each(|held| {
                     held.unseal(None);
@@ -566,6 +568,14 @@ impl ArchiveWriter {
             (status.progress, status.head_position, status.epoch) = (progress, head_position, epoch);
         });
     }
+}
+
+/// Returns the epoch after an epoch.
+///
+/// # Errors
+/// If a manifest cannot have the next epoch.
+fn next_epoch(epoch: u64) -> Result<u64, WriterError> {
+    next_number("next epoch", epoch).map_err(|violation| WriterError::Broken(violation.into()))
 }
 
 /// A difference between the checksums of the rows here and of the source's rows.

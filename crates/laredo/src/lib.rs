@@ -3,6 +3,7 @@
 pub mod cli;
 mod command_files;
 pub mod config;
+mod printable;
 mod program;
 pub mod serve;
 pub mod snapshotter;

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::{ConfigLoader, ConfigReport};
+use crate::printable::printable_lines;
 
 mod arguments;
 mod client_tls;
@@ -113,7 +114,7 @@ fn written<C>(place: &str, result: &io::Result<()>) -> ProgramTask<C> {
         // The reader closed the output because it needs no more.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ProgramTask::Done(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("error: cannot write to {place}: {error}");
+            print_error(&format!("cannot write to {place}: {error}"));
             ProgramTask::Done(ExitCode::FAILURE)
         }
     }
@@ -130,7 +131,7 @@ pub(crate) fn run(
         Ok(log) => log,
         Err(ProgramFailure::Misconfigured(problems)) => return misconfigured(&problems),
         Err(ProgramFailure::Failed(error)) => {
-            eprintln!("error: {error:#}");
+            print_error(&format!("{error:#}"));
             return ExitCode::FAILURE;
         }
     };
@@ -167,8 +168,18 @@ pub(crate) fn run(
     }
 }
 
+/// Prints an error of a command that has no log.
+pub(crate) fn print_error(error: &str) {
+    eprintln!("error: {}", printable_lines(error));
+}
+
+/// Prints a warning of a command that has no log.
+pub(crate) fn print_warning(warning: &str) {
+    eprintln!("warning: {}", printable_lines(warning));
+}
+
 /// Prints problems that the operator must fix, and returns the exit code for them.
 pub(crate) fn misconfigured(problems: &[String]) -> ExitCode {
-    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    problems.iter().for_each(|problem| print_error(problem));
     ExitCode::from(MISCONFIGURED)
 }

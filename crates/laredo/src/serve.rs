@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::CommandFactory;
 
 use crate::config::{ConfigLoader, ServerConfig};
-use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, print_warning, run as run_until_stopped};
 
 mod access;
 mod access_reload;
@@ -47,7 +47,7 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
     match begin(ServerArguments::command(), &arguments, command, load, ServerConfig::to_hocon) {
         ProgramTask::Done(code) => code,
         ProgramTask::Checked(config) => {
-            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            config.warnings().iter().for_each(|warning| print_warning(warning));
             if connect { check_sources(&config) } else { ExitCode::SUCCESS }
         }
         ProgramTask::Healthcheck(ServerConfig { health, .. }, probe) => {

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::config::server::{AuditConfig, LoggingConfig};
 use crate::config::snapshotter::HttpConfig;
 use crate::config::{ConfigLoader, SnapshotterConfig};
-use crate::program::{HealthPort, ProgramTask, begin, healthcheck, run as run_until_stopped};
+use crate::program::{HealthPort, ProgramTask, begin, healthcheck, print_warning, run as run_until_stopped};
 
 mod arguments;
 mod aws;
@@ -39,7 +39,7 @@ pub fn run(arguments: SnapshotterArguments) -> ExitCode {
     match begin(SnapshotterArguments::command(), &config, command, load, SnapshotterConfig::to_hocon) {
         ProgramTask::Done(code) => code,
         ProgramTask::Checked(config) => {
-            config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+            config.warnings().iter().for_each(|warning| print_warning(warning));
             ExitCode::SUCCESS
         }
         ProgramTask::Healthcheck(config, probe) => {

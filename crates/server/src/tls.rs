@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -167,11 +167,18 @@ fn paired(
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let checks_clients = verifier.is_some();
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key)?;
+    if checks_clients {
+        // A resumed session takes over the client's certificate without a check. The certificate
+        // may have expired since, and its authority may not be one of the client authorities now.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
 }
@@ -197,5 +204,97 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
         Ok(chain) => Ok(chain),
         Err(error) => Err(format!("it is not a file of certificates ({error})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    /// An authority, the options of a server that asks for its certificates, and a client's chain.
+    struct TestAuthority {
+        issuer: CertifiedIssuer<'static, KeyPair>,
+    }
+
+    impl TestAuthority {
+        fn new() -> TestAuthority {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            TestAuthority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        }
+
+        fn issue(&self, name: &str) -> (String, String) {
+            let (key, params) = (KeyPair::generate().unwrap(), CertificateParams::new(vec![name.to_owned()]).unwrap());
+            (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        }
+
+        fn server(&self, demand: Option<ClientCertificates>) -> ServerTls {
+            let (certificate, key) = self.issue("localhost");
+            let options = ServerTlsOptions {
+                certificate: certificate.into_bytes(),
+                key: key.into_bytes(),
+                client_ca: demand.map(|_| self.issuer.pem().into_bytes()),
+                client_certificates: demand.unwrap_or_default(),
+            };
+            ServerTls::new("server", &options).unwrap()
+        }
+
+        /// Returns a client that keeps its sessions, as rustls does by default.
+        fn client(&self, version: &'static SupportedProtocolVersion, shows_certificate: bool) -> TlsConnector {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.issuer.der().clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+            let builder = builder.with_root_certificates(roots);
+            let (certificate, key) = self.issue("client");
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            TlsConnector::from(Arc::new(match shows_certificate {
+                true => builder.with_client_auth_cert(certificates(certificate.as_bytes()).unwrap(), key).unwrap(),
+                false => builder.with_no_client_auth(),
+            }))
+        }
+    }
+
+    /// Connects, and returns the kind of the handshake.
+    async fn handshake(client: &TlsConnector, server: TlsAcceptor) -> HandshakeKind {
+        let (near, far) = tokio::io::duplex(65_536);
+        let serving = tokio::spawn(async move {
+            let mut connection = server.accept(far).await.unwrap();
+            connection.write_all(b"x").await.unwrap();
+            connection.shutdown().await.unwrap();
+        });
+        let mut connection = client.connect("localhost".try_into().unwrap(), near).await.unwrap();
+        // The tickets of TLS 1.3 come before the first byte.
+        let mut read = Vec::new();
+        connection.read_to_end(&mut read).await.unwrap();
+        serving.await.unwrap();
+        assert_eq!(read, b"x");
+        connection.get_ref().1.handshake_kind().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_session_in_which_a_certificate_was_checked_is_not_resumed() {
+        let authority = TestAuthority::new();
+        for version in [&TLS12, &TLS13] {
+            for (demand, shows_certificate, kind) in [
+                (Some(ClientCertificates::Required), true, HandshakeKind::Full),
+                (Some(ClientCertificates::Optional), true, HandshakeKind::Full),
+                (Some(ClientCertificates::Optional), false, HandshakeKind::Full),
+                (None, false, HandshakeKind::Resumed),
+            ] {
+                let (tls, client) = (authority.server(demand), authority.client(version, shows_certificate));
+                for acceptor in [ServerTls::acceptor, ServerTls::http1_acceptor] {
+                    handshake(&client, acceptor(&tls)).await;
+                    let second = handshake(&client, acceptor(&tls)).await;
+                    assert_eq!(second, kind, "{version:?}, {demand:?}, {shows_certificate}");
+                }
+            }
+        }
     }
 }

@@ -241,12 +241,12 @@ impl Manifest {
     pub(crate) fn history_faults(&self) -> Vec<HistoryFault> {
         let mut faults = Vec::new();
         let mut fault = |number, reason| faults.push(HistoryFault { number, reason });
-        let mut newest_id = 0;
+        let mut newest_id: Option<u64> = None;
         for history in self.histories() {
-            if history.id <= newest_id {
+            if let Some(newest_id) = newest_id.filter(|newest_id| history.id <= *newest_id) {
                 fault(history.artifacts.start, format!("history {} comes after history {newest_id}", history.id));
             }
-            newest_id = newest_id.max(history.id);
+            newest_id = newest_id.max(Some(history.id));
             self.check_history(&history, &mut fault);
         }
         faults

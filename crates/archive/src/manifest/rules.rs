@@ -4,6 +4,10 @@ use laredo_core::Lsn;
 
 use super::{Artifact, ArtifactKind};
 
+/// The largest epoch and the largest fencing number of a manifest. Every reader of JSON holds them
+/// exactly.
+pub const MANIFEST_NUMBER_MAX: u64 = (1 << 53) - 1;
+
 /// A rule that a manifest breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +40,17 @@ pub enum ManifestViolation {
     /// An epoch comes after a later one.
     #[error("epoch {0} comes after a later one")]
     Epochs(u64),
+    /// A number is larger than [`MANIFEST_NUMBER_MAX`].
+    #[error(
+        "its {name} {number} is larger than {MANIFEST_NUMBER_MAX}; put back an earlier manifest, or begin another \
+         archive under another prefix"
+    )]
+    TooLarge {
+        /// The name of the number.
+        name: &'static str,
+        /// The number.
+        number: u64,
+    },
     /// The manifest's epoch or head is not that of the last artifact.
     #[error("its {0} is not that of its last artifact")]
     Head(&'static str),
@@ -55,10 +70,29 @@ pub enum ManifestViolation {
     Sealed(String),
 }
 
+/// Checks that a number of a manifest is in its range.
+pub(super) fn check_number(name: &'static str, number: u64) -> Result<(), ManifestViolation> {
+    match number <= MANIFEST_NUMBER_MAX {
+        true => Ok(()),
+        false => Err(ManifestViolation::TooLarge { name, number }),
+    }
+}
+
+/// Returns the number after a number of a manifest.
+///
+/// # Errors
+/// If a manifest cannot have the next number.
+#[cfg(feature = "writer")]
+pub(crate) fn next_number(name: &'static str, number: u64) -> Result<u64, ManifestViolation> {
+    let next = number.saturating_add(1);
+    check_number(name, next).map(|()| next)
+}
+
 /// Checks that an artifact may follow another one, or be the first if `before` is `None`.
 pub(super) fn check_order(before: Option<&Artifact>, artifact: &Artifact) -> Result<(), ManifestViolation> {
     let Artifact { epoch, to_position, .. } = artifact;
     let of_same_epoch = before.filter(|before| before.epoch == *epoch);
+    check_number("epoch", *epoch)?;
     if before.is_some_and(|before| before.epoch > *epoch) {
         return Err(ManifestViolation::Epochs(*epoch));
     }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "writer")]
 use super::ArtifactKind;
-use super::spelling;
-use super::{Artifact, MANIFEST_VERSION, ManifestError, ManifestViolation};
+use super::{Artifact, MANIFEST_VERSION, ManifestError, ManifestViolation, rules, spelling};
 
 /// The maximum number of artifacts that are added to one sealed manifest. Beyond it, a new one is
 /// begun.
@@ -53,6 +52,11 @@ impl SealedLink {
         let name = self.uri.get(self.uri.rfind("epoch=")?..)?;
         let (_, file) = name.split_once('/')?;
         (file.starts_with("sealed-") && !file.contains(['/', '\\'])).then(|| name.to_owned())
+    }
+
+    /// Checks that the epochs are in their range.
+    pub(super) fn check(&self) -> Result<(), ManifestViolation> {
+        rules::check_number("sealed epoch", self.first_epoch.max(self.last_epoch))
     }
 
     /// Sets the address of the object at a destination.
@@ -107,6 +111,8 @@ impl SealedManifest {
         if sealed.table != table {
             return Err(ManifestError::Table { found: sealed.table, expected: table.to_owned() });
         }
+        sealed.artifacts.iter().try_for_each(|artifact| rules::check_number("epoch", artifact.epoch))?;
+        sealed.earlier.as_ref().map_or(Ok(()), SealedLink::check)?;
         spelling::note(&mut sealed.artifacts, bytes)?;
         let ends = (sealed.artifacts.first().map(|first| first.epoch), sealed.artifacts.last().map(|last| last.epoch));
         if ends != (Some(link.first_epoch), Some(link.last_epoch)) {

@@ -245,3 +245,58 @@ fn a_numeric_is_known_by_its_name() {
         assert_eq!(schema.columns()[1].type_oid, expected, "{name} {oid}");
     }
 }
+
+#[test]
+fn a_number_that_no_other_may_follow_is_refused() {
+    let whole = manifest(vec![artifact(ArtifactKind::Snapshot, 1, None, 10)]);
+    let link = |first_epoch, last_epoch| SealedLink {
+        uri: "epoch=1/sealed-1-1-0.json".to_owned(),
+        size_bytes: 1,
+        sha256: String::new(),
+        first_epoch,
+        last_epoch,
+        artifacts: 1,
+    };
+    let with_fence = |fence| Manifest { writer: Some(WriterId { id: "w".to_owned(), fence }), ..whole.clone() };
+    for (number, is_right) in
+        [(MANIFEST_NUMBER_MAX, true), (MANIFEST_NUMBER_MAX + 1, false), (u64::MAX - 1, false), (u64::MAX, false)]
+    {
+        for (name, manifest) in [
+            ("epoch", manifest(vec![artifact(ArtifactKind::Snapshot, number, None, 10)])),
+            ("epoch", Manifest { epoch: number, ..manifest(Vec::new()) }),
+            ("oldest_epoch", Manifest { oldest_epoch: Some(number), ..whole.clone() }),
+            ("writer's fence", with_fence(number)),
+            ("sealed epoch", Manifest { sealed: Some(link(1, number)), ..whole.clone() }),
+            ("sealed epoch", Manifest { sealed: Some(link(number, 1)), ..whole.clone() }),
+        ] {
+            let text = serde_json::to_vec(&manifest).unwrap();
+            match Manifest::parse(&text, None) {
+                Ok(_) => assert!(is_right, "{name} {number}"),
+                Err(ManifestError::Broken(violation)) => {
+                    assert_eq!((violation, is_right), (ManifestViolation::TooLarge { name, number }, false));
+                }
+                Err(error) => panic!("{name} {number}: {error}"),
+            }
+        }
+        let artifacts = vec![artifact(ArtifactKind::Snapshot, number, None, 10)];
+        let earlier = SealedManifest::new("public.t", whole.artifacts.clone(), Some(link(number, number)));
+        for (sealed, described) in [
+            (SealedManifest::new("public.t", artifacts, None), link(number, number)),
+            // A link may claim other epochs than those that the object names.
+            (earlier, link(1, 1)),
+        ] {
+            let parsed = SealedManifest::parse(&sealed.to_json().unwrap(), &described, "public.t");
+            match parsed {
+                Ok(_) | Err(ManifestError::Broken(ManifestViolation::Sealed(_))) => {
+                    assert!(is_right, "sealed {number}")
+                }
+                Err(ManifestError::Broken(ManifestViolation::TooLarge { .. })) => assert!(!is_right, "sealed {number}"),
+                Err(error) => panic!("sealed {number}: {error}"),
+            }
+        }
+    }
+    assert_eq!(next_number("epoch", MANIFEST_NUMBER_MAX - 1), Ok(MANIFEST_NUMBER_MAX));
+    for last in [MANIFEST_NUMBER_MAX, u64::MAX] {
+        assert!(matches!(next_number("epoch", last), Err(ManifestViolation::TooLarge { .. })), "{last}");
+    }
+}

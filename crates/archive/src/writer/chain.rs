@@ -37,8 +37,8 @@ impl NewestChain {
                     (written.base_bytes, written.base_rows) = (bytes(artifact), artifact.row_count)
                 }
                 ArtifactKind::Diff => {
-                    written.diff_bytes += bytes(artifact);
-                    written.churn_records += artifact.change_count;
+                    written.diff_bytes = written.diff_bytes.saturating_add(bytes(artifact));
+                    written.churn_records = written.churn_records.saturating_add(artifact.change_count);
                     written.diffs += 1;
                 }
             }
@@ -69,7 +69,7 @@ impl NewestChain {
         ChainProgress {
             since_base: self.base.map(|at| now.duration_since(at)),
             since_artifact: now.duration_since(self.newest),
-            churn_records: self.written.churn_records + depth,
+            churn_records: self.written.churn_records.saturating_add(depth),
             has_changes: depth > 0,
             ..self.written
         }

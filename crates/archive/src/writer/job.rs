@@ -10,7 +10,7 @@ use super::buffered_state::RowsVersion;
 use super::ledger::{LedgerRetryPolicy, ManifestLedger, PutError};
 use super::report::WriterReport;
 use super::status::WrittenArtifact;
-use super::{WriterContext, WriterError};
+use super::{WriterContext, WriterError, next_epoch};
 use crate::encode::{self, EncodedArtifact};
 use crate::events::ArtifactEvent;
 use crate::format::FormatError;
@@ -87,7 +87,7 @@ impl ArtifactJob {
         let created_at = tools.now();
         let (epoch, from) = match (kind, &job.plan) {
             (ArtifactKind::Snapshot, ArtifactPlan::Base { epoch_least, .. }) => (*epoch_least, None),
-            (ArtifactKind::Snapshot, ArtifactPlan::Diff { .. }) => (ledger.manifest().epoch + 1, None),
+            (ArtifactKind::Snapshot, ArtifactPlan::Diff { .. }) => (next_epoch(ledger.manifest().epoch)?, None),
             (ArtifactKind::Diff, _) => (ledger.manifest().epoch, Some(job.from)),
         };
         let mut artifact = Artifact::new(kind, epoch, from, job.to, &created_at);

@@ -10,7 +10,7 @@ use super::report::WriterReport;
 use super::{WriterContext, WriterError};
 use crate::destination::{Destination, DestinationError, ManifestTag, StagedArtifact, VersionedManifest};
 use crate::layout::{ArtifactFormat, MANIFEST_NAME};
-use crate::manifest::{Artifact, Manifest, WriterId};
+use crate::manifest::{Artifact, Manifest, WriterId, next_number};
 use sealing::SealedCache;
 
 /// The manifest that this writer holds, at all its destinations.
@@ -247,7 +247,10 @@ impl LedgerDestination {
             self.seen = Some(ObservedManifest { manifest: Some(manifest.clone()), tag });
             return Ok(Some((manifest, writer)));
         }
-        let writer = WriterId { id: id.to_owned(), fence: fence.saturating_add(1) };
+        let at = self.destination.uri(MANIFEST_NAME);
+        let fence = next_number("writer's next fence", fence)
+            .map_err(|violation| WriterError::Manifest { at, error: violation.into() })?;
+        let writer = WriterId { id: id.to_owned(), fence };
         let claimed = Manifest { writer: Some(writer.clone()), ..manifest };
         self.seen = Some(ObservedManifest { manifest: None, tag });
         match self.publish(&claimed).await {

@@ -3,5 +3,6 @@
 #![cfg(feature = "aws")]
 
 mod credentials;
+mod proxies;
 mod sinks;
 mod sts;

@@ -20,12 +20,13 @@ mod text_table;
 mod token;
 mod verify;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use tokio_util::sync::CancellationToken;
 
+use crate::printable::{PrintableOutput, printable, printable_lines};
 use args::{LaredoArgs, LaredoCommand, SourceCommand, SourceCommandArgs};
 pub use error::CliError;
 
@@ -97,14 +98,22 @@ fn end_at_interrupt() -> CancellationToken {
     stop
 }
 
-/// Writes a text to standard output in one piece.
+/// Writes a text to standard output in one piece. The text may have several lines, so a name in it
+/// must be [`printable`] unless it is in JSON. Other control characters are escaped here.
 fn print_output(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+    out.write_all(printable_lines(text).as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// Returns standard output for data, which is written as it is. On a terminal, control characters
+/// are escaped.
+fn data_output() -> Box<dyn Write> {
+    let out = io::stdout().lock();
+    if out.is_terminal() { Box::new(PrintableOutput::new(out)) } else { Box::new(out) }
 }
 
 /// Writes a message for the operator to standard error.
 fn print_message(message: &str) {
     // If standard error is closed, the message is dropped.
-    let _ = writeln!(io::stderr().lock(), "laredo: {}", text_table::printable(message));
+    let _ = writeln!(io::stderr().lock(), "laredo: {}", printable(message));
 }

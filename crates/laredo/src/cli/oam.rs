@@ -16,6 +16,7 @@ use super::connect::{ServerChannel, channel};
 use super::error::{CliError, OAM_OPTION};
 use super::print_output;
 use super::text_table::{bytes, table};
+use crate::printable::printable;
 
 pub(super) type OamClient = LaredoOamServiceClient<ServerChannel>;
 
@@ -85,8 +86,8 @@ pub(super) async fn ready(args: ReadyArgs) -> Result<ExitCode, CliError> {
     print_output(&match (args.oam.json, answer.ready) {
         (true, ready) => format!("{}\n", json!({ "ready": ready, "not_ready_reasons": reasons })),
         (false, true) if reasons.is_empty() => "ready\n".to_owned(),
-        (false, true) => format!("ready, but some tables are not served\n{}\n", reasons.join("\n")),
-        (false, false) => format!("not ready\n{}\n", reasons.join("\n")),
+        (false, true) => format!("ready, but some tables are not served\n{}\n", lines_text(reasons)),
+        (false, false) => format!("not ready\n{}\n", lines_text(reasons)),
     })?;
     Ok(ExitCode::from(u8::from(!answer.ready)))
 }
@@ -136,9 +137,15 @@ pub(super) fn oam_error(args: &OamArgs, status: &Status) -> CliError {
 pub(super) fn print_outcome(args: &OamArgs, accepted: bool, message: &str) -> Result<ExitCode, CliError> {
     print_output(&match args.json {
         true => format!("{}\n", json!({ "accepted": accepted, "message": message })),
-        false => format!("{message}\n"),
+        false => format!("{}\n", lines_text(message.lines())),
     })?;
     Ok(ExitCode::from(u8::from(!accepted)))
+}
+
+/// Returns sentences of the server, each on a line of its own.
+fn lines_text(sentences: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let lines: Vec<String> = sentences.into_iter().map(|sentence| printable(sentence.as_ref())).collect();
+    lines.join("\n")
 }
 
 fn print_state(args: &OamArgs, state: ServiceState) -> Result<ExitCode, CliError> {
@@ -290,7 +297,7 @@ impl StatusEvent {
             StatusEventKind::State { pipeline, to, .. } => format!("{} {to}", pipeline.as_deref().unwrap_or("server")),
             StatusEventKind::Source(SourceStateChange { source_id, message, .. }) => format!("{source_id} {message}"),
         };
-        format!("{} {}\n", self.at, super::text_table::printable(&text))
+        format!("{} {}\n", self.at, printable(&text))
     }
 
     fn to_json(&self) -> Value {
@@ -304,5 +311,18 @@ impl StatusEvent {
                 json!({ "at": self.at, "source_id": source_id, "event_type": event_type, "message": message })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_of_a_server_have_a_line_each_and_cannot_control_the_terminal() {
+        let sentences = ["table a\x1b]0;x\x07 is copied", "b\nready"];
+        assert_eq!(lines_text(sentences), "table a\\u{1b}]0;x\\u{7} is copied\nb\\nready");
+        assert_eq!(lines_text("one\ntwo".lines()), "one\ntwo");
+        assert_eq!(lines_text([""; 0]), "");
     }
 }

@@ -14,10 +14,11 @@ use laredo_postgres::{DatabaseRemains, RetirablePublication, RetirableSlot, Sour
 
 use super::args::SourceDropArgs;
 use super::error::CliError;
-use super::text_table::{bytes, printable};
+use super::text_table::bytes;
 use super::{print_message, print_output};
 use crate::config::ServerConfig;
 use crate::config::server::{DdlWatchConfig, PostgresSourceConfig};
+use crate::printable::printable;
 use crate::serve::{connection, slot, table_folders};
 
 /// A part of a source that is dropped.

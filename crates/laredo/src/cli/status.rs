@@ -18,6 +18,7 @@ use super::connect::TlsArgs;
 use super::error::{CliError, HEALTH_OPTION, deepest};
 use super::print_output;
 use super::text_table::{self, bytes, grouped};
+use crate::printable::printable;
 
 const PATH: &str = "/health/ready";
 /// The maximum size, in bytes, of an answer. Tens of thousands of tables fit.
@@ -184,7 +185,7 @@ fn health_text(health: &HealthAnswer) -> String {
     let sources: String = health.sources.iter().filter_map(source_line).collect();
     if health.sources.is_empty() && !health.waiting_for.is_empty() {
         let lines = health.waiting_for.iter().map(|(source, what)| format!("source {source}: {what}"));
-        let lines: Vec<String> = lines.map(|line| text_table::printable(&line)).collect();
+        let lines: Vec<String> = lines.map(|line| printable(&line)).collect();
         return format!("{verdict}, the server is starting\n{}\n", lines.join("\n"));
     }
     if health.tables.is_empty() {
@@ -213,7 +214,7 @@ fn source_line(source: &HealthSource) -> Option<String> {
     let age = source.state_age_ms.map(|age| format!(" for {}", duration(age))).unwrap_or_default();
     let reason = source.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let next = source.next_attempt_ms.map(|next| format!(" (next attempt in {})", duration(next))).unwrap_or_default();
-    Some(text_table::printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
+    Some(printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
 }
 
 fn detail(table: &HealthTable) -> String {

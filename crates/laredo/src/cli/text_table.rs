@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::printable::printable;
+
 /// Formats rows in columns under headings. `right` has the numbers of the columns that are aligned
 /// right.
 pub(super) fn table<const N: usize>(headings: [&str; N], right: &[usize], rows: Vec<[String; N]>) -> String {
@@ -30,14 +32,6 @@ pub(super) fn pairs(pairs: Vec<[String; 2]>) -> String {
         column.set_padding((0, 2));
     }
     lines(table.lines())
-}
-
-/// Escapes control characters, so that the text stays on one line and cannot control the terminal.
-pub(super) fn printable(text: &str) -> String {
-    match text.contains(char::is_control) {
-        false => text.to_owned(),
-        true => text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect(),
-    }
 }
 
 /// Formats a number with a comma between groups of three digits: 1,234,567.
@@ -85,7 +79,6 @@ mod tests {
 
     #[test]
     fn nothing_steers_the_terminal() {
-        assert_eq!(printable("a\x1b[31m\nb\u{9b}é"), "a\\u{1b}[31m\\nb\\u{9b}é");
         let text =
             table(["A", "N"], &[1], vec![["x\ny".to_owned(), "1".to_owned()], ["z".to_owned(), "10".to_owned()]]);
         assert_eq!(text, "A      N\nx\\ny   1\nz     10\n");

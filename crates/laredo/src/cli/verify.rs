@@ -19,7 +19,8 @@ use super::error::CliError;
 use super::oam::{call_oam, oam_error};
 use super::print_output;
 use super::snapshot::meta_json;
-use super::text_table::{bytes, grouped, printable, table};
+use super::text_table::{bytes, grouped, table};
+use crate::printable::printable;
 
 mod clients;
 
@@ -146,10 +147,10 @@ fn to_text(name: &TableName, verified: &VerificationResults, values: bool) -> St
 
 fn table_text(name: &TableName, result: &VerifyResult, values: bool) -> String {
     let (rows, size) = (grouped(result.rows.unsigned_abs()), bytes(result.bytes.unsigned_abs()));
-    let differing = grouped(result.differing.unsigned_abs());
+    let (differing, position) = (grouped(result.differing.unsigned_abs()), printable(&result.position));
     let mut text = match (result.differing, result.is_cut) {
-        (0, _) => format!("{name} is equal to the database's: {rows} rows, {size}, at {}\n", result.position),
-        (_, false) => format!("{name} differs in {differing} of {rows} rows, at {}\n", result.position),
+        (0, _) => format!("{name} is equal to the database's: {rows} rows, {size}, at {position}\n"),
+        (_, false) => format!("{name} differs in {differing} of {rows} rows, at {position}\n"),
         (_, true) => format!("{name} differs in at least {differing} rows; the rest of it was not read\n"),
     };
     if result.unverified > 0 {

@@ -17,7 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
 use super::arguments::HealthcheckArguments;
+use super::print_error;
 use crate::config::{CertificateDemand, PortTlsConfig};
+use crate::printable::printable;
 
 /// The time limit for the connection, and for each read of the answer. A healthy program answers
 /// far sooner.
@@ -36,7 +38,7 @@ pub(crate) fn healthcheck(program: &str, port: HealthPort<'_>, path: &str, probe
     let token = match probe.token() {
         Ok(token) => token,
         Err(problem) => {
-            eprintln!("error: {problem}");
+            print_error(&problem);
             return ExitCode::FAILURE;
         }
     };
@@ -44,7 +46,7 @@ pub(crate) fn healthcheck(program: &str, port: HealthPort<'_>, path: &str, probe
     match answer {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(answer) => {
-            let first = answer.lines().next().unwrap_or("no answer");
+            let first = printable(answer.lines().next().unwrap_or("no answer"));
             let is_refused = ["HTTP/1.1 401", "HTTP/1.1 403"].iter().any(|refused| first.starts_with(refused));
             let advice =
                 if is_refused { "; give the token of an observer by LAREDO_TOKEN or --token-file" } else { "" };

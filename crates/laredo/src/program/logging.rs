@@ -1,6 +1,7 @@
 //! The log on standard error, and the audit. Threads of their own write both.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,14 +12,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tracing::Level;
+use tracing::field::Field;
 use tracing_subscriber::Layer;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::ProgramFailure;
 use crate::config::server::{AuditConfig, LogLevel, LogType, LoggingConfig};
+use crate::printable::printable;
 
 mod line_writer;
 
@@ -88,7 +94,10 @@ pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Res
     let shown = tracing_subscriber::fmt::layer().with_writer(log.clone());
     let shown: BoxedLayer = match logging.log_type {
         LogType::Structured => shown.json().flatten_event(true).with_filter(targets).boxed(),
-        LogType::Text => shown.with_ansi(io::stderr().is_terminal()).with_filter(targets).boxed(),
+        LogType::Text => {
+            let shown = shown.with_ansi(io::stderr().is_terminal()).fmt_fields(text_fields());
+            shown.with_filter(targets).boxed()
+        }
     };
     let mut layers = vec![shown];
     if let Some(audit) = &audit {
@@ -98,6 +107,21 @@ pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Res
     tracing_subscriber::registry().with(layers).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(ProcessLog { log, audit })
+}
+
+/// Returns the format of an event's message and fields in text. A name in them, such as a table's,
+/// cannot control the terminal, nor begin another line.
+fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    let fields = debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
+        let value = printable(&format!("{value:?}"));
+        match (field.name(), writer.has_ansi_escapes()) {
+            ("message", _) => write!(writer, "{value}"),
+            (name, false) => write!(writer, "{name}={value}"),
+            // Italic, and a faint sign.
+            (name, true) => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}"),
+        }
+    });
+    fields.delimited(" ")
 }
 
 /// Starts to write the log to stderr.
@@ -164,4 +188,54 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let current = thread::current();
     tracing::error!(place, thread = current.name(), backtrace, "a thread panicked: {reason}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct SharedText(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for SharedText {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(has_colors: bool, log: impl FnOnce()) -> String {
+        let text = SharedText::default();
+        let writer = text.clone();
+        let shown = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).without_time();
+        let shown = shown.with_target(false).with_ansi(has_colors).fmt_fields(text_fields());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(shown), log);
+        String::from_utf8(text.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_name_cannot_control_the_terminal_that_shows_the_log() {
+        let table = "public.a\x1b[2J\u{9b}\nERROR b";
+        let log = || {
+            tracing::info!(%table, quoted = table, rows = 5, "copying {table}");
+            tracing::info!("done");
+        };
+        let escaped = "public.a\\u{1b}[2J\\u{9b}\\nERROR b";
+        let expected = format!(" INFO copying {escaped} table={escaped} quoted=\"{escaped}\" rows=5\n INFO done\n");
+        assert_eq!(logged(false, log), expected);
+        let colored = logged(true, log);
+        assert!(
+            colored.contains(&format!("copying {escaped} \x1b[3mtable\x1b[0m\x1b[2m=\x1b[0m{escaped}")),
+            "{colored}"
+        );
+        assert_eq!(colored.lines().count(), 2, "{colored}");
+    }
 }

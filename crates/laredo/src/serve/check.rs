@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 
 use super::prepare::plans;
 use crate::config::ServerConfig;
-use crate::program::{MISCONFIGURED, ProgramFailure, misconfigured, temporary_folder};
+use crate::program::{MISCONFIGURED, ProgramFailure, misconfigured, print_error, temporary_folder};
 
 /// Asks each source once if it and its tables can be followed, and prints the answers as they come.
 /// Nothing is changed in a database. Returns the exit code: 0 if everything can be followed, 2 for
@@ -21,14 +21,14 @@ pub(super) fn check_sources(config: &ServerConfig) -> ExitCode {
         Ok(folder) => folder,
         Err(ProgramFailure::Misconfigured(problems)) => return misconfigured(&problems),
         Err(ProgramFailure::Failed(error)) => {
-            eprintln!("error: {error:#}");
+            print_error(&format!("{error:#}"));
             return ExitCode::FAILURE;
         }
     };
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(check_all(config, &folder)),
         Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
+            print_error(&format!("cannot start the runtime: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -36,7 +36,7 @@ pub(super) fn check_sources(config: &ServerConfig) -> ExitCode {
 
 async fn check_all(config: &ServerConfig, folder: &Path) -> ExitCode {
     let (plans, malformed) = plans(config, folder, &mut StdRng::from_os_rng());
-    malformed.iter().for_each(|problem| eprintln!("error: {problem}"));
+    malformed.iter().for_each(|problem| print_error(problem));
     let (mut is_misconfigured, mut is_unknown) = (!malformed.is_empty(), false);
     let mut answers: FuturesUnordered<_> =
         plans.iter().map(async |plan| (plan.name, plan.tables.len(), plan.check().await)).collect();
@@ -45,11 +45,11 @@ async fn check_all(config: &ServerConfig, folder: &Path) -> ExitCode {
             Ok(()) => println!("source {source} can be followed; tables: {tables}"),
             Err(SourceError::Definite(sentences)) => {
                 is_misconfigured = true;
-                sentences.iter().for_each(|sentence| eprintln!("error: source {source}: {sentence}"));
+                sentences.iter().for_each(|sentence| print_error(&format!("source {source}: {sentence}")));
             }
             Err(SourceError::Transient(reason) | SourceError::Held(reason)) => {
                 is_unknown = true;
-                eprintln!("error: source {source}: {reason}");
+                print_error(&format!("source {source}: {reason}"));
             }
         }
     }

@@ -176,8 +176,8 @@ impl Caller {
         }
     }
 
-    /// Waits until an open call must end: its token has expired, or the rules were replaced by
-    /// others that do not allow it in this form. Returns the status for its client.
+    /// Waits until an open call must end: its token or certificate has expired, or the rules were
+    /// replaced by others that do not allow it in this form. Returns the status for its client.
     ///
     /// The call is at `path`. The future is pending for ever if no rule can end the call.
     pub(super) async fn ended(mut self, path: &str) -> Status {
@@ -198,7 +198,9 @@ impl Caller {
                 }
             };
             if has_expired {
-                return Status::unauthenticated("the caller's token has expired; reconnect with a new one");
+                return Status::unauthenticated(
+                    "the caller's token or certificate has expired; reconnect with a new one",
+                );
             }
             if let Err(status) = self.judge_again(path) {
                 return status;

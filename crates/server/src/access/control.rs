@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::caller::Caller;
-use super::certificate;
+use super::certificate::CallerCertificate;
 use super::credential::{CallerCredential, UnknownIdentity};
 use super::grant::{AccessGrants, RowScope, ScopeDenial};
 use super::identity::Identity;
@@ -45,7 +45,8 @@ pub struct IdentityOptions {
     pub claims: BTreeMap<String, String>,
     /// The tokens. Each of them proves the identity.
     pub tokens: Vec<TokenOptions>,
-    /// The names in clients' certificates. Each of them proves the identity.
+    /// The names in clients' certificates. Each of them proves the identity until the certificate
+    /// expires.
     pub certificates: Vec<NamePattern>,
     /// The JWTs. Each of them proves the identity, and its claims are claims of the identity.
     pub jwt: Option<JwtOptions>,
@@ -208,11 +209,13 @@ impl AccessControl {
     }
 
     fn of_certificate(&self, chain: &[CertificateDer<'static>]) -> Option<Identity> {
-        let der = chain.first()?;
-        self.options.identities.iter().find_map(|identity| {
-            let name = identity.certificates.iter().find_map(|pattern| certificate::find_name(der, pattern))?;
+        let certificate = CallerCertificate::read(chain.first()?)?;
+        let identity = self.options.identities.iter().find_map(|identity| {
+            let name = identity.certificates.iter().find_map(|pattern| certificate.find_name(pattern))?;
             Some(identity.proven(&format!("{}/{name}", identity.name)))
-        })
+        })?;
+        // The handshake has checked the time, but a connection may outlive its certificate.
+        Some(Identity { expires_at: Some(certificate.expires_at()), ..identity })
     }
 
     /// Returns the part of a table that an identity may read.

@@ -73,7 +73,7 @@ impl From<UnknownIdentity> for Status {
             UnknownIdentity::Repeated => "there is more than one `authorization` header; send one",
             UnknownIdentity::Scheme => "the `authorization` header is not `Bearer TOKEN`; send a token in this form",
             UnknownIdentity::Token => "the token is wrong or was revoked; ask the operator for a new one",
-            UnknownIdentity::Expired => "the token has expired; ask the operator for a new one",
+            UnknownIdentity::Expired => "the token or the certificate has expired; ask the operator for a new one",
         })
     }
 }

@@ -26,6 +26,11 @@ impl NamePattern {
         NamePattern(text.into())
     }
 
+    /// Returns the text of the pattern.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Returns true if the pattern is the name.
     pub(crate) fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');

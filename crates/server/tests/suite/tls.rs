@@ -1,6 +1,9 @@
 //! TLS. If an authority is configured, only clients with its certificates are served.
 
+use std::sync::{Arc, Mutex};
+
 use crate::support::{GrpcTestClient, SimServer, SimpleReplica, request, serve_with_tls, serve_with_tls_and};
+use laredo_core::CommitTime;
 use laredo_proto::replication::sync_response::Message;
 use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding};
 use laredo_server::{
@@ -263,4 +266,38 @@ async fn the_name_in_a_certificate_is_the_identity_of_its_client() {
             assert!(status.clients[0].client_id.starts_with("mesh/web.reader.example"), "{status:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_certificate_expires() {
+    let authority = ServerTlsAuthority::new();
+    let (tls, ca) = (authority.server_options(true), authority.issuer.pem());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["web.reader.example".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2090, 1, 1);
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap().pem();
+    // The clock of the rules is close to the expiry; that of the handshake is the machine's.
+    let last = CommitTime::from_unix_us(3_786_912_000_000_000);
+    let now = Arc::new(Mutex::new(last));
+    let clock_now = now.clone();
+    let rules = AccessRules::new(mesh_access(Vec::new()), Arc::new(move || *clock_now.lock().unwrap()));
+    let database = SimDatabase::new(1);
+    database.commit(0, vec![Insert(1, "a".to_owned())]);
+    let tls = ServerTls::new("server", &tls).unwrap();
+    let server = serve_with_tls_and(&database, tls, |options| options.access = Some(rules)).await;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca)).domain_name("localhost");
+    let tls = tls.identity(Identity::from_pem(certificate, key.serialize_pem()));
+    let mut client = connect(&server, tls).await.unwrap();
+    let mut stream = client.sync(request(RowEncoding::Struct)).await.unwrap().into_inner();
+    SimpleReplica::default().read_to(&mut stream, database.end()).await;
+    *now.lock().unwrap() = CommitTime(last.0 + 1_000_000);
+    let ended = loop {
+        match crate::support::within(stream.message(), "the end of the stream").await {
+            Err(status) => break status,
+            Ok(message) => assert!(message.is_some(), "it ends with a status"),
+        }
+    };
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+    let later = client.sync(request(RowEncoding::Struct)).await.unwrap_err();
+    assert_eq!(later.code(), Code::Unauthenticated, "a call on the same connection: {later}");
 }

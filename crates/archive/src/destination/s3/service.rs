@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_smithy_http_client::Connector as Pool;
 use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest as SdkRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -17,6 +16,7 @@ use object_store::client::{
 use tower_http::timeout::TimeoutBody;
 
 use super::error_response::S3ErrorResponse;
+use crate::aws::AwsConnector;
 
 /// The maximum time until a response begins, in addition to the time for sending the request's
 /// body.
@@ -39,7 +39,7 @@ impl HttpConnector for S3Connector {
 /// The SDK's connection pool as a service for `object_store`, so that both reach AWS in the same
 /// way.
 #[derive(Debug)]
-struct S3HttpService(Pool);
+struct S3HttpService(AwsConnector);
 
 #[async_trait::async_trait]
 impl HttpService for S3HttpService {

@@ -1,9 +1,10 @@
 //! Manifests that cannot be trusted.
 
-use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST_NAME};
+use laredo_archive::{ArchivePoint, ArchiveReadError, MANIFEST_NAME, MANIFEST_NUMBER_MAX, WriterError};
 use serde_json::{Value, json};
 
 use crate::reader::sample::SampleArchive;
+use crate::scene::{begin, changed, local, options};
 
 /// Checks that the manifest is refused, with these words in the reason.
 async fn is_refused(sample: &SampleArchive, words: &str) {
@@ -148,4 +149,79 @@ async fn an_address_that_leads_elsewhere_is_not_followed() {
         );
         assert_eq!(sample.faults().await, [said]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_no_other_may_follow_is_refused() {
+    for epoch in [u64::MAX, u64::MAX - 1, MANIFEST_NUMBER_MAX + 1] {
+        let sample = SampleArchive::written(&["jsonl"]).await;
+        sample.renumber(epoch);
+        is_refused(&sample, &format!("its epoch {epoch} is larger than 9007199254740991; put back")).await;
+        let staging = tempfile::tempdir().unwrap();
+        let writer = begin(options("w2"), vec![local(&sample.path())], staging.path(), &sample.history).await;
+        let error = writer.err().expect("the writer refuses it, too");
+        assert!(matches!(&error, WriterError::Manifest { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("its epoch {epoch} is larger")), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_epoch_is_read_and_continued_but_none_follows_it() {
+    let mut sample = SampleArchive::written(&["jsonl"]).await;
+    sample.renumber(MANIFEST_NUMBER_MAX);
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    let (place, staging) = (local(&sample.path()), tempfile::tempdir().unwrap());
+    // Other formats would begin an epoch.
+    let same = changed(options("w2"), |options| options.diff_formats.clone_from(&options.snapshot_formats));
+    let writer = begin(same, vec![place], staging.path(), &sample.history).await.unwrap();
+    writer.send_transaction(sample.history.something(11));
+    writer.head(sample.history.position).await;
+    assert_eq!(sample.faults().await, Vec::<String>::new());
+    writer.handle.snapshot().await.unwrap_err();
+    let error = writer.ended().await.unwrap_err();
+    let words =
+        "the next manifest was not written: the manifest breaks a rule: its next epoch 9007199254740992 is larger";
+    assert!(error.to_string().starts_with(words), "{error}");
+    assert!(!sample.path().join(format!("epoch={}", MANIFEST_NUMBER_MAX + 1)).exists(), "no object is written for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sizes_and_counts_of_any_size_are_added() {
+    let sample = SampleArchive::written(&["jsonl"]).await;
+    let mut manifest = sample.manifest();
+    for artifact in manifest["artifacts"].as_array_mut().unwrap() {
+        let count = if artifact["kind"] == "diff" { "change_count" } else { "row_count" };
+        artifact[count] = u64::MAX.into();
+        artifact["formats"]["jsonl"]["size_bytes"] = u64::MAX.into();
+    }
+    sample.set_manifest(&manifest);
+    let archive = sample.open().await.unwrap();
+    assert_eq!((archive.bytes(), archive.boundary(ArchivePoint::Latest).unwrap().bytes), (u64::MAX, u64::MAX));
+    assert_eq!(sample.faults().await.len(), manifest["artifacts"].as_array().unwrap().len());
+    // The writer cannot read the rows, so it begins an epoch.
+    let (place, staging) = (local(&sample.path()), tempfile::tempdir().unwrap());
+    let writer = begin(options("w2"), vec![place], staging.path(), &sample.history).await.unwrap();
+    for _ in 0..100 {
+        if writer.handle.status().epoch != 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+    assert_eq!(writer.handle.status().epoch, 3);
+    writer.stop().await;
+}
+
+/// Another program may count epochs from 0.
+#[tokio::test(start_paused = true)]
+async fn an_archive_may_begin_with_epoch_0() {
+    let sample = SampleArchive::written(&["jsonl"]).await;
+    let mut manifest = sample.manifest();
+    for artifact in manifest["artifacts"].as_array_mut().unwrap() {
+        artifact.as_object_mut().unwrap().remove("history");
+        if artifact["epoch"] == 1 {
+            artifact["epoch"] = 0.into();
+        }
+    }
+    sample.set_manifest(&manifest);
+    std::fs::rename(sample.path().join("epoch=1"), sample.path().join("epoch=0")).unwrap();
+    assert_eq!(sample.faults().await, Vec::<String>::new());
 }

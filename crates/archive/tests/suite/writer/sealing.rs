@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use laredo_archive::{Archive, ArchivePoint, Destination, Manifest, ReadProgress, RebaseThresholds, WriterOptions};
+use laredo_archive::{
+    Archive, ArchivePoint, Destination, MANIFEST_NUMBER_MAX, Manifest, ReadProgress, RebaseThresholds, WriterOptions,
+};
 use laredo_core::Transaction;
 
 use crate::scene::{TABLE, TestTableHistory, begin, changed, compare, is_whole, local, options, sorted};
@@ -106,6 +108,25 @@ async fn the_newest_state_needs_no_sealed_manifest() {
     // The writer still continues.
     run(short_chains("again"), std::slice::from_ref(&place), folder.path(), &mut history, 12).await;
     assert_eq!(named(&place).await.head_position, Some(history.position));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_epoch_that_no_other_may_follow_is_refused() {
+    for epoch in [u64::MAX, u64::MAX - 1, MANIFEST_NUMBER_MAX + 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = local(&folder.path().join("archive"));
+        let mut history = TestTableHistory::new();
+        run(short_chains("w"), std::slice::from_ref(&place), folder.path(), &mut history, 12).await;
+        let there = place.manifest().await.unwrap().unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&there.bytes).unwrap();
+        manifest["sealed"]["last_epoch"] = epoch.into();
+        place.publish(manifest.to_string().as_bytes(), Some(&there.tag)).await.unwrap();
+        let words = format!("its sealed epoch {epoch} is larger than");
+        let error = Archive::open(place.clone(), Some(TABLE)).await.unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains(&words), "{error}");
+        let error = begin(short_chains("again"), vec![place], folder.path(), &history).await.err().unwrap();
+        assert!(error.to_string().contains(&words), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

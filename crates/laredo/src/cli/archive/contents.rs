@@ -1,5 +1,6 @@
 //! The contents of an archive, and the check that it is undamaged.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use laredo_archive::{Archive, ArchivedHistory, Artifact, ArtifactKind, Manifest, ReadProgress};
@@ -10,7 +11,8 @@ use super::args::{ArchiveCatArgs, ArchiveListArgs};
 use super::progress::with_progress_bar;
 use crate::cli::error::CliError;
 use crate::cli::text_table::{bytes, grouped, table};
-use crate::cli::{print_message, print_output};
+use crate::cli::{data_output, print_message, print_output};
+use crate::printable::printable;
 
 pub(super) async fn ls(args: ArchiveListArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
@@ -38,7 +40,7 @@ fn to_text(archive: &Archive) -> String {
     });
     let head = manifest.head_position.map_or_else(|| "nothing yet".to_owned(), |head| head.to_string());
     let heading = ["OBJECT", "TO", "WRITTEN", "ENTRIES", "SIZE"];
-    let mut text = format!("{} at {head}, epoch {}\n", manifest.table, manifest.epoch);
+    let mut text = format!("{} at {head}, epoch {}\n", printable(&manifest.table), manifest.epoch);
     if histories.len() > 1 {
         text.extend(histories.iter().map(|history| format!("{}\n", history_line(manifest, history))));
     }
@@ -149,6 +151,29 @@ pub(super) async fn cat(args: ArchiveCatArgs) -> Result<ExitCode, CliError> {
     // The object is read to its end first, so that only checked lines are printed.
     let lines =
         with_progress_bar("reading", archive.bytes(), &progress, archive.lines_of(&args.object, &progress)).await?;
-    print_output(&String::from_utf8_lossy(&lines))?;
+    let mut out = data_output();
+    out.write_all(&lines).and_then(|()| out.flush()).map_err(CliError::Output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use laredo_archive::{FolderDestination, MANIFEST_NAME};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_name_of_an_archives_table_cannot_control_the_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = "public.a\x1b]0;title\x07\u{9b}2J\nwhole: 9 artifacts";
+        let manifest = Manifest::empty(table, "2026-01-02T03:04:05Z").to_json().unwrap();
+        std::fs::write(folder.path().join(MANIFEST_NAME), manifest).unwrap();
+        let archive = Archive::open(Arc::new(FolderDestination::new(folder.path())), None).await.unwrap();
+        let text = to_text(&archive);
+        let first = text.lines().next().unwrap();
+        assert_eq!(first, "public.a\\u{1b}]0;title\\u{7}\\u{9b}2J\\nwhole: 9 artifacts at nothing yet, epoch 0");
+        assert!(!text.replace('\n', "").contains(char::is_control), "{text}");
+    }
 }

@@ -15,7 +15,7 @@ use super::progress::with_progress_bar;
 use super::rows;
 use super::state_diff::differences;
 use crate::cli::error::CliError;
-use crate::cli::print_message;
+use crate::cli::{data_output, print_message};
 
 pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open_for(args.at).await?;
@@ -29,7 +29,7 @@ pub(super) async fn reconstruct(args: ReconstructArgs) -> Result<ExitCode, CliEr
         let rows = by_key(&table).into_iter();
         let written = match &args.output {
             Some(file) => to_file(file, |out| rows::write_rows(args.format, table.schema(), rows, out)),
-            None => rows::write_rows(args.format, table.schema(), rows, BufWriter::new(io::stdout().lock())),
+            None => rows::write_rows(args.format, table.schema(), rows, BufWriter::new(data_output())),
         };
         written.map_err(CliError::from_format)?;
     }
@@ -103,7 +103,7 @@ pub(super) async fn diff(args: ArchiveDiffArgs) -> Result<ExitCode, CliError> {
     let archive = args.archive.open().await?;
     let RebuiltTable { table: before, boundary: from, .. } = rebuild_state(&archive, args.before, args.exact).await?;
     let RebuiltTable { table: after, boundary: to, .. } = rebuild_state(&archive, args.after, args.exact).await?;
-    let out = BufWriter::new(io::stdout().lock());
+    let out = BufWriter::new(data_output());
     let lines =
         ArtifactWriter::new(ArtifactFormat::JSONL, after.schema().clone(), out).map_err(CliError::from_format)?;
     let mut lines = lines.with_old_schema(before.schema().clone());

@@ -68,9 +68,9 @@ config_block! {
         /// and after a space the time from which on it is no longer valid, if there is one. Empty
         /// lines and lines that begin with `#` do not count.
         pub token_hashes_file: Option<PathBuf> = optional("token_hashes_file", TEXT, "none"),
-        /// The names in clients' certificates: URIs, DNS names or e-mail addresses. A `*` matches a
-        /// part of a name, as in `spiffe://prod/ns/*/sa/reader` or `*.example.com`. They need
-        /// `grpc.tls.client_ca_path`.
+        /// The names in clients' certificates: URIs (with `://`), e-mail addresses (with `@`), or
+        /// DNS names. A `*` matches a part of a name, as in `spiffe://prod/ns/*/sa/reader` or
+        /// `*.example.com`. They need `grpc.tls.client_ca_path`.
         pub certificates: Vec<String> = texts("certificates", SettingKind::List(&TEXT), "none"),
         /// The JWTs of an identity provider ([JWTs](security.md#jwts)).
         pub jwt: Option<JwtConfig> = optional_block("jwt").defaults_to("none"),

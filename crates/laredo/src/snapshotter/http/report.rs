@@ -35,7 +35,7 @@ fn readiness_obstacle(table: &SnapshotterTable) -> Option<String> {
                 let error = stream.or(status.last_error.clone()).map(|error| format!(": {error}"));
                 format!("it has no base yet{}", error.unwrap_or_default())
             };
-            (status.epoch == 0).then(reason)
+            status.progress.since_base.is_none().then(reason)
         }
     }
 }
@@ -124,7 +124,7 @@ pub(super) fn seconds_behind(status: &WriterStatus) -> Option<f64> {
 /// Returns the JSON of an artifact that was written.
 /// Returns the answer to a request for a snapshot, if the newest one has all changes.
 pub(super) fn unchanged_snapshot(table: &str, status: &WriterStatus) -> Option<Value> {
-    let is_whole = status.epoch > 0 && status.progress.diffs == 0 && status.buffer_depth == 0;
+    let is_whole = status.progress.since_base.is_some() && status.progress.diffs == 0 && status.buffer_depth == 0;
     if !is_whole || status.phase != WriterPhase::Running {
         return None;
     }
