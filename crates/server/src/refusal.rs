@@ -34,6 +34,10 @@ pub(crate) fn busy_with_requests() -> Status {
     Status::resource_exhausted("the server is receiving too many large requests at once; repeat this one later")
 }
 
+pub(crate) fn caller_busy_with_requests() -> Status {
+    Status::resource_exhausted("this caller is sending too many large requests at once; repeat this one later")
+}
+
 pub(crate) fn journal_replaced() -> Status {
     Status::unavailable(
         "the table's journal was replaced: the database's history has forked, or its source was prepared again; reconnect",

@@ -13,6 +13,7 @@ mod open_requests;
 mod protocols;
 mod readiness;
 mod refusals;
+mod request_memory;
 mod serving;
 mod snapshots;
 mod support;
