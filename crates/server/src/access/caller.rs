@@ -161,8 +161,8 @@ impl Caller {
         usage.begin_stream(limits, self.identity_name(), Instant::now()).map(Some)
     }
 
-    /// Counts bytes of a snapshot. Returns the time before which the caller must be sent no more,
-    /// if it has a limit.
+    /// Counts bytes of a snapshot that is about to be sent. Returns the time before which they must
+    /// not be sent, if the caller has a limit.
     pub(crate) fn count_snapshot_bytes(&self, bytes: usize) -> Option<Instant> {
         let (limits, usage) = self.usage()?;
         usage.count_snapshot_bytes(limits, bytes, Instant::now())
