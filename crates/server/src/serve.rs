@@ -114,7 +114,7 @@ impl Server {
             let service = ServiceBuilder::new()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
-                .layer(shared.gate.layer())
+                .layer(shared.gate.layer(shared.waits.stop))
                 .service(routes.prepare());
             let acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).with_limit(connections_max);
             tasks.spawn(serve_connections(acceptor, service, closing.clone()));

@@ -19,3 +19,4 @@ mod snapshots;
 mod support;
 mod sync;
 mod tls;
+mod unread_ends;
