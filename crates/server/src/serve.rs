@@ -196,6 +196,7 @@ async fn watch(shared: &ServerState, reporter: &HealthReporter) {
     loop {
         ticks.tick().await;
         shared.sweep(Instant::now());
+        shared.gate.publish_new_keys();
         report(shared, reporter).await;
     }
 }

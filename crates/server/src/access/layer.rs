@@ -114,6 +114,13 @@ impl AccessGate {
     pub(crate) fn layer(&self, end_wait: Duration) -> AuditLayer {
         AuditLayer { audit: self.audit.clone(), end_wait }
     }
+
+    /// Judges open streams again if the keys of an issuer were replaced.
+    pub(crate) fn publish_new_keys(&self) {
+        if let Some(rules) = &self.rules {
+            rules.publish_new_keys();
+        }
+    }
 }
 
 /// A layer that logs orders and the refusals of services, and ends a stream when its caller may not

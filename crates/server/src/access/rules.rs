@@ -41,6 +41,18 @@ impl AccessRules {
         self.0.send_modify(|control| *control = Arc::new(control.with_options(options)));
     }
 
+    /// Publishes the same rules again if the keys of an issuer were replaced since, so that open
+    /// calls are judged by the new keys.
+    pub(crate) fn publish_new_keys(&self) {
+        self.0.send_if_modified(|control| {
+            let has_new_keys = control.has_new_keys();
+            if has_new_keys {
+                *control = Arc::new(control.with_options(control.options().clone()));
+            }
+            has_new_keys
+        });
+    }
+
     /// Checks that a caller may call the rpc at a path.
     ///
     /// # Errors
