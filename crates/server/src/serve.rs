@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use laredo_core::TableName;
 use laredo_engine::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -20,6 +19,7 @@ use crate::accept::{ConnectionAcceptor, DescriptorBudget};
 use crate::access::AccessGate;
 use crate::connections::serve_connections;
 use crate::grpc::ReplicationService;
+use crate::health::{health_service, table_service};
 use crate::hosts::AllowedHosts;
 use crate::http::serve_http;
 use crate::oam;
@@ -100,7 +100,8 @@ impl Server {
         let protocols = ProtocolLayer::new(methods, allowed_hosts.clone(), gate, shared.waits.request);
         let closing = CancellationToken::new();
         let certificates = listeners.certificates();
-        let (reporter, health) = tonic_health::server::health_reporter();
+        let reporter = HealthReporter::new();
+        let health = health_service(reporter.clone());
         report(&shared, &reporter).await;
         let mut tasks = JoinSet::new();
         let grpc = listeners.grpc.into_iter().map(|listener| (listener, true));
@@ -182,11 +183,6 @@ fn reflection() -> Result<
     let builder = tonic_reflection::server::Builder::configure();
     let described = DESCRIPTIONS.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
     described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
-}
-
-/// Returns the name of a table in gRPC health: `laredo.table.SCHEMA.TABLE`.
-fn table_service(name: &TableName) -> String {
-    format!("laredo.table.{name}")
 }
 
 /// Updates health and sweeps clients periodically, while it is polled.

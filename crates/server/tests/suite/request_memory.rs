@@ -7,17 +7,16 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use laredo_proto::replication::RowEncoding;
-use laredo_server::{
-    AccessGrants, AccessOptions, AccessRules, GrantSubjects, IdentityOptions, ReaderGrant, TokenHash, TokenOptions,
-};
+use laredo_server::{AccessGrants, AccessOptions, AccessRules};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::SimDatabase;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::body::Body;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tower::Service;
 
+use crate::support::access::{asked_by, grant, identities};
 use crate::support::http::STATUS;
 use crate::support::{SimServer, clock, next, request, serve_with, within};
 
@@ -25,22 +24,9 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// Serves the identities `a` and `b`, whose tokens are their names. Health is open to anyone.
 async fn serve() -> SimServer {
-    let names = ["a", "b"].map(str::to_owned);
-    let identities = names.iter().map(|name| IdentityOptions {
-        name: name.clone(),
-        tokens: vec![TokenOptions { hash: TokenHash::of(name), expires_at: None }],
-        ..IdentityOptions::default()
-    });
-    let grant = ReaderGrant {
-        subjects: GrantSubjects { identities: names.to_vec(), ..GrantSubjects::default() },
-        tables: vec!["public.*".parse().unwrap()],
-        rows: Vec::new(),
-        hidden_columns: Vec::new(),
-        masked_columns: Vec::new(),
-    };
     let rules = AccessOptions {
-        identities: identities.collect(),
-        grants: AccessGrants { readers: vec![grant], ..AccessGrants::default() },
+        identities: identities(&["a", "b"]),
+        grants: AccessGrants { readers: vec![grant(&["a", "b"], "public.*")], ..AccessGrants::default() },
         health_is_open: true,
         ..AccessOptions::default()
     };
@@ -89,8 +75,7 @@ async fn unfinished_requests_of_an_identity_refuse_no_other_one() {
     let answer = within(unfinished.join_next(), "a refusal").await.unwrap().unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert!(status.code() == Code::ResourceExhausted && status.message().contains("this caller"), "{status}");
-    let mut ask = Request::new(request(RowEncoding::Struct));
-    ask.metadata_mut().insert("authorization", "Bearer b".parse().unwrap());
+    let ask = asked_by("b", request(RowEncoding::Struct));
     let mut stream = within(server.client().await.sync(ask), "a stream").await.unwrap().into_inner();
     next(&mut stream).await.unwrap();
 }

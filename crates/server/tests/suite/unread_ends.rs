@@ -6,35 +6,21 @@ use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use laredo_proto::replication::RowEncoding;
-use laredo_server::{
-    AccessGrants, AccessOptions, AccessRules, GrantSubjects, IdentityOptions, ReaderGrant, TokenHash, TokenOptions,
-};
+use laredo_server::{AccessGrants, AccessOptions, AccessRules};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::{SimDatabase, eventually};
 use prost::Message as _;
 use tokio::net::TcpStream;
-use tonic::{Code, Request};
+use tonic::Code;
 
+use crate::support::access::{asked_by, grant, identities};
 use crate::support::http::{SYNC, frame};
 use crate::support::{LONG, clock, request, serve_with, within};
 
 /// Returns rules under which these identities read everything. Their tokens are their names.
 fn readers(names: &[&str]) -> AccessOptions {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let identities = names.iter().map(|name| IdentityOptions {
-        name: name.clone(),
-        tokens: vec![TokenOptions { hash: TokenHash::of(name), expires_at: None }],
-        ..IdentityOptions::default()
-    });
-    let grant = ReaderGrant {
-        subjects: GrantSubjects { identities: names.clone(), ..GrantSubjects::default() },
-        tables: vec!["public.*".parse().unwrap()],
-        rows: Vec::new(),
-        hidden_columns: Vec::new(),
-        masked_columns: Vec::new(),
-    };
-    let grants = AccessGrants { readers: vec![grant], ..AccessGrants::default() };
-    AccessOptions { identities: identities.collect(), grants, ..AccessOptions::default() }
+    let grants = AccessGrants { readers: vec![grant(names, "public.*")], ..AccessGrants::default() };
+    AccessOptions { identities: identities(names), grants, ..AccessOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,11 +50,7 @@ async fn a_removed_caller_that_reads_nothing_leaves_its_seat() {
     let _answer = within(unread.send_request(ask), "an answer").await.unwrap();
 
     let client = server.client().await;
-    let begin = async || {
-        let (mut client, mut ask) = (client.clone(), Request::new(request(RowEncoding::Struct)));
-        ask.metadata_mut().insert("authorization", "Bearer b".parse().unwrap());
-        client.sync(ask).await.map(drop)
-    };
+    let begin = async || client.clone().sync(asked_by("b", request(RowEncoding::Struct))).await.map(drop);
     assert_eq!(begin().await.unwrap_err().code(), Code::ResourceExhausted, "the seat is taken");
     rules.replace(readers(&["b"]));
     eventually(LONG, async || begin().await.is_ok()).await.unwrap();
