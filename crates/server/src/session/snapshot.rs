@@ -192,7 +192,7 @@ impl SnapshotSender<'_> {
             }
             // A table that has failed permanently makes no more bases.
             if let Some(error) = self.greeting.table.failure() {
-                return Err(refusal::failed(self.greeting.table.name(), &error));
+                return Err(refusal::failed(self.greeting.table.name(), &error, self.greeting.ask.scope.is_whole()));
             }
         }
     }
