@@ -14,7 +14,8 @@ mod sync_requests {
     use prost_types::{ListValue, Value, value::Kind};
 
     use crate::access::RowScope;
-    use crate::receive::opening;
+    use crate::peer::ClientGroup;
+    use crate::receive::{BodyLimits, RequestMemory, opening};
     use crate::request::SessionRequest;
     use crate::view::{ColumnRules, RowSelection};
 
@@ -101,12 +102,14 @@ mod sync_requests {
         let (schema, row) = (schema(), row());
         let columns = ColumnRules::new(vec!["name".to_owned()], Vec::new());
         let hidden = RowScope { columns, is_ruled: true, ..RowScope::default() };
+        let limits = BodyLimits::new(Duration::from_secs(10), RequestMemory::default(), ClientGroup::default());
         FuzzTarget::new("sync_requests", seeds()).run(|input| {
             let body = Full::new(Bytes::copy_from_slice(input));
-            let opened = runtime.block_on(opening(body, Duration::from_secs(10))).map_err(outcome)?;
+            let opened = runtime.block_on(opening(body, &limits)).map_err(outcome)?;
             let names_hidden = opened.request.filters.iter().any(|filter| filter.field == "name");
             if let Ok(granted) = SessionRequest::new(opened.request.clone(), hidden.clone()) {
-                assert!(!names_hidden, "a condition would reveal a hidden column");
+                let is_refused = granted.check_filters(&schema).is_err();
+                assert!(!names_hidden || is_refused, "a condition would reveal a hidden column");
                 assert!(!granted.wants_checksums, "a part of a table has no checksum");
             }
             let request = SessionRequest::new(opened.request, RowScope::default()).map_err(outcome)?;

@@ -18,7 +18,7 @@ use tower::Service;
 
 use crate::access::{Caller, admitted};
 use crate::log_limits::ClientEvent;
-use crate::receive::{self, AcknowledgementReader, OpeningRequest};
+use crate::receive::{self, AcknowledgementReader, BodyLimits, OpeningRequest};
 use crate::refusal;
 use crate::request::SessionRequest;
 use crate::response_task::ResponseTask;
@@ -86,8 +86,9 @@ async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Respon
     }
     let caller = admitted(request.extensions())?;
     let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
-    let OpeningRequest { request, acknowledgements } =
-        receive::opening(request.into_body(), shared.waits.request).await?;
+    let limits = request.extensions().get::<BodyLimits>().cloned();
+    let limits = limits.ok_or_else(|| Status::internal("the request has no limits; this is a fault of laredo"))?;
+    let OpeningRequest { request, acknowledgements } = receive::opening(request.into_body(), &limits).await?;
     let stream = open(shared.clone(), caller.clone(), request, task)?;
     let mut response = Response::new(Body::new(SyncBody { shared, caller, stream, acknowledgements }));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);

@@ -101,7 +101,7 @@ async fn ready(
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    match selection::select(&shared, query.as_deref().unwrap_or_default()) {
+    match selection::select(&shared, &caller, query.as_deref().unwrap_or_default()) {
         // The details name tables, sources and their errors.
         Ok(tables) if !caller.is_observer() => {
             let ready = shared.are_ready(&tables);
@@ -111,7 +111,8 @@ async fn ready(
             let ready = shared.are_ready(&tables);
             (code(ready), Json(report::ReadinessReport::new(&shared, &tables, ready))).into_response()
         }
-        Err((code, error)) => (code, Json(serde_json::json!({ "ready": false, "error": error }))).into_response(),
+        Err((code, Some(error))) => (code, Json(serde_json::json!({ "ready": false, "error": error }))).into_response(),
+        Err((code, None)) => (code, Json(serde_json::json!({ "ready": false }))).into_response(),
     }
 }
 

@@ -13,6 +13,7 @@ mod drain;
 mod fuzz_tests;
 mod grpc;
 mod handshake;
+mod health;
 mod hosts;
 mod http;
 mod lease;

@@ -152,7 +152,7 @@ impl LaredoOamService for OamService {
     async fn get_table_schema(&self, request: Request<GetTableSchemaRequest>) -> OamResult<GetTableSchemaResponse> {
         let GetTableSchemaRequest { schema, table } = described(request)?;
         let table = self.shared.table(&schema, &table)?;
-        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle(), true))?;
         Ok(Response::new(GetTableSchemaResponse { columns: columns(&journal) }))
     }
 

@@ -40,9 +40,10 @@ pub(crate) use methods::MethodTable;
 use methods::RpcMethod;
 use protocol_choice::{ProtocolChoice, RequestHead, TranslatedProtocol, choose};
 
-use crate::access::AccessGate;
+use crate::access::{AccessGate, admitted};
 use crate::hosts::{self, AllowedHosts};
-use crate::{receive, refusal};
+use crate::receive::{BodyLimits, RequestMemory};
+use crate::{receive, refusal, rpc_rules};
 
 /// A layer that adds all protocols to services that implement gRPC.
 #[derive(Clone)]
@@ -52,6 +53,7 @@ pub(crate) struct ProtocolLayer {
     gate: AccessGate,
     /// The time within which a request must arrive.
     request_time_max: Duration,
+    memory: RequestMemory,
 }
 
 impl ProtocolLayer {
@@ -61,7 +63,23 @@ impl ProtocolLayer {
         gate: AccessGate,
         request_time_max: Duration,
     ) -> ProtocolLayer {
-        ProtocolLayer { methods, hosts, gate, request_time_max }
+        ProtocolLayer { methods, hosts, gate, request_time_max, memory: RequestMemory::default() }
+    }
+
+    /// Checks the caller of a request, before anything of its body is read. Returns the limits for
+    /// the body, which the request also has as an extension.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<BodyLimits, Status> {
+        self.gate.await_key(request.headers()).await;
+        self.gate.check(request)?;
+        let limits = match rpc_rules::is_health(request.uri().path()) {
+            true => BodyLimits::of_health(self.request_time_max),
+            false => {
+                let group = admitted(request.extensions())?.group();
+                BodyLimits::new(self.request_time_max, self.memory.clone(), group)
+            }
+        };
+        request.extensions_mut().insert(limits.clone());
+        Ok(limits)
     }
 }
 
@@ -110,13 +128,12 @@ where
             shape: method.as_ref().map(|method| method.shape),
         };
         let choice = choose(asked);
-        let gate = self.protocols.gate.clone();
-        let request_time_max = self.protocols.request_time_max;
+        let protocols = self.protocols.clone();
         match choice {
             ProtocolChoice::Grpc => Box::pin(async move {
                 let request = async {
-                    admit(&gate, &mut request).await?;
-                    bounded(method, request, request_time_max).await
+                    let limits = protocols.admit(&mut request).await?;
+                    bounded(method, request, &limits).await
                 };
                 match request.await {
                     Ok(request) => inner.call(request).await,
@@ -124,18 +141,12 @@ where
                 }
             }),
             ProtocolChoice::Other(protocol) => Box::pin(async move {
-                let admitted = admit(&gate, &mut request).await;
-                Ok(speak(protocol, method, inner, (request, admitted), request_time_max).await)
+                let admitted = protocols.admit(&mut request).await;
+                Ok(speak(protocol, method, inner, (request, admitted)).await)
             }),
             ProtocolChoice::Refuse(refused) => Box::pin(std::future::ready(Ok(plain_refusals::response(refused)))),
         }
     }
-}
-
-/// Checks the caller of a request, before anything of its body is read.
-async fn admit(gate: &AccessGate, request: &mut Request<Body>) -> Result<(), Status> {
-    gate.await_key(request.headers()).await;
-    gate.check(request)
 }
 
 /// Reads the body of a request in gRPC, within the limits. A request that may stay open is passed
@@ -143,12 +154,12 @@ async fn admit(gate: &AccessGate, request: &mut Request<Body>) -> Result<(), Sta
 async fn bounded(
     method: Option<RpcMethod>,
     request: Request<Body>,
-    time_max: Duration,
+    limits: &BodyLimits,
 ) -> Result<Request<Body>, Status> {
     let (head, body) = request.into_parts();
     let body = match method {
         Some(method) if method.stays_open => body,
-        Some(_) => Body::new(Full::new(receive::read_framed_body(body, time_max).await?)),
+        Some(_) => Body::new(Full::new(receive::read_framed_body(body, limits).await?)),
         // A request of several messages: reflection.
         None => Body::new(receive::limit_stream(body)),
     };
@@ -160,17 +171,16 @@ async fn speak<S>(
     protocol: TranslatedProtocol,
     method: Option<RpcMethod>,
     mut inner: S,
-    (request, admitted): (Request<Body>, Result<(), Status>),
-    request_time_max: Duration,
+    (request, admitted): (Request<Body>, Result<BodyLimits, Status>),
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let timeout = request_translation::deadline(protocol, request.headers());
     let asked = async {
-        admitted?;
+        let limits = admitted?;
         let method = method.as_ref().ok_or_else(|| refusal::no_method(request.uri().path()))?;
-        let request = request_translation::to_grpc(protocol, method, request, request_time_max).await?;
+        let request = request_translation::to_grpc(protocol, method, request, &limits).await?;
         let Ok(response) = inner.call(request).await;
         Ok(response)
     };

@@ -11,36 +11,63 @@ use http_body_util::{BodyStream, Limited, StreamBody};
 use laredo_proto::frame::{self, PREFIX_LENGTH};
 use laredo_proto::replication::SyncRequest;
 use prost::Message;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
+use crate::peer::ClientGroup;
 use crate::refusal;
 
 mod acknowledgements;
+mod memory;
 
 pub(crate) use acknowledgements::AcknowledgementReader;
+pub(crate) use memory::RequestMemory;
+
+use memory::RequestMemoryShare;
 
 /// The maximum size of a request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// The maximum size in bytes of a request for a stream. Its filters are the largest part, and their
 /// limit is half of this. Decoding takes many times the memory, so it must not be larger.
 const OPENING_BYTES_MAX: usize = 128 * 1024;
-/// The maximum size in bytes of all requests that are being received. One connection can have
-/// hundreds of them.
-const ARRIVING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The maximum size in bytes of a request for health. It has the name of one service, and unknown
+/// callers may send it.
+const HEALTH_BYTES_MAX: usize = 4 * 1024;
 /// The maximum time that a request of several messages may take. Only reflection has such requests.
 const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// The bytes that requests of this process may still use while they are received.
-static ARRIVING: Semaphore = Semaphore::const_new(ARRIVING_BYTES_MAX);
+/// The limits of the body of one request.
+#[derive(Clone, Debug)]
+pub(crate) struct BodyLimits {
+    time_max: Duration,
+    bytes_max: usize,
+    /// The memory that all requests share, and the group of the caller. Missing if the body is so
+    /// small that no other request has to wait for its memory.
+    memory: Option<(RequestMemory, ClientGroup)>,
+}
+
+impl BodyLimits {
+    /// Returns the limits of a request. The time is that within which its body must arrive.
+    pub(crate) fn new(time_max: Duration, memory: RequestMemory, group: ClientGroup) -> BodyLimits {
+        BodyLimits { time_max, bytes_max: REQUEST_BYTES_MAX, memory: Some((memory, group)) }
+    }
+
+    /// Returns the limits of a request for health. It uses none of the memory of other requests,
+    /// because its caller may be unknown.
+    pub(crate) fn of_health(time_max: Duration) -> BodyLimits {
+        BodyLimits { time_max, bytes_max: HEALTH_BYTES_MAX, memory: None }
+    }
+
+    fn begin(&self) -> ArrivingBytes {
+        let share = self.memory.as_ref().map(|(memory, group)| memory.share(group.clone()));
+        ArrivingBytes { bytes: BytesMut::new(), share }
+    }
+}
 
 /// The bytes of a request that have arrived.
-#[derive(Default)]
 struct ArrivingBytes {
     bytes: BytesMut,
-    /// Their part of [`ARRIVING`].
-    reserved: Option<SemaphorePermit<'static>>,
+    share: Option<RequestMemoryShare>,
 }
 
 impl ArrivingBytes {
@@ -56,11 +83,8 @@ impl ArrivingBytes {
         if self.bytes.len() + data.len() > bytes_max {
             return Err(refusal::malformed("request", format!("it is larger than {bytes_max} bytes")));
         }
-        let length = u32::try_from(data.len()).map_err(|_| refusal::busy_with_requests())?;
-        let more = ARRIVING.try_acquire_many(length).map_err(|_| refusal::busy_with_requests())?;
-        match &mut self.reserved {
-            Some(reserved) => reserved.merge(more),
-            None => self.reserved = Some(more),
+        if let Some(share) = &mut self.share {
+            share.grow(data.len())?;
         }
         self.bytes.extend_from_slice(&data);
         Ok(true)
@@ -80,20 +104,20 @@ pub(crate) struct OpeningRequest<B> {
 /// # Errors
 /// Returns an error if the request is malformed, exceeds the limits, or is followed by something
 /// unexpected.
-pub(crate) async fn opening<B>(body: B, time_max: Duration) -> Result<OpeningRequest<B>, Status>
+pub(crate) async fn opening<B>(body: B, limits: &BodyLimits) -> Result<OpeningRequest<B>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    in_time(time_max, read_opening(body)).await
+    in_time(limits.time_max, read_opening(body, limits)).await
 }
 
-async fn read_opening<B>(mut body: B) -> Result<OpeningRequest<B>, Status>
+async fn read_opening<B>(mut body: B, limits: &BodyLimits) -> Result<OpeningRequest<B>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let (mut arriving, mut is_known) = (ArrivingBytes::default(), false);
+    let (mut arriving, mut is_known) = (limits.begin(), false);
     loop {
         if !is_known && let Some(first) = first_message(&arriving.bytes)? {
             is_known = true;
@@ -141,12 +165,12 @@ fn sync_start(message: &[u8]) -> Option<SyncRequest> {
 ///
 /// # Errors
 /// Returns an error if the body is not exactly one uncompressed message within the limits.
-pub(crate) async fn one_message<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
+pub(crate) async fn one_message<B>(body: B, limits: &BodyLimits) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    only_message(in_time(time_max, all(body, PREFIX_LENGTH + REQUEST_BYTES_MAX)).await?)
+    only_message(in_time(limits.time_max, all(body, PREFIX_LENGTH + limits.bytes_max, limits)).await?)
 }
 
 fn only_message(mut bytes: Bytes) -> Result<Bytes, Status> {
@@ -180,24 +204,24 @@ pub(crate) fn check_flags(flags: u8) -> Result<(), Status> {
 ///
 /// # Errors
 /// Returns an error if the body breaks off, or exceeds the limits.
-pub(crate) async fn read_whole_body<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
+pub(crate) async fn read_whole_body<B>(body: B, limits: &BodyLimits) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    in_time(time_max, all(body, REQUEST_BYTES_MAX)).await
+    in_time(limits.time_max, all(body, limits.bytes_max, limits)).await
 }
 
 /// Reads a whole body of frames, unchanged.
 ///
 /// # Errors
 /// Returns an error if the body breaks off, or exceeds the limits.
-pub(crate) async fn read_framed_body<B>(body: B, time_max: Duration) -> Result<Bytes, Status>
+pub(crate) async fn read_framed_body<B>(body: B, limits: &BodyLimits) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    in_time(time_max, all(body, PREFIX_LENGTH + REQUEST_BYTES_MAX)).await
+    in_time(limits.time_max, all(body, PREFIX_LENGTH + limits.bytes_max, limits)).await
 }
 
 /// Limits a request of several messages. It ends when its time is over, and fails when it is too
@@ -215,12 +239,32 @@ async fn in_time<T>(time_max: Duration, read: impl Future<Output = Result<T, Sta
     timeout(time_max, read).await.map_err(|_| late())?
 }
 
-async fn all<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Status>
+async fn all<B>(mut body: B, bytes_max: usize, limits: &BodyLimits) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut arriving = ArrivingBytes::default();
+    let mut arriving = limits.begin();
     while arriving.append_frame(&mut body, bytes_max).await? {}
     Ok(arriving.bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_for_health_is_small() {
+        let limits = BodyLimits::of_health(Duration::from_secs(10));
+        let body = |length| Full::new(Bytes::from(vec![0; length]));
+        for length in [HEALTH_BYTES_MAX, PREFIX_LENGTH + HEALTH_BYTES_MAX] {
+            assert_eq!(read_framed_body(body(length), &limits).await.unwrap().len(), length);
+        }
+        let refused = read_framed_body(body(PREFIX_LENGTH + HEALTH_BYTES_MAX + 1), &limits).await.unwrap_err();
+        assert!(refused.message().contains("larger than 4101 bytes"), "{refused}");
+        let refused = read_whole_body(body(HEALTH_BYTES_MAX + 1), &limits).await.unwrap_err();
+        assert!(refused.message().contains("larger than 4096 bytes"), "{refused}");
+    }
 }

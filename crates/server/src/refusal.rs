@@ -34,6 +34,10 @@ pub(crate) fn busy_with_requests() -> Status {
     Status::resource_exhausted("the server is receiving too many large requests at once; repeat this one later")
 }
 
+pub(crate) fn caller_busy_with_requests() -> Status {
+    Status::resource_exhausted("this caller is sending too many large requests at once; repeat this one later")
+}
+
 pub(crate) fn journal_replaced() -> Status {
     Status::unavailable(
         "the table's journal was replaced: the database's history has forked, or its source was prepared again; reconnect",
@@ -108,9 +112,11 @@ pub(crate) fn filter(error: &FilterError, own_index: Option<usize>) -> Status {
     ))
 }
 
-pub(crate) fn hidden_column(column: &str) -> Status {
+/// Returns the error for a condition on a column that the client's grant hides, or that the table
+/// does not have. Both have the same error, so that no hidden name can be guessed.
+pub(crate) fn unshown_column(column: &str) -> Status {
     Status::permission_denied(format!(
-        "`filters`: the client's grant leaves out column `{column}`; filter by another column"
+        "`filters`: the client's grant shows no column `{column}`; filter by a column that the client is sent"
     ))
 }
 
@@ -155,18 +161,34 @@ pub(crate) fn view(error: &ViewError, origins: &ConditionOrigins) -> Status {
     }
 }
 
-/// Returns the error for a table without a journal.
-pub(crate) fn not_ready(table: &TableHandle) -> Status {
+/// Returns the error for a table without a journal. Errors of a table may name any of its columns,
+/// so a caller of a part of it is not shown them.
+pub(crate) fn not_ready(table: &TableHandle, shows_error: bool) -> Status {
     let why = match table.status().phase {
         TablePhase::Copying { .. } | TablePhase::Live => " yet; reconnect later".to_owned(),
+        TablePhase::Retrying { .. } if !shows_error => "; the server tries again, so reconnect later".to_owned(),
+        TablePhase::Failed { .. } if !shows_error => format!("; {UNSHOWN_ERROR}"),
         TablePhase::Retrying { error, .. } => format!(": {error}; the server tries again, so reconnect later"),
         TablePhase::Failed { error } => format!(": {error}"),
     };
     Status::unavailable(format!("this server has no rows of table {}{why}", table.name()))
 }
 
-pub(crate) fn failed(name: &TableName, error: &str) -> Status {
-    Status::failed_precondition(format!("table {name} cannot be followed: {error}"))
+/// Returns the error for a table that has failed permanently. A caller of a part of the table is
+/// not shown the reason.
+pub(crate) fn failed(name: &TableName, error: &str, shows_error: bool) -> Status {
+    Status::failed_precondition(match shows_error {
+        true => format!("table {name} cannot be followed: {error}"),
+        false => format!("table {name} cannot be followed; {UNSHOWN_ERROR}"),
+    })
+}
+
+/// The advice for a caller who is not shown the error of a table.
+const UNSHOWN_ERROR: &str = "the reason is in the server's log, so ask the operator";
+
+/// Returns the error for a caller of a part of a table whose snapshots cannot be listed.
+pub(crate) fn no_open_folder() -> Status {
+    Status::failed_precondition(format!("the server has no open folder of snapshots for the table; {UNSHOWN_ERROR}"))
 }
 
 pub(crate) fn unverified(name: &TableName, error: &VerifyError) -> Status {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use laredo_core::{DefinitionVersion, Lsn, ScopedMark, Sequence, SourceIdentity};
+use laredo_core::{DefinitionVersion, Lsn, Schema, ScopedMark, Sequence, SourceIdentity};
 use laredo_engine::journal::ResumeRequest;
 use laredo_proto::replication::{RowEncoding, SyncRequest};
 use laredo_values::{Predicate, Value};
@@ -45,11 +45,12 @@ pub(crate) struct SessionRequest {
 }
 
 impl SessionRequest {
-    /// Checks a request of a client that may read a part of the table.
+    /// Checks a request of a client that may read a part of the table. Conditions on hidden columns
+    /// are checked when the table's columns are known.
     ///
     /// # Errors
     /// Returns an error with the name of the first malformed field. Returns PERMISSION_DENIED for a
-    /// condition on a column that the client may not read.
+    /// condition on a masked column.
     pub(crate) fn new(request: SyncRequest, scope: RowScope) -> Result<SessionRequest, Status> {
         if request.client_id.len() > CLIENT_ID_MAX {
             return Err(refusal::malformed("client_id", format!("it is longer than {CLIENT_ID_MAX} bytes")));
@@ -67,10 +68,7 @@ impl SessionRequest {
         let mut predicates = filters::predicates(request.filters)?;
         for Predicate { field, .. } in &predicates {
             // The condition would reveal the values.
-            if scope.columns.hides(field) {
-                return Err(refusal::hidden_column(field));
-            }
-            if scope.columns.mask_of(field).is_some() {
+            if !scope.columns.hides(field) && scope.columns.mask_of(field).is_some() {
                 return Err(refusal::masked_column(field));
             }
         }
@@ -110,6 +108,25 @@ impl SessionRequest {
             contents_differed,
             answers_checks: request.answers_checks,
         })
+    }
+
+    /// Checks that the client's own conditions are on columns that its grant shows, if the grant
+    /// hides any. Must be called before the conditions are bound to the columns or shared.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED for a column that is hidden, or that the table does not have.
+    pub(crate) fn check_filters(&self, schema: &Schema) -> Result<(), Status> {
+        if self.scope.columns.hidden().is_empty() {
+            return Ok(());
+        }
+        let is_shown = |field: &str| {
+            !self.scope.columns.hides(field) && schema.columns().iter().any(|column| column.name == field)
+        };
+        let own = self.predicates.iter().enumerate().filter(|(index, _)| self.origins.own_index(*index).is_some());
+        match own.map(|(_, predicate)| &predicate.field).find(|field| !is_shown(field)) {
+            Some(field) => Err(refusal::unshown_column(field)),
+            None => Ok(()),
+        }
     }
 
     /// Replaces the conditions by the copy that all streams of the same filter share.
@@ -177,6 +194,7 @@ pub(crate) fn value(value: prost_types::Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use laredo_core::{Column, KeyColumns};
     use laredo_engine::{CellReplacement, ValueMask};
     use laredo_proto::replication::{FieldPredicate, field_predicate};
     use laredo_values::MatchCondition;
@@ -257,17 +275,39 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_on_a_hidden_column_is_refused_like_one_on_an_unknown_column() {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            type_oid: 25,
+            type_modifier: -1,
+            type_name: "text".to_owned(),
+            not_null: false,
+            is_text: false,
+        };
+        let columns = ["tenant_id", "name", "secret"].map(column).to_vec();
+        let schema = Schema::new(columns, KeyColumns::new([0]), Default::default());
+        let check = |name: &str, scope: RowScope| {
+            let prefix = Some(field_predicate::Match::Prefix("x".to_owned()));
+            let checked = SessionRequest::new(filter(name, prefix), scope).unwrap().check_filters(&schema);
+            checked.map_err(|refused| (refused.code(), refused.message().replace(name, "NAME")))
+        };
+        let hidden = check("secret", of_tenant("a")).unwrap_err();
+        assert_eq!(hidden.0, tonic::Code::PermissionDenied);
+        assert_eq!(check("unknown", of_tenant("a")).unwrap_err(), hidden);
+        assert_eq!(check("name", of_tenant("a")), Ok(()));
+        assert_eq!(check("tenant_id", of_tenant("a")), Ok(()));
+        assert_eq!(check("unknown", RowScope::default()), Ok(()), "nothing is hidden");
+    }
+
+    #[test]
     fn the_conditions_of_a_grant_are_added_to_those_of_the_client() {
         let equals = Some(field_predicate::Match::Prefix("x".to_owned()));
         let request = SessionRequest::new(filter("name", equals.clone()), of_tenant("a")).unwrap();
         let fields: Vec<&str> = request.predicates.iter().map(|predicate| predicate.field.as_str()).collect();
         assert_eq!(fields, ["name", "tenant_id"]);
-        for (column, reason) in [("secret", "leaves out column `secret`"), ("phone", "masks column `phone`")] {
-            let refused = SessionRequest::new(filter(column, equals.clone()), of_tenant("a")).unwrap_err();
-            assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
-            assert!(refused.message().contains(reason), "{refused}");
-        }
-        assert!(SessionRequest::new(filter("tenant_id", equals), of_tenant("a")).is_ok(), "it is not hidden");
+        let refused = SessionRequest::new(filter("phone", equals), of_tenant("a")).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+        assert!(refused.message().contains("masks column `phone`"), "{refused}");
         let checked = SyncRequest {
             accept: vec![RowEncoding::PostgresBinary.into()],
             wants_checksums: true,

@@ -80,6 +80,11 @@ pub(crate) fn find_effect(path: &str) -> Option<RpcEffect> {
     rule.map(|(_, effect, _)| *effect)
 }
 
+/// Returns true if an rpc at this path is one of the health service.
+pub(crate) fn is_health(path: &str) -> bool {
+    split_path(path).is_some_and(|(service, _)| service == HEALTH)
+}
+
 /// Returns the names of all orders, such as `ReloadTable`.
 pub fn order_names() -> impl Iterator<Item = &'static str> {
     let orders = RULES.iter().filter(|(_, effect, _)| *effect == RpcEffect::Orders);

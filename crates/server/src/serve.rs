@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use laredo_core::TableName;
 use laredo_engine::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -20,6 +19,7 @@ use crate::accept::{ConnectionAcceptor, DescriptorBudget};
 use crate::access::AccessGate;
 use crate::connections::serve_connections;
 use crate::grpc::ReplicationService;
+use crate::health::{health_service, table_service};
 use crate::hosts::AllowedHosts;
 use crate::http::serve_http;
 use crate::oam;
@@ -100,7 +100,8 @@ impl Server {
         let protocols = ProtocolLayer::new(methods, allowed_hosts.clone(), gate, shared.waits.request);
         let closing = CancellationToken::new();
         let certificates = listeners.certificates();
-        let (reporter, health) = tonic_health::server::health_reporter();
+        let reporter = HealthReporter::new();
+        let health = health_service(reporter.clone());
         report(&shared, &reporter).await;
         let mut tasks = JoinSet::new();
         let grpc = listeners.grpc.into_iter().map(|listener| (listener, true));
@@ -114,7 +115,7 @@ impl Server {
             let service = ServiceBuilder::new()
                 .layer(option_layer(origins::layer(&allowed_origins)))
                 .layer(protocols.clone())
-                .layer(shared.gate.layer())
+                .layer(shared.gate.layer(shared.waits.stop))
                 .service(routes.prepare());
             let acceptor = ConnectionAcceptor::new(listener, DescriptorBudget::Spare).with_limit(connections_max);
             tasks.spawn(serve_connections(acceptor, service, closing.clone()));
@@ -184,11 +185,6 @@ fn reflection() -> Result<
     described.build_v1().map_err(|error| ServeError::Descriptions(error.to_string()))
 }
 
-/// Returns the name of a table in gRPC health: `laredo.table.SCHEMA.TABLE`.
-fn table_service(name: &TableName) -> String {
-    format!("laredo.table.{name}")
-}
-
 /// Updates health and sweeps clients periodically, while it is polled.
 async fn watch(shared: &ServerState, reporter: &HealthReporter) {
     let mut ticks = interval(SWEEP_INTERVAL);
@@ -196,6 +192,7 @@ async fn watch(shared: &ServerState, reporter: &HealthReporter) {
     loop {
         ticks.tick().await;
         shared.sweep(Instant::now());
+        shared.gate.publish_new_keys();
         report(shared, reporter).await;
     }
 }

@@ -124,6 +124,7 @@ impl Session {
 
     async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
+        self.ask.check_filters(&start.schema)?;
         let SessionRequest { encoding, predicates, scope, .. } = &self.ask;
         let view = self.table.views().get(*encoding, predicates, &scope.columns);
         if let Some(view) = &view {
@@ -184,7 +185,7 @@ impl Session {
         let (name, handle) = (self.table.name(), self.table.handle());
         for _ in 0..FAILURE_CHECKS {
             if let Some(error) = self.table.failure() {
-                return Err(refusal::failed(name, &error));
+                return Err(refusal::failed(name, &error, self.ask.scope.is_whole()));
             }
             match timeout(self.shared.waits.ready / FAILURE_CHECKS, handle.wait_journal()).await {
                 Ok(Some(journal)) => return Ok(journal),
@@ -192,7 +193,7 @@ impl Session {
                 Err(_) => {}
             }
         }
-        Err(refusal::not_ready(handle))
+        Err(refusal::not_ready(handle, self.ask.scope.is_whole()))
     }
 
     /// Decides where the stream begins, and waits if the client is ahead of the server.

@@ -9,6 +9,7 @@ use crate::program::{PortCertificates, ProgramFailure, bind, log_port};
 /// The words for what clients may do at a port of rows.
 const ROWS: &str = "rows and status";
 const ROWS_AND_ORDERS: &str = "rows and status (orders only from this machine)";
+const ROWS_AND_RULED_ORDERS: &str = "rows and status (orders from any machine, by the grants of `access`)";
 
 /// The TLS of the ports.
 pub(super) struct ServerPortsTls {
@@ -21,10 +22,11 @@ pub(super) struct ServerPortsTls {
 pub(super) async fn bind_all(config: &ServerConfig, tls: &ServerPortsTls) -> Result<ServerListeners, ProgramFailure> {
     let mut listeners = ServerListeners::default();
     let mut problems = Vec::new();
+    let rows_and_orders = if config.access.is_some() { ROWS_AND_RULED_ORDERS } else { ROWS_AND_ORDERS };
     for (i, port) in config.row_ports().into_iter().enumerate() {
         match bind(port.address, port.port, &port.key, tls.grpc.clone()).await {
             Ok(listener) if i == 0 => {
-                log_port(&listener, &port.key, port.address.is_local(), ROWS_AND_ORDERS);
+                log_port(&listener, &port.key, port.address.is_local(), rows_and_orders);
                 listeners.grpc.push(listener);
             }
             Ok(listener) => {

@@ -163,10 +163,23 @@ async fn each_port_is_logged_and_open_ones_are_warned_of() {
     let listening: Vec<&String> = lines.iter().filter(|line| line.contains("\"listening\"")).collect();
     assert_eq!(listening.len(), 4, "{lines:#?}");
     assert!(listening[0].contains("grpc.port") && listening[0].contains("by this machine"), "{}", listening[0]);
+    assert!(listening[0].contains("orders only from this machine"), "{}", listening[0]);
     assert!(listening[1].contains("every host"), "{}", listening[1]);
     let warnings: Vec<&String> = lines.iter().filter(|line| line.contains("in plain text")).collect();
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("tables[0].targets[0].grpc.port"), "{}", warnings[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_access_the_log_says_that_orders_come_from_any_machine() {
+    let cluster = cluster();
+    let access = format!("access {{ identities {{ a {{ tokens = [{{ sha256 = \"{}\" }}] }} }} }}", "0".repeat(64));
+    let mut server = config(&cluster, &access).start().await;
+    let lines = server.process.output();
+    let listening = lines.iter().find(|line| line.contains("\"listening\"")).unwrap();
+    assert!(listening.contains("orders from any machine"), "{listening}");
+    // No identity may compare the tables.
+    server.ends_unverified();
 }
 
 #[tokio::test(flavor = "multi_thread")]

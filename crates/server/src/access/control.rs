@@ -16,7 +16,7 @@ use super::certificate::CallerCertificate;
 use super::credential::{CallerCredential, UnknownIdentity};
 use super::grant::{AccessGrants, RowScope, ScopeDenial};
 use super::identity::Identity;
-use super::jwt::{self, JwtKeys, JwtOptions};
+use super::jwt::{self, JwtKeySet, JwtKeys, JwtOptions};
 use super::limits::{IdentityLimits, IdentityUsage, IdentityUsages};
 use super::pattern::NamePattern;
 use super::token::TokenHash;
@@ -67,6 +67,8 @@ pub struct TokenOptions {
 /// The access rules of a running server, at one time.
 pub(super) struct AccessControl {
     options: AccessOptions,
+    /// The sets of keys of the issuers when these rules were made.
+    key_sets: Vec<Option<Arc<JwtKeySet>>>,
     /// The usage of identities, which outlives the rules.
     usages: Arc<IdentityUsages>,
     clock: Clock,
@@ -103,12 +105,22 @@ pub(super) fn required_right(path: &str) -> Option<RequiredRight<'_>> {
 
 impl AccessControl {
     pub(super) fn new(options: AccessOptions, clock: Clock) -> AccessControl {
-        AccessControl { options, usages: Arc::default(), clock }
+        AccessControl { key_sets: key_sets(&options), options, usages: Arc::default(), clock }
     }
 
     /// Returns other rules, with the usage of identities so far.
     pub(super) fn with_options(&self, options: AccessOptions) -> AccessControl {
-        AccessControl { options, usages: self.usages.clone(), clock: self.clock.clone() }
+        let (usages, clock) = (self.usages.clone(), self.clock.clone());
+        AccessControl { key_sets: key_sets(&options), options, usages, clock }
+    }
+
+    pub(super) fn options(&self) -> &AccessOptions {
+        &self.options
+    }
+
+    /// Returns true if the keys of an issuer are others now than when these rules were made.
+    pub(super) fn has_new_keys(&self) -> bool {
+        key_sets(&self.options) != self.key_sets
     }
 
     pub(super) fn grants(&self) -> &AccessGrants {
@@ -236,6 +248,10 @@ impl AccessControl {
             })
         })
     }
+}
+
+fn key_sets(options: &AccessOptions) -> Vec<Option<Arc<JwtKeySet>>> {
+    options.identities.iter().filter_map(|entry| Some(entry.jwt.as_ref()?.keys.set())).collect()
 }
 
 impl IdentityOptions {

@@ -4,10 +4,12 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
+use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -19,6 +21,7 @@ use super::rules::{AccessRules, CallRefusal};
 use crate::order_rule::{check_order, check_page};
 use crate::peer::PeerInfo;
 use crate::refusal;
+use crate::response_task::ResponseTask;
 use crate::rpc_rules::{self, RpcEffect};
 
 /// The gate of a server. Every request passes it before its body is read.
@@ -106,22 +109,33 @@ impl AccessGate {
         rules.admit_http(is_metrics, headers, peer).map_err(|refused| self.log_refusal(path, refused))
     }
 
-    /// Returns the layer for the services behind the gate.
-    pub(crate) fn layer(&self) -> AuditLayer {
-        AuditLayer(self.audit.clone())
+    /// Returns the layer for the services behind the gate. A client whose stream ends by the rules
+    /// has `end_wait` to take its last messages. Then the stream is reset.
+    pub(crate) fn layer(&self, end_wait: Duration) -> AuditLayer {
+        AuditLayer { audit: self.audit.clone(), end_wait }
+    }
+
+    /// Judges open streams again if the keys of an issuer were replaced.
+    pub(crate) fn publish_new_keys(&self) {
+        if let Some(rules) = &self.rules {
+            rules.publish_new_keys();
+        }
     }
 }
 
 /// A layer that logs orders and the refusals of services, and ends a stream when its caller may not
 /// have it any more.
 #[derive(Clone)]
-pub(crate) struct AuditLayer(AuditLog);
+pub(crate) struct AuditLayer {
+    audit: AuditLog,
+    end_wait: Duration,
+}
 
 impl<S> Layer<S> for AuditLayer {
     type Service = AuditedService<S>;
 
     fn layer(&self, inner: S) -> AuditedService<S> {
-        AuditedService { audit: self.0.clone(), inner }
+        AuditedService { audit: self.audit.clone(), end_wait: self.end_wait, inner }
     }
 }
 
@@ -129,6 +143,7 @@ impl<S> Layer<S> for AuditLayer {
 #[derive(Clone)]
 pub(crate) struct AuditedService<S> {
     audit: AuditLog,
+    end_wait: Duration,
     inner: S,
 }
 
@@ -149,7 +164,8 @@ where
 
     fn call(&mut self, request: Request<Body>) -> AuditedFuture {
         let (path, caller) = (request.uri().path().to_owned(), request.extensions().get::<Caller>().cloned());
-        let (answering, audit) = (self.inner.call(request), self.audit.clone());
+        let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
+        let (answering, audit, end_wait) = (self.inner.call(request), self.audit.clone(), self.end_wait);
         Box::pin(async move {
             let Ok(response) = answering.await;
             let Some(caller) = caller else { return Ok(response) };
@@ -163,7 +179,7 @@ where
                 _ => {}
             }
             Ok(match caller.is_ruled() {
-                true => response.map(|body| Body::new(JudgedBody::new(body, caller, path, audit))),
+                true => response.map(|body| Body::new(JudgedBody::new(body, caller, path, audit, (task, end_wait)))),
                 false => response,
             })
         })
@@ -172,21 +188,47 @@ where
 
 /// The answer to a caller. It ends with a status when the caller may not have it any more.
 ///
-/// Each message is sent only if the caller may have it by the newest rules.
+/// Each message is sent only if the caller may have it by the newest rules. The body of a client
+/// that reads nothing is not polled, so another task waits for the same end.
 struct JudgedBody {
     /// `None` after the end.
     inner: Option<Body>,
     ended: Pin<Box<dyn Future<Output = Status> + Send>>,
+    /// The task that ends the answer to a client that reads nothing. It ends with this body.
+    watch: JoinSet<()>,
 }
 
 impl JudgedBody {
-    fn new(inner: Body, caller: Caller, path: String, audit: AuditLog) -> JudgedBody {
+    /// Returns the answer, which `task` sends. The task is aborted if the client has not taken the
+    /// end within `end_wait`.
+    fn new(
+        inner: Body,
+        caller: Caller,
+        path: String,
+        audit: AuditLog,
+        (task, end_wait): (ResponseTask, Duration),
+    ) -> JudgedBody {
+        let end = move || {
+            let (caller, path, audit) = (caller.clone(), path.clone(), audit.clone());
+            async move {
+                let status = caller.clone().ended(&path).await;
+                (status, audit, caller, path)
+            }
+        };
+        let (ended, unread) = (end(), end());
         let ended = async move {
-            let status = caller.clone().ended(&path).await;
+            let (status, audit, caller, path) = ended.await;
             audit.end(&caller, &path, &status);
             status
         };
-        JudgedBody { inner: Some(inner), ended: Box::pin(ended) }
+        let mut watch = JoinSet::new();
+        watch.spawn(async move {
+            let (status, audit, caller, path) = unread.await;
+            tokio::time::sleep(end_wait).await;
+            audit.end(&caller, &path, &status);
+            task.abort();
+        });
+        JudgedBody { inner: Some(inner), ended: Box::pin(ended), watch }
     }
 }
 
@@ -199,6 +241,7 @@ impl http_body::Body for JudgedBody {
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         if let Poll::Ready(status) = this.ended.as_mut().poll(cx) {
             this.inner = None;
+            this.watch.abort_all();
             let mut trailers = HeaderMap::new();
             return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
         }

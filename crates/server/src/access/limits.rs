@@ -35,7 +35,7 @@ struct UsageState {
     streams: u32,
     /// The time at which as many streams would have begun at an even pace.
     streams_due: Option<Instant>,
-    /// The time at which as many bytes would have been sent at an even pace.
+    /// The time at which as many bytes as were counted will have been sent at an even pace.
     bytes_due: Option<Instant>,
 }
 
@@ -105,14 +105,15 @@ impl IdentityUsage {
         Ok(StreamPermit(self.clone()))
     }
 
-    /// Counts bytes of a snapshot. Returns the time before which no more must be sent.
+    /// Counts bytes of a snapshot that is about to be sent. Returns the time before which they must
+    /// not be sent, because of the bytes counted earlier.
     pub(super) fn count_snapshot_bytes(&self, limits: IdentityLimits, bytes: usize, now: Instant) -> Option<Instant> {
         let rate = limits.snapshot_bytes_per_second?;
         let time = Duration::from_nanos(u64::try_from(bytes as u128 * 1_000_000_000 / u128::from(rate.max(1))).ok()?);
         let mut state = self.state.lock();
-        let due = state.bytes_due.unwrap_or(now).max(now).checked_add(time)?;
-        state.bytes_due = Some(due);
-        Some(due)
+        let begin = state.bytes_due.unwrap_or(now).max(now);
+        state.bytes_due = Some(begin.checked_add(time)?);
+        Some(begin)
     }
 
     /// Returns true if nothing would be different for a new usage.
@@ -171,9 +172,11 @@ mod tests {
         let (usage, begun) = (usage(), Instant::now());
         let due =
             |bytes, ms| usage.count_snapshot_bytes(limits, bytes, begun + Duration::from_millis(ms)).unwrap() - begun;
-        assert_eq!(due(500, 0), Duration::from_millis(500));
-        assert_eq!(due(500, 100), Duration::from_secs(1), "streams of one identity share the rate");
-        assert_eq!(due(100, 5000), Duration::from_millis(5100));
+        assert_eq!(due(500, 0), Duration::ZERO);
+        assert_eq!(due(500, 0), Duration::from_millis(500), "streams of one identity share the rate");
+        assert_eq!(due(0, 100), Duration::from_secs(1), "another stream waits for them");
+        assert_eq!(due(100, 5000), Duration::from_secs(5));
+        assert_eq!(due(0, 5000), Duration::from_millis(5100));
         let unlimited = IdentityLimits { streams_max: Some(1), ..IdentityLimits::default() };
         assert_eq!(usage.count_snapshot_bytes(unlimited, 500, begun), None);
     }

@@ -24,10 +24,11 @@ use crate::table::ServedTable;
 use crate::view::{ConditionOrigins, RowSelection, ViewError, row_struct, timestamp};
 
 /// Returns the snapshots, newest first. A `limit` of 0 returns all. `counts` is true if the caller
-/// may know the numbers of rows and bytes; they are 0 otherwise.
+/// may know the numbers of rows and bytes, and the table's errors. The numbers are 0 otherwise.
 pub(super) fn list(table: &ServedTable, limit: i32, counts: bool) -> Result<ListSnapshotsResponse, Status> {
     let limit = refusal::limit(limit)?;
-    let snapshots = table.snapshot_folder()?;
+    let snapshots = table.snapshot_folder();
+    let snapshots = if counts { snapshots? } else { snapshots.map_err(|_| refusal::no_open_folder())? };
     let infos = snapshots.list();
     let shown = infos.iter().take(limit).map(|snapshot| match counts {
         true => info(snapshot),

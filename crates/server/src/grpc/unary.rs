@@ -59,7 +59,9 @@ enum StatusDetail {
 }
 
 impl StatusDetail {
-    fn shows_counts(&self) -> bool {
+    /// Returns true if the caller may know everything of the rows, and so their numbers and the
+    /// table's errors.
+    fn is_whole(&self) -> bool {
         match self {
             StatusDetail::Everything => true,
             StatusDetail::Reader { is_whole, .. } => *is_whole,
@@ -107,7 +109,7 @@ impl LaredoReplicationService for UnaryMethods {
         let caller = admitted(request.extensions())?;
         let request = request.into_inner();
         let (table, detail) = self.visible_table(&caller, &request.schema, &request.table)?;
-        snapshots::list(table, request.limit, detail.shows_counts()).map(Response::new)
+        snapshots::list(table, request.limit, detail.is_whole()).map(Response::new)
     }
 
     async fn fetch_snapshot(
@@ -129,8 +131,8 @@ impl LaredoReplicationService for UnaryMethods {
         let (table, detail) = self.visible_table(&caller, &request.schema, &request.table)?;
         let Some(journal) = table.handle().journal() else {
             return Err(match table.failure() {
-                Some(error) => refusal::failed(table.name(), &error),
-                None => refusal::not_ready(table.handle()),
+                Some(error) => refusal::failed(table.name(), &error, detail.is_whole()),
+                None => refusal::not_ready(table.handle(), detail.is_whole()),
             });
         };
         Ok(Response::new(detail.limit(status(&self.shared, table, &journal, &detail))))

@@ -5,15 +5,25 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use laredo_core::TableName;
 
+use crate::access::Caller;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
+
+/// The answer to a query that selects nothing: the code, and the reason if the caller may know it.
+pub(super) type SelectionRefusal = (StatusCode, Option<String>);
 
 /// Returns the tables that a query string selects: `table=SCHEMA.TABLE`, `source=NAME`, or both.
 /// Without either it returns all tables.
 ///
 /// # Errors
 /// Returns 404 for a table or source that is not configured, and 400 for any other invalid query.
-pub(super) fn select(shared: &ServerState, query: &str) -> Result<Vec<Arc<ServedTable>>, (StatusCode, String)> {
+/// Returns 503 without a reason for a table or source that the caller may not know, even if there
+/// is none.
+pub(super) fn select(
+    shared: &ServerState,
+    caller: &Caller,
+    query: &str,
+) -> Result<Vec<Arc<ServedTable>>, SelectionRefusal> {
     let mut tables = shared.tables.clone();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -21,14 +31,20 @@ pub(super) fn select(shared: &ServerState, query: &str) -> Result<Vec<Arc<Served
         match key {
             "table" => {
                 let name: TableName = value.parse().map_err(|error| bad(format!("table={value}: {error}")))?;
+                if !caller.may_know(&name) {
+                    return Err(UNKNOWN_TO_CALLER);
+                }
                 if !shared.tables.iter().any(|table| *table.name() == name) {
-                    return Err((StatusCode::NOT_FOUND, format!("table {name} is not configured")));
+                    return Err((StatusCode::NOT_FOUND, Some(format!("table {name} is not configured"))));
                 }
                 tables.retain(|table| *table.name() == name);
             }
             "source" => {
+                if !caller.is_observer() {
+                    return Err(UNKNOWN_TO_CALLER);
+                }
                 if shared.source(&value).is_none() {
-                    return Err((StatusCode::NOT_FOUND, format!("source {value} is not configured")));
+                    return Err((StatusCode::NOT_FOUND, Some(format!("source {value} is not configured"))));
                 }
                 tables.retain(|table| table.source_id() == value);
             }
@@ -38,8 +54,10 @@ pub(super) fn select(shared: &ServerState, query: &str) -> Result<Vec<Arc<Served
     Ok(tables)
 }
 
-fn bad(error: String) -> (StatusCode, String) {
-    (StatusCode::BAD_REQUEST, error)
+const UNKNOWN_TO_CALLER: SelectionRefusal = (StatusCode::SERVICE_UNAVAILABLE, None);
+
+fn bad(error: String) -> SelectionRefusal {
+    (StatusCode::BAD_REQUEST, Some(error))
 }
 
 /// Decodes a value of a query string. Returns `None` if it is malformed.

@@ -35,7 +35,7 @@ pub(super) async fn create(
     };
     let (mut names, mut writes) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
-        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle()))?;
+        let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle(), true))?;
         names.push(table.name());
         writes.push((snapshots, journal));
     }

@@ -18,7 +18,8 @@ mod translated_requests {
     use super::super::MethodTable;
     use super::super::protocol_choice::{BodyEncoding, MessageCodec, TranslatedProtocol};
     use super::super::request_translation::to_grpc;
-    use crate::receive;
+    use crate::peer::ClientGroup;
+    use crate::receive::{self, BodyLimits, RequestMemory};
 
     const PROTOCOLS: [TranslatedProtocol; 6] = [
         TranslatedProtocol::ConnectUnary(MessageCodec::Proto),
@@ -65,9 +66,9 @@ mod translated_requests {
             let protocol = PROTOCOLS[usize::from(*protocol) % PROTOCOLS.len()];
             let method = methods.find(METHODS[usize::from(*method) % 2]).expect("it is a method");
             let request = Request::new(body(rest, usize::from(*piece).max(1)));
-            let time_max = Duration::from_secs(10);
+            let limits = BodyLimits::new(Duration::from_secs(10), RequestMemory::default(), ClientGroup::default());
             let bytes = runtime.block_on(async {
-                let request = to_grpc(protocol, &method, request, time_max).await?;
+                let request = to_grpc(protocol, &method, request, &limits).await?;
                 request.into_body().collect().await.map(http_body_util::Collected::to_bytes)
             });
             let bytes = bytes.map_err(outcome)?;
@@ -76,7 +77,7 @@ mod translated_requests {
                 TranslatedProtocol::ConnectUnary(_) | TranslatedProtocol::ConnectStream(MessageCodec::Json)
             ) {
                 let message =
-                    runtime.block_on(receive::one_message(body(&bytes, 1 << 20), time_max)).expect("it is framed");
+                    runtime.block_on(receive::one_message(body(&bytes, 1 << 20), &limits)).expect("it is framed");
                 DynamicMessage::decode(method.input, message).expect("it was checked");
             }
             Ok(bytes.len().min(64) as u64)

@@ -17,6 +17,7 @@ use tonic::body::Body;
 use super::json;
 use super::methods::RpcMethod;
 use super::protocol_choice::{BodyEncoding, MessageCodec, TranslatedProtocol};
+use crate::receive::BodyLimits;
 use crate::{receive, refusal};
 
 const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
@@ -60,7 +61,7 @@ pub(super) async fn to_grpc(
     protocol: TranslatedProtocol,
     method: &RpcMethod,
     request: Request<Body>,
-    time_max: Duration,
+    limits: &BodyLimits,
 ) -> Result<Request<Body>, Status> {
     let (mut head, body) = request.into_parts();
     if !matches!(protocol, TranslatedProtocol::GrpcWeb(_)) {
@@ -68,16 +69,16 @@ pub(super) async fn to_grpc(
     }
     let body = match protocol {
         TranslatedProtocol::ConnectUnary(MessageCodec::Proto) => {
-            framed(&checked(receive::read_whole_body(body, time_max).await?, method).await?)
+            framed(&checked(receive::read_whole_body(body, limits).await?, method).await?)
         }
         TranslatedProtocol::ConnectUnary(MessageCodec::Json) => {
-            framed(&json::request(receive::read_whole_body(body, time_max).await?, &method.input).await?)
+            framed(&json::request(receive::read_whole_body(body, limits).await?, &method.input).await?)
         }
         TranslatedProtocol::ConnectStream(MessageCodec::Json) => {
-            framed(&json::request(receive::one_message(body, time_max).await?, &method.input).await?)
+            framed(&json::request(receive::one_message(body, limits).await?, &method.input).await?)
         }
         TranslatedProtocol::GrpcWeb(BodyEncoding::Base64) => {
-            let text = receive::read_whole_body(body, time_max).await?;
+            let text = receive::read_whole_body(body, limits).await?;
             let bytes = BASE64_STANDARD.decode(text).map_err(|error| refusal::malformed("request", error))?;
             Body::new(Full::new(Bytes::from(bytes)))
         }
@@ -88,7 +89,7 @@ pub(super) async fn to_grpc(
             body
         }
         TranslatedProtocol::ConnectStream(MessageCodec::Proto) | TranslatedProtocol::GrpcWeb(BodyEncoding::Binary) => {
-            Body::new(Full::new(receive::read_whole_body(body, time_max).await?))
+            Body::new(Full::new(receive::read_whole_body(body, limits).await?))
         }
     };
     head.version = Version::HTTP_2;

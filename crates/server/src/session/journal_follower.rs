@@ -348,7 +348,7 @@ impl<'a> JournalFollower<'a> {
         // The table may have failed permanently. A client that receives only heartbeats would
         // believe that it is current.
         if let Some(error) = self.greeting.table.failure() {
-            return Err(refusal::failed(self.greeting.table.name(), &error));
+            return Err(refusal::failed(self.greeting.table.name(), &error, self.greeting.ask.scope.is_whole()));
         }
         let heartbeat = self.greeting.heartbeat((self.clock)(), Some(head));
         let position = self.sent_position(head);

@@ -113,7 +113,9 @@ impl SnapshotSender<'_> {
         let mut rows = 0;
         let mut at = Some(0);
         while let Some(from) = at {
-            // A client that waits for its next turn does not hold a part of the base meanwhile.
+            // A client that waits for its next turn, or for what its identity was sent before, does
+            // not hold a part of the base meanwhile.
+            self.pace(outlet, 0).await?;
             self.wait_for_permit(outlet).await?;
             let Some(base) = base.upgrade() else { return Err(outlet.reason_of_cut()) };
             let origins = self.greeting.ask.origins.clone();
@@ -127,6 +129,9 @@ impl SnapshotSender<'_> {
             let part = part??;
             rows += part.rows;
             at = part.next;
+            let bytes = part.bytes.len();
+            // Other streams of the identity may have read a part at the same time.
+            self.pace(outlet, bytes).await?;
             // Reading the part may have taken so long that the permit was taken back.
             self.wait_for_permit(outlet).await?;
             if part.bytes.is_empty() {
@@ -135,19 +140,17 @@ impl SnapshotSender<'_> {
                     self.send_heartbeat(outlet).await?;
                 }
             }
-            let bytes = part.bytes.len();
             if bytes > 0 {
                 outlet.lease().note_offered(bytes);
             }
             outlet.send(part.bytes).await?;
-            self.pace(outlet, bytes).await?;
         }
         outlet.lease().return_permit();
         Ok(rows)
     }
 
-    /// Waits until the client may be sent more of its snapshot, if its identity has a limit, and
-    /// sends heartbeats meanwhile. The permit goes to another client.
+    /// Counts a part of the snapshot, and waits until it may be sent, if the identity has a limit.
+    /// Sends heartbeats meanwhile. The permit goes to another client.
     async fn pace(&self, outlet: &mut SessionOutlet, bytes: usize) -> Result<(), Status> {
         let Some(due) = self.caller.count_snapshot_bytes(bytes) else { return Ok(()) };
         while Instant::now() < due {
@@ -189,7 +192,7 @@ impl SnapshotSender<'_> {
             }
             // A table that has failed permanently makes no more bases.
             if let Some(error) = self.greeting.table.failure() {
-                return Err(refusal::failed(self.greeting.table.name(), &error));
+                return Err(refusal::failed(self.greeting.table.name(), &error, self.greeting.ask.scope.is_whole()));
             }
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{GrpcTestClient, LONG, SimServer, SimpleReplica, next, request, serve, serve_with};
+use crate::support::access::{asked_by, grant, identities};
+use crate::support::{GrpcTestClient, LONG, SimServer, SimpleReplica, clock, next, request, serve, serve_with, within};
 use laredo_engine::journal::BufferPolicy;
 use laredo_proto::replication::{GetReplicationStatusRequest, RowEncoding, SyncRequest};
-use laredo_server::{BufferOptions, ServerOptions};
+use laredo_server::{AccessGrants, AccessOptions, AccessRules, BufferOptions, ServerOptions};
 use laredo_testkit::SimChange::Insert;
 use laredo_testkit::{SimDatabase, eventually};
 use tonic::Code;
@@ -99,6 +100,26 @@ async fn a_table_that_cannot_be_copied_says_why() {
     let (code, body) = server.get("/health/ready").await;
     let report: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((code, &report["tables"][0]["state"]), (503, &"retrying".into()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_some_columns_is_not_shown_the_errors_of_the_table() {
+    let database = table(1).await;
+    let mut table = laredo_testkit::sim_table("t0");
+    table.folder = "/nonexistent".into();
+    let mut part = grant(&["part"], "public.*");
+    part.hidden_columns = vec!["body".to_owned()];
+    let grants = AccessGrants { readers: vec![part, grant(&["all"], "public.*")], ..AccessGrants::default() };
+    let rules = AccessOptions { identities: identities(&["part", "all"]), grants, ..AccessOptions::default() };
+    let access = Some(AccessRules::new(rules, clock()));
+    let server = crate::support::start(database, vec![table], |options| options.access = access).await;
+    for (name, is_shown) in [("part", false), ("all", true)] {
+        let ask = asked_by(name, request(RowEncoding::Struct));
+        let mut stream = within(server.client().await.sync(ask), "a stream").await.unwrap().into_inner();
+        let ended = next(&mut stream).await.unwrap_err();
+        let names_place = ended.message().contains("/nonexistent");
+        assert!(ended.code() == Code::Unavailable && names_place == is_shown, "{name}: {ended:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+pub(crate) mod access;
 pub(crate) mod http;
 mod replica;
 

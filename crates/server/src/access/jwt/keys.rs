@@ -68,7 +68,7 @@ impl JwtKeys {
         self.state.borrow().last.is_some_and(|(_, has_failed)| has_failed)
     }
 
-    pub(super) fn set(&self) -> Option<Arc<JwtKeySet>> {
+    pub(in crate::access) fn set(&self) -> Option<Arc<JwtKeySet>> {
         self.state.borrow().set.clone()
     }
 

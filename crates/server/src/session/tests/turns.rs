@@ -2,6 +2,10 @@
 //! have.
 
 use super::*;
+use crate::access::{
+    AccessGrants, AccessOptions, AccessRules, GrantSubjects, IdentityLimits, IdentityOptions, ReaderGrant, TokenHash,
+    TokenOptions,
+};
 
 /// The number of parts of the table's snapshot. Each row is a frame of its own.
 const PARTS: i64 = 40;
@@ -179,5 +183,69 @@ async fn who_reads_a_snapshot_below_the_lowest_speed_is_cut() {
             assert_eq!(status.code(), Code::ResourceExhausted);
             assert!(status.message().contains("less than 16 KiB a second"), "{status:?}");
         }
+    }
+}
+
+/// Returns a caller of an identity that may be sent one part of the snapshot in a second.
+fn paced_caller() -> Caller {
+    let limits = IdentityLimits { snapshot_bytes_per_second: Some(300_000), ..IdentityLimits::default() };
+    let identity = IdentityOptions {
+        name: "a".to_owned(),
+        tokens: vec![TokenOptions { hash: TokenHash::of("a"), expires_at: None }],
+        limits,
+        ..IdentityOptions::default()
+    };
+    let grant = ReaderGrant {
+        subjects: GrantSubjects { identities: vec!["a".to_owned()], ..GrantSubjects::default() },
+        tables: vec!["public.*".parse().unwrap()],
+        rows: Vec::new(),
+        hidden_columns: Vec::new(),
+        masked_columns: Vec::new(),
+    };
+    let grants = AccessGrants { readers: vec![grant], ..AccessGrants::default() };
+    let options = AccessOptions { identities: vec![identity], grants, ..AccessOptions::default() };
+    let rules = AccessRules::new(options, Arc::new(|| CommitTime(0)));
+    let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, "Bearer a".parse().unwrap())]);
+    rules.admit("/laredo.replication.v1.LaredoReplicationService/Sync", &headers, None).unwrap()
+}
+
+/// Takes what comes until the streams wait for longer than other threads need. Returns the number
+/// of rows.
+async fn take_rows(streams: &mut [SessionStream]) -> usize {
+    let (mut rows, mut silences) = (0, 0);
+    while silences < 200 {
+        silences += 1;
+        for stream in &mut *streams {
+            let polled = poll_fn(|cx| Poll::Ready(stream.poll_next(cx))).await;
+            let Poll::Ready(pulled) = polled else { continue };
+            let Some(SessionStreamItem::Frames(bytes)) = pulled else { panic!("{pulled:?}") };
+            rows += messages(bytes).iter().filter(|message| matches!(message, Message::SnapshotRow(_))).count();
+            silences = 0;
+        }
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await.unwrap();
+    }
+    rows
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_an_identity_share_its_rate_at_once_and_one_after_another() {
+    let server = large_table().await;
+    let caller = paced_caller();
+    let begin = || {
+        let session = server.session(None, 0, SyncRequest::default());
+        Session { caller: caller.clone(), ..session }.into_stream()
+    };
+    let mut streams: Vec<_> = (0..5).map(|_| begin()).collect();
+    let mut rows = take_rows(&mut streams).await;
+    assert_eq!(rows, 1, "all streams begin at once");
+    for second in 1..=3 {
+        advance(Duration::from_millis(1010)).await;
+        rows += take_rows(&mut streams).await;
+        assert_eq!(rows, 1 + second);
+    }
+    drop(streams);
+    // Each new stream finds what the others were sent.
+    for _ in 0..3 {
+        assert_eq!(take_rows(&mut [begin()]).await, 0);
     }
 }

@@ -7,6 +7,7 @@ use laredo_values::MatchCondition;
 
 use super::*;
 use crate::access::grant::{RowRule, RowTest};
+use crate::access::jwt::JwtKeySet;
 use crate::access::limits::IdentityLimits;
 
 const WATCH: &str = "/laredo.v1.LaredoOAMService/WatchStatus";
@@ -175,6 +176,31 @@ async fn an_expiry_that_was_added_ends_an_open_stream() {
     assert!(!ended.is_finished());
     *now.lock() = 50;
     assert_eq!(ended.await.unwrap().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_that_proved_its_caller_is_removed() {
+    let (signer, next) = (TestSigner::ed25519("a"), TestSigner::ed25519("b"));
+    let set = |signers: &[&TestSigner]| {
+        let keys: Vec<_> = signers.iter().map(|signer| signer.public_key()).collect();
+        JwtKeySet::parse(serde_json::json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    };
+    let mut options = jwt_options(&signer);
+    let (keys, mut feed) = JwtKeys::new("test");
+    feed.replace(set(&[&signer]));
+    options.identities.last_mut().unwrap().jwt.as_mut().unwrap().keys = keys;
+    let (server, path) = (RuledServer::new(options), sync());
+    let bearer = format!("Bearer {}", signer.sign(&claims_of("web")));
+    let mut ended = pin!(server.admit(&path, &[&bearer]).unwrap().ended(&path));
+    for (what, signers, end) in [
+        ("the same keys", vec![&signer], None),
+        ("a second key", vec![&signer, &next], None),
+        ("another key alone", vec![&next], Some(Code::Unauthenticated)),
+    ] {
+        feed.replace(set(&signers));
+        server.rules.publish_new_keys();
+        assert_eq!(end_of(ended.as_mut()), end, "{what}");
+    }
 }
 
 #[test]
