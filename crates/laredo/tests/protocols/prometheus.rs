@@ -87,7 +87,8 @@ async fn promtool_accepts_the_metrics_of_both_programs_and_the_page_has_them_all
     }
     let text = server.metrics().await;
     let took = value(&text, "laredo_commit_visible_seconds_sum{table=\"public.item\"}").unwrap();
-    assert!(took > 0.0 && took < PATIENCE.as_secs_f64(), "{took}");
+    // The database's clock is known within a round trip, so a fast commit may seem to take no time.
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&took), "{took}");
     assert_eq!(value(&text, "laredo_copy_rows{table=\"public.item\"}"), None, "no copy runs");
 }
 
