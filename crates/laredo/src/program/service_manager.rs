@@ -1,5 +1,5 @@
 //! Reports to the service manager that has started the program, in the protocol of systemd
-//! (`sd_notify`). Without the variable NOTIFY_SOCKET there is none, and nothing is sent.
+//! (`sd_notify`). Nothing is sent without the variable NOTIFY_SOCKET.
 //!
 //! A report waits while the manager does not read, as those of libsystemd do. Only the main task
 //! waits then: the tasks that serve continue.

@@ -17,8 +17,8 @@ pub(super) type SelectionRefusal = (StatusCode, Option<String>);
 ///
 /// # Errors
 /// Returns 404 for a table or source that is not configured, and 400 for any other invalid query.
-/// Returns 503 without a reason for a table or source that the caller may not know, even if there
-/// is none.
+/// Returns 503 without a reason for a table or source that the caller may not know, even if it does
+/// not exist.
 pub(super) fn select(
     shared: &ServerState,
     caller: &Caller,
