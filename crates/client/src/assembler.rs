@@ -142,6 +142,16 @@ pub(crate) enum StreamAssemblyError {
     Schema(Lsn),
 }
 
+/// The rows that the client has when a message arrives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PresentRows<'a> {
+    pub(crate) schema: &'a Arc<Schema>,
+    /// The position of the rows.
+    pub(crate) position: Lsn,
+    /// The position of the newest transaction or snapshot. From here to `position` no row changed.
+    pub(crate) unchanged_since: Lsn,
+}
+
 /// Assembles the messages of one stream after another.
 #[derive(Debug)]
 pub(crate) struct StreamAssembler {
@@ -173,6 +183,8 @@ struct LiveStream {
     schema: Arc<Schema>,
     /// The position of the table when the stream began. Transactions up to here are repeats.
     floor: Lsn,
+    /// The position from which on no row had changed when the stream began.
+    unchanged_since: Lsn,
     /// The position of the newest transaction.
     position: Lsn,
     /// The changes of the transaction that has not ended.
@@ -202,14 +214,14 @@ impl StreamAssembler {
         matches!(self.phase, AssemblerPhase::Live(_))
     }
 
-    /// Accepts the next message. `state` is the schema and the position of the client's table.
+    /// Accepts the next message.
     ///
     /// # Errors
     /// When the stream is unusable. The caller must then call [`StreamAssembler::reset`].
     pub(crate) fn feed(
         &mut self,
         response: SyncResponse,
-        state: Option<(&Arc<Schema>, Lsn)>,
+        present: Option<PresentRows<'_>>,
     ) -> Result<AssemblerEvent, StreamAssemblyError> {
         let Some(message) = response.message else {
             return Ok(AssemblerEvent::Nothing);
@@ -218,7 +230,7 @@ impl StreamAssembler {
             return unexpected(name_of(&message), "a handshake");
         }
         match message {
-            Message::Handshake(handshake) => self.handshake(handshake, state),
+            Message::Handshake(handshake) => self.handshake(handshake, present),
             Message::SnapshotBegin(begin) => self.snapshot_begin(begin),
             Message::SnapshotEnd(end) => self.snapshot_end(&end),
             Message::Batch(batch) => self.batch(&batch),
@@ -233,7 +245,7 @@ impl StreamAssembler {
     fn handshake(
         &mut self,
         mut handshake: SyncHandshake,
-        state: Option<(&Arc<Schema>, Lsn)>,
+        present: Option<PresentRows<'_>>,
     ) -> Result<AssemblerEvent, StreamAssemblyError> {
         if !matches!(self.phase, AssemblerPhase::New) {
             return unexpected("a handshake", "a batch");
@@ -241,16 +253,16 @@ impl StreamAssembler {
         let encoding = handshake.encoding.take();
         let encoding = encoding.filter(|e| e.format() == RowEncoding::PostgresBinary);
         let schema = encoding.and_then(|e| e.schema).ok_or(StreamAssemblyError::Encoding)?;
-        self.phase = match (StreamMode::from_wire(handshake.mode()), state) {
+        self.phase = match (StreamMode::from_wire(handshake.mode()), present) {
             (Some(StreamMode::FullSnapshot), _) => AssemblerPhase::Promised(new_schema(schema)?),
             // The rows that follow are of the handshake's schema. If the client's schema differs,
             // servers disagree on when the definition changed. The same bytes would then be read as
             // other columns.
-            (Some(StreamMode::Delta), Some((ours, position))) => {
-                if *new_schema(schema)? != **ours {
-                    return Err(StreamAssemblyError::Schema(position));
+            (Some(StreamMode::Delta), Some(present)) => {
+                if *new_schema(schema)? != **present.schema {
+                    return Err(StreamAssemblyError::Schema(present.position));
                 }
-                AssemblerPhase::Live(LiveStream::new(ours.clone(), position))
+                AssemblerPhase::Live(LiveStream::new(present))
             }
             (Some(StreamMode::Delta), None) => return unexpected("changes only", "a snapshot"),
             (None, _) => return unexpected("an unknown mode", "a snapshot or changes"),
@@ -284,7 +296,8 @@ impl StreamAssembler {
             (None, None) => Lsn::ZERO,
         };
         let checksum = Checksum::from_wire(&end.checksum).map_err(|e| StreamAssemblyError::Protocol(e.into()))?;
-        self.phase = AssemblerPhase::Live(LiveStream::new(table.schema().clone(), position));
+        let present = PresentRows { schema: table.schema(), position, unchanged_since: position };
+        self.phase = AssemblerPhase::Live(LiveStream::new(present));
         let (sequence, definition) = (Sequence::from_wire(end.sequence), DefinitionVersion(end.definition));
         Ok(AssemblerEvent::Snapshot {
             table: Box::new(table),
@@ -327,9 +340,16 @@ impl PartialSnapshot {
 }
 
 impl LiveStream {
-    fn new(schema: Arc<Schema>, position: Lsn) -> LiveStream {
-        let definition = DefinitionVersion::UNKNOWN;
-        LiveStream { schema, floor: position, position, pending: Vec::new(), definition }
+    fn new(present: PresentRows<'_>) -> LiveStream {
+        let PresentRows { schema, position, unchanged_since } = present;
+        LiveStream {
+            schema: schema.clone(),
+            floor: position,
+            unchanged_since,
+            position,
+            pending: Vec::new(),
+            definition: DefinitionVersion::UNKNOWN,
+        }
     }
 
     fn batch(&mut self, batch: &RowBatch) -> Result<AssemblerEvent, ProtocolError> {
@@ -349,10 +369,11 @@ impl LiveStream {
             });
         }
         if let Some(from) = header.span_from
-            && from < self.floor
+            && from < self.unchanged_since
         {
             // A span has the net change between its two ends. The client's table is between them,
-            // and may differ from both.
+            // and may differ from both. A server may begin a span before positions that it sent in
+            // heartbeats, for it may have been killed before it stored them.
             return Err(ProtocolError::Span { from, to: header.position, ours: self.floor });
         }
         if header.position < self.position || header.position == Lsn::ZERO {

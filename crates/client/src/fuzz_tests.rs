@@ -17,7 +17,7 @@ mod stream {
     use prost::Message as _;
 
     use super::*;
-    use crate::assembler::{AssemblerEvent, StreamAssembler};
+    use crate::assembler::{AssemblerEvent, PresentRows, StreamAssembler};
 
     /// Returns a stream after a byte: 1 if the client has rows.
     fn stream(has_rows: bool, messages: Vec<WireMessage>) -> Vec<u8> {
@@ -78,7 +78,7 @@ mod stream {
                 rest = after;
                 let response = SyncResponse::decode(message).map_err(outcome)?;
                 let schema = table.as_ref().map(|table| table.schema().clone());
-                let event = assembler.feed(response, schema.as_ref().map(|schema| (schema, position)));
+                let event = assembler.feed(response, schema.as_ref().map(|schema| PresentRows { schema, position, unchanged_since: position }));
                 match event.map_err(|error| format!("{error:?}"))? {
                     AssemblerEvent::Snapshot { table: whole, position: at, .. } => {
                         show(&whole);

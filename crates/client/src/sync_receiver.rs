@@ -17,7 +17,7 @@ use laredo_proto::replication::{ReportChecksumRequest, SyncHandshake, SyncRespon
 use prost_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::assembler::{AssemblerEvent, StreamAssembler, StreamAssemblyError};
+use crate::assembler::{AssemblerEvent, PresentRows, StreamAssembler, StreamAssemblyError};
 use crate::comparison::{ChecksumComparison, ChecksumVerdict};
 use crate::health::SessionHealth;
 use crate::message_delay::MessageDelayMeter;
@@ -121,6 +121,8 @@ pub(crate) struct SyncReceiver {
     assembler: StreamAssembler,
     /// The state of the table as it is.
     resume: ResumeState,
+    /// The position of the newest transaction or snapshot in the table.
+    unchanged_since: Lsn,
     /// The schema of the table. `None` if no stream can resume from the table, so that only a full
     /// snapshot is usable.
     schema: Option<Arc<Schema>>,
@@ -159,6 +161,7 @@ impl SyncReceiver {
             feedback,
             assembler: StreamAssembler::new(indexes),
             resume: ResumeState::default(),
+            unchanged_since: Lsn::ZERO,
             schema: None,
             shown: Lsn::ZERO,
             opened: None,
@@ -175,6 +178,7 @@ impl SyncReceiver {
 
     /// Starts from a table that exists already, with this schema, shown up to `shown`.
     pub(crate) fn begin(&mut self, schema: Arc<Schema>, resume: ResumeState, shown: Lsn) {
+        self.unchanged_since = resume.position;
         (self.schema, self.resume, self.shown) = (Some(schema), resume, shown);
     }
 
@@ -230,6 +234,7 @@ impl SyncReceiver {
     pub(crate) fn applied(&mut self, reached: ResumeUpdate) {
         let ResumeUpdate { position, sequence, mark, schema, definition } = reached;
         self.resume.sequence = Some(sequence);
+        self.unchanged_since = position;
         self.redefined(definition);
         self.schema = schema.or_else(|| self.schema.take());
         self.advance_position(position, mark);
@@ -340,8 +345,10 @@ impl SyncReceiver {
     }
 
     fn accept_message(&mut self, message: SyncResponse, received: Instant) {
-        let state = self.schema.as_ref().map(|schema| (schema, self.resume.position));
-        match self.assembler.feed(message, state) {
+        let ResumeState { position, .. } = self.resume;
+        let unchanged_since = self.unchanged_since;
+        let present = self.schema.as_ref().map(|schema| PresentRows { schema, position, unchanged_since });
+        match self.assembler.feed(message, present) {
             Ok(AssemblerEvent::Nothing) => {}
             Ok(AssemblerEvent::Opened(handshake)) => self.accept_handshake(handshake),
             Ok(AssemblerEvent::Snapshot { table, position, sequence, mark, definition, checksum }) => {
@@ -459,6 +466,7 @@ impl SyncReceiver {
         self.opened = Some(handshake);
         (self.resume.position, self.resume.mark) = newer_position((Lsn::ZERO, None), (position, mark));
         self.resume.sequence = Some(sequence);
+        self.unchanged_since = self.resume.position;
         self.redefined(definition);
         self.shown = position;
         self.schema = Some(table.schema().clone());

@@ -440,6 +440,18 @@ fn a_new_copy_around_the_position_and_a_broken_stream_begin_again() {
     assert_eq!(rig.open(greeting(SyncMode::FullSnapshot, 9)), ResumeState::default());
 }
 
+/// A server that was killed may know less of a quiet table than its heartbeats said.
+#[test]
+fn a_new_copy_since_the_newest_transaction_is_taken_after_a_heartbeat() {
+    let mut rig = SubscriptionRig::at(5, &["k"]);
+    rig.batch(batch(6, &["l"]));
+    rig.heartbeat("0/8", 0);
+    assert_eq!(rig.events(), ["1 more at 0/6", "current at 0/8"]);
+    rig.open(greeting(SyncMode::Delta, 6));
+    rig.batch(RowBatch { span_from: 6, ..batch(9, &["m"]) });
+    assert_eq!(rig.events(), ["resumed at 0/8", "1 more at 0/9"]);
+}
+
 #[test]
 fn a_consumer_that_does_not_fit_gets_all_rows_and_nothing_before_them() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
