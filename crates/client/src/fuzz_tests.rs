@@ -78,7 +78,10 @@ mod stream {
                 rest = after;
                 let response = SyncResponse::decode(message).map_err(outcome)?;
                 let schema = table.as_ref().map(|table| table.schema().clone());
-                let event = assembler.feed(response, schema.as_ref().map(|schema| PresentRows { schema, position, unchanged_since: position }));
+                let event = assembler.feed(
+                    response,
+                    schema.as_ref().map(|schema| PresentRows { schema, position, unchanged_since: position }),
+                );
                 match event.map_err(|error| format!("{error:?}"))? {
                     AssemblerEvent::Snapshot { table: whole, position: at, .. } => {
                         show(&whole);

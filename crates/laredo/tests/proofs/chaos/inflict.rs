@@ -109,6 +109,7 @@ impl ChaosRun {
 
     pub(super) async fn start_again(&mut self, server: usize) {
         let was = self.servers[server].relaunch().await;
+        self.logged_loads.read(&was.output());
         self.write_log(server, &was.id().to_string(), &was.output());
     }
 
