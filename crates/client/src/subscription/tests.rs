@@ -446,7 +446,7 @@ fn a_new_copy_since_the_newest_transaction_is_taken_after_a_heartbeat() {
     let mut rig = SubscriptionRig::at(5, &["k"]);
     rig.batch(batch(6, &["l"]));
     rig.heartbeat("0/8", 0);
-    assert_eq!(rig.events(), ["1 more at 0/6", "current at 0/8"]);
+    assert_eq!(rig.events(), ["1 more at 0/6", "all at 0/8 as of 0"]);
     rig.open(greeting(SyncMode::Delta, 6));
     rig.batch(RowBatch { span_from: 6, ..batch(9, &["m"]) });
     assert_eq!(rig.events(), ["resumed at 0/8", "1 more at 0/9"]);
