@@ -298,6 +298,8 @@ fn queries_may_be_as_deep_as_they_are_long() {
     assert_eq!(value(3615, &without_operand), Err(CellProblem::Torn));
     let two_roots = joined(&[&[0, 0, 0, 2], &[1, 0, 0, b'a', 0], &[1, 0, 0, b'a', 0]]);
     assert_eq!(value(3615, &two_roots), Err(CellProblem::Impossible("number of operands")));
+    let unknown_weight = [0, 0, 0, 1, 1, 16, 0, b'a', 0];
+    assert_eq!(value(3615, &unknown_weight), Err(CellProblem::Impossible("set of weights")));
 }
 
 #[test]

@@ -93,6 +93,9 @@ enum OperandSide {
     RightOfPhrase,
 }
 
+/// The set of all four weights of a lexeme, one bit for each.
+const WEIGHTS_ALL: u8 = 0b1111;
+
 /// The rank of NOT, which binds more tightly than every [`TsQueryOperator`].
 const NOT_RANK: u8 = 4;
 
@@ -205,6 +208,9 @@ fn query_item<'a>(input: &mut &'a [u8]) -> Result<TsQueryNode<'a>, CellProblem> 
     match input.try_get_u8()? {
         1 => {
             let (weights, prefix) = (input.try_get_u8()?, input.try_get_u8()? != 0);
+            if weights > WEIGHTS_ALL {
+                return Err(CellProblem::Impossible("set of weights"));
+            }
             let text = wire::zero_ended(input)?;
             Ok(TsQueryNode::Lexeme { text, weights, prefix })
         }
