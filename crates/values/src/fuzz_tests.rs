@@ -69,7 +69,8 @@ mod cells {
                 }
                 let back = unproject_cell(&schema, 0, &json).expect("a projection is read back");
                 let again = project_cell(&schema, 0, back.as_deref().map_or(Cell::Null, Cell::Value));
-                assert_eq!(again.as_ref(), Ok(&value), "{back:02x?}");
+                // As JSON, because the order of an object's fields is lost in it.
+                assert_eq!(again.map(|again| again.to_json()), Ok(value.to_json()), "{back:02x?}");
             }
             Ok(oid.into())
         });
