@@ -10,6 +10,8 @@ use laredo_engine::{Clock, Engine, EngineHandle, TableHandle, TableOptions, Tabl
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::eventually;
+
 /// The longest wait for a journal.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -68,6 +70,11 @@ impl RunningEngine {
     #[must_use]
     pub fn copies(&self, index: usize) -> u64 {
         self.table(index).status().copies
+    }
+
+    /// Waits until a table has been copied. Its journal shows the copy before the status counts it.
+    pub async fn copied(&self, index: usize) {
+        eventually(PATIENCE, async || self.copies(index) > 0).await.expect("it is copied");
     }
 
     /// Waits for the journal of a table.

@@ -46,10 +46,6 @@ async fn kept(running: &RunningEngine, keeps: TablePersistence, position: Lsn) {
     eventually(PATIENCE, is_kept).await.expect("it is kept");
 }
 
-async fn copied(running: &RunningEngine) {
-    eventually(PATIENCE, async || running.copies(0) > 0).await.expect("it is copied");
-}
-
 async fn forked(running: &RunningEngine) {
     eventually(PATIENCE, async || running.table(0).status().forks > 0).await.expect("the fork is noticed");
 }
@@ -258,7 +254,7 @@ async fn a_database_that_was_put_back_while_nothing_ran_is_copied_however_far_it
             let end = (0..new_commits).map(|id| commit(&database, 0, 20 + id, "new")).last().unwrap_or(common);
             let second = start(&database, vec![table(keeps, folder.path(), 2)]).await;
             let after = commit(&database, 0, 90, "after the restart").max(end);
-            copied(&second).await;
+            second.copied(0).await;
             let journal = second.reached(0, after).await;
             assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, after), "{what}");
             assert_eq!(second.copies(0), 1, "{what}");
@@ -290,7 +286,7 @@ async fn a_fork_that_was_noted_counts_after_a_crash() {
     std::fs::write(folder.path().join("journal/history.json"), noted).unwrap();
     let second = start(&database, vec![table(TablePersistence::Journal, folder.path(), 2)]).await;
     // The engine trusts nothing in the journal.
-    copied(&second).await;
+    second.copied(0).await;
     let journal = second.reached(0, end).await;
     assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
     kept(&second, TablePersistence::Journal, end).await;
@@ -391,7 +387,7 @@ async fn the_newest_file_of_a_journal_is_missed() {
     std::fs::remove_file(newest).unwrap();
     let end = database.end();
     let running = start(&database, vec![table(TablePersistence::Journal, folder.path(), 9)]).await;
-    copied(&running).await;
+    running.copied(0).await;
     let journal = running.reached(0, end).await;
     assert_eq!(JournalTestReader::from_base(&journal).rows(), database.rows_at(0, end));
     assert!(path.join("set-aside").is_dir());

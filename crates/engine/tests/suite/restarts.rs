@@ -269,6 +269,7 @@ async fn other_transforms_begin_another_journal_without_the_files_of_the_one_bef
         kept.take_snapshot(journal.clone(), None).await.unwrap();
         earlier.push(JournalTestReader::from_base(&journal));
         instance = Some(journal.instance().0.clone());
+        engine.copied(0).await;
         assert_eq!(engine.copies(0), 1);
         engine.end().await;
         let found = has_text(folder.path(), b"clear text");
