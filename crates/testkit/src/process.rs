@@ -176,17 +176,16 @@ impl ChildProcess {
         self.shared.signal(Signal::CONT);
     }
 
-    /// Waits until the process has ended.
+    /// Waits until the process has ended and all of its output has been read. Output that another
+    /// process may still write is waited for no longer than `timeout`.
     ///
     /// # Errors
     /// [`HarnessError::Timeout`].
     pub async fn wait(&self, timeout: Duration) -> Result<ExitStatus> {
         let mut progress = self.shared.progress.subscribe();
-        let ended = progress.wait_for(|progress| progress.exit.is_some());
-        let exit = match tokio::time::timeout(timeout, ended).await {
-            Ok(Ok(progress)) => progress.exit,
-            _ => None,
-        };
+        let ended = progress.wait_for(|progress| progress.exit.is_some() && progress.ended == 2);
+        let _ = tokio::time::timeout(timeout, ended).await;
+        let exit = self.shared.progress.borrow().exit;
         exit.ok_or_else(|| HarnessError::Timeout { what: format!("{} to end", self.program), waited: timeout })
     }
 

@@ -44,6 +44,18 @@ async fn it_ends_on_its_own_when_asked_and_when_killed() {
     killed.kill9();
 }
 
+/// The end of a process is known before its last lines are read from the pipe.
+#[tokio::test]
+async fn all_lines_are_there_once_its_end_was_waited_for() {
+    for _ in 0..20 {
+        let process = shell("seq 5000; exit 2");
+        assert_eq!(process.wait(PATIENCE).await.unwrap().code(), Some(2));
+        assert_eq!(process.output().len(), 5000);
+    }
+    let outlived = shell("sleep 1000 & exit 5");
+    assert_eq!(outlived.wait(Duration::from_millis(200)).await.unwrap().code(), Some(5));
+}
+
 #[tokio::test]
 async fn its_memory_and_time_can_be_read_while_it_runs() {
     let process = shell("x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo filled; x=; exec sleep 1000");
