@@ -140,7 +140,10 @@ impl ReplicaApplier {
         let (age, serves) = (saver.age(&saved), saver.serves);
         let ResumableTable { table, resume, .. } = saved;
         let position = resume.position;
-        tracing::info!(rows = table.len(), %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
+        tracing::info!(
+            event = "local_snapshot_loaded", rows = table.len(), %position, age_s = age.map(|age| age.as_secs()),
+            "local snapshot loaded"
+        );
         self.receiver.begin(table.schema().clone(), resume, if serves { position } else { Lsn::ZERO });
         let side = ReplicaTable::of(table, position, None);
         if !serves {

@@ -295,6 +295,8 @@ impl ReplicaBuilder {
         #[cfg(debug_assertions)]
         let plants = prepared.plants.clone();
         let PreparedSession { runtime, session, health, inputs, feedback, .. } = prepared;
+        // Lines of the log that the replica's threads write have the field `table`.
+        let span = tracing::error_span!("replica", table = %health.table());
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
         let front = ReplicaFront::new(ReplicaTable::empty(Arc::new(RowLayout::new(Arc::new(nothing)))));
         let shared = Arc::new(ReplicaState::new(front, ChangeHub::new(self.pending_changes_max), health));
@@ -304,7 +306,7 @@ impl ReplicaBuilder {
             LocalSnapshotSaver::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
         });
         let applier = ReplicaApplier::new(shared.clone(), self.indexes, saver, inputs, feedback);
-        std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
+        std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(move || span.in_scope(|| applier.run()))?;
         let stop = CancellationToken::new();
         runtime.spawn(session.run(stop.clone()));
         let inner = ReplicaInner {
