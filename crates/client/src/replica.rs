@@ -169,11 +169,7 @@ impl Replica {
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> ReplicaStatus {
-        let mut status = self.inner.shared.health().status();
-        let view = self.view();
-        status.position = view.position();
-        status.rows = view.len();
-        status
+        self.inner.shared.status(Location::caller())
     }
 
     /// Returns a receiver that is notified when the state of the connection changes.
@@ -291,6 +287,8 @@ impl ReplicaBuilder {
         }
         let filters: Vec<_> = self.filters.into_iter().map(ColumnPredicate::into_wire).collect();
         let request = session::snapshot_request(&self.connect.table, &filters);
+        #[cfg(feature = "metrics")]
+        let names = (self.connect.table.to_string(), self.connect.client_id.clone());
         let prepared = self.connect.prepare_session(filters)?;
         #[cfg(debug_assertions)]
         let plants = prepared.plants.clone();
@@ -308,7 +306,13 @@ impl ReplicaBuilder {
         let applier = ReplicaApplier::new(shared.clone(), self.indexes, saver, inputs, feedback);
         std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(move || span.in_scope(|| applier.run()))?;
         let stop = CancellationToken::new();
-        runtime.spawn(session.run(stop.clone()));
+        let run = session.run(stop.clone());
+        #[cfg(feature = "metrics")]
+        let run = {
+            let sampled = shared.clone();
+            crate::metric_reporter::report_while(run, names, move || sampled.sample())
+        };
+        runtime.spawn(run);
         let inner = ReplicaInner {
             shared,
             _stop_when_dropped: stop.clone().drop_guard(),

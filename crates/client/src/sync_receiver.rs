@@ -384,6 +384,7 @@ impl SyncReceiver {
     fn accept_handshake(&mut self, handshake: Box<SyncHandshake>) {
         tracing::debug!(event = "stream_opened", mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
         self.health.opened(&handshake);
+        self.health.server_reached(Lsn(handshake.server_current_position));
         self.compare_histories(&handshake);
         if self.assembler.is_live() {
             self.adopt_journal(&handshake);
@@ -511,6 +512,7 @@ impl SyncReceiver {
             incoming.advance_position(position, mark);
             self.reveal_snapshot();
         }
+        self.health.server_reached(position);
         if self.incoming.is_none() {
             let at = received.checked_sub(excess).unwrap_or(self.started);
             // A state newer than the heartbeat's position has another checksum and another newest
