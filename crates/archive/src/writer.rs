@@ -347,7 +347,10 @@ impl ArchiveWriter {
     fn apply_update(&mut self, update: FeedUpdate, feed: &mut impl Feed) -> Result<(), WriterError> {
         match update {
             FeedUpdate::Restart { reason, shared_until } => {
-                tracing::info!(table = %self.tools.options.table, reason, "all rows will be received again");
+                tracing::info!(
+                    event = "rows_received_again", table = %self.tools.options.table, reason,
+                    "all rows will be received again"
+                );
                 self.rows.restart(shared_until);
             }
             FeedUpdate::State { table, position, source } => {
@@ -358,7 +361,10 @@ impl ArchiveWriter {
                     WriterRows::Held(_) => Lsn(u64::MAX),
                 };
                 let least = self.chain.head.filter(|head| shared_until >= *head);
-                tracing::info!(table = %self.tools.options.table, rows = table.len(), %position, "all rows have arrived");
+                tracing::info!(
+                    event = "rows_arrived", table = %self.tools.options.table, rows = table.len(), %position,
+                    "all rows have arrived"
+                );
                 self.tools.options.check_key(table.schema())?;
                 let rows = RowsVersion { definition: feed.definition(), mark: feed.mark() };
                 let held = BufferedState::new(*table, position, source, rows, shared_until, least);
@@ -394,7 +400,10 @@ impl ArchiveWriter {
         if feed.compare(position, ours, theirs) {
             let table = &self.tools.options.table;
             let error = ChecksumMismatch { position, ours, theirs };
-            tracing::error!(%table, %error, "the archive does not have the table's rows; a new epoch begins with all rows");
+            tracing::error!(
+                event = "archive_rows_differ", %table, %error,
+                "the archive does not have the table's rows; a new epoch begins with all rows"
+            );
             self.report.retried(&error);
             self.rows.drop_held();
         }
@@ -454,7 +463,7 @@ impl ArchiveWriter {
             }
             RebaseDecision::Base(reason) => {
                 let epoch_least = self.epoch_least.max(next_epoch(self.chain.epoch)?);
-                tracing::info!(table = %options.table, ?reason, "a new base is written");
+                tracing::info!(event = "base_begins", table = %options.table, ?reason, "a new base is written");
                 self.begin_job(ArtifactPlan::Base { epoch_least });
             }
         }
@@ -503,7 +512,7 @@ impl ArchiveWriter {
     fn record_artifact(&mut self, written: &WrittenArtifact) {
         let WrittenArtifact { kind, epoch, to_position, count, bytes, .. } = written;
         let table = &self.tools.options.table;
-        tracing::info!(%table, ?kind, epoch, to = %to_position, count, bytes, "written");
+        tracing::info!(event = "artifact_written", %table, ?kind, epoch, to = %to_position, count, bytes, "written");
         if *kind == ArtifactKind::Snapshot {
             for ask in self.answering.drain(..) {
                 // The requester may be gone.
@@ -607,7 +616,10 @@ async fn rebuild_newest_state(ledger: &ManifestLedger, report: &WriterReport) ->
             Some(BufferedState::archived(rebuilt, position, manifest.source.clone(), rows))
         }
         Err(error) => {
-            tracing::error!(%error, "cannot resume from the archive; a snapshot will be written");
+            tracing::error!(
+                event = "archive_not_resumable", %error,
+                "cannot resume from the archive; a snapshot will be written"
+            );
             report.record_error(&error);
             None
         }

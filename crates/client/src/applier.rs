@@ -14,7 +14,10 @@ use crate::changes::{ChangeHub, CommittedTransaction, RowChange, difference};
 use crate::health::SessionHealth;
 use crate::local_snapshot::{LocalSnapshotRows, ResumableTable};
 use crate::local_snapshot_saver::LocalSnapshotSaver;
+#[cfg(feature = "metrics")]
+use crate::metric_reporter::ClientSample;
 use crate::publish::{ReplicaFront, ReplicaTable, ReplicaWriteError, ReplicaWriter};
+use crate::status::ReplicaStatus;
 use crate::sync_receiver::{ReceiverEvent, ResumeState, SessionFeedback, SessionInput, SyncReceiver};
 use crate::view::View;
 
@@ -62,6 +65,26 @@ impl ReplicaState {
         // The order matters: the view may be newer than the age says, but never older.
         let at_head = self.at_head();
         View::new(self.front.hold(call_site), at_head, self.health.clock())
+    }
+
+    /// Returns the status for the caller at this place in the program.
+    pub(crate) fn status(&self, call_site: &'static Location<'static>) -> ReplicaStatus {
+        let mut status = self.health.status();
+        let view = self.view(call_site);
+        (status.position, status.rows) = (view.position(), view.len());
+        // The server has what it has sent, although it may not have said so yet.
+        status.server_position = status.server_position.max(status.position);
+        status
+    }
+
+    /// Returns the numbers of the replica.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn sample(&self) -> ClientSample {
+        // The order matters, as for a view.
+        let at_head = self.at_head();
+        let status = self.status(Location::caller());
+        let age = at_head.map(|at| self.health.now().saturating_duration_since(at));
+        ClientSample { rows: Some(status.rows), status, age }
     }
 
     /// Makes the writer stop waiting for views. No newer state will be shown.
@@ -140,7 +163,10 @@ impl ReplicaApplier {
         let (age, serves) = (saver.age(&saved), saver.serves);
         let ResumableTable { table, resume, .. } = saved;
         let position = resume.position;
-        tracing::info!(rows = table.len(), %position, age_s = age.map(|age| age.as_secs()), "local snapshot loaded");
+        tracing::info!(
+            event = "local_snapshot_loaded", rows = table.len(), %position, age_s = age.map(|age| age.as_secs()),
+            "local snapshot loaded"
+        );
         self.receiver.begin(table.schema().clone(), resume, if serves { position } else { Lsn::ZERO });
         let side = ReplicaTable::of(table, position, None);
         if !serves {
@@ -213,9 +239,10 @@ impl ReplicaApplier {
                     self.show_snapshot(ReplicaTable::of(*table, position, committed_at))
                 }
                 ReceiverEvent::Transaction { transaction, reached } => {
-                    let committed_at = transaction.committed_at;
+                    let (committed_at, changes) = (transaction.committed_at, transaction.changes.len());
                     if self.apply(transaction, Some(committed_at)) {
                         self.receiver.applied(reached);
+                        self.shared.health.applied(changes);
                     }
                 }
                 ReceiverEvent::Current { position, at, mark, checksum } => {

@@ -196,7 +196,7 @@ impl ChangeHub {
             }
         }));
         if outcome.is_err() {
-            tracing::error!("a listener panicked; the replica does not call it again");
+            tracing::error!(event = "listener_panicked", "a listener panicked; the replica does not call it again");
             self.remove_listener(id);
         }
     }

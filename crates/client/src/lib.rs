@@ -54,6 +54,8 @@ mod layout;
 mod local_snapshot;
 mod local_snapshot_saver;
 mod message_delay;
+#[cfg(feature = "metrics")]
+mod metric_reporter;
 mod pending_snapshot;
 mod predicate;
 mod publish;

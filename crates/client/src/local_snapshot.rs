@@ -83,10 +83,16 @@ impl LocalSnapshotFile {
         let aside = suffixed_path(&self.path, "unusable");
         match std::fs::rename(&self.path, &aside) {
             Ok(()) => {
-                tracing::warn!(%path, %error, aside = %aside.display(), "cannot use the local snapshot; the file was renamed, and the client loads all rows")
+                tracing::warn!(
+                    event = "local_snapshot_unusable", %path, %error, aside = %aside.display(),
+                    "cannot use the local snapshot; the file was renamed, and the client loads all rows"
+                )
             }
             Err(rename) => {
-                tracing::warn!(%path, %error, %rename, "cannot use the local snapshot, and cannot rename the file; the client loads all rows")
+                tracing::warn!(
+                    event = "local_snapshot_not_renamed", %path, %error, %rename,
+                    "cannot use the local snapshot, and cannot rename the file; the client loads all rows"
+                )
             }
         }
         None

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use laredo_core::{IndexSpec, Lsn, TableState};
+use tracing::Span;
 
 use crate::local_snapshot::{LocalSnapshotFile, LocalSnapshotRows, ResumableTable};
 
@@ -77,18 +78,24 @@ impl LocalSnapshotSaver {
     pub(crate) fn save(&mut self, state: ResumableTable<LocalSnapshotRows>, now: Instant) {
         (self.position, self.saved_at) = (state.resume.position, now);
         self.finish();
-        let file = self.file.clone();
-        let saving =
-            std::thread::Builder::new().name("laredo-save".to_owned()).spawn(move || match file.save(&state) {
-                Ok(()) => {
-                    tracing::debug!(position = %state.resume.position, rows = state.table.rows.len(), "local snapshot saved")
-                }
-                Err(error) => tracing::error!(%error, ?file, "cannot save the local snapshot; the older file is kept"),
-            });
-        match saving {
+        let (file, span) = (self.file.clone(), Span::current());
+        let save = move || match file.save(&state) {
+            Ok(()) => {
+                let (position, rows) = (state.resume.position, state.table.rows.len());
+                tracing::debug!(event = "local_snapshot_saved", %position, rows, "local snapshot saved");
+            }
+            Err(error) => tracing::error!(
+                event = "local_snapshot_not_saved", %error, ?file,
+                "cannot save the local snapshot; the older file is kept"
+            ),
+        };
+        match std::thread::Builder::new().name("laredo-save".to_owned()).spawn(move || span.in_scope(save)) {
             Ok(saving) => self.saving = Some(saving),
             Err(error) => {
-                tracing::error!(%error, "cannot spawn the thread that saves the local snapshot; the older file is kept")
+                tracing::error!(
+                    event = "local_snapshot_not_saved", %error,
+                    "cannot spawn the thread that saves the local snapshot; the older file is kept"
+                )
             }
         }
     }
@@ -98,7 +105,10 @@ impl LocalSnapshotSaver {
         if let Some(saving) = self.saving.take()
             && saving.join().is_err()
         {
-            tracing::error!("the thread that saves the local snapshot panicked; the older file is kept");
+            tracing::error!(
+                event = "local_snapshot_not_saved",
+                "the thread that saves the local snapshot panicked; the older file is kept"
+            );
         }
     }
 }

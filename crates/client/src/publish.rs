@@ -182,6 +182,7 @@ impl ReplicaFront {
         let call_sites = self.holders.older_than(self.generation.load(Ordering::Relaxed));
         let call_sites: Vec<String> = call_sites.iter().map(ToString::to_string).collect();
         tracing::warn!(
+            event = "view_held",
             taken_at = ?call_sites,
             waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
             "a view was not dropped, so the replica cannot show newer rows; drop views soon, or keep rows instead"
@@ -312,7 +313,10 @@ impl ReplicaWriter {
             if let Err(error) = side.apply(&transaction, None) {
                 // The transaction fitted the other copy, so the copies differ. This copy is made
                 // again from the front.
-                tracing::error!(%error, "the replica's two copies of the table differ; one is copied from the other again");
+                tracing::error!(
+                    event = "replica_copies_differ", %error,
+                    "the replica's two copies of the table differ; one is copied from the other again"
+                );
                 self.back = None;
                 return;
             }

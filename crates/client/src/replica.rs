@@ -169,11 +169,7 @@ impl Replica {
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> ReplicaStatus {
-        let mut status = self.inner.shared.health().status();
-        let view = self.view();
-        status.position = view.position();
-        status.rows = view.len();
-        status
+        self.inner.shared.status(Location::caller())
     }
 
     /// Returns a receiver that is notified when the state of the connection changes.
@@ -291,10 +287,14 @@ impl ReplicaBuilder {
         }
         let filters: Vec<_> = self.filters.into_iter().map(ColumnPredicate::into_wire).collect();
         let request = session::snapshot_request(&self.connect.table, &filters);
+        #[cfg(feature = "metrics")]
+        let names = (self.connect.table.to_string(), self.connect.client_id.clone());
         let prepared = self.connect.prepare_session(filters)?;
         #[cfg(debug_assertions)]
         let plants = prepared.plants.clone();
         let PreparedSession { runtime, session, health, inputs, feedback, .. } = prepared;
+        // Lines of the log that the replica's threads write have the field `table`.
+        let span = tracing::error_span!("replica", table = %health.table());
         let nothing = Schema::new(Vec::new(), KeyColumns::new([]), std::collections::BTreeMap::new());
         let front = ReplicaFront::new(ReplicaTable::empty(Arc::new(RowLayout::new(Arc::new(nothing)))));
         let shared = Arc::new(ReplicaState::new(front, ChangeHub::new(self.pending_changes_max), health));
@@ -304,9 +304,15 @@ impl ReplicaBuilder {
             LocalSnapshotSaver::new(file, self.local_snapshot_interval, self.serves_local_snapshot, self.wall, now)
         });
         let applier = ReplicaApplier::new(shared.clone(), self.indexes, saver, inputs, feedback);
-        std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(|| applier.run())?;
+        std::thread::Builder::new().name("laredo-replica".to_owned()).spawn(move || span.in_scope(|| applier.run()))?;
         let stop = CancellationToken::new();
-        runtime.spawn(session.run(stop.clone()));
+        let run = session.run(stop.clone());
+        #[cfg(feature = "metrics")]
+        let run = {
+            let sampled = shared.clone();
+            crate::metric_reporter::report_while(run, names, move || sampled.sample())
+        };
+        runtime.spawn(run);
         let inner = ReplicaInner {
             shared,
             _stop_when_dropped: stop.clone().drop_guard(),

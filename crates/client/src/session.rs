@@ -136,10 +136,16 @@ impl ClientSessionOptions {
             match tokio::time::timeout(SILENCE, client.report_checksum(self.request_of(report))).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => {
-                    tracing::warn!(%table, %status, "cannot report the checksum that the server requested")
+                    tracing::warn!(
+                        event = "checksum_not_reported", %table, %status,
+                        "cannot report the checksum that the server requested"
+                    )
                 }
                 Err(_) => {
-                    tracing::warn!(%table, "cannot report the checksum that the server requested: no answer in time")
+                    tracing::warn!(
+                        event = "checksum_not_reported", %table,
+                        "cannot report the checksum that the server requested: no answer in time"
+                    )
                 }
             }
         }
@@ -175,7 +181,10 @@ impl ClientSession {
             };
             self.health.fail(&end.error);
             if self.dialer.inputs.is_closed() {
-                tracing::error!(%table, "the replica's thread has ended, or the subscription was dropped; no newer rows will be shown");
+                tracing::error!(
+                    event = "subscription_ended", %table,
+                    "the replica's thread has ended, or the subscription was dropped; no newer rows will be shown"
+                );
                 return;
             }
             if end.progressed {
@@ -183,7 +192,7 @@ impl ClientSession {
             }
             let wait = wait_after(&end.error, &mut delays);
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(%table, error = %end.error, wait_ms, "reconnecting");
+            tracing::warn!(event = "reconnecting", %table, error = %end.error, wait_ms, "reconnecting");
             tokio::select! {
                 () = stopped.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -207,7 +216,7 @@ impl ClientSession {
                 StreamReadOutcome::Ended(error) => return error,
                 StreamReadOutcome::Moved(next) => *next,
             };
-            tracing::info!(table = %self.dialer.options.table, "moved to another stream");
+            tracing::info!(event = "stream_moved", table = %self.dialer.options.table, "moved to another stream");
             self.moved_at = Some(Instant::now());
             // From here on, messages are those of the new stream. Transactions that both streams
             // deliver are repeats.
@@ -240,7 +249,10 @@ impl ClientSession {
                     }
                     SessionFeedback::Report(report) => {
                         if reports.try_send(report).is_err() {
-                            tracing::warn!(table = %self.dialer.options.table, "cannot report a checksum: the server requests them faster than it accepts them");
+                            tracing::warn!(
+                                event = "checksum_not_reported", table = %self.dialer.options.table,
+                                "cannot report a checksum: the server requests them faster than it accepts them"
+                            );
                         }
                         continue;
                     }
@@ -259,7 +271,10 @@ impl ClientSession {
                 StreamMessage::Silence => return StreamReadOutcome::Ended(ReplicaError::Silent(SILENCE)),
             };
             if let Some(sync_response::Message::GoAway(farewell)) = message.message {
-                tracing::info!(table = %self.dialer.options.table, reason = farewell.reason, "the server asked this client to move to another stream");
+                tracing::info!(
+                    event = "move_requested", table = %self.dialer.options.table, reason = farewell.reason,
+                    "the server asked this client to move to another stream"
+                );
                 let is_new = self.moved_at.is_some_and(|at| at.elapsed() < RETRY_LAST);
                 let pause = if is_new { RETRY_LAST } else { Duration::ZERO };
                 another = Some(self.dialer.clone().retry_second_stream(pause).boxed()).into();
@@ -310,7 +325,10 @@ impl StreamDialer {
                 Err(error) => error,
             };
             let wait = wait_after(&error, &mut delays);
-            tracing::info!(%table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "cannot open a second stream yet; retrying");
+            tracing::info!(
+                event = "second_stream_refused", %table, %error, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "cannot open a second stream yet; retrying"
+            );
             tokio::time::sleep(wait).await;
         }
     }

@@ -31,6 +31,13 @@ pub struct ReplicaStatus {
     pub position: Lsn,
     /// The current number of rows. Zero for a subscription, which keeps none.
     pub rows: usize,
+    /// The number of transactions that were applied since the start, without snapshots.
+    pub transactions: u64,
+    /// The number of changes in those transactions.
+    pub changes: u64,
+    /// The newest position that the server is known to have reached. It is ahead of `position`
+    /// while the table catches up.
+    pub server_position: Lsn,
     /// The newest position at which the rows had the server's checksum; zero before the first such
     /// comparison.
     pub checksum_position: Lsn,
@@ -49,7 +56,8 @@ pub struct ReplicaStatus {
 
 /// A receiver of the status of a replica or a subscription. It may be used on any task or thread.
 ///
-/// Its copies of the status do not keep the position and the number of rows current; use
+/// Its copies of the status do not keep current what changes with each transaction: positions,
+/// rows, transactions and changes. Use
 /// [`Replica::status`](crate::Replica::status) and
 /// [`Subscription::status`](crate::Subscription::status) for those.
 #[derive(Clone, Debug)]

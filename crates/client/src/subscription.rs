@@ -176,7 +176,8 @@ impl Subscription {
     /// [`ReplicaStatus::position`] is the position of the last returned event.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
-        ReplicaStatus { position: self.receiver.resume().position, ..self.health.status() }
+        let (position, status) = (self.receiver.resume().position, self.health.status());
+        ReplicaStatus { position, server_position: status.server_position.max(position), ..status }
     }
 
     /// Returns the definition version of the consumer's rows after the last returned event. Store
@@ -221,6 +222,7 @@ impl Subscription {
             }
             ReceiverEvent::Transaction { transaction, reached } => {
                 self.receiver.applied(reached);
+                self.health.applied(transaction.changes.len());
                 SubscriptionEvent::Transaction(transaction)
             }
             ReceiverEvent::Current { position, at, mark, checksum } => {
@@ -228,6 +230,15 @@ impl Subscription {
                 SubscriptionEvent::Current { position, at, checksum }
             }
         };
+        let until = match &event {
+            SubscriptionEvent::Current { at, .. } => Some(*at),
+            SubscriptionEvent::Restart { .. }
+            | SubscriptionEvent::State { .. }
+            | SubscriptionEvent::Resumed { .. }
+            | SubscriptionEvent::Transaction(_)
+            | SubscriptionEvent::Ended { .. } => None,
+        };
+        self.health.delivered(self.receiver.resume().position, until);
         Some(event)
     }
 
@@ -272,10 +283,18 @@ impl SubscriptionBuilder {
     /// runtime.
     pub fn start(self) -> Result<Subscription, StartError> {
         let table = self.connect.table.clone();
+        #[cfg(feature = "metrics")]
+        let client_id = self.connect.client_id.clone();
         let PreparedSession { runtime, session, health, inputs, feedback, .. } =
             self.connect.prepare_session(Vec::new())?;
         let stop = CancellationToken::new();
-        runtime.spawn(session.run(stop.clone()));
+        let run = session.run(stop.clone());
+        #[cfg(feature = "metrics")]
+        let run = {
+            let (names, sampled) = ((table.to_string(), client_id), health.clone());
+            crate::metric_reporter::report_while(run, names, move || sampled.subscription_sample())
+        };
+        runtime.spawn(run);
         Ok(Subscription::new(table, health, inputs, feedback, self.resume, stop))
     }
 }

@@ -290,6 +290,7 @@ impl SyncReceiver {
                 self.health.differs();
                 let pause_s = pause.as_secs();
                 tracing::error!(
+                    event = "rows_differ_after_reload",
                     %table, %position, %ours, %theirs, pause_s,
                     "the rows differ from the server's, although they were loaded again; the client serves them meanwhile"
                 );
@@ -297,6 +298,7 @@ impl SyncReceiver {
             ChecksumVerdict::LoadAgain => {
                 self.health.differs();
                 tracing::error!(
+                    event = "rows_differ_from_server",
                     %table, %position, %ours, %theirs,
                     "the rows differ from the server's, by the checksums at one position; the client loads all rows again"
                 );
@@ -380,8 +382,9 @@ impl SyncReceiver {
     }
 
     fn accept_handshake(&mut self, handshake: Box<SyncHandshake>) {
-        tracing::debug!(mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
+        tracing::debug!(event = "stream_opened", mode = ?handshake.mode(), reason = handshake.reason, "stream opened");
         self.health.opened(&handshake);
+        self.health.server_reached(Lsn(handshake.server_current_position));
         self.compare_histories(&handshake);
         if self.assembler.is_live() {
             self.adopt_journal(&handshake);
@@ -509,6 +512,7 @@ impl SyncReceiver {
             incoming.advance_position(position, mark);
             self.reveal_snapshot();
         }
+        self.health.server_reached(position);
         if self.incoming.is_none() {
             let at = received.checked_sub(excess).unwrap_or(self.started);
             // A state newer than the heartbeat's position has another checksum and another newest
@@ -526,7 +530,7 @@ impl SyncReceiver {
 
     /// Gives up the stream, and discards its actions that were not taken yet.
     fn give_up(&mut self, error: ReplicaError, starts_over: bool) {
-        tracing::warn!(%error, "the client closes the stream");
+        tracing::warn!(event = "stream_rejected", table = %self.health.table(), %error, "the client closes the stream");
         self.close();
         self.events.clear();
         self.events.push_back(ReceiverEvent::GivenUp { starts_over });

@@ -7,6 +7,7 @@ use laredo_core::{CommitTime, Lsn, SourceIdentity, TableName};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::durable::DurablePosition;
@@ -204,7 +205,10 @@ impl<S: Source> Engine<S> {
             connections_max: source.connections_max(),
         };
         let verify_turns = VerifyTurns::default();
-        Engine { core: EngineCore { source, tables: slots, clock, handle, verify_turns }, orders, prepared: None }
+        // A span of this level is there at every level of the log.
+        let span = tracing::error_span!("source", source = name);
+        let core = EngineCore { source, tables: slots, clock, handle, verify_turns, span };
+        Engine { core, orders, prepared: None }
     }
 
     /// Returns an engine whose tables were checked and whose source is ready. Nothing runs before
@@ -223,7 +227,7 @@ impl<S: Source> Engine<S> {
     /// The errors of [`Engine::prepare`]. A table whose folders cannot be opened is one of them,
     /// although [`Engine::run`] would stop only that table.
     pub async fn prepared(mut self) -> Result<Engine<S>, SourceError> {
-        self.prepared = Some(self.core.begin().await?);
+        self.prepared = Some(self.core.begin().instrument(self.core.span.clone()).await?);
         let tables = self.core.handle.tables.iter();
         let stopped =
             tables.filter_map(|table| Some(format!("table {}: {}", table.name, table.status().phase.error()?)));
@@ -239,7 +243,12 @@ impl<S: Source> Engine<S> {
 
     /// Follows the source until `stop` resolves. Database errors, and a panic in the source's task,
     /// are reported as the state of the source. The engine then tries again.
-    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) {
+        let span = self.core.span.clone();
+        self.repeat_runs(stop).instrument(span).await;
+    }
+
+    async fn repeat_runs(mut self, stop: impl Future<Output = ()> + Send) {
         let mut stop = pin!(stop);
         let reporter = self.core.handle.reporter.clone();
         let mut failed = 0;

@@ -184,7 +184,7 @@ impl SourceHistory {
             match (self.ask_written)().await {
                 Ok(end) => *written = (end, Some(at)),
                 Err(error) => {
-                    tracing::debug!(%error, "cannot ask the database where its WAL ends");
+                    tracing::debug!(event = "wal_end_unknown", %error, "cannot ask the database where its WAL ends");
                     return None;
                 }
             }

@@ -106,6 +106,7 @@ fn set_aside(store: &JournalFolder, table: &TableName, error: StoreError) -> Res
     }
     let aside = store.folder().set_aside()?;
     tracing::error!(
+        event = "journal_unusable",
         %table, %error, aside = %aside.display(),
         "the journal on disk is unusable; it is set aside, and the table is copied again"
     );
@@ -133,7 +134,10 @@ fn check_history(
         };
         // The contents are set aside even if the fork cannot be noted: none of them is served.
         if let Err(error) = ForkLog::note(store.folder(), &fork, &why) {
-            tracing::error!(table = %about.table, %error, "the fork of the database's history cannot be noted");
+            tracing::error!(
+                event = "fork_not_noted", table = %about.table, %error,
+                "the fork of the database's history cannot be noted"
+            );
         }
         error(why)
     })
@@ -205,6 +209,7 @@ fn restore(store: &Arc<JournalFolder>, about: &RestoreContext<'_>) -> Result<Opt
 /// does not have what the present ones would have left.
 fn remove_other_rows(store: &JournalFolder, table: &TableName) -> Result<(), StoreError> {
     tracing::warn!(
+        event = "pipeline_changed",
         %table, folder = %store.folder().path().display(),
         "the filters or transforms have changed: the journal is removed, and clients are sent the whole table"
     );

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use laredo_core::{CommitMark, CommitTime, DurationHistogram, Lsn, Sequence, TableState};
 use tokio::task::spawn_blocking;
+use tracing::Span;
 
 use crate::durable::DurablePosition;
 use crate::source::KnownTable;
@@ -128,9 +129,11 @@ impl RecoveredSnapshot {
     }
 }
 
-/// Runs `work` on a thread that may block. It is completed even if the caller is dropped.
+/// Runs `work` inside `span` on a thread that may block. It is completed even if the caller is
+/// dropped.
 async fn blocking<T: Send + 'static>(
+    span: Span,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    spawn_blocking(work).await.map_err(|panic| SnapshotError::Panicked(panic.to_string()))?
+    spawn_blocking(move || span.in_scope(work)).await.map_err(|panic| SnapshotError::Panicked(panic.to_string()))?
 }

@@ -51,8 +51,8 @@ pub(crate) use error::TableError;
 pub(crate) use folders::{SavedTable, TableFolders, open_table_folders};
 pub(crate) use follow_up::FollowUpAction;
 use lifecycle::{LiveTable, TableLifecycle};
-pub(crate) use options::SharedTableState;
 pub use options::TableOptions;
+pub(crate) use options::{SharedTableState, table_span};
 pub(crate) use published::TableCommit;
 use published::{PublishedTable, RowOrigin, TableChangeCounts};
 use recent_transactions::RecentTransactions;
@@ -300,7 +300,10 @@ impl Table {
         if is_failed {
             return Ok(FollowUpAction::Nothing);
         }
-        tracing::warn!(table = %self.name(), reason, "the table is copied into a new journal");
+        tracing::warn!(
+            event = "journal_replaced", table = %self.name(), reason,
+            "the table is copied into a new journal"
+        );
         if let Some(served) = self.lifecycle.served_mut() {
             served.writer.publish()?;
             let last = served.writer.committed().sequence;
@@ -392,6 +395,7 @@ impl Table {
         let SnapshotInfo { id, position, committed_at, .. } = recovered.info.clone();
         if let ResumeDecision::Copy(reason) = resume {
             tracing::warn!(
+                event = "snapshot_not_resumable",
                 table = %self.name(), id, %position, reason,
                 "the table cannot continue from the newest snapshot, and is copied; RestoreSnapshot serves the snapshot's rows until then"
             );
@@ -399,7 +403,10 @@ impl Table {
         }
         let served = self.storage.begin_at_snapshot(recovered)?;
         self.current_at = committed_at;
-        tracing::info!(table = %self.name(), id, %position, "a new journal begins at the newest snapshot");
+        tracing::info!(
+            event = "journal_begun_at_snapshot", table = %self.name(), id, %position,
+            "a new journal begins at the newest snapshot"
+        );
         self.resume_following(served, resume, written)
     }
 
@@ -425,7 +432,10 @@ impl Table {
         *served = Some(begun.map_err(|error| SnapshotError::Failed(error.to_string()))?);
         copy.continue_from(position);
         self.current_at = committed_at;
-        tracing::warn!(table = %self.name(), id, %position, "the rows of a snapshot are served until the table is copied");
+        tracing::warn!(
+            event = "snapshot_rows_served", table = %self.name(), id, %position,
+            "the rows of a snapshot are served until the table is copied"
+        );
         Ok(())
     }
 
@@ -464,9 +474,12 @@ impl Table {
         let is_kept = self.storage.store_failure().is_some() || (next_at.is_some() && self.storage.has_store());
         match next_at {
             Some(_) => {
-                tracing::warn!(table = %self.name(), %error, "the table is not followed for now, and is tried again")
+                tracing::warn!(
+                    event = "table_retrying", table = %self.name(), %error,
+                    "the table is not followed for now, and is tried again"
+                )
             }
-            None => tracing::error!(table = %self.name(), %error, "table stopped"),
+            None => tracing::error!(event = "table_stopped", table = %self.name(), %error, "table stopped"),
         }
         if let Some(copy) = self.lifecycle.copy_mut() {
             copy.abandon(&mut self.recent);
@@ -512,6 +525,7 @@ impl Table {
     pub(crate) fn stop_holding(&mut self) {
         let Some(copy) = self.lifecycle.copy_mut() else { return };
         tracing::info!(
+            event = "held_transactions_joined",
             table = %self.options.request.name,
             "transactions are not held any more while the copy cannot be made: readers will receive them as one"
         );
@@ -625,7 +639,7 @@ impl Table {
     /// Copies the table again. What it waits for is not needed any more: the copy has the newest
     /// definition, and compares every row.
     fn copy_again(&mut self, reason: &str) -> Result<FollowUpAction, TableError> {
-        tracing::info!(table = %self.name(), reason, "the table is copied again");
+        tracing::info!(event = "table_copied_again", table = %self.name(), reason, "the table is copied again");
         let Some(served) = self.lifecycle.served_mut() else {
             return Ok(FollowUpAction::Nothing);
         };
@@ -656,7 +670,10 @@ impl Table {
             }
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error @ (ApplyError::Diverged(_) | ApplyError::Incomplete)) => {
-                tracing::error!(table = %self.name(), %error, position = %commit.end, "a change does not fit the rows, and the table is copied again");
+                tracing::error!(
+                    event = "change_unfit", table = %self.name(), %error, position = %commit.end,
+                    "a change does not fit the rows, and the table is copied again"
+                );
                 let action = self.copy_again(&error.to_string())?;
                 self.on_commit(commit)?;
                 Ok(action)
@@ -669,7 +686,7 @@ impl Table {
             Ok(()) => self.complete_when_reached(),
             Err(CopyStopReason::Failed(error)) => Err(error),
             Err(CopyStopReason::StartOver(reason)) => {
-                tracing::warn!(table = %self.name(), reason, "the table is copied again");
+                tracing::warn!(event = "copy_started_over", table = %self.name(), reason, "the table is copied again");
                 if let Some(copy) = self.lifecycle.copy_mut() {
                     copy.start_over();
                 }
@@ -712,7 +729,10 @@ impl Table {
         status.copy = None;
         status.copy_times.observe(took);
         let seconds = took.as_secs_f64();
-        tracing::info!(table = %self.options.request.name, rows, %position, seconds, "table copied");
+        tracing::info!(
+            event = "table_copied", table = %self.options.request.name, rows, %position, seconds,
+            "table copied"
+        );
     }
 
     /// Counts the time that the newest commit took to become visible, once per burst of events.

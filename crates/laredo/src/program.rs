@@ -1,6 +1,7 @@
 //! Parts that the long-running programs `laredo-server` and `laredo-snapshotter` share.
 
 use std::io::{self, ErrorKind, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tokio::sync::watch;
@@ -27,7 +28,7 @@ pub(crate) use client_tls::client_tls;
 pub(crate) use clock::now;
 pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
-pub(crate) use listen::{allowed_hosts, bind, log_port};
+pub(crate) use listen::{allowed_hosts, bind, configured_port, log_port};
 use logging::begin_logging;
 pub(crate) use logging::dropped_log_lines;
 pub(crate) use random::random;
@@ -50,6 +51,31 @@ pub(crate) enum ProgramFailure {
 impl From<anyhow::Error> for ProgramFailure {
     fn from(error: anyhow::Error) -> ProgramFailure {
         ProgramFailure::Failed(error)
+    }
+}
+
+/// The part of a run that is known before it begins, for the first line of the log.
+pub(crate) struct ProgramStart {
+    /// The name of the program.
+    pub(crate) program: &'static str,
+    /// The files that the configuration was merged from, in their order.
+    pub(crate) config_files: Vec<PathBuf>,
+    /// The ports of the configuration, each with its key.
+    pub(crate) ports: Vec<String>,
+}
+
+impl ProgramStart {
+    fn log(&self) {
+        let files: Vec<_> = self.config_files.iter().map(|file| file.display().to_string()).collect();
+        tracing::info!(
+            event = "starting",
+            program = self.program,
+            version = env!("CARGO_PKG_VERSION"),
+            commit = env!("BUILD_COMMIT"),
+            config_files = files.join(", "),
+            ports = self.ports.join(", "),
+            "starting"
+        );
     }
 }
 
@@ -123,7 +149,7 @@ fn written<C>(place: &str, result: &io::Result<()>) -> ProgramTask<C> {
 /// Runs `work` to its end and returns the exit code: 0 stopped as asked, 1 failed, 2 misconfigured.
 /// The receiver that `work` is given becomes true when the work must stop.
 pub(crate) fn run(
-    program: &str,
+    start: &ProgramStart,
     (logging, audit): (&LoggingConfig, &AuditConfig),
     work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<(), ProgramFailure>,
 ) -> ExitCode {
@@ -137,12 +163,12 @@ pub(crate) fn run(
     };
     // Dropped last, after the runtime, so that no line is missing.
     let log_end = log.end();
-    tracing::info!(program, version = env!("CARGO_PKG_VERSION"), "starting");
+    start.log();
     descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start the runtime");
+            tracing::error!(event = "runtime_failed", %error, "cannot start the runtime");
             return ExitCode::FAILURE;
         }
     };
@@ -162,7 +188,7 @@ pub(crate) fn run(
             misconfigured(&problems)
         }
         Err(ProgramFailure::Failed(error)) => {
-            tracing::error!(error = format!("{error:#}"), "{program} has failed");
+            tracing::error!(event = "program_failed", error = format!("{error:#}"), "{} has failed", start.program);
             ExitCode::FAILURE
         }
     }

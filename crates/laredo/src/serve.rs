@@ -7,7 +7,9 @@ use std::sync::Arc;
 use clap::CommandFactory;
 
 use crate::config::{ConfigLoader, ServerConfig};
-use crate::program::{HealthPort, ProgramTask, begin, healthcheck, print_warning, run as run_until_stopped};
+use crate::program::{
+    HealthPort, ProgramStart, ProgramTask, begin, healthcheck, print_warning, run as run_until_stopped,
+};
 
 mod access;
 mod access_reload;
@@ -57,8 +59,10 @@ pub fn run(arguments: ServerArguments) -> ExitCode {
         ProgramTask::Run(config) => {
             let audit = config.access.as_ref().map(|access| access.audit.clone()).unwrap_or_default();
             let loader = loader(arguments.loader());
+            let (config_files, ports) = (ServerConfig::files(&loader), listen::configured_ports(&config));
+            let start = ProgramStart { program: PROGRAM, config_files, ports };
             let reload = Arc::new(move || ServerConfig::load(&loader));
-            run_until_stopped(PROGRAM, (&config.observability.logging, &audit), async |stop| {
+            run_until_stopped(&start, (&config.observability.logging, &audit), async |stop| {
                 serve(&config, (mode, drain_grace), stop, reload).await
             })
         }

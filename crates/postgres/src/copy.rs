@@ -106,7 +106,7 @@ pub(crate) async fn copy_table(
             None => {
                 return Ok(CompletedCopy { definition, inserted: write_mark(connection).await? });
             }
-            Some(reason) => tracing::info!(table = %request.name, %reason, "copying again"),
+            Some(reason) => tracing::info!(event = "copy_repeated", table = %request.name, %reason, "copying again"),
         }
     }
 }
@@ -266,6 +266,7 @@ pub(crate) async fn begin_snapshot(
         // The wait takes microseconds, or as long as a synchronous standby takes.
         if wait.pause().await {
             tracing::warn!(
+                event = "copy_waits_for_commits",
                 table = %request.name,
                 "the copy can begin when commits that were streamed already are visible on the server; they wait for \
                  a synchronous standby (see synchronous_standby_names and pg_stat_replication), or a transaction runs \

@@ -56,7 +56,7 @@ pub(crate) async fn watch(
     let checks = async {
         loop {
             let Err(error) = watcher.run().await;
-            tracing::debug!(%error, "cannot read the catalog");
+            tracing::debug!(event = "catalog_not_read", %error, "cannot read the catalog");
             watcher.tables.iter_mut().for_each(|table| table.record_error(&error));
             watcher.report_errors();
             tokio::time::sleep(RECONNECT).await;
@@ -113,7 +113,10 @@ impl DefinitionWatcher<'_> {
                     Ok(check) => checks.push((table, check)),
                     // An error with one table does not prevent the checks of the others.
                     Err(error) if connection.is_idle() => {
-                        tracing::debug!(table = %table.name(), %error, "cannot check the table's definition");
+                        tracing::debug!(
+                            event = "definition_not_read", table = %table.name(), %error,
+                            "cannot check the table's definition"
+                        );
                         table.record_error(&error);
                     }
                     Err(error) => return Err(error),
@@ -160,8 +163,12 @@ impl DefinitionWatcher<'_> {
             return Ok(());
         }
         match is_installed {
-            true => tracing::info!("an event trigger writes changes of definitions into the stream"),
+            true => tracing::info!(
+                event = "ddl_trigger_active",
+                "an event trigger writes changes of definitions into the stream"
+            ),
             false => tracing::warn!(
+                event = "ddl_trigger_missing",
                 "the event trigger for ddl.watch = trigger is missing or disabled, and definitions are read every 10 s; as a superuser, or \
                  the role that the provider has for event triggers, run laredo ddl install --postgres URL, or the statements of laredo ddl install --print"
             ),
@@ -195,6 +202,7 @@ impl DefinitionWatcher<'_> {
         }
         if !is_settled {
             tracing::warn!(
+                event = "definition_not_checked",
                 "a changed definition could not be checked; the stream continues, and the catalog is read again"
             );
         }

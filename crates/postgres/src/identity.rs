@@ -48,6 +48,7 @@ pub(crate) async fn history(
             // A position of an earlier timeline then counts as one of an unknown history, and its
             // tables are copied again.
             tracing::warn!(
+                event = "timeline_history_missing",
                 timeline, %error,
                 "the server has lost the history file of its timeline; positions of earlier timelines cannot be resumed from"
             );

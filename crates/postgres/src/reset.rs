@@ -32,14 +32,20 @@ pub(crate) async fn reset_publication(options: &PostgresOptions, tables: &[Sourc
     // A table that no longer exists has failed, and cannot be published.
     let known: Vec<_> = names.iter().zip(&found).filter_map(|(name, facts)| Some((name, facts.as_ref()?))).collect();
     let sql = publication::recreation_statements(name, &known);
-    tracing::warn!(%sql, "an operator requested that the publication is dropped and created again");
+    tracing::warn!(
+        event = "publication_reset", %sql,
+        "an operator requested that the publication is dropped and created again"
+    );
     for _ in 1..TRIES {
         match connection.simple_query(&sql).await {
             Ok(_) => return Ok(()),
             // The statement locks several tables, as another session's TRUNCATE may. The session
             // that gives way to a deadlock can simply try again.
             Err(error) if error.server().is_some_and(|error| error.code == DEADLOCK) => {
-                tracing::info!(%error, "a deadlock stopped the statement for the publication; trying again");
+                tracing::info!(
+                    event = "publication_deadlock", %error,
+                    "a deadlock stopped the statement for the publication; trying again"
+                );
             }
             Err(error) => return Err(refused(&sql, error)),
         }

@@ -118,7 +118,7 @@ impl SourceSignals {
 
     /// Logs an error, and counts that a slot could not be continued.
     pub(crate) fn record_loss(&self, reason: &str) {
-        tracing::error!(%reason, "every table has to be copied again");
+        tracing::error!(event = "slot_lost", %reason, "every table has to be copied again");
         self.retention.send_modify(|known| {
             known.losses += 1;
             known.last_loss = Some(reason.to_owned());

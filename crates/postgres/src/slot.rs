@@ -164,9 +164,15 @@ pub(crate) async fn explain_creation(options: &ConnectionOptions, process_id: i3
     loop {
         match blockers(options, process_id).await {
             Ok(blockers) => {
-                tracing::warn!(%blockers, "the replication slot is created once older transactions have ended")
+                tracing::warn!(
+                    event = "slot_creation_waits", %blockers,
+                    "the replication slot is created once older transactions have ended"
+                )
             }
-            Err(error) => tracing::warn!(%error, "cannot read which transactions the replication slot waits for"),
+            Err(error) => tracing::warn!(
+                event = "slot_wait_unknown", %error,
+                "cannot read which transactions the replication slot waits for"
+            ),
         }
         tokio::time::sleep(AGAIN).await;
     }

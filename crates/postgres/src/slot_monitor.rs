@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) async fn watch(options: &ConnectionOptions, signals: &SourceSignals) -> Infallible {
     loop {
         let Err(error) = report_state(options, signals).await;
-        tracing::debug!(%error, "cannot read the state of the replication slot");
+        tracing::debug!(event = "slot_state_not_read", %error, "cannot read the state of the replication slot");
         signals.record_slot_state("", None);
         tokio::time::sleep(INTERVAL).await;
     }
@@ -116,16 +116,28 @@ fn log_wal_status(slot: &str, state: Option<&ReplicationSlotState>, logged: &mut
         return;
     }
     match wal_status {
-        WalStatus::Reserved => tracing::debug!(slot, "PostgreSQL keeps no more WAL for the slot than max_wal_size"),
+        WalStatus::Reserved => tracing::debug!(
+            event = "slot_wal_normal",
+            slot,
+            "PostgreSQL keeps no more WAL for the slot than max_wal_size"
+        ),
         WalStatus::Extended => {
-            tracing::info!(slot, retained_bytes, "PostgreSQL keeps more WAL than max_wal_size for the slot");
+            tracing::info!(
+                event = "slot_wal_extended",
+                slot,
+                retained_bytes,
+                "PostgreSQL keeps more WAL than max_wal_size for the slot"
+            );
         }
         WalStatus::Unreserved => tracing::warn!(
+            event = "slot_wal_unreserved",
             slot,
             retained_bytes,
             "PostgreSQL is about to remove WAL that the slot needs (max_slot_wal_keep_size): then every table is copied again"
         ),
-        WalStatus::Lost => tracing::error!(slot, "PostgreSQL has removed WAL that the slot needed"),
+        WalStatus::Lost => {
+            tracing::error!(event = "slot_wal_lost", slot, "PostgreSQL has removed WAL that the slot needed")
+        }
     }
 }
 

@@ -269,7 +269,10 @@ impl ReplicationStream<'_> {
 
     /// Follows one connection to its end.
     async fn connected(&mut self, start: &mut start::StreamStarter<'_>, session: ReplicationSession) -> StreamError {
-        tracing::info!(from = %session.resume, slot = session.slot, "following the database");
+        tracing::info!(
+            event = "source_followed", from = %session.resume, slot = session.slot,
+            "following the database"
+        );
         self.reporter.report(SourceState::Following);
         if session.is_server_restarted {
             self.signals.record_restart(self.assembler.sent().newest());

@@ -74,13 +74,13 @@ pub(crate) async fn prepare(
     for (request, facts) in requests.iter().zip(&found.tables) {
         let doubt = facts.as_ref().and_then(|facts| catalog::key_problems(&facts.access, request));
         if let Some(doubt) = doubt {
-            tracing::warn!("{doubt}");
+            tracing::warn!(event = "key_not_unique", table = %request.name, "{doubt}");
         }
     }
     if let Some(sql) =
         publication::completion_statement(&options.publication, found.publication.as_ref(), &found.known(requests))
     {
-        tracing::info!(%sql, "changing the publication");
+        tracing::info!(event = "publication_changed", %sql, "changing the publication");
         connection.simple_query(&sql).await.map_err(|error| refused(&sql, error))?;
     }
     let names: Vec<TableName> = requests.iter().map(|request| request.name.clone()).collect();
@@ -122,10 +122,14 @@ pub(crate) async fn prepare_what_can_be(
     let may_change = options.publication.create && publication.is_none_or(|publication| publication.owned);
     let sql = publication::completion_statement(&options.publication, publication, &good);
     if let Some(sql) = sql.filter(|_| may_change && !good.is_empty()) {
-        tracing::info!(%sql, "changing the publication");
+        tracing::info!(event = "publication_changed", %sql, "changing the publication");
         match connection.simple_query(&sql).await.map_err(|error| refused(&sql, error)) {
             Err(SourceError::Definite(problems)) if publication.is_some() => {
-                tracing::warn!(problem = problems.join("; "), "the publication does not contain all tables");
+                tracing::warn!(
+                    event = "publication_incomplete",
+                    problem = problems.join("; "),
+                    "the publication does not contain all tables"
+                );
             }
             changed => drop(changed?),
         }

@@ -99,7 +99,11 @@ impl ConnectionAcceptor {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     if self.end_wait() {
-                        tracing::info!(address = self.listener.address(), "connections are accepted again");
+                        tracing::info!(
+                            event = "connections_accepted_again",
+                            address = self.listener.address(),
+                            "connections are accepted again"
+                        );
                     }
                     if let Either::Left(connection) = &stream {
                         set_options(connection);
@@ -114,7 +118,10 @@ impl ConnectionAcceptor {
                 }
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(address = self.listener.address(), %error, "cannot accept a connection");
+                    tracing::warn!(
+                        event = "connection_not_accepted", address = self.listener.address(), %error,
+                        "cannot accept a connection"
+                    );
                     sleep(AGAIN).await;
                 }
             }
@@ -127,10 +134,14 @@ impl ConnectionAcceptor {
         if let Ok(slot) = slots.clone().try_acquire_owned() {
             return Some(slot);
         }
-        self.warn(
-            "the port has its maximum of connections, so new ones wait until others end; raise grpc.max_connections, or \
-             find out which clients open so many",
-        );
+        if self.is_warning_due() {
+            tracing::warn!(
+                event = "connections_exhausted",
+                address = self.listener.address(),
+                "the port has its maximum of connections, so new ones wait until others end; raise \
+                 grpc.max_connections, or find out which clients open so many"
+            );
+        }
         // The semaphore is never closed.
         slots.acquire_owned().await.ok()
     }
@@ -145,19 +156,24 @@ impl ConnectionAcceptor {
     async fn wait_for_descriptor(&mut self) {
         let was_waiting = std::mem::replace(&mut self.is_waiting, true);
         WAITING.fetch_add(usize::from(!was_waiting), Ordering::Relaxed);
-        self.warn(
-            "too many open files: new connections wait until file descriptors are free; raise the limit of the process \
-             (ulimit -n, LimitNOFILE) or lower max_clients",
-        );
+        if self.is_warning_due() {
+            tracing::warn!(
+                event = "descriptors_exhausted",
+                address = self.listener.address(),
+                "too many open files: new connections wait until file descriptors are free; raise the limit of the \
+                 process (ulimit -n, LimitNOFILE) or lower max_clients"
+            );
+        }
         sleep(AGAIN).await;
     }
 
-    /// Logs a shortage, but not again within [`WARN_INTERVAL`].
-    fn warn(&mut self, shortage: &str) {
-        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL) {
+    /// Returns true if a shortage has to be logged: not again within [`WARN_INTERVAL`].
+    fn is_warning_due(&mut self) -> bool {
+        let is_due = self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_INTERVAL);
+        if is_due {
             self.warned_at = Some(Instant::now());
-            tracing::warn!(address = self.listener.address(), "{shortage}");
         }
+        is_due
     }
 }
 

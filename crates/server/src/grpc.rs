@@ -129,6 +129,7 @@ impl SyncBody {
             if self.shared.log_limits.allows(ClientEvent::MalformedMessage, self.caller.group()) {
                 let (identity, peer) = (self.caller.identity_name(), self.caller.peer_text());
                 tracing::info!(
+                    event = "message_malformed",
                     identity, peer, code = ?status.code(), reason = status.message(),
                     "stream ended because of a malformed message from its client"
                 );

@@ -64,11 +64,11 @@ async fn with_tls(accepted: AcceptedConnection, tls: &TlsAcceptor) -> Option<Rea
     let connection = match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            tracing::debug!(peer = %address, %error, "a TLS handshake failed");
+            tracing::debug!(event = "tls_handshake_failed", peer = %address, %error, "a TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(peer = %address, "a TLS handshake took too long");
+            tracing::debug!(event = "tls_handshake_failed", peer = %address, "a TLS handshake took too long");
             return None;
         }
     };

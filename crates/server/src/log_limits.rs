@@ -29,12 +29,13 @@ pub(crate) enum ClientEvent {
 }
 
 impl ClientEvent {
+    /// Returns the `event` of its lines in the log.
     fn name(self) -> &'static str {
         match self {
-            ClientEvent::StreamBegins => "stream begins",
-            ClientEvent::StreamEnded => "stream ended",
-            ClientEvent::MalformedMessage => "malformed message",
-            ClientEvent::ContentsDiffered => "contents differed",
+            ClientEvent::StreamBegins => "stream_begun",
+            ClientEvent::StreamEnded => "stream_ended",
+            ClientEvent::MalformedMessage => "message_malformed",
+            ClientEvent::ContentsDiffered => "client_rows_reported",
         }
     }
 }
@@ -103,7 +104,9 @@ impl LogLimits {
         });
         for (event, group, lines) in reports {
             tracing::warn!(
-                event, client = %group, lines, "log lines were left out, because a client causes too many of them"
+                event = "client_lines_left_out",
+                kind = event, client = %group, lines,
+                "log lines were left out, because a client causes too many of them"
             );
         }
     }

@@ -116,7 +116,12 @@ impl LaredoOamService for OamService {
         if !confirm {
             return Err(refusal::unconfirmed("dropping the slot and copying all tables again"));
         }
-        tracing::warn!(source = source_id, drop_publication, "resetting the source on request");
+        tracing::warn!(
+            event = "reset_requested",
+            source = source_id,
+            drop_publication,
+            "resetting the source on request"
+        );
         source.engine.reset(drop_publication).await.map_err(|error| refusal::source(&error))?;
         Ok(Response::new(status::reset(source, drop_publication)))
     }
@@ -136,7 +141,10 @@ impl LaredoOamService for OamService {
         let clients: usize = chosen.iter().map(|table| table.clients()).sum();
         for table in &chosen {
             table.drain().begin(Instant::now(), time);
-            tracing::info!(table = %table.name(), deadline_s = seconds, "draining on request");
+            tracing::info!(
+                event = "drain_requested", source = table.source_id(), table = %table.name(), deadline_s = seconds,
+                "draining on request"
+            );
         }
         let message =
             format!("{clients} clients are asked to leave; no new ones are accepted until the server is restarted");
@@ -284,7 +292,7 @@ impl OamService {
     fn pause(&self, source_id: &str, paused: bool) -> Result<ServiceState, Status> {
         for source in self.sources(source_id)? {
             source.engine.pause(paused);
-            tracing::info!(source = source.id, paused, "paused or resumed on request");
+            tracing::info!(event = "pause_requested", source = source.id, paused, "paused or resumed on request");
         }
         Ok(status::service_state(&self.shared))
     }

@@ -89,6 +89,7 @@ pub(crate) enum ComparisonOutcome {
 
 /// The open streams of one table.
 pub(crate) struct StreamRoster {
+    source: Box<str>,
     table: TableName,
     streams: Mutex<RosterStreams>,
     /// Notified when a client of the current round was settled or left.
@@ -151,8 +152,9 @@ pub(crate) struct RosterMembership {
 }
 
 impl StreamRoster {
-    pub(crate) fn new(table: TableName) -> StreamRoster {
+    pub(crate) fn new(source: &str, table: TableName) -> StreamRoster {
         StreamRoster {
+            source: source.into(),
             table,
             streams: Mutex::default(),
             moved: Notify::new(),
@@ -219,10 +221,11 @@ impl StreamRoster {
             None => ComparisonOutcome::NotComparable(NOTHING_TO_COMPARE),
             Some(theirs) if theirs == ours => ComparisonOutcome::Equal { position, rows },
             Some(theirs) => {
-                let (table, client_id) = (&self.table, &member.client_id);
+                let (source, table, client_id) = (&*self.source, &self.table, &member.client_id);
                 self.differing.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    %table, client_id, %position, %ours, %theirs, rows,
+                    event = "client_rows_differ",
+                    source, %table, client_id, %position, %ours, %theirs, rows,
                     "a client's rows differ from the server's; a client of this version loads all of them again"
                 );
                 ComparisonOutcome::Differs { position, rows, ours, theirs }

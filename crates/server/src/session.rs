@@ -103,7 +103,11 @@ impl Session {
         if shared.log_limits.allows(ClientEvent::StreamEnded, caller.group()) {
             let (identity, peer) = (caller.identity_name(), caller.peer_text());
             let (code, reason) = (status.code(), status.message());
-            tracing::info!(table = %table.name(), client_id, identity, peer, ?code, reason, "stream ended");
+            tracing::info!(
+                event = "stream_ended", source = table.source_id(), table = %table.name(), client_id, identity, peer,
+                ?code, reason,
+                "stream ended"
+            );
         }
         status
     }
@@ -203,10 +207,12 @@ impl Session {
         }
         if self.ask.contents_differed {
             if self.shared.log_limits.allows(ClientEvent::ContentsDiffered, self.caller.group()) {
-                let (table, client_id) = (self.table.name(), shown_name(&self.ask.client_id));
+                let (source, table, client_id) =
+                    (self.table.source_id(), self.table.name(), shown_name(&self.ask.client_id));
                 let (identity, peer) = (self.caller.identity_name(), self.caller.peer_text());
                 tracing::error!(
-                    %table, client_id, identity, peer,
+                    event = "client_rows_reported",
+                    source, %table, client_id, identity, peer,
                     "a client's rows differed from the checksum; the client is sent all rows again"
                 );
             }
@@ -343,8 +349,11 @@ fn log(table: &ServedTable, caller: &Caller, ask: &SessionRequest, start: &Sessi
     let (client_id, reason) = (shown_name(&ask.client_id), start.reason);
     let (identity, peer) = (caller.identity_name(), caller.peer_text());
     let mode = if start.mode == SyncMode::Delta { "changes" } else { "snapshot" };
-    let (table, position) = (table.name(), start.position);
-    tracing::info!(%table, client_id, identity, peer, mode, reason, %position, "stream begins");
+    let (source, table, position) = (table.source_id(), table.name(), start.position);
+    tracing::info!(
+        event = "stream_begun", source, %table, client_id, identity, peer, mode, reason, %position,
+        "stream begins"
+    );
 }
 
 impl SessionStart {

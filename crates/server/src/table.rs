@@ -61,8 +61,8 @@ pub(crate) struct TableCounts {
 impl ServedTable {
     pub(crate) fn new(options: ServedTableOptions) -> ServedTable {
         ServedTable {
-            views: JournalViews::new(options.handle.name().clone(), options.projection_bytes_max),
-            roster: Arc::new(StreamRoster::new(options.handle.name().clone())),
+            views: JournalViews::new(&options.source_id, options.handle.name().clone(), options.projection_bytes_max),
+            roster: Arc::new(StreamRoster::new(&options.source_id, options.handle.name().clone())),
             seats: ClientSeats::new(options.clients_max),
             options,
             counters: TableCounters::default(),

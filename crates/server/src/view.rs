@@ -45,6 +45,7 @@ type ViewKey = (RowEncoding, FilterKey, ColumnRules);
 /// The usage of all views of a table together.
 #[derive(Debug)]
 struct ViewUsage {
+    source: Box<str>,
     table: TableName,
     budget: Arc<CacheBudget>,
     struct_entries: AtomicU64,
@@ -134,8 +135,9 @@ pub(crate) enum ViewError {
 }
 
 impl JournalViews {
-    pub(crate) fn new(table: TableName, bytes_max: u64) -> JournalViews {
+    pub(crate) fn new(source: &str, table: TableName, bytes_max: u64) -> JournalViews {
         let usage = ViewUsage {
+            source: source.into(),
             table,
             budget: Arc::new(CacheBudget::new(bytes_max)),
             struct_entries: AtomicU64::new(0),
@@ -268,7 +270,10 @@ impl JournalView {
         let had_none = hex.count() == 0;
         let shown = show(hex);
         if let Some(error) = hex.first().filter(|_| had_none) {
-            tracing::warn!(table = %self.usage.table, %error, "values that do not fit their type are sent in hex");
+            tracing::warn!(
+                event = "sent_values_in_hex", source = &*self.usage.source, table = %self.usage.table, %error,
+                "values that do not fit their type are sent in hex"
+            );
         }
         shown
     }

@@ -63,7 +63,10 @@ impl CredentialsCache {
             }
             // Old credentials are used while they are still valid.
             (Err(error), Some(known)) if known.credentials.expiry().is_none_or(|end| now < end) => {
-                tracing::warn!(error = %DisplayErrorContext(&error), "AWS credentials could not be renewed; the old ones are used while they are valid");
+                tracing::warn!(
+                    event = "aws_credentials_not_renewed", error = %DisplayErrorContext(&error),
+                    "AWS credentials could not be renewed; the old ones are used while they are valid"
+                );
                 known.renew_at = now + AGAIN;
                 if let Some(end) = known.credentials.expiry() {
                     known.renew_at = known.renew_at.min(end);

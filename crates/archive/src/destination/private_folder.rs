@@ -86,7 +86,10 @@ impl PrivateFolder {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => {
-                tracing::warn!(folder = %self.parent.display(), %error, "cannot look for unfinished files");
+                tracing::warn!(
+                    event = "unfinished_files_not_listed", folder = %self.parent.display(), %error,
+                    "cannot look for unfinished files"
+                );
                 return;
             }
         };
@@ -97,13 +100,19 @@ impl PrivateFolder {
             }
             match remove_if_abandoned(&entry.path()) {
                 Ok(true) => {
-                    tracing::info!(folder = %entry.path().display(), "removed unfinished files of an earlier run")
+                    tracing::info!(
+                        event = "unfinished_files_removed", folder = %entry.path().display(),
+                        "removed unfinished files of an earlier run"
+                    )
                 }
                 Ok(false) => {}
                 // In a shared folder such as /tmp, these are folders of other users.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
                 Err(error) => {
-                    tracing::warn!(folder = %entry.path().display(), %error, "cannot remove unfinished files of an earlier run");
+                    tracing::warn!(
+                        event = "unfinished_files_not_removed", folder = %entry.path().display(), %error,
+                        "cannot remove unfinished files of an earlier run"
+                    );
                 }
             }
         }

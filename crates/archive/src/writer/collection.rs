@@ -148,7 +148,10 @@ impl UnnamedObjects {
             Err(ArchiveReadError::Destination(error)) => return Err(error),
             Err(error) => {
                 // A damaged manifest names nothing, so no object of those epochs is judged.
-                tracing::warn!(table = manifest.table, %error, "objects of old epochs are not collected");
+                tracing::warn!(
+                    event = "archive_objects_not_collected", table = manifest.table, %error,
+                    "objects of old epochs are not collected"
+                );
                 return Ok(unnamed);
             }
         };

@@ -182,7 +182,10 @@ fn encode_artifact(job: &ArtifactJob, tools: &WriterContext) -> Result<(Artifact
         if bytes_left.is_none_or(|left| diff.bytes() < left) {
             return Ok((ArtifactKind::Diff, diff));
         }
-        tracing::info!(table = %options.table, bytes = diff.bytes(), "the diff is so large that a new base is written");
+        tracing::info!(
+            event = "diff_too_large", table = %options.table, bytes = diff.bytes(),
+            "the diff is so large that a new base is written"
+        );
     }
     let mut base = encode::base(&tools.stager, &options.snapshot_formats, before, net)?;
     base.checksum = known.map_or_else(|| encode::checksum(net.rows(before), &sums), Ok)?;

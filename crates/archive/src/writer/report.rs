@@ -40,7 +40,10 @@ impl WriterReport {
 
     /// Reports an error after which the operation is retried.
     pub(crate) fn retried(&self, error: &dyn std::fmt::Display) {
-        tracing::warn!(table = %self.table, %error, "an operation failed, and will be retried");
+        tracing::warn!(
+            event = "archive_operation_failed", table = %self.table, %error,
+            "an operation failed, and will be retried"
+        );
         self.record_error(error);
     }
 
@@ -71,6 +74,7 @@ impl WriterReport {
     pub(crate) fn hex_cells(&self, hex: &HexCells) {
         let Some(error) = hex.first() else { return };
         tracing::warn!(
+            event = "archived_values_in_hex",
             table = %self.table, cells = hex.count(), %error, "values that do not fit their type are written in hex"
         );
         self.update(|status| status.hex_cells += hex.count());
@@ -89,6 +93,7 @@ impl WriterReport {
         let before = self.status.update(|status| std::mem::replace(&mut status.manifest_bytes, bytes));
         if before < MANIFEST_BYTES_LARGE && bytes >= MANIFEST_BYTES_LARGE {
             tracing::warn!(
+                event = "manifest_large",
                 table = %self.table, bytes,
                 "the manifest is large, and is written again with each artifact; \
                  lower snapshot.max_diffs or snapshot.min_interval, or lengthen diff.interval"

@@ -5,6 +5,8 @@
 mod behavior;
 mod hostile;
 mod local_snapshot;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod resume;
 mod subscription;
 mod support;

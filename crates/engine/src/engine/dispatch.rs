@@ -56,9 +56,15 @@ impl TableEventSender {
             Ok(room) => room,
             Err(_) => {
                 let (table, queued_bytes) = (&self.name, QUEUE_BYTES as usize - self.room.available_permits());
-                tracing::warn!(%table, queued_bytes, "the table is slower than its source: its neighbors wait for it");
+                tracing::warn!(
+                    event = "table_slow", %table, queued_bytes,
+                    "the table is slower than its source: its neighbors wait for it"
+                );
                 let room = self.room.clone().acquire_many_owned(bytes).await;
-                tracing::info!(%table, "the table has caught up some way: its neighbors continue");
+                tracing::info!(
+                    event = "table_caught_up", %table,
+                    "the table has caught up some way: its neighbors continue"
+                );
                 room.expect("the semaphore is never closed")
             }
         };
@@ -154,7 +160,10 @@ impl EventDispatcher<'_> {
                 self.send_to_all(|| TableEvent::Restarted(reason.clone(), fork.clone())).await;
             }
             SourceEvent::Forked { server, fork, reason, noted } => {
-                tracing::error!(%reason, common = %fork.common, "the database's history has forked: every table is copied again");
+                tracing::error!(
+                    event = "history_forked", %reason, common = %fork.common,
+                    "the database's history has forked: every table is copied again"
+                );
                 self.history.forget_commits();
                 self.history.forget_written().await;
                 self.history.set_identity(server.identity.clone());
@@ -169,6 +178,7 @@ impl EventDispatcher<'_> {
             }
             SourceEvent::Promoted { server } => {
                 tracing::warn!(
+                    event = "timeline_changed",
                     timeline = server.identity.timeline,
                     "the database writes another timeline, which has all that was sent"
                 );

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
+use tracing::{Instrument, Span};
 
 use crate::clock::Clock;
 use crate::source::{SourceError, SourceServer};
 use crate::store::StoreError;
-use crate::table::{TableError, TableFolders, TableOptions, open_table_folders};
+use crate::table::{TableError, TableFolders, TableOptions, open_table_folders, table_span};
 
 /// The number of attempts to open a table's folders. What passes within them, such as a mount that
 /// comes late, costs no copy.
@@ -30,7 +31,8 @@ pub(super) async fn open_folders(
 ) -> Result<Vec<Result<TableFolders, TableError>>, SourceError> {
     let mut opening = Vec::new();
     for options in tables {
-        opening.push(tokio::spawn(open(options.clone(), source.clone(), clock.clone())));
+        let open = open(options.clone(), source.clone(), clock.clone());
+        opening.push(tokio::spawn(open.instrument(table_span(&options.request.name))));
     }
     let (mut opened, mut held, mut exhausted) = (Vec::new(), None, None);
     for (table, options) in opening.into_iter().zip(tables) {
@@ -60,7 +62,8 @@ async fn open(
     let mut attempt = 1;
     loop {
         let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
-        match spawn_blocking(move || open_table_folders(&options, &source, &clock)).await? {
+        let span = Span::current();
+        match spawn_blocking(move || span.in_scope(|| open_table_folders(&options, &source, &clock))).await? {
             Err(error) if may_pass_soon(&error) && attempt < ATTEMPTS => sleep(DELAY).await,
             opened => return Ok(opened),
         }

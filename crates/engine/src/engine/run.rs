@@ -12,6 +12,7 @@ use laredo_core::{CommitMark, Lsn, Sequence};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
+use tracing::{Instrument, Span};
 
 use super::dispatch::{TableEventSender, dispatch_events, table_event_channel};
 use super::folders::open_folders;
@@ -42,6 +43,8 @@ pub(super) struct EngineCore<S> {
     pub(super) handle: EngineHandle,
     /// The turns in which verifications take connections of the source.
     pub(super) verify_turns: VerifyTurns,
+    /// The span of the source. Lines of the log have its field `source`.
+    pub(super) span: Span,
 }
 
 /// A table of an engine. It outlives the runs.
@@ -204,7 +207,8 @@ impl<S: Source> EngineRun<S> {
         let EngineRun { workers, mut outlets } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
         let mut running = JoinSet::new();
-        let ids: Vec<Id> = workers.into_iter().map(|worker| running.spawn(worker.run()).id()).collect();
+        let tasks = workers.into_iter().map(|worker| worker.run().in_current_span());
+        let ids: Vec<Id> = tasks.map(|task| running.spawn(task).id()).collect();
         let watched = TableTaskMonitor { ids, tables: &handle.tables };
         let (paused, dispatched) = (handle.paused.subscribe(), &handle.acknowledgement.dispatched);
         let work = async {
@@ -283,7 +287,7 @@ impl TableTaskMonitor<'_> {
             return;
         };
         let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
-        tracing::error!(table = %table.name, %error, "table stopped");
+        tracing::error!(event = "table_stopped", table = %table.name, %error, "table stopped");
         let mut status = table.status.lock();
         status.phase = TablePhase::Failed { error };
         (status.copy, status.releasable) = (None, None);

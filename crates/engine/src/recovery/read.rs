@@ -199,6 +199,7 @@ impl JournalFileReader<'_> {
     fn cut_torn_end(&self, whole: u64, kept: &mut JournalReplay) -> Result<(), StoreError> {
         kept.abort();
         tracing::warn!(
+            event = "journal_end_cut",
             file = %self.path.display(), at = whole, bytes = self.bytes - whole,
             "the journal's end was being written when the server ended; it is cut at the last whole transaction"
         );

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use laredo_core::{CommitTime, Lsn, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::Span;
 
 use super::description::SnapshotDescription;
 use super::open::{self, OpenSnapshot, format_of};
@@ -50,6 +51,8 @@ pub struct SnapshotFolder {
     /// is opened, so that one copy is made at a time.
     opened: Arc<tokio::sync::Mutex<OpenBases>>,
     status: watch::Sender<SnapshotStatus>,
+    /// The span in which the folder was opened: lines of the log have its source.
+    span: Span,
 }
 
 type OpenBases = HashMap<String, Weak<Base>>;
@@ -76,9 +79,21 @@ impl SnapshotFolder {
         let folder = LockedFolder::open(&options.folder)?;
         let (known, changing, status) = (Mutex::default(), Arc::default(), watch::Sender::default());
         let (forks, source) = (Mutex::new(ForkLog::read(&folder)?), Mutex::new(source));
-        let opened = Arc::default();
-        let snapshots =
-            SnapshotFolder { folder, options, temporary, table, source, forks, clock, known, changing, opened, status };
+        let (opened, span) = (Arc::default(), Span::current());
+        let snapshots = SnapshotFolder {
+            folder,
+            options,
+            temporary,
+            table,
+            source,
+            forks,
+            clock,
+            known,
+            changing,
+            opened,
+            status,
+            span,
+        };
         let mut found = Vec::new();
         for path in snapshots.folder.list()? {
             let Some(format) = format_of(&path) else { continue };
@@ -115,6 +130,7 @@ impl SnapshotFolder {
             };
             if is_other {
                 tracing::warn!(
+                    event = "snapshot_outdated",
                     table = %self.table, id = info.id,
                     "the filters or transforms have changed: a snapshot with other rows is removed"
                 );
@@ -242,7 +258,10 @@ impl SnapshotFolder {
             let is_noted = self.forks.lock().abandoned() >= position;
             let is_fork = manifest.is_of_database(&source) && !is_noted;
             if is_fork && let Err(error) = self.note_fork(&fork, why) {
-                tracing::error!(table = %self.table, %error, "the fork of the database's history cannot be noted");
+                tracing::error!(
+                    event = "fork_not_noted", table = %self.table, %error,
+                    "the fork of the database's history cannot be noted"
+                );
             }
         })
     }
@@ -317,7 +336,10 @@ impl SnapshotFolder {
 
     fn report_damage(&self, error: &SnapshotError) {
         self.status.send_modify(|status| status.errors += 1);
-        tracing::error!(table = %self.table, %error, "a snapshot is unusable and is ignored");
+        tracing::error!(
+            event = "snapshot_unusable", table = %self.table, %error,
+            "a snapshot is unusable and is ignored"
+        );
     }
 
     /// Writes a snapshot of everything that is visible in the table's journal. If the newest
@@ -344,7 +366,7 @@ impl SnapshotFolder {
     pub async fn fetch(self: &Arc<Self>, id: String) -> Result<Arc<Base>, SnapshotError> {
         // A call that has begun is completed even if the caller is dropped, so the lock goes along.
         let (snapshots, mut opened) = (self.clone(), self.opened.clone().lock_owned().await);
-        blocking(move || snapshots.base(&id, &mut opened)).await
+        blocking(self.span.clone(), move || snapshots.base(&id, &mut opened)).await
     }
 
     /// Reads a whole snapshot to verify it, and returns its properties.
@@ -353,13 +375,13 @@ impl SnapshotFolder {
     /// When there is no such snapshot, or it cannot be read, or is damaged.
     pub async fn verify(self: &Arc<Self>, id: String) -> Result<SnapshotInfo, SnapshotError> {
         let snapshots = self.clone();
-        blocking(move || snapshots.read_whole(&id)).await
+        blocking(self.span.clone(), move || snapshots.read_whole(&id)).await
     }
 
     /// Returns a snapshot with all its rows, verified.
     pub(crate) async fn recover(self: &Arc<Self>, id: String) -> Result<RecoveredSnapshot, SnapshotError> {
         let snapshots = self.clone();
-        blocking(move || snapshots.recover_now(&id)).await
+        blocking(self.span.clone(), move || snapshots.recover_now(&id)).await
     }
 
     /// Removes a snapshot. The newest one cannot be removed, because a restart resumes from it.
@@ -386,7 +408,7 @@ impl SnapshotFolder {
         work: impl FnOnce(&SnapshotFolder) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
         let (snapshots, changing) = (self.clone(), self.changing.clone().lock_owned().await);
-        blocking(move || {
+        blocking(self.span.clone(), move || {
             let _changing = changing;
             work(&snapshots)
         })
@@ -451,6 +473,7 @@ impl SnapshotFolder {
             false
         });
         tracing::info!(
+            event = "snapshot_written",
             table = %self.table, id = info.id, position = %info.position, rows = info.rows, bytes = info.size_bytes,
             "snapshot written"
         );
@@ -533,7 +556,10 @@ impl SnapshotFolder {
         // The new snapshot is valid even if old ones cannot be removed.
         if let Err(error) = self.make_room(earlier.as_ref().filter(|earlier| earlier.path != info.path)) {
             self.status.send_modify(|status| status.errors += 1);
-            tracing::warn!(table = %self.table, %error, "an old snapshot cannot be removed");
+            tracing::warn!(
+                event = "snapshot_not_removed", table = %self.table, %error,
+                "an old snapshot cannot be removed"
+            );
         }
         Ok(info)
     }

@@ -52,6 +52,7 @@ pub(crate) async fn write_when_due(
                     snapshots.failed(&error);
                 }
                 tracing::error!(
+                    event = "snapshot_not_written",
                     table = %snapshots.table(), %error,
                     "no snapshot was written, and writing is tried again; clients are served, and PostgreSQL keeps the WAL that \
                      a restart needs"

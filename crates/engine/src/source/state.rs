@@ -213,17 +213,33 @@ impl SourceStateReporter {
         match state {
             SourceState::Connecting => {}
             SourceState::Following if before.state == SourceState::Connecting => {}
-            SourceState::Following => tracing::info!(source, was, "the source is followed again"),
-            SourceState::Paused { reason } => tracing::warn!(source, reason, "the source is paused"),
-            SourceState::Standby { reason, .. } => tracing::info!(source, reason, "standing by for another process"),
+            SourceState::Following => {
+                tracing::info!(event = "source_followed_again", source, was, "the source is followed again")
+            }
+            SourceState::Paused { reason } => {
+                tracing::warn!(event = "source_paused", source, reason, "the source is paused")
+            }
+            SourceState::Standby { reason, .. } => {
+                tracing::info!(event = "source_standby", source, reason, "standing by for another process")
+            }
             SourceState::Retrying { reason, .. } if before.followed_at.is_none() => {
-                tracing::warn!(source, error = reason, "cannot reach the source yet");
+                tracing::warn!(event = "source_unreachable", source, error = reason, "cannot reach the source yet");
             }
             SourceState::Retrying { reason, .. } => {
-                tracing::warn!(source, error = reason, "the replication stream broke, connecting again");
+                tracing::warn!(
+                    event = "stream_broken",
+                    source,
+                    error = reason,
+                    "the replication stream broke, connecting again"
+                );
             }
             SourceState::Refused { reason, .. } => {
-                tracing::error!(source, error = reason, "the source is refused until its cause is fixed");
+                tracing::error!(
+                    event = "source_refused",
+                    source,
+                    error = reason,
+                    "the source is refused until its cause is fixed"
+                );
             }
         }
     }

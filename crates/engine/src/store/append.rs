@@ -11,6 +11,7 @@ use bytes::Bytes;
 use laredo_core::{CommitMark, Lsn, Schema, Sequence};
 use prost::Message;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::data_file::{DataFile, StoredPart, StoredSegment};
 use super::error::{StoreError, io_error};
@@ -99,7 +100,9 @@ impl JournalAppender {
         appender.store.update_status(|status| status.journal_bytes = bytes);
         appender.store.reached(&synced, appender.state.head.sequence, marked);
         let (queue, store) = (appender.queue.clone(), appender.store.clone());
-        let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(move || run(&queue, &store));
+        let span = Span::current();
+        let work = move || span.in_scope(|| run(&queue, &store));
+        let thread = std::thread::Builder::new().name("journal-sync".to_owned()).spawn(work);
         appender.thread =
             Some(thread.map_err(io_error("starting the thread that writes", appender.store.folder().path()))?);
         Ok(appender)

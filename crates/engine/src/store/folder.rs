@@ -147,6 +147,7 @@ fn warn_if_open_to_others(folder: &Path) {
     let mode = fs::metadata(folder).map_or(0, |found| found.permissions().mode());
     if mode & 0o077 != 0 {
         tracing::warn!(
+            event = "folder_open_to_others",
             folder = %folder.display(),
             mode = format!("{:o}", mode & 0o777),
             "other users may enter a folder with the rows of a table; run chmod -R go-rwx on it"

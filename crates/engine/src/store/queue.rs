@@ -132,10 +132,11 @@ impl DiskQueue {
         let folder = store.folder().path().display();
         match &reason {
             Some(error) => tracing::error!(
+                event = "journal_write_retried",
                 %folder, error,
                 "the journal cannot be written for now; clients are served, PostgreSQL keeps the WAL, and writing is tried again"
             ),
-            None => tracing::info!(%folder, "the journal is written again"),
+            None => tracing::info!(event = "journal_write_resumed", %folder, "the journal is written again"),
         }
         store.update_status(|status| status.stalled = reason);
     }
@@ -174,6 +175,7 @@ impl DiskQueue {
     /// Ends the writing of the journal: nothing is written from now on.
     pub(super) fn give_up(&self, store: &JournalFolder, error: &str) {
         tracing::error!(
+            event = "journal_write_failed",
             folder = %store.folder().path().display(), error,
             "the journal cannot be written any more; PostgreSQL keeps the WAL from here on"
         );

@@ -8,6 +8,7 @@ use laredo_core::{RetryDelays, TableName};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::base::{self, Base, BaseError, BaseLocation};
 use crate::journal::{BaseMergeInput, Journal};
@@ -33,7 +34,7 @@ pub(super) struct BaseMaker {
 impl BaseMaker {
     pub(super) fn start(table: TableName, journal: Journal, bases: BaseLocation) -> BaseMaker {
         let (running, ended) = oneshot::channel();
-        let task = tokio::spawn(make_bases(table, journal.clone(), bases, ended));
+        let task = tokio::spawn(make_bases(table, journal.clone(), bases, ended).in_current_span());
         BaseMaker { journal, task, running }
     }
 
@@ -99,18 +100,21 @@ async fn make_bases(table: TableName, journal: Journal, bases: BaseLocation, mut
         let made = spawn_blocking(move || merge_base(&of, &to)).await;
         let has_failed = match made {
             Ok(Ok(Some(next))) => {
-                tracing::info!(%table, rows = next.rows(), position = %next.position(), "new base snapshot");
+                tracing::info!(
+                    event = "base_made", %table, rows = next.rows(), position = %next.position(),
+                    "new base snapshot"
+                );
                 journal.replace_base(Arc::new(next), began);
                 false
             }
             // The table reports the reason.
             Ok(Ok(None)) => true,
             Ok(Err(error)) => {
-                tracing::error!(%table, %error, "no new base snapshot; the journal grows");
+                tracing::error!(event = "base_failed", %table, %error, "no new base snapshot; the journal grows");
                 true
             }
             Err(panic) => {
-                tracing::error!(%table, %panic, "no new base snapshot; the journal grows");
+                tracing::error!(event = "base_failed", %table, %panic, "no new base snapshot; the journal grows");
                 true
             }
         };

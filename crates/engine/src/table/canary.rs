@@ -19,9 +19,18 @@ pub(super) fn plant_if_asked(table: &TableName, state: &mut TableState) {
     };
     // The file is removed first, so that each fault is tried once only.
     if let Err(error) = std::fs::remove_file(file) {
-        tracing::error!(file = %file.display(), %error, "the canary's file cannot be removed");
+        tracing::error!(
+            event = "canary_not_removed", file = %file.display(), %error,
+            "the canary's file cannot be removed"
+        );
         return;
     }
     let planted = canary.parse::<CanaryFault>().map(|canary| state.plant(canary));
-    tracing::warn!(table = name, canary, ?planted, "a canary was planted: a row is wrong now");
+    tracing::warn!(
+        event = "canary_planted",
+        table = name,
+        canary,
+        ?planted,
+        "a canary was planted: a row is wrong now"
+    );
 }

@@ -255,6 +255,7 @@ impl OngoingCopy {
             || streamed.bytes() > bytes_max.min(options.held_bytes_max)
         {
             tracing::info!(
+                event = "copy_transactions_dropped",
                 table = %options.request.name, bytes = streamed.bytes(), ?error,
                 "the transactions during this copy are not kept any more: readers will receive them as one"
             );
@@ -352,7 +353,10 @@ impl OngoingCopy {
         *logged_at = Instant::now();
         let CopyProgress { rows, bytes, rows_estimated, .. } = *progress;
         let seconds_left = progress.left().map(|left| left.as_secs());
-        tracing::info!(%table, rows, rows_estimated, bytes, ?seconds_left, "copying the table");
+        tracing::info!(
+            event = "copy_progress", %table, rows, rows_estimated, bytes, ?seconds_left,
+            "copying the table"
+        );
     }
 
     pub(crate) fn receive(
@@ -453,7 +457,10 @@ impl PartialCopy {
             }
             Err(ApplyError::Io(error)) => Err(error.into()),
             Err(error) => {
-                tracing::error!(%error, "a transaction held during the copy does not fit it");
+                tracing::error!(
+                    event = "held_transaction_unfit", %error,
+                    "a transaction held during the copy does not fit it"
+                );
                 Err(CopyStopReason::StartOver("a held transaction does not fit the copy"))
             }
         }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use laredo_core::Sequence;
+use laredo_core::{Sequence, TableName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::Span;
 
 use crate::head::InstanceId;
 use crate::journal::{Journal, JournalOptions};
@@ -15,6 +16,12 @@ use crate::source::TableRequest;
 use crate::status::{CommitXids, TableStatus};
 use crate::store::RowDefinition;
 use crate::verify::VerifySchedule;
+
+/// Returns a span of the table. Lines of the log have its field `table`.
+pub(crate) fn table_span(table: &TableName) -> Span {
+    // A span of this level is there at every level of the log.
+    tracing::error_span!("table", %table)
+}
 
 /// The configuration of a table.
 #[derive(Clone, Debug)]

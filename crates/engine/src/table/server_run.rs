@@ -40,7 +40,10 @@ impl Table {
                 let Some(Err(reason)) = copy.snapshot().map(|snapshot| self.server_run.check(snapshot)) else {
                     return FollowUpAction::Nothing;
                 };
-                tracing::info!(table = %self.options.request.name, reason, "the table is copied again");
+                tracing::info!(
+                    event = "table_copied_again", table = %self.options.request.name, reason,
+                    "the table is copied again"
+                );
                 copy.start_over();
                 FollowUpAction::Copy
             }

@@ -175,6 +175,7 @@ impl TableStorage {
         let head = beginning.head;
         let (journal, writer) = Journal::open(beginning, self.options.journal.clone(), Some(appender));
         tracing::info!(
+            event = "journal_resumed",
             table = %self.options.request.name, rows = rows.len(), position = %head.position,
             sequence = %head.sequence, "the journal continues where it ended"
         );

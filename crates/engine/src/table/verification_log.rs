@@ -12,15 +12,22 @@ const LOGGED_MAX: usize = 20;
 pub(super) fn log_report(table: &TableName, report: &VerifyReport) {
     let VerifyReport { rows, bytes, differing, unverified, is_cut, heals, position, .. } = *report;
     if differing == 0 {
-        tracing::info!(%table, rows, bytes, unverified, %position, "verified: the table equals the database's");
+        tracing::info!(
+            event = "table_verified", %table, rows, bytes, unverified, %position,
+            "verified: the table equals the database's"
+        );
         return;
     }
     for difference in report.differences.iter().take(LOGGED_MAX) {
         let (kind, columns) = (difference.kind(), difference.columns.join(", "));
         let key = key_text(&report.schema, difference);
-        tracing::error!(%table, kind, key, columns, "verification found a row that differs from the database's");
+        tracing::error!(
+            event = "row_differs", %table, kind, key, columns,
+            "verification found a row that differs from the database's"
+        );
     }
     tracing::error!(
+        event = "rows_differ",
         %table, differing, is_cut, rows, bytes, unverified, %position, heals,
         "verification found rows that differ from the database's; report this"
     );

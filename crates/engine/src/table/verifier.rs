@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::Instrument;
 
 use super::lifecycle::LiveTable;
 use super::published::RowOrigin;
@@ -206,11 +207,11 @@ impl<S: Source> TableVerifier<S> {
         let inspection = pass.inspection.get_or_insert_with(|| {
             let ((orders, ordered), (parts, events)) = (mpsc::channel(1), mpsc::channel(PART_QUEUE));
             let (source, index, turns) = (self.source.clone(), self.index, self.turns.clone());
-            let task = tokio::spawn(async move {
+            let inspecting = async move {
                 let _turn = turns.take_session_permit().await;
                 source.inspect(index, ordered, parts).await
-            });
-            InspectionTask { orders, events, task }
+            };
+            InspectionTask { orders, events, task: tokio::spawn(inspecting.in_current_span()) }
         });
         pass.stall_at = Instant::now() + STALL;
         // Only one part is ordered at a time. If the task has ended, the next wait for the part's
@@ -223,7 +224,10 @@ impl<S: Source> TableVerifier<S> {
         pass.failures += 1;
         match error {
             VerifyPartError::Retry(reason) if pass.failures < ATTEMPTS_MAX => {
-                tracing::debug!(table = %table.name(), reason, "a part of the verification is read again");
+                tracing::debug!(
+                    event = "verification_part_repeated", table = %table.name(), reason,
+                    "a part of the verification is read again"
+                );
                 // Events of the part that are still to come are dropped with the task.
                 pass.inspection = None;
                 table.live_mut().into_iter().for_each(LiveTable::drop_part);
@@ -249,7 +253,10 @@ impl<S: Source> TableVerifier<S> {
         if let Err(error) = &result {
             drop_verification(table);
             table.shared_status().lock().verify.count_failure(error);
-            tracing::warn!(table = %table.name(), %error, "the table was not verified");
+            tracing::warn!(
+                event = "verification_given_up", table = %table.name(), %error,
+                "the table was not verified"
+            );
         }
         self.due = self.schedule.as_ref().map(|schedule| match &result {
             Ok(_) => timer(schedule.interval),

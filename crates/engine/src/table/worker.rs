@@ -9,11 +9,12 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::bases::{BaseMaker, is_base_due};
 use super::turns::{CopyTurns, VerifyTurns};
 use super::verifier::TableVerifier;
-use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError};
+use super::{FollowUpAction, OwedCopy, Redefinition, Table, TableCommit, TableError, table_span};
 use crate::snapshots::{SnapshotStatus, write_when_due};
 use crate::source::{
     CopyEvent, Fork, ForkReceipt, SnapshotCheck, Source, SourceError, SourceServer, TableIndex, TransactionSnapshot,
@@ -188,7 +189,12 @@ impl<S: Source> TableWorker<S> {
     }
 
     /// Runs the table until the stream is closed, and writes its snapshots.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        let span = table_span(self.table.name());
+        self.follow_and_save().instrument(span).await;
+    }
+
+    async fn follow_and_save(mut self) {
         let (running, ended) = oneshot::channel();
         let (snapshots, journal) = (self.table.storage().watch_snapshots(), self.table.storage().watch_journal());
         let follow = async {
@@ -448,7 +454,7 @@ impl<S: Source> TableWorker<S> {
         self.copies += 1;
         let session = CopySessionReporter { status: self.table.shared_status(), copy: self.copies };
         let turns = self.copy_turns.clone();
-        let task = tokio::spawn(async move {
+        let copying = async move {
             session.waits();
             let turn = tokio::select! {
                 turn = turns.take_permit() => turn,
@@ -458,8 +464,8 @@ impl<S: Source> TableWorker<S> {
             let copied = source.copy(index, before.as_deref(), admits, sender).await;
             drop((session, turn));
             copied
-        });
-        CopyTask { events, task }
+        };
+        CopyTask { events, task: tokio::spawn(copying.in_current_span()) }
     }
 
     /// Handles the end of the copy's task. The copy has succeeded if it is complete.
@@ -485,6 +491,7 @@ impl<S: Source> TableWorker<S> {
         let next_at = Instant::now() + delay;
         self.retry_at = Some(next_at);
         tracing::warn!(
+            event = "copy_failed",
             table = %self.table.name(), %error, delay_ms = delay.as_millis(),
             "copying the table failed and is tried again"
         );

@@ -75,7 +75,7 @@ impl LayerMerger {
     }
 
     /// Returns the files to read, in order, each with the argument or variable that named it.
-    fn files(&mut self, loader: &ConfigLoader, schema: &ConfigSchema) -> Vec<(PathBuf, ConfigPlace)> {
+    pub(crate) fn files(&mut self, loader: &ConfigLoader, schema: &ConfigSchema) -> Vec<(PathBuf, ConfigPlace)> {
         let mut files = Vec::new();
         if let Some(file) = &loader.file {
             files.push((file.clone(), ConfigPlace::Argument("--config".to_owned())));

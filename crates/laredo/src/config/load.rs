@@ -81,6 +81,11 @@ impl ConfigLoader {
         self
     }
 
+    /// Returns the files that are read and merged, in their order, without those that they include.
+    pub(crate) fn files(&self, schema: &ConfigSchema) -> Vec<PathBuf> {
+        LayerMerger::new().files(self, schema).into_iter().map(|(path, _)| path).collect()
+    }
+
     /// Reads and merges the layers, checks them against a schema, and passes the tree to `read`,
     /// which adds the problems that a schema cannot detect. Reading continues after an error, so
     /// that one report has all problems.

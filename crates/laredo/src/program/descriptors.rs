@@ -19,7 +19,10 @@ pub(super) fn raise_limit() {
         return;
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
-        tracing::warn!(limit = current, %error, "cannot raise the limit of open files");
+        tracing::warn!(
+            event = "descriptor_limit_not_raised", limit = current, %error,
+            "cannot raise the limit of open files"
+        );
     }
 }
 
@@ -27,8 +30,12 @@ pub(super) fn raise_limit() {
 pub(crate) fn reserve_descriptors() {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(LIMIT_MAX);
     let reserved = (limit / RESERVED_SHARE).clamp(RESERVED_MIN, RESERVED_MAX);
-    tracing::info!(limit, reserved, "file descriptors");
+    tracing::info!(event = "descriptor_limit", limit, reserved, "file descriptors");
     if !laredo_engine::descriptors::reserve(usize::try_from(reserved).unwrap_or_default()) {
-        tracing::warn!(limit, "too few file descriptors; raise the limit of open files (ulimit -n, LimitNOFILE)");
+        tracing::warn!(
+            event = "descriptors_few",
+            limit,
+            "too few file descriptors; raise the limit of open files (ulimit -n, LimitNOFILE)"
+        );
     }
 }

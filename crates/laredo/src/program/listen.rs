@@ -33,11 +33,23 @@ pub(crate) async fn bind(
     })
 }
 
+/// Returns the text for a port of the configuration.
+pub(crate) fn configured_port(key: &str, address: &ListenAddress, port: u16) -> String {
+    format!("{key} {}", address.with_port(port))
+}
+
 /// Logs a port, and who may do what there.
 pub(crate) fn log_port(listener: &PortListener, key: &str, is_local: bool, reads: &str) {
     let from = if is_local { "this machine" } else { "every host that reaches the port" };
     let tls = listener.tls().is_some();
-    tracing::info!(key, address = listener.address(), tls, reads = format!("{reads}, by {from}"), "listening");
+    tracing::info!(
+        event = "listening",
+        key,
+        address = listener.address(),
+        tls,
+        reads = format!("{reads}, by {from}"),
+        "listening"
+    );
 }
 
 /// Returns the configured names, and that of this machine.

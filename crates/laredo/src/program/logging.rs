@@ -1,7 +1,6 @@
 //! The log on standard error, and the audit. Threads of their own write both.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,22 +11,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tracing::Level;
-use tracing::field::Field;
 use tracing_subscriber::Layer;
-use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::ProgramFailure;
 use crate::config::server::{AuditConfig, LogLevel, LogType, LoggingConfig};
-use crate::printable::printable;
 
+mod line_format;
 mod line_writer;
 
+use line_format::{JsonLines, TextLines, text_fields};
 pub(crate) use line_writer::dropped_log_lines;
 use line_writer::{LineWriter, LossReports};
 
@@ -93,35 +91,21 @@ pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Res
     let log = write_log()?;
     let shown = tracing_subscriber::fmt::layer().with_writer(log.clone());
     let shown: BoxedLayer = match logging.log_type {
-        LogType::Structured => shown.json().flatten_event(true).with_filter(targets).boxed(),
+        LogType::Structured => shown.fmt_fields(JsonFields::new()).event_format(JsonLines).with_filter(targets).boxed(),
         LogType::Text => {
             let shown = shown.with_ansi(io::stderr().is_terminal()).fmt_fields(text_fields());
-            shown.with_filter(targets).boxed()
+            shown.event_format(TextLines { timer: SystemTime }).with_filter(targets).boxed()
         }
     };
     let mut layers = vec![shown];
     if let Some(audit) = &audit {
-        let shown = tracing_subscriber::fmt::layer().with_writer(audit.clone()).json().flatten_event(true);
+        let shown = tracing_subscriber::fmt::layer().with_writer(audit.clone());
+        let shown = shown.fmt_fields(JsonFields::new()).event_format(JsonLines);
         layers.push(shown.with_filter(Targets::new().with_target(AUDIT, LevelFilter::INFO)).boxed());
     }
     tracing_subscriber::registry().with(layers).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(ProcessLog { log, audit })
-}
-
-/// Returns the format of an event's message and fields in text. A name in them, such as a table's,
-/// cannot control the terminal, nor begin another line.
-fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
-    let fields = debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
-        let value = printable(&format!("{value:?}"));
-        match (field.name(), writer.has_ansi_escapes()) {
-            ("message", _) => write!(writer, "{value}"),
-            (name, false) => write!(writer, "{name}={value}"),
-            // Italic, and a faint sign.
-            (name, true) => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value}"),
-        }
-    });
-    fields.delimited(" ")
 }
 
 /// Starts to write the log to stderr.
@@ -130,6 +114,7 @@ fn write_log() -> anyhow::Result<LineWriter> {
         // An error, so that it is shown at every level.
         dropped: |lines: u64| {
             tracing::error!(
+                event = "log_lines_dropped",
                 lines,
                 "log lines were dropped, because the log was not written or read as fast as they came"
             );
@@ -152,6 +137,7 @@ fn write_audit(path: &Path) -> Result<LineWriter, ProgramFailure> {
     let reports = LossReports {
         dropped: |lines: u64| {
             tracing::error!(
+                event = "audit_lines_dropped",
                 lines,
                 "audit lines were dropped, because their file (`access.audit.file`) was not written as fast as they came"
             );
@@ -159,6 +145,7 @@ fn write_audit(path: &Path) -> Result<LineWriter, ProgramFailure> {
         failed: move |error: &io::Error, lines: u64| {
             let path = file_path.display();
             tracing::error!(
+                event = "audit_lines_dropped",
                 lines, %error, %path,
                 "audit lines were dropped, because their file (`access.audit.file`) cannot be written; make room for it"
             );
@@ -187,7 +174,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let current = thread::current();
-    tracing::error!(place, thread = current.name(), backtrace, "a thread panicked: {reason}");
+    tracing::error!(event = "panic", place, thread = current.name(), backtrace, "a thread panicked: {reason}");
 }
 
 #[cfg(test)]
@@ -200,9 +187,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct SharedText(Arc<Mutex<Vec<u8>>>);
+    struct LoggedText(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for SharedText {
+    impl Write for LoggedText {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().write(bytes)
         }
@@ -212,30 +199,22 @@ mod tests {
         }
     }
 
-    fn logged(has_colors: bool, log: impl FnOnce()) -> String {
-        let text = SharedText::default();
-        let writer = text.clone();
-        let shown = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).without_time();
-        let shown = shown.with_target(false).with_ansi(has_colors).fmt_fields(text_fields());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(shown), log);
-        String::from_utf8(text.0.lock().clone()).unwrap()
-    }
-
     #[test]
-    fn a_name_cannot_control_the_terminal_that_shows_the_log() {
-        let table = "public.a\x1b[2J\u{9b}\nERROR b";
-        let log = || {
-            tracing::info!(%table, quoted = table, rows = 5, "copying {table}");
-            tracing::info!("done");
-        };
-        let escaped = "public.a\\u{1b}[2J\\u{9b}\\nERROR b";
-        let expected = format!(" INFO copying {escaped} table={escaped} quoted=\"{escaped}\" rows=5\n INFO done\n");
-        assert_eq!(logged(false, log), expected);
-        let colored = logged(true, log);
-        assert!(
-            colored.contains(&format!("copying {escaped} \x1b[3mtable\x1b[0m\x1b[2m=\x1b[0m{escaped}")),
-            "{colored}"
-        );
-        assert_eq!(colored.lines().count(), 2, "{colored}");
+    fn a_panic_is_a_line_with_its_place_and_reason() {
+        let text = LoggedText::default();
+        let writer = text.clone();
+        let shown = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let shown = shown.fmt_fields(JsonFields::new()).event_format(JsonLines);
+        let before = std::panic::take_hook();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(shown), || {
+            std::panic::set_hook(Box::new(log_panic));
+            std::panic::catch_unwind(|| panic!("row {}\nis missing", 5)).unwrap_err();
+        });
+        std::panic::set_hook(before);
+        let text = String::from_utf8(text.0.lock().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim_end()).expect("it is one line");
+        assert_eq!((&line["event"], &line["level"]), (&"panic".into(), &"ERROR".into()));
+        assert_eq!(line["message"], "a thread panicked: row 5\nis missing");
+        assert!(line["place"].as_str().unwrap().contains("logging.rs:"), "{line}");
     }
 }

@@ -54,7 +54,10 @@ async fn beat_while_alive(every: Duration, mut beat: impl FnMut()) -> Infallible
 
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot report to the service manager at NOTIFY_SOCKET");
+        tracing::warn!(
+            event = "service_manager_unreachable", %error,
+            "cannot report to the service manager at NOTIFY_SOCKET"
+        );
     }
 }
 

@@ -16,13 +16,16 @@ pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<boo
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: the files of TLS, of keys and of access rules are read again");
+            tracing::info!(
+                event = "files_read_again",
+                "SIGHUP: the files of TLS, of keys and of access rules are read again"
+            );
         }
     });
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            _ = terminate.recv() => tracing::info!(event = "stopping", "SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!(event = "stopping", "SIGINT: stopping"),
         }
         sender.send_replace(true);
         // A second signal ends the process at once.
@@ -30,7 +33,7 @@ pub(super) fn stop_signal(log: ProcessLog) -> anyhow::Result<watch::Receiver<boo
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("second signal: ending at once");
+        tracing::warn!(event = "stopping_at_once", "second signal: ending at once");
         log.flush();
         std::process::exit(1);
     });

@@ -16,7 +16,10 @@ pub(crate) fn temporary_folder(key: &str, set: Option<&Path>) -> Result<PathBuf,
     match written {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            tracing::warn!(folder = %folder.display(), %error, "the disk for temporary files is full");
+            tracing::warn!(
+                event = "temporary_disk_full", folder = %folder.display(), %error,
+                "the disk for temporary files is full"
+            );
         }
         Err(error) => {
             let chosen = match set {
@@ -31,6 +34,7 @@ pub(crate) fn temporary_folder(key: &str, set: Option<&Path>) -> Result<PathBuf,
     }
     if is_memory(&folder) {
         tracing::warn!(
+            event = "temporary_folder_in_memory",
             folder = %folder.display(),
             "temporary files are in memory, and count against its limit; set {key} to a folder on a disk"
         );

@@ -96,9 +96,17 @@ impl LoadedFiles {
                 self.tls.replace(options).map_err(|problems| problem_texts(self.key, &self.config, problems))
             });
             match replaced {
-                Ok(()) => tracing::info!(key = self.key, file = self.tls.name(), "the certificate was replaced"),
+                Ok(()) => tracing::info!(
+                    event = "certificate_replaced",
+                    key = self.key,
+                    file = self.tls.name(),
+                    "the certificate was replaced"
+                ),
                 Err(problems) => problems.iter().for_each(|problem| {
-                    tracing::error!("{problem}; the previous certificate remains until the file is right");
+                    tracing::error!(
+                        event = "certificate_not_replaced",
+                        "{problem}; the previous certificate remains until the file is right"
+                    );
                 }),
             }
             self.last = new;
@@ -113,7 +121,13 @@ impl LoadedFiles {
         if is_soon && self.warned_at.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
             self.warned_at = Some(Instant::now());
             let (key, file, days) = (self.key, self.tls.name(), left / (24 * 60 * 60));
-            tracing::warn!(key, file, days, "the certificate expires soon, or has expired; renew it");
+            tracing::warn!(
+                event = "certificate_expires",
+                key,
+                file,
+                days,
+                "the certificate expires soon, or has expired; renew it"
+            );
         }
     }
 }

@@ -83,6 +83,7 @@ pub(super) fn log_plain_text_tokens(config: &ServerConfig) {
         .any(|identity| !identity.tokens.is_empty() || identity.token_hashes_file.is_some() || identity.jwt.is_some());
     if has_tokens && config.grpc.tls.is_none() {
         tracing::warn!(
+            event = "tokens_in_plain_text",
             "access: callers send their tokens in plain text, so anyone on the network can read them; set grpc.tls, or \
              put the server behind a proxy with TLS"
         );

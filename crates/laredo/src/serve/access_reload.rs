@@ -80,12 +80,16 @@ impl AccessReloader {
                 self.apply(options.as_ref());
                 if start_settings(config) != self.started {
                     tracing::warn!(
+                        event = "config_change_postponed",
                         "the configuration has changes outside the access rules; they take effect at the next start"
                     );
                 }
             }
             Err(problems) => problems.iter().for_each(|problem| {
-                tracing::error!("{problem}; the access rules remain as they were until the configuration is right");
+                tracing::error!(
+                    event = "access_rules_refused",
+                    "{problem}; the access rules remain as they were until the configuration is right"
+                );
             }),
         }
         self.last = reading;
@@ -98,12 +102,14 @@ impl AccessReloader {
                 rules.replace(options.clone());
                 *current = options.clone();
                 let identities = options.identities.len();
-                tracing::info!(identities, "the access rules were replaced");
+                tracing::info!(event = "access_rules_replaced", identities, "the access rules were replaced");
             }
             (Some(_), None) => tracing::warn!(
+                event = "access_block_removed",
                 "the configuration has no block `access` any more; the rules remain until the server starts again"
             ),
             (None, Some(_)) => tracing::warn!(
+                event = "access_block_added",
                 "the configuration has a block `access` now; everyone may do everything until the server starts again"
             ),
             (None, None) => {}

@@ -52,7 +52,7 @@ pub(super) async fn serve(
     reload: ConfigReload,
 ) -> Result<(), ProgramFailure> {
     reserve_descriptors();
-    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    config.warnings().iter().for_each(|warning| tracing::warn!(event = "config_warning", "{warning}"));
     log_inactive_settings(config);
     access::log_plain_text_tokens(config);
     let (tls, files) = listen::read_tls_files(config)?;
@@ -195,12 +195,19 @@ fn log_inactive_settings(config: &ServerConfig) {
             config.sources.get(&table.source).is_some_and(|source| matches!(source.slot, SlotConfig::Ephemeral { .. }));
         if fanout.snapshot.is_some() && is_ephemeral {
             tracing::warn!(
+                event = "snapshot_ineffective",
+                source = table.source,
                 table = name,
                 "snapshot: a restart cannot resume from a snapshot, because no slot keeps the later changes (slot_mode = ephemeral)"
             );
         }
         if fanout.archive.is_some() {
-            tracing::warn!(table = name, "archive: this version does not read archives");
+            tracing::warn!(
+                event = "archive_not_read",
+                source = table.source,
+                table = name,
+                "archive: this version does not read archives"
+            );
         }
     }
 }

@@ -101,8 +101,10 @@ impl KeySource {
                     delays.reset();
                     let (keys, refused) = (set.key_count(), set.refused_keys().to_vec());
                     if feed.replace(set) || last != Some(Ok(())) {
-                        tracing::info!(source, keys, "the keys of JWTs were read");
-                        refused.iter().for_each(|reason| tracing::warn!(source, "{reason}; the key is not used"));
+                        tracing::info!(event = "jwt_keys_read", source, keys, "the keys of JWTs were read");
+                        refused.iter().for_each(|reason| {
+                            tracing::warn!(event = "jwt_key_refused", source, "{reason}; the key is not used")
+                        });
                     }
                     last = Some(Ok(()));
                     pause
@@ -112,6 +114,7 @@ impl KeySource {
                     let result = Some(Err(problem));
                     if let (Some(Err(problem)), true) = (&result, last != result) {
                         tracing::error!(
+                            event = "jwt_keys_not_read",
                             source,
                             "the keys of JWTs: {problem}; the previous keys remain, if there are any"
                         );

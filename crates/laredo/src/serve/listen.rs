@@ -4,7 +4,7 @@ use http::HeaderValue;
 use laredo_server::{ServerListeners, ServerTls};
 
 use crate::config::ServerConfig;
-use crate::program::{PortCertificates, ProgramFailure, bind, log_port};
+use crate::program::{PortCertificates, ProgramFailure, bind, configured_port, log_port};
 
 /// The words for what clients may do at a port of rows.
 const ROWS: &str = "rows and status";
@@ -16,6 +16,17 @@ pub(super) struct ServerPortsTls {
     grpc: Option<ServerTls>,
     health: Option<ServerTls>,
     metrics: Option<ServerTls>,
+}
+
+/// Returns the texts for all ports of a configuration.
+pub(super) fn configured_ports(config: &ServerConfig) -> Vec<String> {
+    let (health, metrics) = (&config.health, &config.observability.metrics);
+    let rows = config.row_ports().into_iter().map(|port| configured_port(&port.key, port.address, port.port));
+    let others = [
+        configured_port("health.http_port", &health.address, health.http_port),
+        configured_port("observability.metrics.port", &metrics.address, metrics.port),
+    ];
+    rows.chain(others).collect()
 }
 
 /// Binds every port, and logs them. The error names all ports that cannot be bound.

@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::options;
 use crate::config::ServerConfig;
@@ -53,7 +54,9 @@ pub(super) async fn prepare(
         broken.cancel();
     }
     let checked =
-        join_all(plans.iter().map(|plan| plan.retry_until_reached(waiting, &broken, async || plan.check().await)));
+        join_all(plans.iter().map(|plan| {
+            plan.retry_until_reached(waiting, &broken, async || plan.check().instrument(plan.span()).await)
+        }));
     collect(&plans, checked.await, malformed)?;
     let prepared = join_all(plans.iter().map(|plan| {
         plan.retry_until_reached(waiting, &broken, async move || {
@@ -136,6 +139,10 @@ fn collect<T>(
 }
 
 impl SourcePlan<'_> {
+    fn span(&self) -> Span {
+        tracing::error_span!("source", source = self.name)
+    }
+
     /// Asks the database if the source and its tables can be followed. Changes nothing there.
     ///
     /// # Errors
@@ -190,6 +197,7 @@ impl SourcePlan<'_> {
             }
             let Some(delay) = reconnect.delay(failed - 1, &mut random) else { break };
             tracing::warn!(
+                event = "source_unreachable",
                 source = name,
                 error,
                 attempt = failed,

@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use laredo_server::{PortListener, ServerTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::aws::AwsProfiles;
 use super::http;
@@ -57,7 +58,8 @@ async fn write_archives(
     let serving = tokio::spawn(http::serve(listener, hosts, api, wait_for_flag(all_written)));
     let mut tasks = JoinSet::new();
     for table in &tables {
-        tasks.spawn(table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone()));
+        let run = table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone());
+        tasks.spawn(run.instrument(tracing::error_span!("table", table = table.name())));
     }
     report_ready("the port is open; its /status shows the archives");
     let mut failed = 0;

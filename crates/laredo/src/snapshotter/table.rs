@@ -99,7 +99,12 @@ impl SnapshotterTable {
         let ended = self.write(&aws, &temporary, writer_id, stop).await;
         if let Err(error) = &ended {
             let error = format!("{error:#}");
-            tracing::error!(table = self.name(), error, "the task of the archive has failed");
+            tracing::error!(
+                event = "archive_task_failed",
+                table = self.name(),
+                error,
+                "the task of the archive has failed"
+            );
             let mut state = self.state.lock();
             let last = match &*state {
                 ArchiveTaskState::Running(running) => Some(running.clone()),
@@ -136,7 +141,10 @@ impl SnapshotterTable {
         let (writer, start) = opened?;
         let mut subscription = super::subscription::subscription(&config.source)?;
         if let Some(start) = start {
-            tracing::info!(table = self.name(), position = %start.position, "resuming from the archive");
+            tracing::info!(
+                event = "archive_resumed", table = self.name(), position = %start.position,
+                "resuming from the archive"
+            );
             subscription = subscription.resume(resume_point(start));
         }
         let subscription = subscription.pending_bytes_max(PENDING_BYTES_MAX).start().context("source")?;

@@ -2,6 +2,7 @@
 //! the lengths of files, links, and references to paths outside of the project.
 
 mod deploy;
+mod errors;
 mod modules;
 mod names;
 mod style;

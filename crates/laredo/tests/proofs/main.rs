@@ -25,6 +25,7 @@ mod histories;
 mod interleaving;
 mod jwt;
 mod limits;
+mod log_events;
 mod newcomers;
 mod passwords;
 mod personal_data;

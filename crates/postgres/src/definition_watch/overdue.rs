@@ -27,7 +27,10 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
             let age = reads.seen.get(&index).unwrap_or(&began).elapsed();
             if age < OVERDUE {
                 if warned.take().is_some() {
-                    tracing::info!(table = %table.request.name, "the definition is verified again");
+                    tracing::info!(
+                        event = "definition_verified", table = %table.request.name,
+                        "the definition is verified again"
+                    );
                 }
                 continue;
             }
@@ -35,6 +38,7 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
                 *warned = Some(Instant::now());
                 let error = reads.errors.get(&index).map_or("the catalog has not answered", String::as_str);
                 tracing::warn!(
+                    event = "definition_not_verified",
                     table = %table.request.name, unverified_s = age.as_secs(), error,
                     "the definition was not verified: a change that PostgreSQL does not announce would not be noticed"
                 );

@@ -125,12 +125,15 @@ impl<'a> TableWatch<'a> {
         if self.unpublished.as_ref() == Some(facts) {
             return Ok(check);
         }
-        tracing::info!(table = %name, %sql, "adding the table to the publication");
+        tracing::info!(event = "publication_table_added", table = %name, %sql, "adding the table to the publication");
         if let Err(error) = connection.simple_query(&sql).await {
             if error.server().is_none() {
                 return Err(error);
             }
-            tracing::warn!(table = %name, %error, %sql, "the table cannot be added to the publication");
+            tracing::warn!(
+                event = "publication_table_not_added", table = %name, %error, %sql,
+                "the table cannot be added to the publication"
+            );
             if !error.is_transient() {
                 self.unpublished = check.facts.clone();
             }

@@ -323,7 +323,7 @@ impl<'a> StreamStarter<'a> {
                  with publication.create = true"
             )));
         }
-        tracing::warn!(%sql, "the publication is gone and is created again");
+        tracing::warn!(event = "publication_recreated", %sql, "the publication is gone and is created again");
         match connection.simple_query(&sql).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_transient() => Err(error.into()),

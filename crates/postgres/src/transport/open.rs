@@ -58,7 +58,11 @@ pub(super) async fn open(
         if !refuses_password(error) || !options.forget_password(refused).await {
             return result;
         }
-        tracing::info!(address = options.address(), "the password is outdated and is obtained again");
+        tracing::info!(
+            event = "password_renewed",
+            address = options.address(),
+            "the password is outdated and is obtained again"
+        );
     }
 }
 
@@ -138,7 +142,7 @@ async fn attempt(login: SessionLogin<'_>, encryption: SocketEncryption) -> Resul
         };
         match within(options, work).await {
             Err(error) if concerns_address(&error) && !addresses.is_empty() => {
-                tracing::debug!(%error, "trying the next address of the database");
+                tracing::debug!(event = "next_address_tried", %error, "trying the next address of the database");
             }
             result => return result,
         }
@@ -249,6 +253,7 @@ async fn log_in(
     let process_id = settings::apply(&mut connection, purpose).await?;
     if connection.set_process_id(process_id) && purpose == SessionPurpose::Replication {
         tracing::warn!(
+            event = "pooler_found",
             address = options.address(),
             "PostgreSQL answers through a proxy or a connection pooler; name PostgreSQL's own address in the connection \
              string unless each session is passed on to one session of the database"

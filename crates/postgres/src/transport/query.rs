@@ -126,8 +126,10 @@ impl SqlConnection {
                 let canceled = open::cancel(options, self.cancel_key);
                 match tokio::time::timeout(CANCEL_AGAIN, canceled).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "cannot cancel a statement"),
-                    Err(_) => tracing::debug!("no answer to the request to cancel a statement"),
+                    Ok(Err(error)) => tracing::debug!(event = "cancel_failed", %error, "cannot cancel a statement"),
+                    Err(_) => {
+                        tracing::debug!(event = "cancel_failed", "no answer to the request to cancel a statement")
+                    }
                 }
             }
             let ended = async {

@@ -34,8 +34,14 @@ impl AuditLog {
         let (identity, peer, request) = (caller.identity_name(), address(caller.peer()), caller.description());
         let (code, reason) = (result.code(), result.message());
         match code {
-            Code::Ok => tracing::info!(target: "audit", identity, peer, rpc, request, result = "accepted", "order"),
-            _ => tracing::warn!(target: "audit", identity, peer, rpc, request, result = ?code, reason, "order"),
+            Code::Ok => tracing::info!(
+                target: "audit", event = "order_accepted", identity, peer, rpc, request, result = "accepted",
+                "order"
+            ),
+            _ => tracing::warn!(
+                target: "audit", event = "order_refused", identity, peer, rpc, request, result = ?code, reason,
+                "order"
+            ),
         }
     }
 
@@ -50,7 +56,10 @@ impl AuditLog {
         let Some(unlogged) = self.0.lock().count(Instant::now()) else { return };
         let (identity, peer, reason) = (identity.unwrap_or_default(), address(peer), refused.message());
         let result = refused.code();
-        tracing::warn!(target: "audit", identity, peer, rpc, request, ?result, reason, unlogged, "refusal");
+        tracing::warn!(
+            target: "audit", event = "call_refused", identity, peer, rpc, request, ?result, reason, unlogged,
+            "refusal"
+        );
     }
 
     /// Logs the end of a stream whose caller may not have it any more, unless there are too many
@@ -59,7 +68,10 @@ impl AuditLog {
         let Some(unlogged) = self.0.lock().count(Instant::now()) else { return };
         let (identity, peer, request) = (caller.identity_name(), address(caller.peer()), caller.description());
         let (result, reason) = (ended.code(), ended.message());
-        tracing::warn!(target: "audit", identity, peer, rpc, request, ?result, reason, unlogged, "stream ended");
+        tracing::warn!(
+            target: "audit", event = "stream_revoked", identity, peer, rpc, request, ?result, reason, unlogged,
+            "stream ended"
+        );
     }
 }
 

@@ -50,7 +50,10 @@ pub(super) fn verify(
     let bytes_per_second = u64::try_from(request.bytes_per_second)
         .map_err(|_| refusal::malformed("bytes_per_second", "the rate is below zero; 0 is for no limit"))?;
     let terms = VerifyTerms { bytes_per_second: Some(bytes_per_second).filter(|rate| *rate > 0), heals: request.heal };
-    tracing::info!(table = %table.name(), ?terms, "verifying the table on request");
+    tracing::info!(
+        event = "verification_requested", source = table.source_id(), table = %table.name(), ?terms,
+        "verifying the table on request"
+    );
     let handle = table.handle().clone();
     let verified: VerificationFuture = Box::pin(async move { handle.verify(terms).await });
     let (roster, wait) = (table.roster().clone(), shared.waits.answer);

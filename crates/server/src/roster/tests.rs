@@ -8,7 +8,7 @@ const WAIT: Duration = Duration::from_secs(10);
 const POSITION: Lsn = Lsn(7);
 
 fn roster() -> Arc<StreamRoster> {
-    Arc::new(StreamRoster::new(TableName::new("public", "t")))
+    Arc::new(StreamRoster::new("main", TableName::new("public", "t")))
 }
 
 fn join(roster: &Arc<StreamRoster>, client_id: &str, encoding: RowEncoding) -> RosterMembership {

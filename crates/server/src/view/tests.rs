@@ -96,7 +96,8 @@ fn walk_under(
     filter: Option<(&str, &str)>,
     after: u64,
 ) -> Vec<u8> {
-    let view = JournalViews::new(TableName::new("public", "t"), 1 << 20).get(encoding, &conditions(filter), rules);
+    let view =
+        JournalViews::new("main", TableName::new("public", "t"), 1 << 20).get(encoding, &conditions(filter), rules);
     let mut walk = ViewCursor::new(view.unwrap(), journal.schema(), Sequence(after), EntryMode::Ordinary);
     walk.load(journal.cursor(Sequence(after)).next_piece().unwrap().unwrap());
     let mut out = Vec::new();
@@ -188,7 +189,7 @@ fn a_hidden_column_is_in_no_row_and_no_schema_and_may_select_rows() {
 
 #[test]
 fn a_hidden_column_that_is_part_of_the_key_is_refused() {
-    let views = JournalViews::new(TableName::new("public", "t"), 1 << 20);
+    let views = JournalViews::new("main", TableName::new("public", "t"), 1 << 20);
     let view = views.get(RowEncoding::Struct, &Arc::default(), &hiding(&["a"])).unwrap();
     let error = view.selection(&schema(&["a", "b"])).unwrap_err();
     assert_eq!(error, super::ViewError::HiddenKey("a".to_owned()));
@@ -298,7 +299,7 @@ fn a_mask_that_does_not_fit_its_column_is_refused() {
 
 #[test]
 fn clients_share_a_view_only_if_they_receive_the_same_columns() {
-    let views = JournalViews::new(TableName::new("public", "t"), 1 << 20);
+    let views = JournalViews::new("main", TableName::new("public", "t"), 1 << 20);
     let hash = |key: &[u8]| masking("b", CellReplacement::Hash(HashKey::new(key).unwrap()));
     let rules = [
         ColumnRules::default(),

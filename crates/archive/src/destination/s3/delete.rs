@@ -42,7 +42,10 @@ impl ObjectDeleter {
             match at.store.delete_stream(all).try_collect::<Vec<Path>>().await {
                 Ok(_) => return Ok(()),
                 Err(error) => {
-                    tracing::debug!(at = %at.name, %error, "objects could not be deleted together");
+                    tracing::debug!(
+                        event = "objects_not_deleted_together", at = %at.name, %error,
+                        "objects could not be deleted together"
+                    );
                     if S3ErrorResponse::of(&error).is_some_and(S3ErrorResponse::is_no_such_request) {
                         self.deletes_singly.store(true, Ordering::Relaxed);
                     }

@@ -46,7 +46,10 @@ pub(super) async fn create_in_parts(
     };
     // The uploaded parts would otherwise cost money forever.
     if let Err(error) = to.store.abort_multipart(path, &id).await {
-        tracing::debug!(at = object, %error, "the parts of a failed upload could not be removed");
+        tracing::debug!(
+            event = "upload_parts_not_removed", at = object, %error,
+            "the parts of a failed upload could not be removed"
+        );
     }
     uploaded
 }

@@ -48,7 +48,12 @@ impl SinkLane {
             queue.first += 1;
             queue.dropped += 1;
             let (sink, dropped) = (self.sink.name(), queue.dropped);
-            tracing::warn!(sink, dropped, "too many events wait for a sink: the oldest is dropped");
+            tracing::warn!(
+                event = "sink_queue_full",
+                sink,
+                dropped,
+                "too many events wait for a sink: the oldest is dropped"
+            );
         }
         queue.waiting.push_back(event);
         drop(queue);
@@ -79,7 +84,12 @@ impl SinkLane {
             queue.waiting.clear();
             queue.first += left;
             queue.dropped += left;
-            tracing::warn!(sink = self.sink.name(), dropped = left, "events were not sent before the end");
+            tracing::warn!(
+                event = "sink_events_not_sent",
+                sink = self.sink.name(),
+                dropped = left,
+                "events were not sent before the end"
+            );
         }
     }
 
@@ -102,7 +112,10 @@ impl SinkLane {
             };
             self.queue.lock().failed += 1;
             let pause = backoff.after_failure();
-            tracing::warn!(%error, again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "an event was not sent");
+            tracing::warn!(
+                event = "sink_event_failed", %error, again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                "an event was not sent"
+            );
             self.rest(pause, options.retry_first).await;
         }
     }

@@ -118,6 +118,12 @@ impl ServerConfig {
         loader.load(&SCHEMA, Self::read_root)
     }
 
+    /// Returns the files that the configuration is merged from, in their order, without those that
+    /// they include.
+    pub(crate) fn files(loader: &ConfigLoader) -> Vec<PathBuf> {
+        loader.files(&SCHEMA)
+    }
+
     /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
     /// list items have no number: `sources.*.connection`, `tables.targets.grpc.port`.
     pub fn keys() -> Vec<String> {

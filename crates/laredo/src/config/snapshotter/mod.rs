@@ -121,6 +121,12 @@ impl SnapshotterConfig {
         })
     }
 
+    /// Returns the files that the configuration is merged from, in their order, without those that
+    /// they include.
+    pub(crate) fn files(loader: &ConfigLoader) -> Vec<PathBuf> {
+        loader.files(&SCHEMA)
+    }
+
     /// Returns the paths of all keys. `*` is a placeholder for names that the operator chooses, and
     /// list items have no number: `snapshotter.source.server`, `snapshotter.tables.source.server`.
     pub fn keys() -> Vec<String> {

@@ -16,11 +16,15 @@ pub(super) async fn find_password(path: &Path, options: &ConnectionOptions) -> R
     let Ok(found) = tokio::fs::metadata(path).await else { return Ok(None) };
     let passfile = path.display().to_string();
     if !found.is_file() {
-        tracing::warn!(passfile, "the password file is ignored: it is not a plain file");
+        tracing::warn!(event = "passfile_ignored", passfile, "the password file is ignored: it is not a plain file");
         return Ok(None);
     }
     if found.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(passfile, "the password file is ignored: its group or the world has access; run chmod 0600");
+        tracing::warn!(
+            event = "passfile_ignored",
+            passfile,
+            "the password file is ignored: its group or the world has access; run chmod 0600"
+        );
         return Ok(None);
     }
     let bytes = read_plain_file(path, PASSFILE_BYTES_MAX).await.map_err(|error| {
