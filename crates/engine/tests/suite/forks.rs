@@ -156,7 +156,8 @@ async fn forks_during_which_a_folder_was_missing_are_noted_before_anything_else(
         let kept = |name: &str, store: &Path| TableOptions { store: Some(store.to_owned()), ..sim_table(name) };
         let tables = vec![kept("t0", &place), kept("t1", &folder.path().join("t1"))];
         let running = RunningEngine::run(Engine::new("", database.clone(), tables, stopped_clock(CommitTime(0))));
-        let [stopped, beside] = running.handle().tables() else { panic!("two tables") };
+        let tables = running.handle().tables();
+        let [stopped, beside] = &*tables else { panic!("two tables") };
         eventually(PATIENCE, async || stopped.status().phase.name() == "retrying").await.unwrap();
         for fork in 1..=forks {
             let lost = database.commit(1, vec![SimChange::Insert(100 + fork, "lost".to_owned())]);
