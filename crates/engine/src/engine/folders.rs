@@ -51,8 +51,8 @@ pub(super) async fn open_folders(
     held.or(exhausted).map_or(Ok(opened), Err)
 }
 
-/// Opens the folders of a table that is added to a run. Readers of the table that had them before may
-/// need a moment to let them go.
+/// Opens the folders of a table that is added to a run. Readers of the table that had them before
+/// may need a moment to let them go.
 pub(super) async fn open_added(
     options: &TableOptions,
     source: &SourceServer,

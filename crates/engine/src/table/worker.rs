@@ -273,8 +273,8 @@ impl<S: Source> TableWorker<S> {
         }
     }
 
-    /// Handles the next event of any kind. Returns `None` when the stream is closed, or the table is
-    /// removed.
+    /// Handles the next event of any kind. Returns `None` when the stream is closed, or the table
+    /// is removed.
     async fn step(&mut self, copy: &mut Option<CopyTask>) -> Option<Result<FollowUpAction, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying() || self.table.has_rows_to_check();

@@ -138,8 +138,8 @@ impl ServerConfig {
         out.into_document()
     }
 
-    /// Returns the values of all keys outside of tables and access rules, by their paths. Secrets are
-    /// masked.
+    /// Returns the values of all keys outside of tables and access rules, by their paths. Secrets
+    /// are masked.
     pub(crate) fn settings(&self) -> BTreeMap<String, String> {
         settings_of(&ServerConfig { tables: Vec::new(), access: None, ..self.clone() })
     }
