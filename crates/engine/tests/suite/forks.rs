@@ -56,7 +56,8 @@ async fn forked(running: &RunningEngine) {
 
 /// Returns the resume request of a client that sends its commit mark.
 fn request(handle: &EngineHandle, reader: &JournalTestReader, mark: CommitMark) -> ResumeRequest {
-    let history = handle.tables()[0].history();
+    let tables = handle.tables();
+    let history = tables[0].history();
     ResumeRequest {
         position: Some(reader.position),
         mark: ScopedMark { commit: mark, scope: 0 },

@@ -76,7 +76,8 @@ async fn a_table_that_is_added_after_a_fork_notes_the_next_one() {
         running.reached(0, lost).await;
         database.put_back(common);
         let forks = round.cast_unsigned();
-        eventually(PATIENCE, async || running.table(0).status().forks == forks).await.expect("the fork is noticed");
+        let all_noted = async || running.handle().tables().iter().all(|table| table.status().forks == forks);
+        eventually(PATIENCE, all_noted).await.expect("the fork is noticed");
         let mut id = 100 * round;
         while commit(&database, (id % 2) as usize, id, "new") <= lost {
             id += 1;
@@ -127,6 +128,7 @@ async fn a_source_that_is_not_followed_refuses_changes() {
     database.fail(laredo_testkit::SimFault::Refused, u32::MAX);
     let engine = laredo_engine::Engine::new("sim", database, tables(1), laredo_testkit::stopped_clock(CommitTime(0)));
     let running = RunningEngine::run(engine);
+    tokio::time::timeout(PATIENCE, running.handle().wait_refused()).await.expect("it is refused");
     let checked = running.handle().check_tables(vec![sim_table("t1").request], Vec::new(), true);
     let refused = tokio::time::timeout(Duration::from_secs(30), checked).await.expect("an answer").unwrap_err();
     assert!(matches!(&refused, SourceError::Transient(reason) if reason.contains("refused")), "{refused}");

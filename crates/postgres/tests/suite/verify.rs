@@ -59,7 +59,7 @@ impl VerifiedCluster {
         VerifiedCluster::start(schema, vec![TableRequest { name: name.parse().unwrap(), key_fields }]).await
     }
 
-    fn table(&self) -> &TableHandle {
+    fn table(&self) -> TableHandle {
         self.engine.table(0)
     }
 
@@ -202,7 +202,8 @@ async fn a_redefined_table_is_verified_when_it_is_copied() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text);
         INSERT INTO t SELECT i, repeat('v', 500) FROM generate_series(1, 20000) i";
     let setting = VerifiedCluster::of_one(schema, "public.t", &[]).await;
-    let verifying = setting.table().verify(SLOWLY);
+    let table = setting.table();
+    let verifying = table.verify(SLOWLY);
     let redefine = async {
         let begun = || setting.table().status().verify.running.is_some_and(|running| running.blocks > 0);
         eventually(PATIENCE, async || begun()).await.unwrap();
