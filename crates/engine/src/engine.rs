@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use laredo_core::{CommitTime, Lsn, SourceIdentity, TableName};
+use laredo_core::{CommitTime, Lsn, Schema, SourceIdentity, TableName};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -13,60 +13,68 @@ use crate::clock::Clock;
 use crate::durable::DurablePosition;
 use crate::history::{SourceHistory, WalEndQuery};
 use crate::retention::WalRetention;
-use crate::source::{Source, SourceError, SourceState, SourceStateReporter, SourceStatus, TableIndex};
+use crate::source::{Source, SourceError, SourceState, SourceStateReporter, SourceStatus, TableRequest};
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{CopyCounts, CopyTurns, TableOptions, VerifyTurns};
 
 mod dispatch;
 mod folders;
 mod run;
+mod table_set;
 
 use run::{EngineCore, EngineRun, EngineTable, catch_panic};
+pub use table_set::TableSetChange;
 
-/// The number of reset orders that may wait for the source.
+/// The number of orders that may wait for the source.
 const ORDERS: usize = 4;
 
 /// A source and its tables. The engine follows the source as long as it runs, whatever the database
 /// answers.
 pub struct Engine<S> {
     core: EngineCore<S>,
-    orders: mpsc::Receiver<ResetOrder>,
+    orders: mpsc::Receiver<EngineOrder>,
     /// The first run, if it has already begun.
     prepared: Option<EngineRun<S>>,
 }
 
-/// An order to reset the source.
-#[derive(Debug)]
-struct ResetOrder {
-    drop_publication: bool,
-    answer: oneshot::Sender<Result<(), SourceError>>,
+/// An order of an operator to a source that is followed.
+enum EngineOrder {
+    /// Resets the source.
+    Reset { drop_publication: bool, answer: OrderAnswer<()> },
+    /// Checks tables that are to be added, or to begin again with other options. With `publishes`,
+    /// the source then has what following them needs.
+    Check { more: Vec<TableRequest>, others: Vec<TableRequest>, publishes: bool, answer: OrderAnswer<Vec<Arc<Schema>>> },
+    /// Changes the tables.
+    Change { change: TableSetChange, answer: OrderAnswer<()> },
 }
+
+type OrderAnswer<T> = oneshot::Sender<Result<T, SourceError>>;
 
 /// A handle to an engine: its state, and the operations on it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
-    tables: Arc<[TableHandle]>,
+    tables: Arc<RwLock<Arc<[TableHandle]>>>,
     history: Arc<SourceHistory>,
     acknowledgement: Arc<AcknowledgementTracker>,
     paused: Arc<watch::Sender<bool>>,
     retention: watch::Receiver<WalRetention>,
-    orders: mpsc::Sender<ResetOrder>,
+    orders: mpsc::Sender<EngineOrder>,
     reporter: SourceStateReporter,
     copy_turns: CopyTurns,
     connections_max: usize,
 }
 
 impl EngineHandle {
-    /// Returns the engine's tables.
+    /// Returns the engine's present tables.
     #[must_use]
-    pub fn tables(&self) -> &[TableHandle] {
-        &self.tables
+    pub fn tables(&self) -> Arc<[TableHandle]> {
+        self.tables.read().clone()
     }
 
     /// Returns the table with this name, if the engine has it.
     #[must_use]
-    pub fn table(&self, name: &TableName) -> Option<&TableHandle> {
-        self.tables.iter().find(|table| table.name() == name)
+    pub fn table(&self, name: &TableName) -> Option<TableHandle> {
+        self.tables().iter().find(|table| table.name() == name).cloned()
     }
 
     /// Returns the present identity of the source.
@@ -78,7 +86,7 @@ impl EngineHandle {
     /// Returns the acknowledged position. The source reads it when it next reports to the database.
     #[must_use]
     pub fn acknowledged(&self) -> Lsn {
-        self.acknowledgement.acknowledged(&self.tables)
+        self.acknowledgement.acknowledged(&self.tables())
     }
 
     /// Pauses all tables of the source, or resumes them. While they are paused, commits stay in the
@@ -152,10 +160,49 @@ impl EngineHandle {
     /// # Errors
     /// When the source could not be reset, or the engine has stopped.
     pub async fn reset(&self, drop_publication: bool) -> Result<(), SourceError> {
+        self.order(|answer| EngineOrder::Reset { drop_publication, answer }).await
+    }
+
+    /// Checks tables that are to be added or to begin again, next to the tables `others`, and
+    /// returns their schemas. With `publishes`, it also creates what following them needs. The
+    /// source is followed: otherwise it is not known what a change would lead to.
+    ///
+    /// # Errors
+    /// All problems that an operator has to fix, or the reason why the source cannot be asked.
+    pub async fn check_tables(
+        &self,
+        more: Vec<TableRequest>,
+        others: Vec<TableRequest>,
+        publishes: bool,
+    ) -> Result<Vec<Arc<Schema>>, SourceError> {
+        self.order(|answer| EngineOrder::Check { more, others, publishes, answer }).await
+    }
+
+    /// Changes the tables while the source is followed. Other tables are not affected. Added tables
+    /// were checked before, and are copied afterwards.
+    ///
+    /// # Errors
+    /// When the source is not followed. Nothing has changed then.
+    pub async fn change_tables(&self, change: TableSetChange) -> Result<(), SourceError> {
+        self.order(|answer| EngineOrder::Change { change, answer }).await
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(OrderAnswer<T>) -> EngineOrder) -> Result<T, SourceError> {
         let (answer, answered) = oneshot::channel();
         let stopped = || SourceError::Transient("the server is stopping".to_owned());
-        self.orders.send(ResetOrder { drop_publication, answer }).await.map_err(|_| stopped())?;
+        self.orders.send(order(answer)).await.map_err(|_| stopped())?;
         answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+impl EngineOrder {
+    /// Answers that the order was not carried out. The receiver of the answer may have been
+    /// dropped.
+    fn refuse(self, error: SourceError) {
+        match self {
+            EngineOrder::Reset { answer, .. } | EngineOrder::Change { answer, .. } => drop(answer.send(Err(error))),
+            EngineOrder::Check { answer, .. } => drop(answer.send(Err(error))),
+        }
     }
 }
 
@@ -172,29 +219,12 @@ impl<S: Source> Engine<S> {
             Box::pin(async move { source.written().await })
         });
         let history = Arc::new(SourceHistory::new(SourceIdentity::default(), &names, ask_written, source.clock()));
-        let slots: Vec<EngineTable> = tables
-            .into_iter()
-            .enumerate()
-            .map(|(index, options)| {
-                let (journal, journals) = watch::channel(None);
-                let handle = TableHandle {
-                    name: options.request.name.clone(),
-                    status: Arc::new(Mutex::new(TableStatus::default())),
-                    commits: Arc::default(),
-                    journal: journals,
-                    commands: Arc::new(RwLock::new(mpsc::channel(1).0)),
-                    keeps_snapshots: options.snapshots.is_some(),
-                    snapshots: watch::Sender::default(),
-                    index: TableIndex(index),
-                    looks: source.looks(),
-                    history: history.clone(),
-                };
-                EngineTable::new(options, handle, journal)
-            })
-            .collect();
+        let looks = source.looks();
+        let slots: Vec<Arc<EngineTable>> =
+            tables.into_iter().map(|options| Arc::new(EngineTable::new(options, looks.clone(), &history))).collect();
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let handle = EngineHandle {
-            tables: slots.iter().map(|slot| slot.handle().clone()).collect(),
+            tables: Arc::new(RwLock::new(slots.iter().map(|slot| slot.handle().clone()).collect())),
             history,
             acknowledgement: Arc::default(),
             paused: Arc::new(watch::Sender::new(false)),
@@ -207,7 +237,7 @@ impl<S: Source> Engine<S> {
         let verify_turns = VerifyTurns::default();
         // A span of this level is there at every level of the log.
         let span = tracing::error_span!("source", source = name);
-        let core = EngineCore { source, tables: slots, clock, handle, verify_turns, span };
+        let core = EngineCore { source, tables: RwLock::new(slots), clock, handle, verify_turns, span };
         Engine { core, orders, prepared: None }
     }
 
@@ -228,9 +258,9 @@ impl<S: Source> Engine<S> {
     /// although [`Engine::run`] would stop only that table.
     pub async fn prepared(mut self) -> Result<Engine<S>, SourceError> {
         self.prepared = Some(self.core.begin().instrument(self.core.span.clone()).await?);
-        let tables = self.core.handle.tables.iter();
+        let tables = self.core.handle.tables();
         let stopped =
-            tables.filter_map(|table| Some(format!("table {}: {}", table.name, table.status().phase.error()?)));
+            tables.iter().filter_map(|table| Some(format!("table {}: {}", table.name, table.status().phase.error()?)));
         let problems: Vec<String> = stopped.collect();
         if problems.is_empty() { Ok(self) } else { Err(SourceError::Definite(problems)) }
     }
@@ -294,12 +324,11 @@ impl<S: Source> Engine<S> {
 
 /// Refuses the orders to a source that is not followed, and makes the source try again. Returns
 /// when no more orders can arrive.
-async fn refuse_orders(orders: &mut mpsc::Receiver<ResetOrder>, reporter: &SourceStateReporter) {
-    while let Some(ResetOrder { answer, .. }) = orders.recv().await {
+async fn refuse_orders(orders: &mut mpsc::Receiver<EngineOrder>, reporter: &SourceStateReporter) {
+    while let Some(order) = orders.recv().await {
         let state = reporter.status().state;
         let reason = state.reason().unwrap_or("the database has not answered yet");
-        // The receiver of the answer may have been dropped.
-        let _ = answer.send(Err(SourceError::Transient(format!("the source is {}: {reason}", state.name()))));
+        order.refuse(SourceError::Transient(format!("the source is {}: {reason}", state.name())));
         reporter.retry();
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use laredo_core::{CommitMark, CommitTime, Lsn, ScopedMark, SourceIdentity, TableName};
 use parking_lot::{Mutex, RwLock};
@@ -95,7 +96,7 @@ pub(crate) type WalEndQuery =
 pub struct SourceHistory {
     identity: RwLock<Arc<SourceIdentity>>,
     log: Mutex<CommitLog>,
-    scope: u64,
+    scope: AtomicU64,
     /// The journals whose positions were found to belong to another history.
     strangers: Mutex<HashSet<String>>,
     written: tokio::sync::Mutex<(Lsn, Option<Instant>)>,
@@ -119,7 +120,7 @@ impl SourceHistory {
         SourceHistory {
             identity: RwLock::new(Arc::new(identity)),
             log: Mutex::default(),
-            scope: scope_of(tables),
+            scope: AtomicU64::new(scope_of(tables)),
             strangers: Mutex::default(),
             written: tokio::sync::Mutex::new((Lsn::ZERO, None)),
             ask_written,
@@ -147,14 +148,28 @@ impl SourceHistory {
     /// two servers are comparable only if their scopes are equal.
     #[must_use]
     pub fn scope(&self) -> u64 {
-        self.scope
+        self.scope.load(Ordering::Relaxed)
+    }
+
+    /// Begins a run with these tables.
+    pub(crate) fn begin_tables(&self, tables: &[TableName]) {
+        self.scope.store(scope_of(tables), Ordering::Relaxed);
+    }
+
+    /// Handles a change of the tables during a run. Some commits of the new tables were not
+    /// remembered. So until the next run, the scope is one that no other server has. `changed_at`
+    /// makes it different.
+    pub(crate) fn change_tables(&self, tables: &[TableName], changed_at: CommitTime) {
+        let change = TableName::new("", changed_at.0.to_string());
+        let named: Vec<TableName> = tables.iter().cloned().chain([change]).collect();
+        self.scope.store(scope_of(&named), Ordering::Relaxed);
     }
 
     /// Returns the verdict of the remembered commits on a mark.
     #[must_use]
     pub fn judge(&self, mark: ScopedMark) -> MarkVerdict {
         let ScopedMark { commit, scope } = mark;
-        self.log.lock().judge(commit, scope == 0 || scope == self.scope)
+        self.log.lock().judge(commit, scope == 0 || scope == self.scope())
     }
 
     /// Remembers that the positions of a journal belong to another history.

@@ -26,7 +26,7 @@ mod verify;
 
 pub use clock::Clock;
 pub use durable::DurablePosition;
-pub use engine::{Engine, EngineHandle};
+pub use engine::{Engine, EngineHandle, TableSetChange};
 pub use history::{MarkVerdict, SourceHistory};
 pub use pipeline::{
     CellReplacement, HashKey, PipelineError, PipelineOptions, ReplacedColumn, ShortHashKey, Transform, ValueMask,

@@ -120,6 +120,26 @@ pub trait Source: Send + Sync + 'static {
         parts: mpsc::Sender<TablePartEvent>,
     ) -> impl Future<Output = Result<(), SourceError>> + Send;
 
+    /// Checks that more tables can be followed, in addition to `others`, and returns their schemas.
+    /// With `publishes`, it also creates what following them needs.
+    ///
+    /// # Errors
+    /// All problems at once, each as a sentence that says how to fix it; or the reason why the
+    /// database cannot be queried.
+    fn check_more(
+        &self,
+        more: &[TableRequest],
+        others: &[TableRequest],
+        publishes: bool,
+    ) -> impl Future<Output = Result<Vec<Arc<Schema>>, SourceError>> + Send;
+
+    /// Follows one more table from now on, and returns its index. The table was checked before, and
+    /// the stream of this run has begun. The table's copy makes it complete.
+    fn add_table(&self, table: TableRequest) -> TableIndex;
+
+    /// Follows a table no more. Its index is not used again in this run.
+    fn remove_table(&self, table: TableIndex);
+
     /// Returns what the database retains for the stream. The values do not pass through the
     /// stream's events, because they matter most while nothing receives those.
     fn retention(&self) -> watch::Receiver<WalRetention>;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use laredo_core::{CommitTime, DurationHistogram, Lsn, TableName, Xid};
@@ -251,7 +252,8 @@ pub struct TableHandle {
     pub(crate) keeps_snapshots: bool,
     /// The table's snapshots, once its folder is open.
     pub(crate) snapshots: watch::Sender<Option<Arc<SnapshotFolder>>>,
-    pub(crate) index: TableIndex,
+    /// The table's index in the present run.
+    pub(crate) index: Arc<AtomicUsize>,
     pub(crate) looks: watch::Receiver<DefinitionReads>,
     pub(crate) history: Arc<SourceHistory>,
 }
@@ -321,6 +323,11 @@ impl TableHandle {
         &self.name
     }
 
+    /// Returns the table's index in the present run.
+    pub(crate) fn index(&self) -> TableIndex {
+        TableIndex(self.index.load(Ordering::Relaxed))
+    }
+
     /// Returns the table's status.
     #[must_use]
     pub fn status(&self) -> TableStatus {
@@ -363,10 +370,10 @@ impl TableHandle {
     /// Returns the results of the last reads of the table's definition from the source's catalog.
     #[must_use]
     pub fn definition(&self) -> DefinitionStatus {
-        let looks = self.looks.borrow();
+        let (looks, index) = (self.looks.borrow(), self.index());
         DefinitionStatus {
-            verified_age: looks.seen.get(&self.index).map(Instant::elapsed),
-            error: looks.errors.get(&self.index).cloned(),
+            verified_age: looks.seen.get(&index).map(Instant::elapsed),
+            error: looks.errors.get(&index).cloned(),
             is_triggered: looks.is_triggered,
         }
     }

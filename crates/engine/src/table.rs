@@ -79,6 +79,9 @@ pub(crate) struct Table {
     /// The forks of the history that could not be noted on disk, in their order. The table is not
     /// followed again before they are noted.
     forks_due: Vec<UnnotedFork>,
+    /// The position that a mark of a commit has to reach before it says anything about this table.
+    /// A table that is added to a stream was not in earlier commits, whatever they changed.
+    marks_from: Lsn,
     /// The time at which the state was last known to equal the source's.
     current_at: CommitTime,
     /// The reason for the copy that is being made, or was made last.
@@ -109,6 +112,7 @@ impl Table {
             server_run: ServerRun::default(),
             is_forked: false,
             forks_due: Vec::new(),
+            marks_from: Lsn::ZERO,
             current_at: CommitTime::default(),
             copy_reason: "first copy".to_owned(),
             status,
@@ -137,6 +141,14 @@ impl Table {
     /// Uses the folders for the journal, its bases and the snapshots. Returns what was in them.
     pub(crate) fn use_folders(&mut self, opened: TableFolders) -> Option<SavedTable> {
         self.storage.use_folders(opened)
+    }
+
+    /// Begins in the middle of a run, after `forks` forks of the database's history. Marks of
+    /// commits count once a copy is complete.
+    pub(crate) fn begin_late(&mut self, forks: u64) {
+        self.storage.begin_after_forks(forks);
+        self.status.lock().forks = forks;
+        self.marks_from = Lsn(u64::MAX);
     }
 
     /// Returns true if so many bytes are held that the stream should wait for the copy.
@@ -214,6 +226,7 @@ impl Table {
         current_at: Option<CommitTime>,
         mark: CommitMark,
     ) -> Result<FollowUpAction, TableError> {
+        let mark = if mark.end >= self.marks_from { mark } else { CommitMark::default() };
         match &mut self.lifecycle {
             TableLifecycle::Copying { copy, .. } => {
                 copy.reached(position, mark);
@@ -543,6 +556,9 @@ impl Table {
         let TableLifecycle::Copying { copy, served, .. } = &mut self.lifecycle else {
             return Ok(FollowUpAction::Nothing);
         };
+        if let CopyEvent::End { inserted, .. } = &event {
+            self.marks_from = self.marks_from.min(*inserted);
+        }
         let known = served.as_ref().filter(|_| !copy.is_after_fork());
         let now = (self.clock)();
         let received = copy.receive(event, &self.options, self.storage.bases(), known, now, &mut self.recent);

@@ -30,7 +30,7 @@ pub(crate) use descriptors::reserve_descriptors;
 pub(crate) use healthcheck::{HealthPort, healthcheck};
 pub(crate) use listen::{allowed_hosts, bind, configured_port, log_port};
 use logging::begin_logging;
-pub(crate) use logging::dropped_log_lines;
+pub(crate) use logging::{dropped_log_lines, set_log_level};
 pub(crate) use random::random;
 pub(crate) use service_manager::report_ready;
 pub(crate) use stop::wait_for_flag;

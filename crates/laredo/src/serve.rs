@@ -16,6 +16,8 @@ mod access_reload;
 mod arguments;
 mod check;
 mod compose;
+mod config_plan;
+mod config_reload;
 mod jwt_keys;
 mod key_request;
 mod listen;

@@ -23,7 +23,7 @@ use crate::pgoutput::{
     CommitRecord, PgoutputDecodeError, PgoutputDecoder, PgoutputMessage, PgoutputRow, Relation, RelationOids,
 };
 use relation::RelationCatalog;
-pub use relation::{TableRoute, TableRoutes};
+pub use relation::{StreamedTables, TableRoute, TableRoutes};
 use transaction::UncommittedTransaction;
 
 /// The assembler of the transactions of one stream, over all its connections.
@@ -231,6 +231,15 @@ impl PgoutputAssembler {
     /// Records a recent transaction ID of the server.
     pub fn set_recent(&mut self, recent: Xid) {
         self.state.recent = self.state.recent.max(recent);
+    }
+
+    /// Follows exactly these tables from here on, each under its index.
+    pub(crate) fn follow(&mut self, tables: &StreamedTables) {
+        let AssemblyState { catalog, current, streamed, .. } = &mut self.state;
+        let removed = catalog.follow(tables);
+        for transaction in current.transaction_mut().into_iter().chain(streamed.values_mut()) {
+            transaction.reroute(catalog, &removed);
+        }
     }
 
     /// Follows the tables by the OIDs that they are copied under. Changes decoded from here on are

@@ -5,11 +5,12 @@ mod table_watch;
 
 use std::convert::Infallible;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_core::{Lsn, Xid};
 use laredo_engine::source::SourceEvent;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::catalog;
@@ -46,13 +47,13 @@ const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '1s'; S
 pub(crate) async fn watch(
     options: &StreamOptions,
     publication: &PublicationOptions,
-    tables: &[SourceTable],
+    tables: watch::Receiver<Arc<[Arc<SourceTable>]>>,
     signals: &SourceSignals,
     events: &mpsc::Sender<SourceEvent>,
 ) -> Infallible {
     let context = WatchContext { options, publication, signals, events };
-    let watches = tables.iter().map(|table| TableWatch::new(context, table)).collect();
-    let mut watcher = DefinitionWatcher { context, tables: watches, has_trigger: None, unanswered: None };
+    let followed = tables.clone();
+    let mut watcher = DefinitionWatcher { context, followed, tables: Vec::new(), has_trigger: None, unanswered: None };
     let checks = async {
         loop {
             let Err(error) = watcher.run().await;
@@ -64,7 +65,7 @@ pub(crate) async fn watch(
     };
     tokio::select! {
         never = checks => never,
-        never = overdue::warn(tables, signals) => never,
+        never = overdue::warn(&tables, signals) => never,
     }
 }
 
@@ -79,6 +80,8 @@ struct WatchContext<'a> {
 
 struct DefinitionWatcher<'a> {
     context: WatchContext<'a>,
+    /// The tables that are followed now.
+    followed: watch::Receiver<Arc<[Arc<SourceTable>]>>,
     tables: Vec<TableWatch<'a>>,
     /// True if the event trigger was installed at the last check. `None` before the first check, or
     /// if the trigger is not wanted.
@@ -106,6 +109,7 @@ impl DefinitionWatcher<'_> {
             if let Some(recent) = value(&mut connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())").await? {
                 self.context.signals.set_recent(Xid(recent));
             }
+            self.watch_followed();
             let mut is_settled = true;
             let mut checks = Vec::with_capacity(self.tables.len());
             for table in &mut self.tables {
@@ -141,6 +145,17 @@ impl DefinitionWatcher<'_> {
                 () = self.context.signals.wait_for_check_request() => {}
                 _ = tokio::time::timeout(INTERVAL, self.context.signals.wait_for_change()) => {}
                 () = self.context.signals.wait_for_position(next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Watches exactly the tables that are followed now.
+    fn watch_followed(&mut self) {
+        let followed = self.followed.borrow_and_update().clone();
+        self.tables.retain(|watch| followed.iter().any(|table| watch.is_of(table)));
+        for table in followed.iter() {
+            if !self.tables.iter().any(|watch| watch.is_of(table)) {
+                self.tables.push(TableWatch::new(self.context, table.clone()));
             }
         }
     }

@@ -112,11 +112,17 @@ impl SentCommits {
 
     /// Returns the position where a stream has to begin so that it sends the commits again, and the
     /// proof that it has to give.
-    fn prove(&self, tables: usize, confirmed: Lsn, resume: Lsn) -> (Lsn, HistoryProof) {
+    /// `tables` has for each table the position after which every commit of it was sent.
+    fn prove(
+        &self,
+        tables: impl Iterator<Item = (TableIndex, Lsn)>,
+        confirmed: Lsn,
+        resume: Lsn,
+    ) -> (Lsn, HistoryProof) {
         let begins = self.newest.front().map_or(self.from, |oldest| oldest.begins);
         let from = begins.max(confirmed).min(resume);
         let expected = self.newest.iter().filter(|commit| commit.begins >= from).map(|commit| commit.mark);
-        let tables = (0..tables).map(|table| (TableIndex(table), (from, resume))).collect();
+        let tables = tables.map(|(table, complete_after)| (table, (from.max(complete_after), resume))).collect();
         (from, HistoryProof { expected: expected.collect(), tables, common: Lsn::ZERO })
     }
 }
@@ -203,13 +209,13 @@ impl StreamBeginning {
     }
 
     /// Begins after another connection of this run. The server may have been restarted in the
-    /// meantime.
+    /// meantime. `tables` has for each table the position after which every commit of it was sent.
     ///
     /// # Errors
     /// Fails if the slot was moved beyond the commits that prove the history.
     pub(crate) fn again(
         sent: &SentCommits,
-        tables: usize,
+        tables: impl Iterator<Item = (TableIndex, Lsn)>,
         confirmed: Lsn,
         resume: Lsn,
     ) -> Result<StreamBeginning, HistoryMismatch> {
@@ -319,6 +325,24 @@ mod tests {
         );
     }
 
+    fn first_table() -> impl Iterator<Item = (TableIndex, Lsn)> {
+        [(TableIndex(0), Lsn::ZERO)].into_iter()
+    }
+
+    #[test]
+    fn commits_of_a_table_that_was_added_later_prove_nothing_before_its_copy() {
+        let mut sent = SentCommits::default();
+        sent.begin(Lsn(100));
+        (1..=3).for_each(|n| sent.note(Lsn(n * 1000 - 50), mark(n * 1000)));
+        let tables = [(TableIndex(0), Lsn::ZERO), (TableIndex(1), Lsn(2500)), (TableIndex(2), Lsn(u64::MAX))];
+        let proof = || StreamBeginning::again(&sent, tables.into_iter(), Lsn(500), Lsn(3200)).unwrap().proof.unwrap();
+        let others = |extra| [(mark(1000), 0), (mark(2000), 0), extra, (mark(3000), 0)];
+        for (extra, is_same) in [((mark(2400), 1), true), ((mark(2600), 1), false), ((mark(2600), 2), true)] {
+            assert_eq!(take(&mut proof(), &others(extra), 3200).is_ok(), is_same, "{extra:?}");
+        }
+        assert!(take(&mut proof(), &[(mark(1000), 0), (mark(2000), 0), (mark(2100), 0)], 0).is_err());
+    }
+
     #[test]
     fn the_newest_commits_are_held_and_must_come_again() {
         let sent = || {
@@ -334,7 +358,8 @@ mod tests {
         let far = 9000 + HELD_BYTES_MAX;
         assert_eq!(sent().hold(Lsn(far)), Lsn(8950), "of those that are near");
         assert_eq!(sent().hold(Lsn(far + 1001)), Lsn(far + 1001), "and of none that is far behind");
-        let StreamBeginning { from, proof } = StreamBeginning::again(&sent(), 1, Lsn(2950), Lsn(10_500)).unwrap();
+        let StreamBeginning { from, proof } =
+            StreamBeginning::again(&sent(), first_table(), Lsn(2950), Lsn(10_500)).unwrap();
         let proof = proof.unwrap();
         assert_eq!((from, proof.expected.len()), (Lsn(2950), 8));
         let all: Vec<_> = (3..=10).map(|n| (mark(n * 1000), 0)).collect();
@@ -343,7 +368,8 @@ mod tests {
         assert!(take(&mut proof.clone(), &all[1..], 0).is_err());
         assert!(take(&mut proof.clone(), &all[..7], 10_500).is_err());
         // A slot that is further ahead sends fewer commits.
-        let StreamBeginning { from, proof } = StreamBeginning::again(&sent(), 1, Lsn(8950), Lsn(10_500)).unwrap();
+        let StreamBeginning { from, proof } =
+            StreamBeginning::again(&sent(), first_table(), Lsn(8950), Lsn(10_500)).unwrap();
         assert_eq!((from, proof.unwrap().expected.len()), (Lsn(8950), 2));
     }
 

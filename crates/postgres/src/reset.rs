@@ -1,5 +1,7 @@
 //! Dropping and creating the publication again, when an operator asks for it.
 
+use std::sync::Arc;
+
 use laredo_core::TableName;
 use laredo_engine::source::SourceError;
 
@@ -18,7 +20,10 @@ const DEADLOCK: &str = "40P01";
 /// Drops the publication and creates it with the tables that are followed, in one transaction.
 /// There is no moment without the publication: another slot that reads it would fail at a change
 /// made in between.
-pub(crate) async fn reset_publication(options: &PostgresOptions, tables: &[SourceTable]) -> Result<(), SourceError> {
+pub(crate) async fn reset_publication(
+    options: &PostgresOptions,
+    tables: &[Arc<SourceTable>],
+) -> Result<(), SourceError> {
     let name = &options.publication.name;
     if !options.publication.create {
         return Err(SourceError::Definite(vec![format!(

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use laredo_core::{CommitMark, Lsn, Oid, Xid};
+use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::{ReplicationSlotState, WalRetention};
 use laredo_engine::source::{DefinitionReads, SourceClock, TableIndex};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::assemble::{TableRoute, TableRoutes};
+use crate::assemble::{StreamedTables, TableRoute, TableRoutes};
 use crate::relation_identity::RelationIdentity;
 
 /// The distance, in bytes, by which an abandoned history may have gone beyond anything seen here.
@@ -26,6 +26,8 @@ pub struct SourceSignals {
     has_slot: watch::Sender<bool>,
     /// A recent transaction ID of the server.
     recent: watch::Sender<Xid>,
+    /// The tables that the stream follows.
+    tables: watch::Sender<StreamedTables>,
     /// The relations that rows are or were copied from, by their OIDs.
     routes: watch::Sender<TableRoutes>,
     /// Notifies that a table was announced: its definition may have changed.
@@ -160,6 +162,45 @@ impl SourceSignals {
     }
 }
 
+/// The followed tables.
+impl SourceSignals {
+    /// Begins a stream of these tables, in the order of their [`TableIndex`].
+    pub(crate) fn begin_tables<'a>(&self, names: impl IntoIterator<Item = &'a TableName>) {
+        self.tables.send_replace(StreamedTables::from_the_beginning(names.into_iter().cloned()));
+    }
+
+    /// Makes the stream follow another table, and returns its index. A copy of the table has to
+    /// begin later.
+    pub(crate) fn add_table(&self, name: TableName) -> TableIndex {
+        let mut index = TableIndex(0);
+        self.tables.send_modify(|tables| index = tables.add(name));
+        // The definition is checked soon.
+        self.announce_change();
+        index
+    }
+
+    /// Makes the stream leave out a table.
+    pub(crate) fn remove_table(&self, table: TableIndex) {
+        self.tables.send_modify(|tables| tables.remove(table));
+        self.routes.send_modify(|routes| _ = routes.remove(&table));
+        self.definition_reads.send_modify(|reads| {
+            reads.seen.remove(&table);
+            reads.errors.remove(&table);
+        });
+    }
+
+    /// Records a copy that sees every commit before the stream's first one of the table. `inserted`
+    /// is a position after everything that the copy has seen.
+    pub(crate) fn complete_table(&self, table: TableIndex, inserted: Lsn) {
+        self.tables.send_modify(|tables| tables.complete(table, inserted));
+    }
+
+    /// Returns the tables that the stream follows.
+    pub(crate) fn tables(&self) -> watch::Receiver<StreamedTables> {
+        self.tables.subscribe()
+    }
+}
+
 /// Positions and transactions.
 impl SourceSignals {
     /// Returns a recent transaction ID of the server.
@@ -227,6 +268,10 @@ impl SourceSignals {
     /// another one, or another table was followed by this OID.
     pub(crate) fn route(&self, table: TableIndex, identity: RelationIdentity) -> bool {
         let mut is_other = false;
+        if self.tables.borrow().was_removed(table) {
+            // A copy of it is still ending.
+            return is_other;
+        }
         self.routes.send_modify(|routes| {
             let before = routes.get(&table);
             is_other = before.is_none_or(|before| before.identity.oid != identity.oid);

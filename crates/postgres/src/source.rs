@@ -36,6 +36,8 @@ const OTHER_CONNECTIONS_MAX: usize = 11;
 #[derive(Debug)]
 pub struct PostgresSource {
     options: PostgresOptions,
+    /// The followed tables. None before the first run.
+    tables: watch::Sender<Arc<[Arc<SourceTable>]>>,
     run: Mutex<PreparedRun>,
     random: Mutex<StdRng>,
     signals: SourceSignals,
@@ -46,8 +48,8 @@ pub struct PostgresSource {
 /// The state that a run was prepared with. The next run replaces it.
 #[derive(Debug, Default)]
 struct PreparedRun {
-    /// The followed tables. `None` before the first run.
-    tables: Option<Arc<[SourceTable]>>,
+    /// True once there was a run.
+    is_prepared: bool,
     /// The position that an earlier run has received.
     from: Option<Lsn>,
     /// The tables that the earlier run kept.
@@ -62,7 +64,8 @@ impl PostgresSource {
     pub fn new(options: PostgresOptions) -> PostgresSource {
         let random = Mutex::new(StdRng::seed_from_u64(options.seed));
         let (run, signals) = (Mutex::default(), SourceSignals::default());
-        PostgresSource { options, run, random, signals, tolerates_broken_tables: false }
+        let tables = watch::Sender::new(Arc::from([]));
+        PostgresSource { options, tables, run, random, signals, tolerates_broken_tables: false }
     }
 
     /// Lets [`Source::prepare`] succeed although some tables cannot be followed. Those are reported
@@ -86,17 +89,19 @@ impl PostgresSource {
         Ok(schemas)
     }
 
-    fn tables(&self) -> Result<Arc<[SourceTable]>, SourceError> {
-        let unprepared = || SourceError::Definite(vec!["the source was not prepared".to_owned()]);
-        self.run.lock().tables.clone().ok_or_else(unprepared)
+    fn tables(&self) -> Result<Arc<[Arc<SourceTable>]>, SourceError> {
+        match self.run.lock().is_prepared {
+            true => Ok(self.tables.borrow().clone()),
+            false => Err(SourceError::Definite(vec!["the source was not prepared".to_owned()])),
+        }
     }
 
     /// Forgets the definitions that tables were copied under whenever the database's history forks.
     /// The tables are then copied again.
-    async fn forget_copies(&self, tables: &[SourceTable]) -> Infallible {
+    async fn forget_copies(&self) -> Infallible {
         let mut forks = self.signals.forks();
         while forks.changed().await.is_ok() {
-            tables.iter().for_each(SourceTable::forget_copy);
+            self.tables.borrow().iter().for_each(|table| table.forget_copy());
         }
         std::future::pending().await
     }
@@ -127,13 +132,14 @@ impl PostgresSource {
             is_streamed: before.is_some_and(|before| resume::is_reported(&table.request, before, &definition)),
         };
         table.record_copy(definition);
+        self.signals.complete_table(table.index, inserted);
         rows.send(end).await.map_err(|_| copy::given_up())
     }
 }
 
-fn find(tables: &[SourceTable], index: TableIndex) -> Result<&SourceTable, SourceError> {
+fn find(tables: &[Arc<SourceTable>], index: TableIndex) -> Result<&SourceTable, SourceError> {
     let no_such_table = || SourceError::Definite(vec![format!("there is no table number {}", index.0)]);
-    tables.get(index.0).ok_or_else(no_such_table)
+    tables.iter().find(|table| table.index == index).map(Arc::as_ref).ok_or_else(no_such_table)
 }
 
 impl Source for PostgresSource {
@@ -151,9 +157,10 @@ impl Source for PostgresSource {
         slot_monitor::read_clock(&mut connection, self.signals.clock()).await?;
         let server = identity::read_server(&self.options.connection).await?;
         let indexed = tables.iter().enumerate();
-        let followed = indexed.map(|(index, request)| SourceTable::new(TableIndex(index), request.clone()));
-        let tables = Some(followed.collect());
-        *self.run.lock() = PreparedRun { tables, server: Some(server.clone()), ..PreparedRun::default() };
+        let followed = indexed.map(|(index, request)| Arc::new(SourceTable::new(TableIndex(index), request.clone())));
+        self.tables.send_replace(followed.collect());
+        self.signals.begin_tables(tables.iter().map(|request| &request.name));
+        *self.run.lock() = PreparedRun { is_prepared: true, server: Some(server.clone()), ..PreparedRun::default() };
         self.signals.begin_run();
         Ok(server)
     }
@@ -229,10 +236,32 @@ impl Source for PostgresSource {
         };
         tokio::select! {
             result = stream::follow(&options, &self.signals, events.clone(), acknowledged, &reporter) => result,
-            never = definition_watch::watch(&options, &self.options.publication, &tables, &self.signals, &events) => match never {},
+            never = definition_watch::watch(&options, &self.options.publication, self.tables.subscribe(), &self.signals, &events) => match never {},
             never = slot_monitor::watch(&options.connection, &self.signals) => match never {},
-            never = self.forget_copies(&tables) => match never {},
+            never = self.forget_copies() => match never {},
         }
+    }
+
+    async fn check_more(
+        &self,
+        more: &[TableRequest],
+        others: &[TableRequest],
+        publishes: bool,
+    ) -> Result<Vec<Arc<Schema>>, SourceError> {
+        let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
+        validate::check_more(&mut connection, &self.options, more, others, publishes).await
+    }
+
+    fn add_table(&self, request: TableRequest) -> TableIndex {
+        let index = self.signals.add_table(request.name.clone());
+        let added = Arc::new(SourceTable::new(index, request));
+        self.tables.send_modify(|tables| *tables = tables.iter().cloned().chain([added]).collect());
+        index
+    }
+
+    fn remove_table(&self, index: TableIndex) {
+        self.tables.send_modify(|tables| *tables = tables.iter().filter(|t| t.index != index).cloned().collect());
+        self.signals.remove_table(index);
     }
 
     async fn written(&self) -> Result<Lsn, SourceError> {
@@ -304,7 +333,7 @@ impl Source for PostgresSource {
         }
         // Until the tables are copied again, the catalog is not compared with their old
         // definitions.
-        tables.iter().for_each(SourceTable::forget_copy);
+        tables.iter().for_each(|table| table.forget_copy());
         self.signals.request_reset();
         Ok(())
     }

@@ -30,7 +30,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use pending::StreamQueueItem;
 
-use crate::assemble::{PgoutputAssembler, TableRoutes};
+use crate::assemble::{PgoutputAssembler, StreamedTables, TableRoutes};
 use crate::ddl::DdlWatch;
 pub use crate::history_proof::{HistoryMismatch, KeptTable};
 use crate::options::ConnectionOptions;
@@ -82,8 +82,8 @@ pub struct StreamOptions {
     pub publication: String,
     /// True if the publication may be created again after it was dropped.
     pub creates_publication: bool,
-    /// The tables, in the order of their [`laredo_engine::source::TableIndex`]. The publication may
-    /// contain more.
+    /// The tables at the beginning, in the order of their [`laredo_engine::source::TableIndex`].
+    /// The publication may contain more.
     pub tables: Vec<TableName>,
     /// The retries after a lost connection.
     pub reconnect: ReconnectOptions,
@@ -114,6 +114,8 @@ pub async fn follow(
     reporter: &SourceStateReporter,
 ) -> Result<(), SourceError> {
     let mut assembler = PgoutputAssembler::new(options.tables.iter().cloned(), Arc::clone(&options.spool));
+    signals.begin_tables(&options.tables);
+    let tables = signals.tables();
     // Routes of an earlier run, which a new receiver does not see as changed.
     let routes = signals.routes();
     assembler.reroute(&routes.borrow(), &mut VecDeque::new());
@@ -122,6 +124,7 @@ pub async fn follow(
         signals,
         reporter,
         routes,
+        tables,
         wal_end: signals.wal_end(),
         resets: signals.resets(),
         assembler,
@@ -147,6 +150,7 @@ struct ReplicationStream<'a> {
     signals: &'a SourceSignals,
     reporter: &'a SourceStateReporter,
     routes: watch::Receiver<TableRoutes>,
+    tables: watch::Receiver<StreamedTables>,
     wal_end: watch::Receiver<Option<WalEndReading>>,
     resets: watch::Receiver<u64>,
     assembler: PgoutputAssembler,
@@ -320,7 +324,8 @@ impl ReplicationStream<'_> {
     ) -> Result<(), StreamError> {
         let fork = Fork { common, abandoned: self.signals.abandoned(start.reported()), is_certain: true };
         self.signals.record_fork(&reason);
-        self.assembler = PgoutputAssembler::new(self.options.tables.iter().cloned(), Arc::clone(&self.options.spool));
+        self.assembler = PgoutputAssembler::new([], Arc::clone(&self.options.spool));
+        self.assembler.follow(&self.tables.borrow_and_update());
         let (noted, receipts) = ForkReceipt::new();
         self.queue.push_back(StreamQueueItem::Event(SourceEvent::Forked {
             server: start.server(),
@@ -462,6 +467,10 @@ impl ReplicationStream<'_> {
         match message {
             ReplicationMessage::XLogData { start, data, .. } => {
                 self.received = self.received.max(start);
+                // A table is added before its copy sets the route.
+                if self.tables.has_changed().unwrap_or(false) {
+                    self.assembler.follow(&self.tables.borrow_and_update());
+                }
                 // A copy sets its route before it waits for earlier writers, so later changes
                 // arrive after the route.
                 if self.routes.has_changed().unwrap_or(false) {

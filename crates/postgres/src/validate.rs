@@ -137,6 +137,49 @@ pub(crate) async fn prepare_what_can_be(
     Ok(())
 }
 
+/// Checks tables that are to be followed in addition to `others`, and returns their schemas. With
+/// `publishes`, the publication is then made to contain them, if that is allowed.
+pub(crate) async fn check_more(
+    connection: &mut SqlConnection,
+    options: &PostgresOptions,
+    more: &[TableRequest],
+    others: &[TableRequest],
+    publishes: bool,
+) -> Result<Vec<Arc<Schema>>, SourceError> {
+    let all = [more, others].concat();
+    let found = read_source_facts(connection, options, more).await?;
+    let known = found.known(more);
+    let mut problems = Vec::new();
+    if !known.is_empty() {
+        let (publication, may_create) = (found.publication.as_ref(), found.server.may_create);
+        problems.extend(publication::problems(&options.publication, publication, &known, may_create));
+    }
+    problems.extend(duplicate_table_problems(&all));
+    let mut schemas = Vec::new();
+    for (request, facts) in more.iter().zip(&found.tables) {
+        let Some(facts) = facts else {
+            problems.push(missing(&request.name, &found.server.database));
+            continue;
+        };
+        problems.extend(table_problems(facts, request, &all, &found.server.role));
+        schemas.extend(catalog::schema_of(&facts.definition, request).map(Arc::new));
+    }
+    if !problems.is_empty() {
+        return Err(SourceError::Definite(problems));
+    }
+    let sql = publication::completion_statement(&options.publication, found.publication.as_ref(), &known);
+    if let Some(sql) = sql.filter(|_| publishes && !known.is_empty()) {
+        tracing::info!(event = "publication_changed", %sql, "changing the publication");
+        connection.simple_query(&sql).await.map_err(|error| refused(&sql, error))?;
+        let names: Vec<TableName> = more.iter().map(|request| request.name.clone()).collect();
+        let unpublished = unpublished(connection, options, &names).await?;
+        if !unpublished.is_empty() {
+            return Err(SourceError::Definite(unpublished));
+        }
+    }
+    Ok(schemas)
+}
+
 /// Returns a problem for each table that is configured twice.
 fn duplicate_table_problems(requests: &[TableRequest]) -> Vec<String> {
     let mut seen = BTreeSet::new();

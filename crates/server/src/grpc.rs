@@ -102,7 +102,6 @@ fn open(
     task: ResponseTask,
 ) -> Result<SessionStream, Status> {
     let (table, scope) = shared.readable_table(&caller, &request.schema, &request.table)?;
-    let table = table.clone();
     if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }

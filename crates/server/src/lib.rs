@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+mod config_order;
 mod connections;
 mod drain;
 #[cfg(test)]
@@ -47,15 +48,16 @@ pub use access::{
     JwtAlgorithm, JwtKeyFeed, JwtKeySet, JwtKeySetError, JwtKeys, JwtOptions, NamePattern, OperatorGrant, ReaderGrant,
     RowRule, RowTest, TablePattern, TablePatternError, TokenHash, TokenHashError, TokenOptions,
 };
+pub use config_order::{ConfigChange, ConfigEffect, ConfigOrder, ConfigOrderKind, ConfigOutcome};
 pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, CERTIFICATE_METRICS, metrics_reference, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
     BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions,
-    ServerListeners, ServerOptions, ServerTimeLimits,
+    ServerListeners, ServerOptions, ServerTimeLimits, TableLimits,
 };
 pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;
 pub use rpc_rules::order_names;
-pub use serve::Server;
+pub use serve::{Server, ServerHandle};
 pub use tls::{ClientCertificates, ServerTls, ServerTlsOptions, TlsFile, TlsFileProblem};

@@ -1,5 +1,6 @@
 //! Operation, administration and maintenance: the service for operators' requests and commands.
 
+mod config;
 mod row_changes;
 mod snapshots;
 mod status;
@@ -51,7 +52,8 @@ impl LaredoOamService for OamService {
 
     async fn get_table_status(&self, request: Request<GetTableStatusRequest>) -> OamResult<GetTableStatusResponse> {
         let GetTableStatusRequest { schema, table } = described(request)?;
-        let pipelines = vec![status::pipeline(&self.shared, self.shared.table(&schema, &table)?)];
+        let table = self.shared.table(&schema, &table)?;
+        let pipelines = vec![status::pipeline(&self.shared, &table)];
         // Rows are found by their key alone. Only clients have other indexes.
         Ok(Response::new(GetTableStatusResponse { pipelines, indexes: Vec::new() }))
     }
@@ -61,7 +63,7 @@ impl LaredoOamService for OamService {
         request: Request<GetPipelineStatusRequest>,
     ) -> OamResult<GetPipelineStatusResponse> {
         let table = pipeline(&self.shared, &described(request)?.pipeline_id)?;
-        let status = Some(status::pipeline(&self.shared, table));
+        let status = Some(status::pipeline(&self.shared, &table));
         Ok(Response::new(GetPipelineStatusResponse { status, indexes: Vec::new() }))
     }
 
@@ -88,14 +90,15 @@ impl LaredoOamService for OamService {
         if !source_id.is_empty() && source_id != table.source_id() {
             return Err(refusal::of_another_source(table.name(), table.source_id()));
         }
-        let (accepted, message) = self.reload(&[table]).await;
+        let (accepted, message) = self.reload(&[&table]).await;
         Ok(Response::new(ReloadTableResponse { accepted, message }))
     }
 
     async fn reload_all(&self, request: Request<ReloadAllRequest>) -> OamResult<ReloadAllResponse> {
         let chosen = self.sources(&described(request)?.source_id)?;
         let is_chosen = |table: &&Arc<ServedTable>| chosen.iter().any(|source| source.id == table.source_id());
-        let tables: Vec<&Arc<ServedTable>> = self.shared.tables.iter().filter(is_chosen).collect();
+        let all = self.shared.tables();
+        let tables: Vec<&Arc<ServedTable>> = all.iter().filter(is_chosen).collect();
         let (accepted, message) = self.reload(&tables).await;
         Ok(Response::new(ReloadAllResponse { accepted, message }))
     }
@@ -131,8 +134,8 @@ impl LaredoOamService for OamService {
         request: Request<DrainReplicationRequest>,
     ) -> OamResult<DrainReplicationResponse> {
         let DrainReplicationRequest { schema, table, drain_deadline_seconds } = described(request)?;
-        let chosen: Vec<&Arc<ServedTable>> = match (schema.as_str(), table.as_str()) {
-            ("", "") => self.shared.tables.iter().collect(),
+        let chosen: Vec<Arc<ServedTable>> = match (schema.as_str(), table.as_str()) {
+            ("", "") => self.shared.tables().to_vec(),
             (schema, table) => vec![self.shared.table(schema, table)?],
         };
         let seconds = u64::try_from(drain_deadline_seconds)
@@ -153,7 +156,7 @@ impl LaredoOamService for OamService {
     }
 
     async fn list_tables(&self, _: Request<ListTablesRequest>) -> OamResult<ListTablesResponse> {
-        let tables = self.shared.tables.iter().map(|table| self.table_config(table)).collect();
+        let tables = self.shared.tables().iter().map(|table| self.table_config(table)).collect();
         Ok(Response::new(ListTablesResponse { tables }))
     }
 
@@ -210,6 +213,15 @@ impl LaredoOamService for OamService {
 
     async fn stop_replay(&self, _: Request<StopReplayRequest>) -> OamResult<StopReplayResponse> {
         Err(refusal::no_replay())
+    }
+
+    async fn diff_config(&self, request: Request<DiffConfigRequest>) -> OamResult<DiffConfigResponse> {
+        let DiffConfigRequest {} = described(request)?;
+        config::diff(&self.shared).await.map(Response::new)
+    }
+
+    async fn reload_config(&self, request: Request<ReloadConfigRequest>) -> OamResult<ReloadConfigResponse> {
+        config::reload(&self.shared, described(request)?).await.map(Response::new)
     }
 
     async fn verify_table(&self, request: Request<VerifyTableRequest>) -> OamResult<Self::VerifyTableStream> {
@@ -299,7 +311,7 @@ impl OamService {
 
     /// Returns the tables that a request for readiness selects.
     fn chosen(&self, request: &CheckReadyRequest) -> Result<Vec<Arc<ServedTable>>, Status> {
-        let mut tables = self.shared.tables.clone();
+        let mut tables = self.shared.tables().to_vec();
         if !request.source.is_empty() {
             self.source(&request.source)?;
             tables.retain(|table| table.source_id() == request.source);
@@ -307,11 +319,11 @@ impl OamService {
         if !request.table.is_empty() {
             let name: TableName = request.table.parse().map_err(|error| refusal::malformed("table", error))?;
             let chosen = self.shared.table(&name.schema, &name.table)?;
-            tables.retain(|table| Arc::ptr_eq(table, chosen));
+            tables.retain(|table| Arc::ptr_eq(table, &chosen));
         }
         if !request.pipeline_id.is_empty() {
             let chosen = pipeline(&self.shared, &request.pipeline_id)?;
-            tables.retain(|table| Arc::ptr_eq(table, chosen));
+            tables.retain(|table| Arc::ptr_eq(table, &chosen));
         }
         Ok(tables)
     }
@@ -341,11 +353,7 @@ impl OamService {
 ///
 /// # Errors
 /// Returns an error if a name is malformed or unknown, or if there are more names than tables.
-fn named_tables<'a>(
-    shared: &'a ServerState,
-    field: &str,
-    names: &[String],
-) -> Result<Vec<&'a Arc<ServedTable>>, Status> {
+fn named_tables(shared: &ServerState, field: &str, names: &[String]) -> Result<Vec<Arc<ServedTable>>, Status> {
     distinct(shared, field, names, |name| {
         let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
         shared.table(&name.schema, &name.table)
@@ -354,31 +362,33 @@ fn named_tables<'a>(
 
 /// Returns the tables that `find` finds by the names, each once. The number of names is checked
 /// first, so that a request costs no more than one that names every table.
-fn distinct<'a>(
-    shared: &'a ServerState,
+fn distinct(
+    shared: &ServerState,
     field: &str,
     names: &[String],
-    find: impl Fn(&str) -> Result<&'a Arc<ServedTable>, Status>,
-) -> Result<Vec<&'a Arc<ServedTable>>, Status> {
-    if names.len() > shared.tables.len() {
-        return Err(refusal::too_many_names(field, names.len(), shared.tables.len()));
+    find: impl Fn(&str) -> Result<Arc<ServedTable>, Status>,
+) -> Result<Vec<Arc<ServedTable>>, Status> {
+    let names_max = shared.tables().len();
+    if names.len() > names_max {
+        return Err(refusal::too_many_names(field, names.len(), names_max));
     }
     let (mut seen, mut tables) = (HashSet::new(), Vec::new());
     for name in names {
         let table = find(name)?;
-        if seen.insert(Arc::as_ptr(table)) {
+        if seen.insert(Arc::as_ptr(&table)) {
             tables.push(table);
         }
     }
     Ok(tables)
 }
 
-fn pipeline<'a>(shared: &'a ServerState, id: &str) -> Result<&'a Arc<ServedTable>, Status> {
+fn pipeline(shared: &ServerState, id: &str) -> Result<Arc<ServedTable>, Status> {
     if id.is_empty() {
         return Err(refusal::required("pipeline_id"));
     }
-    let found = shared.tables.iter().find(|table| status::pipeline_id(table) == id);
-    found.ok_or_else(|| refusal::unknown("pipeline", id))
+    let tables = shared.tables();
+    let found = tables.iter().find(|table| status::pipeline_id(table) == id);
+    found.cloned().ok_or_else(|| refusal::unknown("pipeline", id))
 }
 
 fn columns(journal: &Journal) -> Vec<ColumnDefinition> {

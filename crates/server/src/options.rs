@@ -6,8 +6,10 @@ use http::HeaderValue;
 use laredo_core::CommitTime;
 use laredo_engine::journal::BufferPolicy;
 use laredo_engine::{Clock, EngineHandle, TableHandle};
+use tokio::sync::mpsc;
 
 use crate::access::AccessRules;
+use crate::config_order::ConfigOrder;
 use crate::hosts::AllowedHosts;
 use crate::listener::PortListener;
 use crate::tls::ServerTls;
@@ -35,6 +37,8 @@ pub struct ServerOptions {
     pub waits: ServerTimeLimits,
     /// The clock that gives the time of day.
     pub clock: Clock,
+    /// The receiver of orders that concern the configuration; `None` if it never changes.
+    pub config_orders: Option<mpsc::Sender<ConfigOrder>>,
     /// Returns the number of log lines that the program has dropped since its start, for the
     /// metrics.
     pub dropped_log_lines: fn() -> u64,
@@ -78,15 +82,22 @@ pub struct ServedTableOptions {
     pub handle: TableHandle,
     /// The name of the table's source, as in [`ServedSource::id`].
     pub source_id: String,
-    /// The maximum number of concurrent streams.
-    pub clients_max: usize,
-    /// The limit on how far a live client may fall behind.
-    pub buffer: BufferOptions,
-    /// The time without other messages after which a heartbeat is sent.
-    pub heartbeat_interval: Duration,
+    /// The limits of the table's clients.
+    pub limits: TableLimits,
     /// The maximum size in bytes of the cached projections (Struct rows, filtered batches). Clients
     /// that want the same projections share them.
     pub projection_bytes_max: u64,
+}
+
+/// The limits of a table's clients. They may change while the table is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableLimits {
+    /// The maximum number of concurrent streams.
+    pub clients_max: usize,
+    /// The limit on how far a live client may fall behind. A change is for later streams.
+    pub buffer: BufferOptions,
+    /// The time without other messages after which a heartbeat is sent.
+    pub heartbeat_interval: Duration,
 }
 
 /// The limit on how far a live client may fall behind.
@@ -221,9 +232,11 @@ impl ServedTableOptions {
         ServedTableOptions {
             handle,
             source_id: String::new(),
-            clients_max: CLIENTS_MAX as usize,
-            buffer: BufferOptions::default(),
-            heartbeat_interval: Duration::from_secs(5),
+            limits: TableLimits {
+                clients_max: CLIENTS_MAX as usize,
+                buffer: BufferOptions::default(),
+                heartbeat_interval: Duration::from_secs(5),
+            },
             projection_bytes_max: 64 * 1024 * 1024,
         }
     }

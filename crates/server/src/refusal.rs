@@ -40,7 +40,7 @@ pub(crate) fn caller_busy_with_requests() -> Status {
 
 pub(crate) fn journal_replaced() -> Status {
     Status::unavailable(
-        "the table's journal was replaced: the database's history has forked, or its source was prepared again; reconnect",
+        "the table's journal was replaced: the database's history has forked, its source was prepared again, or its options were changed; reconnect",
     )
 }
 
@@ -64,6 +64,24 @@ pub(crate) fn redefined(name: &TableName) -> Status {
 
 pub(crate) fn unknown_table(name: &TableName) -> Status {
     Status::not_found(format!("this server has no table {name}; request a table of its configuration"))
+}
+
+pub(crate) fn removed(name: &TableName) -> Status {
+    Status::not_found(format!(
+        "table {name} was removed from the configuration of this server; connect to another server that has it"
+    ))
+}
+
+pub(crate) fn fixed_config() -> Status {
+    Status::failed_precondition(
+        "this server was not started with a configuration that it can read again; start laredo-server for that",
+    )
+}
+
+pub(crate) fn too_many_config_orders() -> Status {
+    Status::resource_exhausted(
+        "other orders that concern the configuration are being carried out; repeat this one when they are done",
+    )
 }
 
 pub(crate) fn another_identity() -> Status {

@@ -41,6 +41,9 @@ const RULES: [(&str, RpcEffect, &[&str]); 8] = [
             "StartReplay",
             "StopReplay",
             "VerifyTable",
+            // The answer has values of the configuration.
+            "DiffConfig",
+            "ReloadConfig",
         ],
     ),
     (

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use laredo_core::TableName;
 use laredo_engine::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -23,7 +24,7 @@ use crate::health::{health_service, table_service};
 use crate::hosts::AllowedHosts;
 use crate::http::serve_http;
 use crate::oam;
-use crate::options::{ServeError, ServerListeners, ServerOptions};
+use crate::options::{ServeError, ServerListeners, ServerOptions, TableLimits};
 use crate::origins;
 use crate::protocols::{MethodTable, ProtocolLayer};
 use crate::query;
@@ -43,7 +44,37 @@ pub struct Server {
     allowed_hosts: AllowedHosts,
 }
 
+/// A handle to a server, to change its tables while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerHandle {
+    shared: Arc<ServerState>,
+}
+
+impl ServerHandle {
+    /// Removes tables. Their streams end with NOT_FOUND, and the reason.
+    pub fn remove_tables(&self, names: &[TableName]) {
+        self.shared.remove_tables(names);
+    }
+
+    /// Adds tables. A table that the server has is replaced by the one with the same name, and its
+    /// clients have to reconnect.
+    pub fn put_tables(&self, tables: Vec<crate::ServedTableOptions>) {
+        self.shared.put_tables(tables);
+    }
+
+    /// Changes the limits of a table's clients.
+    pub fn set_limits(&self, table: &TableName, limits: TableLimits) {
+        self.shared.set_limits(table, limits);
+    }
+}
+
 impl Server {
+    /// Returns a handle to the server.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { shared: self.shared.clone() }
+    }
+
     /// Returns a server that is not running yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Server {
@@ -57,11 +88,13 @@ impl Server {
             http,
             waits,
             clock,
+            config_orders,
             dropped_log_lines,
         } = options;
-        let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table))).collect();
+        let tables = tables.into_iter().map(|table| Arc::new(ServedTable::new(table, false))).collect();
         let gate = AccessGate::new(access);
         let state = ServerState::new(sources, tables, clock, waits, http, gate, dropped_log_lines);
+        let state = state.with_config_orders(config_orders);
         Server { shared: Arc::new(state), connections_max, allowed_origins, allowed_hosts }
     }
 
@@ -78,6 +111,7 @@ impl Server {
             http: crate::HttpOptions::default(),
             waits: crate::ServerTimeLimits::default(),
             clock,
+            config_orders: None,
             dropped_log_lines: || 0,
         })
     }
@@ -209,7 +243,10 @@ async fn report(shared: &ServerState, reporter: &HealthReporter) {
     reporter.set_service_status(ReplicationService::NAME, serving(replicates)).await;
     reporter.set_service_status("", serving(shared.is_ready())).await;
     let now = (shared.clock)();
-    for table in &shared.tables {
+    for removed in shared.take_removed() {
+        reporter.clone().clear_service_status(&table_service(&removed)).await;
+    }
+    for table in shared.tables().iter() {
         let is_ready = table.is_ready(now) && !shared.is_draining();
         reporter.set_service_status(table_service(table.name()), serving(is_ready)).await;
     }

@@ -1,21 +1,23 @@
 //! State that all services of one server share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::{Clock, SnapshotError, SnapshotFolder};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::access::{AccessGate, Caller, RowScope};
+use crate::config_order::ConfigOrder;
 use crate::lease::SnapshotAdmission;
 use crate::log_limits::LogLimits;
-use crate::options::{HttpOptions, ServedSource, ServerTimeLimits};
+use crate::options::{HttpOptions, ServedSource, ServedTableOptions, ServerTimeLimits, TableLimits};
 use crate::refusal;
 use crate::table::ServedTable;
 
@@ -28,7 +30,10 @@ pub(crate) const STATUS_WATCHES_MAX: usize = 32;
 pub(crate) const SNAPSHOT_ORDERS_MAX: usize = 4;
 
 /// A table, and its snapshots.
-pub(crate) type TableSnapshotStore<'a> = (&'a Arc<ServedTable>, Arc<SnapshotFolder>);
+pub(crate) type TableSnapshotStore = (Arc<ServedTable>, Arc<SnapshotFolder>);
+
+/// The tables of a server at one moment.
+pub(crate) type ServedTables = Arc<[Arc<ServedTable>]>;
 
 /// A stored snapshot, and the part of it that a caller may read.
 pub(crate) struct ReadableSnapshot {
@@ -39,7 +44,11 @@ pub(crate) struct ReadableSnapshot {
 
 pub(crate) struct ServerState {
     pub(crate) sources: Vec<ServedSource>,
-    pub(crate) tables: Vec<Arc<ServedTable>>,
+    tables: RwLock<ServedTables>,
+    /// The removed tables whose health is still reported.
+    removed: Mutex<BTreeSet<TableName>>,
+    /// The receiver of orders that concern the configuration.
+    pub(crate) config_orders: Option<mpsc::Sender<ConfigOrder>>,
     pub(crate) clock: Clock,
     pub(crate) waits: ServerTimeLimits,
     pub(crate) http: HttpOptions,
@@ -79,7 +88,9 @@ impl ServerState {
         let (began, admission, fetches) = (clock(), Arc::default(), Arc::new(Semaphore::new(FETCHES)));
         ServerState {
             sources,
-            tables,
+            tables: RwLock::new(tables.into()),
+            removed: Mutex::default(),
+            config_orders: None,
             clock,
             waits,
             http,
@@ -96,6 +107,53 @@ impl ServerState {
             began,
             started: AtomicBool::new(false),
         }
+    }
+
+    /// Has orders that concern the configuration sent there.
+    pub(crate) fn with_config_orders(self, config_orders: Option<mpsc::Sender<ConfigOrder>>) -> ServerState {
+        ServerState { config_orders, ..self }
+    }
+
+    /// Returns the present tables.
+    pub(crate) fn tables(&self) -> ServedTables {
+        self.tables.read().clone()
+    }
+
+    /// Removes tables, and ends their streams.
+    pub(crate) fn remove_tables(&self, names: &[TableName]) {
+        let mut tables = self.tables.write();
+        let (removed, kept): (Vec<_>, Vec<_>) = tables.iter().cloned().partition(|table| names.contains(table.name()));
+        *tables = kept.into();
+        drop(tables);
+        for table in removed {
+            self.removed.lock().insert(table.name().clone());
+            table.remove();
+        }
+    }
+
+    /// Adds tables. A table that the server has is replaced by the one with the same name.
+    pub(crate) fn put_tables(&self, added: Vec<ServedTableOptions>) {
+        let mut tables = self.tables.write();
+        let mut all: Vec<Arc<ServedTable>> = tables.to_vec();
+        for options in added {
+            let added = Arc::new(ServedTable::new(options, true));
+            self.removed.lock().remove(added.name());
+            match all.iter_mut().find(|table| table.name() == added.name()) {
+                Some(table) => *table = added,
+                None => all.push(added),
+            }
+        }
+        *tables = all.into();
+    }
+
+    /// Changes the limits of a table's clients.
+    pub(crate) fn set_limits(&self, name: &TableName, limits: TableLimits) {
+        self.tables().iter().filter(|table| table.name() == name).for_each(|table| table.set_limits(limits));
+    }
+
+    /// Takes the tables that were removed since the last call.
+    pub(crate) fn take_removed(&self) -> BTreeSet<TableName> {
+        std::mem::take(&mut *self.removed.lock())
     }
 
     /// Returns the queue of clients that wait to be sent a snapshot.
@@ -181,10 +239,11 @@ impl ServerState {
     ///
     /// # Errors
     /// Returns an error if a name is empty, or no table has it.
-    pub(crate) fn table(&self, schema: &str, table: &str) -> Result<&Arc<ServedTable>, Status> {
+    pub(crate) fn table(&self, schema: &str, table: &str) -> Result<Arc<ServedTable>, Status> {
         check_named(schema, table)?;
-        let found = self.tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
-        found.ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
+        let tables = self.tables();
+        let found = tables.iter().find(|t| t.name().schema == schema && t.name().table == table);
+        found.cloned().ok_or_else(|| refusal::unknown_table(&TableName::new(schema, table)))
     }
 
     /// Returns the table with this name, and the part of it that a caller may read.
@@ -197,7 +256,7 @@ impl ServerState {
         caller: &Caller,
         schema: &str,
         table: &str,
-    ) -> Result<(&Arc<ServedTable>, RowScope), Status> {
+    ) -> Result<(Arc<ServedTable>, RowScope), Status> {
         check_named(schema, table)?;
         let name = TableName::new(schema, table);
         caller.describe(&format_args!("{name}"));
@@ -209,9 +268,10 @@ impl ServerState {
     ///
     /// # Errors
     /// Returns an error if there are none, because no folder is configured or could be opened.
-    pub(crate) fn snapshot_stores(&self) -> Result<Vec<TableSnapshotStore<'_>>, Status> {
+    pub(crate) fn snapshot_stores(&self) -> Result<Vec<TableSnapshotStore>, Status> {
+        let tables = self.tables();
         let stores: Vec<_> =
-            self.tables.iter().filter_map(|table| Some((table, table.handle().snapshots()?))).collect();
+            tables.iter().filter_map(|table| Some((table.clone(), table.handle().snapshots()?))).collect();
         if !stores.is_empty() {
             return Ok(stores);
         }
@@ -219,10 +279,10 @@ impl ServerState {
     }
 
     /// Returns a table with snapshots whose folder is not open.
-    fn unopened_folder(&self) -> Option<&ServedTable> {
+    fn unopened_folder(&self) -> Option<Arc<ServedTable>> {
         let is_unopened =
             |table: &ServedTable| table.handle().keeps_snapshots() && table.handle().snapshots().is_none();
-        self.tables.iter().map(Arc::as_ref).find(|table| is_unopened(table))
+        self.tables().iter().find(|table| is_unopened(table)).cloned()
     }
 
     /// Returns the table that has a snapshot with this ID, and its store.
@@ -236,7 +296,7 @@ impl ServerState {
         let has = |snapshots: &SnapshotFolder| snapshots.list().iter().any(|info| info.id == id);
         let found = self.snapshot_stores()?.into_iter().find(|(_, snapshots)| has(snapshots));
         match (found, self.unopened_folder()) {
-            (Some((table, snapshots)), _) => Ok((table.clone(), snapshots)),
+            (Some(store), _) => Ok(store),
             (None, Some(unopened)) => Err(refusal::snapshot_not_in_open_folders(id, unopened.handle())),
             (None, None) => Err(refusal::unknown_snapshot(id)),
         }
@@ -288,7 +348,7 @@ impl ServerState {
     /// must be ready, and no other may be in its first copy. With strict readiness, every table
     /// must be ready. A server without tables is ready.
     pub(crate) fn is_ready(&self) -> bool {
-        self.are_ready(&self.tables)
+        self.are_ready(&self.tables())
     }
 
     /// Returns true if all of these tables that can be served are served.
@@ -306,13 +366,16 @@ impl ServerState {
 
     /// Returns true if no table accepts new streams.
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_cancelled() || (!self.tables.is_empty() && self.tables.iter().all(|t| t.drain().has_begun()))
+        self.drain.is_cancelled() || {
+            let tables = self.tables();
+            !tables.is_empty() && tables.iter().all(|table| table.drain().has_begun())
+        }
     }
 
     /// Returns true if every table's first copy is over, successful or not. The result then stays
     /// true.
     pub(crate) fn is_started(&self) -> bool {
-        if !self.started.load(Ordering::Relaxed) && self.tables.iter().all(|table| table.is_started()) {
+        if !self.started.load(Ordering::Relaxed) && self.tables().iter().all(|table| table.is_started()) {
             self.started.store(true, Ordering::Relaxed);
         }
         self.started.load(Ordering::Relaxed)
@@ -321,19 +384,19 @@ impl ServerState {
     /// Stops accepting streams, and sets the time limit for the existing ones.
     pub(crate) fn leave(&self, now: Instant) {
         self.drain.cancel();
-        self.tables.iter().for_each(|table| table.drain().begin(now, Some(self.waits.drain)));
+        self.tables().iter().for_each(|table| table.drain().begin(now, Some(self.waits.drain)));
     }
 
     /// Returns the number of streams of all tables.
     pub(crate) fn clients(&self) -> usize {
-        self.tables.iter().map(|table| table.clients()).sum()
+        self.tables().iter().map(|table| table.clients()).sum()
     }
 
     /// Cuts clients that hold resources for too long, and reports log lines that were left out.
     pub(crate) fn sweep(&self, now: Instant) {
         self.log_limits.report(now);
         let others_wait = self.admission.has_waiting();
-        self.tables.iter().for_each(|table| table.sweep(now, &self.waits, others_wait));
+        self.tables().iter().for_each(|table| table.sweep(now, &self.waits, others_wait));
     }
 }
 

@@ -95,6 +95,7 @@ impl Session {
         let status = tokio::select! {
             biased;
             () = shared.streams_ended() => refusal::stopping(),
+            () = table.removed() => refusal::removed(table.name()),
             () = table.drain().over() => refusal::drained(),
             ended = self.serve(slot) => match ended {
                 Err(status) => status,

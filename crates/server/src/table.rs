@@ -8,13 +8,14 @@ use std::time::Duration;
 use laredo_core::{CommitTime, TableName};
 use laredo_engine::journal::Journal;
 use laredo_engine::{SnapshotFolder, TableHandle, TablePhase};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::drain::TableDrain;
 use crate::lease::{ClientLease, ClientSeat, ClientSeats, SnapshotDownload};
-use crate::options::{BufferOptions, ServedTableOptions, ServerTimeLimits};
+use crate::options::{BufferOptions, ServedTableOptions, ServerTimeLimits, TableLimits};
 use crate::refusal;
 use crate::roster::StreamRoster;
 use crate::view::JournalViews;
@@ -26,7 +27,9 @@ const UNVERIFIED_MAX: Duration = Duration::from_secs(60);
 pub(crate) const DRAINED: &str = "drained";
 
 pub(crate) struct ServedTable {
-    options: ServedTableOptions,
+    handle: TableHandle,
+    source_id: String,
+    limits: RwLock<TableLimits>,
     views: JournalViews,
     counters: TableCounters,
     drain: TableDrain,
@@ -34,6 +37,11 @@ pub(crate) struct ServedTable {
     seats: ClientSeats,
     leases: Mutex<Vec<Weak<ClientLease>>>,
     downloads: Mutex<Vec<Weak<SnapshotDownload>>>,
+    /// True if the table was added while the server ran. The server is ready without it until its
+    /// first copy is over.
+    is_late: bool,
+    /// Cancelled when the table is removed from the server.
+    removed: CancellationToken,
 }
 
 /// Counters of events since the start.
@@ -59,38 +67,60 @@ pub(crate) struct TableCounts {
 }
 
 impl ServedTable {
-    pub(crate) fn new(options: ServedTableOptions) -> ServedTable {
+    pub(crate) fn new(options: ServedTableOptions, is_late: bool) -> ServedTable {
+        let ServedTableOptions { handle, source_id, limits, projection_bytes_max } = options;
         ServedTable {
-            views: JournalViews::new(&options.source_id, options.handle.name().clone(), options.projection_bytes_max),
-            roster: Arc::new(StreamRoster::new(&options.source_id, options.handle.name().clone())),
-            seats: ClientSeats::new(options.clients_max),
-            options,
+            views: JournalViews::new(&source_id, handle.name().clone(), projection_bytes_max),
+            roster: Arc::new(StreamRoster::new(&source_id, handle.name().clone())),
+            seats: ClientSeats::new(limits.clients_max),
+            handle,
+            source_id,
+            limits: RwLock::new(limits),
             counters: TableCounters::default(),
             drain: TableDrain::new(),
             leases: Mutex::new(Vec::new()),
             downloads: Mutex::new(Vec::new()),
+            is_late,
+            removed: CancellationToken::new(),
         }
     }
 
     pub(crate) fn handle(&self) -> &TableHandle {
-        &self.options.handle
+        &self.handle
     }
 
     pub(crate) fn name(&self) -> &TableName {
-        self.options.handle.name()
+        self.handle.name()
     }
 
     /// Returns the name of the table's source.
     pub(crate) fn source_id(&self) -> &str {
-        &self.options.source_id
+        &self.source_id
     }
 
     pub(crate) fn buffer(&self) -> BufferOptions {
-        self.options.buffer
+        self.limits.read().buffer
     }
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {
-        self.options.heartbeat_interval
+        self.limits.read().heartbeat_interval
+    }
+
+    /// Changes the limits. Streams that have begun keep their limit on how far they may fall
+    /// behind.
+    pub(crate) fn set_limits(&self, limits: TableLimits) {
+        self.seats.set_max(limits.clients_max);
+        *self.limits.write() = limits;
+    }
+
+    /// Ends every stream of the table, because the server does not have it any more.
+    pub(crate) fn remove(&self) {
+        self.removed.cancel();
+    }
+
+    /// Waits until the table is removed.
+    pub(crate) fn removed(&self) -> WaitForCancellationFutureOwned {
+        self.removed.clone().cancelled_owned()
     }
 
     /// Returns the views of the table's journal that clients share.
@@ -145,7 +175,7 @@ impl ServedTable {
     /// Returns true if the server may become ready even if this table is not, because the table is
     /// not expected to be ready soon.
     pub(crate) fn is_settled(&self, now: CommitTime) -> bool {
-        self.is_ready(now) || self.drain.has_begun() || self.is_started()
+        self.is_late || self.is_ready(now) || self.drain.has_begun() || self.is_started()
     }
 
     /// Returns the name of the table's state. A table that is drained follows its source, but

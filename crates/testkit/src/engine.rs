@@ -56,8 +56,8 @@ impl RunningEngine {
 
     /// Returns the handle of a table.
     #[must_use]
-    pub fn table(&self, index: usize) -> &TableHandle {
-        self.handle.tables().get(index).expect("the test names a table of the engine")
+    pub fn table(&self, index: usize) -> TableHandle {
+        self.handle.tables().get(index).cloned().expect("the test names a table of the engine")
     }
 
     /// Returns the state of a table.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ pub struct SimDatabase {
     /// The errors with which copies of tables fail, and the number of failed copies.
     refused_copies: Arc<Mutex<BTreeMap<usize, (SourceError, u64)>>>,
     are_copies_held: Arc<watch::Sender<bool>>,
+    /// The number of tables that the engine has followed in this run.
+    followed: Arc<AtomicUsize>,
     /// The fault of the source's task, and how many more times it happens.
     fault: Arc<Mutex<Option<(SimFault, u32)>>>,
 }
@@ -153,8 +155,14 @@ impl SimDatabase {
             part_yields: Arc::new(AtomicU64::new(1)),
             refused_copies: Arc::default(),
             are_copies_held: Arc::default(),
+            followed: Arc::default(),
             fault: Arc::default(),
         }
+    }
+
+    /// Adds an empty table, for an engine that follows one more.
+    pub fn create_table(&self) {
+        self.state.send_modify(|state| state.tables += 1);
     }
 
     /// Makes the source's task fail with this fault, the next `times` times.
@@ -582,12 +590,31 @@ impl Source for SimDatabase {
         if tables.len() > self.state.borrow().tables {
             return Err(SourceError::Definite(vec!["no such simulated table".to_owned()]));
         }
+        self.followed.store(tables.len(), Ordering::Relaxed);
         Ok(self.server())
     }
 
     fn retry_delay(&self, _: u32) -> Option<Duration> {
         Some(RETRY_DELAY)
     }
+
+    async fn check_more(
+        &self,
+        more: &[TableRequest],
+        _: &[TableRequest],
+        _: bool,
+    ) -> Result<Vec<Arc<Schema>>, SourceError> {
+        match self.followed.load(Ordering::Relaxed) + more.len() > self.state.borrow().tables {
+            true => Err(SourceError::Definite(vec!["no such simulated table".to_owned()])),
+            false => Ok(more.iter().map(|_| SimDatabase::schema()).collect()),
+        }
+    }
+
+    fn add_table(&self, _: TableRequest) -> TableIndex {
+        TableIndex(self.followed.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn remove_table(&self, _: TableIndex) {}
 
     async fn written(&self) -> Result<Lsn, SourceError> {
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::history::SourceHistory;
-use crate::source::{SourceCommit, SourceEvent};
+use crate::source::{SourceCommit, SourceEvent, SourceServer, TableIndex};
 use crate::spool::Spool;
 use crate::table::{OwedCopy, QueuedTableEvent, Redefinition, StreamProgress, TableCommit, TableEvent};
 
@@ -75,6 +75,44 @@ impl TableEventSender {
     }
 }
 
+/// A change of the tables that receive events. A table is added before its source sends an event of
+/// it.
+pub(super) enum OutletChange<'a> {
+    /// A new table. It begins at the present state of the stream.
+    Add(TableIndex, Box<dyn FnOnce(&StreamState) -> TableEventSender + Send + 'a>),
+    /// A table that receives no more events.
+    Remove(TableIndex),
+}
+
+/// The state of a stream that every table has to know.
+#[derive(Clone, Debug)]
+pub(super) struct StreamState {
+    /// The server, with the present identity of the database.
+    pub(super) server: SourceServer,
+    /// The number of forks of the database's history so far.
+    pub(super) forks: u64,
+    /// The start of the server of the last connection, once there was one.
+    connected: Option<String>,
+}
+
+/// The tables of a run and the queues to them, by the tables' index. `None` for removed tables.
+pub(super) struct TableOutlets<'a> {
+    outlets: Vec<Option<TableEventSender>>,
+    changes: mpsc::UnboundedReceiver<OutletChange<'a>>,
+    state: StreamState,
+}
+
+impl<'a> TableOutlets<'a> {
+    pub(super) fn new(
+        outlets: Vec<TableEventSender>,
+        server: SourceServer,
+        changes: mpsc::UnboundedReceiver<OutletChange<'a>>,
+    ) -> TableOutlets<'a> {
+        let state = StreamState { server, forks: 0, connected: None };
+        TableOutlets { outlets: outlets.into_iter().map(Some).collect(), changes, state }
+    }
+}
+
 /// Sends each event to the tables that it concerns, and the progress of the stream to all tables.
 /// Updates `dispatched`, the position up to which everything is in the tables' queues.
 ///
@@ -82,12 +120,23 @@ impl TableEventSender {
 pub(super) async fn dispatch_events(
     mut events: mpsc::Receiver<SourceEvent>,
     mut paused: watch::Receiver<bool>,
-    tables: &mut [TableEventSender],
+    tables: TableOutlets<'_>,
     history: &SourceHistory,
     dispatched: &Mutex<Lsn>,
 ) {
-    let mut dealer = EventDispatcher { tables, history, reached: Lsn::ZERO, current_at: None, untold: 0, forks: 0 };
-    while let Some(event) = next_event(&mut events).await {
+    let TableOutlets { outlets, mut changes, state } = tables;
+    let mut dealer =
+        EventDispatcher { tables: outlets, history, reached: Lsn::ZERO, current_at: None, untold: 0, state };
+    loop {
+        let event = tokio::select! {
+            biased;
+            Some(change) = changes.recv() => {
+                dealer.change_tables(change).await;
+                continue;
+            }
+            event = next_event(&mut events) => event,
+        };
+        let Some(event) = event else { return };
         // The next events wait in their queue. When it is full, nothing more is read from the
         // stream.
         let _ = paused.wait_for(|paused| !paused).await;
@@ -113,21 +162,42 @@ async fn next_event(events: &mut mpsc::Receiver<SourceEvent>) -> Option<SourceEv
 }
 
 struct EventDispatcher<'a> {
-    tables: &'a mut [TableEventSender],
+    tables: Vec<Option<TableEventSender>>,
     history: &'a SourceHistory,
     /// The position up to which everything is in the tables' queues.
     reached: Lsn,
     current_at: Option<CommitTime>,
     /// The number of events since all tables received the progress of the stream.
     untold: u32,
-    /// The number of forks of the database's history so far.
-    forks: u64,
+    state: StreamState,
 }
 
 impl EventDispatcher<'_> {
+    async fn change_tables(&mut self, change: OutletChange<'_>) {
+        match change {
+            OutletChange::Add(TableIndex(index), begin) => {
+                let outlet = begin(&self.state);
+                if self.tables.len() <= index {
+                    self.tables.resize_with(index + 1, || None);
+                }
+                self.tables[index] = Some(outlet);
+                if let Some(server_started) = self.state.connected.clone() {
+                    self.send_to_table(index, TableEvent::Connected(server_started), EVENT_BYTES).await;
+                }
+                self.send_progress();
+            }
+            OutletChange::Remove(TableIndex(index)) => {
+                if let Some(outlet) = self.tables.get_mut(index) {
+                    *outlet = None;
+                }
+            }
+        }
+    }
+
     async fn dispatch_event(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Connected { server_started } => {
+                self.state.connected = Some(server_started.clone());
                 self.send_to_all(|| TableEvent::Connected(server_started.clone())).await;
             }
             SourceEvent::Commit(commit) => {
@@ -170,7 +240,8 @@ impl EventDispatcher<'_> {
                 // Positions may be lower from here on. A table must not mistake an old position for
                 // progress after the fork.
                 (self.reached, self.current_at) = (Lsn::ZERO, None);
-                self.forks += 1;
+                self.state.forks += 1;
+                self.state.server = server.clone();
                 self.send_progress();
                 let server = Box::new(server);
                 self.send_to_all(|| TableEvent::Forked(server.clone(), fork.clone(), reason.clone(), noted.clone()))
@@ -183,6 +254,7 @@ impl EventDispatcher<'_> {
                     "the database writes another timeline, which has all that was sent"
                 );
                 self.history.set_identity(server.identity.clone());
+                self.state.server = server.clone();
                 let server = Box::new(server);
                 self.send_to_all(|| TableEvent::Promoted(server.clone())).await;
             }
@@ -196,17 +268,22 @@ impl EventDispatcher<'_> {
     }
 
     async fn send_to_table(&mut self, index: usize, event: TableEvent, bytes: u32) {
-        if self.tables[index].room.available_permits() < bytes as usize {
+        let room = |table: &TableEventSender| table.room.available_permits();
+        // An event of a table that was removed has no receiver.
+        let Some(room) = self.tables.get(index).and_then(Option::as_ref).map(room) else { return };
+        if room < bytes as usize {
             // The other tables receive the known progress now, and need not wait for this table.
             self.send_progress();
         }
-        self.tables[index].send(event, bytes).await;
+        if let Some(Some(table)) = self.tables.get_mut(index) {
+            table.send(event, bytes).await;
+        }
     }
 
     fn send_progress(&mut self) {
         self.untold = 0;
-        let (mark, forks) = (self.history.newest(), self.forks);
-        for table in &*self.tables {
+        let (mark, forks) = (self.history.newest(), self.state.forks);
+        for table in self.tables.iter().flatten() {
             let (position, current_at, after) = (self.reached, self.current_at, table.sent);
             table.progress.send_replace(StreamProgress { position, current_at, mark, after, forks });
         }
@@ -264,14 +341,14 @@ mod tests {
         let (mut tables, mut queues) = (Vec::new(), Vec::new());
         for name in ["public.slow", "public.neighbor"] {
             let (outlet, queue) = table_event_channel(name.parse().unwrap());
-            tables.push(outlet);
+            tables.push(Some(outlet));
             queues.push(queue);
         }
         let unasked = || Box::pin(std::future::pending()) as std::pin::Pin<Box<_>>;
         let history = SourceHistory::new(SourceIdentity::default(), &[], Arc::new(unasked), SourceClock::default());
         let (reached, current_at) = (Lsn::ZERO, None);
-        let mut dealer =
-            EventDispatcher { tables: &mut tables, history: &history, reached, current_at, untold: 0, forks: 0 };
+        let state = StreamState { server: SourceServer::default(), forks: 0, connected: None };
+        let mut dealer = EventDispatcher { tables, history: &history, reached, current_at, untold: 0, state };
         // Far more small events than would fit into any queue that counts events.
         let small = (1..=10_000).map(|end| commit(end, 0, 10));
         assert_eq!(dispatch_until_blocked(&mut dealer, small).await, 10_000);

@@ -47,10 +47,32 @@ pub(super) async fn open_folders(
                 }
                 Err(error.into())
             }
-            Err(panic) => Err(TableError::Source(format!("opening its folders failed ({panic}); report this"))),
+            Err(panic) => Err(opening_panicked(&panic)),
         });
     }
     held.or(exhausted).map_or(Ok(opened), Err)
+}
+
+/// Opens the folders of a table that is added to a run. Readers of the table that had them before
+/// may need a moment to let them go.
+pub(super) async fn open_added(
+    options: &TableOptions,
+    source: &SourceServer,
+    clock: &Clock,
+) -> Result<TableFolders, TableError> {
+    let mut attempt = 1;
+    loop {
+        match open(options.clone(), source.clone(), clock.clone()).await {
+            Ok(Err(StoreError::Locked { .. })) if attempt < ATTEMPTS => sleep(DELAY).await,
+            Ok(opened) => return opened.map_err(TableError::from),
+            Err(panic) => return Err(opening_panicked(&panic)),
+        }
+        attempt += 1;
+    }
+}
+
+fn opening_panicked(panic: &JoinError) -> TableError {
+    TableError::Source(format!("opening its folders failed ({panic}); report this"))
 }
 
 /// Opens the folders of a table. Tries again if the error may pass soon.

@@ -6,22 +6,25 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use laredo_core::{CommitMark, Lsn, Sequence};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
-use super::dispatch::{TableEventSender, dispatch_events, table_event_channel};
+use super::dispatch::{TableEventSender, TableOutlets, dispatch_events, table_event_channel};
 use super::folders::open_folders;
-use super::{EngineHandle, ResetOrder};
+use super::table_set::TableSetChanger;
+use super::{EngineHandle, EngineOrder};
 use crate::clock::Clock;
+use crate::history::SourceHistory;
 use crate::journal::{InstanceId, Journal};
 use crate::source::{
-    AcknowledgedPosition, KnownTable, ResumeDecision, Source, SourceError, SourceServer, SourceState, TableIndex,
-    TableRequest,
+    AcknowledgedPosition, DefinitionReads, KnownTable, ResumeDecision, Source, SourceError, SourceServer, SourceState,
+    TableIndex, TableRequest,
 };
 use crate::status::{TableHandle, TablePhase, TableStatus};
 use crate::table::{
@@ -38,7 +41,8 @@ const SEQUENCES_SKIPPED: u64 = 1 << 32;
 /// The state that outlives a run.
 pub(super) struct EngineCore<S> {
     pub(super) source: Arc<S>,
-    pub(super) tables: Vec<EngineTable>,
+    /// The tables, each with an index that grows in this order.
+    pub(super) tables: RwLock<Vec<Arc<EngineTable>>>,
     pub(super) clock: Clock,
     pub(super) handle: EngineHandle,
     /// The turns in which verifications take connections of the source.
@@ -54,24 +58,62 @@ pub(super) struct EngineTable {
     journal: watch::Sender<Option<Journal>>,
     /// The number of runs that had a journal, and the first sequence that none of them has used.
     served: Mutex<(u64, Option<Sequence>)>,
+    /// The table's task in the present run.
+    task: Mutex<Option<TableTask>>,
+}
+
+/// A table's task, as long as it runs.
+struct TableTask {
+    removed: watch::Sender<bool>,
+    /// Closed when the task has ended.
+    ended: watch::Receiver<()>,
 }
 
 impl EngineTable {
     pub(super) fn new(
         options: TableOptions,
-        handle: TableHandle,
-        journal: watch::Sender<Option<Journal>>,
+        looks: watch::Receiver<DefinitionReads>,
+        history: &Arc<SourceHistory>,
     ) -> EngineTable {
-        EngineTable { options, handle, journal, served: Mutex::default() }
+        let (journal, journals) = watch::channel(None);
+        let handle = TableHandle {
+            name: options.request.name.clone(),
+            status: Arc::new(Mutex::new(TableStatus::default())),
+            commits: Arc::default(),
+            journal: journals,
+            commands: Arc::new(RwLock::new(mpsc::channel(1).0)),
+            keeps_snapshots: options.snapshots.is_some(),
+            snapshots: watch::Sender::default(),
+            index: Arc::default(),
+            looks,
+            history: history.clone(),
+        };
+        EngineTable { options, handle, journal, served: Mutex::default(), task: Mutex::default() }
     }
 
     pub(super) fn handle(&self) -> &TableHandle {
         &self.handle
     }
 
+    pub(super) fn request(&self) -> &TableRequest {
+        &self.options.request
+    }
+
+    /// Gives the table its index in the present run.
+    pub(super) fn set_index(&self, index: TableIndex) {
+        self.handle.index.store(index.0, Ordering::Relaxed);
+    }
+
+    /// Ends the table's task, and waits for its end.
+    pub(super) async fn end_task(&self) {
+        let Some(TableTask { removed, mut ended }) = self.task.lock().take() else { return };
+        removed.send_replace(true);
+        while ended.changed().await.is_ok() {}
+    }
+
     /// Returns the options of the next run. It repeats no sequence that was served, and no
     /// instance.
-    fn options(&self) -> TableOptions {
+    pub(super) fn options(&self) -> TableOptions {
         let mut options = self.options.clone();
         let (runs, sequence) = *self.served.lock();
         if runs > 0 {
@@ -82,7 +124,7 @@ impl EngineTable {
     }
 
     /// Ends what a run has served: readers have to reconnect, and files are closed.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.handle.snapshots.send_replace(None);
         if let Some(journal) = self.journal.send_replace(None) {
             let mut served = self.served.lock();
@@ -99,8 +141,44 @@ impl EngineTable {
 
 /// A source that is ready, and the tables of the run.
 pub(super) struct EngineRun<S> {
-    workers: Vec<TableWorker<S>>,
+    workers: Vec<(Arc<EngineTable>, TableWorker<S>)>,
     outlets: Vec<TableEventSender>,
+    server: SourceServer,
+}
+
+/// The tasks of the tables of a run. Dropping this ends them.
+#[derive(Default)]
+pub(super) struct TableTasks(Mutex<JoinSet<()>>);
+
+impl TableTasks {
+    /// Runs a table in a task. A panic makes the table fail, and no other one.
+    pub(super) fn spawn<S: Source>(&self, table: &EngineTable, worker: TableWorker<S>) {
+        let ((removed, is_removed), (alive, ended)) = (watch::channel(false), watch::channel(()));
+        *table.task.lock() = Some(TableTask { removed, ended });
+        let handle = table.handle.clone();
+        let task = async move {
+            if let Err(panic) = catch(worker.run(is_removed)).await {
+                fail_after_panic(&handle, &panic);
+            }
+            drop(alive);
+        };
+        self.0.lock().spawn(task.in_current_span());
+    }
+
+    /// Waits until all tasks have ended.
+    async fn wait(self) {
+        let mut tasks = self.0.into_inner();
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Marks the table of a task that panicked as failed.
+fn fail_after_panic(table: &TableHandle, panic: &str) {
+    let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
+    tracing::error!(event = "table_stopped", table = %table.name, %error, "table stopped");
+    let mut status = table.status.lock();
+    status.phase = TablePhase::Failed { error };
+    (status.copy, status.releasable) = (None, None);
 }
 
 impl<S: Source> EngineCore<S> {
@@ -111,7 +189,7 @@ impl<S: Source> EngineCore<S> {
     pub(super) async fn begin(&self) -> Result<EngineRun<S>, SourceError> {
         let begun = self.open().await;
         if begun.is_err() {
-            self.tables.iter().for_each(EngineTable::close);
+            self.close_tables();
         }
         begun
     }
@@ -127,8 +205,14 @@ impl<S: Source> EngineCore<S> {
         }
     }
 
+    fn close_tables(&self) {
+        self.tables.read().iter().for_each(|table| table.close());
+    }
+
     async fn open(&self) -> Result<EngineRun<S>, SourceError> {
-        let tables: Vec<TableOptions> = self.tables.iter().map(EngineTable::options).collect();
+        let slots = self.tables.read().clone();
+        slots.iter().enumerate().for_each(|(index, slot)| slot.set_index(TableIndex(index)));
+        let tables: Vec<TableOptions> = slots.iter().map(|slot| slot.options()).collect();
         let requests: Vec<TableRequest> = tables.iter().map(|table| table.request.clone()).collect();
         let server = self.source.prepare(&requests).await?;
         let opened = open_folders(&tables, &server, &self.clock).await?;
@@ -137,29 +221,33 @@ impl<S: Source> EngineCore<S> {
         let resumes = self.source.resume(&known).await?;
         let history = &self.handle.history;
         history.set_identity(server.identity.clone());
+        history.begin_tables(&requests.iter().map(|request| request.name.clone()).collect::<Vec<_>>());
         history.forget_commits();
         history.forget_written().await;
         self.handle.acknowledgement.begin_again();
         if let Some((position, mark)) = followed_from(&known, &resumes) {
             history.seed(position, mark);
         }
-        let mut run = EngineRun { workers: Vec::new(), outlets: Vec::new() };
-        for (slot, ((options, opened), resume)) in self.tables.iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
-            self.add_table(&mut run, slot, options, &server, opened, resume);
+        let (mut workers, mut outlets) = (Vec::new(), Vec::new());
+        for (slot, ((options, opened), resume)) in slots.into_iter().zip(tables.into_iter().zip(opened).zip(resumes)) {
+            let (worker, outlet) = self.begin_table(&slot, options, &server, opened, resume, None);
+            workers.push((slot, worker));
+            outlets.push(outlet);
         }
-        Ok(run)
+        Ok(EngineRun { workers, outlets, server })
     }
 
-    fn add_table(
+    /// Makes a table of the present run. `late` is the number of forks before a table that is added
+    /// to a run.
+    pub(super) fn begin_table(
         &self,
-        run: &mut EngineRun<S>,
         slot: &EngineTable,
         options: TableOptions,
         server: &SourceServer,
         opened: Result<TableFolders, TableError>,
         resume: ResumeDecision,
-    ) {
-        let index = TableIndex(run.workers.len());
+        late: Option<u64>,
+    ) -> (TableWorker<S>, TableEventSender) {
         let (outlet, events) = table_event_channel(options.request.name.clone());
         let (command_sender, commands) = mpsc::channel(4);
         let TableHandle { status, commits, snapshots, .. } = &slot.handle;
@@ -173,6 +261,7 @@ impl<S: Source> EngineCore<S> {
         let (own, history) = (self.clock.clone(), self.handle.history.clone());
         let clock: Clock = Arc::new(move || history.source_time(own()));
         let mut table = Table::new(options, clock, shared, server.clone());
+        late.into_iter().for_each(|forks| table.begin_late(forks));
         let begun = opened.and_then(|opened| match table.use_folders(opened) {
             Some(SavedTable::Journal(restored)) => table.restore(*restored, resume, written),
             Some(SavedTable::Snapshot(recovered)) => table.begin_at_snapshot(*recovered, resume, written),
@@ -180,13 +269,14 @@ impl<S: Source> EngineCore<S> {
         });
         let inbox = TableInbox { events, progress: outlet.progress(), commands };
         let (copy_turns, verify_turns) = (self.handle.copy_turns.clone(), self.verify_turns.clone());
-        let mut worker = TableWorker::new(table, index, self.source.clone(), inbox, copy_turns, verify_turns);
+        let (index, source) = (slot.handle.index(), self.source.clone());
+        let mut worker = TableWorker::new(table, index, source, inbox, copy_turns, verify_turns);
+        worker.begin_after_forks(late.unwrap_or(0));
         if let Err(error) = begun {
             worker.stop(&error);
         }
-        run.workers.push(worker);
-        run.outlets.push(outlet);
         *slot.handle.commands.write() = command_sender;
+        (worker, outlet)
     }
 }
 
@@ -198,38 +288,37 @@ impl<S: Source> EngineRun<S> {
     pub(super) async fn follow(
         self,
         core: &EngineCore<S>,
-        orders: &mut mpsc::Receiver<ResetOrder>,
+        orders: &mut mpsc::Receiver<EngineOrder>,
         stop: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), SourceError> {
         let (source, handle) = (&core.source, &core.handle);
         let asked = handle.clone();
         let acknowledged: AcknowledgedPosition = Arc::new(move || asked.acknowledged());
-        let EngineRun { workers, mut outlets } = self;
+        let EngineRun { workers, outlets, server } = self;
         let (event_sender, events) = mpsc::channel(STREAM_QUEUE);
-        let mut running = JoinSet::new();
-        let tasks = workers.into_iter().map(|worker| worker.run().in_current_span());
-        let ids: Vec<Id> = tasks.map(|task| running.spawn(task).id()).collect();
-        let watched = TableTaskMonitor { ids, tables: &handle.tables };
+        let tasks = TableTasks::default();
+        let (change_sender, changes) = mpsc::unbounded_channel();
+        workers.into_iter().for_each(|(slot, worker)| tasks.spawn(&slot, worker));
+        let outlets = TableOutlets::new(outlets, server.clone(), changes);
         let (paused, dispatched) = (handle.paused.subscribe(), &handle.acknowledgement.dispatched);
+        let tables = TableSetChanger { core, tasks: &tasks, outlets: change_sender, server };
         let work = async {
             tokio::select! {
                 // The order matters: everything that the stream has sent is dispatched before this
                 // task waits.
                 biased;
                 ended = source.stream(event_sender, acknowledged, handle.reporter.clone()) => ended,
-                () = dispatch_events(events, paused, &mut outlets, &handle.history, dispatched) => Ok(()),
-                () = watched.watch(&mut running) => Ok(()),
-                () = follow_orders(&**source, orders) => Ok(()),
+                () = dispatch_events(events, paused, outlets, &handle.history, dispatched) => Ok(()),
+                () = follow_orders(core, &tables, orders) => Ok(()),
                 () = stop => Ok(()),
             }
         };
+        // The queues to the tables are closed with this future, and that ends the tasks.
         let ended = catch_panic(work).await.unwrap_or_else(|panic| Err(SourceError::Transient(panic)));
-        drop(outlets);
-        while let Some(ended) = running.join_next_with_id().await {
-            watched.handle_end(ended.map(|(id, ())| id));
-        }
+        drop(tables);
+        tasks.wait().await;
         if ended.is_err() {
-            core.tables.iter().for_each(EngineTable::close);
+            core.close_tables();
         }
         ended
     }
@@ -238,10 +327,16 @@ impl<S: Source> EngineRun<S> {
 /// Runs a future, and returns the message of a panic as an error. A fault in one source's task must
 /// not end the others.
 pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let caught = catch(work).await;
+    caught.map_err(|panic| format!("the source's task panicked ({panic}); report this"))
+}
+
+/// Runs a future, and returns the message of a panic.
+async fn catch<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let mut work = pin!(work);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
         Ok(polled) => polled.map(Ok),
-        Err(panic) => Poll::Ready(Err(format!("the source's task panicked ({}); report this", panic_message(&*panic)))),
+        Err(panic) => Poll::Ready(Err(panic_message(&*panic).to_owned())),
     })
     .await
 }
@@ -263,42 +358,26 @@ fn followed_from(known: &[Option<KnownTable>], resumes: &[ResumeDecision]) -> Op
     followed.min_by_key(|(position, _)| *position)
 }
 
-/// The tasks of the tables.
-struct TableTaskMonitor<'a> {
-    ids: Vec<Id>,
-    tables: &'a [TableHandle],
-}
-
-impl TableTaskMonitor<'_> {
-    /// Handles the end of each task. Never returns: after all tasks have ended, the source still
-    /// has to report acknowledged positions.
-    async fn watch(&self, running: &mut JoinSet<()>) {
-        while let Some(ended) = running.join_next_with_id().await {
-            self.handle_end(ended.map(|(id, ())| id));
+/// Carries out the orders of operators, one after the other. Never returns while a handle exists,
+/// and the engine has one.
+async fn follow_orders<S: Source>(
+    core: &EngineCore<S>,
+    tables: &TableSetChanger<'_, S>,
+    orders: &mut mpsc::Receiver<EngineOrder>,
+) {
+    while let Some(order) = orders.recv().await {
+        // The receivers of the answers may have been dropped.
+        match order {
+            EngineOrder::Reset { drop_publication, answer } => {
+                drop(answer.send(core.source.reset(drop_publication).await));
+            }
+            EngineOrder::Check { more, others, publishes, answer } => {
+                drop(answer.send(core.source.check_more(&more, &others, publishes).await));
+            }
+            EngineOrder::Change { change, answer } => {
+                tables.change(change).await;
+                drop(answer.send(Ok(())));
+            }
         }
-        std::future::pending().await
-    }
-
-    /// Marks the table of a task that panicked as failed. A task that returned has reached the end
-    /// of the stream.
-    fn handle_end(&self, task: Result<Id, JoinError>) {
-        let Err(panic) = task else { return };
-        let Some(table) = self.ids.iter().position(|id| *id == panic.id()).and_then(|at| self.tables.get(at)) else {
-            return;
-        };
-        let error = format!("the task of table {} failed ({panic}); restart laredo, and report this", table.name);
-        tracing::error!(event = "table_stopped", table = %table.name, %error, "table stopped");
-        let mut status = table.status.lock();
-        status.phase = TablePhase::Failed { error };
-        (status.copy, status.releasable) = (None, None);
-    }
-}
-
-/// Resets the source when an operator orders it, one order after the other. Never returns while a
-/// handle exists, and the engine has one.
-async fn follow_orders<S: Source>(source: &S, orders: &mut mpsc::Receiver<ResetOrder>) {
-    while let Some(ResetOrder { drop_publication, answer }) = orders.recv().await {
-        // The receiver of the answer may have been dropped.
-        let _ = answer.send(source.reset(drop_publication).await);
     }
 }

@@ -119,6 +119,12 @@ impl TableStorage {
         Ok(())
     }
 
+    /// Continues after forks that other tables have noted in this run, and this one did not have
+    /// to.
+    pub(super) fn begin_after_forks(&mut self, forks: u64) {
+        self.forks = forks;
+    }
+
     /// Counts a fork after which a new journal begins, and gives that journal a name of its own.
     /// Returns the number of forks. From then on, the source is on `server`.
     pub(super) fn count_fork(&mut self, server: SourceServer) -> u64 {

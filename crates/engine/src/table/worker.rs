@@ -96,6 +96,7 @@ pub(crate) struct TableWorker<S> {
     /// True if the latest progress waits for the events before it.
     has_progress: bool,
     commands: mpsc::Receiver<TableCommand>,
+    removed: watch::Receiver<bool>,
     /// The number of events since the table's status was last updated.
     unsettled: u64,
     /// The status of the table's store, if it has one.
@@ -176,6 +177,7 @@ impl<S: Source> TableWorker<S> {
             progress,
             has_progress,
             commands,
+            removed: watch::channel(false).1,
             unsettled,
             store: None,
             snapshots: None,
@@ -188,8 +190,15 @@ impl<S: Source> TableWorker<S> {
         }
     }
 
-    /// Runs the table until the stream is closed, and writes its snapshots.
-    pub(crate) async fn run(self) {
+    /// Begins after `forks` forks of the database's history, which the table does not receive as
+    /// events.
+    pub(crate) fn begin_after_forks(&mut self, forks: u64) {
+        self.forks = forks;
+    }
+
+    /// Runs the table until the stream is closed or the table is removed, and writes its snapshots.
+    pub(crate) async fn run(mut self, removed: watch::Receiver<bool>) {
+        self.removed = removed;
         let span = table_span(self.table.name());
         self.follow_and_save().instrument(span).await;
     }
@@ -270,7 +279,8 @@ impl<S: Source> TableWorker<S> {
         }
     }
 
-    /// Handles the next event of any kind. Returns `None` when the stream is closed.
+    /// Handles the next event of any kind. Returns `None` when the stream is closed, or the table
+    /// is removed.
     async fn step(&mut self, copy: &mut Option<CopyTask>) -> Option<Result<FollowUpAction, TableError>> {
         if let Some(progress) = self.due_progress() {
             let heavy = self.table.is_copying() || self.table.has_rows_to_check();
@@ -284,6 +294,7 @@ impl<S: Source> TableWorker<S> {
         let holding_enough = self.table.is_holding_enough() && self.progress.borrow().forks == self.forks;
         let mark_at = self.table.writer().and_then(|writer| writer.mark_due_at());
         tokio::select! {
+            () = until_removed(&mut self.removed) => None,
             event = next_of(copy) => Some(match event {
                 Some(event) => self.on_copy_event(event),
                 None => self.copy_ended(copy).await,
@@ -521,6 +532,12 @@ async fn snapshot_written(snapshots: &mut Option<watch::Receiver<SnapshotStatus>
         return;
     }
     std::future::pending().await
+}
+
+/// Waits until the table is removed.
+async fn until_removed(removed: &mut watch::Receiver<bool>) {
+    // The table is removed, too, if nothing is left that could tell.
+    let _ = removed.wait_for(|is_removed| *is_removed).await;
 }
 
 async fn until(time: Option<Instant>) {

@@ -182,7 +182,8 @@ async fn what_a_new_copy_shows_gets_a_position_of_its_own() {
 async fn a_table_that_takes_nothing_does_not_stall_its_neighbor() {
     let database = SimDatabase::new(2);
     let running = start(&database, tables(2)).await;
-    let [slow, neighbor] = running.handle().tables() else { panic!("two tables") };
+    let tables = running.handle().tables();
+    let [slow, neighbor] = &*tables else { panic!("two tables") };
     let (slow_journal, journal) = (slow.wait_journal().await.unwrap(), neighbor.wait_journal().await.unwrap());
     // The commit is applied but not visible, so the next copy waits. Then the table holds as many
     // changes as it may.
@@ -215,7 +216,8 @@ async fn a_reset_copies_every_table_again_even_a_failed_one() {
     let database = SimDatabase::new(2);
     database.commit(0, vec![SimChange::Insert(1, "one".to_owned())]);
     let running = start(&database, tables(2)).await;
-    let [table, failed] = running.handle().tables() else { panic!("two tables") };
+    let tables = running.handle().tables();
+    let [table, failed] = &*tables else { panic!("two tables") };
     let journal = table.wait_journal().await.unwrap();
     failed.wait_journal().await.unwrap();
     let mut reader = JournalTestReader::from_base(&journal);
@@ -279,7 +281,7 @@ async fn a_panic_in_one_table_is_reported_and_stops_no_other() {
         false => CommitTime(0),
     };
     let running = RunningEngine::start(database.clone(), tables(2), Arc::new(clock)).await.unwrap();
-    for table in running.handle().tables() {
+    for table in running.handle().tables().iter() {
         table.wait_journal().await.unwrap();
     }
     armed.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -52,7 +52,8 @@ async fn forked(running: &RunningEngine) {
 
 /// Returns the resume request of a client that sends its commit mark.
 fn request(handle: &EngineHandle, reader: &JournalTestReader, mark: CommitMark) -> ResumeRequest {
-    let history = handle.tables()[0].history();
+    let tables = handle.tables();
+    let history = tables[0].history();
     ResumeRequest {
         position: Some(reader.position),
         mark: ScopedMark { commit: mark, scope: 0 },
@@ -152,7 +153,8 @@ async fn forks_during_which_a_folder_was_missing_are_noted_before_anything_else(
         let kept = |name: &str, store: &Path| TableOptions { store: Some(store.to_owned()), ..sim_table(name) };
         let tables = vec![kept("t0", &place), kept("t1", &folder.path().join("t1"))];
         let running = RunningEngine::run(Engine::new("", database.clone(), tables, stopped_clock(CommitTime(0))));
-        let [stopped, beside] = running.handle().tables() else { panic!("two tables") };
+        let tables = running.handle().tables();
+        let [stopped, beside] = &*tables else { panic!("two tables") };
         eventually(PATIENCE, async || stopped.status().phase.name() == "retrying").await.unwrap();
         for fork in 1..=forks {
             let lost = database.commit(1, vec![SimChange::Insert(100 + fork, "lost".to_owned())]);

@@ -11,5 +11,6 @@ mod restarts;
 mod snapshots;
 mod source_states;
 mod support;
+mod table_set;
 mod table_states;
 mod verify;

@@ -76,7 +76,7 @@ async fn only_what_is_on_disk_is_acknowledged_and_an_idle_table_does_not_hold_it
         assert!(tokio::time::Instant::now() < deadline, "{} is never acknowledged", end);
         tokio::task::yield_now().await;
     }
-    for table in running.handle().tables() {
+    for table in running.handle().tables().iter() {
         let status = table.journal().unwrap().store_status().unwrap();
         assert!(status.durable.position() >= end && status.syncs > 0, "{status:?}");
         assert_eq!(status.sync_times.count(), status.syncs);

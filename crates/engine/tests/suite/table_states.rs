@@ -61,7 +61,7 @@ async fn a_table_whose_copies_fail_holds_up_no_other_and_nothing_in_the_source()
     let database = SimDatabase::new(2);
     let running = start(&database, tables(2)).await;
     let mut followers = Vec::new();
-    for table in running.handle().tables() {
+    for table in running.handle().tables().iter() {
         followers.push(JournalTestReader::from_base(&table.wait_journal().await.unwrap()));
     }
     database.refuse_copies(0, passing());
@@ -116,7 +116,7 @@ async fn a_broken_table_is_followed_again_on_an_order_and_when_its_definition_mo
     let database = SimDatabase::new(2);
     let running = start(&database, tables(2)).await;
     let mut followers = Vec::new();
-    for table in running.handle().tables() {
+    for table in running.handle().tables().iter() {
         followers.push(JournalTestReader::from_base(&table.wait_journal().await.unwrap()));
     }
     for index in 0..2 {

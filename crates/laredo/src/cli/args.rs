@@ -13,6 +13,10 @@ use crate::program::ConfigPlaceArguments;
 const EXIT_CODES: &str = "Exit codes:\n  0  done; `status`, `ready`: ready; `tail`, `watch`: ended by Ctrl-C or by its reader\n  \
                           1  `status`, `ready`: not ready; a command that the server did not accept\n  2  an error; standard error has the message";
 
+const CONFIG_EXIT_CODES: &str = "Exit codes:\n  0  `reload`: applied; `diff`: a reload would be applied, or has nothing to change\n  \
+                                 1  `reload`: not applied; `diff`: a reload would not be applied; the reasons are printed\n  \
+                                 2  an error; standard error has the message";
+
 const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is equal to the database's\n  1  rows differ, or with --clients \
                                  a client did not answer\n  \
                                  2  the table could not be verified; standard error has the message";
@@ -53,6 +57,9 @@ pub(super) enum LaredoCommand {
     /// Copy a table, or all tables, from the database again. Clients are sent what differs.
     #[command(after_help = EXIT_CODES)]
     Reload(ReloadArgs),
+    /// Compare a server's configuration files with its running configuration, or apply them.
+    #[command(subcommand, after_help = CONFIG_EXIT_CODES)]
+    Config(ConfigCommand),
     /// Compare a table with the database, row by row, as both are at one moment. The server
     /// continues to serve it.
     ///
@@ -241,6 +248,31 @@ pub(super) struct SourceCommandArgs {
     pub(super) command: Option<SourceCommand>,
     #[command(flatten)]
     pub(super) position: SourceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print what a reload would change, and why it would not be applied. Nothing is changed.
+    ///
+    /// The server reads its own files again, checks them, and asks its databases about new tables.
+    #[command(after_help = CONFIG_EXIT_CODES)]
+    Diff(OamArgs),
+    /// Apply the configuration files, without a restart. Streams of other tables continue.
+    ///
+    /// Tables are added, removed, and begun again with other options. The log level, access rules,
+    /// and the limits of clients change at once. If a key needs a restart, or anything else is
+    /// wrong, nothing is applied. SIGHUP does the same.
+    #[command(after_help = CONFIG_EXIT_CODES)]
+    Reload(ConfigReloadArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigReloadArgs {
+    /// Apply the rest if some keys need a restart.
+    #[arg(long)]
+    pub(super) skip_restart: bool,
+    #[command(flatten)]
+    pub(super) oam: OamArgs,
 }
 
 #[derive(Debug, Subcommand)]

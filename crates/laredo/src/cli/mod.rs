@@ -7,6 +7,7 @@
 mod archive;
 mod args;
 mod change_line;
+mod config;
 mod connect;
 mod ddl;
 mod error;
@@ -56,6 +57,7 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
         LaredoCommand::Fanout(command) => fanout::run(command).await,
         LaredoCommand::Drain(args) => oam::drain(args).await,
         LaredoCommand::Reload(args) => oam::reload(args).await,
+        LaredoCommand::Config(command) => config::run(command).await,
         LaredoCommand::Verify(args) => verify::run(args, end_at_interrupt()).await,
         LaredoCommand::ResetSource(args) => oam::reset_source(args).await,
         LaredoCommand::Pause(args) => oam::pause(args).await,

@@ -1,11 +1,20 @@
 //! The output of a configuration as HOCON, to print the effective configuration.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// A block that is being written. Keys are written in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct HoconBlock {
-    lines: Vec<String>,
+    entries: Vec<(String, HoconEntry)>,
+}
+
+/// The value of a key.
+enum HoconEntry {
+    /// A value that is HOCON already.
+    Leaf(String),
+    Block(HoconBlock),
+    Blocks(Vec<HoconBlock>),
 }
 
 /// Formats a string as HOCON, in quotes.
@@ -21,7 +30,7 @@ pub(crate) fn list(items: impl IntoIterator<Item = String>) -> String {
 impl HoconBlock {
     /// Adds a key and a value that is HOCON already.
     pub(crate) fn put(&mut self, key: &str, value: impl ToString) {
-        self.lines.push(format!("{} = {}", name(key), value.to_string()));
+        self.entries.push((name(key), HoconEntry::Leaf(value.to_string())));
     }
 
     pub(crate) fn put_if(&mut self, key: &str, value: Option<impl ToString>) {
@@ -34,9 +43,7 @@ impl HoconBlock {
     pub(crate) fn block(&mut self, key: &str, fill: impl FnOnce(&mut HoconBlock)) {
         let mut inner = HoconBlock::default();
         fill(&mut inner);
-        self.lines.push(format!("{} {{", name(key)));
-        self.lines.extend(inner.indented());
-        self.lines.push("}".to_owned());
+        self.entries.push((name(key), HoconEntry::Block(inner)));
     }
 
     /// Adds a key and a list of blocks, each of which `fill` writes.
@@ -46,20 +53,17 @@ impl HoconBlock {
         items: impl IntoIterator<Item = T>,
         mut fill: impl FnMut(T, &mut HoconBlock),
     ) {
-        self.lines.push(format!("{} = [", name(key)));
-        for item in items {
+        let items = items.into_iter().map(|item| {
             let mut inner = HoconBlock::default();
             fill(item, &mut inner);
-            self.lines.push("  {".to_owned());
-            self.lines.extend(inner.indented().map(|line| format!("  {line}")));
-            self.lines.push("  }".to_owned());
-        }
-        self.lines.push("]".to_owned());
+            inner
+        });
+        self.entries.push((name(key), HoconEntry::Blocks(items.collect())));
     }
 
     /// Returns the block as a whole document.
     pub(crate) fn into_document(self) -> String {
-        self.lines.into_iter().fold(String::new(), |mut out, line| {
+        self.lines().into_iter().fold(String::new(), |mut out, line| {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "{line}");
             out
@@ -68,12 +72,61 @@ impl HoconBlock {
 
     /// Returns the value of the only key, or an empty text if nothing was written.
     pub(crate) fn into_value(self) -> String {
-        let line = self.lines.into_iter().next().unwrap_or_default();
-        line.split_once(" = ").map_or_else(String::new, |(_, value)| value.to_owned())
+        match self.entries.into_iter().next() {
+            Some((_, HoconEntry::Leaf(value))) => value,
+            Some((_, HoconEntry::Blocks(_))) => "[".to_owned(),
+            Some((_, HoconEntry::Block(_))) | None => String::new(),
+        }
+    }
+
+    /// Returns the values of all keys, each with its path. Items of lists have numbers.
+    pub(crate) fn into_settings(self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        self.collect_settings("", &mut settings);
+        settings
+    }
+
+    fn collect_settings(self, prefix: &str, settings: &mut BTreeMap<String, String>) {
+        for (key, entry) in self.entries {
+            let path = format!("{prefix}{key}");
+            match entry {
+                HoconEntry::Leaf(value) => drop(settings.insert(path, value)),
+                HoconEntry::Block(block) => block.collect_settings(&format!("{path}."), settings),
+                HoconEntry::Blocks(items) => {
+                    for (number, item) in items.into_iter().enumerate() {
+                        item.collect_settings(&format!("{path}[{number}]."), settings);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lines(self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (key, entry) in self.entries {
+            match entry {
+                HoconEntry::Leaf(value) => lines.push(format!("{key} = {value}")),
+                HoconEntry::Block(block) => {
+                    lines.push(format!("{key} {{"));
+                    lines.extend(block.indented());
+                    lines.push("}".to_owned());
+                }
+                HoconEntry::Blocks(items) => {
+                    lines.push(format!("{key} = ["));
+                    for item in items {
+                        lines.push("  {".to_owned());
+                        lines.extend(item.indented().map(|line| format!("  {line}")));
+                        lines.push("  }".to_owned());
+                    }
+                    lines.push("]".to_owned());
+                }
+            }
+        }
+        lines
     }
 
     fn indented(self) -> impl Iterator<Item = String> {
-        self.lines.into_iter().map(|line| format!("  {line}"))
+        self.lines().into_iter().map(|line| format!("  {line}"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::PanicHookInfo;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::ProgramFailure;
@@ -35,6 +37,16 @@ const AUDIT: &str = "audit";
 const AUDIT_MODE: u32 = 0o600;
 /// The maximum time for which the end of the process waits for its last lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// The filter of the log, once it has begun.
+static FILTER: OnceLock<LogFilter> = OnceLock::new();
+
+/// The filter of the log, which can be replaced while the program runs.
+struct LogFilter {
+    handle: reload::Handle<Targets, Registry>,
+    /// The level of the audit's events in the log.
+    audited: LevelFilter,
+}
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
@@ -78,16 +90,11 @@ impl ProcessLog {
 /// # Errors
 /// Returns an error if the audit's file cannot be opened, or a thread cannot be started.
 pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Result<ProcessLog, ProgramFailure> {
-    let level = match logging.level {
-        LogLevel::Trace => Level::TRACE,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Error => Level::ERROR,
-    };
     let audit = audit.file.as_deref().map(write_audit).transpose()?;
     let audited = if audit.is_some() { LevelFilter::OFF } else { LevelFilter::INFO };
-    let targets = Targets::new().with_default(level).with_target(AUDIT, audited);
+    let (targets, handle) = reload::Layer::new(targets(logging.level, audited));
+    // Only the first log of a process can be changed, and there is no other.
+    let _ = FILTER.set(LogFilter { handle, audited });
     let log = write_log()?;
     let shown = tracing_subscriber::fmt::layer().with_writer(log.clone());
     let shown: BoxedLayer = match logging.log_type {
@@ -106,6 +113,31 @@ pub(super) fn begin_logging(logging: &LoggingConfig, audit: &AuditConfig) -> Res
     tracing_subscriber::registry().with(layers).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(ProcessLog { log, audit })
+}
+
+/// Changes the lowest level that the log of this process shows. Does nothing before the log has
+/// begun.
+pub(crate) fn set_log_level(level: LogLevel) {
+    if let Some(LogFilter { handle, audited }) = FILTER.get()
+        && let Err(error) = handle.reload(targets(level, *audited))
+    {
+        tracing::error!(
+            event = "log_level_not_changed", %error,
+            "the log level cannot be changed; restart laredo"
+        );
+    }
+}
+
+/// Returns the filter of the log.
+fn targets(level: LogLevel, audited: LevelFilter) -> Targets {
+    let level = match level {
+        LogLevel::Trace => Level::TRACE,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Error => Level::ERROR,
+    };
+    Targets::new().with_default(level).with_target(AUDIT, audited)
 }
 
 /// Starts to write the log to stderr.

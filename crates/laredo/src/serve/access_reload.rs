@@ -1,12 +1,12 @@
 //! The access rules while the server runs: they are read again when the configuration changes, and
-//! on SIGHUP.
+//! when it is reloaded.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use laredo_server::{AccessOptions, AccessRules};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::access::read_access;
@@ -23,8 +23,8 @@ pub(super) struct AccessReloader {
     rules: Option<(AccessRules, AccessOptions)>,
     reload: ConfigReload,
     key_sources: Arc<JwtKeySources>,
-    /// The settings of the start that no reading changes.
-    started: StartSettings,
+    /// The running configuration.
+    running: watch::Receiver<Arc<ServerConfig>>,
     /// The result of the last reading, so that the same one is logged once.
     last: ConfigReading,
 }
@@ -32,36 +32,33 @@ pub(super) struct AccessReloader {
 /// The configuration with the rules in it, or its problems.
 type ConfigReading = Result<(ServerConfig, Option<AccessOptions>), Vec<String>>;
 
-/// The settings that take effect at a start alone: everything without the rules, and the file of
-/// the audit.
+/// The settings that no reading of access rules changes: everything without the rules, and the file
+/// of the audit.
 type StartSettings = (ServerConfig, Option<PathBuf>);
 
 impl AccessReloader {
-    /// Returns the rules of a server that has started with a configuration.
+    /// Returns the rules of a server that has started with the running configuration.
     pub(super) fn new(
-        config: ServerConfig,
+        running: watch::Receiver<Arc<ServerConfig>>,
         rules: Option<(AccessRules, AccessOptions)>,
         reload: ConfigReload,
         key_sources: JwtKeySources,
     ) -> AccessReloader {
         let options = rules.as_ref().map(|(_, options)| options.clone());
         let key_sources = Arc::new(key_sources);
-        AccessReloader { rules, reload, key_sources, started: start_settings(&config), last: Ok((config, options)) }
+        let config = ServerConfig::clone(&running.borrow());
+        AccessReloader { rules, reload, key_sources, running, last: Ok((config, options)) }
     }
 
-    /// Reads the rules again when the configuration changes and on SIGHUP. Without access rules, it
-    /// reads the configuration on SIGHUP alone. It never returns without an error.
-    ///
-    /// # Errors
-    /// Returns an error if the signal cannot be waited for.
-    pub(super) async fn keep_current(mut self) -> anyhow::Result<()> {
-        let mut hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+    /// Reads the rules again when the configuration changes, and at each notification. Without
+    /// access rules, it reads the configuration at notifications alone. Never returns.
+    pub(super) async fn keep_current(mut self, notified: Arc<Notify>) -> Infallible {
         let mut ticks = interval(READ_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick(), if self.rules.is_some() => {}
-                _ = hangups.recv() => {}
+                () = notified.notified() => {}
             }
             let (reload, key_sources) = (self.reload.clone(), self.key_sources.clone());
             // Files may be on a slow or a remote disk.
@@ -78,10 +75,11 @@ impl AccessReloader {
         match &reading {
             Ok((config, options)) => {
                 self.apply(options.as_ref());
-                if start_settings(config) != self.started {
+                if start_settings(config) != start_settings(&self.running.borrow()) {
                     tracing::warn!(
                         event = "config_change_postponed",
-                        "the configuration has changes outside the access rules; they take effect at the next start"
+                        "the configuration has changes outside the access rules; `laredo config diff` shows them, and \
+                         `laredo config reload` or the next start applies them"
                     );
                 }
             }
@@ -148,7 +146,7 @@ mod tests {
         let (key_sources, _) = JwtKeySources::new();
         let (config, options) = read(&*reload, &key_sources).unwrap();
         let rules = options.map(|options| (AccessRules::new(options.clone(), Arc::new(|| CommitTime(0))), options));
-        AccessReloader::new(config, rules, reload, key_sources)
+        AccessReloader::new(watch::channel(Arc::new(config)).1, rules, reload, key_sources)
     }
 
     /// Reads the configuration again. Returns the hashes of the rules that then apply.

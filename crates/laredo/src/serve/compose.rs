@@ -10,17 +10,18 @@ use laredo_engine::{Clock, Engine, EngineHandle};
 use laredo_postgres::PostgresSource;
 use laredo_server::{
     AccessRules, AwaitedSources, HttpOptions, ServedSource, ServedTableOptions, Server, ServerListeners, ServerOptions,
-    ServerTimeLimits,
+    ServerTimeLimits, TableLimits,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::access_reload::{AccessReloader, ConfigReload};
+use super::config_reload::{ConfigChannels, ConfigReloader, LiveServer};
 use super::jwt_keys::JwtKeySources;
 use super::prepare::{prepare, unprepared};
 use super::{access, listen, options};
 use crate::config::ServerConfig;
-use crate::config::server::{ServedTableConfig, SlotConfig};
+use crate::config::server::{FanoutConfig, ServedTableConfig, SlotConfig};
 use crate::program::{
     ProgramFailure, allowed_hosts, dropped_log_lines, now, report_ready, reserve_descriptors, temporary_folder,
     wait_for_flag,
@@ -44,7 +45,7 @@ pub(crate) enum StartMode {
 }
 
 /// Serves until `stop` is true, and then while clients are connected, but no longer than `drain`.
-/// Access rules are taken from `reload` while the server runs.
+/// The configuration is taken from `reload` while the server runs.
 pub(super) async fn serve(
     config: &ServerConfig,
     (mode, drain): (StartMode, Duration),
@@ -59,12 +60,15 @@ pub(super) async fn serve(
     let (key_sources, key_reader) = JwtKeySources::new();
     let options = access::read_access(config, &key_sources).map_err(ProgramFailure::Misconfigured)?;
     let rules = options.clone().map(|options| AccessRules::new(options, system_clock()));
-    let reloader = AccessReloader::new(config.clone(), rules.clone().zip(options), reload, key_sources);
+    let access_due = Arc::new(Notify::new());
+    let (reloader, channels) = ConfigReloader::new(config, reload.clone(), access_due.clone());
+    let rule_reloader = AccessReloader::new(reloader.running(), rules.clone().zip(options), reload, key_sources);
     let listeners = listen::bind_all(config, &tls).await?;
     tokio::select! {
-        ended = serve_at(config, listeners, rules, (mode, drain), stop, || report_ready(READY)) => ended,
+        ended = serve_at(config, listeners, rules, (mode, drain), stop, Some(channels), || report_ready(READY)) => ended,
         failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
         failed = reloader.keep_current() => failed.map_err(ProgramFailure::Failed),
+        never = rule_reloader.keep_current(access_due) => match never {},
         failed = key_reader.keep_current() => failed.map_err(ProgramFailure::Failed),
     }
 }
@@ -81,6 +85,7 @@ pub(crate) async fn serve_at(
     access: Option<AccessRules>,
     (mode, drain): (StartMode, Duration),
     stop: watch::Receiver<bool>,
+    reloads: Option<ConfigChannels>,
     ready: impl FnOnce(),
 ) -> Result<(), ProgramFailure> {
     let clock = system_clock();
@@ -124,6 +129,7 @@ pub(crate) async fn serve_at(
     });
     let waits = ServerTimeLimits { drain, ..ServerTimeLimits::default() };
     let (sources, tables) = (sources.collect(), tables.collect());
+    let (config_orders, live) = reloads.map(|channels| (channels.orders, channels.live)).unzip();
     let connections_max = config.grpc.max_connections as usize;
     let options = ServerOptions {
         sources,
@@ -135,9 +141,15 @@ pub(crate) async fn serve_at(
         http,
         waits,
         clock,
+        config_orders,
         dropped_log_lines,
     };
     let server = Server::new(options);
+    if let Some(live) = live {
+        let handles = engines.iter().map(|(id, engine)| (id.clone(), engine.handle()));
+        // The reloader runs as long as the server.
+        let _ = live.send(LiveServer { folder, engines: handles.collect(), server: server.handle() });
+    }
     ready();
     run(engines, server, listeners, mode, stop).await
 }
@@ -175,17 +187,25 @@ async fn run(
     Ok(())
 }
 
-fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
+/// Returns the options with which a table of an engine is served.
+pub(super) fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
     let name = laredo_core::TableName::new(&table.schema, &table.table);
-    let handle = engine.table(&name)?.clone();
+    let handle = engine.table(&name)?;
     Some(ServedTableOptions {
         handle,
         source_id: table.source.clone(),
-        clients_max: table.fanout.grpc.max_clients as usize,
-        buffer: options::buffer(&table.fanout),
-        heartbeat_interval: table.fanout.heartbeat_interval,
+        limits: table_limits(&table.fanout),
         projection_bytes_max: PROJECTION_BYTES_MAX,
     })
+}
+
+/// Returns the limits of a table's clients.
+pub(super) fn table_limits(fanout: &FanoutConfig) -> TableLimits {
+    TableLimits {
+        clients_max: fanout.grpc.max_clients as usize,
+        buffer: options::buffer(fanout),
+        heartbeat_interval: fanout.heartbeat_interval,
+    }
 }
 
 fn log_inactive_settings(config: &ServerConfig) {

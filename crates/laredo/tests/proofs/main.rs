@@ -14,6 +14,7 @@ mod chaos;
 mod checksums;
 mod command;
 mod composites;
+mod config_reload;
 mod connections;
 mod copies;
 mod deferrable;

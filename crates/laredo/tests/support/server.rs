@@ -230,6 +230,14 @@ impl ServerProcess {
         std::fs::rename(new, &self.file).unwrap();
     }
 
+    /// Replaces the configuration file by another configuration with the same ports, for the next
+    /// start or reload. No reader sees half of the file.
+    pub fn write_config(&self, config: &ServerProcessConfig) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, config.to_hocon(&self.ports)).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
+    }
+
     /// Starts the server again with the same configuration and ports, after killing it if it runs.
     pub async fn restart(&mut self) {
         self.relaunch().await;

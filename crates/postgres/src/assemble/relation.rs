@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use laredo_core::{Oid, TableName};
+use laredo_core::{Lsn, Oid, TableName};
 use laredo_engine::source::{SourceEvent, TableIndex};
 use laredo_engine::spool::RelationShape;
 
@@ -65,6 +65,62 @@ pub struct TableRoute {
 /// The routes of the tables that were copied, in this run or an earlier one.
 pub type TableRoutes = BTreeMap<TableIndex, TableRoute>;
 
+/// The tables that a stream follows, by their index. Tables are added and removed while the stream
+/// runs, and no index is used twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamedTables(Vec<Option<StreamedTable>>);
+
+/// A table that a stream follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct StreamedTable {
+    name: TableName,
+    /// The position after which every commit of the table was sent. The maximum if it is not known
+    /// yet.
+    complete_after: Lsn,
+}
+
+impl StreamedTables {
+    /// Returns the tables that a stream follows from its beginning on.
+    pub(crate) fn from_the_beginning(names: impl IntoIterator<Item = TableName>) -> StreamedTables {
+        let streamed = |name| Some(StreamedTable { name, complete_after: Lsn::ZERO });
+        StreamedTables(names.into_iter().map(streamed).collect())
+    }
+
+    /// Adds a table, and returns its index.
+    pub(crate) fn add(&mut self, name: TableName) -> TableIndex {
+        self.0.push(Some(StreamedTable { name, complete_after: Lsn(u64::MAX) }));
+        TableIndex(self.0.len() - 1)
+    }
+
+    pub(crate) fn remove(&mut self, table: TableIndex) {
+        if let Some(removed) = self.0.get_mut(table.0) {
+            *removed = None;
+        }
+    }
+
+    pub(crate) fn was_removed(&self, table: TableIndex) -> bool {
+        self.0.get(table.0).is_some_and(Option::is_none)
+    }
+
+    /// Records a copy. Every commit of the table after `position` is sent.
+    pub(crate) fn complete(&mut self, table: TableIndex, position: Lsn) {
+        if let Some(Some(streamed)) = self.0.get_mut(table.0) {
+            streamed.complete_after = streamed.complete_after.min(position);
+        }
+    }
+
+    /// Returns the names of the tables.
+    pub(crate) fn names(&self) -> Vec<TableName> {
+        self.0.iter().flatten().map(|streamed| streamed.name.clone()).collect()
+    }
+
+    /// Returns the tables, each with the position after which every commit of it was sent.
+    pub(crate) fn complete_after(&self) -> impl Iterator<Item = (TableIndex, Lsn)> {
+        let numbered = self.0.iter().enumerate();
+        numbered.filter_map(|(index, streamed)| Some((TableIndex(index), streamed.as_ref()?.complete_after)))
+    }
+}
+
 impl RelationCatalog {
     pub(super) fn new(tables: impl IntoIterator<Item = TableName>) -> RelationCatalog {
         let followed = |name| FollowedTable { name, route: None, announced: None, stranger: None };
@@ -78,6 +134,32 @@ impl RelationCatalog {
             announcements: 0,
             announced: false,
         }
+    }
+
+    /// Follows exactly these tables from here on. Returns the tables that were removed.
+    pub(super) fn follow(&mut self, streamed: &StreamedTables) -> Vec<TableIndex> {
+        let mut removed = Vec::new();
+        for (index, streamed) in streamed.0.iter().enumerate() {
+            match (self.tables.get_mut(index), streamed) {
+                (None, streamed) => {
+                    let name = streamed.as_ref().map_or_else(|| TableName::new("", ""), |table| table.name.clone());
+                    if streamed.is_some() {
+                        self.by_name.insert(name.clone(), TableIndex(index));
+                    }
+                    self.tables.push(FollowedTable { name, route: None, announced: None, stranger: None });
+                }
+                (Some(known), None) => {
+                    known.route = None;
+                    self.by_name.retain(|_, named| named.0 != index);
+                    self.by_oid.retain(|_, routed| routed.0 != index);
+                    removed.push(TableIndex(index));
+                }
+                (Some(_), Some(_)) => {}
+            }
+        }
+        let RelationCatalog { relations, by_oid, .. } = self;
+        relations.iter_mut().for_each(|(oid, known)| known.table = by_oid.get(oid).copied());
+        removed
     }
 
     /// Forgets the announcements: a new connection announces every relation again.

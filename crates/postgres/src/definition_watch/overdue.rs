@@ -1,9 +1,12 @@
 //! Warnings about definitions that could not be checked for too long.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use laredo_engine::source::TableIndex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::copy::SourceTable;
@@ -16,17 +19,19 @@ const AGAIN: Duration = Duration::from_secs(300);
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Warns about tables whose definition was not checked for a while. Never returns.
-pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Infallible {
-    let began = Instant::now();
-    let mut warned: Vec<Option<Instant>> = vec![None; tables.len()];
+pub(super) async fn warn(tables: &watch::Receiver<Arc<[Arc<SourceTable>]>>, signals: &SourceSignals) -> Infallible {
+    let mut warned: BTreeMap<TableIndex, Instant> = BTreeMap::new();
+    let mut first_seen: BTreeMap<TableIndex, Instant> = BTreeMap::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
         let reads = signals.definition_reads().borrow().clone();
-        for (index, (table, warned)) in tables.iter().zip(&mut warned).enumerate() {
-            let index = TableIndex(index);
-            let age = reads.seen.get(&index).unwrap_or(&began).elapsed();
+        let followed = tables.borrow().clone();
+        for table in followed.iter() {
+            let index = table.index;
+            let since = *first_seen.entry(index).or_insert_with(Instant::now);
+            let age = reads.seen.get(&index).unwrap_or(&since).elapsed();
             if age < OVERDUE {
-                if warned.take().is_some() {
+                if warned.remove(&index).is_some() {
                     tracing::info!(
                         event = "definition_verified", table = %table.request.name,
                         "the definition is verified again"
@@ -34,8 +39,8 @@ pub(super) async fn warn(tables: &[SourceTable], signals: &SourceSignals) -> Inf
                 }
                 continue;
             }
-            if warned.is_none_or(|warned| warned.elapsed() >= AGAIN) {
-                *warned = Some(Instant::now());
+            if warned.get(&index).is_none_or(|warned| warned.elapsed() >= AGAIN) {
+                warned.insert(index, Instant::now());
                 let error = reads.errors.get(&index).map_or("the catalog has not answered", String::as_str);
                 tracing::warn!(
                     event = "definition_not_verified",

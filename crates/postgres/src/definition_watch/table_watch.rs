@@ -16,7 +16,7 @@ use crate::{publication, resume};
 /// A followed table, with what the checks of its definition have found so far.
 pub(super) struct TableWatch<'a> {
     context: WatchContext<'a>,
-    table: &'a SourceTable,
+    table: Arc<SourceTable>,
     reported: DefinitionReport,
     /// The definition of the copy that the last report is about. A later copy gets its own report,
     /// even if its definition is the same.
@@ -67,7 +67,7 @@ struct UnexplainedFile {
 }
 
 impl<'a> TableWatch<'a> {
-    pub(super) fn new(context: WatchContext<'a>, table: &'a SourceTable) -> TableWatch<'a> {
+    pub(super) fn new(context: WatchContext<'a>, table: Arc<SourceTable>) -> TableWatch<'a> {
         TableWatch {
             context,
             table,
@@ -78,6 +78,11 @@ impl<'a> TableWatch<'a> {
             error: None,
             unpublished: None,
         }
+    }
+
+    /// Returns true if this is the watch of `table`.
+    pub(super) fn is_of(&self, table: &Arc<SourceTable>) -> bool {
+        Arc::ptr_eq(&self.table, table)
     }
 
     pub(super) fn index(&self) -> TableIndex {
@@ -146,7 +151,7 @@ impl<'a> TableWatch<'a> {
 
     async fn check(&mut self, connection: &mut SqlConnection) -> Result<DefinitionCheck, TransportError> {
         let WatchContext { options, signals, .. } = self.context;
-        let (table, proven) = (self.table, &mut self.proven);
+        let (table, proven) = (&self.table, &mut self.proven);
         let began = Instant::now();
         // Read before the catalog, so that a copy that ends in the meantime is not compared with
         // its predecessor's definition.
@@ -211,7 +216,7 @@ impl<'a> TableWatch<'a> {
     async fn compare(&mut self, check: DefinitionCheck, end: Lsn) -> bool {
         let DefinitionCheck { copied, facts, change, .. } = check;
         let was_truncated = self.was_truncated(copied.as_deref(), facts.as_ref(), end);
-        let table = self.table;
+        let table = self.table.clone();
         let Some(failed) = table.take_failure(copied.as_ref(), facts.as_ref()) else { return false };
         if matches!(self.reported, DefinitionReport::Moved(_))
             && self.reported_copy.as_ref().map(Arc::as_ptr) != copied.as_ref().map(Arc::as_ptr)
@@ -221,7 +226,7 @@ impl<'a> TableWatch<'a> {
         if copied.is_none() && !failed && !matches!(self.reported, DefinitionReport::Broken(_)) {
             return true;
         }
-        let problem = problem(facts.as_ref(), table, &self.context.options.publication);
+        let problem = problem(facts.as_ref(), &table, &self.context.options.publication);
         if let (DefinitionReport::Nothing, false, None, Some(facts), Some(copied)) =
             (&self.reported, failed, &problem, &facts, &copied)
         {
@@ -268,7 +273,7 @@ impl<'a> TableWatch<'a> {
     /// Reports a new definition under which the rows still match what the stream has sent. Returns
     /// false if a copy has ended in the meantime.
     async fn redefine(&self, copied: &Arc<TableDefinition>, newer: &TableDefinition, from: Lsn) -> bool {
-        let table = self.table;
+        let table = &self.table;
         let definition = resume::text_of(&table.request, newer);
         let values = match copied.with_file(newer.file).change(newer) {
             DefinitionImpact::Harmless(HarmlessConditions { labels, .. }) => labels,

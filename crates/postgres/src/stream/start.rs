@@ -1,6 +1,6 @@
 //! Starting a stream: finding or creating the slot, and choosing the position to begin at.
 
-use laredo_core::{Lsn, SourceIdentity, Xid};
+use laredo_core::{Lsn, SourceIdentity, TableName, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceServer;
 
@@ -167,7 +167,8 @@ impl<'a> StreamStarter<'a> {
         let mut found = self.identify(&mut connection).await?;
         self.check_history(&mut connection, &found).await?;
         if self.suspect.is_some() || self.is_publication_lost {
-            self.check_publication(&mut connection).await?;
+            let tables = signals.tables().borrow().names();
+            self.check_publication(&mut connection, &tables).await?;
             self.is_publication_lost = false;
         }
         let name = self.slot_name(&connection);
@@ -184,7 +185,7 @@ impl<'a> StreamStarter<'a> {
             }
             SlotDecision::Use { from, restarted: None } => {
                 let confirmed = found.slot.as_ref().map_or(from, |slot| slot.confirmed);
-                (self.beginning(sent, confirmed, from, is_same_server)?, confirmed, None, None)
+                (self.beginning(signals, sent, confirmed, from, is_same_server)?, confirmed, None, None)
             }
             SlotDecision::Make { restarted, lost } => {
                 let from = self.make(&mut connection, &name, found.slot.is_some()).await?;
@@ -239,6 +240,7 @@ impl<'a> StreamStarter<'a> {
     /// `resume`.
     fn beginning(
         &self,
+        signals: &SourceSignals,
         sent: &SentCommits,
         confirmed: Lsn,
         resume: Lsn,
@@ -247,7 +249,7 @@ impl<'a> StreamStarter<'a> {
         let begins = match &self.proven_with {
             // The storage of a running server is not restored to an earlier state.
             Some(_) if is_same_server => Ok(StreamBeginning::at(resume)),
-            Some(_) => StreamBeginning::again(sent, self.options.tables.len(), confirmed, resume),
+            Some(_) => StreamBeginning::again(sent, signals.tables().borrow().complete_after(), confirmed, resume),
             None => StreamBeginning::after_restart(&self.kept, confirmed, resume),
         };
         begins.map_err(|mismatch| StreamError::Assemble(mismatch.into()))
@@ -310,13 +312,18 @@ impl<'a> StreamStarter<'a> {
         Ok(())
     }
 
-    async fn check_publication(&self, connection: &mut ReplicationConnection) -> Result<(), StreamError> {
+    /// Checks that the publication exists. Creates it again with `tables` if that is allowed.
+    async fn check_publication(
+        &self,
+        connection: &mut ReplicationConnection,
+        tables: &[TableName],
+    ) -> Result<(), StreamError> {
         let name = &self.options.publication;
         let sql = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", literal(name));
         if !connection.simple_query(&sql).await?.is_empty() {
             return Ok(());
         }
-        let sql = publication::creation_of(&self.options.connection, name, &self.options.tables).await?;
+        let sql = publication::creation_of(&self.options.connection, name, tables).await?;
         if !self.options.creates_publication {
             return Err(StreamError::Definite(format!(
                 "publication {name} is gone, and without it PostgreSQL sends nothing; run {sql}, or let laredo do so \

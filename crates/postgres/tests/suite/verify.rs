@@ -47,7 +47,7 @@ impl VerifiedCluster {
         });
         let options = tables.into_iter().map(|request| laredo_engine::TableOptions { request, ..sim_table("t") });
         let engine = RunningEngine::start(source, options.collect(), stopped_clock(CommitTime(7))).await.unwrap();
-        for table in engine.handle().tables() {
+        for table in engine.handle().tables().iter() {
             table.wait_journal().await.unwrap();
         }
         let sql = cluster.connect().await.unwrap();
@@ -59,7 +59,7 @@ impl VerifiedCluster {
         VerifiedCluster::start(schema, vec![TableRequest { name: name.parse().unwrap(), key_fields }]).await
     }
 
-    fn table(&self) -> &TableHandle {
+    fn table(&self) -> TableHandle {
         self.engine.table(0)
     }
 
@@ -130,7 +130,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
     let options = WorkloadOptions { value_bytes_max: 100_000, ..WorkloadOptions::default() };
     let workload = Workload::start(&setting.cluster.url("postgres"), 3, options);
     for _ in 0..if is_full() { 20 } else { 2 } {
-        for table in setting.engine.handle().tables() {
+        for table in setting.engine.handle().tables().iter() {
             let report = table.verify(SLOWLY).await.unwrap();
             assert_eq!((report.differing, report.unverified), (0, 0), "{}: {:?}", table.name(), report.differences);
         }
@@ -142,7 +142,7 @@ async fn a_workload_makes_no_difference_and_what_is_planted_is_found_and_healed(
         setting.run(&table.fill(3000)).await;
     }
     setting.settled().await;
-    for table in setting.engine.handle().tables() {
+    for table in setting.engine.handle().tables().iter() {
         setting.plant(table.name()).await;
         let report = table.verify(HEAL).await.unwrap();
         assert_eq!(report.differing, 3, "{}", table.name());
@@ -202,7 +202,8 @@ async fn a_redefined_table_is_verified_when_it_is_copied() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text);
         INSERT INTO t SELECT i, repeat('v', 500) FROM generate_series(1, 20000) i";
     let setting = VerifiedCluster::of_one(schema, "public.t", &[]).await;
-    let verifying = setting.table().verify(SLOWLY);
+    let table = setting.table();
+    let verifying = table.verify(SLOWLY);
     let redefine = async {
         let begun = || setting.table().status().verify.running.is_some_and(|running| running.blocks > 0);
         eventually(PATIENCE, async || begun()).await.unwrap();

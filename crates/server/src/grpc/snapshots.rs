@@ -161,6 +161,7 @@ impl SnapshotFetch {
         tokio::select! {
             biased;
             () = self.shared.streams_ended() => Err(refusal::stopping()),
+            () = self.table.removed() => Err(refusal::removed(self.table.name())),
             () = tokio::time::sleep_until(due) => Ok(()),
         }
     }
@@ -186,6 +187,7 @@ impl SnapshotFetch {
         tokio::select! {
             biased;
             () = self.shared.streams_ended() => Err(refusal::stopping()),
+            () = self.table.removed() => Err(refusal::removed(self.table.name())),
             read = read => read.map_err(failed)?.map_err(failed)?,
         }
     }

@@ -38,7 +38,7 @@ impl UnaryMethods {
         caller: &Caller,
         schema: &str,
         table: &str,
-    ) -> Result<(&Arc<ServedTable>, StatusDetail), Status> {
+    ) -> Result<(Arc<ServedTable>, StatusDetail), Status> {
         if caller.is_observer() {
             return Ok((self.shared.table(schema, table)?, StatusDetail::Everything));
         }
@@ -109,7 +109,7 @@ impl LaredoReplicationService for UnaryMethods {
         let caller = admitted(request.extensions())?;
         let request = request.into_inner();
         let (table, detail) = self.visible_table(&caller, &request.schema, &request.table)?;
-        snapshots::list(table, request.limit, detail.is_whole()).map(Response::new)
+        snapshots::list(&table, request.limit, detail.is_whole()).map(Response::new)
     }
 
     async fn fetch_snapshot(
@@ -135,7 +135,7 @@ impl LaredoReplicationService for UnaryMethods {
                 None => refusal::not_ready(table.handle(), detail.is_whole()),
             });
         };
-        Ok(Response::new(detail.limit(status(&self.shared, table, &journal, &detail))))
+        Ok(Response::new(detail.limit(status(&self.shared, &table, &journal, &detail))))
     }
 
     async fn report_checksum(

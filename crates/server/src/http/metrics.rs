@@ -75,7 +75,7 @@ impl ServerMetrics {
         for keys in self.shared.gate.jwt_keys() {
             page.add(JWT_KEY_METRICS, &keys, &[("source", keys.source().to_owned())]);
         }
-        for table in &self.shared.tables {
+        for table in self.shared.tables().iter() {
             page.add(TABLE_METRICS, &TableSample::new(table, now), &[("table", table.name().to_string())]);
         }
         for source in &self.shared.sources {

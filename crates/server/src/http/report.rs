@@ -173,7 +173,7 @@ impl ReadinessReport {
     pub(super) fn new(shared: &ServerState, tables: &[Arc<ServedTable>], ready: bool) -> ReadinessReport {
         let now = shared.clock.as_ref()();
         let is_asked_for = |source: &&ServedSource| {
-            tables.len() == shared.tables.len() || tables.iter().any(|table| table.source_id() == source.id)
+            tables.len() == shared.tables().len() || tables.iter().any(|table| table.source_id() == source.id)
         };
         ReadinessReport {
             ready,

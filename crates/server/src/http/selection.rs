@@ -24,7 +24,8 @@ pub(super) fn select(
     caller: &Caller,
     query: &str,
 ) -> Result<Vec<Arc<ServedTable>>, SelectionRefusal> {
-    let mut tables = shared.tables.clone();
+    let all = shared.tables();
+    let mut tables = all.to_vec();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value).ok_or_else(|| bad(format!("{pair} is not percent-encoded UTF-8")))?;
@@ -34,7 +35,7 @@ pub(super) fn select(
                 if !caller.may_know(&name) {
                     return Err(UNKNOWN_TO_CALLER);
                 }
-                if !shared.tables.iter().any(|table| *table.name() == name) {
+                if !all.iter().any(|table| *table.name() == name) {
                     return Err((StatusCode::NOT_FOUND, Some(format!("table {name} is not configured"))));
                 }
                 tables.retain(|table| *table.name() == name);

@@ -8,7 +8,7 @@ use crate::access::StreamPermit;
 /// The seats of one table.
 pub(crate) struct ClientSeats {
     taken: Arc<AtomicUsize>,
-    seats_max: usize,
+    seats_max: AtomicUsize,
 }
 
 /// A client's seat at a table, counted against the table's `max_clients` until it is dropped.
@@ -21,12 +21,17 @@ pub(crate) struct ClientSeat {
 impl ClientSeats {
     /// Returns the seats of a table without clients.
     pub(crate) fn new(seats_max: usize) -> ClientSeats {
-        ClientSeats { taken: Arc::default(), seats_max }
+        ClientSeats { taken: Arc::default(), seats_max: AtomicUsize::new(seats_max) }
     }
 
     /// Returns the number of clients.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Changes the number of seats. Clients that have one keep it.
+    pub(crate) fn set_max(&self, seats_max: usize) {
+        self.seats_max.store(seats_max, Ordering::Relaxed);
     }
 
     /// Takes a seat for a client.
@@ -36,7 +41,8 @@ impl ClientSeats {
     pub(crate) fn take_seat(&self) -> Result<ClientSeat, usize> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
         let seat = ClientSeat { taken: self.taken.clone(), permit: None };
-        if taken < self.seats_max { Ok(seat) } else { Err(self.seats_max) }
+        let seats_max = self.seats_max.load(Ordering::Relaxed);
+        if taken < seats_max { Ok(seat) } else { Err(seats_max) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Operators' commands on the tables' snapshots. Each snapshot is of one table.
 
+use std::sync::Arc;
+
 use laredo_core::TableName;
 use laredo_engine::SnapshotInfo;
 use laredo_proto::oam::*;
@@ -26,17 +28,17 @@ pub(super) async fn create(
     request: CreateSnapshotRequest,
 ) -> Result<CreateSnapshotResponse, Status> {
     let user_meta = request.user_meta.map(meta_to_json).transpose()?;
-    let tables: Vec<TableSnapshotStore<'_>> = match request.tables.as_slice() {
+    let tables: Vec<TableSnapshotStore> = match request.tables.as_slice() {
         [] => shared.snapshot_stores()?,
         names => {
             let named = super::named_tables(shared, "tables", names)?.into_iter();
-            named.map(|table| Ok((table, table.snapshot_folder()?))).collect::<Result<_, Status>>()?
+            named.map(with_folder).collect::<Result<_, Status>>()?
         }
     };
     let (mut names, mut writes) = (Vec::new(), Vec::new());
     for (table, snapshots) in tables {
         let journal = table.handle().journal().ok_or_else(|| refusal::not_ready(table.handle(), true))?;
-        names.push(table.name());
+        names.push(table.name().clone());
         writes.push((snapshots, journal));
     }
     let order = async move {
@@ -61,9 +63,9 @@ pub(super) fn list(shared: &ServerState, request: &ListSnapshotsRequest) -> Resu
         "" => shared.snapshot_stores()?,
         name => vec![store_of(shared, "table", name)?],
     };
-    let of_table = |(table, snapshots): TableSnapshotStore<'_>| {
+    let of_table = |(table, snapshots): TableSnapshotStore| {
         let infos = snapshots.list().into_iter();
-        infos.map(|info| (info.taken_at, self::info(table, &info))).collect::<Vec<_>>()
+        infos.map(|info| (info.taken_at, self::info(&table, &info))).collect::<Vec<_>>()
     };
     let mut found: Vec<_> = tables.into_iter().flat_map(of_table).collect();
     found.sort_by_key(|(taken_at, _)| std::cmp::Reverse(*taken_at));
@@ -146,10 +148,14 @@ pub(super) fn summary(shared: &ServerState) -> SnapshotSummary {
     }
 }
 
-fn store_of<'a>(shared: &'a ServerState, field: &str, name: &str) -> Result<TableSnapshotStore<'a>, Status> {
+fn store_of(shared: &ServerState, field: &str, name: &str) -> Result<TableSnapshotStore, Status> {
     let name: TableName = name.parse().map_err(|error| refusal::malformed(field, error))?;
-    let table = shared.table(&name.schema, &name.table)?;
-    Ok((table, table.snapshot_folder()?))
+    with_folder(shared.table(&name.schema, &name.table)?)
+}
+
+fn with_folder(table: Arc<ServedTable>) -> Result<TableSnapshotStore, Status> {
+    let folder = table.snapshot_folder()?;
+    Ok((table, folder))
 }
 
 fn info(table: &ServedTable, info: &SnapshotInfo) -> laredo_proto::oam::SnapshotInfo {

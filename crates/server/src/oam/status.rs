@@ -27,11 +27,12 @@ pub(super) fn pipeline_id(table: &ServedTable) -> String {
 }
 
 pub(super) fn whole(shared: &ServerState) -> GetStatusResponse {
-    let last = shared.tables.iter().map(|table| table.handle().status().committed_at).max();
+    let tables = shared.tables();
+    let last = tables.iter().map(|table| table.handle().status().committed_at).max();
     GetStatusResponse {
         state: service_state(shared).into(),
         sources: shared.sources.iter().map(|source| source_status(shared, source)).collect(),
-        pipelines: shared.tables.iter().map(|table| pipeline(shared, table)).collect(),
+        pipelines: tables.iter().map(|table| pipeline(shared, table)).collect(),
         started_at: Some(timestamp(shared.began)),
         last_change_at: last.and_then(known_timestamp),
         snapshot_status: Some(snapshots::summary(shared)),
@@ -165,8 +166,11 @@ pub(super) fn reset(source: &ServedSource, drop_publication: bool) -> ResetSourc
 
 /// Returns the worst state of the tables.
 pub(super) fn service_state(shared: &ServerState) -> ServiceState {
-    let phases: Vec<(TablePhase, bool)> =
-        shared.tables.iter().map(|table| (table.handle().status().phase, table.handle().journal().is_some())).collect();
+    let phases: Vec<(TablePhase, bool)> = shared
+        .tables()
+        .iter()
+        .map(|table| (table.handle().status().phase, table.handle().journal().is_some()))
+        .collect();
     let any = |is: fn(&(TablePhase, bool)) -> bool| phases.iter().any(is);
     if any(|(phase, _)| matches!(phase, TablePhase::Failed { .. })) {
         ServiceState::Error

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
+use laredo_core::TableName;
 use laredo_engine::retention::{WalRetention, WalStatus};
 use laredo_engine::source::SourceState;
 use laredo_proto::oam::watch_status_response::Event;
@@ -32,6 +33,8 @@ struct StatusWatch {
     shared: Arc<ServerState>,
     service: ServiceState,
     pipelines: Vec<(RowChangeCursor, PipelineState)>,
+    /// True if all tables are watched, also those that are added later.
+    is_of_all: bool,
     sources: BTreeMap<String, ReportedSourceState>,
     ticks: Interval,
     /// True if there were rows in the last round, so that there may be more.
@@ -47,12 +50,13 @@ pub(super) fn watch(
     request: &WatchStatusRequest,
 ) -> Result<BoxStream<'static, Result<WatchStatusResponse, Status>>, Status> {
     let permit = shared.status_watch_permit()?;
+    let is_of_all = request.tables.is_empty() && request.pipeline_ids.is_empty();
     let chosen = chosen(&shared, request)?.into_iter();
     let pipelines = chosen.map(|table| (RowChangeCursor::new(table), PipelineState::Unspecified)).collect();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (service, sources) = (ServiceState::Unspecified, BTreeMap::new());
-    let watch = StatusWatch { shared, service, pipelines, sources, ticks, has_more: false, _permit: permit };
+    let watch = StatusWatch { shared, service, pipelines, is_of_all, sources, ticks, has_more: false, _permit: permit };
     let rounds = stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         let ended = watch.shared.streams_ended();
@@ -71,16 +75,16 @@ pub(super) fn watch(
 /// Returns the requested tables, named as tables or as pipelines, or all tables if none is named.
 fn chosen(shared: &ServerState, request: &WatchStatusRequest) -> Result<Vec<Arc<ServedTable>>, Status> {
     if request.tables.is_empty() && request.pipeline_ids.is_empty() {
-        return Ok(shared.tables.clone());
+        return Ok(shared.tables().to_vec());
     }
     let mut chosen = super::named_tables(shared, "tables", &request.tables)?;
     let pipelines = super::distinct(shared, "pipeline_ids", &request.pipeline_ids, |id| super::pipeline(shared, id))?;
     for table in pipelines {
-        if !chosen.iter().any(|known| Arc::ptr_eq(known, table)) {
+        if !chosen.iter().any(|known| Arc::ptr_eq(known, &table)) {
             chosen.push(table);
         }
     }
-    Ok(chosen.into_iter().cloned().collect())
+    Ok(chosen)
 }
 
 impl StatusWatch {
@@ -100,9 +104,36 @@ impl StatusWatch {
         Ok(events.into_iter().map(|event| WatchStatusResponse { timestamp: Some(at), event: Some(event) }).collect())
     }
 
+    /// Watches the present tables. Returns the last state of those that were removed.
+    fn tables(&mut self) -> Vec<Event> {
+        let present = self.shared.tables();
+        let is_present =
+            |rows: &RowChangeCursor| present.iter().any(|table| std::ptr::eq(table.as_ref(), rows.table()));
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pipelines).into_iter().partition(|(rows, _)| is_present(rows));
+        self.pipelines = kept;
+        let is_watched =
+            |name: &TableName| gone.iter().chain(&self.pipelines).any(|(rows, _)| rows.table().name() == name);
+        let is_wanted = |table: &&Arc<ServedTable>| {
+            let is_known = self.pipelines.iter().any(|(rows, _)| std::ptr::eq(table.as_ref(), rows.table()));
+            !is_known && (self.is_of_all || is_watched(table.name()))
+        };
+        let added: Vec<_> = present.iter().filter(is_wanted).cloned().collect();
+        let ended = gone.iter().map(|(rows, state)| {
+            Event::PipelineStateChange(PipelineStateChangeEvent {
+                pipeline_id: status::pipeline_id(rows.table()),
+                old_state: (*state).into(),
+                new_state: PipelineState::Stopped.into(),
+            })
+        });
+        let ended = ended.collect();
+        self.pipelines.extend(added.into_iter().map(|table| (RowChangeCursor::new(table), PipelineState::Unspecified)));
+        ended
+    }
+
     /// Returns the changes of states. A server may have many tables, so other tasks run in between.
     async fn states(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+        let mut events = self.tables();
         let service = status::service_state(&self.shared);
         if service != self.service {
             let old_state = std::mem::replace(&mut self.service, service).into();

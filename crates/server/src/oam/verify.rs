@@ -46,7 +46,7 @@ pub(super) fn verify(
     shared: &Arc<ServerState>,
     request: &VerifyTableRequest,
 ) -> Result<BoxStream<'static, Result<VerifyTableResponse, Status>>, Status> {
-    let table = shared.table(&request.schema, &request.table)?.clone();
+    let table = shared.table(&request.schema, &request.table)?;
     let bytes_per_second = u64::try_from(request.bytes_per_second)
         .map_err(|_| refusal::malformed("bytes_per_second", "the rate is below zero; 0 is for no limit"))?;
     let terms = VerifyTerms { bytes_per_second: Some(bytes_per_second).filter(|rate| *rate > 0), heals: request.heal };

@@ -58,11 +58,11 @@ impl IdleServer {
         let engine = Engine::prepare(database.clone(), tables, clock.clone()).await.unwrap();
         let handle = engine.handle();
         tokio::spawn(engine.run(std::future::pending()));
-        let tables = handle.tables().iter();
-        let options = tables.map(|t| {
+        let tables = handle.tables();
+        let options = tables.iter().map(|t| {
             let mut options = ServedTableOptions::new(t.clone());
             served(&mut options);
-            Arc::new(ServedTable::new(options))
+            Arc::new(ServedTable::new(options, false))
         });
         let served = options.collect();
         let shared = Arc::new(ServerState::new(
@@ -74,7 +74,7 @@ impl IdleServer {
             AccessGate::new(None),
             || 0,
         ));
-        for table in handle.tables() {
+        for table in handle.tables().iter() {
             table.wait_journal().await.unwrap();
         }
         IdleServer { engine: handle, shared, database }
@@ -97,7 +97,7 @@ impl IdleServer {
     }
 
     fn session(&self, peer: Option<&PeerInfo>, table: usize, request: SyncRequest) -> Session {
-        let table = self.shared.tables[table].clone();
+        let table = self.shared.tables()[table].clone();
         Session {
             shared: self.shared.clone(),
             caller: Caller::unlimited(peer),
@@ -108,8 +108,8 @@ impl IdleServer {
         }
     }
 
-    fn table(&self) -> &Arc<ServedTable> {
-        &self.shared.tables[0]
+    fn table(&self) -> Arc<ServedTable> {
+        self.shared.tables()[0].clone()
     }
 
     fn journal(&self) -> Journal {
@@ -275,8 +275,8 @@ async fn a_client_that_is_cut_leaves_its_seat_even_if_it_is_not_polled() {
     let quiet = IdleServer::with(
         |_| {},
         |served| {
-            served.clients_max = 1;
-            served.buffer.behind_max = 1;
+            served.limits.clients_max = 1;
+            served.limits.buffer.behind_max = 1;
         },
     )
     .await;
@@ -308,7 +308,7 @@ async fn endless_task() -> (ResponseTask, oneshot::Receiver<()>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_was_cut_and_takes_nothing_has_its_stream_reset() {
-    let quiet = IdleServer::with(|_| {}, |served| served.buffer.behind_max = 1).await;
+    let quiet = IdleServer::with(|_| {}, |served| served.limits.buffer.behind_max = 1).await;
     let (mut streams, mut tasks) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let (task, ended) = endless_task().await;

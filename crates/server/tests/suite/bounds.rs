@@ -83,8 +83,7 @@ async fn a_snapshot_is_asked_for_once_for_each_table() {
     });
     let server = start_engine(Engine::prepare(database.clone(), tables.into(), clock()).await.unwrap(), |_| {}).await;
     server.ready().await;
-    let folders = server.engine.tables().iter().map(|table| table.snapshots().unwrap());
-    let folders: Vec<_> = folders.collect();
+    let folders: Vec<_> = server.engine.tables().iter().map(|table| table.snapshots().unwrap()).collect();
     eventually(LONG, async || folders.iter().all(|folder| folder.newest().is_some())).await.unwrap();
     let mut client = oam(&server).await;
     let ask = |times| CreateSnapshotRequest { tables: repeated("public.t0", times), user_meta: None };

@@ -275,7 +275,7 @@ async fn one_message_in_a_request_that_stays_open_is_refused_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_carry_the_position() {
-    let beat = |options: &mut ServerOptions| options.tables[0].heartbeat_interval = Duration::from_millis(50);
+    let beat = |options: &mut ServerOptions| options.tables[0].limits.heartbeat_interval = Duration::from_millis(50);
     let (database, server) = serve(beat).await;
     let ours = SyncRequest { instance_id: "another".to_owned(), ..request(RowEncoding::Struct) };
     let binary = request(RowEncoding::PostgresBinary);

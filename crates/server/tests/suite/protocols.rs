@@ -20,7 +20,7 @@ const TABLE: &str = r#"{"schema":"public","table":"t0"}"#;
 async fn table() -> (SimDatabase, SimServer) {
     let database = SimDatabase::new(1);
     database.commit(0, (0..100).map(|i| Insert(i, format!("row {i}"))).collect());
-    let quiet = |options: &mut ServerOptions| options.tables[0].heartbeat_interval = Duration::from_secs(3600);
+    let quiet = |options: &mut ServerOptions| options.tables[0].limits.heartbeat_interval = Duration::from_secs(3600);
     let server = serve_with(&database, "a", 1, quiet).await;
     // The journal exists slightly before the status is complete.
     eventually(LONG, async || server.get("/health/ready").await.0 == 200).await.unwrap();

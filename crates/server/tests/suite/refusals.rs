@@ -199,7 +199,7 @@ async fn each_mistake_has_its_code_and_its_name() {
 async fn a_table_has_only_so_many_clients() {
     let database = SimDatabase::new(1);
     database.commit(0, vec![Insert(1, "a".to_owned())]);
-    let server = serve_with(&database, "a", 1, |options| options.tables[0].clients_max = 2).await;
+    let server = serve_with(&database, "a", 1, |options| options.tables[0].limits.clients_max = 2).await;
     let mut streams = Vec::new();
     for _ in 0..2 {
         let mut stream = server.sync(request(RowEncoding::Struct)).await;
@@ -221,7 +221,7 @@ async fn a_failed_table_says_why_and_its_neighbor_is_served() {
     database.commit_unseen(vec![(0, Insert(1, "a".to_owned())), (1, Insert(1, "b".to_owned()))]);
     database.make_visible(database.end());
     let change = |options: &mut laredo_server::ServerOptions| {
-        options.tables.iter_mut().for_each(|t| t.heartbeat_interval = std::time::Duration::from_millis(20));
+        options.tables.iter_mut().for_each(|t| t.limits.heartbeat_interval = std::time::Duration::from_millis(20));
     };
     let server = serve_with(&database, "a", 2, change).await;
     server.ready().await;

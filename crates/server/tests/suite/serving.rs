@@ -172,7 +172,7 @@ async fn end_of(stream: &mut tonic::Streaming<laredo_proto::replication::SyncRes
 async fn a_live_client_that_stops_reading_is_cut_and_continues_later() {
     let database = table(10).await;
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::DropDisconnect };
-    let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;
+    let server = serve_with(&database, "a", 1, |options| options.tables[0].limits.buffer = buffer).await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
     let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
@@ -205,7 +205,7 @@ async fn a_live_client_that_stops_reading_is_cut_and_continues_later() {
 async fn a_slow_client_may_slow_the_source_down_and_no_client_is_cut() {
     let database = table(10).await;
     let buffer = BufferOptions { behind_max: 20, policy: BufferPolicy::SlowDown };
-    let server = serve_with(&database, "a", 1, |options| options.tables[0].buffer = buffer).await;
+    let server = serve_with(&database, "a", 1, |options| options.tables[0].limits.buffer = buffer).await;
     let mut stream = narrow(&server).await.sync(request(RowEncoding::PostgresBinary)).await.unwrap().into_inner();
     let mut replica = SimpleReplica::default();
     replica.read_to(&mut stream, database.end()).await;
@@ -249,7 +249,7 @@ async fn a_stream_that_nothing_reads_is_reset_and_the_others_of_its_connection_c
     database.commit(0, (0..40).map(|i| Insert(i, "x".repeat(100_000))).collect());
     let change = |options: &mut ServerOptions| {
         (options.waits.stalled, options.waits.stop) = (Duration::from_millis(100), Duration::from_millis(100));
-        options.tables[0].heartbeat_interval = Duration::from_millis(100);
+        options.tables[0].limits.heartbeat_interval = Duration::from_millis(100);
     };
     let server = serve_with(&database, "a", 1, change).await;
     server.ready().await;

@@ -315,7 +315,7 @@ async fn serve_with_unopened_folder(folder: &Path) -> SimServer {
 async fn a_folder_that_cannot_be_opened_is_named_as_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let server = serve_with_unopened_folder(folder.path()).await;
-    let table = &server.engine.tables()[0];
+    let table = server.engine.tables()[0].clone();
     let has_failed = async || table.status().phase.error().is_some();
     eventually(LONG, has_failed).await.unwrap();
     let place = folder.path().join("t0").display().to_string();

@@ -104,8 +104,8 @@ async fn start_engine_with(
 ) -> SimServer {
     let engine = RunningEngine::run(engine);
     let handle = engine.handle().clone();
-    let served = handle.tables().iter();
-    let tables = served.map(|table| {
+    let served = handle.tables();
+    let tables = served.iter().map(|table| {
         let options = ServedTableOptions::new(table.clone());
         ServedTableOptions { source_id: "sim".to_owned(), ..options }
     });
@@ -125,6 +125,7 @@ async fn start_engine_with(
         http,
         waits,
         clock: clock(),
+        config_orders: None,
         dropped_log_lines: || 7,
     };
     change(&mut options);
@@ -169,7 +170,7 @@ pub(crate) async fn within<T>(wait: impl Future<Output = T>, what: &str) -> T {
 impl SimServer {
     /// Waits until every table has been copied.
     pub(crate) async fn ready(&self) -> &SimServer {
-        for table in self.engine.tables() {
+        for table in self.engine.tables().iter() {
             within(table.wait_journal(), "a copy").await.unwrap();
         }
         self

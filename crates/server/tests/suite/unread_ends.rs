@@ -30,7 +30,7 @@ async fn a_removed_caller_that_reads_nothing_leaves_its_seat() {
     let rules = AccessRules::new(readers(&["a", "b"]), clock());
     let server = serve_with(&database, "a", 1, |options| {
         options.access = Some(rules.clone());
-        options.tables[0].clients_max = 1;
+        options.tables[0].limits.clients_max = 1;
         options.waits.stop = Duration::from_millis(100);
     })
     .await;

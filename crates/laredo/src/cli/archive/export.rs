@@ -83,7 +83,7 @@ async fn export(args: &ExportArgs, publication: &str) -> Result<WrittenArtifact,
     let url = address.to_string();
     let listeners = ServerListeners { grpc: vec![listener], fanout: Vec::new(), health: None, metrics: None };
     let (stop, stopped) = watch::channel(false);
-    let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped, || {}));
+    let mut server = pin!(serve_at(&config, listeners, None, (StartMode::Once, Duration::ZERO), stopped, None, || {}));
     let exported = tokio::select! {
         exported = write_snapshot(args, url) => exported,
         ended = &mut server => return Err(CliError::Export(end_reason(ended))),

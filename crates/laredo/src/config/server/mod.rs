@@ -144,6 +144,12 @@ impl ServerConfig {
         out.into_document()
     }
 
+    /// Returns the values of all keys outside of tables and access rules, by their paths. Secrets
+    /// are masked.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        settings_of(&ServerConfig { tables: Vec::new(), access: None, ..self.clone() })
+    }
+
     /// Returns warnings about settings that are allowed but probably not intended, each a sentence
     /// that names the key.
     pub fn warnings(&self) -> Vec<String> {
@@ -283,6 +289,26 @@ impl ServerConfig {
             complain(&metrics, "path", "the startup endpoint");
         }
     }
+}
+
+impl AccessConfig {
+    /// Returns the values of all keys by their paths in the block. Secrets are masked.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        settings_of(self)
+    }
+}
+
+impl ServedTableConfig {
+    /// Returns the values of all keys by their paths in the table's block. Secrets are masked.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        settings_of(self)
+    }
+}
+
+fn settings_of(block: &impl ConfigBlock) -> BTreeMap<String, String> {
+    let mut out = HoconBlock::default();
+    block.write(&mut out);
+    out.into_settings()
 }
 
 /// A port that serves rows.
