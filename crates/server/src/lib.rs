@@ -28,6 +28,7 @@ mod peer;
 mod problems;
 mod protocols;
 mod query;
+mod query_state;
 mod receive;
 mod refusal;
 mod request;
@@ -51,8 +52,8 @@ pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, CERTIFICATE_METRICS, metrics_reference, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
-    BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions,
-    ServerListeners, ServerOptions, ServerTimeLimits,
+    BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, QueryIndexOptions, QueryOptions, ServeError,
+    ServedSource, ServedTableOptions, ServerListeners, ServerOptions, ServerTimeLimits,
 };
 pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;

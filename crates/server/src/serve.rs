@@ -27,6 +27,7 @@ use crate::options::{ServeError, ServerListeners, ServerOptions};
 use crate::origins;
 use crate::protocols::{MethodTable, ProtocolLayer};
 use crate::query;
+use crate::query_state::follow_table;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 
@@ -110,7 +111,7 @@ impl Server {
                 .add_service(health.clone())
                 .add_service(reflection()?);
             if has_oam {
-                routes = routes.add_service(oam::service(shared.clone())).add_service(query::service());
+                routes = routes.add_service(oam::service(shared.clone())).add_service(query::service(shared.clone()));
             }
             let service = ServiceBuilder::new()
                 .layer(option_layer(origins::layer(&allowed_origins)))
@@ -128,6 +129,8 @@ impl Server {
             let serving = serve_http(listener, router, allowed_hosts.clone(), closing.clone());
             tasks.spawn(serving);
         }
+        // Dropped, and so ended, when the server is.
+        let _followers = follow_for_queries(&shared);
         let last = async {
             stop.await;
             shared.leave(Instant::now());
@@ -147,6 +150,19 @@ impl Server {
         let waited = tokio::time::timeout(shared.waits.stop, join_all(&mut tasks)).await;
         ended.and(waited.unwrap_or(Ok(())))
     }
+}
+
+/// Begins to follow the tables that answer queries.
+fn follow_for_queries(shared: &ServerState) -> JoinSet<()> {
+    let mut followers = JoinSet::new();
+    for table in shared.tables.iter().filter(|table| table.query().is_some()).cloned() {
+        followers.spawn(async move {
+            if let Some(query) = table.query() {
+                follow_table(query, table.handle()).await;
+            }
+        });
+    }
+    followers
 }
 
 /// Waits until no streams remain.

@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::drain::TableDrain;
 use crate::lease::{ClientLease, ClientSeat, ClientSeats, SnapshotDownload};
 use crate::options::{BufferOptions, ServedTableOptions, ServerTimeLimits};
+use crate::query_state::QueryTable;
 use crate::refusal;
 use crate::roster::StreamRoster;
 use crate::view::JournalViews;
@@ -32,6 +33,7 @@ pub(crate) struct ServedTable {
     drain: TableDrain,
     roster: Arc<StreamRoster>,
     seats: ClientSeats,
+    query: Option<QueryTable>,
     leases: Mutex<Vec<Weak<ClientLease>>>,
     downloads: Mutex<Vec<Weak<SnapshotDownload>>>,
 }
@@ -64,6 +66,7 @@ impl ServedTable {
             views: JournalViews::new(options.handle.name().clone(), options.projection_bytes_max),
             roster: Arc::new(StreamRoster::new(options.handle.name().clone())),
             seats: ClientSeats::new(options.clients_max),
+            query: options.query.clone().map(QueryTable::new),
             options,
             counters: TableCounters::default(),
             drain: TableDrain::new(),
@@ -100,6 +103,11 @@ impl ServedTable {
 
     pub(crate) fn roster(&self) -> &Arc<StreamRoster> {
         &self.roster
+    }
+
+    /// Returns the rows for queries, if the table answers any.
+    pub(crate) fn query(&self) -> Option<&QueryTable> {
+        self.query.as_ref()
     }
 
     pub(crate) fn counters(&self) -> &TableCounters {
@@ -226,6 +234,7 @@ impl ServedTable {
             download.upgrade().is_some_and(|download| download.sweep(now, waits.stalled))
         };
         self.downloads.lock().retain(is_watched);
+        self.query.iter().for_each(|query| query.sweep(now));
     }
 }
 

@@ -185,6 +185,7 @@ fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Opt
         buffer: options::buffer(&table.fanout),
         heartbeat_interval: table.fanout.heartbeat_interval,
         projection_bytes_max: PROJECTION_BYTES_MAX,
+        query: table.fanout.query.then(|| options::query(&table.fanout)),
     })
 }
 
