@@ -20,6 +20,8 @@ use crate::options::QueryOptions;
 mod follower;
 mod listings;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use follower::follow_table;
 pub(crate) use listings::{ListingId, ListingOwner};

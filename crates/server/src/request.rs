@@ -113,8 +113,8 @@ impl SessionRequest {
         })
     }
 
-    /// Returns the request of a subscriber that may read a part of the table. It has no position, so
-    /// it begins with the rows that exist or with the next transaction.
+    /// Returns the request of a subscriber that may read a part of the table. A subscriber has no
+    /// position: its stream begins with the rows that exist, or with the next transaction.
     pub(crate) fn subscription(scope: RowScope, replays_rows: bool) -> SessionRequest {
         SessionRequest {
             client_id: String::new(),

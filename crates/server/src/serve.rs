@@ -155,7 +155,8 @@ impl Server {
 /// Begins to follow the tables that answer queries.
 fn follow_for_queries(shared: &ServerState) -> JoinSet<()> {
     let mut followers = JoinSet::new();
-    for table in shared.tables.iter().filter(|table| table.query().is_some()).cloned() {
+    for table in shared.tables.iter().filter(|table| table.query().is_some()) {
+        let table = table.clone();
         followers.spawn(async move {
             if let Some(query) = table.query() {
                 follow_table(query, table.handle()).await;

@@ -52,3 +52,28 @@ async fn curl_gets_what_the_page_shows() {
     let event: Value = serde_json::from_slice(&output[5..5 + length]).unwrap();
     assert_eq!((&event["action"], &event["newValues"]["name"].is_string()), (&json!("INSERT"), &true), "{event}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_answered_in_grpc_web() {
+    use laredo_proto::oam::{GetRowRequest, GetRowResponse};
+    use prost::Message as _;
+    let cluster = cluster();
+    let server = start(&cluster).await;
+    let (schema, table) = ("public".to_owned(), "item".to_owned());
+    let request = GetRowRequest { schema, table, primary_key: 7, ..GetRowRequest::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("request");
+    std::fs::write(&file, laredo_proto::frame::to_bytes(&request)).unwrap();
+    let command = format!(
+        "curl --silent --data-binary @{} --header 'Content-Type: application/grpc-web' \
+         http://localhost:4001/laredo.v1.LaredoQueryService/GetRow",
+        file.display()
+    );
+    let output = run(&command, server.ports.grpc).await;
+    let length = laredo_proto::frame::length(&output).unwrap();
+    let (message, end) = output[5..].split_at(length);
+    let row = GetRowResponse::decode(message).unwrap().row.unwrap();
+    assert_eq!(super::word(&row, "name"), "item 7");
+    assert_eq!(end[0], 0x80, "the trailers");
+    assert!(String::from_utf8_lossy(&end[5..]).contains("grpc-status: 0"), "{end:?}");
+}

@@ -5,6 +5,7 @@
 mod support;
 
 mod access;
+mod command;
 mod curl;
 mod load;
 mod rpcs;

@@ -179,7 +179,7 @@ impl QueryRows {
     }
 
     /// Removes the row of a key, which is given as a row of the key's cells.
-    fn remove(&mut self, key: TupleRef<'_>) -> Result<(), StateError> {
+    pub(super) fn remove(&mut self, key: TupleRef<'_>) -> Result<(), StateError> {
         let key = self.primary.columns.key_of(key.cells(), key.cells());
         let old = self.primary.rows.get(&*key).cloned().ok_or(StateError::KeyMissing)?;
         self.primary.rows.remove_mut(&*key);

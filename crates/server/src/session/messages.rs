@@ -151,7 +151,8 @@ impl MessageContext<'_> {
         outlet.sent_at() + self.table.heartbeat_interval()
     }
 
-    /// Writes a heartbeat; empty for a subscriber. `sent` is the head if everything up to it was sent, and nothing beyond.
+    /// Writes a heartbeat, which is empty for a subscriber. `sent` is the head if everything up to
+    /// it was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         self.asking_heartbeat(now, sent, None)
     }
