@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response};
 use http_body::Frame;
-use laredo_proto::replication::SyncRequest;
 use laredo_proto::replication::laredo_replication_service_server::LaredoReplicationServiceServer;
 use tonic::Status;
 use tonic::body::Body;
@@ -24,6 +23,7 @@ use crate::request::SessionRequest;
 use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::session::{Session, SessionStream, SessionStreamItem};
+use crate::table::ServedTable;
 
 mod snapshots;
 mod unary;
@@ -74,38 +74,67 @@ impl Service<Request<Body>> for ReplicationService {
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 async fn sync(shared: Arc<ServerState>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    if let Some(refused) = refuse_other_content(&request) {
+        return Ok(refused);
+    }
+    let caller = admitted(request.extensions())?;
+    let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
+    let limits = body_limits(&request)?;
+    let OpeningRequest { request, acknowledgements } = receive::opening(request.into_body(), &limits).await?;
+    let (table, scope) = shared.readable_table(&caller, &request.schema, &request.table)?;
+    let ask = || SessionRequest::new(request, scope);
+    let stream = open_session(shared.clone(), table, caller.clone(), ask, task)?;
+    Ok(stream_response(shared, caller, stream, acknowledgements))
+}
+
+/// Returns the response to a request that is not gRPC.
+pub(crate) fn refuse_other_content(request: &Request<Body>) -> Option<Response<Body>> {
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|value| {
         let value = value.as_bytes();
         value == b"application/grpc" || value.starts_with(b"application/grpc+proto")
     });
-    if !is_grpc {
+    (!is_grpc).then(|| {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Ok(response);
-    }
-    let caller = admitted(request.extensions())?;
-    let task = request.extensions().get::<ResponseTask>().cloned().unwrap_or_default();
-    let limits = request.extensions().get::<BodyLimits>().cloned();
-    let limits = limits.ok_or_else(|| Status::internal("the request has no limits; this is a fault of laredo"))?;
-    let OpeningRequest { request, acknowledgements } = receive::opening(request.into_body(), &limits).await?;
-    let stream = open(shared.clone(), caller.clone(), request, task)?;
-    let mut response = Response::new(Body::new(SyncBody { shared, caller, stream, acknowledgements }));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
-    Ok(response)
+        response
+    })
 }
 
-fn open(
+/// Returns the limits of a request's body.
+pub(crate) fn body_limits(request: &Request<Body>) -> Result<BodyLimits, Status> {
+    let limits = request.extensions().get::<BodyLimits>().cloned();
+    limits.ok_or_else(|| Status::internal("the request has no limits; this is a fault of laredo"))
+}
+
+/// Returns a stream as the response to its request.
+pub(crate) fn stream_response(
     shared: Arc<ServerState>,
     caller: Caller,
-    request: SyncRequest,
+    stream: SessionStream,
+    acknowledgements: Option<AcknowledgementReader<Body>>,
+) -> Response<Body> {
+    let mut response = Response::new(Body::new(SyncBody { shared, caller, stream, acknowledgements }));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    response
+}
+
+/// Begins a stream, if the table and the caller may have another one.
+///
+/// # Errors
+/// UNAVAILABLE if the table is drained. RESOURCE_EXHAUSTED if there are too many streams. The error
+/// of the request.
+pub(crate) fn open_session(
+    shared: Arc<ServerState>,
+    table: Arc<ServedTable>,
+    caller: Caller,
+    ask: impl FnOnce() -> Result<SessionRequest, Status>,
     task: ResponseTask,
 ) -> Result<SessionStream, Status> {
-    let (table, scope) = shared.readable_table(&caller, &request.schema, &request.table)?;
     if table.drain().has_begun() {
         return Err(refusal::draining(table.name()));
     }
-    let ask = SessionRequest::new(request, scope)?;
+    let ask = ask()?;
     let permit = caller.begin_stream()?;
     let seat = table.take_seat()?.with_permit(permit);
     let session = Session { shared, table, caller, ask, seat, task };

@@ -29,6 +29,7 @@ mod peer;
 mod problems;
 mod protocols;
 mod query;
+mod query_state;
 mod receive;
 mod refusal;
 mod request;
@@ -53,8 +54,8 @@ pub use hosts::AllowedHosts;
 pub use http::{AwaitedSources, CERTIFICATE_METRICS, metrics_reference, serve_http, serve_startup};
 pub use listener::{ListenAddress, ListenAddressError, PortListener};
 pub use options::{
-    BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, ServeError, ServedSource, ServedTableOptions,
-    ServerListeners, ServerOptions, ServerTimeLimits, TableLimits,
+    BufferOptions, CLIENTS_MAX, CONNECTIONS_MAX, HttpOptions, QueryIndexOptions, QueryOptions, ServeError,
+    ServedSource, ServedTableOptions, ServerListeners, ServerOptions, ServerTimeLimits, TableLimits,
 };
 pub use order_rule::{OrderRefusal, check_order};
 pub use peer::PeerAddress;

@@ -54,8 +54,7 @@ impl LaredoOamService for OamService {
         let GetTableStatusRequest { schema, table } = described(request)?;
         let table = self.shared.table(&schema, &table)?;
         let pipelines = vec![status::pipeline(&self.shared, &table)];
-        // Rows are found by their key alone. Only clients have other indexes.
-        Ok(Response::new(GetTableStatusResponse { pipelines, indexes: Vec::new() }))
+        Ok(Response::new(GetTableStatusResponse { pipelines, indexes: status::indexes(&table) }))
     }
 
     async fn get_pipeline_status(
@@ -64,7 +63,7 @@ impl LaredoOamService for OamService {
     ) -> OamResult<GetPipelineStatusResponse> {
         let table = pipeline(&self.shared, &described(request)?.pipeline_id)?;
         let status = Some(status::pipeline(&self.shared, &table));
-        Ok(Response::new(GetPipelineStatusResponse { status, indexes: Vec::new() }))
+        Ok(Response::new(GetPipelineStatusResponse { status, indexes: status::indexes(&table) }))
     }
 
     async fn watch_status(&self, request: Request<WatchStatusRequest>) -> OamResult<Self::WatchStatusStream> {

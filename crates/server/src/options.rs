@@ -1,5 +1,6 @@
 //! The options of a server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -87,6 +88,26 @@ pub struct ServedTableOptions {
     /// The maximum size in bytes of the cached projections (Struct rows, filtered batches). Clients
     /// that want the same projections share them.
     pub projection_bytes_max: u64,
+    /// The rows and indexes for the Query service; `None` if the table answers no queries.
+    pub query: Option<QueryOptions>,
+}
+
+/// The answers of a table to queries.
+#[derive(Clone, Debug, Default)]
+pub struct QueryOptions {
+    /// The secondary indexes.
+    pub indexes: Vec<Arc<QueryIndexOptions>>,
+}
+
+/// A secondary index for queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryIndexOptions {
+    /// The name by which queries use the index.
+    pub name: String,
+    /// The columns, in the order in which queries give their values.
+    pub fields: Vec<String>,
+    /// True if no two rows have the same values.
+    pub unique: bool,
 }
 
 /// The limits of a table's clients. They may change while the table is served.
@@ -238,6 +259,7 @@ impl ServedTableOptions {
                 heartbeat_interval: Duration::from_secs(5),
             },
             projection_bytes_max: 64 * 1024 * 1024,
+            query: None,
         }
     }
 }

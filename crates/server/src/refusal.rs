@@ -401,6 +401,72 @@ pub(crate) fn no_replay() -> Status {
     Status::unimplemented("this version does not replay snapshots")
 }
 
-pub(crate) fn no_queries() -> Status {
-    Status::unimplemented("this version does not answer queries; follow the table (Sync), or query the database")
+pub(crate) fn no_queries(name: &TableName) -> Status {
+    Status::failed_precondition(format!(
+        "table {name} answers no queries; set `query = true` in its target (`tables.targets.query`), or follow it (Sync)"
+    ))
+}
+
+pub(crate) fn not_reached(name: &TableName, position: Lsn, ours: Lsn, waited: Duration) -> Status {
+    let waited = waited.as_secs_f64();
+    Status::deadline_exceeded(format!(
+        "`at_least`: the rows of table {name} are at {ours} and did not reach {position} within {waited} s; repeat the call"
+    ))
+}
+
+/// Returns the error for an index that the table does not have, or that has a column which the
+/// caller's grant hides. Both have the same error, so that no hidden name can be guessed.
+pub(crate) fn unknown_index(name: &TableName, index: &str, known: &[&str]) -> Status {
+    let known = match known {
+        [] => "it has none for this caller; leave `index_name` empty to look up by the key".to_owned(),
+        known => format!("it has {}; an empty `index_name` is for the key", known.join(", ")),
+    };
+    Status::not_found(format!("`index_name`: table {name} has no index `{index}`; {known}"))
+}
+
+pub(crate) fn masked_index(index: &str, column: &str) -> Status {
+    Status::permission_denied(format!(
+        "`index_name`: the caller's grant masks column `{column}` of index `{index}`; look up by another index"
+    ))
+}
+
+pub(crate) fn ambiguous_index(index: &str) -> Status {
+    malformed("index_name", format!("index `{index}` is not unique, so it finds any number of rows; call LookupAll"))
+}
+
+pub(crate) fn unusable_index(name: &TableName, index: &str, problem: &str) -> Status {
+    Status::failed_precondition(format!(
+        "table {name} cannot have the index `{index}`: {problem}; the operator corrects `indexes` in its target"
+    ))
+}
+
+pub(crate) fn incomparable_key(problem: &str) -> Status {
+    Status::failed_precondition(format!("rows of the table cannot be looked up by its key: {problem}; use an index"))
+}
+
+pub(crate) fn several_rows(index: &str) -> Status {
+    let index = if index.is_empty() { "the key" } else { index };
+    Status::failed_precondition(format!(
+        "{index} is not unique: several rows have these values; call LookupAll for all of them"
+    ))
+}
+
+pub(crate) fn too_many_rows(bytes_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "more rows have these values than the {bytes_max} bytes of a response; look up by more columns, or follow the \
+         table (Sync)"
+    ))
+}
+
+/// Returns the error for a page of a listing whose state is no longer kept.
+pub(crate) fn listing_over(name: &TableName) -> Status {
+    Status::aborted(format!(
+        "`page_token`: the state of table {name} has moved, and the one of this listing is no longer kept: it was not \
+         continued within 60 s, or took 10 minutes, or the caller began many others, or the server was restarted; list \
+         again from the first page"
+    ))
+}
+
+pub(crate) fn long_key() -> Status {
+    Status::failed_precondition("the key of a row is too long for a `next_page_token`; follow the table (Sync)")
 }

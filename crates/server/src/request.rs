@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::access::{RowScope, split_fingerprint};
 use crate::refusal;
-use crate::view::ConditionOrigins;
+use crate::view::{ConditionOrigins, StreamFormat};
 
 mod filters;
 
@@ -22,7 +22,7 @@ const CLIENT_ID_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SessionRequest {
     pub(crate) client_id: String,
-    pub(crate) encoding: RowEncoding,
+    pub(crate) format: StreamFormat,
     /// The client's own conditions, and after them those of its grant. Once the stream begins, it
     /// shares one copy with the streams of the same filter, whose order may differ.
     pub(crate) predicates: Arc<[Predicate]>,
@@ -34,6 +34,8 @@ pub(crate) struct SessionRequest {
     pub(crate) continues_scope: bool,
     /// The client's position. The server's own source is filled in later.
     pub(crate) resume: ResumeRequest,
+    /// True if a subscriber is sent only changes, and not the rows that exist.
+    pub(crate) skips_rows: bool,
     /// True if the client knows laredo's protocol extensions.
     pub(crate) is_ours: bool,
     /// True if heartbeats and the end of a snapshot carry the checksum of the contents.
@@ -97,17 +99,37 @@ impl SessionRequest {
         let contents_differed = request.contents_differed;
         Ok(SessionRequest {
             client_id: request.client_id,
-            encoding,
+            format: encoding.into(),
             predicates: predicates.into(),
             origins,
             scope,
             continues_scope,
             resume,
+            skips_rows: false,
             is_ours,
             wants_checksums,
             contents_differed,
             answers_checks: request.answers_checks,
         })
+    }
+
+    /// Returns the request of a subscriber that may read a part of the table. A subscriber has no
+    /// position: its stream begins with the rows that exist, or with the next transaction.
+    pub(crate) fn subscription(scope: RowScope, replays_rows: bool) -> SessionRequest {
+        SessionRequest {
+            client_id: String::new(),
+            format: StreamFormat::Events,
+            predicates: scope.predicates.clone().into(),
+            origins: ConditionOrigins::new(0, scope.predicates.len()),
+            scope,
+            continues_scope: true,
+            resume: ResumeRequest::default(),
+            skips_rows: !replays_rows,
+            is_ours: false,
+            wants_checksums: false,
+            contents_differed: false,
+            answers_checks: false,
+        }
     }
 
     /// Checks that the client's own conditions are on columns that its grant shows, if the grant
@@ -138,18 +160,18 @@ impl SessionRequest {
     /// Returns the reason why this client's rows cannot be compared with the server's on request,
     /// if there is one.
     pub(crate) fn comparison_obstacle(&self) -> Option<&'static str> {
-        match (self.encoding, self.predicates.is_empty()) {
-            (RowEncoding::Struct, _) => Some("it reads rows as Structs, which have no checksum"),
-            (RowEncoding::PostgresBinary, _) if !self.scope.is_whole() => {
+        match (self.format, self.predicates.is_empty()) {
+            (StreamFormat::Structs | StreamFormat::Events, _) => {
+                Some("it reads rows as Structs, which have no checksum")
+            }
+            (StreamFormat::Batches, _) if !self.scope.is_whole() => {
                 Some("its grant is for a part of the table, and such a stream has no checksum")
             }
-            (RowEncoding::PostgresBinary, false) => {
-                Some("it has filters of its own, and such a stream has no checksum")
-            }
-            (RowEncoding::PostgresBinary, true) if !(self.wants_checksums && self.answers_checks) => {
+            (StreamFormat::Batches, false) => Some("it has filters of its own, and such a stream has no checksum"),
+            (StreamFormat::Batches, true) if !(self.wants_checksums && self.answers_checks) => {
                 Some("its version of the library does not answer checks")
             }
-            (RowEncoding::PostgresBinary, true) => None,
+            (StreamFormat::Batches, true) => None,
         }
     }
 }
@@ -230,10 +252,10 @@ mod tests {
 
     #[test]
     fn the_first_encoding_that_is_known_is_taken() {
-        let encoding_of = |accept: Vec<i32>| whole(SyncRequest { accept, ..SyncRequest::default() }).encoding;
-        assert_eq!(encoding_of(vec![]), RowEncoding::Struct);
-        assert_eq!(encoding_of(vec![99, 1, 0]), RowEncoding::PostgresBinary);
-        assert_eq!(encoding_of(vec![0, 1]), RowEncoding::Struct);
+        let encoding_of = |accept: Vec<i32>| whole(SyncRequest { accept, ..SyncRequest::default() }).format;
+        assert_eq!(encoding_of(vec![]), StreamFormat::Structs);
+        assert_eq!(encoding_of(vec![99, 1, 0]), StreamFormat::Batches);
+        assert_eq!(encoding_of(vec![0, 1]), StreamFormat::Structs);
     }
 
     #[test]

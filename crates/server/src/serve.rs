@@ -144,7 +144,7 @@ impl Server {
                 .add_service(health.clone())
                 .add_service(reflection()?);
             if has_oam {
-                routes = routes.add_service(oam::service(shared.clone())).add_service(query::service());
+                routes = routes.add_service(oam::service(shared.clone())).add_service(query::service(shared.clone()));
             }
             let service = ServiceBuilder::new()
                 .layer(option_layer(origins::layer(&allowed_origins)))
@@ -162,6 +162,7 @@ impl Server {
             let serving = serve_http(listener, router, allowed_hosts.clone(), closing.clone());
             tasks.spawn(serving);
         }
+        shared.tables().iter().for_each(|table| shared.follow_for_queries(table));
         let last = async {
             stop.await;
             shared.leave(Instant::now());
@@ -175,6 +176,7 @@ impl Server {
         };
         shared.leave(Instant::now());
         shared.end_streams();
+        shared.end_queries();
         report(&shared, &reporter).await;
         closing.cancel();
         // A client that reads nothing cannot be notified, and must not keep the process alive.

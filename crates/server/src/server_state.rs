@@ -18,6 +18,7 @@ use crate::config_order::ConfigOrder;
 use crate::lease::SnapshotAdmission;
 use crate::log_limits::LogLimits;
 use crate::options::{HttpOptions, ServedSource, ServedTableOptions, ServerTimeLimits, TableLimits};
+use crate::query_state::follow_table;
 use crate::refusal;
 use crate::table::ServedTable;
 
@@ -47,6 +48,8 @@ pub(crate) struct ServerState {
     tables: RwLock<ServedTables>,
     /// The removed tables whose health is still reported.
     removed: Mutex<BTreeSet<TableName>>,
+    /// The tasks that keep the rows for queries current.
+    query_followers: Mutex<JoinSet<()>>,
     /// The receiver of orders that concern the configuration.
     pub(crate) config_orders: Option<mpsc::Sender<ConfigOrder>>,
     pub(crate) clock: Clock,
@@ -90,6 +93,7 @@ impl ServerState {
             sources,
             tables: RwLock::new(tables.into()),
             removed: Mutex::default(),
+            query_followers: Mutex::default(),
             config_orders: None,
             clock,
             waits,
@@ -138,12 +142,31 @@ impl ServerState {
         for options in added {
             let added = Arc::new(ServedTable::new(options, true));
             self.removed.lock().remove(added.name());
+            self.follow_for_queries(&added);
             match all.iter_mut().find(|table| table.name() == added.name()) {
                 Some(table) => *table = added,
                 None => all.push(added),
             }
         }
         *tables = all.into();
+    }
+
+    /// Keeps the rows of a table current for queries, if it answers any, until it is removed.
+    pub(crate) fn follow_for_queries(&self, table: &Arc<ServedTable>) {
+        let (table, removed) = (table.clone(), table.removed());
+        self.query_followers.lock().spawn(async move {
+            if let Some(query) = table.query() {
+                tokio::select! {
+                    () = removed => {}
+                    () = follow_table(query, table.handle()) => {}
+                }
+            }
+        });
+    }
+
+    /// Ends the tasks that keep the rows for queries current.
+    pub(crate) fn end_queries(&self) {
+        self.query_followers.lock().abort_all();
     }
 
     /// Changes the limits of a table's clients.

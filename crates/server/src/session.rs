@@ -11,7 +11,7 @@ use laredo_engine::base::Base;
 use laredo_engine::journal::{
     BY_POSITION, DEFINITION_DIFFERS, InstanceId, Journal, PinnedBase, ReaderOptions, ResumeOutcome, ResumeRequest,
 };
-use laredo_proto::replication::{RowEncoding, SyncMode};
+use laredo_proto::replication::SyncMode;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -23,7 +23,7 @@ use crate::request::SessionRequest;
 use crate::response_task::ResponseTask;
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
-use crate::view::{EntryMode, PositionMarker};
+use crate::view::{EntryMode, PositionMarker, StreamFormat};
 
 mod journal_follower;
 mod messages;
@@ -74,6 +74,8 @@ struct SessionStart {
 const CONTENTS_DIFFERED: &str = "the client's rows differed from the checksum";
 /// The reason for a full snapshot to a client whose rows another grant may have selected.
 const ANOTHER_SCOPE: &str = "the client's rows are not known to be those of its grant";
+/// The reason for what a subscriber is sent.
+const SUBSCRIPTION: &str = "subscription";
 /// The time for which a server waits to notice a change of the definition that the client already
 /// knows of. A server that has just started may be behind.
 const DEFINITION_WAIT: Duration = Duration::from_secs(3);
@@ -130,8 +132,8 @@ impl Session {
     async fn serve_from(mut self, journal: Journal, slot: outlet::FrameSlot) -> Result<Infallible, Status> {
         let (start, pinned) = self.start(&journal).await?;
         self.ask.check_filters(&start.schema)?;
-        let SessionRequest { encoding, predicates, scope, .. } = &self.ask;
-        let view = self.table.views().get(*encoding, predicates, &scope.columns);
+        let SessionRequest { format, predicates, scope, .. } = &self.ask;
+        let view = self.table.views().get(*format, predicates, &scope.columns);
         if let Some(view) = &view {
             self.ask.share_conditions(view.predicates());
         }
@@ -177,7 +179,7 @@ impl Session {
         let sent = snapshot.send(&mut outlet, pinned, out).await?;
         let start = SessionStart::at(&sent.base, &journal, &ask, start.reason);
         let greeting = MessageContext { start: &start, ..greeting };
-        let mode = if greeting.is_binary() { EntryMode::Ordinary } else { EntryMode::Snapshot };
+        let mode = if greeting.is_structs() { EntryMode::Snapshot } else { EntryMode::Ordinary };
         let mut follow = JournalFollower::new(&greeting, &shared, view, mode, outlet);
         // The base was moved into this call, so it is released before the client follows, possibly
         // for months.
@@ -203,6 +205,9 @@ impl Session {
 
     /// Decides where the stream begins, and waits if the client is ahead of the server.
     async fn start(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
+        if self.ask.format == StreamFormat::Events {
+            return self.start_events(journal).await;
+        }
         if !self.ask.continues_scope {
             return Ok(self.full(journal, ANOTHER_SCOPE));
         }
@@ -268,16 +273,30 @@ impl Session {
         }
     }
 
+    /// Returns the start of a subscriber's stream: the rows that exist, or the next transaction.
+    async fn start_events(&self, journal: &Journal) -> Result<(SessionStart, Option<PinnedBase>), Status> {
+        if !self.ask.skips_rows {
+            return Ok(self.full(journal, SUBSCRIPTION));
+        }
+        let own = self.ask.scope.name_instance(journal.instance());
+        loop {
+            let head = journal.head().sequence;
+            if let Some(start) = delta(journal, &own, &self.ask.resume, head, SUBSCRIPTION).await? {
+                return Ok((start, None));
+            }
+        }
+    }
+
     /// Returns the start of a full snapshot. A laredo client is sent the newest base, which its
     /// handshake describes, and later notices when it reaches the head. For any other client a
     /// fresh base is chosen when its turn comes.
     fn full(&self, journal: &Journal, reason: &'static str) -> (SessionStart, Option<PinnedBase>) {
-        match self.ask.encoding {
-            RowEncoding::PostgresBinary => {
+        match self.ask.format {
+            StreamFormat::Batches | StreamFormat::Events => {
                 let pinned = journal.pin_base();
                 (SessionStart::at(pinned.base(), journal, &self.ask, reason), Some(pinned))
             }
-            RowEncoding::Struct => (SessionStart::at(&journal.base(), journal, &self.ask, reason), None),
+            StreamFormat::Structs => (SessionStart::at(&journal.base(), journal, &self.ask, reason), None),
         }
     }
 

@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::drain::TableDrain;
 use crate::lease::{ClientLease, ClientSeat, ClientSeats, SnapshotDownload};
 use crate::options::{BufferOptions, ServedTableOptions, ServerTimeLimits, TableLimits};
+use crate::query_state::QueryTable;
 use crate::refusal;
 use crate::roster::StreamRoster;
 use crate::view::JournalViews;
@@ -35,6 +36,7 @@ pub(crate) struct ServedTable {
     drain: TableDrain,
     roster: Arc<StreamRoster>,
     seats: ClientSeats,
+    query: Option<QueryTable>,
     leases: Mutex<Vec<Weak<ClientLease>>>,
     downloads: Mutex<Vec<Weak<SnapshotDownload>>>,
     /// True if the table was added while the server ran. The server is ready without it until its
@@ -68,11 +70,12 @@ pub(crate) struct TableCounts {
 
 impl ServedTable {
     pub(crate) fn new(options: ServedTableOptions, is_late: bool) -> ServedTable {
-        let ServedTableOptions { handle, source_id, limits, projection_bytes_max } = options;
+        let ServedTableOptions { handle, source_id, limits, projection_bytes_max, query } = options;
         ServedTable {
             views: JournalViews::new(&source_id, handle.name().clone(), projection_bytes_max),
             roster: Arc::new(StreamRoster::new(&source_id, handle.name().clone())),
             seats: ClientSeats::new(limits.clients_max),
+            query: query.map(QueryTable::new),
             handle,
             source_id,
             limits: RwLock::new(limits),
@@ -130,6 +133,11 @@ impl ServedTable {
 
     pub(crate) fn roster(&self) -> &Arc<StreamRoster> {
         &self.roster
+    }
+
+    /// Returns the rows for queries, if the table answers any.
+    pub(crate) fn query(&self) -> Option<&QueryTable> {
+        self.query.as_ref()
     }
 
     pub(crate) fn counters(&self) -> &TableCounters {
@@ -256,6 +264,7 @@ impl ServedTable {
             download.upgrade().is_some_and(|download| download.sweep(now, waits.stalled))
         };
         self.downloads.lock().retain(is_watched);
+        self.query.iter().for_each(|query| query.sweep(now));
     }
 }
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use laredo_core::{Schema, Sequence, TableName};
 use laredo_engine::journal::BatchFrame;
 use laredo_proto::batch::BatchError;
-use laredo_proto::replication::RowEncoding;
 use laredo_proto::schema::SchemaError;
 use laredo_values::{FilterError, FilterKey, HexCells, Predicate, ProjectError, UnprintableType};
 use parking_lot::Mutex;
@@ -17,8 +16,10 @@ use parking_lot::Mutex;
 mod binary;
 mod changes;
 mod condition_origins;
+mod events;
 mod projection_cache;
 mod selection;
+mod stream_format;
 mod structs;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ mod view_cursor;
 pub(crate) use binary::empty_batch;
 pub(crate) use condition_origins::ConditionOrigins;
 pub(crate) use selection::{ColumnRules, RowSelection};
+pub(crate) use stream_format::StreamFormat;
 pub(crate) use structs::{PositionMarker, marker, row_struct, timestamp, to_wire};
 pub(crate) use view_cursor::{ProjectedChunk, TransactionEnd, ViewCursor};
 
@@ -40,7 +42,7 @@ pub(crate) struct JournalViews {
     usage: Arc<ViewUsage>,
 }
 
-type ViewKey = (RowEncoding, FilterKey, ColumnRules);
+type ViewKey = (StreamFormat, FilterKey, ColumnRules);
 
 /// The usage of all views of a table together.
 #[derive(Debug)]
@@ -53,10 +55,10 @@ struct ViewUsage {
     hex_cells: HexCells,
 }
 
-/// A view: one encoding, one filter, and the columns that it leaves out or masks.
+/// A view: one format, one filter, and the columns that it leaves out or masks.
 #[derive(Debug)]
 pub(crate) struct JournalView {
-    encoding: RowEncoding,
+    format: StreamFormat,
     predicates: Arc<[Predicate]>,
     rules: ColumnRules,
     /// The selection for the schema that was used last.
@@ -147,25 +149,26 @@ impl JournalViews {
         JournalViews { views: Mutex::new(HashMap::new()), usage: Arc::new(usage) }
     }
 
-    /// Returns the view of an encoding, a filter and column rules. Returns `None` if the journal's
+    /// Returns the view of a format, a filter and column rules. Returns `None` if the journal's
     /// own frames serve unchanged.
     pub(crate) fn get(
         &self,
-        encoding: RowEncoding,
+        format: impl Into<StreamFormat>,
         predicates: &Arc<[Predicate]>,
         rules: &ColumnRules,
     ) -> Option<Arc<JournalView>> {
-        if encoding == RowEncoding::PostgresBinary && predicates.is_empty() && rules.is_empty() {
+        let format = format.into();
+        if format == StreamFormat::Batches && predicates.is_empty() && rules.is_empty() {
             return None;
         }
-        let key = (encoding, FilterKey::of(predicates), rules.clone());
+        let key = (format, FilterKey::of(predicates), rules.clone());
         let mut views = self.views.lock();
         if let Some(view) = views.get(&key).and_then(Weak::upgrade) {
             return Some(view);
         }
         views.retain(|_, view| view.strong_count() > 0);
         let view = Arc::new(JournalView {
-            encoding,
+            format,
             predicates: predicates.clone(),
             rules: rules.clone(),
             bound: Mutex::new(None),
@@ -232,9 +235,10 @@ impl JournalView {
         self.cache.get_or_make(place, || {
             self.count(u64::from(frame.batch.count));
             let selection = self.selection(schema)?;
-            match self.encoding {
-                RowEncoding::Struct => self.warn_of_hex(|hex| structs::rows(frame, schema, &selection, hex)),
-                RowEncoding::PostgresBinary => binary::rows(frame, schema, &selection),
+            match self.format {
+                StreamFormat::Structs => self.warn_of_hex(|hex| structs::rows(frame, schema, &selection, hex)),
+                StreamFormat::Events => self.warn_of_hex(|hex| events::rows(frame, schema, &selection, hex)),
+                StreamFormat::Batches => binary::rows(frame, schema, &selection),
             }
         })
     }
@@ -243,9 +247,10 @@ impl JournalView {
     fn changes(&self, changes: &FrameChanges<'_>) -> Result<ProjectedFrame, ViewError> {
         let make = || {
             self.count(u64::from(changes.frame.batch.count));
-            match self.encoding {
-                RowEncoding::Struct => self.warn_of_hex(|hex| structs::changes(changes, hex)),
-                RowEncoding::PostgresBinary => binary::changes(changes),
+            match self.format {
+                StreamFormat::Structs => self.warn_of_hex(|hex| structs::changes(changes, hex)),
+                StreamFormat::Events => self.warn_of_hex(|hex| events::changes(changes, hex)),
+                StreamFormat::Batches => binary::changes(changes),
             }
         };
         let last = changes.frame.header.last_sequence;
@@ -257,9 +262,9 @@ impl JournalView {
     }
 
     fn count(&self, entries: u64) {
-        let counter = match self.encoding {
-            RowEncoding::Struct => &self.usage.struct_entries,
-            RowEncoding::PostgresBinary => &self.usage.filtered_entries,
+        let counter = match self.format {
+            StreamFormat::Structs | StreamFormat::Events => &self.usage.struct_entries,
+            StreamFormat::Batches => &self.usage.filtered_entries,
         };
         counter.fetch_add(entries, Ordering::Relaxed);
     }

@@ -21,6 +21,9 @@ const VERIFY_EXIT_CODES: &str = "Exit codes:\n  0  every row is equal to the dat
                                  a client did not answer\n  \
                                  2  the table could not be verified; standard error has the message";
 
+const QUERY_EXIT_CODES: &str = "Exit codes:\n  0  the rows were printed\n  1  no row has these values\n  \
+                                2  an error; standard error has the message";
+
 const DROP_EXIT_CODES: &str = "Exit codes:\n  0  dropped, or nothing was left\n  1  the answer was no, and nothing was dropped\n  \
                                2  an error; standard error says what is left";
 
@@ -83,6 +86,12 @@ pub(super) enum LaredoCommand {
     /// Print a table's columns.
     #[command(after_help = EXIT_CODES)]
     Schema(SchemaArgs),
+    /// Print rows of a table as the server has them, one line of JSON each.
+    ///
+    /// The values are those of the table's key, or of an index. Without values all rows are
+    /// printed, as they are at one commit. The table answers if its target has `query = true`.
+    #[command(after_help = QUERY_EXIT_CODES)]
+    Query(QueryArgs),
     /// Print the state of the server and of its tables, and each change of it, until Ctrl-C.
     #[command(after_help = EXIT_CODES)]
     Watch(WatchArgs),
@@ -311,6 +320,33 @@ pub(super) struct SchemaArgs {
     pub(super) table: TableName,
     #[command(flatten)]
     pub(super) oam: OamArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct QueryArgs {
+    /// The table, as the database spells it.
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(super) table: TableName,
+    /// The values of the key's columns, or of the index's, in their order.
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
+    pub(super) values: Vec<String>,
+    /// The index that the values are of, instead of the table's key.
+    #[arg(long, value_name = "NAME", requires = "values")]
+    pub(super) index: Option<String>,
+    /// The oldest state that may answer, as a position such as pg_current_wal_lsn().
+    #[arg(long, value_name = "POSITION", default_value = "")]
+    pub(super) at_least: String,
+    /// Print the number of rows, and not the rows.
+    #[arg(long, conflicts_with = "values")]
+    pub(super) count: bool,
+    /// The server's OAM address; https:// for TLS.
+    #[arg(long, value_name = "URL", env = "LAREDO_OAM", default_value = "http://127.0.0.1:4001", value_parser = url)]
+    pub(super) oam: String,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
+    /// The time to wait for each answer.
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]

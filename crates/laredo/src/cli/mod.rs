@@ -13,6 +13,7 @@ mod ddl;
 mod error;
 mod fanout;
 mod oam;
+mod query;
 mod snapshot;
 mod source_drop;
 mod status;
@@ -67,6 +68,7 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
             source_drop::run(&args).await
         }
         LaredoCommand::Schema(args) => oam::schema(args).await,
+        LaredoCommand::Query(args) => query::run(args).await,
         LaredoCommand::Watch(args) => oam::watch(args, end_at_interrupt()).await,
         LaredoCommand::Ready(args) => oam::ready(args).await,
         LaredoCommand::Snapshot(command) => snapshot::run(command).await,

@@ -196,6 +196,7 @@ pub(super) fn served_table_options(table: &ServedTableConfig, engine: &EngineHan
         source_id: table.source.clone(),
         limits: table_limits(&table.fanout),
         projection_bytes_max: PROJECTION_BYTES_MAX,
+        query: table.fanout.query.then(|| options::query(&table.fanout)),
     })
 }
 

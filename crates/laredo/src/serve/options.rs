@@ -17,7 +17,7 @@ use laredo_postgres::{
     ConnectionOptions, ConnectionStringError, PasswordCommand, PasswordSource, PostgresOptions, PublicationOptions,
     SecretText,
 };
-use laredo_server::BufferOptions;
+use laredo_server::{BufferOptions, QueryIndexOptions, QueryOptions};
 use laredo_values::{MatchCondition, Pattern, Predicate, Value};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -246,6 +246,15 @@ fn hash_key(hash: &config::HashConfig) -> Result<HashKey, String> {
         bytes.pop();
     }
     HashKey::new(&bytes).map_err(|cause| error(&cause))
+}
+
+/// Returns the options of a table that answers queries.
+pub(super) fn query(fanout: &FanoutConfig) -> QueryOptions {
+    let index = |index: &config::QueryIndexConfig| {
+        let config::QueryIndexConfig { name, fields, unique } = index.clone();
+        Arc::new(QueryIndexOptions { name, fields, unique })
+    };
+    QueryOptions { indexes: fanout.indexes.iter().map(index).collect() }
 }
 
 pub(super) fn buffer(fanout: &FanoutConfig) -> BufferOptions {

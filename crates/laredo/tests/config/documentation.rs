@@ -157,7 +157,7 @@ fn parts() -> [String; 2] {
 fn every_example_of_the_reference_loads() {
     let [server, snapshotter] = parts();
     let examples = blocks(&server, "hocon");
-    assert_eq!(examples.len(), 6);
+    assert_eq!(examples.len(), 7);
     let folder = ConfigFolder::new(&[("tables.conf", examples[0])]);
     let loader = |example: &str| {
         folder.write("example.conf", example.as_bytes());

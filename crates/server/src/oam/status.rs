@@ -5,7 +5,8 @@ use std::time::Duration;
 use laredo_core::{CommitTime, Lsn};
 use laredo_engine::{TablePhase, TableStatus};
 use laredo_proto::oam::{
-    GetStatusResponse, PipelineState, PipelineStatus, ResetSourceResponse, ServiceState, SourceInfo, SourceStatus,
+    GetStatusResponse, IndexInfo, PipelineState, PipelineStatus, ResetSourceResponse, ServiceState, SourceInfo,
+    SourceStatus,
 };
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::snapshots;
 use crate::options::ServedSource;
+use crate::query_state::{QueryIndex, QueryTable};
 use crate::server_state::ServerState;
 use crate::table::ServedTable;
 use crate::view::timestamp;
@@ -200,6 +202,19 @@ fn pipeline_state(status: &TableStatus, is_paused: bool) -> PipelineState {
 
 fn is_paused(shared: &ServerState, table: &ServedTable) -> bool {
     shared.source(table.source_id()).is_some_and(|source| source.engine.is_paused())
+}
+
+/// Returns the indexes for queries. Their entries are those of the newest rows.
+pub(super) fn indexes(table: &ServedTable) -> Vec<IndexInfo> {
+    let newest = table.query().and_then(QueryTable::newest);
+    let indexes = newest.iter().flat_map(|newest| newest.rows.indexes());
+    let info = |index: &QueryIndex| IndexInfo {
+        name: index.options.name.clone(),
+        fields: index.options.fields.clone(),
+        unique: index.options.unique,
+        entry_count: index.rows.as_ref().map_or(0, |rows| count(rows.len() as u64)),
+    };
+    indexes.map(info).collect()
 }
 
 /// Returns the time of a commit, or `None` if nothing was committed yet.

@@ -94,10 +94,10 @@ impl<'a> JournalFollower<'a> {
     /// last second if the client keeps up.
     pub(super) async fn end_snapshot(&mut self, sent: SentBase) -> Result<(), Status> {
         let Head { mark, checksum, .. } = sent.base.head();
-        let (at, mark, checksum) = match self.greeting.is_binary() {
-            true => (self.greeting.start.place(), mark, checksum),
+        let (at, mark, checksum) = match self.greeting.is_structs() {
+            false => (self.greeting.start.place(), mark, checksum),
             // The place may be beyond the base.
-            false => (self.catch_up(&sent).await?, CommitMark::default(), None),
+            true => (self.catch_up(&sent).await?, CommitMark::default(), None),
         };
         if let Some(walk) = &mut self.walk {
             walk.end_snapshot();
@@ -202,6 +202,9 @@ impl<'a> JournalFollower<'a> {
     /// apply both streams at the same time, so it receives only heartbeats.
     async fn say_goodbye(&mut self) -> Result<(), Status> {
         let Some(farewell) = self.guest.take_due(Instant::now()) else { return Ok(()) };
+        if self.greeting.is_subscription() {
+            return Err(refusal::draining(self.greeting.table.name()));
+        }
         let follows = self.greeting.is_binary();
         self.outlet.lease().note_drain(follows);
         let message = self.greeting.go_away((self.clock)(), farewell.left(Instant::now()));
@@ -223,7 +226,7 @@ impl<'a> JournalFollower<'a> {
     /// older ones.
     async fn end_if_redefined(&mut self) -> Result<(), Status> {
         let begun = self.walk.as_ref().map_or(DefinitionVersion::UNKNOWN, ViewCursor::begun_definition);
-        if self.greeting.is_binary() || !begun.is_known() || begun == self.definition {
+        if !self.greeting.is_structs() || !begun.is_known() || begun == self.definition {
             return Ok(());
         }
         if let Some(reached) = self.walk.as_ref().and_then(ViewCursor::reached).filter(|reached| !reached.is_reported) {
@@ -252,7 +255,7 @@ impl<'a> JournalFollower<'a> {
                 yield_now().await;
                 if Instant::now() >= self.heartbeat_at() {
                     let heartbeat = self.greeting.heartbeat((self.clock)(), None);
-                    self.outlet.send(heartbeat.into()).await?;
+                    self.outlet.send_heartbeat(heartbeat.into()).await?;
                 }
             }
             self.outlet.send(bytes).await?;
@@ -359,7 +362,7 @@ impl<'a> JournalFollower<'a> {
             }
             out.extend_from_slice(&heartbeat);
         });
-        self.outlet.send(message).await
+        self.outlet.send_heartbeat(message).await
     }
 }
 

@@ -20,7 +20,7 @@ use super::{SessionRequest, SessionStart};
 use crate::refusal;
 use crate::roster::{CheckId, RosterMembership};
 use crate::table::ServedTable;
-use crate::view::{PositionMarker, ViewError, marker, timestamp};
+use crate::view::{PositionMarker, StreamFormat, ViewError, marker, timestamp};
 
 /// The state that the messages of one stream are made from.
 #[derive(Clone, Copy)]
@@ -37,10 +37,23 @@ pub(super) struct MessageContext<'a> {
 
 impl MessageContext<'_> {
     pub(super) fn is_binary(&self) -> bool {
-        self.ask.encoding == RowEncoding::PostgresBinary
+        self.ask.format == StreamFormat::Batches
+    }
+
+    /// Returns true for a client that knows the protocol without extensions.
+    pub(super) fn is_structs(&self) -> bool {
+        self.ask.format == StreamFormat::Structs
+    }
+
+    /// Returns true for a subscriber, which is sent rows and changes, and no other message.
+    pub(super) fn is_subscription(&self) -> bool {
+        self.ask.format == StreamFormat::Events
     }
 
     pub(super) fn handshake(&self, out: &mut Vec<u8>) {
+        if self.is_subscription() {
+            return;
+        }
         let (start, ask) = (self.start, self.ask);
         let info = self.journal.info();
         let mut handshake = SyncHandshake {
@@ -53,9 +66,10 @@ impl MessageContext<'_> {
             ..SyncHandshake::default()
         };
         if ask.is_ours {
-            handshake.encoding = self
-                .is_binary()
-                .then(|| Encoding { format: ask.encoding.into(), schema: Some(schema::to_wire(self.columns)) });
+            handshake.encoding = self.is_binary().then(|| Encoding {
+                format: RowEncoding::PostgresBinary.into(),
+                schema: Some(schema::to_wire(self.columns)),
+            });
             handshake.instance_id = ask.scope.name_instance(self.journal.instance()).0;
             handshake.source = Some(SourceIdentity::clone(&self.table.handle().history().identity()).into());
             handshake.another_history = start.is_another_history;
@@ -74,6 +88,9 @@ impl MessageContext<'_> {
 
     /// Writes a notice that the rows of the snapshot have other columns than the handshake said.
     pub(super) fn schema_change(&self, base: &Base, columns: &Schema, out: &mut Vec<u8>) {
+        if self.is_subscription() {
+            return;
+        }
         let notice = SchemaChangeNotification {
             sequence: base.sequence().to_wire(),
             old_columns: schema::column_definitions(self.columns),
@@ -84,6 +101,9 @@ impl MessageContext<'_> {
 
     /// Writes the beginning of a snapshot. The row count is 0 (unknown) if the client has a filter.
     pub(super) fn snapshot_begin(&self, base: &Base, out: &mut Vec<u8>) {
+        if self.is_subscription() {
+            return;
+        }
         let rows = if self.is_filtered { 0 } else { base.rows() };
         let begin = SnapshotBegin {
             snapshot_id: self.start.snapshot_id.clone(),
@@ -105,6 +125,9 @@ impl MessageContext<'_> {
         rows: u64,
         out: &mut Vec<u8>,
     ) {
+        if self.is_subscription() {
+            return;
+        }
         let end = SnapshotEnd {
             sequence: at.sequence.to_wire(),
             rows_sent: count(rows),
@@ -118,7 +141,7 @@ impl MessageContext<'_> {
 
     /// Writes an entry that only carries the position, for readers of Structs.
     pub(super) fn marker(&self, at: PositionMarker, out: &mut Vec<u8>) {
-        if !self.is_binary() {
+        if self.is_structs() {
             marker(at, out);
         }
     }
@@ -128,13 +151,17 @@ impl MessageContext<'_> {
         outlet.sent_at() + self.table.heartbeat_interval()
     }
 
-    /// Writes a heartbeat. `sent` is the head if everything up to it was sent, and nothing beyond.
+    /// Writes a heartbeat, which is empty for a subscriber. `sent` is the head if everything up to
+    /// it was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
         self.asking_heartbeat(now, sent, None)
     }
 
     /// Writes a heartbeat that asks the client for the checksum of its rows, if there is a check.
     pub(super) fn asking_heartbeat(&self, now: CommitTime, sent: Option<Head>, check: Option<CheckId>) -> Vec<u8> {
+        if self.is_subscription() {
+            return Vec::new();
+        }
         let Head { sequence, .. } = self.journal.head();
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),

@@ -112,6 +112,17 @@ impl SessionOutlet {
         self.check()
     }
 
+    /// Sends a heartbeat. A subscriber has none, and its next one is due an interval later.
+    ///
+    /// # Errors
+    /// Returns an error if the client was cut meanwhile.
+    pub(super) async fn send_heartbeat(&mut self, message: Bytes) -> Result<(), Status> {
+        if message.is_empty() {
+            self.sent_at = Instant::now();
+        }
+        self.send(message).await
+    }
+
     /// Returns the status with which the stream ends because the client's resources were released.
     pub(super) fn reason_of_cut(&self) -> Status {
         self.check().err().unwrap_or_else(refusal::journal_replaced)

@@ -199,7 +199,7 @@ impl SnapshotSender<'_> {
 
     async fn send_heartbeat(&self, outlet: &mut SessionOutlet) -> Result<(), Status> {
         let now = (self.shared.clock)();
-        outlet.send(self.greeting.heartbeat(now, None).into()).await
+        outlet.send_heartbeat(self.greeting.heartbeat(now, None).into()).await
     }
 }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 use laredo_core::{CommitMark, CommitTime, DefinitionVersion, Lsn, Schema, Sequence, Xid};
 use laredo_engine::journal::{self, BatchFrame, JournalPiece};
-use laredo_proto::replication::RowEncoding;
 
 use super::changes::FrameChanges;
-use super::{EntryMode, JournalView, PositionMarker, ViewError, empty_batch, marker};
+use super::{EntryMode, JournalView, PositionMarker, StreamFormat, ViewError, empty_batch, marker};
 
 /// The maximum size in bytes of small frames that are sent together.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -190,11 +189,12 @@ impl ViewCursor {
     fn close(&self, reached: TransactionEnd, bytes: &[u8]) -> Bytes {
         let mut out = bytes.to_vec();
         let TransactionEnd { sequence, position, committed_at, .. } = reached;
-        match self.view.encoding {
-            RowEncoding::PostgresBinary => {
+        match self.view.format {
+            StreamFormat::Batches => {
                 empty_batch(sequence, reached.mark(), DefinitionVersion::UNKNOWN, &mut out);
             }
-            RowEncoding::Struct => marker(PositionMarker { sequence, position, committed_at }, &mut out),
+            StreamFormat::Structs => marker(PositionMarker { sequence, position, committed_at }, &mut out),
+            StreamFormat::Events => {}
         }
         out.into()
     }

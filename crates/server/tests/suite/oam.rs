@@ -367,12 +367,11 @@ async fn each_mistake_is_named_and_the_fan_out_port_takes_no_orders() {
     );
     said(client.start_replay(StartReplayRequest::default()).await.map(drop), Code::Unimplemented, "does not replay");
     let mut queries = LaredoQueryServiceClient::new(server.channel().await);
-    said(queries.get_row(GetRowRequest::default()).await.map(drop), Code::Unimplemented, "does not answer queries");
-    said(
-        queries.subscribe(SubscribeRequest::default()).await.map(drop),
-        Code::Unimplemented,
-        "does not answer queries",
-    );
+    let (schema, table) = ("public".to_owned(), "t0".to_owned());
+    let row = GetRowRequest { schema: schema.clone(), table: table.clone(), ..GetRowRequest::default() };
+    said(queries.get_row(row).await.map(drop), Code::FailedPrecondition, "answers no queries");
+    let changes = SubscribeRequest { schema, table, replay_existing: false };
+    said(queries.subscribe(changes).await.map(drop), Code::FailedPrecondition, "answers no queries");
     let fanout = Channel::from_shared(format!("http://{}", server.fanout)).unwrap().connect().await.unwrap();
     let mut there = LaredoOamServiceClient::new(fanout.clone());
     said(there.get_status(GetStatusRequest {}).await.map(drop), Code::Unimplemented, "");

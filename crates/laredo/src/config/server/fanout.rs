@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use laredo_server::{CLIENTS_MAX, ListenAddress};
 
-use super::super::declaration::{ConfigKey, block, config_block, config_choice, key, list, optional, optional_block};
+use super::super::declaration::{
+    ConfigKey, block, config_block, config_choice, key, list, optional, optional_block, required, texts,
+};
 use super::super::fields::BlockFields;
 use super::super::port;
 use super::super::reader::ConfigReader;
-use super::super::schema::{AT_LEAST_ONE, PORT, SettingKind};
+use super::super::schema::{AT_LEAST_ONE, PORT, SettingKind, TEXT};
 use super::filters::FilterConfig;
 use super::journal::{JournalConfig, JournalStoreConfig};
 use super::snapshot_and_archive::{ArchiveConfig, SnapshotConfig};
@@ -28,6 +30,10 @@ config_block! {
         pub client_buffer: ClientBufferConfig = block("client_buffer"),
         /// The interval of heartbeats to an idle client.
         pub heartbeat_interval: Duration = key("heartbeat_interval", HEARTBEAT, || Duration::from_secs(5)),
+        /// Answers to [queries](protocols.md#queries). The rows are then in memory once more. Ours.
+        pub query: bool = key("query", SettingKind::Flag, || false),
+        /// The secondary indexes for queries, [as below](#indexes). Ours.
+        pub indexes: Vec<QueryIndexConfig> = list("indexes"),
         /// The archive that `laredo-snapshotter` writes, for the server to read. Accepted and
         /// checked; takes effect in a later version.
         pub archive: Option<ArchiveConfig> = optional_block("archive"),
@@ -38,6 +44,27 @@ config_block! {
         pub transforms: Vec<TransformConfig> = list("transforms"),
     }
     also [config_field!(TARGET_MAX_CLIENTS)]
+}
+
+config_block! {
+    /// A secondary index for queries.
+    pub struct QueryIndexConfig [QueryIndexConfig::check] {
+        /// The name by which queries use the index.
+        pub name: String = required("name", TEXT),
+        /// The columns, in the order in which queries give their values.
+        pub fields: Vec<String> = texts("fields", SettingKind::List(&TEXT), "").must_be_given(),
+        /// True if no two rows have the same values, so that `Lookup` may use the index.
+        pub unique: bool = key("unique", SettingKind::Flag, || false),
+    }
+}
+
+impl QueryIndexConfig {
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        reader.check_repeated(fields, "fields", &self.fields);
+        if fields.has("fields") && self.fields.is_empty() {
+            reader.report(fields, "fields", "an index has at least one column");
+        }
+    }
 }
 
 config_block! {
@@ -98,6 +125,20 @@ impl FanoutConfig {
         self.check_folders(fields, reader);
         check_replaced_once(&self.transforms, fields, reader);
         self.merge_max_clients(fields, reader);
+        self.check_indexes(fields, reader);
+    }
+
+    /// Checks that the table answers queries if it has indexes for them, and that no two indexes
+    /// have the same name.
+    fn check_indexes(&self, fields: &BlockFields, reader: &mut ConfigReader) {
+        if !self.query && !self.indexes.is_empty() {
+            reader.report(fields, "indexes", "the table answers no queries; set query = true, or remove the indexes");
+        }
+        for (i, (index, item)) in self.indexes.iter().zip(fields.items("indexes")).enumerate() {
+            if !index.name.is_empty() && self.indexes[..i].iter().any(|other| other.name == index.name) {
+                reader.report(&item, "name", format!("another index is called {} already", index.name));
+            }
+        }
     }
 
     /// Checks that the journal and the snapshots of a table have different folders.

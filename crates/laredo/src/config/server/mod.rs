@@ -25,7 +25,7 @@ pub use access::{
 };
 pub(crate) use access::{RuleText, read_token_hashes, rule_text};
 pub use endpoints::{GrpcConfig, HealthConfig};
-pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig};
+pub use fanout::{BufferPolicyConfig, ClientBufferConfig, FanoutConfig, FanoutGrpcConfig, QueryIndexConfig};
 pub use filters::{FilterConfig, FilterValue, PatternConfig};
 pub use journal::{JournalConfig, JournalStoreConfig};
 pub use jwt::JwtConfig;

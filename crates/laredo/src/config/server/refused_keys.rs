@@ -17,6 +17,13 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     ("ttl", "has no meaning in this version: rows do not expire"),
     ("validation", "has no meaning in this version: rows are passed on as the source has them"),
-    ("lookup_fields", "has no meaning in this version: clients declare the indexes they look up by"),
-    ("additional_indexes", "has no meaning in this version: clients declare their indexes"),
+    (
+        "lookup_fields",
+        "has no meaning in this version: write a unique index into indexes, with query = true; clients of the library \
+         declare their own",
+    ),
+    (
+        "additional_indexes",
+        "has no meaning in this version: write indexes, with query = true; clients of the library declare their own",
+    ),
 ];

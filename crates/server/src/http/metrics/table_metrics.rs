@@ -12,6 +12,7 @@ use crate::metrics_page::{
     MetricDefinition, counter, flag, float, gauge, histogram, labeled_counter, labeled_gauge, number, time_counter,
 };
 use crate::problems::{ProblemKind, TableProblem};
+use crate::query_state::{QueryState, QueryTable};
 use crate::table::{DRAINED, ServedTable, TableCounts};
 
 /// A table at the time of a scrape.
@@ -70,6 +71,11 @@ impl TableSample {
     /// Returns a value of the rows, or `None` while the table has none, not even an empty set.
     fn rows<T>(&self, read: impl FnOnce(&TableStatus) -> T) -> Option<T> {
         (self.status.position > Lsn::ZERO).then(|| read(&self.status))
+    }
+
+    /// Returns a value of the rows for queries, or `None` while there are none.
+    fn query<T>(&self, read: impl FnOnce(&QueryState) -> T) -> Option<T> {
+        self.table.query().and_then(QueryTable::newest).map(|state| read(&state))
     }
 
     /// Returns the time on the database's clock.
@@ -229,6 +235,35 @@ pub(super) const TABLE_METRICS: &[MetricDefinition<TableSample>] = &[
     counter("laredo_stored_snapshot_errors_total", "Snapshots that could not be written, read or removed.", |sample| {
         sample.snapshots(|snapshots| snapshots.status.errors)
     }),
+    // Queries.
+    gauge("laredo_query_rows", "Rows that queries read; absent while the table answers none.", |sample| {
+        sample.query(|state| float(state.rows.len() as u64))
+    }),
+    gauge(
+        "laredo_query_row_bytes",
+        "Bytes in the cells of the rows that queries read, without their maps.",
+        |sample| sample.query(|state| float(state.rows.row_bytes())),
+    ),
+    gauge(
+        "laredo_query_lag_bytes",
+        "WAL between the newest rows that clients can be sent and those that queries read.",
+        |sample| {
+            let head = sample.journal(|journal| journal.head.position.0)?;
+            sample.query(|state| float(head.saturating_sub(state.position.0)))
+        },
+    ),
+    counter("laredo_query_fills_total", "Times that all rows for queries were read again.", |sample| {
+        sample.table.query().map(QueryTable::fills)
+    }),
+    gauge("laredo_query_listings", "States of the rows that are kept for the next pages of listings.", |sample| {
+        sample.table.query().and_then(|query| count(query.listings()))
+    }),
+    labeled_counter(
+        "laredo_query_requests_total",
+        "method",
+        "Requests of the Query service that were admitted.",
+        |sample| sample.table.query().map(QueryTable::requests).unwrap_or_default(),
+    ),
     // Verification.
     counter("laredo_verifications_total", "Complete comparisons of the table with the database.", |sample| {
         Some(sample.status.verify.passes)
