@@ -11,12 +11,14 @@ use crate::config::{ConfigLoader, SnapshotterConfig};
 use crate::program::{HealthPort, ProgramTask, begin, healthcheck, print_warning, run as run_until_stopped};
 
 mod arguments;
+#[cfg(feature = "aws")]
 mod aws;
 mod compose;
 pub(crate) mod feed;
 mod http;
 mod subscription;
 mod table;
+mod targets;
 
 pub use arguments::SnapshotterArguments;
 pub use http::metrics_reference;
