@@ -9,6 +9,7 @@ mod local;
 mod private_folder;
 #[cfg(feature = "s3")]
 mod s3;
+mod s3_options;
 #[cfg(feature = "writer")]
 mod staging;
 mod uri;
@@ -27,7 +28,8 @@ use crate::layout::MANIFEST_BYTES_MAX;
 pub use key_prefix::{InvalidKeyPrefix, check_key_prefix};
 pub use local::FolderDestination;
 #[cfg(feature = "s3")]
-pub use s3::{S3Destination, S3Encryption, S3Options};
+pub use s3::S3Destination;
+pub use s3_options::{S3Encryption, S3Options};
 #[cfg(feature = "writer")]
 pub(crate) use staging::StageWriter;
 #[cfg(feature = "writer")]

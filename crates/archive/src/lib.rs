@@ -24,14 +24,14 @@ mod writer;
 
 #[cfg(feature = "s3")]
 pub use aws::{AssumeRole, AwsCredentials, AwsProfile, AwsProfileError, AwsProfileSet};
+#[cfg(feature = "s3")]
+pub use destination::S3Destination;
 #[cfg(feature = "writer")]
 pub use destination::{ArtifactStager, Destination, ListedObject, StagedArtifact};
 pub use destination::{
     DestinationError, DestinationOptions, DestinationReader, DestinationUri, FolderDestination, InvalidDestinationUri,
-    InvalidKeyPrefix, ManifestTag, VersionedManifest, check_key_prefix,
+    InvalidKeyPrefix, ManifestTag, S3Encryption, S3Options, VersionedManifest, check_key_prefix,
 };
-#[cfg(feature = "s3")]
-pub use destination::{S3Destination, S3Encryption, S3Options};
 #[cfg(feature = "writer")]
 pub use events::{ArtifactEvent, EventPublisher, EventSink, PublisherOptions, PublisherTask, SinkCounts, SinkError};
 #[cfg(feature = "aws")]

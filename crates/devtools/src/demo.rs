@@ -45,22 +45,25 @@ pub async fn run(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
 }
 
 async fn run_to_end(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
-    let cluster = Cluster::start(ClusterOptions::default()).context("starting a private PostgreSQL")?;
-    database::create(&cluster).await.context("creating the sample table")?;
+    let started = async { anyhow::Ok(Cluster::start(ClusterOptions::default())?) };
+    let cluster = timed("starting a private PostgreSQL", started).await?;
+    timed("creating the sample table", database::create(&cluster)).await?;
     let folder = tempfile::tempdir()?;
+    let started = start_server(&cluster, folder.path());
     let DemoServer { process: server, address, oam } =
-        start_server(&cluster, folder.path()).await.context("starting laredo-server")?;
+        timed("starting laredo-server, which copies the table", started).await?;
     let mut clients = Vec::new();
     for (id, filter, sql) in CLIENTS {
         clients.push((DemoClientProcess::start(id, filter, &address).context("starting a client process")?, sql));
     }
-    let archiver = DemoArchiver::start(&address, folder.path()).await.context("starting laredo-snapshotter")?;
-    print_addresses(&cluster, &server, &address, &archiver);
+    let started = DemoArchiver::start(&address, folder.path());
+    let archiver = timed("starting laredo-snapshotter, which writes a snapshot", started).await?;
+    print_addresses(&cluster, &server, &address, &archiver)?;
     let workload = database::DemoWorkload::start(&cluster, rate).await?;
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     print_progress(&mut clients, &archiver, &workload, deadline).await?;
     let DemoWorkloadEnd { before_last, position } = workload.stop(&cluster).await.context("stopping the workload")?;
-    let verified = verify::run(&oam, &address, archiver.folder()).await.context("laredo verify")?;
+    let verified = timed("laredo verify", verify::run(&oam, &address, archiver.folder())).await?;
     let mut finals = Vec::new();
     for (client, sql) in &mut clients {
         let rows_file = folder.path().join(client.id());
@@ -69,7 +72,7 @@ async fn run_to_end(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
         let equal = same_rows(&cluster, &format!("orders WHERE {sql}"), rows).await?;
         finals.push((last, equal));
     }
-    let archive = archiver.finish(&cluster, before_last).await.context("finishing the archive")?;
+    let archive = timed("rebuilding the table from the archive", archiver.finish(&cluster, before_last)).await?;
     server.terminate();
     let equal = archive.equal && verified.equal && finals.iter().all(|(_, equal)| *equal);
     println!("{}", verdict(finals.into_iter().map(|(last, _)| last), &archive, &verified, equal)?);
@@ -77,6 +80,14 @@ async fn run_to_end(seconds: Option<u64>, rate: u32) -> anyhow::Result<()> {
         bail!("a table of the server, of a client or of the archive differs from the database's");
     }
     Ok(())
+}
+
+/// Runs a step, and prints how long it took.
+async fn timed<T>(name: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let start = Instant::now();
+    let made = step.await.with_context(|| name.to_owned())?;
+    println!("==> {name}: ok, {:.1} s", start.elapsed().as_secs_f64());
+    Ok(made)
 }
 
 fn verdict(
@@ -136,17 +147,27 @@ observability {{ metrics {{ port = {metrics} }} }}
     Ok(DemoServer { process: server, address: url(fanout), oam: url(grpc) })
 }
 
-fn print_addresses(cluster: &Cluster, server: &ChildProcess, address: &str, archiver: &DemoArchiver) {
+fn print_addresses(
+    cluster: &Cluster,
+    server: &ChildProcess,
+    address: &str,
+    archiver: &DemoArchiver,
+) -> anyhow::Result<()> {
+    let laredo = program("laredo")?;
+    // As short as the operator can write it.
+    let here = std::env::current_dir()?;
+    let laredo = laredo.strip_prefix(&here).unwrap_or(&laredo).display();
     println!("PostgreSQL:    psql '{}'   (look at {TABLE}; change a row and see it arrive)", cluster.url("postgres"));
     println!(
         "               process {} is the server; {} clients are processes of their own",
         server.id(),
         CLIENTS.len()
     );
-    println!("live changes:  target/debug/laredo tail {TABLE} --server {address}");
-    println!("a replica:     cargo run -p laredo-client --example follow -- {address}");
-    println!("the archive:   target/debug/laredo archive ls {}", archiver.folder().display());
+    println!("live changes:  {laredo} tail {TABLE} --server {address}");
+    println!("a replica:     cargo run --profile demo -p laredo-client --example follow -- {address}");
+    println!("the archive:   {laredo} archive ls {}", archiver.folder().display());
     println!();
+    Ok(())
 }
 
 /// Prints a line each second until the deadline.

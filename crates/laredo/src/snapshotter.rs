@@ -13,12 +13,14 @@ use crate::program::{
 };
 
 mod arguments;
+#[cfg(feature = "aws")]
 mod aws;
 mod compose;
 pub(crate) mod feed;
 mod http;
 mod subscription;
 mod table;
+mod targets;
 
 pub use arguments::SnapshotterArguments;
 pub use http::metrics_reference;

@@ -10,9 +10,11 @@ use laredo_core::Lsn;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+#[cfg(feature = "tls")]
+use crate::ClusterTls;
 use crate::installation::{Installation, run};
 use crate::watchdog::Watchdog;
-use crate::{ClusterTls, HarnessError, Result, data_dir, free_port};
+use crate::{HarnessError, Result, data_dir, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
@@ -30,6 +32,7 @@ pub struct ClusterOptions {
     /// Lines of `pg_hba.conf` for TCP, which come before the defaults of this crate.
     pub hba: Vec<String>,
     /// TLS with a certificate of a test authority; see [`Cluster::ca_path`].
+    #[cfg(feature = "tls")]
     pub tls: Option<ClusterTls>,
     /// The password of the user `postgres` for TCP, checked by scram-sha-256. Without it, all
     /// connections are trusted.

@@ -19,6 +19,7 @@ pub(crate) fn make(installation: &Installation, dir: &Path, options: &ClusterOpt
     }
     append(&data.join("postgresql.conf"), &conf(dir, options))?;
     fs::write(data.join("pg_hba.conf"), hba(options)).map_err(HarnessError::io("write pg_hba.conf"))?;
+    #[cfg(feature = "tls")]
     if let Some(tls) = &options.tls {
         tls.write(dir)?;
         installation.give(&dir.join("server.key"))?;
@@ -82,6 +83,10 @@ fn initdb(installation: &Installation, dir: &Path, data: &Path) -> Result<()> {
 
 fn conf(dir: &Path, options: &ClusterOptions) -> String {
     let on_or_off = |on| if on { "on" } else { "off" };
+    #[cfg(feature = "tls")]
+    let has_tls = options.tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let has_tls = false;
     let socket_dir = dir.to_string_lossy();
     let mut lines = vec![
         ("listen_addresses", "127.0.0.1"),
@@ -91,7 +96,7 @@ fn conf(dir: &Path, options: &ClusterOptions) -> String {
         ("max_replication_slots", "20"),
         ("max_wal_senders", "20"),
         ("max_prepared_transactions", "10"),
-        ("ssl", on_or_off(options.tls.is_some())),
+        ("ssl", on_or_off(has_tls)),
         ("ssl_cert_file", "../server.crt"),
         ("ssl_key_file", "../server.key"),
         ("timezone", "UTC"),

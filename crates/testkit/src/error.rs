@@ -28,6 +28,7 @@ pub enum HarnessError {
     #[error("could not connect to the private cluster: {0}")]
     Connect(#[from] tokio_postgres::Error),
     /// Certificates could not be made.
+    #[cfg(feature = "tls")]
     #[error("could not make test certificates: {0}")]
     Certificate(#[from] rcgen::Error),
     /// A condition did not become true in time.

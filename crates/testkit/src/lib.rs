@@ -20,6 +20,7 @@ mod proxy;
 mod python;
 mod sim;
 mod test_size;
+#[cfg(feature = "tls")]
 mod tls;
 pub mod types;
 mod wait;
@@ -38,6 +39,7 @@ pub use proxy::{FaultProxy, ProxyDirection};
 pub use python::programs;
 pub use sim::{SimChange, SimDatabase, SimFault, SimRows, sim_table};
 pub use test_size::is_full;
+#[cfg(feature = "tls")]
 pub use tls::ClusterTls;
 pub use wait::eventually;
 

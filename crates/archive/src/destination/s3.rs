@@ -26,69 +26,11 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use self::error_response::S3Operation;
-use super::{DestinationError, DestinationReader, ManifestTag, VersionedManifest, check_key_prefix};
+use super::{
+    DestinationError, DestinationReader, ManifestTag, S3Encryption, S3Options, VersionedManifest, check_key_prefix,
+};
 use crate::aws::AwsCredentials;
 use crate::layout::{MANIFEST_BYTES_MAX, MANIFEST_NAME};
-
-/// The settings of an archive in S3 or in a compatible store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct S3Options {
-    /// The bucket's region; that of the credentials if `None`.
-    pub region: Option<String>,
-    /// The URL (`https://…`) of a store other than Amazon's.
-    pub endpoint: Option<String>,
-    /// True if the bucket is named in the path instead of the host.
-    pub force_path_style: bool,
-    /// The encryption of objects; that of the bucket if `None`.
-    pub encryption: Option<S3Encryption>,
-}
-
-/// The encryption of objects by a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum S3Encryption {
-    /// Encryption with keys of the store (SSE-S3).
-    Store,
-    /// Encryption with a key of the key management service (SSE-KMS): the key's ID or ARN, or the
-    /// account's default key if `None`.
-    Kms(Option<String>),
-    /// Encryption in two layers with such a key (DSSE-KMS).
-    KmsTwice(Option<String>),
-}
-
-impl S3Encryption {
-    /// The names that S3 uses for the kinds of encryption.
-    pub const NAMES: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
-
-    /// Returns the name that S3 uses for this kind.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        let [store, kms, twice] = S3Encryption::NAMES;
-        match self {
-            S3Encryption::Store => store,
-            S3Encryption::Kms(_) => kms,
-            S3Encryption::KmsTwice(_) => twice,
-        }
-    }
-
-    /// Returns the ID or ARN of the key, if one is given.
-    #[must_use]
-    pub fn key_id(&self) -> Option<&str> {
-        match self {
-            S3Encryption::Store => None,
-            S3Encryption::Kms(key) | S3Encryption::KmsTwice(key) => key.as_deref(),
-        }
-    }
-
-    fn applied(&self, builder: AmazonS3Builder) -> object_store::Result<AmazonS3Builder> {
-        let builder = builder.with_config("aws_server_side_encryption".parse()?, self.name());
-        match self.key_id() {
-            Some(key) => Ok(builder.with_config("aws_sse_kms_key_id".parse()?, key)),
-            None => Ok(builder),
-        }
-    }
-}
 
 /// An archive in a bucket.
 ///
@@ -137,7 +79,7 @@ impl S3Destination {
             .with_http_connector(service::S3Connector)
             .with_retry(retries());
         let builder = match &options.encryption {
-            Some(encryption) => encryption.applied(builder).map_err(|error| refused(error.to_string()))?,
+            Some(encryption) => with_encryption(builder, encryption).map_err(|error| refused(error.to_string()))?,
             None => builder,
         };
         Ok(S3Destination {
@@ -181,6 +123,15 @@ impl S3Destination {
     fn no_tag(&self) -> DestinationError {
         let reason = "the store returns no ETag, without which two writers cannot be kept apart".to_owned();
         DestinationError::Refused { doing: "use", at: self.uri(MANIFEST_NAME), reason }
+    }
+}
+
+/// Returns the builder of a store that encrypts each object.
+fn with_encryption(builder: AmazonS3Builder, encryption: &S3Encryption) -> object_store::Result<AmazonS3Builder> {
+    let builder = builder.with_config("aws_server_side_encryption".parse()?, encryption.name());
+    match encryption.key_id() {
+        Some(key) => Ok(builder.with_config("aws_sse_kms_key_id".parse()?, key)),
+        None => Ok(builder),
     }
 }
 

@@ -11,9 +11,9 @@ use super::Destination as BuiltDestination;
 // A build without the writer only reads.
 #[cfg(not(feature = "writer"))]
 use super::DestinationReader as BuiltDestination;
-use super::{DestinationError, DestinationReader, FolderDestination};
 #[cfg(feature = "s3")]
-use super::{S3Destination, S3Options};
+use super::S3Destination;
+use super::{DestinationError, DestinationReader, FolderDestination, S3Options};
 #[cfg(feature = "s3")]
 use crate::aws::{AwsCredentials, AwsProfileSet};
 
@@ -23,8 +23,7 @@ use crate::aws::{AwsCredentials, AwsProfileSet};
 pub enum DestinationUri {
     /// A folder of a local or mounted file system.
     Folder(PathBuf),
-    /// A bucket of S3, or of a compatible store.
-    #[cfg(feature = "s3")]
+    /// A bucket of S3, or of a compatible store. Without the feature `s3`, it cannot be opened.
     Bucket {
         /// The bucket's name.
         bucket: String,
@@ -41,7 +40,6 @@ pub struct DestinationOptions {
     /// the two is part of one of them.
     pub key_prefix: String,
     /// The settings of a bucket.
-    #[cfg(feature = "s3")]
     pub s3: S3Options,
     /// The credentials for a bucket; those of the SDK's default chain if `None`.
     #[cfg(feature = "s3")]
@@ -59,7 +57,6 @@ impl FromStr for DestinationUri {
     /// Parses an address. A prefix of S3 that does not end with `/` gets one.
     fn from_str(text: &str) -> Result<DestinationUri, InvalidDestinationUri> {
         match text.split_once("://") {
-            #[cfg(feature = "s3")]
             Some(("s3", rest)) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
@@ -117,6 +114,14 @@ impl DestinationUri {
                 };
                 Ok(Arc::new(S3Destination::new(bucket, &prefix, &options.s3, &credentials)?))
             }
+            #[cfg(not(feature = "s3"))]
+            DestinationUri::Bucket { bucket, prefix } => Err(DestinationError::Refused {
+                doing: "open",
+                at: format!("s3://{bucket}/{prefix}{}", options.key_prefix),
+                reason: "this program was built without S3; build laredo with the feature aws, \
+                         or laredo-archive with the feature s3"
+                    .to_owned(),
+            }),
         }
     }
 }
@@ -134,7 +139,14 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "s3")]
+    #[cfg(not(feature = "s3"))]
+    #[tokio::test]
+    async fn a_bucket_is_refused_without_s3() {
+        let uri: DestinationUri = "s3://b/p".parse().unwrap();
+        let refused = uri.open_reader(&DestinationOptions::default()).await.map(drop).unwrap_err().to_string();
+        assert!(refused.starts_with("cannot open s3://b/p/: this program was built without S3"), "{refused}");
+    }
+
     #[test]
     fn an_archive_is_in_a_bucket() {
         let bucket = |bucket: &str, prefix: &str| DestinationUri::Bucket {

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::aws::AwsProfiles;
 use super::http;
 use super::table::SnapshotterTable;
+use super::targets::ArchiveTargets;
 use crate::config::SnapshotterConfig;
 use crate::program::{
     PortCertificates, ProgramFailure, allowed_hosts, bind, log_port, random, report_ready, temporary_folder,
@@ -21,7 +21,7 @@ use crate::program::{
 /// Writes every table's archive until `stop` is true. A table that fails leaves the others running.
 /// The program ends when no table is left.
 pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) -> Result<(), ProgramFailure> {
-    let aws = Arc::new(AwsProfiles::new(&config.credentials)?);
+    let targets = Arc::new(ArchiveTargets::new(&config.credentials)?);
     // A folder that no table uses need not be writable, unless the operator names it.
     let is_used = config.temp_dir.is_some() || config.tables.iter().any(|table| !table.has_local_destination());
     let set = config.temp_dir.as_deref();
@@ -40,14 +40,14 @@ pub(crate) async fn run(config: SnapshotterConfig, stop: watch::Receiver<bool>) 
     log_port(&listener, key, config.http.address.is_local(), "status and metrics (orders only from this machine)");
     let certificates = files.certificates();
     tokio::select! {
-        ended = write_archives(config, (aws, folder), (listener, certificates), stop) => ended,
+        ended = write_archives(config, (targets, folder), (listener, certificates), stop) => ended,
         failed = files.keep_current() => failed.map_err(ProgramFailure::Failed),
     }
 }
 
 async fn write_archives(
     config: SnapshotterConfig,
-    (aws, folder): (Arc<AwsProfiles>, PathBuf),
+    (targets, folder): (Arc<ArchiveTargets>, PathBuf),
     (listener, certificates): (PortListener, Vec<ServerTls>),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ProgramFailure> {
@@ -58,7 +58,7 @@ async fn write_archives(
     let serving = tokio::spawn(http::serve(listener, hosts, api, wait_for_flag(all_written)));
     let mut tasks = JoinSet::new();
     for table in &tables {
-        let run = table.clone().run(aws.clone(), folder.clone(), writer_id(), stop.clone());
+        let run = table.clone().run(targets.clone(), folder.clone(), writer_id(), stop.clone());
         tasks.spawn(run.instrument(tracing::error_span!("table", table = table.name())));
     }
     report_ready("the port is open; its /status shows the archives");

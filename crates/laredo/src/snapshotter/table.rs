@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::aws::AwsProfiles;
 use super::feed::{SubscriptionFeed, resume_point};
+use super::targets::ArchiveTargets;
 use crate::config::snapshotter::ArchivedTableConfig;
 use crate::program::{now, random, wait_for_flag};
 
@@ -91,12 +91,12 @@ impl SnapshotterTable {
     /// affected.
     pub(super) async fn run(
         self,
-        aws: Arc<AwsProfiles>,
+        targets: Arc<ArchiveTargets>,
         temporary: PathBuf,
         writer_id: String,
         stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let ended = self.write(&aws, &temporary, writer_id, stop).await;
+        let ended = self.write(&targets, &temporary, writer_id, stop).await;
         if let Err(error) = &ended {
             let error = format!("{error:#}");
             tracing::error!(
@@ -117,15 +117,15 @@ impl SnapshotterTable {
 
     async fn write(
         &self,
-        aws: &AwsProfiles,
+        targets: &ArchiveTargets,
         temporary: &Path,
         writer_id: String,
         stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let config = &self.config;
-        let destinations = destinations(config, aws).await?;
+        let destinations = destinations(config, targets).await?;
         let stager = ArtifactStager::for_destinations(&destinations, temporary);
-        let (publisher, publishing) = aws.publisher(config).await?;
+        let (publisher, publishing) = targets.publisher(config).await?;
         let event_publisher = publisher.clone();
         let resources = WriterResources {
             destinations,
@@ -187,10 +187,13 @@ fn options(config: &ArchivedTableConfig, writer_id: String) -> WriterOptions {
     options
 }
 
-async fn destinations(config: &ArchivedTableConfig, aws: &AwsProfiles) -> anyhow::Result<Vec<Arc<dyn Destination>>> {
+async fn destinations(
+    config: &ArchivedTableConfig,
+    targets: &ArchiveTargets,
+) -> anyhow::Result<Vec<Arc<dyn Destination>>> {
     let mut destinations = Vec::new();
     for destination in &config.destinations {
-        destinations.push(aws.open(destination, &config.key_prefix).await?);
+        destinations.push(targets.open(destination, &config.key_prefix).await?);
     }
     Ok(destinations)
 }

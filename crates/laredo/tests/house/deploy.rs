@@ -211,6 +211,38 @@ fn the_unit_provides_what_its_configuration_names() {
     assert!(first("unix:(/[^\"]+)", &config).starts_with(&format!("/run/{}/", folder("RuntimeDirectory"))));
 }
 
+/// The folders that the package makes have the owners and modes with which the units make them.
+#[test]
+fn the_folders_of_the_package_are_those_of_the_units() {
+    let folders = read(Path::new("deploy/systemd/laredo.tmpfiles")).unwrap();
+    for unit in ["deploy/systemd/laredo-server.service", "deploy/systemd/laredo-snapshotter.service"] {
+        let text = read(Path::new(unit)).unwrap();
+        let of = |key: &str| first(&format!("(?m)^{key}=(.+)$"), &text);
+        for folder in of("StateDirectory").split(' ') {
+            let line = format!("d /var/lib/{folder} {} {} {} -", of("StateDirectoryMode"), of("User"), of("Group"));
+            assert!(folders.lines().any(|found| found == line), "{unit}: {line}");
+        }
+    }
+}
+
+/// The package names files that exist, and all that systemd needs.
+#[test]
+fn the_package_has_every_file_of_systemd() {
+    let manifest = read(Path::new("crates/laredo/Cargo.toml")).unwrap();
+    let asset = Regex::new(r#"(?m)^  \["\.\./\.\./([^"]+)", "#).unwrap();
+    let assets: Vec<&str> = asset.captures_iter(&manifest).map(|found| found.extract::<1>().1[0]).collect();
+    for path in assets.iter().filter(|path| !path.starts_with("target/")) {
+        let fixed = path.split('*').next().unwrap_or_default();
+        assert!(root().join(fixed).exists(), "{path}");
+    }
+    for (path, _) in deployed().into_iter().filter(|(path, _)| path.starts_with("deploy/systemd/")) {
+        // ./dev writes the units with the path of the package's programs.
+        let is_packed = assets.contains(&path.as_str()) || path.ends_with(".service");
+        assert!(is_packed, "{path} is no asset in crates/laredo/Cargo.toml");
+    }
+    assert!(assets.len() > 10, "{assets:?}");
+}
+
 /// Returns the text files in `deploy/` with their paths.
 fn deployed() -> Vec<(String, String)> {
     let files = files().into_iter().filter(|path| path.starts_with("deploy"));

@@ -4,7 +4,9 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::super::declaration::{config_block, optional};
-use super::super::schema::{PROFILE, SettingKind, TEXT};
+use super::super::fields::BlockFields;
+use super::super::reader::ConfigReader;
+use super::super::schema::{PROFILE, SettingKind, TAG, TEXT};
 
 config_block! {
     /// The settings that every service of AWS needs.
@@ -28,4 +30,17 @@ fn is_url(text: &str) -> bool {
         let names_a_host = |authority: &Authority| !authority.host().is_empty() && !authority.as_str().contains('@');
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(names_a_host)
     })
+}
+
+/// Reports a block whose type is a service of AWS, if the program was built without them. A build
+/// knows the keys nevertheless, so that each problem of a configuration is found in any build.
+pub(super) fn check_built_with_aws(fields: &BlockFields, reader: &mut ConfigReader) {
+    if !cfg!(feature = "aws") {
+        let message = format!(
+            "{} needs the feature aws, and this program was built without it (--no-default-features); \
+             use a program that was built with the default features",
+            fields.tag
+        );
+        reader.report(fields, TAG, message);
+    }
 }

@@ -14,11 +14,11 @@ use super::super::fields::BlockFields;
 use super::super::reader::ConfigReader;
 use super::super::schema::{SettingKind, TEXT};
 use super::super::write::HoconBlock;
-use super::aws::AwsConfig;
+use super::aws::{AwsConfig, check_built_with_aws};
 
 config_variants! {
     /// A place for archives. The table's `key_prefix` is appended to it.
-    pub enum DestinationConfig("destination type") {
+    pub enum DestinationConfig("destination type") [DestinationConfig::check] {
         /// A folder.
         Local["local"] {
             /// The path of the folder.
@@ -103,6 +103,13 @@ fn write_encryption(encryption: Option<&S3Encryption>, out: &mut HoconBlock) {
 }
 
 impl DestinationConfig {
+    fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
+        match self {
+            DestinationConfig::Local { .. } => {}
+            DestinationConfig::S3(_) => check_built_with_aws(fields, reader),
+        }
+    }
+
     /// Returns the address, with the destination's own prefix.
     #[must_use]
     pub fn uri(&self) -> DestinationUri {

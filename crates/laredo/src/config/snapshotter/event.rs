@@ -65,6 +65,7 @@ impl ConfigBlock for EventConfig {
     const KIND: SettingKind = SettingKind::Tagged(&VariantSchema { what: "kind of event", variants: VARIANTS });
 
     fn read(fields: &BlockFields<'_>, reader: &mut ConfigReader<'_>) -> Self {
+        aws::check_built_with_aws(fields, reader);
         EventConfig { target: EventTarget::read(fields, reader), aws: AwsConfig::read(fields, reader) }
     }
 

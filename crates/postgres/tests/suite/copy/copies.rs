@@ -29,10 +29,15 @@ async fn only_what_is_published_is_copied() {
            CREATE TABLE partial (id text, secret text, shown text, PRIMARY KEY (id));
            INSERT INTO partial VALUES ('1', 's', 'a'), ('2', 's', 'b');
            CREATE TABLE rls (id text PRIMARY KEY); ALTER TABLE rls ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-           INSERT INTO rls VALUES ('hidden');
-           CREATE PUBLICATION laredo_pub FOR TABLE partial (id, shown) WHERE (id <> '2')
-               WITH (publish_via_partition_root = true)"#,
+           INSERT INTO rls VALUES ('hidden')"#,
     );
+    // PostgreSQL 14 publishes whole tables only.
+    let (published, columns, rows) = match cluster.major_version() {
+        14 => ("partial", vec!["id", "secret", "shown"], vec![some(&["1", "s", "a"]), some(&["2", "s", "b"])]),
+        _ => ("partial (id, shown) WHERE (id <> '2')", vec!["id", "shown"], vec![some(&["1", "a"])]),
+    };
+    let publish = "WITH (publish_via_partition_root = true)";
+    cluster.psql(&format!("CREATE PUBLICATION laredo_pub FOR TABLE {published} {publish}")).unwrap();
     let mut tables = requests(&["public.parent", "public.root", "public.acl", "public.partial", "public.rls"]);
     tables.push(TableRequest { name: TableName::new("public", "Tä\"b.le"), key_fields: Vec::new() });
     let following = follow(options(&cluster), &tables).await;
@@ -45,7 +50,7 @@ async fn only_what_is_published_is_copied() {
     let is_text: Vec<bool> = acl.schema.columns().iter().map(|column| column.is_text).collect();
     assert_eq!(is_text, [false, true]);
     let partial = following.copy(3).await;
-    assert_eq!((partial.names(), partial.texts()), (vec!["id", "shown"], vec![some(&["1", "a"])]));
+    assert_eq!((partial.names(), partial.texts()), (columns, rows));
     assert_eq!(following.copy(4).await.texts(), [some(&["hidden"])]);
     let odd = following.copy(5).await;
     assert_eq!(odd.names(), ["Ké", "v"], "neither the dropped column nor the generated one");

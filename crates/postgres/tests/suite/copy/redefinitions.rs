@@ -63,6 +63,10 @@ async fn the_fingerprint_moves_with_everything_that_the_stream_omits() {
         (1, "TRUNCATE spare", "its partitions changed"),
         (1, "ALTER TABLE p DETACH PARTITION spare", "its partitions changed"),
     ] {
+        if sql.contains("WHERE") && cluster.major_version() < 15 {
+            // PostgreSQL 14 has no filters of rows.
+            continue;
+        }
         cluster.psql(sql).unwrap();
         announce(&cluster);
         loop {
