@@ -1,4 +1,4 @@
-//! The settings of an archive in a bucket. A build without S3 has them too: configurations have them.
+//! The settings of an archive in a bucket. A build without S3 has them too, for configurations.
 
 /// The settings of an archive in S3 or in a compatible store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
