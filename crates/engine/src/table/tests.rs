@@ -315,6 +315,21 @@ impl crate::source::Source for UnchangingSource {
         Ok(Lsn(10))
     }
 
+    async fn check_more(
+        &self,
+        _: &[TableRequest],
+        _: &[TableRequest],
+        _: bool,
+    ) -> Result<Vec<Arc<Schema>>, SourceError> {
+        Err(SourceError::Transient("it has one table".to_owned()))
+    }
+
+    fn add_table(&self, _: TableRequest) -> crate::source::TableIndex {
+        crate::source::TableIndex(1)
+    }
+
+    fn remove_table(&self, _: crate::source::TableIndex) {}
+
     async fn copy(
         &self,
         _: crate::source::TableIndex,
@@ -383,9 +398,10 @@ async fn a_queue_that_is_never_empty_hides_nothing() {
         }
         seen
     };
+    let (_removal, is_removed) = tokio::sync::watch::channel(false);
     let seen = tokio::select! {
         seen = look => seen,
-        () = worker.run() => panic!("the stream is not closed"),
+        () = worker.run(is_removed) => panic!("the stream is not closed"),
     };
     assert_eq!(seen[&Lsn(5000)], 3000, "no progress is told before the commits that it follows");
     assert!(seen.range(Lsn(100)..Lsn(3000)).next().is_some(), "seen on the way: {seen:?}");

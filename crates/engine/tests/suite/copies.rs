@@ -287,7 +287,8 @@ async fn a_panic_in_one_table_is_reported_and_stops_no_other() {
     armed.store(true, std::sync::atomic::Ordering::SeqCst);
     database.commit_unseen(Vec::new());
     let failed = || -> Vec<bool> {
-        let phases = running.handle().tables().iter().map(|table| table.status().phase);
+        let tables = running.handle().tables();
+        let phases = tables.iter().map(|table| table.status().phase);
         let is_reported = |error: &str| error.contains("the clock has stopped");
         phases.map(|p| matches!(p, laredo_engine::TablePhase::Failed { error } if is_reported(&error))).collect()
     };

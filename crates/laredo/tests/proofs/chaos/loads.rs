@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use laredo_core::TableName;
 use laredo_testkit::workload::TABLES;
+use serde_json::Value;
 
 /// PostgreSQL's error when it cannot decode its own WAL, after which a server copies every table
 /// again.
@@ -22,12 +23,12 @@ impl LoggedLoads {
     pub(super) fn read(&mut self, lines: &[String]) {
         for line in lines {
             self.was_undecodable |= line.contains(UNDECODABLE);
-            if line.contains("stream begins")
-                && field(line, "mode") == "snapshot"
-                && field(line, "client_id") == "chaos"
-            {
-                let key = (field(line, "table").to_owned(), field(line, "reason").to_owned());
-                *self.counts.entry(key).or_default() += 1;
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            let [message, mode, client, table, reason] =
+                ["message", "mode", "client_id", "table", "reason"].map(|field| line[field].as_str());
+            if (message, mode, client) == (Some("stream begins"), Some("snapshot"), Some("chaos")) {
+                let key = [table, reason].map(|text| text.unwrap_or_default().to_owned());
+                *self.counts.entry(key.into()).or_default() += 1;
             }
         }
     }
@@ -47,14 +48,5 @@ impl LoggedLoads {
         };
         let name = table.to_string();
         self.counts.iter().filter(|((of, reason), _)| *of == name && is_forced(reason)).map(|(_, count)| count).sum()
-    }
-}
-
-/// Returns the value of a field of a line of the log; empty if there is none.
-fn field<'a>(line: &'a str, name: &str) -> &'a str {
-    let Some((_, rest)) = line.split_once(&format!(" {name}=")) else { return "" };
-    match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next().unwrap_or_default(),
-        None => rest.split(' ').next().unwrap_or_default(),
     }
 }
