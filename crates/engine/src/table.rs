@@ -79,8 +79,7 @@ pub(crate) struct Table {
     /// The forks of the history that could not be noted on disk, in their order. The table is not
     /// followed again before they are noted.
     forks_due: Vec<UnnotedFork>,
-    /// The position that a mark of a commit has to reach before it says anything about this table.
-    /// A table that is added to a stream was not in earlier commits, whatever they changed.
+    /// The position that a mark has to reach. A table that is added was not in earlier commits.
     marks_from: Lsn,
     /// The time at which the state was last known to equal the source's.
     current_at: CommitTime,
@@ -143,8 +142,7 @@ impl Table {
         self.storage.use_folders(opened)
     }
 
-    /// Begins in the middle of a run, after `forks` forks of the database's history. Marks of
-    /// commits count once a copy is complete.
+    /// Begins in a run, after `forks` forks of the history. Marks count once a copy is complete.
     pub(crate) fn begin_late(&mut self, forks: u64) {
         self.storage.begin_after_forks(forks);
         self.status.lock().forks = forks;
@@ -313,10 +311,7 @@ impl Table {
         if is_failed {
             return Ok(FollowUpAction::Nothing);
         }
-        tracing::warn!(
-            event = "journal_replaced", table = %self.name(), reason,
-            "the table is copied into a new journal"
-        );
+        tracing::warn!(event = "journal_replaced", reason, "the table is copied into a new journal");
         if let Some(served) = self.lifecycle.served_mut() {
             served.writer.publish()?;
             let last = served.writer.committed().sequence;
@@ -745,10 +740,7 @@ impl Table {
         status.copy = None;
         status.copy_times.observe(took);
         let seconds = took.as_secs_f64();
-        tracing::info!(
-            event = "table_copied", table = %self.options.request.name, rows, %position, seconds,
-            "table copied"
-        );
+        tracing::info!(event = "table_copied", rows, %position, seconds, "table copied");
     }
 
     /// Counts the time that the newest commit took to become visible, once per burst of events.
@@ -782,12 +774,7 @@ impl Table {
                 // The copy that is owed decides what the source has to keep.
                 TableLifecycle::Copying { copy, .. } if copy.is_waiting() => status.releasable = None,
                 TableLifecycle::Copying { .. } | TableLifecycle::Live(_) => {
-                    status.releasable =
-                        Some(match (served.writer.journal().store_status(), self.storage.snapshots()) {
-                            (Some(store), _) => store.durable,
-                            (None, Some(snapshots)) => snapshots.status().durable,
-                            (None, None) => DurablePosition::not_kept(committed.position),
-                        });
+                    status.releasable = Some(self.storage.durable_position(&served.writer));
                 }
                 TableLifecycle::Stopped { .. } => {}
             }

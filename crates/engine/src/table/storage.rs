@@ -13,8 +13,9 @@ use super::published::{PublishedTable, RowOrigin, TableChangeCounts, readers_che
 use super::recopy_diff::publish_copy;
 use crate::base::BaseLocation;
 use crate::clock::Clock;
+use crate::durable::DurablePosition;
 use crate::head::InstanceId;
-use crate::journal::{Journal, JournalBeginning, PredecessorJournal};
+use crate::journal::{Journal, JournalBeginning, JournalWriter, PredecessorJournal};
 use crate::pipeline::{Pipeline, PipelineOptions};
 use crate::recovery::RestoredJournal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotFolder};
@@ -117,6 +118,15 @@ impl TableStorage {
             journal.abandon_up_to(self.abandoned);
         }
         Ok(())
+    }
+
+    /// Returns the position up to which the rows of a journal are kept.
+    pub(super) fn durable_position(&self, writer: &JournalWriter) -> DurablePosition {
+        match (writer.journal().store_status(), self.snapshots()) {
+            (Some(store), _) => store.durable,
+            (None, Some(snapshots)) => snapshots.status().durable,
+            (None, None) => DurablePosition::not_kept(writer.committed().position),
+        }
     }
 
     /// Continues after forks that other tables have noted in this run, and this one did not have

@@ -161,14 +161,15 @@ async fn tables_are_added_begun_again_and_removed_while_the_others_are_streamed(
     is_one_history(&server).await;
     [&a, &b, &c].into_iter().for_each(is_untouched);
 
-    // The journal on disk continues, and its readers with it.
+    // The table begins again, and nothing else does.
     let place = "table = \"b\", \n targets = [{ type = replication-fanout\n";
     server.edit_config(place, &format!("{place}journal.max_entries = 90000\n"));
     let (is_applied, text) = laredo_config(&server, &["reload"]);
     assert!(is_applied && text.contains("~ table public.b targets[0].journal.max_entries: 100000 -> 90000"), "{text}");
     cluster.psql("INSERT INTO b VALUES (6001, 1, 'x')").unwrap();
     compare(&cluster, &[("a", &a, "true"), ("b", &b, "true"), ("c", &c, "true")]).await;
-    assert_eq!((b.status().connects > 1, b.status().resyncs), (true, 0), "{:?}", b.status());
+    assert!(b.status().connects > 1, "{:?}", b.status());
+    [&a, &c].into_iter().for_each(is_untouched);
 
     // Other rows need another journal.
     server.write_config(&abc);
