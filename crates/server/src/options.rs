@@ -207,7 +207,7 @@ pub enum ServeError {
 /// The default of [`ServerOptions::connections_max`].
 pub const CONNECTIONS_MAX: usize = 10_000;
 
-/// The default of [`ServedTableOptions::clients_max`].
+/// The default of [`TableLimits::clients_max`].
 ///
 /// It is half of [`CONNECTIONS_MAX`], so that the clients of one table do not keep those of other
 /// tables out. It also bounds the memory of clients that read nothing: each may hold two parts of a
