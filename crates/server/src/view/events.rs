@@ -2,13 +2,12 @@
 
 use laredo_core::{Schema, TupleBuf, TupleRef};
 use laredo_engine::journal::BatchFrame;
-use laredo_proto::batch::BatchEntries;
 use laredo_proto::frame;
 use laredo_proto::oam::SubscribeResponse;
 use laredo_values::HexCells;
 
 use super::changes::{FrameChanges, VisibleChange};
-use super::structs::{row_struct, timestamp};
+use super::structs::{self, row_struct, timestamp};
 use super::{ProjectedFrame, RowSelection, ViewError};
 
 /// Returns the rows of a base, as inserts without a position: the subscriber may not have all of
@@ -19,17 +18,10 @@ pub(super) fn rows(
     selection: &RowSelection,
     hex: &HexCells,
 ) -> Result<ProjectedFrame, ViewError> {
-    let (mut out, mut count, mut scratch) = (Vec::new(), 0, TupleBuf::new());
-    for entry in BatchEntries::new(&from.batch.entries, schema) {
-        let row = entry?.row;
-        if selection.matches(row) {
-            let new_values = Some(row_struct(selection.schema(), selection.show(row, &mut scratch), hex)?);
-            let action = "INSERT".to_owned();
-            frame::encode(&SubscribeResponse { action, new_values, ..SubscribeResponse::default() }, &mut out);
-            count += 1;
-        }
-    }
-    Ok(ProjectedFrame { bytes: out.into(), count, carries_end: false })
+    structs::rows_as(from, schema, selection, hex, |row, out| {
+        let (action, new_values) = ("INSERT".to_owned(), Some(row));
+        frame::encode(&SubscribeResponse { action, new_values, ..SubscribeResponse::default() }, out);
+    })
 }
 
 /// Returns the changes of a transaction's frame. Each has the end of the commit as its position.

@@ -19,12 +19,22 @@ pub(super) fn rows(
     selection: &RowSelection,
     hex: &HexCells,
 ) -> Result<ProjectedFrame, ViewError> {
+    rows_as(from, schema, selection, hex, |row, out| put(Message::SnapshotRow(SnapshotRow { row: Some(row) }), out))
+}
+
+/// Returns the rows of a base, each as the message that `put` appends for it.
+pub(super) fn rows_as(
+    from: &BatchFrame,
+    schema: &Schema,
+    selection: &RowSelection,
+    hex: &HexCells,
+    put: impl Fn(Struct, &mut Vec<u8>),
+) -> Result<ProjectedFrame, ViewError> {
     let (mut out, mut count, mut scratch) = (Vec::new(), 0, TupleBuf::new());
     for entry in BatchEntries::new(&from.batch.entries, schema) {
         let row = entry?.row;
         if selection.matches(row) {
-            let row = Some(row_struct(selection.schema(), selection.show(row, &mut scratch), hex)?);
-            put(Message::SnapshotRow(SnapshotRow { row }), &mut out);
+            put(row_struct(selection.schema(), selection.show(row, &mut scratch), hex)?, &mut out);
             count += 1;
         }
     }
