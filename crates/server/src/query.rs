@@ -219,7 +219,7 @@ impl QueryCall {
     ) -> Result<QueryCall, Status> {
         let caller = admitted(extensions)?;
         let (table, scope) = shared.readable_table(&caller, schema, table)?;
-        let call = QueryCall { shared: shared.clone(), table: table.clone(), caller, scope };
+        let call = QueryCall { shared: shared.clone(), table, caller, scope };
         call.query()?.count_request(method);
         Ok(call)
     }

@@ -21,7 +21,7 @@ use tonic::Status;
 use super::row_changes::RowChangeCursor;
 use super::status;
 use crate::refusal;
-use crate::server_state::ServerState;
+use crate::server_state::{ServedTables, ServerState};
 use crate::table::ServedTable;
 use crate::view::timestamp;
 
@@ -35,6 +35,8 @@ struct StatusWatch {
     pipelines: Vec<(RowChangeCursor, PipelineState)>,
     /// True if all tables are watched, also those that are added later.
     is_of_all: bool,
+    /// The tables of the server in the last round.
+    known: ServedTables,
     sources: BTreeMap<String, ReportedSourceState>,
     ticks: Interval,
     /// True if there were rows in the last round, so that there may be more.
@@ -50,13 +52,15 @@ pub(super) fn watch(
     request: &WatchStatusRequest,
 ) -> Result<BoxStream<'static, Result<WatchStatusResponse, Status>>, Status> {
     let permit = shared.status_watch_permit()?;
+    let known = shared.tables();
     let is_of_all = request.tables.is_empty() && request.pipeline_ids.is_empty();
     let chosen = chosen(&shared, request)?.into_iter();
     let pipelines = chosen.map(|table| (RowChangeCursor::new(table), PipelineState::Unspecified)).collect();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (service, sources) = (ServiceState::Unspecified, BTreeMap::new());
-    let watch = StatusWatch { shared, service, pipelines, is_of_all, sources, ticks, has_more: false, _permit: permit };
+    let watch =
+        StatusWatch { shared, service, pipelines, is_of_all, known, sources, ticks, has_more: false, _permit: permit };
     let rounds = stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         let ended = watch.shared.streams_ended();
@@ -107,6 +111,10 @@ impl StatusWatch {
     /// Watches the present tables. Returns the last state of those that were removed.
     fn tables(&mut self) -> Vec<Event> {
         let present = self.shared.tables();
+        if Arc::ptr_eq(&present, &self.known) {
+            return Vec::new();
+        }
+        self.known = present.clone();
         let is_present =
             |rows: &RowChangeCursor| present.iter().any(|table| std::ptr::eq(table.as_ref(), rows.table()));
         let (kept, gone): (Vec<_>, Vec<_>) =
