@@ -31,7 +31,7 @@ pub(super) async fn open_folders(
 ) -> Result<Vec<Result<TableFolders, TableError>>, SourceError> {
     let mut opening = Vec::new();
     for options in tables {
-        let open = open(options.clone(), source.clone(), clock.clone());
+        let open = open(options.clone(), source.clone(), clock.clone(), may_pass_soon);
         opening.push(tokio::spawn(open.instrument(table_span(&options.request.name))));
     }
     let (mut opened, mut held, mut exhausted) = (Vec::new(), None, None);
@@ -60,14 +60,10 @@ pub(super) async fn open_added(
     source: &SourceServer,
     clock: &Clock,
 ) -> Result<TableFolders, TableError> {
-    let mut attempt = 1;
-    loop {
-        match open(options.clone(), source.clone(), clock.clone()).await {
-            Ok(Err(StoreError::Locked { .. })) if attempt < ATTEMPTS => sleep(DELAY).await,
-            Ok(opened) => return opened.map_err(TableError::from),
-            Err(panic) => return Err(opening_panicked(&panic)),
-        }
-        attempt += 1;
+    let may_pass = |error: &StoreError| matches!(error, StoreError::Locked { .. }) || may_pass_soon(error);
+    match open(options.clone(), source.clone(), clock.clone(), may_pass).await {
+        Ok(opened) => opened.map_err(TableError::from),
+        Err(panic) => Err(opening_panicked(&panic)),
     }
 }
 
@@ -75,18 +71,19 @@ fn opening_panicked(panic: &JoinError) -> TableError {
     TableError::Source(format!("opening its folders failed ({panic}); report this"))
 }
 
-/// Opens the folders of a table. Tries again if the error may pass soon.
+/// Opens the folders of a table. Tries again after an error that `may_pass`.
 async fn open(
     options: TableOptions,
     source: SourceServer,
     clock: Clock,
+    may_pass: impl Fn(&StoreError) -> bool,
 ) -> Result<Result<TableFolders, StoreError>, JoinError> {
     let mut attempt = 1;
     loop {
         let (options, source, clock) = (options.clone(), source.clone(), clock.clone());
         let span = Span::current();
         match spawn_blocking(move || span.in_scope(|| open_table_folders(&options, &source, &clock))).await? {
-            Err(error) if may_pass_soon(&error) && attempt < ATTEMPTS => sleep(DELAY).await,
+            Err(error) if may_pass(&error) && attempt < ATTEMPTS => sleep(DELAY).await,
             opened => return Ok(opened),
         }
         attempt += 1;
