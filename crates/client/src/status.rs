@@ -56,9 +56,8 @@ pub struct ReplicaStatus {
 
 /// A receiver of the status of a replica or a subscription. It may be used on any task or thread.
 ///
-/// Its copies of the status do not keep current what changes with each transaction: positions,
-/// rows, transactions and changes. Use
-/// [`Replica::status`](crate::Replica::status) and
+/// The status that it returns lacks what changes with each transaction: positions, rows,
+/// transactions and changes. Use [`Replica::status`](crate::Replica::status) and
 /// [`Subscription::status`](crate::Subscription::status) for those.
 #[derive(Clone, Debug)]
 pub struct StatusReceiver(watch::Receiver<ReplicaStatus>);

@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::text_table::bytes;
 use super::{print_message, print_output};
 use crate::config::ServerConfig;
-use crate::config::server::{DdlWatchConfig, PostgresSourceConfig};
+use crate::config::server::{DdlWatchConfig, PostgresSourceConfig, ServedTableConfig};
 use crate::printable::printable;
 use crate::serve::{connection, slot, table_folders};
 
@@ -267,7 +267,7 @@ fn publication_use<'a>(
         keep: args.keep_publication,
         drop: args.drop_publication,
         create: source.publication.create,
-        tables: tables.map(|table| TableName::new(&table.schema, &table.table)).collect(),
+        tables: tables.map(ServedTableConfig::name).collect(),
         other_sources: others.map(|(other, _)| other.as_str()).collect(),
     }
 }

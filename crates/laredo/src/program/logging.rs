@@ -211,25 +211,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::Arc;
-
-    use parking_lot::Mutex;
-
+    use super::line_format::LoggedText;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct LoggedText(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for LoggedText {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn a_panic_is_a_line_with_its_place_and_reason() {
@@ -243,8 +226,7 @@ mod tests {
             std::panic::catch_unwind(|| panic!("row {}\nis missing", 5)).unwrap_err();
         });
         std::panic::set_hook(before);
-        let text = String::from_utf8(text.0.lock().clone()).unwrap();
-        let line: serde_json::Value = serde_json::from_str(text.trim_end()).expect("it is one line");
+        let line: serde_json::Value = serde_json::from_str(text.read().trim_end()).expect("it is one line");
         assert_eq!((&line["event"], &line["level"]), (&"panic".into(), &"ERROR".into()));
         assert_eq!(line["message"], "a thread panicked: row 5\nis missing");
         assert!(line["place"].as_str().unwrap().contains("logging.rs:"), "{line}");

@@ -189,8 +189,7 @@ async fn run(
 
 /// Returns the options with which a table of an engine is served.
 pub(super) fn served_table_options(table: &ServedTableConfig, engine: &EngineHandle) -> Option<ServedTableOptions> {
-    let name = laredo_core::TableName::new(&table.schema, &table.table);
-    let handle = engine.table(&name)?;
+    let handle = engine.table(&table.name())?;
     Some(ServedTableOptions {
         handle,
         source_id: table.source.clone(),

@@ -159,7 +159,13 @@ impl ConfigPlan {
 
     fn change(&mut self, effect: ConfigEffect, table: Option<&ServedTableConfig>, change: KeyChange) {
         let KeyChange { key, before, after } = change;
-        self.changes.push(ConfigChange { effect, table: table.map(table_name), key, before, after });
+        self.changes.push(ConfigChange {
+            effect,
+            table: table.map(|table| table.name().to_string()),
+            key,
+            before,
+            after,
+        });
     }
 }
 
@@ -217,10 +223,6 @@ fn is_client_key(key: &str) -> bool {
 
 fn find<'a>(tables: &'a [ServedTableConfig], like: &ServedTableConfig) -> Option<&'a ServedTableConfig> {
     tables.iter().find(|table| (&table.schema, &table.table) == (&like.schema, &like.table))
-}
-
-fn table_name(table: &ServedTableConfig) -> String {
-    laredo_core::TableName::new(&table.schema, &table.table).to_string()
 }
 
 #[cfg(test)]

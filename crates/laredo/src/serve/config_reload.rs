@@ -194,14 +194,18 @@ impl ConfigReloader {
         live: &LiveServer,
     ) -> Vec<String> {
         let mut problems = Vec::new();
-        let begins_again = |old: &&ServedTableConfig| plan.added.iter().any(|new| name_of(new) == name_of(old));
+        let begins_again = |old: &&ServedTableConfig| plan.added.iter().any(|new| new.name() == old.name());
         for (source, part) in parts {
             let Some(engine) = live.engines.get(&source) else { continue };
             let SourcePart { removed, added, .. } = part;
-            let ended: Vec<TableName> = removed.iter().copied().filter(|old| !begins_again(old)).map(name_of).collect();
+            let ended: Vec<TableName> =
+                removed.iter().copied().filter(|old| !begins_again(old)).map(ServedTableConfig::name).collect();
             live.server.remove_tables(&ended);
             let (configs, options): (Vec<_>, Vec<_>) = added.into_iter().unzip();
-            let change = TableSetChange { removed: removed.iter().copied().map(name_of).collect(), added: options };
+            let change = TableSetChange {
+                removed: removed.iter().copied().map(ServedTableConfig::name).collect(),
+                added: options,
+            };
             let served = match engine.change_tables(change).await {
                 Ok(()) => configs,
                 Err(error) => {
@@ -214,7 +218,7 @@ impl ConfigReloader {
             live.server.put_tables(options.collect());
         }
         for table in &plan.limited {
-            live.server.set_limits(&name_of(table), table_limits(&table.fanout));
+            live.server.set_limits(&table.name(), table_limits(&table.fanout));
         }
         set_log_level(next.observability.logging.level);
         self.running.send_replace(Arc::new(next));
@@ -238,11 +242,11 @@ fn source_parts<'a>(plan: &'a ConfigPlan, live: &LiveServer) -> Result<BTreeMap<
             Err(problem) => problems.push(problem),
         }
     }
-    let begins: BTreeSet<TableName> = plan.added.iter().map(name_of).collect();
-    for table in plan.next.tables.iter().filter(|table| !begins.contains(&name_of(table))) {
+    let begins: BTreeSet<TableName> = plan.added.iter().map(ServedTableConfig::name).collect();
+    for table in plan.next.tables.iter().filter(|table| !begins.contains(&table.name())) {
         if let Some(part) = parts.get_mut(&table.source) {
             let key_fields = table.key_fields.clone();
-            part.others.push(TableRequest { name: name_of(table), key_fields });
+            part.others.push(TableRequest { name: table.name(), key_fields });
         }
     }
     if problems.is_empty() { Ok(parts) } else { Err(problems) }
@@ -279,10 +283,6 @@ async fn check(source: &str, part: &SourcePart<'_>, live: &LiveServer, publishes
 fn keep_tables(next: &mut ServerConfig, source: &str, running: &ServerConfig) {
     next.tables.retain(|table| table.source != source);
     next.tables.extend(running.tables.iter().filter(|table| table.source == source).cloned());
-}
-
-fn name_of(table: &ServedTableConfig) -> TableName {
-    TableName::new(&table.schema, &table.table)
 }
 
 /// Logs the outcome of a reload.

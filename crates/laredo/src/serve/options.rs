@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use laredo_core::{Sequence, TableName};
+use laredo_core::Sequence;
 use laredo_engine::journal::{BufferPolicy, InstanceId, JournalOptions};
 use laredo_engine::source::TableRequest;
 use laredo_engine::spool::SpoolOptions;
@@ -103,7 +103,7 @@ fn slot_name_of(source: &str) -> String {
 /// When a key of a hash cannot be read, as a sentence that names the table and the file.
 pub(super) fn table(table: &ServedTableConfig, folder: &Path, random: &mut StdRng) -> Result<TableOptions, String> {
     let journal = &table.fanout.journal;
-    let name = TableName::new(&table.schema, &table.table);
+    let name = table.name();
     Ok(TableOptions {
         pipeline: pipeline(&table.fanout).map_err(|error| format!("table {name}: transforms: {error}"))?,
         request: TableRequest { name, key_fields: table.key_fields.clone() },

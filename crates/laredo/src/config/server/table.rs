@@ -1,5 +1,7 @@
 //! Tables: the source of each table, its key, and its fan-out.
 
+use laredo_core::TableName;
+
 use super::super::declaration::{ConfigBlock, block, config_block, custom, required, texts};
 use super::super::fields::BlockFields;
 use super::super::reader::ConfigReader;
@@ -55,6 +57,11 @@ pub(super) fn check_names(root: &BlockFields, tables: &[ServedTableConfig], read
 }
 
 impl ServedTableConfig {
+    /// Returns the name of the table in the database.
+    pub(crate) fn name(&self) -> TableName {
+        TableName::new(&self.schema, &self.table)
+    }
+
     fn check(&mut self, fields: &BlockFields, reader: &mut ConfigReader) {
         let count = fields.item_count("targets");
         if fields.has("targets") && count != 1 {

@@ -128,6 +128,9 @@ pub(super) fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'st
 }
 
 #[cfg(test)]
+pub(super) use tests::LoggedText;
+
+#[cfg(test)]
 mod tests {
     use std::io::{self, Write};
     use std::sync::Arc;
@@ -140,10 +143,17 @@ mod tests {
 
     use super::*;
 
+    /// The text of a log that a test reads.
     #[derive(Clone, Default)]
-    struct SharedText(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct LoggedText(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for SharedText {
+    impl LoggedText {
+        pub(crate) fn read(&self) -> String {
+            String::from_utf8(self.0.lock().clone()).unwrap()
+        }
+    }
+
+    impl Write for LoggedText {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().write(bytes)
         }
@@ -154,17 +164,17 @@ mod tests {
     }
 
     fn logged<L: Layer<Registry> + Send + Sync + 'static>(
-        layer: impl FnOnce(SharedText) -> L,
+        layer: impl FnOnce(LoggedText) -> L,
         log: impl FnOnce(),
     ) -> String {
-        let text = SharedText::default();
+        let text = LoggedText::default();
         let subscriber = tracing_subscriber::registry().with(layer(text.clone()));
         tracing::subscriber::with_default(subscriber, log);
-        String::from_utf8(text.0.lock().clone()).unwrap()
+        text.read()
     }
 
     fn text(has_colors: bool, log: impl FnOnce()) -> String {
-        let layer = |writer: SharedText| {
+        let layer = |writer: LoggedText| {
             let shown = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_ansi(has_colors);
             shown.fmt_fields(text_fields()).event_format(TextLines { timer: () })
         };
@@ -172,7 +182,7 @@ mod tests {
     }
 
     fn json(log: impl FnOnce()) -> Vec<Value> {
-        let layer = |writer: SharedText| {
+        let layer = |writer: LoggedText| {
             let shown = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
             shown.fmt_fields(JsonFields::new()).event_format(JsonLines)
         };
