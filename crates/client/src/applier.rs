@@ -42,8 +42,8 @@ pub(crate) struct ReplicaApplier {
     inputs: mpsc::UnboundedReceiver<SessionInput>,
     receiver: SyncReceiver,
     writer: ReplicaWriter,
-    /// The time at which everything applied was all that the server had. `None` if nothing newer is
-    /// known.
+    /// The time at which everything applied was all that the database had. `None` if nothing newer
+    /// is known.
     fresh_at: Option<Instant>,
     /// Transactions that are applied and not shown. They have their changes if there were followers
     /// when the first was applied.

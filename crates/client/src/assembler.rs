@@ -2,6 +2,7 @@
 //! neither sockets nor readers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use laredo_core::{
     Change, Checksum, ChecksumError, DefinitionVersion, IndexSpec, Lsn, LsnError, Schema, ScopedMark, Sequence,
@@ -53,6 +54,8 @@ pub(crate) enum AssemblerEvent {
         checksum: Option<Checksum>,
         /// The server's request for the checksum of the client's own rows at the position.
         check: Option<Vec<u8>>,
+        /// The time since the server last knew its rows to be all that the database had.
+        source_lag: Duration,
     },
 }
 
@@ -428,7 +431,8 @@ fn check_count(batch: &RowBatch, found: usize) -> Result<(), ProtocolError> {
 }
 
 fn heartbeat_event(heartbeat: &Heartbeat) -> Result<AssemblerEvent, ProtocolError> {
-    let Heartbeat { server_time, source_position, earlier_source_position, mark, checksum, .. } = heartbeat;
+    let Heartbeat { server_time, source_position, earlier_source_position, mark, checksum, source_lag_ms, .. } =
+        heartbeat;
     // Older servers send the position only in the second field.
     let position = if source_position.is_empty() { earlier_source_position } else { source_position };
     Ok(AssemblerEvent::Heartbeat {
@@ -437,6 +441,7 @@ fn heartbeat_event(heartbeat: &Heartbeat) -> Result<AssemblerEvent, ProtocolErro
         position: parse_position(position)?,
         mark: mark.map(Into::into),
         checksum: Checksum::from_wire(checksum)?,
+        source_lag: Duration::from_millis(*source_lag_ms),
     })
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct LocalSnapshotFile {
 pub(crate) struct ResumableTable<T> {
     pub(crate) table: T,
     pub(crate) resume: ResumeState,
-    /// The time at which the table was last known to be all that the server had.
+    /// The time at which the table was last known to be all that the database had.
     pub(crate) at_head: Option<SystemTime>,
 }
 

@@ -51,8 +51,8 @@ impl LocalSnapshotSaver {
         Some(saved)
     }
 
-    /// Returns the time since the saved table was all that the server had, or `None` if that is not
-    /// known.
+    /// Returns the time since the saved table was all that the database had, or `None` if that is
+    /// not known.
     pub(crate) fn age(&self, saved: &ResumableTable<TableState>) -> Option<Duration> {
         // If the clock was set back, the age is zero.
         saved.at_head.map(|at| (self.wall)().duration_since(at).unwrap_or_default())

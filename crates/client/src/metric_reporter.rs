@@ -39,7 +39,7 @@ const STATES: &[StateMetric] = &[
     StateMetric {
         name: "laredo_client_age_seconds",
         unit: Unit::Seconds,
-        help: "Time since the rows were last known to be all that the server had; absent before the first time.",
+        help: "Time since the rows were last known to be all that the database had; absent before the first time.",
         value: |sample| sample.age.map(|age| age.as_secs_f64()),
     },
     StateMetric {

@@ -80,7 +80,7 @@ pub(crate) enum ReceiverEvent {
     State { table: Box<TableState>, position: Lsn, committed_at: Option<CommitTime> },
     /// A transaction to apply. [`SyncReceiver::applied`] must be called afterwards.
     Transaction { transaction: Transaction, reached: ResumeUpdate },
-    /// Everything up to this position has arrived, which was all that the server had at this
+    /// Everything up to this position has arrived, which was all that the database had at this
     /// moment. [`SyncReceiver::advance_position`] must be called. If the server's checksum of the
     /// rows at the position is present, [`SyncReceiver::compare`] must be called too.
     Current { position: Lsn, at: Instant, mark: Option<ScopedMark>, checksum: Option<Checksum> },
@@ -94,6 +94,8 @@ struct SentPosition {
     position: Lsn,
     mark: Option<ScopedMark>,
     checksum: Option<Checksum>,
+    /// The time since the server last knew its rows to be all that the database had.
+    source_lag: Duration,
 }
 
 /// A server's request for the checksum of the rows at a position.
@@ -369,9 +371,9 @@ impl SyncReceiver {
                     self.redefined(definition);
                 }
             },
-            Ok(AssemblerEvent::Heartbeat { server_time, position, mark, checksum, check }) => {
+            Ok(AssemblerEvent::Heartbeat { server_time, position, mark, checksum, check, source_lag }) => {
                 self.question = position.zip(check).map(|(position, check)| PendingChecksumRequest { position, check });
-                let sent = position.map(|position| SentPosition { position, mark, checksum });
+                let sent = position.map(|position| SentPosition { position, mark, checksum, source_lag });
                 self.accept_heartbeat(sent, server_time, received);
             }
             Err(StreamAssemblyError::Protocol(error)) => self.start_over(ReplicaError::Protocol(error)),
@@ -503,18 +505,19 @@ impl SyncReceiver {
     ///
     /// A heartbeat has a position if everything that the server had at that time was sent. Only
     /// then is the age of the table known. It counts from the receipt of the heartbeat, or from
-    /// earlier if the message was delayed.
+    /// earlier if the message was delayed, or if the server itself lagged behind the database.
     fn accept_heartbeat(&mut self, sent: Option<SentPosition>, server_time: Option<Timestamp>, received: Instant) {
         let since_start = received.saturating_duration_since(self.started);
         let excess = server_time.map_or(Duration::ZERO, |sent| self.delays.excess(since_start, &sent));
-        let Some(SentPosition { position, mark, checksum }) = sent.filter(|_| self.assembler.is_live()) else { return };
+        let sent = sent.filter(|_| self.assembler.is_live());
+        let Some(SentPosition { position, mark, checksum, source_lag }) = sent else { return };
         if let Some(incoming) = &mut self.incoming {
             incoming.advance_position(position, mark);
             self.reveal_snapshot();
         }
         self.health.server_reached(position);
         if self.incoming.is_none() {
-            let at = received.checked_sub(excess).unwrap_or(self.started);
+            let at = received.checked_sub(excess.saturating_add(source_lag)).unwrap_or(self.started);
             // A state newer than the heartbeat's position has another checksum and another newest
             // commit.
             let is_newest = position >= self.resume.position;

@@ -134,13 +134,17 @@ impl<'a> View<'a> {
         self.side().committed_at
     }
 
-    /// Returns the time since the replica was last known to have everything that the server had.
+    /// Returns the time since the replica was last known to have everything that the database had.
     /// [`Duration::MAX`] if that was never the case.
     ///
     /// Only the server knows its head, and it reports when a client has reached it. It does so ten
     /// times a second while the table changes, and once per heartbeat interval otherwise (5 s
-    /// unless configured). So the age stays below that interval in normal operation. It grows while
-    /// the replica lags or the connection is down.
+    /// unless configured). The server asks the database once a second whether there is more. So the
+    /// age stays below the sum of both in normal operation. It grows while the replica or the
+    /// server lags, while a connection is down, and while the table is paused or copied again.
+    ///
+    /// A server of an earlier version does not report its own lag. The age is then the time since
+    /// the replica had everything that the server had.
     ///
     /// The age leaves out the delay that all messages of a connection have, because the clocks of
     /// client and server are not compared.

@@ -53,9 +53,14 @@ impl ApplierRig {
     }
 
     fn heartbeat(&mut self, second: u64, sent: u64) {
+        self.lagging_heartbeat(second, sent, 0);
+    }
+
+    fn lagging_heartbeat(&mut self, second: u64, sent: u64, source_lag_ms: u64) {
         let server_time = Some(Timestamp { seconds: sent.try_into().unwrap(), nanos: 0 });
         let source_position = Lsn(self.position).to_string();
-        self.receive(second, Message::Heartbeat(Heartbeat { server_time, source_position, ..Heartbeat::default() }));
+        let heartbeat = Heartbeat { server_time, source_position, source_lag_ms, ..Heartbeat::default() };
+        self.receive(second, Message::Heartbeat(heartbeat));
         self.applier.publish_applied();
     }
 
@@ -106,6 +111,24 @@ fn a_heartbeat_that_waits_to_be_applied_counts_from_when_it_came() {
     *rig.now.lock().unwrap() = Duration::from_secs(10);
     rig.heartbeat(3, 1000);
     assert_eq!(rig.age(10), 7.0);
+}
+
+#[test]
+fn the_lag_of_the_server_adds_to_the_age() {
+    let mut rig = ApplierRig::new();
+    rig.lagging_heartbeat(100, 1100, 40_000);
+    assert_eq!((rig.age(100), rig.age(103)), (40.0, 43.0));
+    // The message was delayed, too.
+    rig.lagging_heartbeat(108, 1105, 45_000);
+    assert_eq!(rig.age(108), 48.0);
+    rig.heartbeat(110, 1110);
+    assert_eq!(rig.age(110), 0.0);
+    // It was current at that time, whatever comes later.
+    rig.lagging_heartbeat(120, 1120, 40_000);
+    assert_eq!(rig.age(120), 10.0);
+    let mut rig = ApplierRig::new();
+    rig.lagging_heartbeat(120, 1120, u64::MAX);
+    assert!(rig.age(120) >= 120.0);
 }
 
 #[test]

@@ -171,10 +171,20 @@ impl MessageContext<'_> {
             checksum: self.checksum(sent.and_then(|sent| sent.checksum)),
             mark: sent.and_then(|sent| self.mark(sent.mark)),
             check: check.map_or_else(Vec::new, |check| check.to_bytes().to_vec()),
+            source_lag_ms: sent.filter(|_| self.ask.is_ours).map_or(0, |sent| self.source_lag_ms(now, sent)),
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);
         out
+    }
+
+    /// Returns the time, in ms, since the rows at a head were last known to be all that the
+    /// database had.
+    fn source_lag_ms(&self, now: CommitTime, head: Head) -> u64 {
+        let table = self.table.handle();
+        // The status is updated after the head.
+        let current_at = table.current_at().max(head.committed_at);
+        u64::try_from(table.source_time(now).0.saturating_sub(current_at.0) / 1000).unwrap_or(0)
     }
 
     /// Writes a message that asks the client to leave within `left`, or at any time.
