@@ -156,20 +156,22 @@ impl SourceHistory {
         self.scope.store(scope_of(tables), Ordering::Relaxed);
     }
 
-    /// Handles a change of the tables during a run. Some commits of the new tables were not
-    /// remembered. So until the next run, the scope is one that no other server has. `changed_at`
-    /// makes it different.
+    /// Handles a change of the tables during a run, before it is made. Commits of the tables that
+    /// are added or removed are not all remembered. So until the next run, the scope is one that no
+    /// other server has. `changed_at` makes it different.
     pub(crate) fn change_tables(&self, tables: &[TableName], changed_at: CommitTime) {
         let change = TableName::new("", changed_at.0.to_string());
         let named: Vec<TableName> = tables.iter().cloned().chain([change]).collect();
         self.scope.store(scope_of(&named), Ordering::Relaxed);
     }
 
-    /// Returns the verdict of the remembered commits on a mark.
-    #[must_use]
-    pub fn judge(&self, mark: ScopedMark) -> MarkVerdict {
+    /// Returns the verdict of the remembered commits on a mark. All commits of the reader's table
+    /// that end after `complete_from` are among them, if any are. A mark of scope zero is of such a
+    /// commit.
+    pub(crate) fn judge(&self, mark: ScopedMark, complete_from: Lsn) -> MarkVerdict {
         let ScopedMark { commit, scope } = mark;
-        self.log.lock().judge(commit, scope == 0 || scope == self.scope())
+        let is_in_scope = if scope == 0 { commit.end > complete_from } else { scope == self.scope() };
+        self.log.lock().judge(commit, is_in_scope)
     }
 
     /// Remembers that the positions of a journal belong to another history.

@@ -133,6 +133,12 @@ pub trait Source: Send + Sync + 'static {
         publishes: bool,
     ) -> impl Future<Output = Result<Vec<Arc<Schema>>, SourceError>> + Send;
 
+    /// Reads the identity of the database's server and the end of its WAL, as they are now.
+    ///
+    /// # Errors
+    /// When the database cannot be queried.
+    fn read_server(&self) -> impl Future<Output = Result<SourceServer, SourceError>> + Send;
+
     /// Follows one more table from now on, and returns its index. The table was checked before, and
     /// the stream of this run has begun. The table's copy makes it complete.
     fn add_table(&self, table: TableRequest) -> TableIndex;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use laredo_core::{CommitTime, DurationHistogram, Lsn, TableName, Xid};
+use laredo_core::{CommitTime, DurationHistogram, Lsn, ScopedMark, TableName, Xid};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::durable::DurablePosition;
-use crate::history::SourceHistory;
+use crate::history::{MarkVerdict, SourceHistory};
 use crate::journal::Journal;
 use crate::snapshots::{RecoveredSnapshot, SnapshotError, SnapshotFolder, SnapshotInfo};
 use crate::source::{DefinitionReads, TableIndex};
@@ -144,6 +144,9 @@ pub struct TableStatus {
     /// The time at which the table was last known to equal the source's. This is the time of the
     /// newest applied commit, or of the source's report that there is no newer one.
     pub current_at: CommitTime,
+    /// The position after which all commits of the table are among those that its source remembers.
+    /// It is above zero for a table that was added in this run.
+    pub marks_from: Lsn,
     /// Inserts applied since the start.
     pub inserts: u64,
     /// Updates applied since the start.
@@ -183,6 +186,7 @@ impl Default for TableStatus {
             releasable: Some(DurablePosition::default()),
             committed_at: CommitTime::default(),
             current_at: CommitTime::default(),
+            marks_from: Lsn::ZERO,
             inserts: 0,
             updates: 0,
             deletes: 0,
@@ -205,6 +209,13 @@ impl TableStatus {
         self.phase = phase;
         self.has_failed = true;
         self.copy = None;
+    }
+
+    /// Notes that a copy is complete, and the time that it took.
+    pub(crate) fn complete_copy(&mut self, took: Duration) {
+        (self.phase, self.copy) = (TablePhase::Live, None);
+        self.copies += 1;
+        self.copy_times.observe(took);
     }
 
     /// Notes that the database's history has forked. In the same step nothing is releasable, so
@@ -334,6 +345,20 @@ impl TableHandle {
         self.status.lock().clone()
     }
 
+    /// Returns true if both handles are of one table, and not of two that have the same name one
+    /// after the other.
+    #[must_use]
+    pub fn is_same(&self, other: &TableHandle) -> bool {
+        Arc::ptr_eq(&self.status, &other.status)
+    }
+
+    /// Returns the time at which the state was last known to equal the source's, as in
+    /// [`TableStatus::current_at`].
+    #[must_use]
+    pub fn current_at(&self) -> CommitTime {
+        self.status.lock().current_at
+    }
+
     /// Returns the ID of the transaction that ended at a position, if it was applied recently.
     #[must_use]
     pub fn xid_of(&self, position: Lsn) -> Option<Xid> {
@@ -359,6 +384,13 @@ impl TableHandle {
     #[must_use]
     pub fn source_time(&self, own: CommitTime) -> CommitTime {
         self.history.source_time(own)
+    }
+
+    /// Returns the verdict of the source's remembered commits on a mark of one of the table's
+    /// readers.
+    #[must_use]
+    pub fn judge(&self, mark: ScopedMark) -> MarkVerdict {
+        self.history.judge(mark, self.status.lock().marks_from)
     }
 
     /// Returns the history of the table's source.

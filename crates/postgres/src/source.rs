@@ -116,6 +116,7 @@ impl PostgresSource {
         admits: &SnapshotCheck,
         rows: &mpsc::Sender<CopyEvent>,
     ) -> Result<(), SourceError> {
+        let restarts = self.signals.restarts().count;
         let route = |definition: &TableDefinition| self.signals.route(table.index, definition.relation_identity());
         let name = std::slice::from_ref(&table.request.name);
         let found = catalog::read_facts(connection, &self.options.publication.name, name).await;
@@ -131,7 +132,7 @@ impl PostgresSource {
             definition: resume::text_of(&table.request, &definition),
             is_streamed: before.is_some_and(|before| resume::is_reported(&table.request, before, &definition)),
         };
-        table.record_copy(definition);
+        table.record_copy(definition, restarts);
         self.signals.complete_table(table.index, inserted);
         rows.send(end).await.map_err(|_| copy::given_up())
     }
@@ -181,7 +182,7 @@ impl Source for PostgresSource {
             Some(PriorTableState::Same(position, definition)) => {
                 follow(position);
                 self.signals.route(table.index, definition.relation_identity());
-                table.record_copy(*definition);
+                table.record_copy(*definition, 0);
                 ResumeDecision::Follow
             }
             // Without a definition, the table is not watched before it is copied.
@@ -250,6 +251,10 @@ impl Source for PostgresSource {
     ) -> Result<Vec<Arc<Schema>>, SourceError> {
         let mut connection = SqlConnection::connect(&self.options.connection.for_work(SessionWork::Check)).await?;
         validate::check_more(&mut connection, &self.options, more, others, publishes).await
+    }
+
+    async fn read_server(&self) -> Result<SourceServer, SourceError> {
+        Ok(identity::read_server(&self.options.connection).await?)
     }
 
     fn add_table(&self, request: TableRequest) -> TableIndex {

@@ -97,7 +97,7 @@ impl Session {
         let status = tokio::select! {
             biased;
             () = shared.streams_ended() => refusal::stopping(),
-            () = table.removed() => refusal::removed(table.name()),
+            () = table.ended() => table.end_refusal(),
             () = table.drain().over() => refusal::drained(),
             ended = self.serve(slot) => match ended {
                 Err(status) => status,
@@ -233,7 +233,7 @@ impl Session {
         let unnoticed_until = Instant::now() + waits.min(DEFINITION_WAIT);
         loop {
             request.own_source = history.identity();
-            request.verdict = history.judge(request.mark);
+            request.verdict = self.table.handle().judge(request.mark);
             request.is_stranger = named.iter().any(|instance| history.is_stranger(instance));
             let (resolution, shared_position) = resolve(journal, &request).await?;
             match resolution {

@@ -610,6 +610,10 @@ impl Source for SimDatabase {
         }
     }
 
+    async fn read_server(&self) -> Result<SourceServer, SourceError> {
+        Ok(self.server())
+    }
+
     fn add_table(&self, _: TableRequest) -> TableIndex {
         TableIndex(self.followed.fetch_add(1, Ordering::Relaxed))
     }

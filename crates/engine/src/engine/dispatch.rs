@@ -95,6 +95,15 @@ pub(super) struct StreamState {
     connected: Option<String>,
 }
 
+impl StreamState {
+    /// Returns true if the stream has come from another server than this one, or from a later
+    /// timeline.
+    pub(super) fn has_left(&self, server: &SourceServer) -> bool {
+        let is_other_run = self.connected.as_ref().is_some_and(|started| *started != server.started);
+        is_other_run || self.server.identity.timeline > server.identity.timeline
+    }
+}
+
 /// The tables of a run and the queues to them, by the tables' index. `None` for removed tables.
 pub(super) struct TableOutlets<'a> {
     outlets: Vec<Option<TableEventSender>>,
@@ -176,6 +185,7 @@ impl EventDispatcher<'_> {
     async fn change_tables(&mut self, change: OutletChange<'_>) {
         match change {
             OutletChange::Add(TableIndex(index), begin) => {
+                self.state.server.written = self.state.server.written.max(self.reached);
                 let outlet = begin(&self.state);
                 if self.tables.len() <= index {
                     self.tables.resize_with(index + 1, || None);

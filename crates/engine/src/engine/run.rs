@@ -299,9 +299,9 @@ impl<S: Source> EngineRun<S> {
         let tasks = TableTasks::default();
         let (change_sender, changes) = mpsc::unbounded_channel();
         workers.into_iter().for_each(|(slot, worker)| tasks.spawn(&slot, worker));
-        let outlets = TableOutlets::new(outlets, server.clone(), changes);
+        let outlets = TableOutlets::new(outlets, server, changes);
         let (paused, dispatched) = (handle.paused.subscribe(), &handle.acknowledgement.dispatched);
-        let tables = TableSetChanger { core, tasks: &tasks, outlets: change_sender, server };
+        let tables = TableSetChanger { core, tasks: &tasks, outlets: change_sender };
         let work = async {
             tokio::select! {
                 // The order matters: everything that the stream has sent is dispatched before this

@@ -26,8 +26,10 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The number of failures in a row after which a pass is given up.
 const ATTEMPTS_MAX: u32 = 10;
-/// The number of times that a pass begins again after a copy has interrupted it.
+/// The number of times that a pass begins again after a copy has interrupted it, and the time for
+/// which it does so. It is given up when both are over.
 const RESTARTS_MAX: u32 = 3;
+const RESTARTING: Duration = Duration::from_secs(60);
 /// The longest time for which a snapshot is held open while the stream is behind it.
 const STALL: Duration = Duration::from_secs(30);
 /// The delay before another attempt at a background pass that could not begin or complete.
@@ -55,6 +57,8 @@ struct VerifyJob {
     _turn: Option<OwnedSemaphorePermit>,
     has_begun: bool,
     restarts: u32,
+    /// The time of the first restart.
+    restarted_at: Option<Instant>,
     /// The number of failures in a row.
     failures: u32,
     inspection: Option<InspectionTask>,
@@ -191,8 +195,10 @@ impl<S: Source> TableVerifier<S> {
     fn restart(&mut self, table: &mut Table) {
         let Some(pass) = &mut self.pass else { return };
         pass.restarts += 1;
-        if pass.restarts > RESTARTS_MAX {
-            self.give_up("the table was copied several times meanwhile".to_owned(), table);
+        let restarting = pass.restarted_at.get_or_insert_with(Instant::now).elapsed();
+        if pass.restarts > RESTARTS_MAX && restarting > RESTARTING {
+            let reason = format!("the table was copied {} times meanwhile", pass.restarts);
+            self.give_up(reason, table);
             return;
         }
         (pass.has_begun, pass.inspection) = (false, None);
@@ -310,6 +316,7 @@ impl VerifyJob {
             _turn: turn,
             has_begun: false,
             restarts: 0,
+            restarted_at: None,
             failures: 0,
             inspection: None,
             resume_at: now,

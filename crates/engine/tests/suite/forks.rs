@@ -57,7 +57,7 @@ fn request(handle: &EngineHandle, reader: &JournalTestReader, mark: CommitMark) 
     ResumeRequest {
         position: Some(reader.position),
         mark: ScopedMark { commit: mark, scope: 0 },
-        verdict: history.judge(ScopedMark { commit: mark, scope: 0 }),
+        verdict: tables[0].judge(ScopedMark { commit: mark, scope: 0 }),
         own_source: history.identity(),
         whole_transactions: true,
         ..ResumeRequest::default()

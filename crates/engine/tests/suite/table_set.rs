@@ -47,8 +47,13 @@ async fn a_table_is_added_and_removed_next_to_one_that_continues() {
     // A commit of the new table that came before it proves no other history.
     let history = running.table(1).history().scope();
     assert_ne!(history, scope);
-    let verdict = running.table(1).history().judge(ScopedMark { commit: early, scope });
-    assert_ne!(verdict, MarkVerdict::Other);
+    for scope in [scope, 0] {
+        let verdict = running.table(1).judge(ScopedMark { commit: early, scope });
+        assert_ne!(verdict, MarkVerdict::Other, "{scope}");
+    }
+    // The table that was followed all the time has all of its commits.
+    let of_table = ScopedMark { commit: early, scope: 0 };
+    assert_eq!(running.table(0).judge(of_table), MarkVerdict::Other);
     eventually(PATIENCE, async || running.handle().acknowledged() >= end).await.expect("the source may forget it");
 
     let (removed, journal) = (running.table(1), running.journal(1).await);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use laredo_client::{GrpcCode, Replica, ReplicaError};
 use laredo_core::TableName;
 use laredo_testkit::oracle::{flushed, rows_at_rest};
-use laredo_testkit::{Cluster, ClusterOptions, StopMode, clean_command, eventually};
+use laredo_testkit::{Cluster, ClusterOptions, StopMode, StorageCopy, clean_command, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
@@ -23,7 +23,11 @@ fn table(name: &str) -> TableName {
 
 /// Starts a cluster with the tables `a`, `b`, and `c`, each with 100 rows.
 fn cluster() -> Cluster {
-    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    cluster_with(ClusterOptions::default())
+}
+
+fn cluster_with(options: ClusterOptions) -> Cluster {
+    let cluster = Cluster::start(options).unwrap();
     for name in ["a", "b", "c"] {
         let sql = "CREATE TABLE $t (id int PRIMARY KEY, n int NOT NULL, note text);
                    INSERT INTO $t SELECT i, i % 7, 'row ' || i FROM generate_series(1, 100) i";
@@ -110,6 +114,15 @@ async fn compare(cluster: &Cluster, replicas: &[(&str, &Replica, &str)]) {
     }
 }
 
+/// Waits until a replica has the database's rows, which may be those of another history.
+async fn become_equal(cluster: &Cluster, name: &str, replica: &Replica) {
+    let sql = cluster.connect().await.unwrap();
+    let rows = rows_at_rest(&sql, &table(name), &["id"], "true").await.unwrap();
+    let differences = || view_differences(&replica.view(), &rows, &["id"]);
+    let is_equal = async || differences().is_empty();
+    assert!(eventually(PATIENCE, is_equal).await.is_ok(), "{name}: {:?}\n{}", replica.status(), differences());
+}
+
 /// Asserts that the stream of a replica is still its first one.
 fn is_untouched(replica: &Replica) {
     let status = replica.status();
@@ -168,7 +181,8 @@ async fn tables_are_added_begun_again_and_removed_while_the_others_are_streamed(
     assert!(is_applied && text.contains("~ table public.b targets[0].journal.max_entries: 100000 -> 90000"), "{text}");
     cluster.psql("INSERT INTO b VALUES (6001, 1, 'x')").unwrap();
     compare(&cluster, &[("a", &a, "true"), ("b", &b, "true"), ("c", &c, "true")]).await;
-    assert!(b.status().connects > 1, "{:?}", b.status());
+    // Its journal continues, so it is sent what differs.
+    assert!(b.status().connects > 1 && b.status().resyncs == 0, "{:?}", b.status());
     [&a, &c].into_iter().for_each(is_untouched);
 
     // Other rows need another journal.
@@ -317,5 +331,51 @@ async fn reloads_at_once_and_without_a_database_are_exact() {
     compare(&cluster, &[("a", &a, "true"), ("b", &b, "true"), ("c", &c, "true")]).await;
     for replica in [&a, &b, &c] {
         assert_eq!(replica.status().connects, 1, "{:?}", replica.status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_returns_in_another_history_has_every_row_of_it() {
+    // The storage is put back, a standby that lacks WAL takes over, and one that has everything.
+    let changes: [fn(&mut Cluster, &StorageCopy); 3] = [
+        |cluster, copy| cluster.put_back(copy, StopMode::Fast).unwrap(),
+        |cluster, copy| cluster.promote(copy, StopMode::Fast).unwrap(),
+        |cluster, _| cluster.begin_timeline(StopMode::Fast).unwrap(),
+    ];
+    for (number, change_history) in changes.into_iter().enumerate() {
+        let options = ClusterOptions::default().set("restore_command", "false").set("wal_keep_size", "512MB");
+        let (mut cluster, folder) = (cluster_with(options), tempfile::tempdir().unwrap());
+        let path = |name: &str| serde_json::Value::from(folder.path().join(name).to_string_lossy());
+        let stores = format!(
+            "journal {{ store = local, store_config.path = {} }}
+             snapshot {{ interval = 1s, store = local, store_config.path = {} }}",
+            path("journal"),
+            path("snapshots")
+        );
+        let with = |tables: &[&str]| config(&cluster, tables).slot("laredo_returns").target(&stores);
+        let (only_a, ab) = (with(&["a"]), with(&["a", "b"]));
+        let mut server = ab.start().await;
+        let (a, b) = (replica(&server, "a").await, replica(&server, "b").await);
+        let copy = cluster.copy_storage(StopMode::Fast).unwrap();
+        // The table that leaves has a position that the next history has not reached.
+        cluster.psql("INSERT INTO b SELECT i, i, repeat('lost', 100) FROM generate_series(1000, 3000) i").unwrap();
+        compare(&cluster, &[("a", &a, "true"), ("b", &b, "true")]).await;
+        server.write_config(&only_a);
+        assert!(laredo_config(&server, &["reload"]).0);
+
+        change_history(&mut cluster, &copy);
+        cluster.psql("INSERT INTO a VALUES (5000, 1, 'new'); INSERT INTO b VALUES (5000, 1, 'new')").unwrap();
+        become_equal(&cluster, "a", &a).await;
+        server.write_config(&ab);
+        let (is_applied, text) = laredo_config(&server, &["reload"]);
+        assert!(is_applied, "{number}: {text}");
+        cluster.psql("INSERT INTO b VALUES (5001, 2, 'later'); DELETE FROM b WHERE id = 7").unwrap();
+        let returned = replica(&server, "b").await;
+        cluster.psql("INSERT INTO b VALUES (5002, 3, 'last')").unwrap();
+        for (name, replica) in [("a", &a), ("b", &returned), ("b", &b)] {
+            become_equal(&cluster, name, replica).await;
+        }
+        let verified = server.verify();
+        assert!(verified.failures.is_empty() && verified.tables == 2, "{number}: {verified:?}");
     }
 }

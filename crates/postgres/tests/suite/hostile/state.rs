@@ -296,6 +296,10 @@ impl Source for PlayedSource {
         Err(SourceError::Definite(vec!["the tables are fixed".to_owned()]))
     }
 
+    async fn read_server(&self) -> Result<SourceServer, SourceError> {
+        Ok(SourceServer::default())
+    }
+
     fn add_table(&self, _: TableRequest) -> TableIndex {
         TableIndex(2)
     }
