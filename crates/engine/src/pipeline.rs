@@ -268,6 +268,11 @@ impl Pipeline {
         Ok(fits)
     }
 
+    /// Returns true if the composites of a row of the source have the fields of its types.
+    pub(crate) fn has_form(&self, row: TupleRef<'_>) -> bool {
+        self.form.fits(row)
+    }
+
     /// Returns the schema of the state's rows: the source's columns, and a commit time if a
     /// transform needs one.
     pub(crate) fn state(&self) -> &Arc<Schema> {

@@ -79,8 +79,6 @@ pub(crate) struct Table {
     /// The forks of the history that could not be noted on disk, in their order. The table is not
     /// followed again before they are noted.
     forks_due: Vec<UnnotedFork>,
-    /// The position that a mark has to reach. A table that is added was not in earlier commits.
-    marks_from: Lsn,
     /// The time at which the state was last known to equal the source's.
     current_at: CommitTime,
     /// The reason for the copy that is being made, or was made last.
@@ -111,7 +109,6 @@ impl Table {
             server_run: ServerRun::default(),
             is_forked: false,
             forks_due: Vec::new(),
-            marks_from: Lsn::ZERO,
             current_at: CommitTime::default(),
             copy_reason: "first copy".to_owned(),
             status,
@@ -145,8 +142,8 @@ impl Table {
     /// Begins in a run, after `forks` forks of the history. Marks count once a copy is complete.
     pub(crate) fn begin_late(&mut self, forks: u64) {
         self.storage.begin_after_forks(forks);
-        self.status.lock().forks = forks;
-        self.marks_from = Lsn(u64::MAX);
+        let mut status = self.status.lock();
+        (status.forks, status.marks_from) = (forks, Lsn(u64::MAX));
     }
 
     /// Returns true if so many bytes are held that the stream should wait for the copy.
@@ -224,7 +221,7 @@ impl Table {
         current_at: Option<CommitTime>,
         mark: CommitMark,
     ) -> Result<FollowUpAction, TableError> {
-        let mark = if mark.end >= self.marks_from { mark } else { CommitMark::default() };
+        let mark = if mark.end >= self.status.lock().marks_from { mark } else { CommitMark::default() };
         match &mut self.lifecycle {
             TableLifecycle::Copying { copy, .. } => {
                 copy.reached(position, mark);
@@ -280,9 +277,12 @@ impl Table {
         }
     }
 
-    /// Handles a new definition that the rows have once every commit up to a position is applied. A
-    /// copy reports its own definition.
+    /// Handles a new definition that the rows have once every commit up to a position is applied.
+    /// The rows of a copy may have arrived before, so its conditions require another one.
     pub(crate) fn on_redefined(&mut self, redefinition: Redefinition) -> Result<FollowUpAction, TableError> {
+        if self.is_copying() && redefinition.has_conditions() {
+            return self.on_moved(redefinition.into_owed_copy());
+        }
         if let Some(live) = self.lifecycle.live_mut() {
             live.set_definition_due(redefinition);
         }
@@ -552,7 +552,8 @@ impl Table {
             return Ok(FollowUpAction::Nothing);
         };
         if let CopyEvent::End { inserted, .. } = &event {
-            self.marks_from = self.marks_from.min(*inserted);
+            let mut status = self.status.lock();
+            status.marks_from = status.marks_from.min(*inserted);
         }
         let known = served.as_ref().filter(|_| !copy.is_after_fork());
         let now = (self.clock)();
@@ -711,8 +712,13 @@ impl Table {
             return Ok(FollowUpAction::Nothing);
         };
         let started_at = copy.progress().map_or_else(Instant::now, |progress| progress.started_at);
-        let Some(done) = copy.complete() else {
-            return Ok(FollowUpAction::Nothing);
+        let done = match copy.complete(owed.as_ref()) {
+            Ok(Some(done)) => done,
+            Ok(None) => return Ok(FollowUpAction::Nothing),
+            Err(stop) => {
+                *owed = None;
+                return self.after_copying(Err(stop));
+            }
         };
         let copied_under = done.definition.clone();
         let (completed, counts) = match copy.is_after_fork() {
@@ -732,13 +738,8 @@ impl Table {
     }
 
     fn report_copied(&self, served: &PublishedTable, started_at: Instant) {
-        let mut status = self.status.lock();
-        status.phase = TablePhase::Live;
-        status.copies += 1;
-        let (rows, position) = (served.rows(), served.position());
-        let took = started_at.elapsed();
-        status.copy = None;
-        status.copy_times.observe(took);
+        let (rows, position, took) = (served.rows(), served.position(), started_at.elapsed());
+        self.status.lock().complete_copy(took);
         let seconds = took.as_secs_f64();
         tracing::info!(event = "table_copied", rows, %position, seconds, "table copied");
     }
@@ -793,7 +794,6 @@ impl Table {
         self.lifecycle.live()
     }
 
-    /// Returns the same as [`Table::live`], to be changed.
     fn live_mut(&mut self) -> Option<&mut LiveTable> {
         self.lifecycle.live_mut()
     }

@@ -5,7 +5,9 @@ mod definition;
 mod facts;
 mod schema;
 
-pub(crate) use definition::{DefinitionImpact, HarmlessConditions, TableDefinition, TableFile, TablePublication};
+pub(crate) use definition::{
+    DefinitionImpact, HarmlessConditions, TableDefinition, TableFile, TablePublication, TypeFacts,
+};
 pub(crate) use facts::TableFacts;
 pub(crate) use schema::{key_problems, quoted, schema_of, type_def};
 

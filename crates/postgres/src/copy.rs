@@ -19,6 +19,7 @@ use crate::{publication, validate};
 use polling::PollingWait;
 pub(crate) use source_table::SourceTable;
 use source_table::{EarlierWriters, StreamingScope};
+pub(crate) use writers::{WritingTransaction, open_writers, still_open};
 
 /// The SQLSTATE `lock_not_available`: the lock was not granted within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -151,9 +152,10 @@ pub(crate) fn given_up() -> SourceError {
 
 /// Waits until every transaction has ended that wrote the table too early to be streamed
 /// completely. It is too early before the slot keeps commits, before the stream follows the table,
-/// and before the publication has its current settings for it. PostgreSQL applies the settings as
-/// of each change. The wait includes writers of the table that had the name before: the changes of
-/// such a transaction are not assigned to this table.
+/// before the publication has its current settings for it, and before the types of its columns are
+/// what they are. PostgreSQL applies settings and types as of each change: a row that was written
+/// before a label was renamed is sent with the old label. The wait includes writers of the table
+/// that had the name before: the changes of such a transaction are not assigned to this table.
 ///
 /// # Errors
 /// Fails if they do not end soon. The next attempt waits for the same transactions. Another table
@@ -165,11 +167,12 @@ async fn settle(
     definition: &TableDefinition,
     is_other: bool,
 ) -> Result<(), TableReadError> {
-    let scope = StreamingScope { slot, published: definition.published.clone(), oid: definition.oid };
+    let (published, types) = (definition.published.clone(), definition.types.clone());
+    let scope = StreamingScope { slot, published, oid: definition.oid, types };
     let writers = match table.earlier_writers(&scope, is_other) {
         EarlierWriters::Ended => return Ok(()),
         EarlierWriters::Known(writers) => writers,
-        EarlierWriters::Unknown(oids) => writers::writers(connection, &oids).await?,
+        EarlierWriters::Unknown(oids) => open_writers(connection, &oids).await?,
     };
     table.await_writers(&scope, &writers);
     let writers = writers::wait_for(connection, writers).await?;

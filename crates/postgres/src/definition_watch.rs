@@ -31,6 +31,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const SESSION_MAX: Duration = Duration::from_secs(60);
 /// The wait before a failed connection is made again.
 const RECONNECT: Duration = Duration::from_secs(2);
+/// The interval while a definition is not reported because transactions have to end.
+const WRITERS_AGAIN: Duration = Duration::from_secs(1);
 /// The wait before a check that the stream waits for is repeated. It is given up after
 /// [`CHECK_PATIENCE`], so that one table does not hold up the others forever.
 const CHECK_AGAIN: Duration = Duration::from_millis(100);
@@ -140,10 +142,11 @@ impl DefinitionWatcher<'_> {
                 continue;
             }
             let next = self.tables.iter().filter_map(TableWatch::unexplained_until).min();
+            let interval = if self.tables.iter().any(TableWatch::awaits_writers) { WRITERS_AGAIN } else { INTERVAL };
             // A notification that is missed is no loss: the next round sees the change.
             tokio::select! {
                 () = self.context.signals.wait_for_check_request() => {}
-                _ = tokio::time::timeout(INTERVAL, self.context.signals.wait_for_change()) => {}
+                _ = tokio::time::timeout(interval, self.context.signals.wait_for_change()) => {}
                 () = self.context.signals.wait_for_position(next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
             }
         }

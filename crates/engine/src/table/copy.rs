@@ -13,6 +13,7 @@ use super::commit_queue::CommitQueue;
 use super::options::TableOptions;
 use super::published::{PublishedTable, TableCommit};
 use super::recent_transactions::RecentTransactions;
+use super::redefinition::OwedCopy;
 use crate::base::{Base, BaseLocation, BaseWriter};
 use crate::head::Head;
 use crate::pipeline::Pipeline;
@@ -20,6 +21,8 @@ use crate::source::{CopyEvent, TransactionSnapshot};
 use crate::status::CopyProgress;
 use crate::store::RowDefinition;
 
+/// The number of copies in a row that are not shown because their definition has changed since.
+const OUTDATED_MAX: u32 = 3;
 /// The interval at which a copy logs its progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -41,6 +44,8 @@ pub(crate) struct OngoingCopy {
     reached: Lsn,
     /// The newest commit of any table up to `reached`.
     mark: CommitMark,
+    /// The number of copies that were not shown because their definition was known to be outdated.
+    outdated: u32,
 }
 
 /// The rows that are known before a copy.
@@ -157,6 +162,7 @@ impl OngoingCopy {
             stage: CopyStage::Holding,
             held: CommitQueue::default(),
             mark: CommitMark::default(),
+            outdated: 0,
         }
     }
 
@@ -381,6 +387,9 @@ impl OngoingCopy {
             }
             CopyEvent::Rows(chunk) => {
                 if let CopyStage::Arriving(incoming) = &mut self.stage {
+                    if !rows(&chunk).all(|row| incoming.pipeline.has_form(row)) {
+                        return Err(CopyStopReason::StartOver("a composite type changed during the copy"));
+                    }
                     incoming.add(&chunk, known)?;
                 }
             }
@@ -401,12 +410,24 @@ impl OngoingCopy {
     /// The position is also past everything that readers have received. A change that was not
     /// announced gets a position of its own. Otherwise a reader at the last position would never
     /// receive it.
-    pub(crate) fn complete(&mut self) -> Option<CompleteCopy> {
+    ///
+    /// # Errors
+    /// When another definition was seen meanwhile, which `owed` has. With an event trigger, no
+    /// reader may reach that definition's position with these rows. A table whose definition
+    /// changes all the time is shown all the same.
+    pub(crate) fn complete(&mut self, owed: Option<&OwedCopy>) -> Result<Option<CompleteCopy>, CopyStopReason> {
         let from = self.before.position();
-        let CopyStage::Arriving(incoming) = &mut self.stage else { return None };
+        let CopyStage::Arriving(incoming) = &mut self.stage else { return Ok(None) };
         let is_past = |end: &mut CopyEnd| self.reached >= end.inserted && from.is_none_or(|from| self.reached > from);
-        let CopyEnd { definition, is_streamed, .. } = incoming.end.take_if(is_past)?;
-        let CopyStage::Arriving(incoming) = std::mem::replace(&mut self.stage, CopyStage::Holding) else { return None };
+        let Some(CopyEnd { definition, is_streamed, .. }) = incoming.end.take_if(is_past) else { return Ok(None) };
+        let is_outdated = owed.is_some_and(|owed| owed.definition.is_some() && owed.is_owed_after(&definition));
+        if is_outdated && self.outdated < OUTDATED_MAX {
+            self.outdated += 1;
+            return Err(CopyStopReason::StartOver("its definition changed while the copy waited for the stream"));
+        }
+        let CopyStage::Arriving(incoming) = std::mem::replace(&mut self.stage, CopyStage::Holding) else {
+            return Ok(None);
+        };
         let PartialCopy { pipeline, state, base, committed_at, .. } = *incoming;
         let streamed = self.before.take_streamed().filter(|_| is_streamed).map(|mut streamed| {
             let mut commits = Vec::from(streamed.take_all());
@@ -416,7 +437,7 @@ impl OngoingCopy {
             commits
         });
         let (to, mark) = (self.reached, self.mark);
-        Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, streamed, base })
+        Ok(Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, streamed, base }))
     }
 
     /// Gives up the copy. The next one has to see every transaction that was held.

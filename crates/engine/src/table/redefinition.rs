@@ -35,6 +35,17 @@ impl OwedCopy {
 }
 
 impl Redefinition {
+    /// Returns true if the definition applies only to rows with certain values.
+    pub(super) fn has_conditions(&self) -> bool {
+        !self.values.is_empty()
+    }
+
+    /// Returns the copy that is owed unless the one under way has this definition.
+    pub(super) fn into_owed_copy(self) -> OwedCopy {
+        let reason = "its definition changed while a copy waited for the stream".to_owned();
+        OwedCopy { reason, definition: Some(self.definition) }
+    }
+
     /// Returns the name of a column that has a value which the definition does not allow.
     pub(super) fn violated_column(&self, state: &TableState) -> Option<&str> {
         let violated = self.values.iter().find(|values| !has_only(state, values));

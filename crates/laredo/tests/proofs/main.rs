@@ -5,6 +5,7 @@
 mod support;
 
 mod access;
+mod age;
 mod archive;
 mod atomicity;
 mod bad_input;
@@ -28,6 +29,7 @@ mod jwt;
 mod limits;
 mod log_events;
 mod newcomers;
+mod open_writers;
 mod passwords;
 mod personal_data;
 mod private_files;

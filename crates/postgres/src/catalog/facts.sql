@@ -199,8 +199,13 @@ SELECT json_build_object(
     ),
     'changed_by', f.changed_by::text::int8,
     'newest_change', (SELECT changed_by::text::int8 FROM changes ORDER BY age(changed_by) LIMIT 1),
-    -- TRUNCATE empties these, and building an index on rows fills them.
-    'counts_rows', f.relpages > 0 OR f.reltuples > 0 OR NOT f.relhasindex,
+    -- TRUNCATE empties these, and building an index on rows fills them. From PostgreSQL 18 on it does so only where autovacuum
+    -- is active. `relhasindex` stays true when the last index is dropped.
+    'counts_rows', f.relpages > 0 OR f.reltuples > 0
+        OR NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = f.oid AND i.indisvalid AND i.indisready)
+        OR (current_setting('server_version_num')::int >= 180000
+            AND (NOT current_setting('autovacuum')::bool OR NOT current_setting('track_counts')::bool
+                OR EXISTS (SELECT FROM unnest(f.reloptions) o WHERE o LIKE 'autovacuum_enabled=%'))),
     'access', json_build_object(
         'owner', pg_get_userbyid(f.relowner),
         'owned', coalesce(pg_has_role(f.relowner, 'USAGE'), false),

@@ -7,7 +7,7 @@ use laredo_engine::source::{TableIndex, TableRequest};
 use parking_lot::Mutex;
 
 use super::writers::WritingTransaction;
-use crate::catalog::{TableDefinition, TableFacts, TablePublication};
+use crate::catalog::{TableDefinition, TableFacts, TablePublication, TypeFacts};
 
 /// A table that is followed.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct SourceTable {
 struct TableCopyState {
     /// The definition that the last complete copy was made under.
     copied: Option<Arc<TableDefinition>>,
+    /// The number of restarts of PostgreSQL that were known when that copy began.
+    restarts: u64,
     /// The state in which all earlier writers are known to have ended.
     settled: Option<StreamingScope>,
     /// The earlier writers that the last attempt to copy has waited for.
@@ -31,7 +33,7 @@ struct TableCopyState {
     failed: Option<Option<TableFacts>>,
 }
 
-/// The state that decides whether a change is streamed.
+/// The state that decides whether a change is streamed, and in which form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamingScope {
     /// The number of the slot, as from `SourceSignals::wait_for_slot`.
@@ -40,6 +42,8 @@ pub(super) struct StreamingScope {
     pub(super) published: Option<TablePublication>,
     /// The OID of the table.
     pub(super) oid: Oid,
+    /// The types of its columns. PostgreSQL sends a row as its types were when it was written.
+    pub(super) types: Vec<TypeFacts>,
 }
 
 /// Transactions that have to end before a table can be copied.
@@ -73,15 +77,18 @@ impl SourceTable {
         self.progress.lock().copied.clone()
     }
 
-    /// Returns true if `copied` is still the last complete copy.
-    pub(crate) fn is_last_copy(&self, copied: &Arc<TableDefinition>) -> bool {
-        is_same_copy(self.progress.lock().copied.as_ref(), Some(copied))
+    /// Records a complete copy under this definition. `restarts` is the number of restarts of
+    /// PostgreSQL that were known when the copy began.
+    pub(crate) fn record_copy(&self, definition: TableDefinition, restarts: u64) {
+        let mut progress = self.progress.lock();
+        (progress.copied, progress.restarts, progress.failed) = (Some(Arc::new(definition)), restarts, None);
     }
 
-    /// Records a complete copy under this definition.
-    pub(crate) fn record_copy(&self, definition: TableDefinition) {
-        let mut progress = self.progress.lock();
-        (progress.copied, progress.failed) = (Some(Arc::new(definition)), None);
+    /// Returns true if `copied` is the last complete copy, and began before this many restarts of
+    /// PostgreSQL were known.
+    pub(crate) fn is_copied_before(&self, copied: &Arc<TableDefinition>, restarts: u64) -> bool {
+        let progress = self.progress.lock();
+        is_same_copy(progress.copied.as_ref(), Some(copied)) && progress.restarts < restarts
     }
 
     /// Forgets the last copy. Until the next one, the catalog is not compared with its definition.

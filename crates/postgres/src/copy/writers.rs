@@ -5,7 +5,7 @@ use crate::transport::{SqlConnection, TransportError};
 
 /// A transaction that has written a table and has not ended.
 #[derive(Clone, Debug)]
-pub(super) struct WritingTransaction {
+pub(crate) struct WritingTransaction {
     /// The transaction ID. It stays when a transaction is prepared and no longer belongs to a
     /// process. A transaction without an ID has not written.
     xid: String,
@@ -18,7 +18,7 @@ pub(super) struct WritingTransaction {
 /// Changes that they made before the slot existed, or before the publication contained the table,
 /// are never streamed. A snapshot taken before their commits are visible lacks these changes too.
 /// Transactions that write later are streamed completely.
-pub(super) async fn writers(
+pub(crate) async fn open_writers(
     connection: &mut SqlConnection,
     oids: &[Oid],
 ) -> Result<Vec<WritingTransaction>, TransportError> {
@@ -47,14 +47,24 @@ pub(super) async fn wait_for(
     let mut wait = PollingWait::new();
     while !writers.is_empty() {
         let is_long = wait.pause().await;
-        let xids: Vec<&str> = writers.iter().map(|writer| writer.xid.as_str()).collect();
-        let condition = format!("t.transactionid::text IN ('{}')", xids.join("', '"));
-        writers = holding_locks(connection, &condition).await?;
+        writers = still_open(connection, &writers).await?;
         if is_long {
             break;
         }
     }
     Ok(writers)
+}
+
+/// Returns those of these transactions that have not ended.
+pub(crate) async fn still_open(
+    connection: &mut SqlConnection,
+    writers: &[WritingTransaction],
+) -> Result<Vec<WritingTransaction>, TransportError> {
+    if writers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let xids: Vec<&str> = writers.iter().map(|writer| writer.xid.as_str()).collect();
+    holding_locks(connection, &format!("t.transactionid::text IN ('{}')", xids.join("', '"))).await
 }
 
 /// Returns the transactions that meet a condition.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{WatchContext, value};
 use crate::catalog::{self, DefinitionImpact, HarmlessConditions, TableDefinition, TableFacts};
-use crate::copy::SourceTable;
+use crate::copy::{SourceTable, WritingTransaction, open_writers, still_open};
 use crate::signals::ServerRestarts;
 use crate::transport::{SqlConnection, TransportError};
 use crate::{publication, resume};
@@ -26,6 +26,8 @@ pub(super) struct TableWatch<'a> {
     proven: u64,
     /// Set while the table's file is another one and the stream has not explained it.
     unexplained: Option<UnexplainedFile>,
+    /// The writers that have to end before a definition with more labels is reported.
+    awaited: Option<LabelWriters>,
     /// The error of the last check, if it failed.
     error: Option<String>,
     /// The facts of the table when it could not be added to the publication. The statement is not
@@ -49,6 +51,9 @@ pub(super) struct DefinitionCheck {
     facts: Option<TableFacts>,
     /// The change since that definition.
     change: DefinitionImpact,
+    /// The number of restarts of PostgreSQL that the change accounts for. `None` without a copy and
+    /// a table to compare.
+    restarts: Option<u64>,
 }
 
 impl DefinitionCheck {
@@ -66,6 +71,13 @@ struct UnexplainedFile {
     end: Lsn,
 }
 
+/// The transactions that had written a table when its enums were found to have more labels.
+/// PostgreSQL sends a row that one of them wrote before a label was renamed with the old label.
+struct LabelWriters {
+    definition: TableDefinition,
+    writers: Vec<WritingTransaction>,
+}
+
 impl<'a> TableWatch<'a> {
     pub(super) fn new(context: WatchContext<'a>, table: Arc<SourceTable>) -> TableWatch<'a> {
         TableWatch {
@@ -75,6 +87,7 @@ impl<'a> TableWatch<'a> {
             reported_copy: None,
             proven: 0,
             unexplained: None,
+            awaited: None,
             error: None,
             unpublished: None,
         }
@@ -106,6 +119,26 @@ impl<'a> TableWatch<'a> {
     /// Returns the position up to which the stream may explain a change of the table's file.
     pub(super) fn unexplained_until(&self) -> Option<Lsn> {
         self.unexplained.as_ref().map(|unexplained| unexplained.end)
+    }
+
+    /// Returns true if a new definition is not reported yet because transactions have to end.
+    pub(super) fn awaits_writers(&self) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| !awaited.writers.is_empty())
+    }
+
+    /// Looks up the transactions that have to end before a definition is reported.
+    async fn await_writers(
+        &mut self,
+        connection: &mut SqlConnection,
+        definition: &TableDefinition,
+    ) -> Result<(), TransportError> {
+        let known = self.awaited.take().filter(|awaited| awaited.definition == *definition);
+        let writers = match known {
+            Some(LabelWriters { writers, .. }) => still_open(connection, &writers).await?,
+            None => open_writers(connection, &[definition.oid]).await?,
+        };
+        self.awaited = Some(LabelWriters { definition: definition.clone(), writers });
+        Ok(())
     }
 
     /// Checks a table, and adds it to our publication if it is missing there. It may be missing
@@ -151,7 +184,7 @@ impl<'a> TableWatch<'a> {
 
     async fn check(&mut self, connection: &mut SqlConnection) -> Result<DefinitionCheck, TransportError> {
         let WatchContext { options, signals, .. } = self.context;
-        let (table, proven) = (&self.table, &mut self.proven);
+        let table = &self.table;
         let began = Instant::now();
         // Read before the catalog, so that a copy that ends in the meantime is not compared with
         // its predecessor's definition.
@@ -166,18 +199,27 @@ impl<'a> TableWatch<'a> {
         {
             change = DefinitionImpact::Rows("its partitions changed".to_owned());
         }
-        let ServerRestarts { count: restart, proven: mark } = signals.restarts();
-        if let (Some(copied), Some(facts)) = (&copied, &facts)
-            && *proven != restart
-        {
-            *proven = restart;
-            let is_unproven = !matches!(change, DefinitionImpact::Rows(_)) && facts.changed_after(mark);
-            // The table may have been copied in the meantime.
-            if is_unproven && table.is_last_copy(copied) {
+        match (&change, &facts) {
+            (DefinitionImpact::Harmless(HarmlessConditions { labels, .. }), Some(facts)) if !labels.is_empty() => {
+                self.await_writers(connection, &facts.definition).await?;
+            }
+            _ => self.awaited = None,
+        }
+        let table = &self.table;
+        let ServerRestarts { count, proven: mark } = signals.restarts();
+        let mut restarts = None;
+        if let (Some(copied), Some(facts)) = (&copied, &facts) {
+            restarts = Some(count);
+            let is_unproven = self.proven != count
+                && !matches!(change, DefinitionImpact::Rows(_))
+                && facts.changed_after(mark)
+                // The table may have been copied in the meantime, or since the restart.
+                && table.is_copied_before(copied, count);
+            if is_unproven {
                 change = DefinitionImpact::Rows(catalog::UNPROVEN_CHANGE.to_owned());
             }
         }
-        Ok(DefinitionCheck { began, copied, facts, change })
+        Ok(DefinitionCheck { began, copied, facts, change, restarts })
     }
 
     /// Returns true if the only change to a table is a truncate, which the stream reports. `None`
@@ -214,7 +256,7 @@ impl<'a> TableWatch<'a> {
     }
 
     async fn compare(&mut self, check: DefinitionCheck, end: Lsn) -> bool {
-        let DefinitionCheck { copied, facts, change, .. } = check;
+        let DefinitionCheck { copied, facts, change, restarts, .. } = check;
         let was_truncated = self.was_truncated(copied.as_deref(), facts.as_ref(), end);
         let table = self.table.clone();
         let Some(failed) = table.take_failure(copied.as_ref(), facts.as_ref()) else { return false };
@@ -231,9 +273,12 @@ impl<'a> TableWatch<'a> {
             (&self.reported, failed, &problem, &facts, &copied)
         {
             match (was_truncated, &change) {
+                _ if self.awaits_writers() => return true,
                 (None, _) => return true,
                 (Some(true), _) | (Some(false), DefinitionImpact::Harmless(_)) => {
-                    return self.redefine(copied, &facts.definition, end).await;
+                    let is_current = self.redefine(copied, &facts.definition, end).await;
+                    self.note_proven(restarts.filter(|_| is_current));
+                    return is_current;
                 }
                 (Some(false), DefinitionImpact::Nothing | DefinitionImpact::Rows(_)) => {}
             }
@@ -259,15 +304,21 @@ impl<'a> TableWatch<'a> {
             }
             (None, _, _) => (DefinitionReport::Nothing, None),
         };
-        if self.reported == report && !failed {
-            return true;
+        if self.reported != report || failed {
+            (self.reported, self.reported_copy) = (report, copied);
+            if let Some(event) = event {
+                // If sending fails, the consumer is gone, and the stream and this watch end.
+                let _ = self.context.events.send(event).await;
+            }
         }
-        (self.reported, self.reported_copy) = (report, copied);
-        if let Some(event) = event {
-            // If sending fails, the consumer is gone, and the stream and this watch end.
-            let _ = self.context.events.send(event).await;
-        }
+        self.note_proven(restarts);
         true
+    }
+
+    /// Notes that the restarts of PostgreSQL up to this number are accounted for. Called after the
+    /// report, because a check that is not reported has to be repeated.
+    fn note_proven(&mut self, restarts: Option<u64>) {
+        self.proven = restarts.unwrap_or(self.proven);
     }
 
     /// Reports a new definition under which the rows still match what the stream has sent. Returns

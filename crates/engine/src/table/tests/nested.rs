@@ -111,6 +111,22 @@ fn a_type_that_changed_changes_all_rows() {
 }
 
 #[test]
+fn a_copy_with_rows_of_two_forms_is_made_again() {
+    for wrapper in wrappers() {
+        let wrapper = wrapper.as_ref();
+        let schema = nested_schema(wrapper, &["a", "b"]);
+        let (mut table, _journal) = table(options());
+        // A field was added during the copy, and removed again before its end.
+        table.on_copy(begin(&schema, below(20))).unwrap();
+        let copied = [nested_row(wrapper, 1, 2), nested_row(wrapper, 2, 3)];
+        assert_eq!(table.on_copy(rows(&copied)).unwrap(), FollowUpAction::CopyLater, "{wrapper:?}");
+        copy(&mut table, &schema, below(21), &[1, 2].map(|id| nested_row(wrapper, id, 2)));
+        table.on_progress(Lsn(30), None, CommitMark::default()).unwrap();
+        assert_eq!(table.lifecycle.served().unwrap().state.len(), 2);
+    }
+}
+
+#[test]
 fn what_is_held_must_have_the_form_of_the_copy() {
     let (old, new) = (nested_schema(None, &["a", "b"]), nested_schema(None, &["a", "b", "c"]));
     let (mut table, journal) = live(options(), &old, &[nested_row(None, 1, 2)]);

@@ -187,11 +187,14 @@ async fn a_definition_that_was_undone_for_the_copy_and_came_again_is_said_again(
 async fn a_truncate_explains_no_rows_that_came_unlogged() {
     let cluster = cluster(
         "CREATE TABLE bare (id int PRIMARY KEY, v int); CREATE TABLE wide (id int PRIMARY KEY, v text);
-         CREATE TABLE trigger (id int PRIMARY KEY, note int); CREATE PUBLICATION laredo_pub FOR ALL TABLES",
+         CREATE TABLE trigger (id int PRIMARY KEY, note int); CREATE PUBLICATION laredo_pub FOR ALL TABLES;
+         CREATE TABLE bald (id int PRIMARY KEY, v int); ALTER TABLE bald REPLICA IDENTITY FULL, DROP CONSTRAINT bald_pkey;
+         CREATE TABLE uncounted (id int PRIMARY KEY, v int) WITH (autovacuum_enabled = false)",
     );
-    let tables = ["public.bare", "public.wide", "public.trigger"];
-    let mut following = follow(options(&cluster), &requests(&tables)).await;
-    for table in 0..3 {
+    let mut tables = requests(&["public.bare", "public.wide", "public.bald", "public.uncounted", "public.trigger"]);
+    tables[2].key_fields = vec!["id".to_owned()];
+    let mut following = follow(options(&cluster), &tables).await;
+    for table in 0..5 {
         following.copy(table).await;
     }
     let load = |table: &str, rows: &str| {
@@ -207,13 +210,15 @@ async fn a_truncate_explains_no_rows_that_came_unlogged() {
         (1, load("wide", "g, 'y' FROM generate_series(1, 60) g"), true),
         (1, load("wide", "1, repeat('x', 3000)"), true),
         (0, load("bare", "g, g FROM generate_series(1, 2000) g"), true),
+        (2, load("bald", "1, 1"), true),
+        (3, load("uncounted", "1, 1"), true),
     ];
     for (number, (table, sql, moves)) in cases.into_iter().enumerate() {
         cluster.psql(&sql).unwrap();
         cluster.psql(&format!("ALTER TABLE trigger ADD COLUMN c{number} int")).unwrap();
         announce(&cluster);
         let mut moved = Vec::new();
-        while moved.last() != Some(&TableIndex(2)) {
+        while moved.last() != Some(&TableIndex(4)) {
             if let SourceEvent::Moved { table, .. } = following.event().await {
                 moved.push(table);
             }
