@@ -155,6 +155,9 @@ impl LaredoQueryService for QueryMethods {
                 let token = PageToken::parse(text)?;
                 let pinned = call.query()?.find_listing(token.listing, &owner);
                 let (state, total) = pinned.ok_or_else(|| refusal::listing_over(call.table.name()))?;
+                if !state.has_reached(position_of(&request.at_least)?) {
+                    return Err(refusal::listing_older(call.table.name(), state.position, &request.at_least));
+                }
                 (state, Some(token), Some(total))
             }
         };
@@ -194,6 +197,14 @@ impl LaredoQueryService for QueryMethods {
     }
 }
 
+/// Returns the position that a request asks for; zero if it asks for none.
+fn position_of(at_least: &str) -> Result<Lsn, Status> {
+    match at_least {
+        "" => Ok(Lsn::ZERO),
+        text => text.parse().map_err(|error| refusal::malformed("at_least", error)),
+    }
+}
+
 impl QueryMethods {
     fn begin<T>(
         &self,
@@ -230,11 +241,7 @@ impl QueryCall {
 
     /// Waits for a state at a position, or for any state, and returns it.
     async fn state(&self, at_least: &str) -> Result<Arc<QueryState>, Status> {
-        let (query, name) = (self.query()?, self.table.name());
-        let position = match at_least {
-            "" => Lsn::ZERO,
-            text => text.parse().map_err(|error| refusal::malformed("at_least", error))?,
-        };
+        let (query, name, position) = (self.query()?, self.table.name(), position_of(at_least)?);
         if let Some(error) = self.table.failure() {
             return Err(refusal::failed(name, &error, self.scope.is_whole()));
         }

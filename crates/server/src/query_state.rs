@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use laredo_core::Lsn;
+use laredo_engine::journal::Journal;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -35,6 +36,17 @@ pub(crate) struct QueryState {
     pub(crate) rows: QueryRows,
     /// The position of the rows: every commit up to here is in them, and no later one.
     pub(crate) position: Lsn,
+    /// The journal that the rows follow; `None` for rows without one.
+    pub(crate) journal: Option<Journal>,
+}
+
+impl QueryState {
+    /// Returns true if every commit up to a position of the database's present history is in the
+    /// rows. Rows of an abandoned history have only position zero.
+    pub(crate) fn has_reached(&self, position: Lsn) -> bool {
+        let is_parted = || self.journal.as_ref().is_some_and(Journal::is_parted);
+        position == Lsn::ZERO || (self.position >= position && !is_parted())
+    }
 }
 
 /// A table that answers queries.
@@ -115,7 +127,7 @@ impl QueryTable {
         let deadline = Instant::now() + within;
         loop {
             // A fork of the database's history may have moved the position back.
-            if let Some(state) = self.newest().filter(|state| state.position >= position) {
+            if let Some(state) = self.newest().filter(|state| state.has_reached(position)) {
                 return Ok(state);
             }
             let left = deadline.saturating_duration_since(Instant::now());

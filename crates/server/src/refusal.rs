@@ -467,6 +467,14 @@ pub(crate) fn listing_over(name: &TableName) -> Status {
     ))
 }
 
+/// Returns the error for a page of a listing that is older than the caller accepts.
+pub(crate) fn listing_older(name: &TableName, ours: Lsn, at_least: &str) -> Status {
+    Status::aborted(format!(
+        "`at_least`: the listing of table {name} shows {ours}, which is before {at_least} or of another history; list \
+         again from the first page"
+    ))
+}
+
 pub(crate) fn long_key() -> Status {
     Status::failed_precondition("the key of a row is too long for a `next_page_token`; follow the table (Sync)")
 }

@@ -48,6 +48,8 @@ pub(crate) struct ServerState {
     tables: RwLock<ServedTables>,
     /// The removed tables whose health is still reported.
     removed: Mutex<BTreeSet<TableName>>,
+    /// The tables that were removed or replaced, and whose streams have not all ended.
+    former: Mutex<Vec<Arc<ServedTable>>>,
     /// The tasks that keep the rows for queries current.
     query_followers: Mutex<JoinSet<()>>,
     /// The receiver of orders that concern the configuration.
@@ -93,6 +95,7 @@ impl ServerState {
             sources,
             tables: RwLock::new(tables.into()),
             removed: Mutex::default(),
+            former: Mutex::default(),
             query_followers: Mutex::default(),
             config_orders: None,
             clock,
@@ -131,8 +134,15 @@ impl ServerState {
         drop(tables);
         for table in removed {
             self.removed.lock().insert(table.name().clone());
-            table.remove();
+            self.end_table(table, false);
         }
+    }
+
+    /// Ends the streams of a table that is not in the list any more. It is swept until they have
+    /// ended: a client that reads nothing does not notice.
+    fn end_table(&self, table: Arc<ServedTable>, is_replaced: bool) {
+        table.end(is_replaced);
+        self.former.lock().push(table);
     }
 
     /// Adds tables. A table that the server has is replaced by the one with the same name.
@@ -140,11 +150,15 @@ impl ServerState {
         let mut tables = self.tables.write();
         let mut all: Vec<Arc<ServedTable>> = tables.to_vec();
         for options in added {
+            // The engine may have refused to change the table.
+            if all.iter().any(|table| table.handle().is_same(&options.handle)) {
+                continue;
+            }
             let added = Arc::new(ServedTable::new(options, true));
             self.removed.lock().remove(added.name());
             self.follow_for_queries(&added);
             match all.iter_mut().find(|table| table.name() == added.name()) {
-                Some(table) => *table = added,
+                Some(table) => self.end_table(std::mem::replace(table, added), true),
                 None => all.push(added),
             }
         }
@@ -153,11 +167,11 @@ impl ServerState {
 
     /// Keeps the rows of a table current for queries, if it answers any, until it is removed.
     pub(crate) fn follow_for_queries(&self, table: &Arc<ServedTable>) {
-        let (table, removed) = (table.clone(), table.removed());
+        let (table, ended) = (table.clone(), table.ended());
         self.query_followers.lock().spawn(async move {
             if let Some(query) = table.query() {
                 tokio::select! {
-                    () = removed => {}
+                    () = ended => {}
                     () = follow_table(query, table.handle()) => {}
                 }
             }
@@ -420,6 +434,10 @@ impl ServerState {
         self.log_limits.report(now);
         let others_wait = self.admission.has_waiting();
         self.tables().iter().for_each(|table| table.sweep(now, &self.waits, others_wait));
+        self.former.lock().retain(|table| {
+            table.sweep(now, &self.waits, others_wait);
+            table.is_in_use()
+        });
     }
 }
 

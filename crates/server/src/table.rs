@@ -1,7 +1,7 @@
 //! A table and its service to clients.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,8 +42,9 @@ pub(crate) struct ServedTable {
     /// True if the table was added while the server ran. The server is ready without it until its
     /// first copy is over.
     is_late: bool,
-    /// Cancelled when the table is removed from the server.
-    removed: CancellationToken,
+    /// Cancelled when the table is removed from the server, or replaced.
+    ended: CancellationToken,
+    is_replaced: AtomicBool,
 }
 
 /// Counters of events since the start.
@@ -84,7 +85,8 @@ impl ServedTable {
             leases: Mutex::new(Vec::new()),
             downloads: Mutex::new(Vec::new()),
             is_late,
-            removed: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            is_replaced: AtomicBool::new(false),
         }
     }
 
@@ -116,14 +118,29 @@ impl ServedTable {
         *self.limits.write() = limits;
     }
 
-    /// Ends every stream of the table, because the server does not have it any more.
-    pub(crate) fn remove(&self) {
-        self.removed.cancel();
+    /// Ends every stream of the table. `is_replaced` is true if another table of the same name
+    /// takes its place, and false if the server does not have it any more.
+    pub(crate) fn end(&self, is_replaced: bool) {
+        self.is_replaced.store(is_replaced, Ordering::Relaxed);
+        self.ended.cancel();
     }
 
-    /// Waits until the table is removed.
-    pub(crate) fn removed(&self) -> WaitForCancellationFutureOwned {
-        self.removed.clone().cancelled_owned()
+    /// Waits until the table is removed or replaced.
+    pub(crate) fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.ended.clone().cancelled_owned()
+    }
+
+    /// Returns the error for the streams of a table that has ended.
+    pub(crate) fn end_refusal(&self) -> Status {
+        match self.is_replaced.load(Ordering::Relaxed) {
+            true => refusal::journal_replaced(),
+            false => refusal::removed(self.name()),
+        }
+    }
+
+    /// Returns true if a stream or a download has to be swept.
+    pub(crate) fn is_in_use(&self) -> bool {
+        !self.leases.lock().is_empty() || !self.downloads.lock().is_empty()
     }
 
     /// Returns the views of the table's journal that clients share.

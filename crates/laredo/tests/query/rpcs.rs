@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use laredo_proto::oam::laredo_oam_service_client::LaredoOamServiceClient;
 use laredo_proto::oam::{
-    CountRowsRequest, GetRowRequest, GetTableStatusRequest, ListRowsRequest, LookupAllRequest, LookupRequest,
+    CountRowsRequest, GetRowRequest, GetRowResponse, GetTableStatusRequest, ListRowsRequest, LookupAllRequest,
+    LookupRequest,
 };
-use laredo_testkit::Cluster;
+use laredo_testkit::{Cluster, StopMode};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -166,4 +167,48 @@ async fn a_caller_reads_what_it_has_written() {
     let future = CountRowsRequest { at_least: "FFFF/0".to_owned(), ..count() };
     refused(queries.count_rows(future).await, Code::DeadlineExceeded, "did not reach FFFF/0 within 10 s");
     assert!(began.elapsed() >= Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_abandoned_history_answer_no_at_least() {
+    let mut cluster = cluster();
+    let server = start(&cluster).await;
+    let mut queries = client(&server).await;
+    let copy = cluster.copy_storage(StopMode::Fast).unwrap();
+    // The abandoned history has a position that the next one has not reached.
+    cluster.psql("UPDATE item SET color = repeat('lost', 100)").unwrap();
+    let lost = position(&cluster);
+    let at_least = |at_least: &str| GetRowRequest { at_least: at_least.to_owned(), ..get(7) };
+    let color = |row: GetRowResponse| word(&row.row.unwrap(), "color");
+    assert_eq!(color(queries.get_row(at_least(&lost)).await.unwrap().into_inner()).len(), 400);
+
+    cluster.put_back(&copy, StopMode::Fast).unwrap();
+    cluster.psql("UPDATE item SET color = 'new' WHERE id = 7").unwrap();
+    // The copy waits for the lock.
+    let session = cluster.connect().await.unwrap();
+    session.batch_execute("BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let written = position(&cluster);
+    assert_eq!(cluster.psql(&format!("SELECT '{written}'::pg_lsn < '{lost}'::pg_lsn")).unwrap().trim(), "t");
+    server.process.wait_for_line("the database's history has forked").await.unwrap();
+    let release = async { session.batch_execute("COMMIT").await.unwrap() };
+    let (found, ()) = tokio::join!(queries.get_row(at_least(&written)), release);
+    assert_eq!(color(found.unwrap().into_inner()), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_not_older_than_the_caller_accepts() {
+    let cluster = cluster();
+    let server = start(&cluster).await;
+    let mut queries = client(&server).await;
+    let before = position(&cluster);
+    let first = queries.list_rows(list(100, "")).await.unwrap().into_inner();
+    cluster.psql("UPDATE item SET color = 'new' WHERE id = 499").unwrap();
+    let page = |at_least: &str| ListRowsRequest { at_least: at_least.to_owned(), ..list(100, &first.next_page_token) };
+    let refused = queries.list_rows(page(&position(&cluster))).await.unwrap_err();
+    assert!(
+        refused.code() == Code::Aborted && refused.message().contains("list again from the first page"),
+        "{refused}"
+    );
+    assert_eq!(queries.list_rows(page(&before)).await.unwrap().into_inner().rows.len(), 100);
+    assert_eq!(queries.list_rows(list(100, &first.next_page_token)).await.unwrap().into_inner().rows.len(), 100);
 }

@@ -161,7 +161,7 @@ impl SnapshotFetch {
         tokio::select! {
             biased;
             () = self.shared.streams_ended() => Err(refusal::stopping()),
-            () = self.table.removed() => Err(refusal::removed(self.table.name())),
+            () = self.table.ended() => Err(self.table.end_refusal()),
             () = tokio::time::sleep_until(due) => Ok(()),
         }
     }
@@ -187,7 +187,7 @@ impl SnapshotFetch {
         tokio::select! {
             biased;
             () = self.shared.streams_ended() => Err(refusal::stopping()),
-            () = self.table.removed() => Err(refusal::removed(self.table.name())),
+            () = self.table.ended() => Err(self.table.end_refusal()),
             read = read => read.map_err(failed)?.map_err(failed)?,
         }
     }

@@ -76,21 +76,26 @@ async fn follow_journal(
             if ends {
                 position = position.max(end);
                 if cursor.after() >= goal {
-                    publish(table, handle, &rows, position, pinned.take().is_some());
+                    publish(table, handle, state(&rows, position, journal), pinned.take().is_some());
                 }
             }
         }
         // Everything up to this head was applied, and perhaps more.
         if head.position > position || pinned.is_some() {
             position = position.max(head.position);
-            publish(table, handle, &rows, position, pinned.take().is_some());
+            publish(table, handle, state(&rows, position, journal), pinned.take().is_some());
         }
         heads.changed().await.map_err(|_| QueryFollowError::Ended)?;
     }
 }
 
-fn publish(table: &QueryTable, handle: &TableHandle, rows: &QueryRows, position: Lsn, is_first: bool) {
-    table.publish(QueryState { rows: rows.clone(), position });
+fn state(rows: &QueryRows, position: Lsn, journal: &Journal) -> QueryState {
+    QueryState { rows: rows.clone(), position, journal: Some(journal.clone()) }
+}
+
+fn publish(table: &QueryTable, handle: &TableHandle, state: QueryState, is_first: bool) {
+    let QueryState { rows, position, .. } = state.clone();
+    table.publish(state);
     if !is_first {
         return;
     }

@@ -106,7 +106,7 @@ fn owner(name: &str) -> ListingOwner {
 }
 
 fn table() -> (QueryTable, Arc<QueryState>) {
-    let state = Arc::new(QueryState { rows: rows(), position: Lsn(16) });
+    let state = Arc::new(QueryState { rows: rows(), position: Lsn(16), journal: None });
     (QueryTable::new(QueryOptions::default()), state)
 }
 
