@@ -48,6 +48,13 @@ pub(super) enum LaredoCommand {
     /// Show whether a server is ready, and the state of each of its tables.
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
+    /// Show a server on the whole screen: its tables with their rates, and the clients of the
+    /// selected one.
+    ///
+    /// Tables that are not well come first. Keys select a table and change the order.
+    #[cfg(feature = "top")]
+    #[command(after_help = EXIT_CODES)]
+    Top(TopArgs),
     /// Show the journal and the clients of a table.
     #[command(subcommand, after_help = EXIT_CODES)]
     Fanout(FanoutCommand),
@@ -83,6 +90,13 @@ pub(super) enum LaredoCommand {
     /// Show the position of a source, or of each source; or retire one with `source drop`.
     #[command(after_help = EXIT_CODES)]
     Source(SourceCommandArgs),
+    /// Print the tables that a server follows, with their keys, sources and targets.
+    #[command(after_help = EXIT_CODES)]
+    Tables(OamArgs),
+    /// Print the pipelines of a server, each of which fills one target from one table, with the
+    /// changes that they have applied.
+    #[command(after_help = EXIT_CODES)]
+    Pipelines(OamArgs),
     /// Print a table's columns.
     #[command(after_help = EXIT_CODES)]
     Schema(SchemaArgs),
@@ -333,6 +347,10 @@ pub(super) struct QueryArgs {
     /// The index that the values are of, instead of the table's key.
     #[arg(long, value_name = "NAME", requires = "values")]
     pub(super) index: Option<String>,
+    /// Only rows whose COLUMN is VALUE, as the command prints it; may be given several times, then
+    /// all must hold. The server sends all rows for it, so an index is faster.
+    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = pair, conflicts_with_all = ["values", "count"])]
+    pub(super) conditions: Vec<(String, String)>,
     /// The oldest state that may answer, as a position such as pg_current_wal_lsn().
     #[arg(long, value_name = "POSITION", default_value = "")]
     pub(super) at_least: String,
@@ -493,6 +511,29 @@ pub(super) struct StatusArgs {
     /// Print the server's answer as JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[cfg(feature = "top")]
+#[derive(Debug, clap::Args)]
+pub(super) struct TopArgs {
+    /// The server's health endpoint, https:// for TLS; its path is /health/ready unless another one
+    /// is given.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = http_url)]
+    pub(super) health: String,
+    /// The server's `grpc.port`; https:// for TLS.
+    #[arg(long, value_name = "URL", env = "LAREDO_OAM", default_value = "http://127.0.0.1:4001", value_parser = url)]
+    pub(super) oam: String,
+    /// The server's fan-out address; https:// for TLS.
+    #[arg(long, value_name = "URL", env = "LAREDO_SERVER", default_value = "http://127.0.0.1:4002", value_parser = url)]
+    pub(super) server: String,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
+    /// The time between two requests.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(super) interval: Duration,
+    /// The time to wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, clap::Args)]

@@ -19,6 +19,9 @@ pub enum CliError {
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
+    /// There is no terminal to draw on.
+    #[error("`laredo top` needs a terminal; `laredo status` prints the same once")]
+    NoTerminal,
     /// The folder for the pages of the manual cannot be written.
     #[error("cannot write to {}: {reason}", folder.display())]
     Folder {

@@ -9,8 +9,8 @@ use laredo_proto::replication::{GetReplicationStatusRequest, GetReplicationStatu
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::args::{FanoutArgs, FanoutCommand};
-use super::connect::channel;
+use super::args::FanoutCommand;
+use super::connect::{TlsArgs, channel};
 use super::error::{CliError, SERVER_OPTION};
 use super::print_output;
 use super::text_table::{bytes, grouped, pairs, table};
@@ -24,7 +24,11 @@ pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     let args = match &command {
         FanoutCommand::Status(args) | FanoutCommand::Clients(args) => args,
     };
-    let asked = tokio::time::timeout(args.server.timeout, fetch_replication_status(args)).await;
+    let asked = tokio::time::timeout(
+        args.server.timeout,
+        fetch_replication_status(&args.server.server, &args.server.tls, &args.table),
+    )
+    .await;
     let answer = asked.map_err(|_| CliError::timeout(&args.server.server, args.server.timeout, SERVER_OPTION))??;
     print_output(&match (&command, args.json) {
         (FanoutCommand::Status(_), false) => status_text(&args.table, &answer),
@@ -35,15 +39,19 @@ pub(super) async fn run(command: FanoutCommand) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn fetch_replication_status(args: &FanoutArgs) -> Result<GetReplicationStatusResponse, CliError> {
-    let server = &args.server.server;
-    let channel = channel(server, &args.server.tls, SERVER_OPTION).await?;
+/// Asks the server about the journal and the clients of a table.
+pub(super) async fn fetch_replication_status(
+    server: &str,
+    tls: &TlsArgs,
+    table: &TableName,
+) -> Result<GetReplicationStatusResponse, CliError> {
+    let channel = channel(server, tls, SERVER_OPTION).await?;
     let mut client = LaredoReplicationServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-    let TableName { schema, table } = args.table.clone();
-    let answer = client.get_replication_status(GetReplicationStatusRequest { schema, table }).await;
+    let request = GetReplicationStatusRequest { schema: table.schema.clone(), table: table.table.clone() };
+    let answer = client.get_replication_status(request).await;
     answer
         .map(tonic::Response::into_inner)
-        .map_err(|status| CliError::from_status(server, &args.table, status.code(), status.message()))
+        .map_err(|status| CliError::from_status(server, table, status.code(), status.message()))
 }
 
 fn status_text(name: &TableName, answer: &GetReplicationStatusResponse) -> String {

@@ -20,6 +20,8 @@ mod status;
 mod tail;
 mod text_table;
 mod token;
+#[cfg(feature = "top")]
+mod top;
 mod verify;
 
 use std::io::{self, IsTerminal, Write};
@@ -55,6 +57,8 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
     match command {
         LaredoCommand::Tail(args) => tail::run(args, end_at_interrupt()).await,
         LaredoCommand::Status(args) => status::run(args).await,
+        #[cfg(feature = "top")]
+        LaredoCommand::Top(args) => top::run(args).await,
         LaredoCommand::Fanout(command) => fanout::run(command).await,
         LaredoCommand::Drain(args) => oam::drain(args).await,
         LaredoCommand::Reload(args) => oam::reload(args).await,
@@ -67,6 +71,8 @@ async fn run(command: LaredoCommand) -> Result<ExitCode, CliError> {
         LaredoCommand::Source(SourceCommandArgs { command: Some(SourceCommand::Drop(args)), .. }) => {
             source_drop::run(&args).await
         }
+        LaredoCommand::Tables(args) => oam::tables(args).await,
+        LaredoCommand::Pipelines(args) => oam::pipelines(args).await,
         LaredoCommand::Schema(args) => oam::schema(args).await,
         LaredoCommand::Query(args) => query::run(args).await,
         LaredoCommand::Watch(args) => oam::watch(args, end_at_interrupt()).await,

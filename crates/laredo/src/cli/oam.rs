@@ -15,7 +15,7 @@ use super::args::{DrainArgs, OamArgs, ReadyArgs, ReloadArgs, ResetSourceArgs, Sc
 use super::connect::{ServerChannel, channel};
 use super::error::{CliError, OAM_OPTION};
 use super::print_output;
-use super::text_table::{bytes, table};
+use super::text_table::{bytes, grouped, table};
 use crate::printable::printable;
 
 pub(super) type OamClient = LaredoOamServiceClient<ServerChannel>;
@@ -67,6 +67,20 @@ pub(super) async fn source(args: SourceArgs) -> Result<ExitCode, CliError> {
     let request = GetSourceInfoRequest { source_id: args.source.clone().unwrap_or_default() };
     let sources = call_oam(&args.oam, async |mut client| client.get_source_info(request).await).await?.sources;
     print_output(&if args.oam.json { format!("{}\n", sources_json(&sources)) } else { sources_text(sources) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn tables(args: OamArgs) -> Result<ExitCode, CliError> {
+    let request = ListTablesRequest::default();
+    let tables = call_oam(&args, async |mut client| client.list_tables(request).await).await?.tables;
+    print_output(&if args.json { format!("{}\n", tables_json(&tables)) } else { tables_text(tables) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn pipelines(args: OamArgs) -> Result<ExitCode, CliError> {
+    let request = GetStatusRequest::default();
+    let pipelines = call_oam(&args, async |mut client| client.get_status(request).await).await?.pipelines;
+    print_output(&if args.json { format!("{}\n", pipelines_json(&pipelines)) } else { pipelines_text(pipelines) })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -235,6 +249,68 @@ fn sources_json(sources: &[SourceInfo]) -> Value {
         object
     };
     sources.iter().map(source).collect()
+}
+
+fn tables_text(tables: Vec<TableConfig>) -> String {
+    let rows = tables.into_iter().map(|config| {
+        let name = TableName::new(config.schema, config.table).to_string();
+        [name, config.primary_key, config.source_id, config.target_type]
+    });
+    table(["TABLE", "KEY", "SOURCE", "TARGET"], &[], rows.collect())
+}
+
+fn tables_json(tables: &[TableConfig]) -> Value {
+    let table = |config: &TableConfig| {
+        json!({
+            "schema": config.schema,
+            "table": config.table,
+            "primary_key": config.primary_key,
+            "source_id": config.source_id,
+            "source_type": config.source_type,
+            "target_type": config.target_type,
+        })
+    };
+    tables.iter().map(table).collect()
+}
+
+fn pipelines_text(pipelines: Vec<PipelineStatus>) -> String {
+    let count = |count: i64| grouped(u64::try_from(count).unwrap_or(0));
+    let rows = pipelines.into_iter().map(|pipeline| {
+        let state = short(pipeline.state().as_str_name());
+        [
+            pipeline.pipeline_id,
+            state,
+            count(pipeline.row_count),
+            count(pipeline.inserts_applied),
+            count(pipeline.updates_applied),
+            count(pipeline.deletes_applied),
+            count(pipeline.truncates_applied),
+            pipeline.error_message,
+        ]
+    });
+    let headings = ["PIPELINE", "STATE", "ROWS", "INSERTS", "UPDATES", "DELETES", "TRUNCATES", "ERROR"];
+    table(headings, &[2, 3, 4, 5, 6], rows.collect())
+}
+
+fn pipelines_json(pipelines: &[PipelineStatus]) -> Value {
+    let pipeline = |pipeline: &PipelineStatus| {
+        json!({
+            "pipeline_id": pipeline.pipeline_id,
+            "source_id": pipeline.source_id,
+            "schema": pipeline.schema,
+            "table": pipeline.table,
+            "target_type": pipeline.target_type,
+            "state": short(pipeline.state().as_str_name()),
+            "row_count": pipeline.row_count,
+            "inserts_applied": pipeline.inserts_applied,
+            "updates_applied": pipeline.updates_applied,
+            "deletes_applied": pipeline.deletes_applied,
+            "truncates_applied": pipeline.truncates_applied,
+            "last_change_at": pipeline.last_change_at.as_ref().map(ToString::to_string),
+            "error_message": pipeline.error_message,
+        })
+    };
+    pipelines.iter().map(pipeline).collect()
 }
 
 fn columns_text(columns: Vec<ColumnDefinition>) -> String {

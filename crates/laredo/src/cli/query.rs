@@ -34,8 +34,8 @@ pub(super) async fn run(args: QueryArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.values.is_empty() {
-        list(&args, client).await?;
-        return Ok(ExitCode::SUCCESS);
+        let printed = list(&args, client).await?;
+        return Ok(ExitCode::from(u8::from(printed == 0 && !args.conditions.is_empty())));
     }
     let rows = find(&args, client).await?;
     print_rows(&rows)?;
@@ -60,20 +60,48 @@ async fn find(args: &QueryArgs, mut client: QueryServiceClient) -> Result<Vec<St
     Ok(answer(args, client.lookup_all(request)).await?.rows)
 }
 
-/// Prints all rows, page by page.
-async fn list(args: &QueryArgs, mut client: QueryServiceClient) -> Result<(), CliError> {
-    let mut page_token = String::new();
+/// Prints all rows that meet the conditions, page by page. Returns their number.
+async fn list(args: &QueryArgs, mut client: QueryServiceClient) -> Result<usize, CliError> {
+    let (mut page_token, mut printed) = (String::new(), 0);
     loop {
         let (TableName { schema, table }, at_least) = (args.table.clone(), args.at_least.clone());
         let request =
             ListRowsRequest { schema, table, page_size: PAGE_SIZE, page_token, at_least, wants_position: false };
         let page = answer(args, client.list_rows(request)).await?;
-        print_rows(&page.rows)?;
+        let mut rows = Vec::new();
+        for row in page.rows {
+            if meets(args, &row)? {
+                rows.push(row);
+            }
+        }
+        print_rows(&rows)?;
+        printed += rows.len();
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(());
+            return Ok(printed);
         }
     }
+}
+
+/// Returns true if the row meets all conditions.
+///
+/// # Errors
+/// A condition on a column that the rows do not have.
+fn meets(args: &QueryArgs, row: &Struct) -> Result<bool, CliError> {
+    for (column, wanted) in &args.conditions {
+        let Some(value) = row.fields.get(column) else {
+            let columns = row.fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(CliError::NoColumn { table: args.table.clone(), column: column.clone(), columns });
+        };
+        let text = match value_json(value) {
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        if text != *wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Waits for an answer.

@@ -30,10 +30,10 @@ const UNVERIFIED_MS: u64 = 30_000;
 
 /// The answer of `/health/ready`.
 #[derive(Debug, Default, Deserialize)]
-struct HealthAnswer {
-    ready: bool,
+pub(super) struct HealthAnswer {
+    pub(super) ready: bool,
     #[serde(default)]
-    tables: Vec<HealthTable>,
+    pub(super) tables: Vec<HealthTable>,
     /// Tables that are not served, each with the reason.
     #[serde(default)]
     not_served: Vec<String>,
@@ -41,12 +41,12 @@ struct HealthAnswer {
     #[serde(default)]
     waiting_for: BTreeMap<String, String>,
     #[serde(default)]
-    sources: Vec<HealthSource>,
+    pub(super) sources: Vec<HealthSource>,
 }
 
 /// The server's answer about a source.
 #[derive(Debug, Default, Deserialize)]
-struct HealthSource {
+pub(super) struct HealthSource {
     source: String,
     /// The state; empty in the answer of an older server.
     #[serde(default)]
@@ -58,15 +58,15 @@ struct HealthSource {
 
 /// The state of a table. Values that the server does not know are missing.
 #[derive(Debug, Default, Deserialize)]
-struct HealthTable {
-    schema: String,
-    table: String,
-    state: String,
-    rows: Option<u64>,
+pub(super) struct HealthTable {
+    pub(super) schema: String,
+    pub(super) table: String,
+    pub(super) state: String,
+    pub(super) rows: Option<u64>,
     position: Option<String>,
     /// The time since the newest applied commit.
-    lag_ms: Option<u64>,
-    clients: Option<u64>,
+    pub(super) lag_ms: Option<u64>,
+    pub(super) clients: Option<u64>,
     error: Option<String>,
     /// The time until the next attempt, for a table that is being retried.
     next_attempt_ms: Option<u64>,
@@ -113,17 +113,23 @@ struct HealthCopy {
 
 /// Asks the server, and prints the answer. The exit code is 1 if the server is not ready.
 pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
-    let url = with_path(&args.health);
-    let asked = tokio::time::timeout(args.timeout, fetch_health(&url, &args.tls)).await;
-    let (status, body) = asked.map_err(|_| CliError::timeout(&url, args.timeout, HEALTH_OPTION))??;
-    let (health, json) = parse_health(&body)
-        .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })?;
+    let asked = tokio::time::timeout(args.timeout, read_health(&args.health, &args.tls)).await;
+    let (health, json) =
+        asked.map_err(|_| CliError::timeout(&with_path(&args.health), args.timeout, HEALTH_OPTION))??;
     match print_output(&if args.json { format!("{json}\n") } else { health_text(&health) }) {
         // If the reader has closed the output, the exit code alone carries the result.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed?,
     }
     Ok(ExitCode::from(u8::from(!health.ready)))
+}
+
+/// Asks the server. Returns its answer, and the JSON that it was.
+pub(super) async fn read_health(server: &str, tls: &TlsArgs) -> Result<(HealthAnswer, serde_json::Value), CliError> {
+    let url = with_path(server);
+    let (status, body) = fetch_health(&url, tls).await?;
+    parse_health(&body)
+        .map_err(|reason| CliError::NotHealth { url, reason: format!("it answers {status}, and {reason}") })
 }
 
 /// Returns the address with the path `/health/ready`, unless it has a path already.
@@ -169,7 +175,7 @@ fn client<C: Connect + Clone>(connector: C) -> Client<C, Empty<&'static [u8]>> {
 }
 
 /// Parses the answer. Also returns its JSON, which prints as one line.
-fn parse_health(body: &[u8]) -> Result<(HealthAnswer, serde_json::Value), String> {
+pub(super) fn parse_health(body: &[u8]) -> Result<(HealthAnswer, serde_json::Value), String> {
     let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "the response is not JSON".to_owned())?;
     let health = HealthAnswer::deserialize(&json).map_err(|e| format!("unexpected response: {e}"))?;
     Ok((health, json))
@@ -207,7 +213,7 @@ fn health_text(health: &HealthAnswer) -> String {
 }
 
 /// Returns a line about a source that is not followed, or `None` for a source that is.
-fn source_line(source: &HealthSource) -> Option<String> {
+pub(super) fn source_line(source: &HealthSource) -> Option<String> {
     if matches!(source.state.as_str(), "" | "following") {
         return None;
     }
@@ -217,7 +223,8 @@ fn source_line(source: &HealthSource) -> Option<String> {
     Some(printable(&format!("source {} is {}{age}{next}{reason}", source.source, source.state)) + "\n")
 }
 
-fn detail(table: &HealthTable) -> String {
+/// Returns the progress of a table, and what is wrong with it.
+pub(super) fn detail(table: &HealthTable) -> String {
     let copy = table.copy.as_ref().map(|copy| {
         let mut text = format!("copied {}", grouped(copy.rows));
         // If the copy has reached the estimate, the rest is unknown.
@@ -252,7 +259,7 @@ fn detail(table: &HealthTable) -> String {
 }
 
 /// Formats a duration in the unit that leaves up to four digits, or else in hours.
-fn duration(ms: u64) -> String {
+pub(super) fn duration(ms: u64) -> String {
     match ms {
         0..10_000 => format!("{ms} ms"),
         10_000..600_000 => format!("{} s", ms / 1000),

@@ -8,6 +8,7 @@ mod programs;
 mod server;
 mod service_manager;
 mod source_drop;
+mod top;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

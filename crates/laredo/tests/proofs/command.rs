@@ -74,6 +74,10 @@ async fn a_server_takes_orders() {
     let schema = oam(&["schema", "public.t"]);
     let words: Vec<Vec<&str>> = schema.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[1..], [vec!["id", "integer", "not", "null", "1"], vec!["v", "text", "not", "null"]], "{schema}");
+    let tables = oam(&["tables"]);
+    let words: Vec<&str> = tables.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(words, ["public.t", "id", "db", "replication-fanout"], "{tables}");
+    assert_eq!(value(&["tables"])[0]["primary_key"], "id");
     let source = value(&["source", "db"]);
     assert_eq!((&source[0]["source_type"], &source[0]["supports_resume"]), (&json!("postgresql"), &json!(true)));
 
@@ -88,6 +92,11 @@ async fn a_server_takes_orders() {
         ("streaming\n".to_owned(), true)
     );
     eventually(PATIENCE, async || rows().await == Some(2)).await.unwrap();
+
+    let pipelines = oam(&["pipelines"]);
+    let words: Vec<&str> = pipelines.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(words, ["db/public.t", "streaming", "2", "1", "0", "0", "0"], "{pipelines}");
+    assert_eq!(value(&["pipelines"])[0]["inserts_applied"], 1);
 
     let source = async || oam(&["source", "db"]);
     let is_reported = async || source().await.contains("reserved");

@@ -22,9 +22,15 @@ async fn rows_are_printed_as_json() {
     let server = start(&cluster).await;
     let seven = json!({ "color": "green", "id": 7, "name": "item 7", "price": "1.7500000000000000" });
     assert_eq!(query(&server, &["public.item", "7"]), (0, vec![seven.clone()], String::new()));
-    assert_eq!(query(&server, &["public.item", "--index", "by_name", "item 7"]).1, [seven]);
+    assert_eq!(query(&server, &["public.item", "--index", "by_name", "item 7"]).1, std::slice::from_ref(&seven));
     assert_eq!(query(&server, &["public.item", "--index", "by_color", "green"]).1.len(), 167);
     assert_eq!(query(&server, &["public.pair", "9007199254740995", "a3"]).1[0]["note"], "note 3");
+    let green = ["public.item", "--where", "color=green"];
+    assert_eq!(query(&server, &green).1.len(), 167);
+    assert_eq!(query(&server, &[&green[..], &["--where", "id=7"]].concat()).1, [seven]);
+    let nulls = cluster.psql("SELECT count(*) FROM item WHERE color IS NULL").unwrap();
+    assert_eq!(query(&server, &["public.item", "--where", "color=null"]).1.len().to_string(), nulls);
+    assert_eq!(query(&server, &[&green[..], &["--where", "id=8"]].concat()), (1, vec![], String::new()));
     assert_eq!(query(&server, &["public.item", "7000"]), (1, vec![], String::new()));
     assert_eq!(query(&server, &["public.item", "--count"]).1, [json!(500)]);
     cluster.psql("INSERT INTO item SELECT n, 'more ' || n FROM generate_series(1001, 3000) n").unwrap();
@@ -35,6 +41,7 @@ async fn rows_are_printed_as_json() {
         (&["public.item", "x"][..], "`key_values[0]`"),
         (&["public.item", "7", "--index", "by_size"], "by_color"),
         (&["public.nothing", "7"], "public.nothing"),
+        (&["public.item", "--where", "colour=green"], "no column `colour`"),
     ] {
         let (code, rows, message) = query(&server, arguments);
         assert_eq!((code, rows.len()), (2, 0), "{message}");
