@@ -14,6 +14,7 @@ mod fixture;
 mod ingest;
 mod latency;
 mod parts;
+mod query;
 mod report;
 mod restart;
 
@@ -37,6 +38,8 @@ pub enum Benchmark {
     Restart,
     /// A snapshot of an archive.
     Archive,
+    /// Rows looked up by key.
+    Query,
 }
 
 /// The size of a benchmark. Values that are missing have the benchmark's own default.
@@ -68,6 +71,7 @@ pub async fn run(bench: Benchmark, options: BenchmarkSize) -> anyhow::Result<()>
         Benchmark::Latency => latency::run(options).await,
         Benchmark::Restart => restart::run(options).await,
         Benchmark::Archive => archive::run(options).await,
+        Benchmark::Query => query::run(options).await,
     }?;
     println!("{}", report.line()?);
     Ok(())

@@ -3,12 +3,12 @@
 
 use anyhow::{Context, bail};
 use laredo_testkit::Cluster;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 use tempfile::TempDir;
 
 use super::child::BenchmarkChild;
 use super::parts::{SenderPortReport, ThroughputReport};
-use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection, median, ratio, rounded};
+use super::report::{BenchmarkPair, BenchmarkReport, BetterDirection, figures};
 use super::{BenchmarkSize, PATIENCE, fixture, print_progress};
 
 /// The number of changes of the full size: about 400 MB.
@@ -41,7 +41,7 @@ pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkRepor
     more.insert("encoded".to_owned(), changes.into());
     more.insert("bytes".to_owned(), fan.bytes.into());
     for (clients, pairs) in CLIENTS.into_iter().zip(&pairs) {
-        more.insert(format!("clients_{clients}"), figures(pairs));
+        more.insert(format!("clients_{clients}"), figures(pairs, BetterDirection::More));
     }
     let [.., pairs] = pairs;
     Ok(BenchmarkReport {
@@ -51,14 +51,6 @@ pub(super) async fn run(options: BenchmarkSize) -> anyhow::Result<BenchmarkRepor
         pairs,
         scaled: changes < CHANGES,
         more,
-    })
-}
-
-fn figures(pairs: &[BenchmarkPair]) -> Value {
-    json!({
-        "ours": rounded(median(pairs.iter().map(|pair| pair.ours).collect())),
-        "reference": rounded(median(pairs.iter().map(|pair| pair.reference).collect())),
-        "ratio": ratio(pairs, BetterDirection::More),
     })
 }
 

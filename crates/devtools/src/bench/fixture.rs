@@ -108,6 +108,7 @@ pub(super) fn whole_thousands(changes: u64) -> anyhow::Result<u64> {
 /// A running `laredo-server`.
 pub(super) struct BenchmarkServer {
     process: ChildProcess,
+    grpc: u16,
     fanout: u16,
     health: u16,
     folder: TempDir,
@@ -149,7 +150,7 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join(CONFIG), config)?;
         let process = launch(folder.path())?;
-        Ok(BenchmarkServer { process, fanout, health, folder })
+        Ok(BenchmarkServer { process, grpc, fanout, health, folder })
     }
 
     /// Kills the server and starts it again with the same configuration.
@@ -163,6 +164,11 @@ observability {{ metrics {{ port = {metrics} }}, logging {{ level = info }} }}
     /// Returns the address for clients.
     pub(super) fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.fanout)
+    }
+
+    /// Returns the address of the Query service.
+    pub(super) fn grpc_address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.grpc)
     }
 
     /// Runs `work` while the server runs. An error, including the end of the server, has the end of

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 mod clients;
 mod commits;
+mod queries;
 mod slot;
 mod sockets;
 mod streams;
@@ -69,6 +70,21 @@ pub enum BenchmarkPart {
         /// Send a notification of each commit.
         #[arg(long)]
         notify: bool,
+    },
+    /// Looks up random rows by their key.
+    GetRows {
+        /// The address of the server's Query service.
+        #[arg(long)]
+        server: String,
+        /// The number of rows in the table.
+        #[arg(long)]
+        rows: u64,
+        /// The number of connections, each of which has one request at a time.
+        #[arg(long)]
+        connections: u32,
+        /// The number of requests, over all connections.
+        #[arg(long)]
+        requests: u64,
     },
     /// Saves the bytes sent to one client, until no more arrive.
     SaveStream {
@@ -138,6 +154,20 @@ pub(super) struct CatchUpReport {
 #[derive(Serialize, Deserialize)]
 pub(super) struct RowTimesReport(pub(super) Vec<(i64, i64)>);
 
+/// The rate of requests, and percentiles of the time until an answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RequestTimesReport {
+    pub(super) per_second: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+impl std::fmt::Display for RequestTimesReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} requests/s (p50 {:.3} ms, p99 {:.3} ms)", self.per_second, self.p50_ms, self.p99_ms)
+    }
+}
+
 /// The bytes that all clients received together, and the time that this took.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ThroughputReport {
@@ -165,6 +195,9 @@ pub async fn run_part(part: BenchmarkPart) -> anyhow::Result<()> {
         BenchmarkPart::ReadSlot { database, publication } => slot::read(&database, &publication, orders).await,
         BenchmarkPart::Commit { database, count, rate, notify } => {
             commits::commit(&database, count, rate, notify).await
+        }
+        BenchmarkPart::GetRows { server, rows, connections, requests } => {
+            queries::get_rows(server, rows, connections, requests).await
         }
         BenchmarkPart::SaveStream { port, position, file } => streams::save(port, &position, file).await,
         BenchmarkPart::ReadStreams { port, position, clients, bytes } => {

@@ -1,7 +1,7 @@
 //! The result of a benchmark.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::PAIRS;
 
@@ -79,7 +79,16 @@ impl BenchmarkReport {
     }
 }
 
-pub(super) fn ratio(pairs: &[BenchmarkPair], better: BetterDirection) -> RatioSummary {
+/// Returns the medians over the pairs, and the ratios within them.
+pub(super) fn figures(pairs: &[BenchmarkPair], better: BetterDirection) -> Value {
+    json!({
+        "ours": rounded(median(pairs.iter().map(|pair| pair.ours).collect())),
+        "reference": rounded(median(pairs.iter().map(|pair| pair.reference).collect())),
+        "ratio": ratio(pairs, better),
+    })
+}
+
+fn ratio(pairs: &[BenchmarkPair], better: BetterDirection) -> RatioSummary {
     let of = |pair: &BenchmarkPair| match better {
         BetterDirection::More => pair.ours / pair.reference,
         BetterDirection::Less => pair.reference / pair.ours,

@@ -8,7 +8,8 @@ use laredo_devtools::bench;
 struct BenchArguments {
     #[command(subcommand)]
     bench: BenchCommand,
-    /// The number of rows of the table, if not the full size (baseline, restart, archive)
+    /// The number of rows of the table, if not the full size (baseline, restart, archive,
+    /// query)
     #[arg(long, global = true)]
     rows: Option<u64>,
     /// The number of changes to make, if not the full size (ingest, fanout, latency); whole
@@ -37,6 +38,9 @@ enum BenchCommand {
     /// A snapshot of an archive until the manifest has it, against cat of the same bytes and an
     /// fsync
     Archive,
+    /// Rows looked up by key over 1 and 64 connections, against HGETALL of Redis and its own load
+    /// generator
+    Query,
     /// A process of the benchmark (started by the benchmark itself)
     #[command(hide = true)]
     Part {
@@ -55,6 +59,7 @@ async fn main() -> anyhow::Result<()> {
         BenchCommand::Latency => bench::Benchmark::Latency,
         BenchCommand::Restart => bench::Benchmark::Restart,
         BenchCommand::Archive => bench::Benchmark::Archive,
+        BenchCommand::Query => bench::Benchmark::Query,
         BenchCommand::Part { part } => return bench::run_part(part).await,
     };
     bench::run(bench, bench::BenchmarkSize { rows, changes, pairs: pairs.max(1) }).await
