@@ -41,7 +41,7 @@ async fn rows_are_printed_as_json() {
         (&["public.item", "x"][..], "`key_values[0]`"),
         (&["public.item", "7", "--index", "by_size"], "by_color"),
         (&["public.nothing", "7"], "public.nothing"),
-        (&["public.item", "--where", "colour=green"], "no column `colour`"),
+        (&["public.item", "--where", "hue=green"], "no column `hue`"),
     ] {
         let (code, rows, message) = query(&server, arguments);
         assert_eq!((code, rows.len()), (2, 0), "{message}");
