@@ -31,7 +31,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const SESSION_MAX: Duration = Duration::from_secs(60);
 /// The wait before a failed connection is made again.
 const RECONNECT: Duration = Duration::from_secs(2);
-/// The interval while a definition is not reported because transactions have to end.
+/// The interval of looks at the transactions after whose end labels are looked for again.
 const WRITERS_AGAIN: Duration = Duration::from_secs(1);
 /// The wait before a check that the stream waits for is repeated. It is given up after
 /// [`CHECK_PATIENCE`], so that one table does not hold up the others forever.
@@ -141,13 +141,32 @@ impl DefinitionWatcher<'_> {
                 tokio::time::sleep(CHECK_AGAIN).await;
                 continue;
             }
-            let next = self.tables.iter().filter_map(TableWatch::unexplained_until).min();
-            let interval = if self.tables.iter().any(TableWatch::awaits_writers) { WRITERS_AGAIN } else { INTERVAL };
+            self.wait_for_round(&mut connection).await?;
+        }
+    }
+
+    /// Waits until the catalog has to be read again.
+    async fn wait_for_round(&mut self, connection: &mut SqlConnection) -> Result<(), TransportError> {
+        let next = self.tables.iter().filter_map(TableWatch::unexplained_until).min();
+        let signals = self.context.signals;
+        let until = Instant::now() + INTERVAL;
+        loop {
+            let awaits_writers = self.tables.iter().any(TableWatch::awaits_writers);
+            let look_at = if awaits_writers { until.min(Instant::now() + WRITERS_AGAIN) } else { until };
             // A notification that is missed is no loss: the next round sees the change.
             tokio::select! {
-                () = self.context.signals.wait_for_check_request() => {}
-                _ = tokio::time::timeout(interval, self.context.signals.wait_for_change()) => {}
-                () = self.context.signals.wait_for_position(next.unwrap_or(Lsn::ZERO)), if next.is_some() => {}
+                () = signals.wait_for_check_request() => return Ok(()),
+                () = signals.wait_for_change() => return Ok(()),
+                () = signals.wait_for_position(next.unwrap_or(Lsn::ZERO)), if next.is_some() => return Ok(()),
+                () = tokio::time::sleep_until(look_at) => {}
+            }
+            if Instant::now() >= until {
+                return Ok(());
+            }
+            for table in &mut self.tables {
+                if table.have_writers_ended(connection).await? {
+                    return Ok(());
+                }
             }
         }
     }

@@ -97,14 +97,15 @@ impl SourceTable {
     }
 
     /// Replaces the definition of the last copy by a newer one under which its rows are still
-    /// valid. Returns false if another copy has ended in the meantime.
-    pub(crate) fn redefine(&self, copied: &Arc<TableDefinition>, newer: TableDefinition) -> bool {
+    /// valid. Returns it, or `None` if another copy has ended in the meantime.
+    pub(crate) fn redefine(
+        &self,
+        copied: &Arc<TableDefinition>,
+        newer: TableDefinition,
+    ) -> Option<Arc<TableDefinition>> {
         let mut progress = self.progress.lock();
         let is_last = is_same_copy(progress.copied.as_ref(), Some(copied));
-        if is_last {
-            progress.copied = Some(Arc::new(newer));
-        }
-        is_last
+        is_last.then(|| progress.copied.insert(Arc::new(newer)).clone())
     }
 
     /// Records that a copy failed permanently when the catalog had these facts about the table.

@@ -26,7 +26,7 @@ pub(super) struct TableWatch<'a> {
     proven: u64,
     /// Set while the table's file is another one and the stream has not explained it.
     unexplained: Option<UnexplainedFile>,
-    /// The writers that have to end before a definition with more labels is reported.
+    /// The writers after whose end labels are looked for again.
     awaited: Option<LabelWriters>,
     /// The error of the last check, if it failed.
     error: Option<String>,
@@ -51,6 +51,10 @@ pub(super) struct DefinitionCheck {
     facts: Option<TableFacts>,
     /// The change since that definition.
     change: DefinitionImpact,
+    /// The open transactions that have written the table, if the change brings labels.
+    writers: Vec<WritingTransaction>,
+    /// True if the transactions that were waited for have ended.
+    have_ended: bool,
     /// The number of restarts of PostgreSQL that the change accounts for. `None` without a copy and
     /// a table to compare.
     restarts: Option<u64>,
@@ -71,10 +75,13 @@ struct UnexplainedFile {
     end: Lsn,
 }
 
-/// The transactions that had written a table when its enums were found to have more labels.
-/// PostgreSQL sends a row that one of them wrote before a label was renamed with the old label.
+/// The transactions that had written a table when a definition with more labels was reported.
+/// PostgreSQL sends a row that one of them wrote before a label was renamed with the old label, so
+/// the labels are looked for in the rows again once all of them have ended.
 struct LabelWriters {
-    definition: TableDefinition,
+    /// The definition that was reported.
+    reported: Arc<TableDefinition>,
+    values: Vec<ColumnValues>,
     writers: Vec<WritingTransaction>,
 }
 
@@ -121,24 +128,16 @@ impl<'a> TableWatch<'a> {
         self.unexplained.as_ref().map(|unexplained| unexplained.end)
     }
 
-    /// Returns true if a new definition is not reported yet because transactions have to end.
+    /// Returns true if labels are looked for again once transactions have ended.
     pub(super) fn awaits_writers(&self) -> bool {
-        self.awaited.as_ref().is_some_and(|awaited| !awaited.writers.is_empty())
+        self.awaited.is_some()
     }
 
-    /// Looks up the transactions that have to end before a definition is reported.
-    async fn await_writers(
-        &mut self,
-        connection: &mut SqlConnection,
-        definition: &TableDefinition,
-    ) -> Result<(), TransportError> {
-        let known = self.awaited.take().filter(|awaited| awaited.definition == *definition);
-        let writers = match known {
-            Some(LabelWriters { writers, .. }) => still_open(connection, &writers).await?,
-            None => open_writers(connection, &[definition.oid]).await?,
-        };
-        self.awaited = Some(LabelWriters { definition: definition.clone(), writers });
-        Ok(())
+    /// Returns true if the transactions that are waited for have ended.
+    pub(super) async fn have_writers_ended(&mut self, connection: &mut SqlConnection) -> Result<bool, TransportError> {
+        let Some(awaited) = &mut self.awaited else { return Ok(false) };
+        awaited.writers = still_open(connection, &awaited.writers).await?;
+        Ok(awaited.writers.is_empty())
     }
 
     /// Checks a table, and adds it to our publication if it is missing there. It may be missing
@@ -199,12 +198,13 @@ impl<'a> TableWatch<'a> {
         {
             change = DefinitionImpact::Rows("its partitions changed".to_owned());
         }
-        match (&change, &facts) {
-            (DefinitionImpact::Harmless(HarmlessConditions { labels, .. }), Some(facts)) if !labels.is_empty() => {
-                self.await_writers(connection, &facts.definition).await?;
+        let writers = match (&copied, &facts) {
+            (Some(copied), Some(facts)) if brings_labels(copied, &facts.definition) => {
+                open_writers(connection, &[facts.definition.oid]).await?
             }
-            _ => self.awaited = None,
-        }
+            _ => Vec::new(),
+        };
+        let have_ended = self.have_writers_ended(connection).await?;
         let table = &self.table;
         let ServerRestarts { count, proven: mark } = signals.restarts();
         let mut restarts = None;
@@ -219,7 +219,7 @@ impl<'a> TableWatch<'a> {
                 change = DefinitionImpact::Rows(catalog::UNPROVEN_CHANGE.to_owned());
             }
         }
-        Ok(DefinitionCheck { began, copied, facts, change, restarts })
+        Ok(DefinitionCheck { began, copied, facts, change, writers, have_ended, restarts })
     }
 
     /// Returns true if the only change to a table is a truncate, which the stream reports. `None`
@@ -256,7 +256,10 @@ impl<'a> TableWatch<'a> {
     }
 
     async fn compare(&mut self, check: DefinitionCheck, end: Lsn) -> bool {
-        let DefinitionCheck { copied, facts, change, restarts, .. } = check;
+        let DefinitionCheck { copied, facts, change, writers, have_ended, restarts, .. } = check;
+        if have_ended {
+            self.look_for_labels_again(end).await;
+        }
         let was_truncated = self.was_truncated(copied.as_deref(), facts.as_ref(), end);
         let table = self.table.clone();
         let Some(failed) = table.take_failure(copied.as_ref(), facts.as_ref()) else { return false };
@@ -273,10 +276,9 @@ impl<'a> TableWatch<'a> {
             (&self.reported, failed, &problem, &facts, &copied)
         {
             match (was_truncated, &change) {
-                _ if self.awaits_writers() => return true,
                 (None, _) => return true,
                 (Some(true), _) | (Some(false), DefinitionImpact::Harmless(_)) => {
-                    let is_current = self.redefine(copied, &facts.definition, end).await;
+                    let is_current = self.redefine(copied, &facts.definition, end, writers).await;
                     self.note_proven(restarts.filter(|_| is_current));
                     return is_current;
                 }
@@ -323,25 +325,53 @@ impl<'a> TableWatch<'a> {
 
     /// Reports a new definition under which the rows still match what the stream has sent. Returns
     /// false if a copy has ended in the meantime.
-    async fn redefine(&self, copied: &Arc<TableDefinition>, newer: &TableDefinition, from: Lsn) -> bool {
-        let table = &self.table;
-        let definition = resume::text_of(&table.request, newer);
-        let values = match copied.with_file(newer.file).change(newer) {
-            DefinitionImpact::Harmless(HarmlessConditions { labels, .. }) => labels,
-            DefinitionImpact::Nothing | DefinitionImpact::Rows(_) => Vec::new(),
-        };
-        let values = values.into_iter().map(|(column, labels)| ColumnValues {
+    async fn redefine(
+        &mut self,
+        copied: &Arc<TableDefinition>,
+        newer: &TableDefinition,
+        from: Lsn,
+        writers: Vec<WritingTransaction>,
+    ) -> bool {
+        let values = labels_since(copied, newer).into_iter().map(|(column, labels)| ColumnValues {
             column,
             values: labels.into_iter().map(String::into_bytes).collect(),
         });
-        if !table.redefine(copied, newer.clone()) {
-            return false;
+        let values: Vec<ColumnValues> = values.collect();
+        let Some(reported) = self.table.redefine(copied, newer.clone()) else { return false };
+        if !writers.is_empty() {
+            self.awaited = Some(LabelWriters { reported: reported.clone(), values: values.clone(), writers });
         }
-        let event = SourceEvent::Redefined { table: table.index, definition, from, values: values.collect() };
-        // If sending fails, the consumer is gone, and the stream and this watch end.
-        let _ = self.context.events.send(event).await;
+        self.report_redefined(&reported, from, values).await;
         true
     }
+
+    /// Has the labels of the last report looked for in the rows of writers that were open then.
+    async fn look_for_labels_again(&mut self, from: Lsn) {
+        let Some(LabelWriters { reported, values, .. }) = self.awaited.take() else { return };
+        // A later copy has waited for these writers itself.
+        if self.table.copied().is_some_and(|copied| Arc::ptr_eq(&copied, &reported)) {
+            self.report_redefined(&reported, from, values).await;
+        }
+    }
+
+    async fn report_redefined(&self, definition: &TableDefinition, from: Lsn, values: Vec<ColumnValues>) {
+        let definition = resume::text_of(&self.table.request, definition);
+        let event = SourceEvent::Redefined { table: self.table.index, definition, from, values };
+        // If sending fails, the consumer is gone, and the stream and this watch end.
+        let _ = self.context.events.send(event).await;
+    }
+}
+
+/// Returns the columns whose enums have gained labels, with the labels that their rows may hold.
+fn labels_since(copied: &TableDefinition, newer: &TableDefinition) -> Vec<(String, Vec<String>)> {
+    match copied.with_file(newer.file).change(newer) {
+        DefinitionImpact::Harmless(HarmlessConditions { labels, .. }) => labels,
+        DefinitionImpact::Nothing | DefinitionImpact::Rows(_) => Vec::new(),
+    }
+}
+
+fn brings_labels(copied: &TableDefinition, newer: &TableDefinition) -> bool {
+    !labels_since(copied, newer).is_empty()
 }
 
 /// Returns true if none of the tables has rows. A table that no longer exists counts as having
