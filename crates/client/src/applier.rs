@@ -3,7 +3,7 @@
 //! wait. Neither belongs on a thread of the async runtime.
 
 use std::panic::Location;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,15 +24,18 @@ use crate::view::View;
 /// The number of messages that are applied before their result is shown, while more messages wait.
 const MESSAGES_PER_STATE: usize = 16;
 
+/// The value of [`ReplicaState::at_head`] of a replica that never had all that the database had.
+const NEVER: i64 = i64::MIN;
+
 /// The state that all parts of a replica share.
 pub(crate) struct ReplicaState {
     front: Arc<ReplicaFront>,
     hub: Arc<ChangeHub>,
     health: Arc<SessionHealth>,
     started: Instant,
-    /// The time at which the replica was last known to be at the server's head, as nanoseconds
-    /// since `started` plus one. 0 means never.
-    at_head: AtomicU64,
+    /// The time at which the replica was last known to have all that the database had, as
+    /// nanoseconds since `started`. It is negative for a time before. The minimum means never.
+    at_head: AtomicI64,
     /// The same time for a local snapshot that was loaded and is shown.
     restored_at: OnceLock<Instant>,
 }
@@ -56,7 +59,7 @@ pub(crate) struct ReplicaApplier {
 
 impl ReplicaState {
     pub(crate) fn new(front: Arc<ReplicaFront>, hub: Arc<ChangeHub>, health: Arc<SessionHealth>) -> ReplicaState {
-        let (started, at_head) = (health.now(), AtomicU64::new(0));
+        let (started, at_head) = (health.now(), AtomicI64::new(NEVER));
         ReplicaState { front, hub, health, started, at_head, restored_at: OnceLock::new() }
     }
 
@@ -100,18 +103,22 @@ impl ReplicaState {
         &self.health
     }
 
-    /// Returns the time at which the replica was last known to be at the server's head.
+    /// Returns the time at which the replica was last known to have all that the database had.
     fn at_head(&self) -> Option<Instant> {
-        match self.at_head.load(Ordering::Acquire).checked_sub(1) {
-            Some(nanos) => self.started.checked_add(Duration::from_nanos(nanos)),
-            None => self.restored_at.get().copied(),
+        match self.at_head.load(Ordering::Acquire) {
+            NEVER => self.restored_at.get().copied(),
+            nanos @ 0.. => self.started.checked_add(Duration::from_nanos(nanos.unsigned_abs())),
+            nanos => self.started.checked_sub(Duration::from_nanos(nanos.unsigned_abs())),
         }
     }
 
     fn set_at_head(&self, at: Instant) {
-        let since_start = at.saturating_duration_since(self.started);
-        let nanos = u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX);
-        self.at_head.fetch_max(nanos.saturating_add(1), Ordering::AcqRel);
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let since_start = match at.checked_duration_since(self.started) {
+            Some(after) => nanos(after),
+            None => -nanos(self.started.saturating_duration_since(at)),
+        };
+        self.at_head.fetch_max(since_start, Ordering::AcqRel);
     }
 }
 

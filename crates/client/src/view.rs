@@ -139,8 +139,8 @@ impl<'a> View<'a> {
     ///
     /// Only the server knows its head, and it reports when a client has reached it. It does so ten
     /// times a second while the table changes, and once per heartbeat interval otherwise (5 s
-    /// unless configured). The server asks the database once a second whether there is more. So the
-    /// age stays below the sum of both in normal operation. It grows while the replica or the
+    /// unless configured). The server asks the database every two seconds whether there is more. So
+    /// the age stays below the sum of both in normal operation. It grows while the replica or the
     /// server lags, while a connection is down, and while the table is paused or copied again.
     ///
     /// A server of an earlier version does not report its own lag. The age is then the time since

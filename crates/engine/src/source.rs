@@ -256,6 +256,14 @@ pub enum SourceEvent {
     /// The position of the stream. Every commit that ends here or before has been sent, or changed
     /// none of the tables.
     Progress(Lsn),
+    /// The position of the stream, when it has come as far as the database was at a time. A stream
+    /// that is behind has no such time, however much it progresses.
+    Current {
+        /// The position, as in [`SourceEvent::Progress`].
+        position: Lsn,
+        /// The time, on the database's clock.
+        at: CommitTime,
+    },
     /// The table's definition may have changed since the last copy. The table owes a copy from here
     /// on.
     Moved {

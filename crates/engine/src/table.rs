@@ -213,8 +213,8 @@ impl Table {
     }
 
     /// Handles the progress of the stream: every commit up to `position` has been sent.
-    /// `current_at` is the time of the last of them; `None` if the source has no newer commit now.
-    /// `mark` is the newest of those commits, of any table.
+    /// `current_at` is a time at which the source had no others, if one is known. `mark` is the
+    /// newest of those commits, of any table.
     pub(crate) fn on_progress(
         &mut self,
         position: Lsn,
@@ -229,7 +229,7 @@ impl Table {
             }
             TableLifecycle::Live(live) => {
                 live.served.writer.advance(position, mark);
-                self.current_at = current_at.unwrap_or_else(|| (self.clock)());
+                self.current_at = self.current_at.max(current_at.unwrap_or_default());
                 let action = self.define_if_due(FollowUpAction::Nothing)?;
                 self.copy_if_due(action)
             }
@@ -676,7 +676,7 @@ impl Table {
         match live.apply(&mut commit) {
             Ok(counts) => {
                 self.commits.lock().remember(commit.end, commit.xid);
-                self.current_at = commit.committed_at;
+                self.current_at = self.current_at.max(commit.committed_at);
                 counts.add_to(&mut self.status.lock());
                 Ok(FollowUpAction::Nothing)
             }
@@ -720,7 +720,7 @@ impl Table {
                 return self.after_copying(Err(stop));
             }
         };
-        let copied_under = done.definition.clone();
+        let (copied_under, current_at) = (done.definition.clone(), done.current_at);
         let (completed, counts) = match copy.is_after_fork() {
             true => (self.storage.replace_journal(served, done)?, TableChangeCounts::default()),
             false => self.storage.publish_copy(served, done)?,
@@ -728,7 +728,7 @@ impl Table {
         self.is_forked &= !copy.is_after_fork();
         counts.add_to(&mut self.status.lock());
         let owed = owed.take();
-        self.current_at = (self.clock)();
+        self.current_at = self.current_at.max(current_at);
         self.report_copied(&completed, started_at);
         self.lifecycle = TableLifecycle::Live(LiveTable::new(completed));
         match owed {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use laredo_core::{CommitMark, Lsn, Oid, TableName, Xid};
+use laredo_core::{CommitMark, CommitTime, Lsn, Oid, TableName, Xid};
 use laredo_engine::retention::{ReplicationSlotState, WalRetention};
 use laredo_engine::source::{DefinitionReads, SourceClock, TableIndex};
 use tokio::sync::{Notify, watch};
@@ -79,8 +79,8 @@ pub(crate) struct ServerRestarts {
 pub(crate) struct WalEndReading {
     /// The end of the WAL.
     pub(crate) end: Lsn,
-    /// The time at which the read began.
-    pub(crate) began: Instant,
+    /// The time of the read, on the database's clock. Every earlier commit ends before `end`.
+    pub(crate) at: CommitTime,
 }
 
 /// The slot.

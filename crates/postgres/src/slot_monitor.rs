@@ -36,10 +36,9 @@ async fn report_state(options: &ConnectionOptions, signals: &SourceSignals) -> R
     loop {
         read_clock(&mut connection, signals.clock()).await?;
         let slot = signals.slot_name();
-        let began = Instant::now();
         let found = if slot.is_empty() { None } else { read_slot_row(&mut connection, &slot).await? };
         let state = found.map(|found| {
-            signals.record_wal_end(WalEndReading { end: found.end, began });
+            signals.record_wal_end(WalEndReading { end: found.end, at: found.at });
             rate.note(Instant::now(), found.end);
             found.state(rate.recent())
         });
@@ -66,13 +65,16 @@ struct SlotCatalogRow {
     wal_status: WalStatus,
     safe_bytes: Option<u64>,
     end: Lsn,
+    /// The time of the read, on the database's clock.
+    at: CommitTime,
     restart: Option<Lsn>,
     confirmed: Option<Lsn>,
 }
 
 async fn read_slot_row(connection: &mut SqlConnection, slot: &str) -> Result<Option<SlotCatalogRow>, TransportError> {
     let sql = format!(
-        "SELECT wal_status, safe_wal_size, pg_current_wal_lsn(), restart_lsn, confirmed_flush_lsn
+        "SELECT wal_status, safe_wal_size, pg_current_wal_lsn(), restart_lsn, confirmed_flush_lsn,
+            (extract(epoch FROM statement_timestamp()) * 1000000)::bigint
          FROM pg_replication_slots WHERE slot_name = {}",
         escape_literal(slot)
     );
@@ -89,6 +91,7 @@ fn parse_slot_row(row: &TextRow) -> Option<SlotCatalogRow> {
         // PostgreSQL reports a negative size once the WAL is overdue for removal.
         safe_bytes: text(1).and_then(|text| text.parse::<i64>().ok()).map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         end: lsn(2)?,
+        at: CommitTime::from_unix_us(text(5)?.parse().ok()?),
         restart: lsn(3),
         confirmed: lsn(4),
     })
@@ -146,7 +149,8 @@ mod tests {
     use super::*;
 
     fn row(values: [&str; 5]) -> TextRow {
-        values.iter().map(|value| (!value.is_empty()).then(|| (*value).to_owned())).collect()
+        let values = values.into_iter().chain(["1700000000000000"]);
+        values.map(|value| (!value.is_empty()).then(|| value.to_owned())).collect()
     }
 
     #[test]

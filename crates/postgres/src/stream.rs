@@ -66,8 +66,6 @@ const GATHER: Duration = Duration::from_millis(1);
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 /// The time for a check of the definitions after which the connection is given up.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
-/// The age up to which a look at the end of the WAL says that the tables are current.
-const WAL_END_AGE_MAX: Duration = Duration::from_millis(100);
 /// The duration after which a connection counts as good, so that counting attempts starts again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
@@ -126,6 +124,7 @@ pub async fn follow(
         routes,
         tables,
         wal_end: signals.wal_end(),
+        ahead: None,
         resets: signals.resets(),
         assembler,
         queue: VecDeque::new(),
@@ -152,6 +151,8 @@ struct ReplicationStream<'a> {
     routes: watch::Receiver<TableRoutes>,
     tables: watch::Receiver<StreamedTables>,
     wal_end: watch::Receiver<Option<WalEndReading>>,
+    /// The end of the WAL that the stream has not come to yet.
+    ahead: Option<WalEndReading>,
     resets: watch::Receiver<u64>,
     assembler: PgoutputAssembler,
     /// Items that are complete and that the consumer has not taken yet. They survive the
@@ -278,6 +279,8 @@ impl ReplicationStream<'_> {
             "following the database"
         );
         self.reporter.report(SourceState::Following);
+        // It may be the end of another history.
+        self.ahead = None;
         if session.is_server_restarted {
             self.signals.record_restart(self.assembler.sent().newest());
         }
@@ -430,10 +433,11 @@ impl ReplicationStream<'_> {
                     self.status(writer, ask).await?;
                 }
                 message = reader.next() => break self.take_message(message?.ok_or(StreamError::Ended)?)?,
-                Ok(()) = self.wal_end.changed() => {
-                    let reading = *self.wal_end.borrow_and_update();
-                    if reading.is_some_and(|reading| self.is_current(reading)) {
-                        self.queue.push_back(StreamQueueItem::Event(SourceEvent::Progress(self.assembler.position())));
+                // One that is ahead is not replaced: a stream that is always a little behind would
+                // come to none.
+                Ok(()) = self.wal_end.changed(), if self.ahead.is_none() => {
+                    self.ahead = *self.wal_end.borrow_and_update();
+                    if self.note_current() {
                         return Ok(());
                     }
                 }
@@ -447,6 +451,7 @@ impl ReplicationStream<'_> {
             self.signals.announce_change();
         }
         self.queue.extend(self.assembler.progress().map(StreamQueueItem::Event));
+        self.note_current();
         if answer {
             if self.answer_requests.add() > ASKED_MAX {
                 return Err(StreamError::Ended);
@@ -456,10 +461,16 @@ impl ReplicationStream<'_> {
         Ok(())
     }
 
-    /// Returns true if the stream has received everything that was written before a look at the end
-    /// of the WAL. PostgreSQL itself reports no progress while nothing is written.
-    fn is_current(&self, WalEndReading { end, began }: WalEndReading) -> bool {
-        end <= self.assembler.position() && began.elapsed() <= WAL_END_AGE_MAX && !self.assembler.is_proving()
+    /// Reports that the stream has come to the end of the WAL of some time, if it has. Returns true
+    /// if it has. PostgreSQL itself reports no progress while nothing is written.
+    fn note_current(&mut self) -> bool {
+        let position = self.assembler.position();
+        let is_proving = self.assembler.is_proving();
+        let Some(WalEndReading { at, .. }) = self.ahead.take_if(|ahead| ahead.end <= position && !is_proving) else {
+            return false;
+        };
+        self.queue.push_back(StreamQueueItem::Event(SourceEvent::Current { position, at }));
+        true
     }
 
     /// Takes a message. Returns true if PostgreSQL requests an answer.

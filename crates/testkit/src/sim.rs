@@ -530,8 +530,10 @@ impl SimDatabase {
                     return Ok(());
                 }
             }
-            // PostgreSQL's keepalives also report progress, so that a copy of an idle table ends.
-            if events.send(SourceEvent::Progress(reached)).await.is_err() {
+            // PostgreSQL also reports progress while nothing is written, so that a copy of an idle
+            // table ends. The time of a commit is its position.
+            let at = CommitTime(i64::try_from(reached.0).unwrap_or(0));
+            if events.send(SourceEvent::Current { position: reached, at }).await.is_err() {
                 return Ok(());
             }
             tokio::select! {

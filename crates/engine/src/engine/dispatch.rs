@@ -96,6 +96,12 @@ pub(super) struct StreamState {
 }
 
 impl StreamState {
+    /// Notes a fork of the history, after which the stream comes from this server.
+    fn fork(&mut self, server: &SourceServer) {
+        self.forks += 1;
+        (self.connected, self.server) = (Some(server.started.clone()), server.clone());
+    }
+
     /// Returns true if the stream has come from another server than this one, or from a later
     /// timeline.
     pub(super) fn has_left(&self, server: &SourceServer) -> bool {
@@ -219,11 +225,17 @@ impl EventDispatcher<'_> {
                     self.send_to_table(index.0, event, bytes).await;
                 }
                 self.history.note_commit(mark);
-                (self.reached, self.current_at) = (self.reached.max(end), Some(committed_at));
+                self.reached = self.reached.max(end);
+                self.current_at = self.current_at.max(Some(committed_at));
             }
             SourceEvent::Progress(position) => {
                 self.history.advance_to(position);
-                (self.reached, self.current_at) = (self.reached.max(position), None);
+                self.reached = self.reached.max(position);
+            }
+            SourceEvent::Current { position, at } => {
+                self.history.advance_to(position);
+                self.reached = self.reached.max(position);
+                self.current_at = self.current_at.max(Some(at));
             }
             SourceEvent::Moved { table, reason, definition } => {
                 self.send_to_table(table.0, TableEvent::Moved(OwedCopy { reason, definition }), EVENT_BYTES).await;
@@ -250,8 +262,7 @@ impl EventDispatcher<'_> {
                 // Positions may be lower from here on. A table must not mistake an old position for
                 // progress after the fork.
                 (self.reached, self.current_at) = (Lsn::ZERO, None);
-                self.state.forks += 1;
-                self.state.server = server.clone();
+                self.state.fork(&server);
                 self.send_progress();
                 let server = Box::new(server);
                 self.send_to_all(|| TableEvent::Forked(server.clone(), fork.clone(), reason.clone(), noted.clone()))

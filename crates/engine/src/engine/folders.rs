@@ -13,9 +13,9 @@ use crate::table::{TableError, TableFolders, TableOptions, open_table_folders, t
 
 /// The number of attempts to open a table's folders. What passes within them, such as a mount that
 /// comes late, costs no copy.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 /// The delay between two attempts.
-const DELAY: Duration = Duration::from_secs(1);
+pub(super) const DELAY: Duration = Duration::from_secs(1);
 
 /// Opens the folders of all tables, each table's on a thread that may block. The error of a table
 /// does not affect the others.

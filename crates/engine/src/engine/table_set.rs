@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use laredo_core::TableName;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::dispatch::{OutletChange, StreamState};
-use super::folders::open_added;
+use super::folders::{ATTEMPTS, DELAY, open_added};
 use super::run::{EngineCore, EngineTable, TableTasks};
 use crate::source::{ResumeDecision, Source, SourceError, SourceServer};
 use crate::table::{TableError, TableFolders, TableOptions};
@@ -102,7 +103,14 @@ impl<S: Source> TableSetChanger<'_, S> {
     /// Opens the folders of a table for the present server. What is in them may be newer than the
     /// server of the beginning of the run, or of a history that has been abandoned since.
     async fn open(&self, options: &TableOptions) -> Result<(TableFolders, SourceServer), TableError> {
-        let server = self.core.source.read_server().await?;
+        let mut attempt = 1;
+        let server = loop {
+            match self.core.source.read_server().await {
+                Err(SourceError::Transient(_) | SourceError::Held(_)) if attempt < ATTEMPTS => sleep(DELAY).await,
+                read => break read?,
+            }
+            attempt += 1;
+        };
         Ok((open_added(options, &server, &self.core.clock).await?, server))
     }
 

@@ -102,6 +102,8 @@ struct CopyEnd {
     definition: String,
     /// True if only transactions can have changed rows since the last copy.
     is_streamed: bool,
+    /// The time of the report. Every earlier commit is before `inserted`.
+    at: CommitTime,
 }
 
 /// The reason why a copy cannot continue.
@@ -126,6 +128,8 @@ pub(crate) struct CompleteCopy {
     pub(crate) from: Option<Lsn>,
     pub(crate) to: Lsn,
     pub(crate) committed_at: CommitTime,
+    /// A time at which the source had no other commit.
+    pub(crate) current_at: CommitTime,
     /// The newest commit of any table up to `to`.
     pub(crate) mark: CommitMark,
     pub(crate) definition: String,
@@ -397,7 +401,7 @@ impl OngoingCopy {
                 let CopyStage::Arriving(incoming) = &mut self.stage else {
                     return Err(CopyStopReason::StartOver("the copy ended before it began"));
                 };
-                incoming.end = Some(CopyEnd { inserted, definition, is_streamed });
+                incoming.end = Some(CopyEnd { inserted, definition, is_streamed, at: now });
                 self.catch_up(options, recent)?;
             }
         }
@@ -419,7 +423,8 @@ impl OngoingCopy {
         let from = self.before.position();
         let CopyStage::Arriving(incoming) = &mut self.stage else { return Ok(None) };
         let is_past = |end: &mut CopyEnd| self.reached >= end.inserted && from.is_none_or(|from| self.reached > from);
-        let Some(CopyEnd { definition, is_streamed, .. }) = incoming.end.take_if(is_past) else { return Ok(None) };
+        let Some(end) = incoming.end.take_if(is_past) else { return Ok(None) };
+        let CopyEnd { definition, is_streamed, at: current_at, .. } = end;
         let is_outdated = owed.is_some_and(|owed| owed.definition.is_some() && owed.is_owed_after(&definition));
         if is_outdated && self.outdated < OUTDATED_MAX {
             self.outdated += 1;
@@ -437,7 +442,7 @@ impl OngoingCopy {
             commits
         });
         let (to, mark) = (self.reached, self.mark);
-        Ok(Some(CompleteCopy { from, to, committed_at, mark, definition, pipeline, state, streamed, base }))
+        Ok(Some(CompleteCopy { from, to, committed_at, current_at, mark, definition, pipeline, state, streamed, base }))
     }
 
     /// Gives up the copy. The next one has to see every transaction that was held.

@@ -212,7 +212,19 @@ impl TableStorage {
         let (to, committed_at) = (info.position, info.committed_at);
         let source = definition.source.clone();
         let (mark, from, streamed, base) = (info.mark, None, None, None);
-        let done = CompleteCopy { from, to, committed_at, mark, definition: source, pipeline, state, streamed, base };
+        let (definition_text, current_at) = (source, committed_at);
+        let done = CompleteCopy {
+            from,
+            to,
+            committed_at,
+            current_at,
+            mark,
+            definition: definition_text,
+            pipeline,
+            state,
+            streamed,
+            base,
+        };
         let instance = InstanceId::parse_snapshot_id(&info.id).map(|(instance, _)| InstanceId(instance.to_owned()));
         let predecessor = instance.map(|instance| PredecessorJournal { instance, position: to, unchanged_since });
         let served = self.begin_journal(done, definition, predecessor)?;

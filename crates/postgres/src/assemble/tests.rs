@@ -69,6 +69,7 @@ fn event_text(event: SourceEvent) -> String {
         }
         SourceEvent::Connected { server_started } => format!("connected to {server_started}"),
         SourceEvent::Progress(lsn) => format!("progress {lsn}"),
+        SourceEvent::Current { .. } => unreachable!("only a stream looks at the end of the WAL"),
         SourceEvent::Moved { table, reason, .. } => format!("moved {}: {reason}", table.0),
         SourceEvent::Broken { table, error } => format!("broken {}: {error}", table.0),
         SourceEvent::Redefined { table, .. } => format!("redefined {}", table.0),

@@ -63,6 +63,8 @@ pub(super) struct JournalFollower<'a> {
 struct ObservedHead {
     head: Head,
     at: CommitTime,
+    /// The time at which the table was known to equal the database's. It is read before the head.
+    current_at: CommitTime,
 }
 
 impl<'a> JournalFollower<'a> {
@@ -153,7 +155,7 @@ impl<'a> JournalFollower<'a> {
         let mut heads = self.greeting.journal.watch_head();
         loop {
             // Everything up to this head will have been sent. Later commits end the wait below.
-            let mut seen = ObservedHead { head: *heads.borrow_and_update(), at: (self.clock)() };
+            let mut seen = self.observe(|| *heads.borrow_and_update());
             while let Some(piece) = self.cursor.next_piece_async().await.map_err(|e| refusal::cursor(&e))? {
                 let ends = piece.ends;
                 self.send_piece(piece).await?;
@@ -166,7 +168,7 @@ impl<'a> JournalFollower<'a> {
                 if is_past && self.progress_due(seen.head).is_some_and(|at| at <= Instant::now()) {
                     // Only a head beyond which nothing was sent has the checksum of the client's
                     // rows.
-                    let newest = ObservedHead { head: *heads.borrow_and_update(), at: (self.clock)() };
+                    let newest = self.observe(|| *heads.borrow_and_update());
                     let is_newest = self.cursor.after() == newest.head.sequence;
                     self.send_progress(if is_newest { newest } else { seen }).await?;
                     seen = newest;
@@ -175,7 +177,7 @@ impl<'a> JournalFollower<'a> {
             let head = seen.head;
             self.outlet.lease().note_head(self.cursor.after());
             if self.progress_due(head).is_some_and(|at| at <= Instant::now()) {
-                self.send_progress(ObservedHead { head, at: (self.clock)() }).await?;
+                self.send_progress(self.observe(|| head)).await?;
             }
             loop {
                 self.say_goodbye().await?;
@@ -188,12 +190,17 @@ impl<'a> JournalFollower<'a> {
                     () = self.guest.due() => {}
                     () = self.greeting.membership.wanted() => {}
                     () = sleep_until(progress_at.unwrap_or(heartbeat_at)), if progress_at.is_some() => {
-                        self.send_progress(ObservedHead { head, at: (self.clock)() }).await?;
+                        self.send_progress(self.observe(|| head)).await?;
                     }
                     () = sleep_until(heartbeat_at) => self.heartbeat(head).await?,
                 }
             }
         }
+    }
+
+    fn observe(&self, head: impl FnOnce() -> Head) -> ObservedHead {
+        let current_at = self.greeting.current_at();
+        ObservedHead { head: head(), at: (self.clock)(), current_at }
     }
 
     /// Asks the client to leave, if it is time. Called between transactions.
@@ -296,11 +303,12 @@ impl<'a> JournalFollower<'a> {
 
     /// Notifies a reader of batches of its place: with an empty transaction for entries that were
     /// not let through, and with a heartbeat.
-    async fn send_progress(&mut self, ObservedHead { head, at }: ObservedHead) -> Result<(), Status> {
+    async fn send_progress(&mut self, seen: ObservedHead) -> Result<(), Status> {
+        let ObservedHead { head, at, current_at } = seen;
         let reached = self.walk.as_ref().and_then(ViewCursor::reached);
         let unknown = reached.filter(|reached| self.told.is_none_or(|(told, _)| told < reached.sequence));
         let check = if self.has_exactly(head) { self.greeting.membership.take_check(head) } else { None };
-        let heartbeat = self.greeting.asking_heartbeat(at, Some(head), check);
+        let heartbeat = self.greeting.asking_heartbeat(at, Some((head, current_at)), check);
         let unsent = unknown.filter(|reached| !reached.is_reported);
         let position = self.sent_position(head);
         let definition = self.news_of_definition(position);

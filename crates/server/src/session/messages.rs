@@ -154,15 +154,29 @@ impl MessageContext<'_> {
     /// Writes a heartbeat, which is empty for a subscriber. `sent` is the head if everything up to
     /// it was sent, and nothing beyond.
     pub(super) fn heartbeat(&self, now: CommitTime, sent: Option<Head>) -> Vec<u8> {
-        self.asking_heartbeat(now, sent, None)
+        self.asking_heartbeat(now, sent.map(|head| (head, self.current_at())), None)
+    }
+
+    /// Returns the time at which the table was last known to equal the database's.
+    pub(super) fn current_at(&self) -> CommitTime {
+        self.table.handle().current_at()
     }
 
     /// Writes a heartbeat that asks the client for the checksum of its rows, if there is a check.
-    pub(super) fn asking_heartbeat(&self, now: CommitTime, sent: Option<Head>, check: Option<CheckId>) -> Vec<u8> {
+    /// The head has the time at which the table was known to equal the database's when it was seen.
+    pub(super) fn asking_heartbeat(
+        &self,
+        now: CommitTime,
+        sent: Option<(Head, CommitTime)>,
+        check: Option<CheckId>,
+    ) -> Vec<u8> {
         if self.is_subscription() {
             return Vec::new();
         }
         let Head { sequence, .. } = self.journal.head();
+        let lag_ms = |(head, current_at)| self.source_lag_ms(now, head, current_at);
+        let source_lag_ms = sent.filter(|_| self.ask.is_ours).map_or(0, lag_ms);
+        let sent = sent.map(|(head, _)| head);
         let heartbeat = Heartbeat {
             current_sequence: sequence.to_wire(),
             server_time: Some(timestamp(now)),
@@ -171,7 +185,7 @@ impl MessageContext<'_> {
             checksum: self.checksum(sent.and_then(|sent| sent.checksum)),
             mark: sent.and_then(|sent| self.mark(sent.mark)),
             check: check.map_or_else(Vec::new, |check| check.to_bytes().to_vec()),
-            source_lag_ms: sent.filter(|_| self.ask.is_ours).map_or(0, |sent| self.source_lag_ms(now, sent)),
+            source_lag_ms,
         };
         let mut out = Vec::new();
         put(Message::Heartbeat(heartbeat), &mut out);
@@ -180,11 +194,11 @@ impl MessageContext<'_> {
 
     /// Returns the time, in ms, since the rows at a head were last known to be all that the
     /// database had.
-    fn source_lag_ms(&self, now: CommitTime, head: Head) -> u64 {
-        let table = self.table.handle();
+    fn source_lag_ms(&self, now: CommitTime, head: Head, current_at: CommitTime) -> u64 {
         // The status is updated after the head.
-        let current_at = table.current_at().max(head.committed_at);
-        u64::try_from(table.source_time(now).0.saturating_sub(current_at.0) / 1000).unwrap_or(0)
+        let current_at = current_at.max(head.committed_at);
+        let now = self.table.handle().source_time(now);
+        u64::try_from(now.0.saturating_sub(current_at.0) / 1000).unwrap_or(0)
     }
 
     /// Writes a message that asks the client to leave within `left`, or at any time.

@@ -105,7 +105,7 @@ impl StreamingSource {
     pub(crate) async fn event(&mut self) -> SourceEvent {
         loop {
             match self.next().await {
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 event => return event,
             }
         }
@@ -124,8 +124,8 @@ impl StreamingSource {
     pub(crate) async fn progress(&mut self, past: Lsn) -> Lsn {
         loop {
             match self.next().await {
-                SourceEvent::Progress(lsn) if lsn >= past => return lsn,
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(lsn) | SourceEvent::Current { position: lsn, .. } if lsn >= past => return lsn,
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 event => panic!("{event:?}"),
             }
         }

@@ -164,7 +164,7 @@ async fn run_full(cluster: &laredo_testkit::Cluster, stream: &mut StreamFollower
                 assert_eq!(table.0, 0);
                 return stream.changes(0).await;
             }
-            SourceEvent::Progress(_) => {}
+            SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -203,7 +203,7 @@ async fn a_table_that_loses_its_key_is_broken_and_only_that_one() {
     let error = loop {
         match stream.next().await {
             SourceEvent::Broken { table, error } if table.0 == 0 => break error,
-            SourceEvent::Progress(_) => {}
+            SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
             other => panic!("{other:?}"),
         }
     };

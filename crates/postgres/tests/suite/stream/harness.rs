@@ -130,7 +130,9 @@ impl StreamFollower {
                     let tables = commit.tables.into_iter().map(|(table, spool)| (table.0, texts(spool)));
                     return ReceivedCommit { xid: commit.xid.0, end: commit.end, mark, tables: tables.collect() };
                 }
-                SourceEvent::Progress(lsn) => drop(self.acknowledged.send_replace(lsn)),
+                SourceEvent::Progress(lsn) | SourceEvent::Current { position: lsn, .. } => {
+                    self.acknowledged.send_replace(lsn);
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -146,7 +148,7 @@ impl StreamFollower {
     pub(crate) async fn progress(&mut self, past: Lsn) {
         loop {
             match self.next().await {
-                SourceEvent::Progress(lsn) => {
+                SourceEvent::Progress(lsn) | SourceEvent::Current { position: lsn, .. } => {
                     self.acknowledged.send_replace(lsn);
                     if lsn >= past {
                         return;
@@ -168,7 +170,7 @@ impl StreamFollower {
         loop {
             match self.next().await {
                 SourceEvent::Restarted { reason, fork } => return (reason, fork),
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -179,7 +181,7 @@ impl StreamFollower {
         loop {
             match self.next().await {
                 SourceEvent::Restarted { reason, .. } => return reason,
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -195,7 +197,7 @@ impl StreamFollower {
                     drop(noted);
                     return (server.identity, fork, reason);
                 }
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -207,7 +209,7 @@ impl StreamFollower {
         loop {
             match self.next().await {
                 SourceEvent::Promoted { server } => return server.identity,
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -44,7 +44,7 @@ async fn only_what_was_acknowledged_is_confirmed() {
         loop {
             match stream.next().await {
                 SourceEvent::Commit(commit) => break ends.push(commit.end),
-                SourceEvent::Progress(_) => {}
+                SourceEvent::Progress(_) | SourceEvent::Current { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
