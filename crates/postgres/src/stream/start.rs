@@ -1,8 +1,11 @@
 //! Starting a stream: finding or creating the slot, and choosing the position to begin at.
 
+use std::time::Duration;
+
 use laredo_core::{Lsn, SourceIdentity, TableName, Xid};
 use laredo_engine::Fork;
 use laredo_engine::source::SourceServer;
+use tokio::time::Instant;
 
 use super::StreamOptions;
 use super::error::StreamError;
@@ -44,16 +47,42 @@ pub(super) struct StreamStarter<'a> {
     is_beyond_limit: bool,
     /// True if an operator wants the slot to be created again.
     reset: bool,
-    /// The number of consecutive internal errors of PostgreSQL without progress of the stream.
-    internal_errors: u32,
+    /// The consecutive internal errors of PostgreSQL without progress of the stream.
+    internal_errors: InternalErrors,
     /// The process of PostgreSQL that served the last connection that streamed.
     walsender: Option<i32>,
+}
+
+/// The internal errors of PostgreSQL at one position.
+#[derive(Debug, Default)]
+struct InternalErrors {
+    count: u32,
+    /// The last error, and the first time since which all were the same.
+    last: Option<(String, Instant)>,
 }
 
 /// The number of internal errors at one position after which PostgreSQL counts as unable to read on
 /// from the slot. A single error may pass. For example, "could not map filenode … to relation OID"
 /// was seen while a transaction that had truncated a table was being rolled back.
 const INTERNAL_ERRORS_MAX: u32 = 3;
+/// The time after which two errors suffice if they are the same. PostgreSQL may read for seconds
+/// before each of them.
+const INTERNAL_ERROR_TIME: Duration = Duration::from_secs(5);
+
+impl InternalErrors {
+    /// Adds an error. Returns true if PostgreSQL counts as unable to read on from the slot.
+    fn add(&mut self, error: String, now: Instant) -> bool {
+        let same = self.last.take().filter(|(last, _)| *last == error);
+        let since = same.map_or(now, |(_, since)| since);
+        self.count += 1;
+        let is_lost = self.count >= INTERNAL_ERRORS_MAX || now - since >= INTERNAL_ERROR_TIME;
+        self.last = Some((error, since));
+        if is_lost {
+            *self = InternalErrors::default();
+        }
+        is_lost
+    }
+}
 
 /// The state of the server and the slot that a new connection finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +133,7 @@ impl<'a> StreamStarter<'a> {
             is_publication_lost: false,
             is_beyond_limit: false,
             reset: false,
-            internal_errors: 0,
+            internal_errors: InternalErrors::default(),
             walsender: None,
         }
     }
@@ -116,10 +145,10 @@ impl<'a> StreamStarter<'a> {
 
     /// Records the error that ended a connection, and whether the connection had made progress.
     pub(super) fn failed(&mut self, error: &StreamError, has_progressed: bool) {
-        let before = if has_progressed { 0 } else { self.internal_errors };
-        self.internal_errors = if error.is_internal() { before + 1 } else { before };
-        if self.internal_errors >= INTERNAL_ERRORS_MAX {
-            self.internal_errors = 0;
+        if has_progressed {
+            self.internal_errors = InternalErrors::default();
+        }
+        if error.is_internal() && self.internal_errors.add(error.to_string(), Instant::now()) {
             self.suspect = Some(error.to_string());
         }
         if error.concerns_slot_or_publication() || error.is_beyond_limit() {
@@ -637,6 +666,15 @@ mod tests {
             suspects.push(start.suspect.take().is_some());
         }
         assert_eq!(suspects, [false, false, false, false, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn the_same_internal_error_after_seconds_does_not_pass() {
+        let (mut errors, began) = (InternalErrors::default(), Instant::now());
+        let mut add = |error: &str, second: u64| errors.add(error.to_owned(), began + Duration::from_secs(second));
+        assert!(!add("filenode 7", 0) && !add("filenode 7", 4) && add("filenode 7", 4), "three");
+        assert!(!add("filenode 7", 10) && add("filenode 7", 15), "two that are the same, after 5 s");
+        assert!(!add("filenode 7", 20) && !add("filenode 8", 26) && add("filenode 8", 27), "three of any kind");
     }
 
     #[test]
